@@ -1,0 +1,24 @@
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help env test test-all lint
+
+help:  ## list the commands
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@echo "PYTHON=, VENV= and TORCH= choose the interpreter, the folder of the environment and"
+	@echo "pip's arguments for torch, for instance make env TORCH='torch==2.4.1'"
+
+env:  ## set up the environment in .venv; again: nothing
+	@$(PYTHON) requirements/install.py "$(VENV)" --torch "$(TORCH)"
+
+test: env  ## set up and run the tests
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+test-all: env  ## the same with the long grids
+	$(VENV)/bin/python -m pytest
+
+lint: env  ## check style and format
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .

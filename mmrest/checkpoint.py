@@ -1,0 +1,198 @@
+"""Reading weights, safely and completely; knows dicts of tensors and nothing of modules."""
+import codecs
+import contextlib
+import os.path as osp
+import pickle
+import re
+from collections import Counter
+from typing import Any, Callable, ContextManager, Dict, Iterable, List, Mapping, Optional, Tuple
+
+import numpy as np
+import torch
+from mmengine.fileio import get_local_path
+from mmengine.logging import HistoryBuffer
+from torch import Tensor
+
+CONTAINERS = ('state_dict', 'model')
+"""Where training programs keep the weights beside the rest of a checkpoint."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read or does not fit; the message is meant for the user."""
+
+
+def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
+    """Read a file that ``torch.save`` wrote, under torch's weights-only guard.
+
+    Besides tensors and containers the guard lets through what mmengine's Runner puts into its
+    checkpoints: numbers of numpy and the history of logged values. No other type is built and
+    nothing of the file is run.
+
+    Args:
+        path: a local path or any address that mmengine's file clients know.
+        map_location: as for ``torch.load``.
+
+    Raises:
+        CheckpointError: there is no such file, it is no checkpoint, or it holds other types.
+    """
+    path = osp.expanduser(str(path))
+    with contextlib.ExitStack() as stack:
+        local = path
+        if '://' in path:
+            local = stack.enter_context(get_local_path(path))
+        if not osp.isfile(local):
+            found = 'is a directory, not a file' if osp.isdir(local) else 'does not exist'
+            raise CheckpointError(f'checkpoint {path} {found}')
+        stack.enter_context(_runner_types_allowed())
+        try:
+            return torch.load(local, map_location=map_location, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(_refusal(path, str(error))) from error
+        except Exception as error:  # a zip, a number or an index that is not as it should be
+            reason = str(error).strip().split('\n')[0] or type(error).__name__
+            raise CheckpointError(
+                f'{path} cannot be read as a checkpoint, it may be truncated: {reason}'
+            ) from error
+
+
+def read_state_dict(
+    path: str, prefix: Optional[str] = None, map_location: Any = 'cpu'
+) -> Dict[str, Tensor]:
+    """Tensors of a checkpoint by name.
+
+    Args:
+        path: a file with a state dict, plain or under one of :data:`CONTAINERS`.
+        prefix: keep the names that begin with ``prefix.``, without it.
+        map_location: as for ``torch.load``.
+
+    Raises:
+        CheckpointError: as :func:`read_checkpoint`, or no tensor (of that prefix) is in it.
+    """
+    content = read_checkpoint(path, map_location)
+    for container in CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
+            content = content[container]
+            break
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f'{path} holds a {type(content).__name__}, not a state dict, plain or under '
+            f'{" or ".join(map(repr, CONTAINERS))}'
+        )
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(f'{path} holds no tensors; its entries are {_shortened(content)}')
+    if prefix:
+        start = prefix.rstrip('.') + '.'
+        chosen = {n[len(start) :]: t for n, t in tensors.items() if n.startswith(start)}
+        if not chosen:
+            raise CheckpointError(
+                f'{path} holds no tensor whose name begins with {start!r}; its tensors are '
+                f'{_shortened(tensors)}'
+            )
+        return chosen
+    return tensors
+
+
+def match(
+    source: str,
+    tensors: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    is_optional: Callable[[str], bool] = lambda name: False,
+) -> Tuple[Dict[str, Tensor], str]:
+    """Choose from `tensors` those that are `wanted`, by name and shape: all of them or none.
+
+    Args:
+        source: what to call the file in messages.
+        tensors: what the file holds.
+        wanted: what is to be filled.
+        is_optional: whether a name may be missing from the file.
+
+    Returns:
+        The tensors to load and a line that says how many of how many these are, which optional
+        ones are missing and what of the file is left out.
+
+    Raises:
+        CheckpointError: a tensor is missing or has another shape.
+    """
+    # A counter of batches, which only a batch norm without momentum reads.
+    required = [n for n in wanted if not n.endswith('num_batches_tracked')]
+    matched = [n for n in required if n in tensors and tensors[n].shape == wanted[n].shape]
+    misshapen = [
+        f'{n} {tuple(tensors[n].shape)} instead of {tuple(wanted[n].shape)}'
+        for n in required
+        if n in tensors and tensors[n].shape != wanted[n].shape
+    ]
+    absent = [n for n in required if n not in tensors]
+    missing = [n for n in absent if not is_optional(n)]
+    left_out = [n for n in tensors if n not in wanted]
+    figures = f'{len(matched)} of {len(required)} tensors'
+    if misshapen or missing:
+        faults = [f'{len(missing)} missing ({_shortened(missing)})'] if missing else []
+        if misshapen:
+            faults.append(f'{len(misshapen)} of another shape ({_shortened(misshapen)})')
+        raise CheckpointError(
+            f'{source} does not fit: {figures} match, {", ".join(faults)}; the file has '
+            f'{len(left_out)} tensors under other names ({_shortened(left_out)})'
+        )
+    report = f'{figures} loaded from {source}'
+    if absent:
+        report += f', {len(absent)} keep their values ({_shortened(absent)})'
+    if left_out:
+        report += f', {len(left_out)} of the file ignored ({_shortened(left_out)})'
+    return {name: tensors[name] for name in wanted if name in tensors}, report
+
+
+def _shortened(names: Iterable[str], most: int = 6) -> str:
+    names = [str(name) for name in names]
+    more = f', … {len(names) - most} more' if len(names) > most else ''
+    return (', '.join(names[:most]) or 'none') + more
+
+
+def _refusal(path: str, error: str) -> str:
+    blocked = re.search(r'GLOBAL (\S+)|function (\S+)|type <class \'(\S+)\'>', error)
+    if blocked is None:
+        return f'{path} cannot be read as a checkpoint: it is not a file that torch.save wrote'
+    name = next(filter(None, blocked.groups()))
+    return (
+        f'{path} is refused: it would build a {name}, and only tensors, plain containers and '
+        "the values that mmengine's Runner logs are read; save its state dict alone"
+    )
+
+
+def _history_method(owner: type, name: str) -> Any:
+    """Stand-in for ``getattr``, which pickle writes for the methods of a HistoryBuffer."""
+    if owner is not HistoryBuffer or name.startswith('_'):
+        raise pickle.UnpicklingError(f'GLOBAL builtins.getattr({owner!r}, {name!r})')
+    return getattr(owner, name)
+
+
+def _runner_types_allowed() -> ContextManager[None]:
+    """Let mmengine's own checkpoints through the guard, where torch can be told to."""
+    version = tuple(int(part) for part in torch.__version__.split('.')[:2])
+    if version < (2, 6):  # earlier releases cannot let a stand-in pass for another name
+        return contextlib.nullcontext()
+    from torch.serialization import safe_globals
+
+    return safe_globals(_RUNNER_TYPES)
+
+
+def _numpy_types() -> List[Any]:
+    array = np.zeros(1)
+    scalar_rebuilder = np.float64(0).__reduce__()[0]
+    dtypes = {type(np.dtype(code)) for code in '?bBhHiIlLqQefd'}
+    types = [np.ndarray, np.dtype, *sorted(dtypes, key=lambda dtype: dtype.__name__)]
+    # The package of these two is numpy.core or numpy._core: a file may come from either.
+    for function in (array.__reduce__()[0], scalar_rebuilder):
+        for package in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+            types.append((function, f'{package}.{function.__name__}'))
+    return types
+
+
+# What mmengine's checkpoints hold besides tensors and plain containers.
+_RUNNER_TYPES: List[Any] = [
+    HistoryBuffer,
+    Counter,
+    (_history_method, 'builtins.getattr'),
+    (codecs.encode, '_codecs.encode'),
+    *_numpy_types(),
+]

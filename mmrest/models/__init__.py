@@ -1,0 +1,5 @@
+"""The backbones."""
+from .rest import ResT
+from .rmt import RMT
+
+__all__ = ['RMT', 'ResT']

@@ -1,0 +1,107 @@
+"""Architectures: what tells the networks of one family apart, and the checking of it."""
+from dataclasses import dataclass, fields
+from typing import Any, Mapping, Tuple, Type, TypeVar, Union
+
+MAX_STAGES = 4
+"""The strides are 4, 8, 16 and 32: a pyramid has one to four stages."""
+
+
+@dataclass(frozen=True)
+class Arch:
+    """Fields that both families share; a tuple holds one entry a stage.
+
+    Attributes:
+        dims: channels.
+        depths: number of blocks.
+        num_heads: attention heads.
+        drop_path_rate: drop-path rate of the last block, in [0, 1); the rates grow linearly
+            from 0 at the first.
+    """
+
+    dims: Tuple[int, ...]
+    depths: Tuple[int, ...]
+    num_heads: Tuple[int, ...]
+    drop_path_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):  # what a config that went through JSON or YAML holds
+                object.__setattr__(self, field.name, tuple(value))
+        if not isinstance(self.dims, tuple) or not 1 <= len(self.dims) <= MAX_STAGES:
+            raise ValueError(f'arch: dims must list 1 to {MAX_STAGES} stages, got {self.dims!r}')
+        for name in ('dims', 'depths', 'num_heads'):
+            self.check_per_stage(name, is_positive_int, 'positive integers')
+        check_rate('arch: drop_path_rate', self.drop_path_rate)
+        if self.dims[0] % 2:
+            raise ValueError(
+                'arch: dims[0] must be even, because the stem begins with half of it, got '
+                f'{self.dims[0]}'
+            )
+        for stage, (dim, heads) in enumerate(zip(self.dims, self.num_heads)):
+            if dim % heads:
+                raise ValueError(
+                    f'arch: dims[{stage}]={dim} is not divisible by num_heads[{stage}]={heads}'
+                )
+
+    def check_per_stage(self, name: str, accepts, description: str) -> None:
+        """Raise ValueError unless field `name` holds one accepted entry for each stage."""
+        value = getattr(self, name)
+        if not isinstance(value, tuple) or len(value) != len(self.dims):
+            raise ValueError(
+                f'arch: {name} must hold one entry for each of the {len(self.dims)} stages of '
+                f'dims={self.dims}, got {value!r}'
+            )
+        if not all(accepts(entry) for entry in value):
+            raise ValueError(f'arch: {name} must hold {description}, got {value!r}')
+
+
+ArchType = TypeVar('ArchType', bound=Arch)
+
+
+def resolve_arch(
+    arch: Union[str, Mapping[str, Any]], archs: Mapping[str, ArchType], cls: Type[ArchType]
+) -> ArchType:
+    """The architecture of a name in `archs`, or of a dict of the fields of `cls`.
+
+    Raises:
+        ValueError: for an unknown name, an unknown or missing field, or a value that does not
+            fit; the message names it and the choices.
+        TypeError: for anything but a name or a dict.
+    """
+    if isinstance(arch, str):
+        if arch not in archs:
+            raise ValueError(
+                f'arch: unknown name {arch!r}; choose one of {", ".join(map(repr, archs))}, '
+                'or give a dict of fields'
+            )
+        return archs[arch]
+    if not isinstance(arch, Mapping):
+        raise TypeError(f'arch: expected a name or a dict of fields, got {arch!r}')
+    known = [field.name for field in fields(cls)]
+    unknown = [name for name in arch if name not in known]
+    if unknown:
+        raise ValueError(
+            f'arch: unknown field {unknown[0]!r} with value {arch[unknown[0]]!r}; the fields are '
+            f'{", ".join(known)}'
+        )
+    missing = [name for name in ('dims', 'depths', 'num_heads') if name not in arch]
+    if missing:
+        raise ValueError(f'arch: missing {", ".join(missing)} in {dict(arch)!r}')
+    return cls(**arch)
+
+
+def check_rate(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a probability below 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError(f'{name} must be a number in [0, 1), got {value!r}')
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a real number; True and False are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_positive_int(value: Any) -> bool:
+    """Whether `value` is an integer from 1 up; True is not."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,266 @@
+"""What the two families share: a pyramid of stages with OpenMMLab's habits."""
+from abc import abstractmethod
+from typing import Iterator, List, Optional, Sequence, Tuple, Union
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModule, PretrainedInit
+from mmengine.model.weight_init import update_init_info
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..checkpoint import match, read_state_dict
+from .arch import Arch, check_rate
+
+InitCfg = Union[dict, List[dict], None]
+
+
+class PyramidBackbone(BaseModule):
+    """Backbone of up to four stages at strides 4, 8, 16 and 32.
+
+    A stage is an embedding (the stem, or the downsampling that leads into the stage), blocks on
+    channels-last maps, and a layer norm where its map is an output. A family builds these parts
+    under the tensor names of its released checkpoints, hands them out through
+    :meth:`embedding`, :meth:`blocks` and :meth:`output_norm`, and calls ``self.train()`` at the
+    end of its constructor.
+
+    Args:
+        arch: the architecture.
+        in_channels: channels of the image.
+        out_indices: stages whose maps are returned, ascending, counted from 0. Later stages are
+            not built.
+        drop_path_rate: drop-path rate of the last block; None takes the one of `arch`.
+        frozen_stages: freezes the stem, the stages 1 to `frozen_stages`, the downsampling that
+            leads into them and their output norms: no gradient, and evaluation mode even while
+            the rest trains. 0 freezes the stem alone, -1 nothing.
+        norm_cfg: norm layers of stem and downsampling, as mmcv's ``build_norm_layer`` takes it.
+        norm_eval: keep every batch norm in evaluation mode, so that its running statistics are
+            used and stay.
+        with_cp: recompute each block in the backward pass instead of storing what it needs.
+        norm_in_path: hand the normed map of each stage to the next one, as the released
+            detection code of ResT does. The norms then belong to the path, and every stage has
+            one, whatever `out_indices` says.
+        init_cfg: as in mmengine. ``dict(type='Pretrained', checkpoint=PATH)``, with an optional
+            ``prefix``, must cover the backbone, see :meth:`load_pretrained`.
+
+    Attributes:
+        out_channels: channels of each output, for necks.
+        out_strides: stride of each output.
+
+    Raises:
+        ValueError: for an argument out of its range; the message names it and the choices.
+    """
+
+    def __init__(
+        self,
+        arch: Arch,
+        *,
+        in_channels: int,
+        out_indices: Sequence[int],
+        drop_path_rate: Optional[float],
+        frozen_stages: int,
+        norm_cfg: dict,
+        norm_eval: bool,
+        with_cp: bool,
+        norm_in_path: bool = False,
+        init_cfg: InitCfg,
+    ) -> None:
+        super().__init__(init_cfg)
+        stages = len(arch.dims)
+        if isinstance(in_channels, bool) or not isinstance(in_channels, int) or in_channels < 1:
+            raise ValueError(f'in_channels must be a positive integer, got {in_channels!r}')
+        if (
+            not isinstance(out_indices, (tuple, list))
+            or not out_indices
+            or any(index not in range(stages) for index in out_indices)
+            or list(out_indices) != sorted(set(out_indices))
+        ):
+            raise ValueError(
+                'out_indices must be an ascending, non-empty choice of '
+                f'{tuple(range(stages))}, got {out_indices!r}'
+            )
+        if isinstance(frozen_stages, bool) or frozen_stages not in range(-1, stages + 1):
+            raise ValueError(
+                f'frozen_stages must be one of {tuple(range(-1, stages + 1))}, '
+                f'got {frozen_stages!r}'
+            )
+        if not isinstance(norm_cfg, dict) or 'type' not in norm_cfg:
+            raise ValueError(
+                "norm_cfg must be a dict with a 'type', for instance dict(type='BN'), "
+                f'got {norm_cfg!r}'
+            )
+        if drop_path_rate is None:
+            drop_path_rate = arch.drop_path_rate
+        check_rate('drop_path_rate', drop_path_rate)
+
+        self.arch = arch
+        self.in_channels = in_channels
+        self.out_indices = tuple(out_indices)
+        self.num_stages = self.out_indices[-1] + 1
+        self.drop_path_rate = drop_path_rate
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+        self.norm_in_path = norm_in_path
+        self.out_channels = tuple(arch.dims[i] for i in self.out_indices)
+        self.out_strides = tuple(4 * 2**i for i in self.out_indices)
+
+    scratch_init_cfg: InitCfg = None
+    """What a training from scratch begins with, beyond what the layers of torch do themselves."""
+
+    @abstractmethod
+    def embedding(self, stage: int) -> nn.Module:
+        """What leads into `stage`: the stem (0) or a downsampling; (B, C, H, W) in and out."""
+
+    @abstractmethod
+    def blocks(self, stage: int) -> nn.ModuleList:
+        """The blocks of `stage`; (B, H, W, C) in and out."""
+
+    @abstractmethod
+    def output_norm(self, stage: int) -> Optional[nn.LayerNorm]:
+        """The norm of the map of `stage`; None for a stage without one."""
+
+    def block_inputs(self, stage: int, x: Tensor) -> Tuple[Tensor, ...]:
+        """What each block of `stage` takes besides its map `x` (B, H, W, C)."""
+        return ()
+
+    def has_norm(self, stage: int) -> bool:
+        """Whether `stage` has an output norm."""
+        return self.norm_in_path or stage in self.out_indices
+
+    def drop_path_rates(self, stage: int) -> List[float]:
+        """Drop-path rate of each block of `stage`.
+
+        Plain floats, so that a backbone can be built on the meta device.
+        """
+        depths = self.arch.depths
+        first, steps = sum(depths[:stage]), max(sum(depths) - 1, 1)
+        return [self.drop_path_rate * (first + i) / steps for i in range(depths[stage])]
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Feature maps of `out_indices`.
+
+        Args:
+            x: images, (B, in_channels, H, W), of any size from 1 x 1 up.
+
+        Returns:
+            One (B, C_i, ceil(H / s), ceil(W / s)) map for each output, s its stride.
+
+        Raises:
+            ValueError: for any other shape.
+        """
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f'{type(self).__name__} takes images of shape (B, {self.in_channels}, H, W), '
+                f'got {tuple(x.shape)}'
+            )
+        outputs = []
+        for stage in range(self.num_stages):
+            x = self.embedding(stage)(x).permute(0, 2, 3, 1)
+            inputs = self.block_inputs(stage, x)
+            for block in self.blocks(stage):
+                if self.with_cp and torch.is_grad_enabled():
+                    x = checkpoint(block, x, *inputs, use_reentrant=False)
+                else:
+                    x = block(x, *inputs)
+            norm = self.output_norm(stage)
+            normed = x if norm is None else norm(x)
+            if stage in self.out_indices:
+                outputs.append(normed.permute(0, 3, 1, 2).contiguous())
+            x = (normed if self.norm_in_path else x).permute(0, 3, 1, 2)
+        return tuple(outputs)
+
+    def train(self, mode: bool = True) -> 'PyramidBackbone':
+        """Set the mode; frozen parts, and batch norms under `norm_eval`, stay in evaluation."""
+        super().train(mode)
+        if self.norm_eval:
+            for module in self.modules():
+                # Every batch norm keeps a running mean: torch's, SyncBN, and mmcv's MMSyncBN,
+                # which has no class in common with them.
+                if getattr(module, 'running_mean', None) is not None:
+                    module.eval()
+        for part in self._frozen_parts():
+            part.eval().requires_grad_(False)
+        return self
+
+    def _frozen_parts(self) -> Iterator[nn.Module]:
+        if self.frozen_stages >= 0:
+            yield self.embedding(0)
+        for stage in range(min(self.frozen_stages, self.num_stages)):
+            yield self.embedding(stage)
+            yield self.blocks(stage)
+            norm = self.output_norm(stage)
+            if norm is not None:
+                yield norm
+
+    def init_weights(self) -> None:
+        """Initialise as `init_cfg` says, from scratch where it is None."""
+        configured = self.init_cfg
+        if configured:
+            cfgs = configured if isinstance(configured, (list, tuple)) else [configured]
+            # Weights of a file come last, to replace what the other entries set.
+            self.init_cfg = sorted(map(_through_load_pretrained, cfgs), key=_is_from_file)
+        else:
+            self.init_cfg = self.scratch_init_cfg
+        try:
+            super().init_weights()
+        finally:
+            self.init_cfg = configured
+
+    def load_pretrained(
+        self, path: str, prefix: Optional[str] = None, map_location: str = 'cpu'
+    ) -> None:
+        """Load released weights, all of them or none.
+
+        Output norms may be missing, because classification checkpoints have none; tensors of
+        the file that the backbone does not have (a classifier, stages that are not built, norms
+        of other outputs) are left out. Both are logged by name.
+
+        Args:
+            path: a state dict, or a file that holds one under ``state_dict`` or ``model``.
+            prefix: read only the tensors whose names begin with it, without it; ``'backbone'``
+                takes the backbone of a detector.
+            map_location: where the file is read to, as for ``torch.load``.
+
+        Raises:
+            CheckpointError: the file cannot be read, a tensor is missing or has another shape.
+                The message says how many of how many tensors matched.
+        """
+        norms = {self.output_norm(stage) for stage in range(self.num_stages)}
+        norm_names = tuple(f'{n}.' for n, module in self.named_modules() if module in norms)
+        tensors, report = match(
+            f'{path} for {type(self).__name__}',
+            read_state_dict(path, prefix, map_location),
+            self.state_dict(),
+            is_optional=lambda name: name.startswith(norm_names),
+        )
+        self.load_state_dict(tensors, strict=False)
+        print_log(report, logger='current')
+
+
+class LoadPretrained:
+    """Initialiser of mmengine that covers the backbone or raises.
+
+    mmengine's own loads whatever matches, nothing at all included, and goes on.
+    """
+
+    def __init__(
+        self, checkpoint: str, prefix: Optional[str] = None, map_location: str = 'cpu'
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.prefix = prefix
+        self.map_location = map_location
+
+    def __call__(self, backbone: PyramidBackbone) -> None:
+        backbone.load_pretrained(self.checkpoint, self.prefix, self.map_location)
+        update_init_info(backbone, f'Loaded from {self.checkpoint}')
+
+
+def _through_load_pretrained(cfg: dict) -> dict:
+    if cfg.get('type') in ('Pretrained', PretrainedInit):
+        return dict(cfg, type=LoadPretrained)
+    return cfg
+
+
+def _is_from_file(cfg: dict) -> bool:
+    return cfg.get('type') is LoadPretrained

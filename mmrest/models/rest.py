@@ -1,0 +1,238 @@
+"""ResT: an efficient transformer for visual recognition (NeurIPS 2021).
+
+Read from top to bottom: archs, stem, attention, block, pyramid. The modules carry the tensor
+names of the released checkpoints.
+"""
+from dataclasses import dataclass
+from typing import Any, Mapping, Optional, Sequence, Tuple, Union
+
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..ops import emsa
+from .arch import Arch, is_number, is_positive_int, resolve_arch
+from .pyramid import InitCfg, PyramidBackbone
+
+
+@dataclass(frozen=True)
+class ResTArch(Arch):
+    """Fields of a ResT architecture; a tuple holds one entry a stage.
+
+    Attributes:
+        sr_ratios: stride at which EMSA reduces keys and values; 1 or even, so that any map
+            keeps a token.
+        mlp_ratio: hidden channels of the MLP as a multiple of its input's.
+    """
+
+    num_heads: Tuple[int, ...] = (1, 2, 4, 8)
+    sr_ratios: Tuple[int, ...] = (8, 4, 2, 1)
+    mlp_ratio: float = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_per_stage('sr_ratios', _is_sr_ratio, 'integers that are 1 or even')
+        if not is_number(self.mlp_ratio) or self.mlp_ratio <= 0:
+            raise ValueError(f'arch: mlp_ratio must be a positive number, got {self.mlp_ratio!r}')
+
+
+def _is_sr_ratio(value: Any) -> bool:
+    return is_positive_int(value) and (value == 1 or value % 2 == 0)
+
+
+ARCHS = {
+    'lite': ResTArch((64, 128, 256, 512), (2, 2, 2, 2), drop_path_rate=0.1),
+    'small': ResTArch((64, 128, 256, 512), (2, 2, 6, 2), drop_path_rate=0.1),
+    'base': ResTArch((96, 192, 384, 768), (2, 2, 6, 2), drop_path_rate=0.2),
+    'large': ResTArch((96, 192, 384, 768), (2, 2, 18, 2), drop_path_rate=0.2),
+}
+
+
+class PixelAttention(nn.Module):
+    """Position encoding ``x * sigmoid(DWConv(x))`` of a map (B, C, H, W)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.pa_conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.pa_conv(x).sigmoid()
+
+
+class Stem(nn.Module):
+    """Three 3x3 convolutions to a quarter of the resolution, then pixel attention."""
+
+    def __init__(self, in_channels: int, dim: int, norm_cfg: dict) -> None:
+        super().__init__()
+        hidden = dim // 2
+        self.conv1 = nn.Conv2d(in_channels, hidden, 3, stride=2, padding=1, bias=False)
+        self.norm1 = build_norm_layer(norm_cfg, hidden)[1]
+        self.conv2 = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False)
+        self.norm2 = build_norm_layer(norm_cfg, hidden)[1]
+        self.conv3 = nn.Conv2d(hidden, dim, 3, stride=2, padding=1, bias=False)
+        self.act = nn.ReLU(inplace=True)
+        self.pos = PixelAttention(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm1(self.conv1(x)))
+        x = self.act(self.norm2(self.conv2(x)))
+        return self.pos(self.conv3(x))
+
+
+class PatchEmbed(nn.Module):
+    """Downsampling between stages: 3x3 convolution of stride 2, norm, pixel attention."""
+
+    def __init__(self, in_dim: int, dim: int, norm_cfg: dict) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_dim, dim, 3, stride=2, padding=1)
+        self.norm = build_norm_layer(norm_cfg, dim)[1]
+        self.pos = PixelAttention(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pos(self.norm(self.conv(x)))
+
+
+class EMSA(nn.Module):
+    """Efficient multi-head self-attention on a map (B, H, W, C).
+
+    Queries come from every token, keys and values from a map that a depthwise convolution has
+    reduced by `sr_ratio`. See :func:`mmrest.ops.emsa` for the attention itself.
+    """
+
+    def __init__(self, dim: int, num_heads: int, sr_ratio: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.sr: Optional[nn.Conv2d] = None
+        self.transform_conv: Optional[nn.Conv2d] = None
+        if sr_ratio > 1:
+            self.sr = nn.Conv2d(
+                dim, dim, sr_ratio + 1, stride=sr_ratio, padding=sr_ratio // 2, groups=dim
+            )
+            self.sr_norm = nn.LayerNorm(dim)
+        if num_heads > 1:
+            self.transform_conv = nn.Conv2d(num_heads, num_heads, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = x.shape
+        q = self._split_heads(self.q(x))
+        if self.sr is not None:
+            x = self.sr_norm(self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        k, v = (self._split_heads(part) for part in self.kv(x).chunk(2, dim=-1))
+        mix = self.transform_conv
+        out = emsa(q, k, v) if mix is None else emsa(q, k, v, mix.weight, mix.bias)
+        return self.proj(out.transpose(1, 2).reshape(shape))
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, n, H * W, C / n)."""
+        return x.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class MLP(nn.Module):
+    """Linear, GELU, linear."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Efficient transformer block on a map (B, H, W, C): attention and MLP, pre-normed."""
+
+    def __init__(
+        self, dim: int, num_heads: int, sr_ratio: int, mlp_ratio: float, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = EMSA(dim, num_heads, sr_ratio)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = MLP(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+@MODELS.register_module()
+class ResT(PyramidBackbone):
+    """ResT backbone (https://arxiv.org/abs/2105.13677).
+
+    Args:
+        arch: ``'lite'``, ``'small'``, ``'base'``, ``'large'``, or a dict of the fields of
+            :class:`ResTArch`.
+        norm_in_path: hand the normed map of each stage to the next one, as the released
+            detection code does, instead of the map before its norm.
+
+    The other arguments, the attributes, the outputs and the errors are those of
+    :class:`~mmrest.models.pyramid.PyramidBackbone`.
+    """
+
+    scratch_init_cfg = [dict(type='TruncNormal', layer=['Linear', 'Conv2d'], std=0.02)]
+
+    def __init__(
+        self,
+        arch: Union[str, Mapping[str, Any]] = 'small',
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        drop_path_rate: Optional[float] = None,
+        frozen_stages: int = -1,
+        norm_cfg: dict = dict(type='BN'),
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        norm_in_path: bool = False,
+        init_cfg: InitCfg = None,
+    ) -> None:
+        fields = resolve_arch(arch, ARCHS, ResTArch)
+        super().__init__(
+            fields,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            drop_path_rate=drop_path_rate,
+            frozen_stages=frozen_stages,
+            norm_cfg=norm_cfg,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            norm_in_path=norm_in_path,
+            init_cfg=init_cfg,
+        )
+        dims = fields.dims
+        self.stem = Stem(in_channels, dims[0], norm_cfg)
+        for stage in range(self.num_stages):
+            if stage > 0:
+                embed = PatchEmbed(dims[stage - 1], dims[stage], norm_cfg)
+                self.add_module(f'patch_embed_{stage + 1}', embed)
+            blocks = nn.ModuleList(
+                Block(
+                    dims[stage],
+                    fields.num_heads[stage],
+                    fields.sr_ratios[stage],
+                    fields.mlp_ratio,
+                    drop_path,
+                )
+                for drop_path in self.drop_path_rates(stage)
+            )
+            self.add_module(f'stage{stage + 1}', blocks)
+            if self.has_norm(stage):
+                self.add_module(self._norm_name(stage), nn.LayerNorm(dims[stage]))
+        self.train()  # frozen parts and norm_eval hold from the start
+
+    def _norm_name(self, stage: int) -> str:
+        return 'norm' if stage == len(self.arch.dims) - 1 else f'norm{stage + 1}'
+
+    def embedding(self, stage: int) -> nn.Module:
+        return getattr(self, f'patch_embed_{stage + 1}') if stage > 0 else self.stem
+
+    def blocks(self, stage: int) -> nn.ModuleList:
+        return getattr(self, f'stage{stage + 1}')
+
+    def output_norm(self, stage: int) -> Optional[nn.LayerNorm]:
+        return getattr(self, self._norm_name(stage), None)

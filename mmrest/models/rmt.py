@@ -1,0 +1,384 @@
+"""RMT: retentive networks meet vision transformers (CVPR 2024).
+
+Read from top to bottom: archs, stem, position tables, attention, block, stage, pyramid. The
+modules carry the tensor names of the released checkpoints, which call attention "retention".
+"""
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+
+import torch
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..ops import decay_table, masa_axial, masa_full, rotary_tables, rotate
+from .arch import Arch, is_number, is_positive_int, resolve_arch
+from .pyramid import InitCfg, PyramidBackbone
+
+
+@dataclass(frozen=True)
+class RMTArch(Arch):
+    """Fields of an RMT architecture; a tuple holds one entry a stage.
+
+    Attributes:
+        ffn_ratios: hidden channels of the FFN as a multiple of its input's.
+        decay_a: a of the decay ``gamma_i = 1 - 2^(-a - (b - a) i / n)`` of head i of n.
+        decay_b: b of that decay.
+        axial: whether MaSA is decomposed along the two axes, rather than full.
+        layer_scale: what the layer scale starts with, None for a stage without one.
+    """
+
+    ffn_ratios: Tuple[float, ...] = (4, 4, 3, 3)
+    decay_a: float = 2
+    decay_b: Tuple[float, ...] = (6, 6, 8, 8)
+    axial: Tuple[bool, ...] = (True, True, True, False)
+    layer_scale: Tuple[Optional[float], ...] = (None, None, None, None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_per_stage('ffn_ratios', _is_positive, 'positive numbers')
+        if not _is_positive(self.decay_a):
+            raise ValueError(f'arch: decay_a must be a positive number, got {self.decay_a!r}')
+        self.check_per_stage(
+            'decay_b',
+            lambda b: is_number(b) and b >= self.decay_a,
+            f'numbers from decay_a={self.decay_a} up',
+        )
+        self.check_per_stage('axial', lambda axial: isinstance(axial, bool), 'True or False')
+        self.check_per_stage(
+            'layer_scale', lambda scale: scale is None or is_number(scale), 'numbers or None'
+        )
+        for stage, (dim, heads) in enumerate(zip(self.dims, self.num_heads)):
+            if dim // heads % 2:
+                raise ValueError(
+                    f'arch: dims[{stage}]={dim} with num_heads[{stage}]={heads} gives heads of '
+                    f'{dim // heads} channels; the rotation pairs channels, so it must be even'
+                )
+
+
+def _is_positive(value: Any) -> bool:
+    return is_number(value) and value > 0
+
+
+ARCHS = {
+    't': RMTArch(
+        dims=(64, 128, 256, 512),
+        depths=(2, 2, 8, 2),
+        num_heads=(4, 4, 8, 16),
+        ffn_ratios=(3, 3, 3, 3),
+        axial=(True, True, False, False),
+        drop_path_rate=0.1,
+    ),
+    's': RMTArch(
+        dims=(64, 128, 256, 512),
+        depths=(3, 4, 18, 4),
+        num_heads=(4, 4, 8, 16),
+        drop_path_rate=0.15,
+    ),
+    'b': RMTArch(
+        dims=(80, 160, 320, 512),
+        depths=(4, 8, 25, 8),
+        num_heads=(5, 5, 10, 16),
+        decay_b=(7, 7, 8, 8),
+        layer_scale=(None, None, 1e-6, 1e-6),
+        drop_path_rate=0.4,
+    ),
+    'l': RMTArch(
+        dims=(112, 224, 448, 640),
+        depths=(4, 8, 25, 8),
+        num_heads=(7, 7, 14, 20),
+        decay_b=(8, 8, 8, 8),
+        layer_scale=(None, None, 1e-6, 1e-6),
+        drop_path_rate=0.5,
+    ),
+}
+
+
+class PatchEmbed(nn.Module):
+    """Stem: four 3x3 convolutions to a quarter of the resolution, (B, C, H, W)."""
+
+    def __init__(self, in_channels: int, dim: int, norm_cfg: dict) -> None:
+        super().__init__()
+        hidden = dim // 2
+        layers: List[nn.Module] = []
+        for inputs, outputs, stride in (
+            (in_channels, hidden, 2),
+            (hidden, hidden, 1),
+            (hidden, dim, 2),
+            (dim, dim, 1),
+        ):
+            layers += [
+                nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1),
+                build_norm_layer(norm_cfg, outputs)[1],
+                nn.GELU(),
+            ]
+        self.proj = nn.Sequential(*layers[:-1])  # no activation after the last norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
+
+
+class PatchMerging(nn.Module):
+    """Downsampling between stages: 3x3 convolution of stride 2 and norm, (B, C, H, W)."""
+
+    def __init__(self, in_dim: int, dim: int, norm_cfg: dict) -> None:
+        super().__init__()
+        self.reduction = nn.Conv2d(in_dim, dim, 3, stride=2, padding=1)
+        self.norm = build_norm_layer(norm_cfg, dim)[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.reduction(x))
+
+
+class DWConv2d(nn.Module):
+    """Depthwise convolution of a channels-last map (B, H, W, C)."""
+
+    def __init__(self, dim: int, kernel_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class PositionTables(NamedTuple):
+    """Everything of MaSA that depends on positions alone, in float32."""
+
+    sin: Tensor  # H W d
+    cos: Tensor  # H W d
+    decay_h: Tensor  # n H H, logarithms
+    decay_w: Tensor  # n W W
+
+
+class RelPos2d:
+    """Makes the position tables of a stage, and keeps those of the last size and device.
+
+    They are derived, so neither the state dict nor a copy or pickle of the model holds them, and
+    no cast of the model changes their type: flat positions reach 66,800 at 800 x 1333, beyond
+    float16.
+
+    Args:
+        head_dim: channels of a head.
+        num_heads: heads.
+        a: a of the decay, see :class:`RMTArch`.
+        b: b of the decay.
+    """
+
+    def __init__(self, head_dim: int, num_heads: int, a: float, b: float) -> None:
+        self.head_dim = head_dim
+        self.num_heads = num_heads
+        self.a = a
+        self.b = b
+        self._kept: Dict[Tuple[int, int, torch.device], PositionTables] = {}
+
+    def __call__(self, height: int, width: int, device: torch.device) -> PositionTables:
+        key = (height, width, device)
+        if key not in self._kept:
+            # Tables made in inference mode could not take part in a later training step.
+            with torch.inference_mode(False):
+                self._kept = {key: self._make(height, width, device)}
+        return self._kept[key]
+
+    def _make(self, height: int, width: int, device: torch.device) -> PositionTables:
+        # The order of operations and the type are those of the released code: at position 66,800
+        # the last bit of a frequency moves the angle by several milliradians.
+        cpu = dict(device='cpu', dtype=torch.float32)
+        frequencies = 1.0 / 10000 ** torch.linspace(0, 1, self.head_dim // 2, **cpu)
+        head = torch.arange(self.num_heads, **cpu)
+        log_gamma = torch.log(1 - 2 ** (-self.a - (self.b - self.a) * head / self.num_heads))
+        sin, cos = rotary_tables(frequencies.to(device), height * width)
+        log_gamma = log_gamma.to(device)
+        return PositionTables(
+            sin.unflatten(0, (height, width)),
+            cos.unflatten(0, (height, width)),
+            decay_table(log_gamma, height),
+            decay_table(log_gamma, width),
+        )
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return dict(self.__dict__, _kept={})
+
+
+class MaSA(nn.Module):
+    """Manhattan self-attention on a map (B, H, W, C), full or axial.
+
+    LCE, a depthwise convolution of the values, is added before the output projection. See
+    :mod:`mmrest.ops.masa` for the attention itself.
+    """
+
+    def __init__(self, dim: int, num_heads: int, axial: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attention = masa_axial if axial else masa_full
+        self.scale = (dim // num_heads) ** -0.5
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.lepe = DWConv2d(dim, 5)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, tables: PositionTables) -> Tensor:
+        q, k, v = self.q_proj(x), self.k_proj(x) * self.scale, self.v_proj(x)
+        q = rotate(self._split_heads(q), tables.sin, tables.cos)
+        k = rotate(self._split_heads(k), tables.sin, tables.cos)
+        out = self.attention(q, k, self._split_heads(v), tables.decay_h, tables.decay_w)
+        out = out.permute(0, 2, 3, 1, 4).flatten(-2)
+        return self.out_proj(out + self.lepe(v))
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, n, H, W, C / n)."""
+        return x.unflatten(-1, (self.num_heads, -1)).permute(0, 3, 1, 2, 4)
+
+
+class FFN(nn.Module):
+    """Feed-forward network with a depthwise convolution on its hidden map."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.dwconv = DWConv2d(hidden, 3)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.fc1(x))
+        return self.fc2(x + self.dwconv(x))
+
+
+class Block(nn.Module):
+    """RMT block on a map (B, H, W, C): CPE, MaSA and FFN."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        ffn_ratio: float,
+        axial: bool,
+        layer_scale: Optional[float],
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.pos = DWConv2d(dim, 3)
+        self.retention_layer_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.retention = MaSA(dim, num_heads, axial)
+        self.final_layer_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.ffn = FFN(dim, int(dim * ffn_ratio))
+        self.drop_path = DropPath(drop_path)
+        self.has_layer_scale = layer_scale is not None
+        if self.has_layer_scale:
+            self.gamma_1 = nn.Parameter(torch.full((1, 1, 1, dim), float(layer_scale)))
+            self.gamma_2 = nn.Parameter(torch.full((1, 1, 1, dim), float(layer_scale)))
+
+    def forward(self, x: Tensor, tables: PositionTables) -> Tensor:
+        x = x + self.pos(x)
+        attended = self.retention(self.retention_layer_norm(x), tables)
+        x = x + self.drop_path(self.gamma_1 * attended if self.has_layer_scale else attended)
+        fed = self.ffn(self.final_layer_norm(x))
+        return x + self.drop_path(self.gamma_2 * fed if self.has_layer_scale else fed)
+
+
+class Stage(nn.Module):
+    """Blocks of one resolution, what they share of positions, and the way to the next stage.
+
+    Args:
+        arch: the architecture.
+        stage: which of its stages this is, counted from 0.
+        drop_path_rates: drop-path rate of each block.
+        downsample: embedding of the next stage, None where that is not built.
+    """
+
+    def __init__(
+        self,
+        arch: RMTArch,
+        stage: int,
+        drop_path_rates: Sequence[float],
+        downsample: Optional[PatchMerging],
+    ) -> None:
+        super().__init__()
+        dim, num_heads = arch.dims[stage], arch.num_heads[stage]
+        self.rel_pos = RelPos2d(dim // num_heads, num_heads, arch.decay_a, arch.decay_b[stage])
+        self.blocks = nn.ModuleList(
+            Block(
+                dim,
+                num_heads,
+                arch.ffn_ratios[stage],
+                arch.axial[stage],
+                arch.layer_scale[stage],
+                drop_path,
+            )
+            for drop_path in drop_path_rates
+        )
+        self.downsample = downsample
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        # Released files hold what RelPos2d derives; it is accepted and not needed.
+        for name in ('angle', 'decay'):
+            state_dict.pop(f'{prefix}Relpos.{name}', None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@MODELS.register_module()
+class RMT(PyramidBackbone):
+    """RMT backbone (https://arxiv.org/abs/2309.11523).
+
+    Args:
+        arch: ``'t'``, ``'s'``, ``'b'``, ``'l'``, or a dict of the fields of :class:`RMTArch`.
+
+    The other arguments, the attributes, the outputs and the errors are those of
+    :class:`~mmrest.models.pyramid.PyramidBackbone`.
+    """
+
+    # Convolutions begin as torch starts them.
+    scratch_init_cfg = [dict(type='TruncNormal', layer='Linear', std=0.02)]
+
+    def __init__(
+        self,
+        arch: Union[str, Mapping[str, Any]] = 's',
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        drop_path_rate: Optional[float] = None,
+        frozen_stages: int = -1,
+        norm_cfg: dict = dict(type='BN'),
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: InitCfg = None,
+    ) -> None:
+        fields = resolve_arch(arch, ARCHS, RMTArch)
+        super().__init__(
+            fields,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            drop_path_rate=drop_path_rate,
+            frozen_stages=frozen_stages,
+            norm_cfg=norm_cfg,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        dims = fields.dims
+        self.patch_embed = PatchEmbed(in_channels, dims[0], norm_cfg)
+        self.layers = nn.ModuleList()
+        self.extra_norms = nn.ModuleDict()
+        for stage in range(self.num_stages):
+            downsample = None
+            if stage + 1 < self.num_stages:
+                downsample = PatchMerging(dims[stage], dims[stage + 1], norm_cfg)
+            self.layers.append(Stage(fields, stage, self.drop_path_rates(stage), downsample))
+            if self.has_norm(stage):
+                # A dict, so that the names keep the stage's number.
+                self.extra_norms[str(stage)] = nn.LayerNorm(dims[stage])
+        self.train()  # frozen parts and norm_eval hold from the start
+
+    def embedding(self, stage: int) -> nn.Module:
+        return self.layers[stage - 1].downsample if stage > 0 else self.patch_embed
+
+    def blocks(self, stage: int) -> nn.ModuleList:
+        return self.layers[stage].blocks
+
+    def block_inputs(self, stage: int, x: Tensor) -> Tuple[PositionTables]:
+        return (self.layers[stage].rel_pos(x.shape[1], x.shape[2], x.device),)
+
+    def output_norm(self, stage: int) -> Optional[nn.LayerNorm]:
+        name = str(stage)
+        return self.extra_norms[name] if name in self.extra_norms else None

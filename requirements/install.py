@@ -1,0 +1,210 @@
+"""Make the environment that mmrest is developed and tested in: ``make env``.
+
+Uses nothing but the standard library. Every version stands in the text files beside this one.
+The environment passes for complete only after everything in it was proven to work; then a second
+run changes nothing.
+"""
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+REQUIREMENTS = Path(__file__).resolve().parent
+ROOT = REQUIREMENTS.parent
+
+NETWORK = "see pip's message above; mostly the network or its proxy, then run `make env` again"
+
+# An operator is run too: a library built for another torch may import and fail later.
+OPERATORS_WORK = """
+import torch
+import mmcv._ext
+from mmcv.ops import get_compiling_cuda_version, nms
+boxes = torch.tensor([[0., 0., 4., 4.], [0., 0., 4., 3.9]])
+kept = nms(boxes, torch.tensor([.9, .8]), .5)[1].tolist()
+assert kept == [0], kept
+if torch.cuda.is_available():
+    assert get_compiling_cuda_version() != 'not available', 'built without CUDA'
+"""
+
+CUDA_STATE = """
+import os, torch
+from torch.utils.cpp_extension import CUDA_HOME
+nvcc = bool(CUDA_HOME) and os.path.exists(os.path.join(CUDA_HOME, 'bin', 'nvcc'))
+print(torch.version.cuda if torch.cuda.is_available() and not nvcc else '')
+"""
+
+ALL_IMPORT = 'import mmengine, mmcv.ops, mmdet.models, mmseg.models, mmrest'
+
+
+class StepFailed(Exception):
+    """A step that did not succeed; the message names it and the remedy."""
+
+
+class Environment:
+    """A virtual environment and the record of what was asked of it.
+
+    Args:
+        path: its folder.
+        torch: pip's arguments for torch, None for those of an earlier run, else torch.txt.
+    """
+
+    def __init__(self, path: Path, torch: Optional[str]) -> None:
+        self.path = path.absolute()
+        self.python = self.path / ('Scripts' if os.name == 'nt' else 'bin') / 'python'
+        self.record = self.path / '.mmrest.json'
+        self.known = self._read_record()
+        self.torch = torch or self.known.get('torch') or f'-r {REQUIREMENTS / "torch.txt"}'
+
+    def _read_record(self) -> Dict[str, Any]:
+        try:
+            return json.loads(self.record.read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def _fingerprint(self) -> str:
+        """Changes with whatever would make this environment come out differently."""
+        digest = hashlib.sha256(repr((self.torch, str(ROOT), sys.version_info[:2])).encode())
+        for file in (*sorted(REQUIREMENTS.iterdir()), ROOT / 'setup.py'):
+            if file.is_file():
+                digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+    def is_complete(self) -> bool:
+        """Whether an earlier run proved all that this one would install."""
+        return self.python.exists() and self.known.get('proven') == self._fingerprint()
+
+    def mark(self, complete: bool) -> None:
+        """Record what was asked for, and whether it was proven to be there."""
+        proven = self._fingerprint() if complete else None
+        self.record.write_text(json.dumps({'torch': self.torch, 'proven': proven}))
+
+    def create(self) -> None:
+        """Create the virtual environment where there is none."""
+        version = '.'.join(map(str, sys.version_info[:2]))
+        if self.python.exists():
+            asks = 'import sys; print("%d.%d" % sys.version_info[:2])'
+            found = self.output(asks) or 'that does not start'
+            if found != version:
+                raise StepFailed(
+                    f'{self.path} holds Python {found}, not {version}: remove it, or choose '
+                    'another folder with VENV= or the same interpreter with PYTHON='
+                )
+            return
+        self.run(
+            'create the virtual environment',
+            [sys.executable, '-m', 'venv', str(self.path)],
+            "Python's venv module is needed (Debian: apt install python3-venv); PYTHON= chooses "
+            'another interpreter',
+        )
+
+    def run(self, step: str, command: List[str], remedy: str, **variables: str) -> None:
+        """Run a command, or raise StepFailed."""
+        print(f'[make env] {step}', flush=True)
+        environ = dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK='1', **variables)
+        if subprocess.run(command, cwd=ROOT, env=environ).returncode:
+            raise StepFailed(f'could not {step}: {remedy}')
+
+    def pip(self, step: str, arguments: List[str], remedy: str = NETWORK, **variables: str) -> None:
+        """``pip install`` under the versions of requirements/, or raise StepFailed."""
+        constraints = ['-c', f'{REQUIREMENTS / "build.txt"}', '-c', f'{MMINSTALL}']
+        command = [f'{self.python}', '-m', 'pip', 'install', *constraints, *arguments]
+        self.run(step, command, remedy, **variables)
+
+    def output(self, code: str) -> Optional[str]:
+        """What Python code prints in the environment, stripped; None where it fails."""
+        command = [str(self.python), '-c', code]
+        # Not in the repository, whose folders could pass for installed packages.
+        done = subprocess.run(command, cwd=self.path, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+
+MMINSTALL = REQUIREMENTS / 'mminstall.txt'
+
+
+def install_mmcv(env: Environment) -> None:
+    """Install mmcv with operators that work with the torch of the environment."""
+    if env.output(OPERATORS_WORK) is not None:
+        return
+    cuda_without_nvcc = env.output(CUDA_STATE)
+    if cuda_without_nvcc:
+        raise StepFailed(
+            'there is a CUDA device but no nvcc, which mmcv needs to compile its operators: '
+            f'install the CUDA toolkit {cuda_without_nvcc} and set CUDA_HOME, or run '
+            '`CUDA_VISIBLE_DEVICES= make env` for operators that run on the CPU alone'
+        )
+    requirement = next(
+        line.strip() for line in MMINSTALL.read_text().splitlines() if line.startswith('mmcv')
+    )
+    variables = {'MMCV_WITH_OPS': '1', 'MAX_JOBS': os.environ.get('MAX_JOBS', f'{os.cpu_count()}')}
+    remedy = (
+        'it needs a C++17 compiler and the headers of Python (Debian: apt install g++ '
+        'python3-dev); where memory ran out, `MAX_JOBS=1 make env` takes less'
+    )
+    how = ['--no-build-isolation', '--progress-bar', 'off', requirement]
+    print(
+        '[make env] the operators of mmcv are compiled now: 11 minutes on two cores, unless '
+        'pip kept them from another time',
+        flush=True,
+    )
+    env.pip(f'install {requirement}', how, remedy, **variables)
+    if env.output(OPERATORS_WORK) is None:
+        fresh = ['--no-cache-dir', '--force-reinstall', '--no-deps', *how]
+        step = f'compile {requirement} anew, because what pip kept was made for another torch'
+        env.pip(step, fresh, remedy, **variables)
+    if env.output(OPERATORS_WORK) is None:
+        raise StepFailed(
+            'the operators of mmcv do not work with this torch; '
+            f'`{env.python} -c "import mmcv._ext"` says why; TORCH= chooses another torch'
+        )
+
+
+def install(env: Environment) -> None:
+    """Carry out every step, or raise StepFailed."""
+    env.create()
+    env.mark(complete=False)
+    env.pip('install the build tools', ['-q', '-r', str(REQUIREMENTS / 'build.txt')])
+    env.pip(
+        f'install torch ({env.torch})',
+        ['-q', *shlex.split(env.torch)],
+        f'{NETWORK}; TORCH= chooses another build, for instance '
+        "TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'",
+    )
+    install_mmcv(env)
+    env.pip('install mmengine, mmdet and mmsegmentation', ['-q', '-r', str(MMINSTALL)])
+    env.pip('install what the tests need', ['-q', '-r', str(REQUIREMENTS / 'tests.txt')])
+    editable = ['-q', '--no-build-isolation', '--no-deps', '-e', str(ROOT)]
+    env.pip('install mmrest, editable', editable)
+    print('[make env] prove that everything imports', flush=True)
+    # Once more: a later step could have replaced torch under the operators.
+    if env.output(OPERATORS_WORK) is None or env.output(ALL_IMPORT) is None:
+        raise StepFailed(
+            f'the environment does not work; `{env.python} -c "{ALL_IMPORT}"` says why'
+        )
+    env.mark(complete=True)
+
+
+def main() -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('venv', type=Path, help='folder of the virtual environment')
+    parser.add_argument('--torch', help="pip's arguments for torch, instead of torch.txt")
+    args = parser.parse_args()
+    env = Environment(args.venv, args.torch)
+    if env.is_complete():
+        return 0
+    try:
+        install(env)
+    except StepFailed as error:
+        print(f'[make env] {error}', file=sys.stderr)
+        return 1
+    print(f'[make env] {env.path} is ready')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
