@@ -1,0 +1,4 @@
+# Mask R-CNN on an FPN over all four stages. The child brings backbone and channels:
+# model = dict(
+#     backbone=dict(_delete_=True, **_base_.backbone), neck=dict(in_channels=_base_.channels))
+_base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'

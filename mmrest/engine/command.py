@@ -1,0 +1,86 @@
+"""What the programs in tools/ share: arguments, the runner they drive, errors in one line."""
+import argparse
+import os
+import os.path as osp
+import sys
+from typing import Callable
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from ..checkpoint import CheckpointError
+from .config import load_config, without_sync_bn
+from .errors import UsageError
+from .guard import guard_checkpoints
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that training and testing have in common, under mmdet's names."""
+    parser.add_argument(
+        '--work-dir', help='folder for logs and checkpoints (default: work_dirs/ + config name)'
+    )
+    parser.add_argument(
+        '--data-root', metavar='DIR', help='folder that replaces the data_root of the config'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='values that replace those of the config, for instance '
+        'train_dataloader.batch_size=1; lists as key="[a,b]"',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes of a distributed run',
+    )
+    # torch.distributed.launch passes it, torchrun sets LOCAL_RANK instead.
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
+    )
+
+
+def run_config(args: argparse.Namespace) -> Config:
+    """Config of the run that `args` (see :func:`add_run_arguments`) ask for.
+
+    Raises:
+        UsageError: see :func:`mmrest.engine.config.load_config`.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = load_config(args.config, args.cfg_options, args.data_root)
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        name = osp.splitext(osp.basename(args.config))[0]
+        cfg.work_dir = osp.join('work_dirs', name)
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """mmengine's Runner, or the config's own, fitted to this machine.
+
+    SyncBN needs CUDA and a process group; without either it becomes BN.
+    """
+    guard_checkpoints()
+    reverted = 0
+    if not torch.cuda.is_available() or cfg.launcher == 'none':
+        reverted = without_sync_bn(cfg)
+    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    if reverted:
+        why = 'is no CUDA device' if not torch.cuda.is_available() else 'is one process'
+        print_log(f'SyncBN became BN at {reverted} places of the config: there {why}', 'current')
+    return runner
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a program; what its user can mend ends it with one line and exit status 1."""
+    try:
+        main()
+    except (UsageError, CheckpointError) as error:
+        sys.exit(f'{osp.basename(sys.argv[0])}: error: {error}')

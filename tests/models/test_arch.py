@@ -1,0 +1,66 @@
+"""Archs by name and by dict, and the messages for those that do not fit."""
+import dataclasses
+
+import pytest
+import torch
+
+from mmrest import RMT, ResT
+from mmrest.models import rest, rmt
+from tests.models.networks import TINY
+
+NAMED = [(ResT, rest.ARCHS), (RMT, rmt.ARCHS)]
+
+
+@pytest.mark.parametrize('family, archs', NAMED)
+def test_a_dict_of_the_fields_is_the_named_arch(family, archs):
+    for name, arch in archs.items():
+        as_lists = {
+            field: list(value) if isinstance(value, tuple) else value
+            for field, value in dataclasses.asdict(arch).items()
+        }
+        with torch.device('meta'):
+            by_dict, by_name = family(as_lists), family(name)
+        assert by_dict.arch == by_name.arch == arch
+        shapes = [{n: t.shape for n, t in b.state_dict().items()} for b in (by_dict, by_name)]
+        assert shapes[0] == shapes[1]
+
+
+def test_fewer_stages():
+    network = ResT(
+        dict(dims=[8, 16], depths=[1, 1], num_heads=[1, 2], sr_ratios=[2, 1]), out_indices=[1]
+    )
+    assert network.eval()(torch.randn(1, 3, 32, 32))[0].shape == (1, 16, 4, 4)
+    assert 'norm.weight' in network.state_dict()  # the last stage of the arch
+
+
+@pytest.mark.parametrize(
+    'family, arch, message',
+    [
+        (ResT, 'tiny', "arch: unknown name 'tiny'; choose one of 'lite', 'small', 'base', 'large'"),
+        (RMT, 'small', "arch: unknown name 'small'; choose one of 't', 's', 'b', 'l'"),
+        (RMT, None, 'arch: expected a name or a dict of fields, got None'),
+        (RMT, dict(heads=(1,)), r"arch: unknown field 'heads' with value \(1,\); the fields are dims"),
+        (ResT, dict(dims=(8,)), 'arch: missing depths'),
+        (ResT, dict(dims=(8,) * 5), r'arch: dims must list 1 to 4 stages, got \(8, 8, 8, 8, 8\)'),
+        (ResT, dict(dims=64), 'arch: dims must list 1 to 4 stages, got 64'),
+        (ResT, dict(depths=(1, 2)), r'arch: depths must hold one entry for each of the 4 stages'),
+        (ResT, dict(depths=(1, 0, 1, 1)), r'depths must hold positive integers, got \(1, 0, 1, 1\)'),
+        (ResT, dict(dims=(7, 16, 24, 32)), r'dims\[0\] must be even.*got 7'),
+        (ResT, dict(num_heads=(1, 3, 3, 4)), r'dims\[1\]=16 is not divisible by num_heads\[1\]=3'),
+        (ResT, dict(sr_ratios=(8, 3, 2, 1)), r'sr_ratios must hold integers that are 1 or even'),
+        (ResT, dict(mlp_ratio=0), 'mlp_ratio must be a positive number, got 0'),
+        (ResT, dict(drop_path_rate=1), r'drop_path_rate must be a number in \[0, 1\), got 1'),
+        (RMT, dict(ffn_ratios=(4, 4, 3, -1)), 'ffn_ratios must hold positive numbers'),
+        (RMT, dict(decay_a=0), 'decay_a must be a positive number, got 0'),
+        (RMT, dict(decay_b=(1, 6, 6, 6)), 'decay_b must hold numbers from decay_a=2 up'),
+        (RMT, dict(axial=(1, 2)), 'axial must hold one entry for each of the 4 stages'),
+        (RMT, dict(axial=(1, 1, 0, 0)), 'axial must hold True or False'),
+        (RMT, dict(layer_scale=('a',) * 4), 'layer_scale must hold numbers or None'),
+        (RMT, dict(dims=(10, 16, 24, 32), num_heads=(2, 2, 3, 4)), 'gives heads of 5 channels'),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named(family, arch, message):
+    if isinstance(arch, dict) and 'missing' not in message:
+        arch = {**TINY[family], **arch}
+    with pytest.raises((ValueError, TypeError), match=message):
+        family(arch)

@@ -1,0 +1,268 @@
+"""What both families promise: sizes, modes, freezing, gradients, copies and types."""
+import copy
+import itertools
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from mmrest import RMT, ResT
+from tests.models.networks import FAMILIES, gradients, randomised, tiny
+
+SUBSETS = [s for n in range(1, 5) for s in itertools.combinations(range(4), n)]
+
+both = pytest.mark.parametrize('family', FAMILIES)
+
+
+@both
+@pytest.mark.parametrize('train', [True, False])
+@pytest.mark.parametrize('size', [(1, 1), (31, 33), (97, 131), (225, 225), (200, 333)])
+def test_any_size(family, train, size):
+    network = tiny(family).train(train)
+    outputs = network(torch.randn(2, 3, *size))
+    assert isinstance(outputs, tuple)
+    for output, channels, stride in zip(outputs, network.out_channels, network.out_strides):
+        assert output.shape == (2, channels, *(math.ceil(side / stride) for side in size))
+        assert output.isfinite().all()
+    assert (network.out_channels, network.out_strides) == ((8, 16, 24, 32), (4, 8, 16, 32))
+
+
+@both
+@pytest.mark.parametrize('out_indices', SUBSETS)
+def test_any_outputs(family, out_indices):
+    """A choice of outputs changes none of them, and leaves no parameter without a gradient."""
+    whole = randomised(tiny(family)).eval()
+    part = tiny(family, out_indices=out_indices).eval()
+    assert not part.load_state_dict(whole.state_dict(), strict=False).missing_keys
+    x = torch.randn(2, 3, 40, 56)
+    outputs, grads = gradients(part, x)
+    for output, index in zip(outputs, out_indices):
+        torch.testing.assert_close(output, whole(x)[index], rtol=0, atol=0)
+    assert [name for name, grad in grads.items() if grad is None] == []
+    assert part.out_channels == tuple((8, 16, 24, 32)[i] for i in out_indices)
+    assert part.out_strides == tuple((4, 8, 16, 32)[i] for i in out_indices)
+
+
+def test_names_of_norms_keep_the_stage():
+    rest, rmt = (set(tiny(f, out_indices=(1, 2)).state_dict()) for f in (ResT, RMT))
+    assert {'norm2.weight', 'norm3.weight'} <= rest
+    assert not {'norm1.weight', 'norm.weight'} & rest
+    assert {'extra_norms.1.weight', 'extra_norms.2.weight'} <= rmt
+    assert not {'extra_norms.0.weight', 'extra_norms.3.weight'} & rmt
+    assert not [name for name in rest if name.startswith(('stage4', 'patch_embed_4'))]
+    assert not [name for name in rmt if name.startswith(('layers.3', 'layers.2.downsample'))]
+
+
+@pytest.mark.parametrize('out_indices', [(1, 2, 3), (3,)])
+def test_norm_in_path_does_not_depend_on_outputs(out_indices):
+    whole = randomised(tiny(ResT, norm_in_path=True)).eval()
+    part = tiny(ResT, norm_in_path=True, out_indices=out_indices).eval()
+    part.load_state_dict(whole.state_dict())
+    x = torch.randn(1, 3, 40, 56)
+    outputs, grads = gradients(part, x)
+    for output, index in zip(outputs, out_indices):
+        torch.testing.assert_close(output, whole(x)[index], rtol=0, atol=0)
+    assert None not in grads.values()
+
+
+@both
+def test_modes_return_the_network(family):
+    network = tiny(family)
+    assert network.eval() is network and not network.training
+    assert network.train() is network and network.training
+
+
+@both
+def test_with_cp_changes_nothing(family):
+    plain = randomised(tiny(family, drop_path_rate=0.5))
+    checkpointed = tiny(family, drop_path_rate=0.5, with_cp=True)
+    checkpointed.load_state_dict(plain.state_dict())
+    x = torch.randn(4, 3, 40, 56)
+    results = []
+    for network in (plain, checkpointed):
+        torch.manual_seed(1)  # the same paths are dropped
+        results.append(gradients(network, x))
+    (outputs, grads), (cp_outputs, cp_grads) = results
+    for output, cp_output in zip(outputs, cp_outputs):
+        torch.testing.assert_close(cp_output, output, rtol=0, atol=1e-6)
+    for name, grad in grads.items():
+        torch.testing.assert_close(cp_grads[name], grad, rtol=1e-6, atol=1e-6, msg=name)
+    assert dict(plain.named_buffers()).keys() == dict(checkpointed.named_buffers()).keys()
+    for name, buffer in plain.named_buffers():
+        torch.testing.assert_close(dict(checkpointed.named_buffers())[name], buffer, msg=name)
+
+
+@both
+def test_with_cp_keeps_less(family):
+    def kept(network):
+        storages = {}
+
+        def pack(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            outputs = network(torch.randn(1, 3, 96, 96))
+        assert outputs
+        return sum(storages.values())
+
+    assert kept(tiny(family, with_cp=True)) < 0.6 * kept(tiny(family))
+
+
+@both
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 3, 4])
+def test_frozen_parts_stay(family, frozen_stages):
+    network = randomised(tiny(family, frozen_stages=frozen_stages))
+    before = copy.deepcopy(network.state_dict())
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained or [nn.Parameter(torch.zeros(1))], lr=0.1)
+    for mode in (None, False, True):  # as built, and after a change of mode
+        if mode is not None:
+            network.train(mode)
+    if trained:
+        gradients(network, torch.randn(2, 3, 40, 56))
+        optimizer.step()
+    frozen = network.embedding(0), *(
+        part
+        for stage in range(frozen_stages)
+        for part in (network.embedding(stage), network.blocks(stage), network.output_norm(stage))
+    )
+    frozen_modules = {m for part in frozen for m in part.modules()} if frozen_stages >= 0 else set()
+    for name, module in network.named_modules():
+        for leaf, tensor in itertools.chain(
+            module.named_parameters(recurse=False), module.named_buffers(recurse=False)
+        ):
+            full = f'{name}.{leaf}'
+            if module in frozen_modules:
+                assert torch.equal(tensor, before[full]), f'{full} moved'
+                assert not tensor.requires_grad and not module.training
+            elif leaf != 'bias' or not name.endswith('transform_conv'):
+                # The mixing bias cancels in the softmax.
+                assert not torch.equal(tensor, before[full]), f'{full} did not move'
+
+
+@both
+@pytest.mark.parametrize('kind', ['BN', 'SyncBN'])
+def test_norm_eval(family, kind):
+    network = tiny(family, norm_cfg=dict(type=kind), norm_eval=True)
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms and {isinstance(m, nn.SyncBatchNorm) for m in norms} == {kind == 'SyncBN'}
+    assert not any(m.training for m in norms)  # as built
+    network.eval().train()
+    assert network.training and not any(m.training for m in norms)
+    if kind == 'BN':  # SyncBN runs on accelerators alone
+        before = copy.deepcopy(dict(network.named_buffers()))
+        network(torch.randn(2, 3, 40, 56))
+        for name, buffer in network.named_buffers():
+            assert torch.equal(buffer, before[name]), name
+
+
+@both
+def test_norm_cfg_can_freeze_norms(family):
+    network = tiny(family, norm_cfg=dict(type='BN', requires_grad=False))
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert not any(p.requires_grad for m in norms for p in m.parameters())
+
+
+@both
+def test_copies_and_pickles(family):
+    network = randomised(tiny(family)).eval()
+    x = torch.randn(1, 3, 33, 47)
+    expected = network(x)
+    for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        for output, other in zip(expected, twin(x)):
+            assert torch.equal(output, other)
+
+
+@pytest.mark.parametrize('family, roundings', [(RMT, 10), (ResT, 40)])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_types(family, roundings, dtype):
+    """Casting a network costs a few roundings of the narrower type; ResT's norm magnifies them."""
+    network = randomised(tiny(family)).eval()
+    x = torch.randn(2, 3, 40, 56)
+    narrow, wide = sorted((dtype, torch.float32), key=lambda t: -torch.finfo(t).eps)
+    with torch.no_grad():
+        expected = copy.deepcopy(network).to(wide)(x.to(wide))
+        outputs = network.to(narrow)(x.to(narrow))
+    factor = 10 if dtype is torch.float64 else 1  # float32 sees more of the magnification
+    for output, exact in zip(outputs, expected):
+        assert (output.dtype, exact.dtype) == (narrow, wide)
+        error = (output.to(wide) - exact).square().mean().sqrt() / exact.std()
+        assert error < factor * roundings * torch.finfo(narrow).eps
+
+
+@both
+def test_autocast(family):
+    network = randomised(tiny(family))
+    x = torch.randn(2, 3, 40, 56)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        _, grads = gradients(network, x)
+    assert all(grad.isfinite().all() and grad.dtype is torch.float32 for grad in grads.values())
+
+
+@both
+def test_trains_after_inference_mode(family):
+    network = tiny(family)
+    x = torch.randn(2, 3, 40, 56)
+    with torch.inference_mode():
+        network(x)
+    _, grads = gradients(network, x)
+    assert None not in grads.values()
+
+
+@both
+def test_builds_on_the_meta_device(family):
+    with torch.device('meta'):
+        network = tiny(family)
+        outputs = network(torch.empty(2, 3, 97, 131))
+    assert [tuple(o.shape[-2:]) for o in outputs] == [(25, 33), (13, 17), (7, 9), (4, 5)]
+
+
+@both
+def test_drop_path_grows_linearly(family):
+    network = tiny(family, drop_path_rate=0.4)
+    rates = [b.drop_path.drop_prob for stage in range(4) for b in network.blocks(stage)]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    # A choice of outputs does not change the rates.
+    part = tiny(family, drop_path_rate=0.4, out_indices=(1,))
+    assert [b.drop_path.drop_prob for b in part.blocks(1)] == pytest.approx([0.1, 0.2])
+
+
+@both
+def test_other_channels_and_batches(family):
+    network = tiny(family, in_channels=5).eval()
+    assert len(network(torch.randn(3, 5, 40, 56))) == 4
+    assert network(torch.randn(0, 5, 40, 56))[3].shape == (0, 32, 2, 2)
+
+
+@both
+@pytest.mark.parametrize('shape', [(3, 40, 56), (1, 4, 40, 56)])
+def test_other_shapes_are_refused(family, shape):
+    with pytest.raises(ValueError, match=r'takes images of shape \(B, 3, H, W\), got'):
+        tiny(family)(torch.randn(shape))
+
+
+@both
+@pytest.mark.parametrize(
+    'argument, value, message',
+    [
+        ('out_indices', (), r'choice of \(0, 1, 2, 3\), got \(\)'),
+        ('out_indices', (0, 4), r'choice of \(0, 1, 2, 3\), got \(0, 4\)'),
+        ('out_indices', (1, 0), r'ascending.*got \(1, 0\)'),
+        ('out_indices', (1, 1), r'ascending.*got \(1, 1\)'),
+        ('out_indices', 3, r'got 3'),
+        ('frozen_stages', 5, r'one of \(-1, 0, 1, 2, 3, 4\), got 5'),
+        ('frozen_stages', -2, r'one of \(-1, 0, 1, 2, 3, 4\), got -2'),
+        ('frozen_stages', True, r'one of \(-1, 0, 1, 2, 3, 4\), got True'),
+        ('drop_path_rate', 1.0, r'in \[0, 1\), got 1.0'),
+        ('drop_path_rate', '0.1', r"in \[0, 1\), got '0.1'"),
+        ('in_channels', 0, r'positive integer, got 0'),
+        ('norm_cfg', 'BN', r"a dict with a 'type'.*got 'BN'"),
+        ('norm_cfg', {}, r"a dict with a 'type'.*got \{\}"),
+    ],
+)
+def test_bad_arguments_are_named(family, argument, value, message):
+    with pytest.raises(ValueError, match=f'{argument} must.*{message}'):
+        tiny(family, **{argument: value})

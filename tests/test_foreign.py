@@ -1,0 +1,90 @@
+"""mmrest from another project: one line of custom_imports, and what importing it costs."""
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+
+from tests.tools.runs import run
+
+BUILD = """
+import sys
+from mmengine import Config
+cfg = Config.fromfile('config.py')  # carries out custom_imports
+library = sys.argv[1]
+registry = __import__(f'{library}.registry').registry.MODELS
+for name, arch in (('ResT', 'lite'), ('RMT', 't')):
+    backbone = registry.build(dict(type=name, arch=arch))
+    print(type(backbone).__module__, type(backbone).__name__)
+"""
+
+BLOCKED = """
+import importlib.abc, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('mmdet', 'mmseg', 'mmpretrain') or name in ('mmcv.ops', 'mmcv._ext'):
+            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+
+sys.meta_path.insert(0, Absent())
+import torch, mmrest
+from mmengine.registry import MODELS
+for name, arch in (('ResT', 'lite'), ('RMT', 't')):
+    maps = MODELS.build(dict(type=name, arch=arch)).eval()(torch.zeros(1, 3, 32, 32))
+    print(len(maps))
+print(sorted({'mmdet', 'mmseg', 'mmpretrain', 'triton', 'flash_attn'} & sys.modules.keys()))
+"""
+
+SWAPPED = """
+_base_ = [
+    'mmdet::_base_/models/retinanet_r50_fpn.py', 'mmdet::_base_/datasets/coco_detection.py',
+    'mmdet::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
+arch = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
+model = dict(
+    backbone=dict(_delete_=True, type='ResT', arch=arch, out_indices=(1, 2, 3)),
+    neck=dict(in_channels=[16, 24, 32], start_level=0, out_channels=16),
+    bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1),
+)
+train_dataloader = dict(
+    num_workers=0, persistent_workers=False, sampler=dict(type='InfiniteSampler'),
+    dataset=dict(data_root='{root}', pipeline=[
+        dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
+        dict(type='Resize', scale=(80, 60), keep_ratio=True), dict(type='PackDetInputs'),
+    ]),
+)
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-4))
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=2)
+val_dataloader = val_evaluator = test_dataloader = test_evaluator = None
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(by_epoch=False))
+"""
+
+
+@pytest.mark.parametrize('library', ['mmdet', 'mmseg'])
+def test_registries_build_both(library, tmp_path):
+    (tmp_path / 'config.py').write_text(
+        "custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)\n"
+    )
+    (tmp_path / 'build.py').write_text(BUILD)
+    done = run('build.py', library, cwd=tmp_path)
+    assert done.stdout.splitlines()[-2:] == ['mmrest.models.rest ResT', 'mmrest.models.rmt RMT']
+
+
+def test_mmdets_own_train_program(tmp_path, coco_root):
+    (tmp_path / 'swapped.py').write_text(SWAPPED.replace('{root}', f'{coco_root}/'))
+    mmdet = Path(importlib.metadata.distribution('mmdet').locate_file('mmdet'))
+    done = run(mmdet / '.mim' / 'tools' / 'train.py', 'swapped.py', cwd=tmp_path)
+    output = done.stdout + done.stderr
+    assert 'Iter(train) [2/2]' in output and 'nan' not in output
+    assert (tmp_path / 'work_dirs' / 'swapped' / 'iter_2.pth').is_file()
+
+
+def test_importing_needs_neither_mmdet_nor_mmseg_nor_operators(tmp_path):
+    (tmp_path / 'blocked.py').write_text(BLOCKED)
+    assert run('blocked.py', cwd=tmp_path).stdout.split('\n')[-4:] == ['4', '4', '[]', '']
+
+
+def test_installing_asks_for_nothing():
+    """So that pip changes neither torch nor mmcv, mmengine, mmdet or mmseg."""
+    wanted = importlib.metadata.requires('mmrest') or []
+    assert [requirement for requirement in wanted if 'extra ==' not in requirement] == []

@@ -1,0 +1,83 @@
+"""requirements/install.py: complete only when proven, and a failed step is named."""
+import importlib.util
+import json
+import sys
+
+import pytest
+
+from tests.tools.runs import ROOT, run
+
+INSTALL = ROOT / 'requirements' / 'install.py'
+
+
+@pytest.fixture
+def install():
+    spec = importlib.util.spec_from_file_location('install', INSTALL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Recorder:
+    """Stands in for an Environment: answers probes from a list and records what is installed."""
+
+    def __init__(self, install, answers):
+        self.install, self.answers, self.installed = install, answers, []
+        self.python = 'python'
+
+    def output(self, code):
+        if code == self.install.CUDA_STATE:
+            return self.answers.pop('cuda')
+        return self.answers['operators'].pop(0)
+
+    def pip(self, step, arguments, remedy, **variables):
+        assert variables['MMCV_WITH_OPS'] == '1'
+        self.installed.append(arguments)
+
+
+def test_operators_that_work_are_left_alone(install):
+    env = Recorder(install, {'operators': ['']})
+    install.install_mmcv(env)
+    assert env.installed == []
+
+
+def test_a_cached_wheel_for_another_torch_is_replaced(install):
+    env = Recorder(install, {'operators': [None, None, ''], 'cuda': ''})
+    install.install_mmcv(env)
+    first, second = env.installed
+    assert '--no-cache-dir' not in first
+    assert {'--no-cache-dir', '--force-reinstall', '--no-deps'} <= set(second)
+    assert first[-1] == second[-1] == 'mmcv==2.1.0'
+
+
+def test_operators_that_never_work_are_a_failure(install):
+    env = Recorder(install, {'operators': [None, None, None], 'cuda': ''})
+    with pytest.raises(install.StepFailed, match='operators of mmcv do not work with this torch'):
+        install.install_mmcv(env)
+
+
+def test_cuda_without_nvcc_is_said_before_the_build(install):
+    env = Recorder(install, {'operators': [None], 'cuda': '12.6'})
+    with pytest.raises(install.StepFailed, match=r'no nvcc.*install the CUDA toolkit 12\.6'):
+        install.install_mmcv(env)
+    assert env.installed == []
+
+
+def test_a_failed_step_is_named_and_nothing_passes_for_complete(tmp_path, install):
+    done = run(INSTALL, tmp_path / 'venv', cwd=tmp_path, check=False, PIP_NO_INDEX='1',
+               PIP_FIND_LINKS='')  # fmt: skip
+    assert done.returncode == 1
+    assert '[make env] could not install the build tools: ' in done.stderr
+    assert json.loads((tmp_path / 'venv' / '.mmrest.json').read_text())['proven'] is None
+    assert not install.Environment(tmp_path / 'venv', None).is_complete()
+
+
+def test_complete_until_something_changes(tmp_path, install, monkeypatch):
+    (tmp_path / 'bin').mkdir()
+    (tmp_path / 'bin' / 'python').symlink_to(sys.executable)
+    install.Environment(tmp_path, 'torch==2.4.1').mark(complete=True)
+    assert install.Environment(tmp_path, 'torch==2.4.1').is_complete()
+    assert install.Environment(tmp_path, None).is_complete()  # the choice is remembered
+    assert not install.Environment(tmp_path, 'torch==2.5.0').is_complete()
+    monkeypatch.setattr(install, 'ROOT', tmp_path)  # the clone was moved
+    assert not install.Environment(tmp_path, None).is_complete()

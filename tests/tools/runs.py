@@ -1,0 +1,110 @@
+"""Small runs of the programs in tools/, as a user starts them."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.drawn import CLASSES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Our own config with everything small: what the parts of configs/ define, on drawn pictures.
+DETECTOR = f"""
+_base_ = '{ROOT}/configs/maskrcnn_rmt_s_3x.py'
+arch = dict(_delete_=True, dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
+model = dict(
+    backbone=dict(arch=arch),
+    neck=dict(in_channels=[8, 16, 24, 32], out_channels=16),
+    rpn_head=dict(in_channels=16, feat_channels=16),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=16),
+        bbox_head=dict(in_channels=16, fc_out_channels=16, num_classes=3),
+        mask_roi_extractor=dict(out_channels=16),
+        mask_head=dict(in_channels=16, conv_out_channels=16, num_convs=1, num_classes=3),
+    ),
+    test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=20)),
+)
+metainfo = dict(classes={CLASSES})
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=(80, 60), keep_ratio=True),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(80, 60), keep_ratio=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+train_dataloader = dict(
+    num_workers=0, persistent_workers=False, dataset=dict(pipeline=train_pipeline, metainfo=metainfo)
+)
+val_dataloader = dict(
+    num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline, metainfo=metainfo)
+)
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=1)
+default_hooks = dict(logger=dict(interval=1))
+"""
+
+SEGMENTOR = """
+_base_ = [
+    'mmseg::_base_/models/fpn_r50.py', 'mmseg::_base_/datasets/ade20k.py',
+    'mmseg::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
+arch = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
+model = dict(
+    pretrained=None,
+    data_preprocessor=dict(size=(64, 64)),
+    backbone=dict(_delete_=True, type='ResT', arch=arch, norm_cfg=dict(type='SyncBN')),
+    neck=dict(in_channels=[8, 16, 24, 32], out_channels=16),
+    decode_head=dict(in_channels=[16, 16, 16, 16], channels=16),
+)
+train_pipeline = [
+    dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='Resize', scale=(64, 64), keep_ratio=False), dict(type='PackSegInputs'),
+]
+train_dataloader = dict(
+    batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(pipeline=train_pipeline)
+)
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+test_dataloader = dict(num_workers=0, persistent_workers=False)
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=2, val_interval=2)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+default_hooks = dict(
+    logger=dict(type='LoggerHook', interval=1), param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),
+    visualization=dict(type='SegVisualizationHook'),
+)
+"""
+
+
+def run(program, *args, cwd, check=True, **environ):
+    """Run Python with a file and arguments; returns the finished process with its output."""
+    done = subprocess.run(
+        [sys.executable, str(program), *map(str, args)],
+        cwd=cwd,
+        env=dict(os.environ, OMP_NUM_THREADS='2', **environ),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if check:
+        assert done.returncode == 0, f'{program} failed:\n{done.stdout}\n{done.stderr}'
+    return done
+
+
+def train(*args, **kwargs):
+    """Run tools/train.py."""
+    return run(ROOT / 'tools' / 'train.py', *args, **kwargs)
+
+
+def evaluate(*args, **kwargs):
+    """Run tools/test.py."""
+    return run(ROOT / 'tools' / 'test.py', *args, **kwargs)

@@ -1,0 +1,90 @@
+"""tools/train.py and tools/test.py from end to end, for a detector and for a segmentor."""
+import json
+import pickle
+
+import cv2
+import pytest
+import torch
+
+from tests.tools.runs import DETECTOR, SEGMENTOR, evaluate, train
+
+
+def metrics(folder):
+    """Metrics of the newest run of a work dir that evaluated."""
+    for path in sorted(folder.glob('*/vis_data/*.json'), reverse=True):
+        lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        found = [line for line in lines if {'coco/bbox_mAP', 'mIoU'} & line.keys()]
+        if found:
+            timings = ('time', 'data_time', 'step')
+            return {key: value for key, value in found[-1].items() if key not in timings}
+    for path in sorted(folder.glob('*/*.json'), reverse=True):
+        content = json.loads(path.read_text())
+        return {k: v for k, v in content.items() if k not in ('time', 'data_time', 'step')}
+    raise AssertionError(f'no metrics in {folder}')
+
+
+@pytest.fixture(scope='module')
+def detector(tmp_path_factory, coco_root):
+    """Folder with a detector that was trained for one epoch, and the output of that."""
+    folder = tmp_path_factory.mktemp('detector')
+    (folder / 'tiny.py').write_text(DETECTOR)
+    done = train('tiny.py', '--data-root', coco_root, cwd=folder)
+    return folder, done.stdout + done.stderr
+
+
+def test_training_evaluates_and_saves(detector):
+    folder, output = detector
+    work_dir = folder / 'work_dirs' / 'tiny'  # the default, below where the program was started
+    assert (work_dir / 'epoch_1.pth').is_file()
+    assert (work_dir / 'tiny.py').is_file()
+    assert metrics(work_dir)['coco/bbox_mAP'] >= 0
+    assert 'coco/segm_mAP' in metrics(work_dir)
+    assert 'SyncBN became BN at 1 places of the config: there is no CUDA' in output
+
+
+def test_training_resumes(detector, coco_root):
+    folder, _ = detector
+    common = ('tiny.py', '--data-root', coco_root, '--cfg-options', 'train_cfg.max_epochs=2')
+    done = train(*common, '--resume', cwd=folder)
+    output = done.stdout + done.stderr
+    assert 'resumed epoch: 1, iter: 2' in output
+    work_dir = folder / 'work_dirs' / 'tiny'
+    state = torch.load(work_dir / 'epoch_2.pth', map_location='cpu', weights_only=False)
+    assert (state['meta']['epoch'], state['meta']['iter']) == (2, 4)
+    named = train(
+        *common, '--work-dir', 'other', '--resume', work_dir / 'epoch_1.pth', cwd=folder
+    )
+    assert 'resumed epoch: 1, iter: 2' in named.stdout + named.stderr
+    assert (folder / 'other' / 'epoch_2.pth').is_file()
+
+
+def test_testing_repeats_the_validation(detector, coco_root):
+    folder, _ = detector
+    evaluate(
+        'tiny.py', 'work_dirs/tiny/epoch_1.pth', '--data-root', coco_root, '--work-dir', 'tested',
+        '--out', 'predictions.pkl', '--show-dir', 'pictures', cwd=folder,
+    )  # fmt: skip
+    first_run = min((folder / "work_dirs" / "tiny").glob("2*"))
+    validated = [
+        json.loads(line) for line in next(first_run.glob('vis_data/2*.json')).open() if 'mAP' in line
+    ]
+    tested = metrics(folder / 'tested')
+    assert tested == {key: validated[0][key] for key in tested} and len(tested) == 12
+    predictions = pickle.loads((folder / 'predictions.pkl').read_bytes())
+    assert len(predictions) == 4 and predictions[0]['pred_instances']['masks']
+    pictures = list((folder / 'pictures').glob('*.jpg'))
+    assert len(pictures) == 4 and cv2.imread(str(pictures[0])) is not None
+
+
+def test_segmentor(tmp_path, ade_root):
+    (tmp_path / 'tiny.py').write_text(SEGMENTOR)
+    train('tiny.py', '--data-root', ade_root, cwd=tmp_path)
+    work_dir = tmp_path / 'work_dirs' / 'tiny'
+    validated = metrics(work_dir)
+    evaluate(
+        'tiny.py', work_dir / 'iter_2.pth', '--data-root', ade_root, '--work-dir', 'tested',
+        '--out', 'maps', '--show-dir', 'pictures', cwd=tmp_path,
+    )  # fmt: skip
+    assert metrics(tmp_path / 'tested') == validated
+    assert len(list((tmp_path / 'maps').glob('*.png'))) == 4
+    assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 4

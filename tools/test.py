@@ -1,0 +1,80 @@
+"""Test a detector or segmentor: metrics, and on request predictions and pictures."""
+import argparse
+import os.path as osp
+
+from mmengine.config import Config
+
+from mmrest.engine.command import add_run_arguments, build_runner, run, run_config
+from mmrest.engine.config import check_files
+from mmrest.engine.errors import UsageError
+
+
+def parse_args() -> argparse.Namespace:
+    """Arguments of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--out',
+        help='where the predictions are kept: a .pkl file for a detector, a folder of PNG label '
+        'maps for a segmentor',
+    )
+    parser.add_argument('--show', action='store_true', help='show predictions on the screen')
+    parser.add_argument('--show-dir', metavar='DIR', help='folder for pictures of predictions')
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds that --show stays at a picture'
+    )
+    add_run_arguments(parser)
+    return parser.parse_args()
+
+
+def is_segmentor(cfg: Config) -> bool:
+    """Whether the config is one of mmseg, rather than of mmdet."""
+    return cfg.get('default_scope') == 'mmseg'
+
+
+def keep_predictions(cfg: Config, path: str) -> None:
+    """Have the predictions written to `path`."""
+    if is_segmentor(cfg):
+        cfg.test_evaluator.output_dir = path
+        return
+    if not path.endswith(('.pkl', '.pickle')):
+        raise UsageError(f'--out {path}: the predictions of a detector go to a .pkl file')
+    evaluators = cfg.test_evaluator
+    if not isinstance(evaluators, list):
+        evaluators = [evaluators]
+    cfg.test_evaluator = [*evaluators, dict(type='DumpDetResults', out_file_path=path)]
+
+
+def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
+    """Have the predictions drawn, on the screen or to a folder."""
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise UsageError('--show and --show-dir need default_hooks.visualization in the config')
+    hook.draw = True
+    if args.show:
+        hook.show = True
+        hook.wait_time = args.wait_time
+    if args.show_dir is not None and is_segmentor(cfg):
+        hook.interval = 1  # mmseg draws every 50th picture
+        cfg.visualizer.save_dir = args.show_dir
+    elif args.show_dir is not None:
+        # An absolute path, because mmdet puts a relative one below the work dir.
+        hook.test_out_dir = osp.abspath(args.show_dir)
+
+
+def main() -> None:
+    """Test."""
+    args = parse_args()
+    cfg = run_config(args)
+    cfg.load_from = args.checkpoint
+    if args.out is not None:
+        keep_predictions(cfg, args.out)
+    if args.show or args.show_dir is not None:
+        draw_predictions(cfg, args)
+    check_files(cfg, ('test',))
+    build_runner(cfg).test()
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,69 @@
+"""Train a detector or segmentor from a config of mmrest, mmdet or mmseg."""
+import argparse
+
+from mmengine.config import Config
+from mmengine.device import get_device
+
+from mmrest.engine.command import add_run_arguments, build_runner, run, run_config
+from mmrest.engine.config import check_files
+from mmrest.engine.errors import UsageError
+
+
+def parse_args() -> argparse.Namespace:
+    """Arguments of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--amp', action='store_true', help='automatic mixed precision, on an accelerator'
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the total batch size over that of the recipe',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CKPT',
+        help='go on from CKPT, or from the latest checkpoint of the work dir',
+    )
+    add_run_arguments(parser)
+    return parser.parse_args()
+
+
+def use_amp(cfg: Config) -> None:
+    """Switch automatic mixed precision on."""
+    if get_device() == 'cpu':
+        raise UsageError('--amp needs an accelerator and torch finds none; leave it out')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.loss_scale = 'dynamic'
+
+
+def use_auto_scale_lr(cfg: Config) -> None:
+    """Switch the scaling of the learning rate on."""
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise UsageError(
+            '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config; set it with '
+            '--cfg-options'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def main() -> None:
+    """Train."""
+    args = parse_args()
+    cfg = run_config(args)
+    if args.amp:
+        use_amp(cfg)
+    if args.auto_scale_lr:
+        use_auto_scale_lr(cfg)
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    check_files(cfg, ('train', 'val'))
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    run(main)
