@@ -1,11 +1,14 @@
 """Reading weights, safely and completely; knows dicts of tensors and nothing of modules."""
+
 import codecs
 import contextlib
 import os.path as osp
 import pickle
 import re
+from _compat_pickle import IMPORT_MAPPING
 from collections import Counter
-from typing import Any, Callable, ContextManager, Dict, Iterable, List, Mapping, Optional, Tuple
+from types import SimpleNamespace
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -26,7 +29,8 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
 
     Besides tensors and containers the guard lets through what mmengine's Runner puts into its
     checkpoints: numbers of numpy and the history of logged values. No other type is built and
-    nothing of the file is run.
+    nothing of the file is run. Where torch, before 2.6, cannot be told of these types, an
+    unpickler that knows the same names and no others stands in for its guard.
 
     Args:
         path: a local path or any address that mmengine's file clients know.
@@ -43,9 +47,8 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
         if not osp.isfile(local):
             found = 'is a directory, not a file' if osp.isdir(local) else 'does not exist'
             raise CheckpointError(f'checkpoint {path} {found}')
-        stack.enter_context(_runner_types_allowed())
         try:
-            return torch.load(local, map_location=map_location, weights_only=True)
+            return _guarded_load(local, map_location)
         except pickle.UnpicklingError as error:
             raise CheckpointError(_refusal(path, str(error))) from error
         except Exception as error:  # a zip, a number or an index that is not as it should be
@@ -166,14 +169,47 @@ def _history_method(owner: type, name: str) -> Any:
     return getattr(owner, name)
 
 
-def _runner_types_allowed() -> ContextManager[None]:
-    """Let mmengine's own checkpoints through the guard, where torch can be told to."""
-    version = tuple(int(part) for part in torch.__version__.split('.')[:2])
-    if version < (2, 6):  # earlier releases cannot let a stand-in pass for another name
-        return contextlib.nullcontext()
-    from torch.serialization import safe_globals
+def _guarded_load(path: str, map_location: Any) -> Any:
+    if _torch_can_be_told_of_types():
+        with torch.serialization.safe_globals(_RUNNER_TYPES):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    return torch.load(
+        path, map_location=map_location, pickle_module=_allowlist_pickle, weights_only=False
+    )
 
-    return safe_globals(_RUNNER_TYPES)
+
+def _torch_can_be_told_of_types() -> bool:
+    """Whether torch's guard takes a list of types in which one may stand in for another."""
+    return tuple(int(part) for part in torch.__version__.split('.')[:2]) >= (2, 6)
+
+
+class _AllowlistUnpickler(pickle.Unpickler):
+    """Builds what torch's guard would build, and no other type."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        # torch.save writes names of Python 2.
+        full_name = f'{IMPORT_MAPPING.get(module, module)}.{name}'
+        allowed = torch._weights_only_unpickler._get_allowed_globals()
+        for known, value in [*_named_runner_types(), *allowed.items()]:
+            if known == full_name:
+                return value
+        raise pickle.UnpicklingError(f'GLOBAL {full_name}')
+
+
+def _named_runner_types() -> Iterator[Tuple[str, Any]]:
+    for entry in _RUNNER_TYPES:
+        if isinstance(entry, tuple):
+            yield entry[1], entry[0]
+        else:
+            yield f'{entry.__module__}.{entry.__qualname__}', entry
+
+
+# What torch.load takes for a module of pickle's kind.
+_allowlist_pickle = SimpleNamespace(
+    __name__='mmrest_allowlist_pickle',
+    Unpickler=_AllowlistUnpickler,
+    load=lambda file, **kwargs: _AllowlistUnpickler(file, **kwargs).load(),
+)
 
 
 def _numpy_types() -> List[Any]:

@@ -4,6 +4,7 @@ Uses nothing but the standard library. Every version stands in the text files be
 The environment passes for complete only after everything in it was proven to work; then a second
 run changes nothing.
 """
+
 import argparse
 import hashlib
 import json
@@ -16,6 +17,7 @@ from typing import Any, Dict, List, Optional
 
 REQUIREMENTS = Path(__file__).resolve().parent
 ROOT = REQUIREMENTS.parent
+MMINSTALL = REQUIREMENTS / 'mminstall.txt'
 
 NETWORK = "see pip's message above; mostly the network or its proxy, then run `make env` again"
 
@@ -41,6 +43,11 @@ print(torch.version.cuda if torch.cuda.is_available() and not nvcc else '')
 ALL_IMPORT = 'import mmengine, mmcv.ops, mmdet.models, mmseg.models, mmrest'
 
 
+def _pinned(file: Path, name: str) -> str:
+    """The line of a requirements file that begins with `name`."""
+    return next(line.strip() for line in file.read_text().splitlines() if line.startswith(name))
+
+
 class StepFailed(Exception):
     """A step that did not succeed; the message names it and the remedy."""
 
@@ -58,7 +65,7 @@ class Environment:
         self.python = self.path / ('Scripts' if os.name == 'nt' else 'bin') / 'python'
         self.record = self.path / '.mmrest.json'
         self.known = self._read_record()
-        self.torch = torch or self.known.get('torch') or f'-r {REQUIREMENTS / "torch.txt"}'
+        self.torch = torch or self.known.get('torch') or _pinned(REQUIREMENTS / 'torch.txt', 'torch')
 
     def _read_record(self) -> Dict[str, Any]:
         try:
@@ -78,10 +85,16 @@ class Environment:
         """Whether an earlier run proved all that this one would install."""
         return self.python.exists() and self.known.get('proven') == self._fingerprint()
 
-    def mark(self, complete: bool) -> None:
-        """Record what was asked for, and whether it was proven to be there."""
-        proven = self._fingerprint() if complete else None
-        self.record.write_text(json.dumps({'torch': self.torch, 'proven': proven}))
+    def mark(self, torch_installed: bool = False, complete: bool = False) -> None:
+        """Record how far the installation has come.
+
+        The choice of torch is remembered from the moment it was there, for later runs; one that
+        pip could not install is not.
+        """
+        if torch_installed or complete:
+            self.known['torch'] = self.torch
+        self.known['proven'] = self._fingerprint() if complete else None
+        self.record.write_text(json.dumps(self.known))
 
     def create(self) -> None:
         """Create the virtual environment where there is none."""
@@ -109,7 +122,9 @@ class Environment:
         if subprocess.run(command, cwd=ROOT, env=environ).returncode:
             raise StepFailed(f'could not {step}: {remedy}')
 
-    def pip(self, step: str, arguments: List[str], remedy: str = NETWORK, **variables: str) -> None:
+    def pip(
+        self, step: str, arguments: List[str], remedy: str = NETWORK, **variables: str
+    ) -> None:
         """``pip install`` under the versions of requirements/, or raise StepFailed."""
         constraints = ['-c', f'{REQUIREMENTS / "build.txt"}', '-c', f'{MMINSTALL}']
         command = [f'{self.python}', '-m', 'pip', 'install', *constraints, *arguments]
@@ -123,9 +138,6 @@ class Environment:
         return done.stdout.strip() if done.returncode == 0 else None
 
 
-MMINSTALL = REQUIREMENTS / 'mminstall.txt'
-
-
 def install_mmcv(env: Environment) -> None:
     """Install mmcv with operators that work with the torch of the environment."""
     if env.output(OPERATORS_WORK) is not None:
@@ -137,9 +149,7 @@ def install_mmcv(env: Environment) -> None:
             f'install the CUDA toolkit {cuda_without_nvcc} and set CUDA_HOME, or run '
             '`CUDA_VISIBLE_DEVICES= make env` for operators that run on the CPU alone'
         )
-    requirement = next(
-        line.strip() for line in MMINSTALL.read_text().splitlines() if line.startswith('mmcv')
-    )
+    requirement = _pinned(MMINSTALL, 'mmcv')
     variables = {'MMCV_WITH_OPS': '1', 'MAX_JOBS': os.environ.get('MAX_JOBS', f'{os.cpu_count()}')}
     remedy = (
         'it needs a C++17 compiler and the headers of Python (Debian: apt install g++ '
@@ -166,14 +176,15 @@ def install_mmcv(env: Environment) -> None:
 def install(env: Environment) -> None:
     """Carry out every step, or raise StepFailed."""
     env.create()
-    env.mark(complete=False)
+    env.mark()
     env.pip('install the build tools', ['-q', '-r', str(REQUIREMENTS / 'build.txt')])
     env.pip(
         f'install torch ({env.torch})',
         ['-q', *shlex.split(env.torch)],
         f'{NETWORK}; TORCH= chooses another build, for instance '
-        "TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'",
+        "TORCH='torch --index-url https://download.pytorch.org/whl/cpu'",
     )
+    env.mark(torch_installed=True)
     install_mmcv(env)
     env.pip('install mmengine, mmdet and mmsegmentation', ['-q', '-r', str(MMINSTALL)])
     env.pip('install what the tests need', ['-q', '-r', str(REQUIREMENTS / 'tests.txt')])

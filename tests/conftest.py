@@ -1,4 +1,5 @@
 """Fixtures that several tests share."""
+
 import pytest
 import torch
 

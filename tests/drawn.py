@@ -1,4 +1,5 @@
 """Tiny data sets in the layouts of COCO and ADE20K: coloured rectangles on noise."""
+
 import json
 
 import cv2

@@ -1,4 +1,5 @@
 """What lies in ../shared beside the repository: reference numbers and small real data."""
+
 import importlib.util
 import json
 from pathlib import Path

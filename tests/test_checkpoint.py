@@ -1,4 +1,5 @@
 """Reading checkpoints: what is read, what is refused, and what is said."""
+
 import os
 import pickle
 import subprocess
@@ -9,9 +10,17 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
+from mmrest import checkpoint
 from mmrest.checkpoint import CheckpointError, match, read_checkpoint, read_state_dict
 
 STATE = OrderedDict(a=torch.ones(2), b=torch.zeros(3))
+
+
+@pytest.fixture(params=['guard of torch', 'guard for torch before 2.6'], autouse=True)
+def guard(request, monkeypatch):
+    """Every file is read both ways."""
+    if request.param != 'guard of torch':
+        monkeypatch.setattr(checkpoint, '_torch_can_be_told_of_types', lambda: False)
 
 
 def saved(path, content):
@@ -31,10 +40,14 @@ def test_containers(tmp_path, content):
 
 
 def test_prefix(tmp_path):
-    path = saved(tmp_path / 'x.pth', {'state_dict': {'backbone.a': STATE['a'], 'neck.b': STATE['b']}})
+    path = saved(
+        tmp_path / 'x.pth', {'state_dict': {'backbone.a': STATE['a'], 'neck.b': STATE['b']}}
+    )
     assert list(read_state_dict(path, 'backbone')) == ['a']
     assert list(read_state_dict(path, 'backbone.')) == ['a']
-    with pytest.raises(CheckpointError, match=r"begins with 'head\.'; its tensors are backbone\.a"):
+    with pytest.raises(
+        CheckpointError, match=r"begins with 'head\.'; its tensors are backbone\.a"
+    ):
         read_state_dict(path, 'head')
 
 
@@ -76,10 +89,13 @@ class Command:
 def test_commands_are_refused_and_not_run(tmp_path, function, args):
     witness = tmp_path / 'witness'
     args = tuple(
-        [a.format(witness) for a in arg] if isinstance(arg, list)
-        else arg.format(witness) if isinstance(arg, str) else arg
+        [a.format(witness) for a in arg]
+        if isinstance(arg, list)
+        else arg.format(witness)
+        if isinstance(arg, str)
+        else arg
         for arg in args
-    )  # fmt: skip
+    )
     path = saved(tmp_path / 'x.pth', {'state_dict': STATE, 'meta': [Command(function, *args)]})
     with pytest.raises(CheckpointError, match=r'x\.pth is refused: it would build a \S+'):
         read_state_dict(path)
@@ -110,7 +126,9 @@ def test_what_is_no_checkpoint(tmp_path):
 
 
 def test_match():
-    wanted = dict(STATE, **{'bn.num_batches_tracked': torch.tensor(0), 'norm1.weight': torch.ones(1)})
+    wanted = dict(
+        STATE, **{'bn.num_batches_tracked': torch.tensor(0), 'norm1.weight': torch.ones(1)}
+    )
     tensors, report = match(
         'f', dict(STATE, head=torch.ones(1)), wanted, lambda name: name.startswith('norm1.')
     )

@@ -1,4 +1,5 @@
 """requirements/install.py: complete only when proven, and a failed step is named."""
+
 import importlib.util
 import json
 import sys
@@ -64,11 +65,12 @@ def test_cuda_without_nvcc_is_said_before_the_build(install):
 
 
 def test_a_failed_step_is_named_and_nothing_passes_for_complete(tmp_path, install):
-    done = run(INSTALL, tmp_path / 'venv', cwd=tmp_path, check=False, PIP_NO_INDEX='1',
-               PIP_FIND_LINKS='')  # fmt: skip
+    done = run(
+        INSTALL, tmp_path / 'venv', cwd=tmp_path, check=False, PIP_NO_INDEX='1', PIP_FIND_LINKS=''
+    )
     assert done.returncode == 1
     assert '[make env] could not install the build tools: ' in done.stderr
-    assert json.loads((tmp_path / 'venv' / '.mmrest.json').read_text())['proven'] is None
+    assert json.loads((tmp_path / 'venv' / '.mmrest.json').read_text()) == {'proven': None}
     assert not install.Environment(tmp_path / 'venv', None).is_complete()
 
 
@@ -80,4 +82,12 @@ def test_complete_until_something_changes(tmp_path, install, monkeypatch):
     assert install.Environment(tmp_path, None).is_complete()  # the choice is remembered
     assert not install.Environment(tmp_path, 'torch==2.5.0').is_complete()
     monkeypatch.setattr(install, 'ROOT', tmp_path)  # the clone was moved
+    assert not install.Environment(tmp_path, None).is_complete()
+
+
+def test_a_choice_of_torch_is_remembered_once_it_was_installed(tmp_path, install):
+    install.Environment(tmp_path, 'torch==0').mark()
+    assert install.Environment(tmp_path, None).torch.startswith('torch==2.')
+    install.Environment(tmp_path, 'torch==2.4.1').mark(torch_installed=True)
+    assert install.Environment(tmp_path, None).torch == 'torch==2.4.1'
     assert not install.Environment(tmp_path, None).is_complete()

@@ -1,4 +1,5 @@
 """Test a detector or segmentor: metrics, and on request predictions and pictures."""
+
 import argparse
 import os.path as osp
 

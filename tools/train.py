@@ -1,4 +1,5 @@
 """Train a detector or segmentor from a config of mmrest, mmdet or mmseg."""
+
 import argparse
 
 from mmengine.config import Config

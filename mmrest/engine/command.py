@@ -1,8 +1,10 @@
 """What the programs in tools/ share: arguments, the runner they drive, errors in one line."""
+
 import argparse
 import os
 import os.path as osp
 import sys
+import warnings
 from typing import Callable
 
 import torch
@@ -15,6 +17,9 @@ from ..checkpoint import CheckpointError
 from .config import load_config, without_sync_bn
 from .errors import UsageError
 from .guard import guard_checkpoints
+
+# mmengine still looks packages up through it; nobody at the command line can mend that.
+warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,8 +78,10 @@ def build_runner(cfg: Config) -> Runner:
         reverted = without_sync_bn(cfg)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     if reverted:
-        why = 'is no CUDA device' if not torch.cuda.is_available() else 'is one process'
-        print_log(f'SyncBN became BN at {reverted} places of the config: there {why}', 'current')
+        lacking = 'a process group' if torch.cuda.is_available() else 'CUDA'
+        print_log(
+            f'SyncBN became BN at {reverted} place(s) of the config: it needs {lacking}', 'current'
+        )
     return runner
 
 

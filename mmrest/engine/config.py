@@ -1,4 +1,5 @@
 """From a config file and a command line to the config of a run."""
+
 import os.path as osp
 from typing import Any, Callable, Iterator, Optional, Tuple
 
@@ -76,8 +77,9 @@ def check_files(cfg: Config, phases: Tuple[str, ...]) -> None:
     if 'train' in phases:
         for where, part in _dicts(cfg.model, 'model'):
             if part.get('type') == 'Pretrained':
-                _check(part.get('checkpoint'), f'{where}.checkpoint', 'pretrained weights')
-    _check(cfg.get('load_from'), 'load_from', 'checkpoint')
+                where = f'{where}.checkpoint'
+                _check(part.get('checkpoint'), f'pretrained weights ({where})', osp.isfile)
+    _check(cfg.get('load_from'), 'checkpoint', osp.isfile)
 
 
 def _check_data(where: str, part: dict) -> None:
@@ -85,25 +87,26 @@ def _check_data(where: str, part: dict) -> None:
     if part.get('backend_args') is not None or part.get('file_client_args') is not None:
         return
     root = part.get('data_root') or ''
-    _check(root, f'{where}.data_root', 'data folder', osp.isdir)
+    remedy = 'give --data-root DIR, or set it with --cfg-options'
+    _check(root, f'data folder ({where}.data_root)', osp.isdir, remedy)
     annotations = part.get('ann_file')
     if isinstance(annotations, str) and annotations:
-        _check(osp.join(root, annotations), f'{where}.ann_file', 'annotation file')
+        path = osp.join(root, annotations)
+        _check(path, f'annotation file ({where}.ann_file)', osp.isfile, remedy)
     prefixes = part.get('data_prefix')
     if isinstance(prefixes, dict):
         for key, prefix in prefixes.items():
             if isinstance(prefix, str) and prefix:
                 path = osp.join(root, prefix)
-                _check(path, f'{where}.data_prefix.{key}', 'data folder', osp.isdir)
+                _check(path, f'data folder ({where}.data_prefix.{key})', osp.isdir, remedy)
 
 
 def _check(
-    path: Any, where: str, what: str, exists: Callable[[str], bool] = osp.isfile
+    path: Any, what: str, exists: Callable[[str], bool], remedy: str = 'give an existing path'
 ) -> None:
     if not isinstance(path, str) or not path or '://' in path or exists(osp.expanduser(path)):
         return
-    remedy = 'give --data-root DIR, or set it' if where.split('.')[0] != 'load_from' else 'set it'
-    raise UsageError(f'{what} {path} does not exist ({where}); {remedy} with --cfg-options')
+    raise UsageError(f'{what} {path} does not exist; {remedy}')
 
 
 def _entries(node: Any) -> Iterator[Tuple[Any, Any, Any]]:

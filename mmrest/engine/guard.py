@@ -1,4 +1,5 @@
 """Checkpoints of a run, read under torch's weights-only guard."""
+
 from typing import Any
 
 from mmengine.runner import CheckpointLoader

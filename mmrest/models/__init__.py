@@ -1,4 +1,5 @@
 """The backbones."""
+
 from .rest import ResT
 from .rmt import RMT
 

@@ -1,4 +1,5 @@
 """Architectures: what tells the networks of one family apart, and the checking of it."""
+
 from dataclasses import dataclass, fields
 from typing import Any, Mapping, Tuple, Type, TypeVar, Union
 

@@ -1,6 +1,7 @@
 """What the two families share: a pyramid of stages with OpenMMLab's habits."""
+
 from abc import abstractmethod
-from typing import Iterator, List, Optional, Sequence, Tuple, Union
+from typing import ClassVar, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.logging import print_log
@@ -105,7 +106,7 @@ class PyramidBackbone(BaseModule):
         self.out_channels = tuple(arch.dims[i] for i in self.out_indices)
         self.out_strides = tuple(4 * 2**i for i in self.out_indices)
 
-    scratch_init_cfg: InitCfg = None
+    scratch_init_cfg: ClassVar[InitCfg] = None
     """What a training from scratch begins with, beyond what the layers of torch do themselves."""
 
     @abstractmethod

@@ -3,8 +3,9 @@
 Read from top to bottom: archs, stem, attention, block, pyramid. The modules carry the tensor
 names of the released checkpoints.
 """
+
 from dataclasses import dataclass
-from typing import Any, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, ClassVar, Mapping, Optional, Sequence, Tuple, Union
 
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
@@ -176,7 +177,9 @@ class ResT(PyramidBackbone):
     :class:`~mmrest.models.pyramid.PyramidBackbone`.
     """
 
-    scratch_init_cfg = [dict(type='TruncNormal', layer=['Linear', 'Conv2d'], std=0.02)]
+    scratch_init_cfg: ClassVar[InitCfg] = [
+        dict(type='TruncNormal', layer=['Linear', 'Conv2d'], std=0.02)
+    ]
 
     def __init__(
         self,
@@ -185,7 +188,7 @@ class ResT(PyramidBackbone):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         drop_path_rate: Optional[float] = None,
         frozen_stages: int = -1,
-        norm_cfg: dict = dict(type='BN'),
+        norm_cfg: dict = dict(type='BN'),  # noqa: B006, nothing changes it
         norm_eval: bool = False,
         with_cp: bool = False,
         norm_in_path: bool = False,

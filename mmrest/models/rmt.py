@@ -3,8 +3,9 @@
 Read from top to bottom: archs, stem, position tables, attention, block, stage, pyramid. The
 modules carry the tensor names of the released checkpoints, which call attention "retention".
 """
+
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, ClassVar, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from mmcv.cnn import build_norm_layer
@@ -13,7 +14,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..ops import decay_table, masa_axial, masa_full, rotary_tables, rotate
-from .arch import Arch, is_number, is_positive_int, resolve_arch
+from .arch import Arch, is_number, resolve_arch
 from .pyramid import InitCfg, PyramidBackbone
 
 
@@ -330,7 +331,7 @@ class RMT(PyramidBackbone):
     """
 
     # Convolutions begin as torch starts them.
-    scratch_init_cfg = [dict(type='TruncNormal', layer='Linear', std=0.02)]
+    scratch_init_cfg: ClassVar[InitCfg] = [dict(type='TruncNormal', layer='Linear', std=0.02)]
 
     def __init__(
         self,
@@ -339,7 +340,7 @@ class RMT(PyramidBackbone):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         drop_path_rate: Optional[float] = None,
         frozen_stages: int = -1,
-        norm_cfg: dict = dict(type='BN'),
+        norm_cfg: dict = dict(type='BN'),  # noqa: B006, nothing changes it
         norm_eval: bool = False,
         with_cp: bool = False,
         init_cfg: InitCfg = None,

@@ -1,4 +1,5 @@
 """Efficient multi-head self-attention of ResT, after the projections."""
+
 from typing import Optional
 
 import torch

@@ -5,6 +5,7 @@ released networks add the logarithm of that decay to the logits before the softm
 these functions. Because the distance is a sum, the decay is given as two small tables, one an
 axis, whose sum is never stored for more than one map.
 """
+
 from typing import Tuple
 
 import torch

@@ -1,4 +1,5 @@
 """Small networks of both families, and what tests do with them."""
+
 import torch
 
 from mmrest import RMT, ResT

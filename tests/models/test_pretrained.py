@@ -1,4 +1,5 @@
 """Pretrained weights through init_cfg: everything of the backbone, or an error."""
+
 import copy
 import logging
 
@@ -52,7 +53,7 @@ def test_backbone_of_a_detector(family, tmp_path):
     network = tiny(family, init_cfg=pretrained(tmp_path / 'x.pth', prefix='backbone'))
     network.init_weights()
     assert equal(network, state)
-    with pytest.raises(CheckpointError, match='0 of .* tensors match'):
+    with pytest.raises(CheckpointError, match=r'0 of .* tensors match'):
         tiny(family, init_cfg=pretrained(tmp_path / 'x.pth')).init_weights()
 
 
@@ -105,7 +106,9 @@ def test_pretrained_comes_after_other_initialisers(family, tmp_path):
     assert network.init_cfg == [pretrained(tmp_path / 'x.pth'), constant]
     network = tiny(family, init_cfg=constant)
     network.init_weights()
-    assert (network.blocks(0)[0].get_submodule('mlp' if family is ResT else 'ffn').fc1.weight == 7).all()
+    assert (
+        network.blocks(0)[0].get_submodule('mlp' if family is ResT else 'ffn').fc1.weight == 7
+    ).all()
 
 
 @needs_reference

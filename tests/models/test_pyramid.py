@@ -1,4 +1,5 @@
 """What both families promise: sizes, modes, freezing, gradients, copies and types."""
+
 import copy
 import itertools
 import math
@@ -124,12 +125,21 @@ def test_frozen_parts_stay(family, frozen_stages):
     if trained:
         gradients(network, torch.randn(2, 3, 40, 56))
         optimizer.step()
-    frozen = network.embedding(0), *(
-        part
-        for stage in range(frozen_stages)
-        for part in (network.embedding(stage), network.blocks(stage), network.output_norm(stage))
+    frozen = (
+        network.embedding(0),
+        *(
+            part
+            for stage in range(frozen_stages)
+            for part in (
+                network.embedding(stage),
+                network.blocks(stage),
+                network.output_norm(stage),
+            )
+        ),
     )
-    frozen_modules = {m for part in frozen for m in part.modules()} if frozen_stages >= 0 else set()
+    frozen_modules = (
+        {m for part in frozen for m in part.modules()} if frozen_stages >= 0 else set()
+    )
     for name, module in network.named_modules():
         for leaf, tensor in itertools.chain(
             module.named_parameters(recurse=False), module.named_buffers(recurse=False)

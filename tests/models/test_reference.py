@@ -1,4 +1,5 @@
 """The eight networks against the numbers of the released ones."""
+
 import pytest
 import torch
 

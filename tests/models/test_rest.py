@@ -1,4 +1,5 @@
 """ResT's start from scratch."""
+
 import pytest
 from torch import nn
 
@@ -8,7 +9,11 @@ from mmrest import ResT
 def test_start_from_scratch():
     network = ResT('lite')
     network.init_weights()
-    for layer in (network.stage4[0].attn.kv, network.patch_embed_4.conv, network.stage1[0].attn.sr):
+    for layer in (
+        network.stage4[0].attn.kv,
+        network.patch_embed_4.conv,
+        network.stage1[0].attn.sr,
+    ):
         assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
         assert layer.bias.abs().max() == 0
     for module in network.modules():

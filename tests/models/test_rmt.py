@@ -1,4 +1,5 @@
 """RMT's position tables and its start from scratch."""
+
 import math
 
 import pytest
@@ -18,8 +19,12 @@ def test_tables_follow_the_formulas():
     for y in range(3):
         for x in range(5):
             angles = [(y * 5 + x) * frequencies[c // 2] for c in range(8)]
-            assert tables.sin[y, x].tolist() == pytest.approx([math.sin(a) for a in angles], abs=1e-5)
-            assert tables.cos[y, x].tolist() == pytest.approx([math.cos(a) for a in angles], abs=1e-5)
+            assert tables.sin[y, x].tolist() == pytest.approx(
+                [math.sin(a) for a in angles], abs=1e-5
+            )
+            assert tables.cos[y, x].tolist() == pytest.approx(
+                [math.cos(a) for a in angles], abs=1e-5
+            )
     for head in range(4):
         gamma = 1 - 2 ** (-2 - 4 * head / 4)
         assert float(tables.decay_w[head, 1, 4]) == pytest.approx(3 * math.log(gamma), rel=1e-5)

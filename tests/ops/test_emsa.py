@@ -1,4 +1,5 @@
 """EMSA against a loop that computes one output token at a time."""
+
 import math
 
 import pytest

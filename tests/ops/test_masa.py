@@ -1,4 +1,5 @@
 """MaSA, full and axial, against loops that compute one output token at a time."""
+
 import math
 
 import pytest

@@ -1,4 +1,5 @@
 """Small runs of the programs in tools/, as a user starts them."""
+
 import os
 import subprocess
 import sys
@@ -40,10 +41,12 @@ test_pipeline = [
     ),
 ]
 train_dataloader = dict(
-    num_workers=0, persistent_workers=False, dataset=dict(pipeline=train_pipeline, metainfo=metainfo)
+    num_workers=0, persistent_workers=False,
+    dataset=dict(pipeline=train_pipeline, metainfo=metainfo),
 )
 val_dataloader = dict(
-    num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline, metainfo=metainfo)
+    num_workers=0, persistent_workers=False,
+    dataset=dict(pipeline=test_pipeline, metainfo=metainfo),
 )
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=1)

@@ -1,4 +1,5 @@
 """What is missing or cannot be ends with one line that names it, and with nothing written."""
+
 import runpy
 import shutil
 import sys
@@ -10,38 +11,54 @@ from tests.tools.runs import DETECTOR, ROOT, train
 CASES = {
     'config': ('train', ['absent.py'], 'config absent.py does not exist'),
     'data root': (
-        'train', ['tiny.py', '--data-root', 'absent'], 'data folder absent/ does not exist',
+        'train',
+        ['tiny.py', '--data-root', 'absent'],
+        'data folder (train_dataloader.dataset.data_root) absent/ does not exist; give',
     ),
-    'unset data root': ('train', ['tiny.py'], 'data folder data/coco/ does not exist'),
+    'unset data root': (
+        'train',
+        ['tiny.py'],
+        'data_root) data/coco/ does not exist; give --data-root DIR',
+    ),
     'annotations': (
-        'train', ['tiny.py', '--data-root', 'no_json'],
-        'annotation file no_json/annotations/instances_train2017.json does not exist',
+        'train',
+        ['tiny.py', '--data-root', 'no_json'],
+        'ann_file) no_json/annotations/instances_train2017.json does not exist',
     ),
     'pictures': (
-        'train', ['tiny.py', '--data-root', 'no_val'], 'data folder no_val/val2017/ does not exist',
+        'train',
+        ['tiny.py', '--data-root', 'no_val'],
+        '(val_dataloader.dataset.data_prefix.img) no_val/val2017/ does not exist',
     ),
     'resume': (
-        'train', ['tiny.py', '--data-root', 'whole', '--resume', 'absent.pth'],
-        'checkpoint absent.pth does not exist (load_from)',
+        'train',
+        ['tiny.py', '--data-root', 'whole', '--resume', 'absent.pth'],
+        'checkpoint absent.pth does not exist; give an existing path',
     ),
     'pretrained': (
-        'train', [
-            'tiny.py', '--data-root', 'whole', '--cfg-options',
+        'train',
+        [
+            'tiny.py',
+            '--data-root',
+            'whole',
+            '--cfg-options',
             'model.backbone.init_cfg.type=Pretrained',
             'model.backbone.init_cfg.checkpoint=absent.pth',
         ],
-        'pretrained weights absent.pth does not exist (model.backbone.init_cfg.checkpoint)',
+        'pretrained weights (model.backbone.init_cfg.checkpoint) absent.pth does not exist',
     ),
     'amp': ('train', ['tiny.py', '--data-root', 'whole', '--amp'], '--amp needs an accelerator'),
     'checkpoint': (
-        'test', ['tiny.py', 'absent.pth', '--data-root', 'whole'],
+        'test',
+        ['tiny.py', 'absent.pth', '--data-root', 'whole'],
         'checkpoint absent.pth does not exist',
     ),
     'out': (
-        'test', ['tiny.py', 'tiny.py', '--data-root', 'whole', '--out', 'x.json'],
+        'test',
+        ['tiny.py', 'tiny.py', '--data-root', 'whole', '--out', 'x.json'],
         '--out x.json: the predictions of a detector go to a .pkl file',
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope='module')
@@ -72,4 +89,7 @@ def test_one_line(name, folder, monkeypatch):
 def test_the_line_goes_to_stderr(folder):
     done = train('absent.py', cwd=folder, check=False, PYTHONWARNINGS='ignore')
     assert done.returncode == 1 and not done.stdout
-    assert done.stderr.startswith('train.py: error: config absent.py') and done.stderr.count('\n') == 1
+    assert (
+        done.stderr.startswith('train.py: error: config absent.py')
+        and done.stderr.count('\n') == 1
+    )

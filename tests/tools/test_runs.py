@@ -1,4 +1,5 @@
 """tools/train.py and tools/test.py from end to end, for a detector and for a segmentor."""
+
 import json
 import pickle
 
@@ -39,7 +40,7 @@ def test_training_evaluates_and_saves(detector):
     assert (work_dir / 'tiny.py').is_file()
     assert metrics(work_dir)['coco/bbox_mAP'] >= 0
     assert 'coco/segm_mAP' in metrics(work_dir)
-    assert 'SyncBN became BN at 1 places of the config: there is no CUDA' in output
+    assert 'SyncBN became BN at 1 place(s) of the config: it needs CUDA' in output
 
 
 def test_training_resumes(detector, coco_root):
@@ -51,9 +52,7 @@ def test_training_resumes(detector, coco_root):
     work_dir = folder / 'work_dirs' / 'tiny'
     state = torch.load(work_dir / 'epoch_2.pth', map_location='cpu', weights_only=False)
     assert (state['meta']['epoch'], state['meta']['iter']) == (2, 4)
-    named = train(
-        *common, '--work-dir', 'other', '--resume', work_dir / 'epoch_1.pth', cwd=folder
-    )
+    named = train(*common, '--work-dir', 'other', '--resume', work_dir / 'epoch_1.pth', cwd=folder)
     assert 'resumed epoch: 1, iter: 2' in named.stdout + named.stderr
     assert (folder / 'other' / 'epoch_2.pth').is_file()
 
@@ -61,12 +60,23 @@ def test_training_resumes(detector, coco_root):
 def test_testing_repeats_the_validation(detector, coco_root):
     folder, _ = detector
     evaluate(
-        'tiny.py', 'work_dirs/tiny/epoch_1.pth', '--data-root', coco_root, '--work-dir', 'tested',
-        '--out', 'predictions.pkl', '--show-dir', 'pictures', cwd=folder,
-    )  # fmt: skip
-    first_run = min((folder / "work_dirs" / "tiny").glob("2*"))
+        'tiny.py',
+        'work_dirs/tiny/epoch_1.pth',
+        '--data-root',
+        coco_root,
+        '--work-dir',
+        'tested',
+        '--out',
+        'predictions.pkl',
+        '--show-dir',
+        'pictures',
+        cwd=folder,
+    )
+    first_run = min((folder / 'work_dirs' / 'tiny').glob('2*'))
     validated = [
-        json.loads(line) for line in next(first_run.glob('vis_data/2*.json')).open() if 'mAP' in line
+        json.loads(line)
+        for line in next(first_run.glob('vis_data/2*.json')).open()
+        if 'mAP' in line
     ]
     tested = metrics(folder / 'tested')
     assert tested == {key: validated[0][key] for key in tested} and len(tested) == 12
@@ -82,9 +92,18 @@ def test_segmentor(tmp_path, ade_root):
     work_dir = tmp_path / 'work_dirs' / 'tiny'
     validated = metrics(work_dir)
     evaluate(
-        'tiny.py', work_dir / 'iter_2.pth', '--data-root', ade_root, '--work-dir', 'tested',
-        '--out', 'maps', '--show-dir', 'pictures', cwd=tmp_path,
-    )  # fmt: skip
+        'tiny.py',
+        work_dir / 'iter_2.pth',
+        '--data-root',
+        ade_root,
+        '--work-dir',
+        'tested',
+        '--out',
+        'maps',
+        '--show-dir',
+        'pictures',
+        cwd=tmp_path,
+    )
     assert metrics(tmp_path / 'tested') == validated
     assert len(list((tmp_path / 'maps').glob('*.png'))) == 4
     assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 4

@@ -1,0 +1,93 @@
+"""Configs of runs: the folder of the data, norm layers, and what must exist."""
+
+import pytest
+from mmengine.config import Config
+
+from mmrest.engine.config import check_files, load_config, without_sync_bn
+from mmrest.engine.errors import UsageError
+
+CONFIG = """
+data_root = '{root}'
+pipeline = [dict(type='Load', scale=(4, 4)), dict(type='Pack')]
+data = dict(data_root=data_root, ann_file='a.json', data_prefix=dict(img='images/'))
+train_dataloader = dict(dataset=dict(type='RepeatDataset', dataset=data))
+val_dataloader = dict(dataset=dict(datasets=[data, data]))
+val_evaluator = [dict(ann_file=data_root + 'a.json'), dict(ann_file='elsewhere/b.json')]
+model = dict(
+    backbone=dict(norm_cfg=dict(type='SyncBN', requires_grad=True)),
+    head=[dict(norm_cfg=dict(type='MMSyncBN')), dict(norm_cfg=dict(type='GN'))],
+)
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(CONFIG.replace('{root}', 'data/coco/'))
+    return path
+
+
+@pytest.mark.parametrize('root', ['data/coco/', 'data/coco'])
+@pytest.mark.parametrize('new', ['/elsewhere', '/elsewhere/', 'relative'])
+def test_data_root_is_replaced_wherever_a_path_begins_with_it(path, root, new):
+    separator = '' if root.endswith('/') else '/'
+    path.write_text(
+        CONFIG.replace('{root}', root).replace("data_root + 'a", f"data_root + '{separator}a")
+    )
+    cfg = load_config(str(path), data_root=new)
+    new = new.rstrip('/')
+    for dataset in (cfg.train_dataloader.dataset.dataset, *cfg.val_dataloader.dataset.datasets):
+        assert dataset.data_root.rstrip('/') == new
+        assert (dataset.ann_file, dataset.data_prefix.img) == ('a.json', 'images/')
+    assert cfg.val_evaluator[0].ann_file == f'{new}/a.json'
+    assert cfg.val_evaluator[1].ann_file == 'elsewhere/b.json'
+    assert cfg.data_root.rstrip('/') == new
+
+
+def test_cfg_options_come_last(path):
+    options = {'train_dataloader.dataset.dataset.data_root': 'mine'}
+    cfg = load_config(str(path), options, data_root='/elsewhere')
+    assert cfg.train_dataloader.dataset.dataset.data_root == 'mine'
+
+
+def test_data_root_that_replaces_nothing_or_too_much(path):
+    path.write_text('model = dict()')
+    with pytest.raises(UsageError, match='in this one there is none'):
+        load_config(str(path), data_root='x')
+    path.write_text("a = dict(data_root='one/')\nb = dict(data_root='two')")
+    with pytest.raises(UsageError, match='these are several: one, two'):
+        load_config(str(path), data_root='x')
+
+
+def test_without_sync_bn(path):
+    cfg = load_config(str(path))
+    assert without_sync_bn(cfg) == 2
+    assert cfg.model.backbone.norm_cfg == dict(type='BN', requires_grad=True)
+    assert [head.norm_cfg.type for head in cfg.model.head] == ['BN', 'GN']
+    assert without_sync_bn(cfg) == 0
+
+
+def test_remote_files_are_left_to_their_clients():
+    dataset = dict(data_root='s3://bucket/coco', ann_file='a.json')
+    backend = dict(data_root='absent', ann_file='a.json', backend_args=dict(backend='petrel'))
+    cfg = Config(
+        dict(
+            train_dataloader=dict(dataset=dict(datasets=[dataset, backend])),
+            model=dict(init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50')),
+            load_from='https://host/file.pth',
+        )
+    )
+    check_files(cfg, ('train',))
+    cfg.train_dataloader.dataset.datasets[1].backend_args = None
+    with pytest.raises(UsageError, match=r'\(train_dataloader\.dataset\.datasets\.1\.data_root\)'):
+        check_files(cfg, ('train',))
+    check_files(cfg, ('test',))  # what is not opened need not exist
+
+
+def test_paths_that_exist_pass(path, tmp_path):
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'a.json').write_text('{}')
+    cfg = load_config(str(path), data_root=str(tmp_path))
+    check_files(cfg, ('train',))
+    with pytest.raises(UsageError, match=r'\(val_evaluator\.1\.ann_file\) elsewhere/b\.json'):
+        check_files(cfg, ('train', 'val'))
