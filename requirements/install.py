@@ -65,7 +65,9 @@ class Environment:
         self.python = self.path / ('Scripts' if os.name == 'nt' else 'bin') / 'python'
         self.record = self.path / '.mmrest.json'
         self.known = self._read_record()
-        self.torch = torch or self.known.get('torch') or _pinned(REQUIREMENTS / 'torch.txt', 'torch')
+        self.torch = (
+            torch or self.known.get('torch') or _pinned(REQUIREMENTS / 'torch.txt', 'torch')
+        )
 
     def _read_record(self) -> Dict[str, Any]:
         try:

@@ -1,4 +1,5 @@
 """The README says what the rest of the repository says."""
+
 import re
 import textwrap
 
@@ -9,7 +10,9 @@ README = (ROOT / 'README.md').read_text()
 
 
 def test_table_of_networks():
-    rows = re.findall(r'^\| (\S+) \| `(\w+)` \| `(\w+)` \| ([\d, ]+) \| ([\d, ]+) \|$', README, re.M)
+    rows = re.findall(
+        r'^\| (\S+) \| `(\w+)` \| `(\w+)` \| ([\d, ]+) \| ([\d, ]+) \|$', README, re.M
+    )
     archs = {'ResT': rest.ARCHS, 'RMT': rmt.ARCHS}
     assert len(rows) == 8
     for name, family, arch, dims, depths in rows:

@@ -94,7 +94,7 @@ def resolve_arch(
 
 def check_rate(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is a probability below 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+    if not is_number(value) or not 0 <= value < 1:
         raise ValueError(f'{name} must be a number in [0, 1), got {value!r}')
 
 
@@ -104,5 +104,10 @@ def is_number(value: Any) -> bool:
 
 
 def is_positive_int(value: Any) -> bool:
-    """Whether `value` is an integer from 1 up; True is not."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    """Whether `value` is an integer from 1 up."""
+    return is_integer(value) and value > 0
+
+
+def is_integer(value: Any) -> bool:
+    """Whether `value` is an integer; True and False are not."""
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import match, read_state_dict
-from .arch import Arch, check_rate
+from .arch import Arch, check_rate, is_integer, is_positive_int
 
 InitCfg = Union[dict, List[dict], None]
 
@@ -52,6 +52,9 @@ class PyramidBackbone(BaseModule):
         ValueError: for an argument out of its range; the message names it and the choices.
     """
 
+    scratch_init_cfg: ClassVar[InitCfg] = None
+    """What a training from scratch begins with, where torch's layers begin otherwise."""
+
     def __init__(
         self,
         arch: Arch,
@@ -68,19 +71,19 @@ class PyramidBackbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         stages = len(arch.dims)
-        if isinstance(in_channels, bool) or not isinstance(in_channels, int) or in_channels < 1:
+        if not is_positive_int(in_channels):
             raise ValueError(f'in_channels must be a positive integer, got {in_channels!r}')
         if (
             not isinstance(out_indices, (tuple, list))
             or not out_indices
-            or any(index not in range(stages) for index in out_indices)
+            or not all(is_integer(index) and index in range(stages) for index in out_indices)
             or list(out_indices) != sorted(set(out_indices))
         ):
             raise ValueError(
                 'out_indices must be an ascending, non-empty choice of '
                 f'{tuple(range(stages))}, got {out_indices!r}'
             )
-        if isinstance(frozen_stages, bool) or frozen_stages not in range(-1, stages + 1):
+        if not is_integer(frozen_stages) or frozen_stages not in range(-1, stages + 1):
             raise ValueError(
                 f'frozen_stages must be one of {tuple(range(-1, stages + 1))}, '
                 f'got {frozen_stages!r}'
@@ -105,9 +108,6 @@ class PyramidBackbone(BaseModule):
         self.norm_in_path = norm_in_path
         self.out_channels = tuple(arch.dims[i] for i in self.out_indices)
         self.out_strides = tuple(4 * 2**i for i in self.out_indices)
-
-    scratch_init_cfg: ClassVar[InitCfg] = None
-    """What a training from scratch begins with, beyond what the layers of torch do themselves."""
 
     @abstractmethod
     def embedding(self, stage: int) -> nn.Module:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mmrest import RMT, ResT
+from mmrest.models import rest, rmt
 from tests.models.networks import FAMILIES, gradients, randomised, tiny
 
 SUBSETS = [s for n in range(1, 5) for s in itertools.combinations(range(4), n)]
@@ -28,6 +29,36 @@ def test_any_size(family, train, size):
         assert output.shape == (2, channels, *(math.ceil(side / stride) for side in size))
         assert output.isfinite().all()
     assert (network.out_channels, network.out_strides) == ((8, 16, 24, 32), (4, 8, 16, 32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('train', [True, False])
+@pytest.mark.parametrize(
+    'family, arch',
+    [(f, arch) for f, archs in ((ResT, rest.ARCHS), (RMT, rmt.ARCHS)) for arch in archs],
+)
+def test_any_size_of_the_eight_networks(family, arch, train):
+    network = family(arch).train(train)
+    for size in ((1, 1), (31, 33), (97, 131), (225, 225), (200, 333)):
+        for output, stride in zip(network(torch.randn(2, 3, *size)), network.out_strides):
+            assert output.shape[2:] == tuple(math.ceil(side / stride) for side in size)
+            assert output.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('family, arch', [(ResT, 'small'), (RMT, 't'), (RMT, 's')])
+def test_with_cp_changes_nothing_of_a_network(family, arch):
+    results = []
+    plain = family(arch)
+    for network in (plain, family(arch, with_cp=True)):
+        network.load_state_dict(plain.state_dict())
+        torch.manual_seed(1)
+        results.append(gradients(network, torch.randn(2, 3, 64, 96)))
+    (outputs, grads), (cp_outputs, cp_grads) = results
+    for output, cp_output in zip(outputs, cp_outputs):
+        torch.testing.assert_close(cp_output, output, rtol=0, atol=1e-6)
+    for name, grad in grads.items():
+        torch.testing.assert_close(cp_grads[name], grad, rtol=1e-6, atol=1e-6, msg=name)
 
 
 @both
@@ -265,6 +296,7 @@ def test_other_shapes_are_refused(family, shape):
         ('out_indices', 3, r'got 3'),
         ('frozen_stages', 5, r'one of \(-1, 0, 1, 2, 3, 4\), got 5'),
         ('frozen_stages', -2, r'one of \(-1, 0, 1, 2, 3, 4\), got -2'),
+        ('frozen_stages', 1.0, r'one of \(-1, 0, 1, 2, 3, 4\), got 1.0'),
         ('frozen_stages', True, r'one of \(-1, 0, 1, 2, 3, 4\), got True'),
         ('drop_path_rate', 1.0, r'in \[0, 1\), got 1.0'),
         ('drop_path_rate', '0.1', r"in \[0, 1\), got '0.1'"),
