@@ -14,11 +14,11 @@ env:  ## set up the environment in .venv; again: nothing
 	@$(PYTHON) requirements/install.py "$(VENV)" --torch "$(TORCH)"
 
 test: env  ## set up and run the tests
-	$(VENV)/bin/python -m pytest -m "not slow"
+	"$(VENV)/bin/python" -m pytest -m "not slow"
 
 test-all: env  ## the same with the long grids
-	$(VENV)/bin/python -m pytest
+	"$(VENV)/bin/python" -m pytest
 
 lint: env  ## check style and format
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
+	"$(VENV)/bin/ruff" check .
+	"$(VENV)/bin/ruff" format --check .

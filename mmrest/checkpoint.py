@@ -12,8 +12,10 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optio
 
 import numpy as np
 import torch
+from mmengine.config import ConfigDict
 from mmengine.fileio import get_local_path
 from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from torch import Tensor
 
 CONTAINERS = ('state_dict', 'model')
@@ -43,7 +45,12 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
     with contextlib.ExitStack() as stack:
         local = path
         if '://' in path:
-            local = stack.enter_context(get_local_path(path))
+            try:
+                local = str(stack.enter_context(get_local_path(path)))
+            except Exception as error:  # whatever the client of that storage raises
+                raise CheckpointError(
+                    f'checkpoint {path} cannot be fetched: {type(error).__name__}: {error}'
+                ) from error
         if not osp.isfile(local):
             found = 'is a directory, not a file' if osp.isdir(local) else 'does not exist'
             raise CheckpointError(f'checkpoint {path} {found}')
@@ -52,10 +59,8 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
         except pickle.UnpicklingError as error:
             raise CheckpointError(_refusal(path, str(error))) from error
         except Exception as error:  # a zip, a number or an index that is not as it should be
-            reason = str(error).strip().split('\n')[0] or type(error).__name__
-            raise CheckpointError(
-                f'{path} cannot be read as a checkpoint, it may be truncated: {reason}'
-            ) from error
+            reason = f'{type(error).__name__}: {error}'.strip().split('\n')[0]
+            raise CheckpointError(_unreadable(path, reason)) from error
 
 
 def read_state_dict(
@@ -133,9 +138,12 @@ def match(
         faults = [f'{len(missing)} missing ({_shortened(missing)})'] if missing else []
         if misshapen:
             faults.append(f'{len(misshapen)} of another shape ({_shortened(misshapen)})')
+        if len(absent) > len(missing):
+            faults.append(f'{len(absent) - len(missing)} optional ones absent')
         raise CheckpointError(
             f'{source} does not fit: {figures} match, {", ".join(faults)}; the file has '
             f'{len(left_out)} tensors under other names ({_shortened(left_out)})'
+            + _hint_at_prefix(missing, left_out)
         )
     report = f'{figures} loaded from {source}'
     if absent:
@@ -145,16 +153,33 @@ def match(
     return {name: tensors[name] for name in wanted if name in tensors}, report
 
 
+def _hint_at_prefix(missing: List[str], names: List[str]) -> str:
+    """What to do when the names of a file differ from the missing ones by a prefix alone."""
+    for name in names:
+        prefix = name[: -len(missing[0])] if missing and name.endswith(missing[0]) else ''
+        if prefix.endswith('.') and all(prefix + other in names for other in missing):
+            return f"; those of prefix='{prefix[:-1]}' would"
+    return ''
+
+
 def _shortened(names: Iterable[str], most: int = 6) -> str:
     names = [str(name) for name in names]
     more = f', … {len(names) - most} more' if len(names) > most else ''
     return (', '.join(names[:most]) or 'none') + more
 
 
+def _unreadable(path: str, reason: str) -> str:
+    return (
+        f'{path} cannot be read as a checkpoint: it is empty, truncated or not what torch.save '
+        f'writes; fetch or save it again ({reason})'
+    )
+
+
 def _refusal(path: str, error: str) -> str:
     blocked = re.search(r'GLOBAL (\S+)|function (\S+)|type <class \'(\S+)\'>', error)
     if blocked is None:
-        return f'{path} cannot be read as a checkpoint: it is not a file that torch.save wrote'
+        reason = error.split('WeightsUnpickler error:')[-1].strip().split('\n')[0]
+        return _unreadable(path, reason)
     name = next(filter(None, blocked.groups()))
     return (
         f'{path} is refused: it would build a {name}, and only tensors, plain containers and '
@@ -162,11 +187,12 @@ def _refusal(path: str, error: str) -> str:
     )
 
 
-def _history_method(owner: type, name: str) -> Any:
-    """Stand-in for ``getattr``, which pickle writes for the methods of a HistoryBuffer."""
-    if owner is not HistoryBuffer or name.startswith('_'):
-        raise pickle.UnpicklingError(f'GLOBAL builtins.getattr({owner!r}, {name!r})')
-    return getattr(owner, name)
+def _harmless_method(owner: type, name: str) -> Any:
+    """Stand-in for ``getattr``, which pickle writes for the methods that mmengine saves."""
+    of_history = owner is HistoryBuffer and not name.startswith('_')
+    if of_history or (owner is OneCycleParamScheduler and name.startswith('_annealing_')):
+        return getattr(owner, name)
+    raise pickle.UnpicklingError(f'GLOBAL builtins.getattr({owner!r}, {name!r})')
 
 
 def _guarded_load(path: str, map_location: Any) -> Any:
@@ -227,8 +253,10 @@ def _numpy_types() -> List[Any]:
 # What mmengine's checkpoints hold besides tensors and plain containers.
 _RUNNER_TYPES: List[Any] = [
     HistoryBuffer,
+    ConfigDict,
+    OneCycleParamScheduler,
     Counter,
-    (_history_method, 'builtins.getattr'),
+    (_harmless_method, 'builtins.getattr'),
     (codecs.encode, '_codecs.encode'),
     *_numpy_types(),
 ]

@@ -65,9 +65,8 @@ class Environment:
         self.python = self.path / ('Scripts' if os.name == 'nt' else 'bin') / 'python'
         self.record = self.path / '.mmrest.json'
         self.known = self._read_record()
-        self.torch = (
-            torch or self.known.get('torch') or _pinned(REQUIREMENTS / 'torch.txt', 'torch')
-        )
+        self.chosen = torch or self.known.get('chosen')
+        self.torch = self.chosen or _pinned(REQUIREMENTS / 'torch.txt', 'torch')
 
     def _read_record(self) -> Dict[str, Any]:
         try:
@@ -85,7 +84,7 @@ class Environment:
 
     def is_complete(self) -> bool:
         """Whether an earlier run proved all that this one would install."""
-        return self.python.exists() and self.known.get('proven') == self._fingerprint()
+        return self.known.get('proven') == self._fingerprint() and self.output('') is not None
 
     def mark(self, torch_installed: bool = False, complete: bool = False) -> None:
         """Record how far the installation has come.
@@ -94,7 +93,7 @@ class Environment:
         pip could not install is not.
         """
         if torch_installed or complete:
-            self.known['torch'] = self.torch
+            self.known.update(chosen=self.chosen, torch=self.torch)
         self.known['proven'] = self._fingerprint() if complete else None
         self.record.write_text(json.dumps(self.known))
 
@@ -109,7 +108,8 @@ class Environment:
                     f'{self.path} holds Python {found}, not {version}: remove it, or choose '
                     'another folder with VENV= or the same interpreter with PYTHON='
                 )
-            return
+            if self.output('import pip') is not None:  # a creation that broke off leaves none
+                return
         self.run(
             'create the virtual environment',
             [sys.executable, '-m', 'venv', str(self.path)],
@@ -136,7 +136,10 @@ class Environment:
         """What Python code prints in the environment, stripped; None where it fails."""
         command = [str(self.python), '-c', code]
         # Not in the repository, whose folders could pass for installed packages.
-        done = subprocess.run(command, cwd=self.path, capture_output=True, text=True)
+        try:
+            done = subprocess.run(command, cwd=self.path, capture_output=True, text=True)
+        except OSError:  # no such folder or program, or one for another machine
+            return None
         return done.stdout.strip() if done.returncode == 0 else None
 
 
@@ -180,10 +183,15 @@ def install(env: Environment) -> None:
     env.create()
     env.mark()
     env.pip('install the build tools', ['-q', '-r', str(REQUIREMENTS / 'build.txt')])
+    if env.torch != env.known.get('torch', env.torch):
+        # pip takes builds of one version for the same, whatever index they come from.
+        step = f'remove the torch of before ({env.known["torch"]})'
+        env.run(step, [str(env.python), '-m', 'pip', 'uninstall', '-q', '-y', 'torch'], NETWORK)
     env.pip(
         f'install torch ({env.torch})',
         ['-q', *shlex.split(env.torch)],
-        f'{NETWORK}; TORCH= chooses another build, for instance '
+        f'there may be no such version for this Python; or {NETWORK}; TORCH= chooses another '
+        'build, for instance '
         "TORCH='torch --index-url https://download.pytorch.org/whl/cpu'",
     )
     env.mark(torch_installed=True)

@@ -8,7 +8,9 @@ from collections import Counter, OrderedDict
 import numpy as np
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleLR
 
 from mmrest import checkpoint
 from mmrest.checkpoint import CheckpointError, match, read_checkpoint, read_state_dict
@@ -58,12 +60,15 @@ def test_what_the_runner_of_mmengine_saves(tmp_path):
         'numbers': [np.float64(1.5), np.float32(2), np.int64(3), np.bool_(True)],
         'array': np.arange(6, dtype=np.float32).reshape(2, 3),
         'milestones': Counter([8, 11]),
+        'dataset_meta': ConfigDict(classes=('disc',), nested=dict(palette=[(1, 2, 3)])),
+        'scheduler': {'_anneal_func': OneCycleLR._annealing_cos},
     }
     found = read_checkpoint(saved(tmp_path / 'x.pth', content))
     assert found['message_hub']['log_scalars']['train/loss'].mean() == 1.5
     assert found['numbers'] == content['numbers']
     assert np.array_equal(found['array'], content['array'])
-    assert found['milestones'] == content['milestones']
+    for name in ('milestones', 'dataset_meta', 'scheduler'):
+        assert found[name] == content[name]
 
 
 class Command:
@@ -105,6 +110,8 @@ def test_commands_are_refused_and_not_run(tmp_path, function, args):
 def test_what_is_no_checkpoint(tmp_path):
     text, truncated, number = (tmp_path / name for name in ('text', 'truncated', 'number'))
     text.write_text('weights')
+    keyed = tmp_path / 'keyed'
+    keyed.write_text('hello')
     whole = saved(tmp_path / 'whole', STATE)
     with open(whole, 'rb') as file:
         truncated.write_bytes(file.read()[:-200])
@@ -114,7 +121,8 @@ def test_what_is_no_checkpoint(tmp_path):
     for path, message in [
         (tmp_path / 'absent', 'absent does not exist'),
         (tmp_path, 'is a directory'),
-        (text, 'text cannot be read as a checkpoint'),
+        (text, 'text cannot be read as a checkpoint: it is empty, truncated or not'),
+        (keyed, 'keyed cannot be read as a checkpoint: it is empty, truncated or not'),
         (truncated, 'truncated cannot be read as a checkpoint'),
         (plain_pickle, 'pickle (cannot be read|is refused)'),
         (number, 'number holds a int, not a state dict'),
@@ -143,3 +151,9 @@ def test_match():
         r'shape \(b \(4,\) instead of \(3,\)\); the file has 0 tensors under other names \(none\)',
     ):
         match('f', {'a': STATE['a'], 'b': torch.ones(4)}, wanted)
+
+
+def test_match_hints_at_a_prefix():
+    detector = {f'backbone.{name}': tensor for name, tensor in STATE.items()}
+    with pytest.raises(CheckpointError, match=r"; those of prefix='backbone' would$"):
+        match('f', detector, STATE)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 
 import pytest
@@ -90,4 +91,27 @@ def test_a_choice_of_torch_is_remembered_once_it_was_installed(tmp_path, install
     assert install.Environment(tmp_path, None).torch.startswith('torch==2.')
     install.Environment(tmp_path, 'torch==2.4.1').mark(torch_installed=True)
     assert install.Environment(tmp_path, None).torch == 'torch==2.4.1'
+
+
+def test_the_default_torch_follows_the_requirements(tmp_path, install, monkeypatch):
+    install.Environment(tmp_path, None).mark(torch_installed=True)
+    monkeypatch.setattr(install, '_pinned', lambda file, name: 'torch==9.9')
+    env = install.Environment(tmp_path, None)
+    assert (env.torch, env.known['torch'][:8]) == ('torch==9.9', 'torch==2')
+    # Another build of the same version must replace what is there, too.
+    ran = []
+    monkeypatch.setattr(env, 'create', lambda: None)
+    monkeypatch.setattr(env, 'output', lambda code: '')
+    monkeypatch.setattr(env, 'run', lambda step, *args, **kwargs: ran.append(step))
+    install.install(env)
+    assert ran[2] == 'install torch (torch==9.9)'
+    assert ran[1].startswith('remove the torch of before (torch==2')
+
+
+def test_an_environment_without_pip_is_made_again(tmp_path, install):
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', tmp_path / 'v'], check=True)
+    env = install.Environment(tmp_path / 'v', None)
+    assert env.output('import pip') is None
+    env.create()
+    assert env.output('import pip') is not None
     assert not install.Environment(tmp_path, None).is_complete()

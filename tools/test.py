@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmrest.engine.command import add_run_arguments, build_runner, run, run_config
 from mmrest.engine.config import check_files
 from mmrest.engine.errors import UsageError
+from mmrest.engine.guard import WholeCheckpointHook
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,15 +37,17 @@ def is_segmentor(cfg: Config) -> bool:
 
 def keep_predictions(cfg: Config, path: str) -> None:
     """Have the predictions written to `path`."""
+    evaluators = cfg.get('test_evaluator') or []
+    evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
     if is_segmentor(cfg):
-        cfg.test_evaluator.output_dir = path
-        return
-    if not path.endswith(('.pkl', '.pickle')):
+        for evaluator in evaluators:
+            # Some metrics of mmseg delete the folder in the end unless they are told to keep it.
+            evaluator.update(output_dir=path, keep_results=True)
+    elif path.endswith(('.pkl', '.pickle')):
+        dump = dict(type='DumpDetResults', out_file_path=path)
+        cfg.test_evaluator = [*evaluators, dump]
+    else:
         raise UsageError(f'--out {path}: the predictions of a detector go to a .pkl file')
-    evaluators = cfg.test_evaluator
-    if not isinstance(evaluators, list):
-        evaluators = [evaluators]
-    cfg.test_evaluator = [*evaluators, dict(type='DumpDetResults', out_file_path=path)]
 
 
 def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
@@ -58,7 +61,7 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
         hook.wait_time = args.wait_time
     if args.show_dir is not None and is_segmentor(cfg):
         hook.interval = 1  # mmseg draws every 50th picture
-        cfg.visualizer.save_dir = args.show_dir
+        cfg.setdefault('visualizer', dict(type='SegLocalVisualizer')).save_dir = args.show_dir
     elif args.show_dir is not None:
         # An absolute path, because mmdet puts a relative one below the work dir.
         hook.test_out_dir = osp.abspath(args.show_dir)
@@ -74,7 +77,9 @@ def main() -> None:
     if args.show or args.show_dir is not None:
         draw_predictions(cfg, args)
     check_files(cfg, ('test',))
-    build_runner(cfg).test()
+    runner = build_runner(cfg)
+    runner.register_hook(WholeCheckpointHook())
+    runner.test()
 
 
 if __name__ == '__main__':

@@ -1,13 +1,17 @@
 """Train a detector or segmentor from a config of mmrest, mmdet or mmseg."""
 
 import argparse
+import logging
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.runner import find_latest_checkpoint
 
 from mmrest.engine.command import add_run_arguments, build_runner, run, run_config
 from mmrest.engine.config import check_files
 from mmrest.engine.errors import UsageError
+from mmrest.engine.guard import WholeCheckpointHook
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,7 +47,7 @@ def use_amp(cfg: Config) -> None:
 
 def use_auto_scale_lr(cfg: Config) -> None:
     """Switch the scaling of the learning rate on."""
-    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise UsageError(
             '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config; set it with '
             '--cfg-options'
@@ -63,7 +67,13 @@ def main() -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     check_files(cfg, ('train', 'val'))
-    build_runner(cfg).train()
+    runner = build_runner(cfg)
+    if cfg.get('resume'):
+        runner.register_hook(WholeCheckpointHook(resuming=True))
+    if args.resume == 'auto' and find_latest_checkpoint(cfg.work_dir) is None:
+        message = f'nothing to resume in {cfg.work_dir}: training begins from the beginning'
+        print_log(message, 'current', logging.WARNING)
+    runner.train()
 
 
 if __name__ == '__main__':

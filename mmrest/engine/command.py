@@ -57,6 +57,8 @@ def run_config(args: argparse.Namespace) -> Config:
         UsageError: see :func:`mmrest.engine.config.load_config`.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if args.launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise UsageError('--launcher pytorch is for programs that torchrun started; leave it out')
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     cfg.launcher = args.launcher
     if args.work_dir is not None:

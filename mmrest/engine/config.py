@@ -7,6 +7,8 @@ from mmengine.config import Config
 
 from .errors import UsageError
 
+PHASES = ('train', 'val', 'test')
+
 
 def load_config(
     path: str, cfg_options: Optional[dict] = None, data_root: Optional[str] = None
@@ -23,7 +25,8 @@ def load_config(
         UsageError: there is no such file, or `data_root` has nothing to replace.
     """
     if not osp.isfile(path):
-        raise UsageError(f'config {path} does not exist; give the path of a config file')
+        fault = 'is not a file' if osp.exists(path) else 'does not exist'
+        raise UsageError(f'config {path} {fault}; give the path of a config file')
     cfg = Config.fromfile(path)
     if data_root is not None:
         _replace_data_root(cfg, data_root)
@@ -33,7 +36,12 @@ def load_config(
 
 
 def _replace_data_root(cfg: Config, data_root: str) -> None:
-    roots = {v.rstrip('/') for _, key, v in _entries(cfg) if key == 'data_root' and v}
+    parts = [f'{phase}_{part}' for phase in PHASES for part in ('dataloader', 'evaluator')]
+    roots = {cfg['data_root']} if isinstance(cfg.get('data_root'), str) else set()
+    if not roots:
+        for part in parts:
+            roots.update(d.get('data_root') for _, d in _dicts(cfg.get(part), part))
+    roots = {root.rstrip('/') for root in roots if isinstance(root, str) and root}
     if len(roots) != 1:
         found = f'these are several: {", ".join(sorted(roots))}' if roots else 'there is none'
         raise UsageError(
@@ -41,21 +49,37 @@ def _replace_data_root(cfg: Config, data_root: str) -> None:
             'paths with --cfg-options'
         )
     root = roots.pop()
-    for holder, key, value in list(_entries(cfg)):
-        if isinstance(value, str) and (value + '/').startswith(root + '/'):
-            holder[key] = osp.join(data_root, value[len(root) :].lstrip('/'))
+    for part in ('data_root', *parts):
+        if part in cfg:
+            cfg[part] = _with_root(cfg[part], root, osp.expanduser(data_root))
+
+
+def _with_root(node: Any, old: str, new: str) -> Any:
+    """A config node in which every path below the folder `old` is below `new`."""
+    if isinstance(node, str) and (node + '/').startswith(old + '/'):
+        return new.rstrip('/') + node[len(old) :]
+    if isinstance(node, dict):
+        return type(node)({key: _with_root(value, old, new) for key, value in node.items()})
+    if isinstance(node, (list, tuple)):
+        return type(node)(_with_root(value, old, new) for value in node)
+    return node
 
 
 def without_sync_bn(cfg: Config) -> int:
     """Turn SyncBN into BN in the model of a config; returns how many there were."""
-    layers = [
-        (holder, key)
-        for holder, key, value in _entries(cfg.model)
-        if key == 'type' and value in ('SyncBN', 'MMSyncBN')
+    norms = [
+        part
+        for _, part in _dicts(cfg.model, 'model')
+        if _type_name(part) in ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
     ]
-    for holder, key in layers:
-        holder[key] = 'BN'
-    return len(layers)
+    for norm in norms:
+        norm['type'] = 'BN'
+    return len(norms)
+
+
+def _type_name(part: dict) -> Optional[str]:
+    """Name of a type that is given by name, or as a class."""
+    return getattr(part.get('type'), '__name__', part.get('type'))
 
 
 def check_files(cfg: Config, phases: Tuple[str, ...]) -> None:
@@ -76,10 +100,11 @@ def check_files(cfg: Config, phases: Tuple[str, ...]) -> None:
                 _check_data(where, part)
     if 'train' in phases:
         for where, part in _dicts(cfg.model, 'model'):
-            if part.get('type') == 'Pretrained':
+            if _type_name(part) in ('Pretrained', 'PretrainedInit'):
                 where = f'{where}.checkpoint'
-                _check(part.get('checkpoint'), f'pretrained weights ({where})', osp.isfile)
-    _check(cfg.get('load_from'), 'checkpoint', osp.isfile)
+                weights = osp.expanduser(str(part.get('checkpoint')))
+                _check(weights, f'pretrained weights ({where})', osp.isfile)
+    _check(osp.expanduser(cfg.get('load_from') or ''), 'checkpoint', osp.isfile)
 
 
 def _check_data(where: str, part: dict) -> None:
@@ -104,18 +129,11 @@ def _check_data(where: str, part: dict) -> None:
 def _check(
     path: Any, what: str, exists: Callable[[str], bool], remedy: str = 'give an existing path'
 ) -> None:
-    if not isinstance(path, str) or not path or '://' in path or exists(osp.expanduser(path)):
+    if not isinstance(path, str) or not path or '://' in path or exists(path):
         return
-    raise UsageError(f'{what} {path} does not exist; {remedy}')
-
-
-def _entries(node: Any) -> Iterator[Tuple[Any, Any, Any]]:
-    """Every (holder, key, value) of nested dicts and lists."""
-    items = node.items() if isinstance(node, (dict, Config)) else enumerate(node)
-    for key, value in items:
-        yield node, key, value
-        if isinstance(value, (dict, list)):
-            yield from _entries(value)
+    kind = 'folder' if exists is osp.isdir else 'file'
+    fault = f'is not a {kind}' if osp.exists(path) else 'does not exist'
+    raise UsageError(f'{what} {path} {fault}; {remedy}')
 
 
 def _dicts(node: Any, where: str) -> Iterator[Tuple[str, dict]]:

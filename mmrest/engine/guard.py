@@ -1,21 +1,91 @@
 """Checkpoints of a run, read under torch's weights-only guard."""
 
+import os
+import os.path as osp
 from typing import Any
+from urllib.parse import urlparse
 
-from mmengine.runner import CheckpointLoader
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import CheckpointLoader, Runner, checkpoint
 
-from ..checkpoint import read_checkpoint
+from ..checkpoint import CheckpointError, match, read_checkpoint
 
 
 def guard_checkpoints() -> None:
-    """Have mmengine read local checkpoints through :func:`mmrest.checkpoint.read_checkpoint`.
+    """Have mmengine read checkpoints through :func:`mmrest.checkpoint.read_checkpoint`.
 
-    mmengine's own reader cannot read its checkpoints back on torch 2.6 and later, and builds
-    whatever a file asks for on earlier ones.
+    mmengine's own readers cannot read its checkpoints back on torch 2.6 and later, and build
+    whatever a file asks for where torch does not stop them: on earlier releases, and in files that
+    come by http on any.
     """
-    CheckpointLoader.register_scheme('', load_from_local, force=True)
+    CheckpointLoader.register_scheme(['', 'http://', 'https://'], load_from_guarded, force=True)
+    # What the names of model zoos (torchvision://, open-mmlab://, ...) are resolved into.
+    checkpoint.load_from_http = load_from_guarded
+    CheckpointLoader.register_scheme(
+        [scheme for scheme in CheckpointLoader._schemes if 's3:' in scheme or 'pavi' in scheme],
+        load_from_guarded,
+        force=True,
+    )
 
 
-def load_from_local(filename: str, map_location: Any = None) -> Any:
-    """Loader of mmengine; it cuts ``load_from_`` off the name for its log."""
-    return read_checkpoint(filename, map_location)
+def load_from_guarded(filename: str, map_location: Any = None, model_dir: Any = None) -> Any:
+    """Loader of mmengine; it cuts ``load_from_`` off the name for its log.
+
+    Args:
+        filename: local path, or address; what comes by http is kept in torch's hub folder.
+        map_location: as for ``torch.load``.
+        model_dir: folder instead of that of torch's hub.
+
+    Raises:
+        CheckpointError: see :func:`mmrest.checkpoint.read_checkpoint`.
+    """
+    if filename.startswith(('http://', 'https://')):
+        folder = model_dir or osp.join(torch.hub.get_dir(), 'checkpoints')
+        filename = _downloaded(filename, folder)
+    content = read_checkpoint(filename, map_location)
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f'{filename} holds a {type(content).__name__}, not a checkpoint or a state dict'
+        )
+    return content
+
+
+def _downloaded(url: str, folder: str) -> str:
+    path = osp.join(folder, osp.basename(urlparse(url).path))
+    if not osp.isfile(path):
+        os.makedirs(folder, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, path)
+        except OSError as error:
+            raise CheckpointError(f'checkpoint {url} cannot be downloaded: {error}') from error
+    return path
+
+
+class WholeCheckpointHook(Hook):
+    """Stops a run whose checkpoint does not cover the model; mmengine would go on without it.
+
+    Args:
+        resuming: the checkpoint must also say how far its run had come.
+    """
+
+    def __init__(self, resuming: bool = False) -> None:
+        self.resuming = resuming
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Compare names and shapes.
+
+        Raises:
+            CheckpointError: a tensor of the model is missing or has another shape, or there is
+                nothing to resume from.
+        """
+        if self.resuming and not {'meta', 'state_dict'} <= checkpoint.keys():
+            raise CheckpointError(
+                'this is no checkpoint of a run, it holds weights alone: leave --resume out and '
+                'begin from them with --cfg-options load_from=PATH'
+            )
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        state = checkpoint.get('state_dict', checkpoint)
+        state = {name[7:] if name.startswith('module.') else name: t for name, t in state.items()}
+        match(f'checkpoint for {type(model).__name__}', state, model.state_dict())

@@ -1,6 +1,6 @@
 """Architectures: what tells the networks of one family apart, and the checking of it."""
 
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Mapping, Tuple, Type, TypeVar, Union
 
 MAX_STAGES = 4
@@ -86,7 +86,8 @@ def resolve_arch(
             f'arch: unknown field {unknown[0]!r} with value {arch[unknown[0]]!r}; the fields are '
             f'{", ".join(known)}'
         )
-    missing = [name for name in ('dims', 'depths', 'num_heads') if name not in arch]
+    required = (field.name for field in fields(cls) if field.default is MISSING)
+    missing = [name for name in required if name not in arch]
     if missing:
         raise ValueError(f'arch: missing {", ".join(missing)} in {dict(arch)!r}')
     return cls(**arch)

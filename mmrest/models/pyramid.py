@@ -7,6 +7,7 @@ import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit
 from mmengine.model.weight_init import update_init_info
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -93,6 +94,13 @@ class PyramidBackbone(BaseModule):
                 "norm_cfg must be a dict with a 'type', for instance dict(type='BN'), "
                 f'got {norm_cfg!r}'
             )
+        if isinstance(norm_cfg['type'], str) and MODELS.get(norm_cfg['type']) is None:
+            raise ValueError(
+                f'norm_cfg: unknown type {norm_cfg["type"]!r}; mmcv knows BN, SyncBN, GN, IN, ...'
+            )
+        for name, value in (('norm_eval', norm_eval), ('with_cp', with_cp)):
+            if not isinstance(value, bool):
+                raise ValueError(f'{name} must be True or False, got {value!r}')
         if drop_path_rate is None:
             drop_path_rate = arch.drop_path_rate
         check_rate('drop_path_rate', drop_path_rate)

@@ -36,6 +36,8 @@ class ResTArch(Arch):
         self.check_per_stage('sr_ratios', _is_sr_ratio, 'integers that are 1 or even')
         if not is_number(self.mlp_ratio) or self.mlp_ratio <= 0:
             raise ValueError(f'arch: mlp_ratio must be a positive number, got {self.mlp_ratio!r}')
+        if int(min(self.dims) * self.mlp_ratio) < 1:
+            raise ValueError(f'arch: mlp_ratio {self.mlp_ratio} of {min(self.dims)} leaves none')
 
 
 def _is_sr_ratio(value: Any) -> bool:

@@ -39,6 +39,9 @@ class RMTArch(Arch):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_per_stage('ffn_ratios', _is_positive, 'positive numbers')
+        for dim, ratio in zip(self.dims, self.ffn_ratios):
+            if int(dim * ratio) < 1:
+                raise ValueError(f'arch: ffn_ratios {ratio} of {dim} channels leaves none')
         if not _is_positive(self.decay_a):
             raise ValueError(f'arch: decay_a must be a positive number, got {self.decay_a!r}')
         self.check_per_stage(
@@ -175,11 +178,14 @@ class RelPos2d:
 
     def __call__(self, height: int, width: int, device: torch.device) -> PositionTables:
         key = (height, width, device)
-        if key not in self._kept:
-            # Tables made in inference mode could not take part in a later training step.
-            with torch.inference_mode(False):
-                self._kept = {key: self._make(height, width, device)}
-        return self._kept[key]
+        if key in self._kept:
+            return self._kept[key]
+        # Tables made in inference mode could not take part in a later training step.
+        with torch.inference_mode(False):
+            tables = self._make(height, width, device)
+        if type(tables.sin) is Tensor:  # not one that a tracer put in its place
+            self._kept = {key: tables}
+        return tables
 
     def _make(self, height: int, width: int, device: torch.device) -> PositionTables:
         # The order of operations and the type are those of the released code: at position 66,800

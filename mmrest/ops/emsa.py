@@ -23,7 +23,7 @@ def emsa(
     too. Both belong together: without `mix_weight` (a single head) neither is applied. A map of
     one element has no variance and is normalised to 0.
 
-    The mixed logits, the softmax and the norm are computed in float32 for half types.
+    The softmax and the norm are computed in float32 for half types.
 
     Args:
         q: queries, (B, n, N, d).

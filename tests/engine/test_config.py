@@ -1,6 +1,9 @@
 """Configs of runs: the folder of the data, norm layers, and what must exist."""
 
+import os
+
 import pytest
+import torch
 from mmengine.config import Config
 
 from mmrest.engine.config import check_files, load_config, without_sync_bn
@@ -44,6 +47,23 @@ def test_data_root_is_replaced_wherever_a_path_begins_with_it(path, root, new):
     assert cfg.data_root.rstrip('/') == new
 
 
+def test_data_root_changes_data_alone(path):
+    path.write_text(
+        CONFIG.replace('{root}', 'data')
+        + "work_dir = 'data/runs'\nload_from = 'data/x.pth'\nother = dict(data_root='other')\n"
+        + "test_dataloader = dict(dataset=dict(datasets=(dict(ann_file='data/b.json'),)))\n"
+    )
+    cfg = load_config(str(path), data_root='~/mine')
+    mine = os.path.expanduser('~/mine')
+    assert (cfg.work_dir, cfg.load_from, cfg.other.data_root) == (
+        'data/runs',
+        'data/x.pth',
+        'other',
+    )
+    assert cfg.train_dataloader.dataset.dataset.data_root == mine
+    assert cfg.test_dataloader.dataset.datasets[0].ann_file == f'{mine}/b.json'
+
+
 def test_cfg_options_come_last(path):
     options = {'train_dataloader.dataset.dataset.data_root': 'mine'}
     cfg = load_config(str(path), options, data_root='/elsewhere')
@@ -54,7 +74,7 @@ def test_data_root_that_replaces_nothing_or_too_much(path):
     path.write_text('model = dict()')
     with pytest.raises(UsageError, match='in this one there is none'):
         load_config(str(path), data_root='x')
-    path.write_text("a = dict(data_root='one/')\nb = dict(data_root='two')")
+    path.write_text("train_dataloader = [dict(data_root='one/'), dict(data_root='two')]")
     with pytest.raises(UsageError, match='these are several: one, two'):
         load_config(str(path), data_root='x')
 
@@ -65,6 +85,8 @@ def test_without_sync_bn(path):
     assert cfg.model.backbone.norm_cfg == dict(type='BN', requires_grad=True)
     assert [head.norm_cfg.type for head in cfg.model.head] == ['BN', 'GN']
     assert without_sync_bn(cfg) == 0
+    by_class = Config(dict(model=dict(norm_cfg=dict(type=torch.nn.SyncBatchNorm))))
+    assert without_sync_bn(by_class) == 1 and by_class.model.norm_cfg.type == 'BN'
 
 
 def test_remote_files_are_left_to_their_clients():

@@ -26,6 +26,12 @@ def test_a_dict_of_the_fields_is_the_named_arch(family, archs):
         assert shapes[0] == shapes[1]
 
 
+def test_fields_with_a_default_may_be_left_out():
+    assert ResT(dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1))).arch.num_heads == (1, 2, 4, 8)
+    with pytest.raises(ValueError, match='arch: missing num_heads'):
+        RMT(dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1)))
+
+
 def test_fewer_stages():
     network = ResT(
         dict(dims=[8, 16], depths=[1, 1], num_heads=[1, 2], sr_ratios=[2, 1]), out_indices=[1]
@@ -60,6 +66,8 @@ def test_fewer_stages():
         (ResT, dict(mlp_ratio=0), 'mlp_ratio must be a positive number, got 0'),
         (ResT, dict(drop_path_rate=1), r'drop_path_rate must be a number in \[0, 1\), got 1'),
         (RMT, dict(ffn_ratios=(4, 4, 3, -1)), 'ffn_ratios must hold positive numbers'),
+        (RMT, dict(ffn_ratios=(0.01, 4, 3, 3)), 'ffn_ratios 0.01 of 8 channels leaves none'),
+        (ResT, dict(mlp_ratio=0.01), 'mlp_ratio 0.01 of 8 leaves none'),
         (RMT, dict(decay_a=0), 'decay_a must be a positive number, got 0'),
         (RMT, dict(decay_b=(1, 6, 6, 6)), 'decay_b must hold numbers from decay_a=2 up'),
         (RMT, dict(axial=(1, 2)), 'axial must hold one entry for each of the 4 stages'),

@@ -156,6 +156,8 @@ def test_frozen_parts_stay(family, frozen_stages):
     if trained:
         gradients(network, torch.randn(2, 3, 40, 56))
         optimizer.step()
+    else:
+        network(torch.randn(2, 3, 40, 56))  # may move running statistics
     frozen = (
         network.embedding(0),
         *(
@@ -301,6 +303,8 @@ def test_other_shapes_are_refused(family, shape):
         ('drop_path_rate', 1.0, r'in \[0, 1\), got 1.0'),
         ('drop_path_rate', '0.1', r"in \[0, 1\), got '0.1'"),
         ('in_channels', 0, r'positive integer, got 0'),
+        ('norm_eval', 'no', "True or False, got 'no'"),
+        ('with_cp', 1, 'True or False, got 1'),
         ('norm_cfg', 'BN', r"a dict with a 'type'.*got 'BN'"),
         ('norm_cfg', {}, r"a dict with a 'type'.*got \{\}"),
     ],
@@ -308,3 +312,9 @@ def test_other_shapes_are_refused(family, shape):
 def test_bad_arguments_are_named(family, argument, value, message):
     with pytest.raises(ValueError, match=f'{argument} must.*{message}'):
         tiny(family, **{argument: value})
+
+
+@both
+def test_unknown_norms_are_named(family):
+    with pytest.raises(ValueError, match="norm_cfg: unknown type 'BM'; mmcv knows BN"):
+        tiny(family, norm_cfg=dict(type='BM'))

@@ -1,10 +1,13 @@
 """RMT's position tables and its start from scratch."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from mmrest import RMT
 from mmrest.models.rmt import ARCHS, RelPos2d
@@ -52,6 +55,22 @@ def test_tables_stay_float32(cast):
         assert {t.dtype for t in RelPos2d(8, 4, 2, 6)(3, 5, CPU)} == {torch.float32}
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_tables_are_not_in_copies():
+    network = tiny(RMT).eval()
+    network(torch.randn(1, 3, 32, 32))
+    assert network.layers[0].rel_pos._kept
+    for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert not twin.layers[0].rel_pos._kept
+    assert network.layers[0].rel_pos._kept
+
+
+def test_tables_of_a_tracer_are_not_kept():
+    rel_pos = RelPos2d(8, 4, 2, 6)
+    with FakeTensorMode():
+        assert type(rel_pos(3, 5, CPU).sin) is FakeTensor
+    assert type(rel_pos(3, 5, CPU).sin) is torch.Tensor
 
 
 def test_tables_are_not_in_the_state_dict():

@@ -53,6 +53,17 @@ CASES = {
         ['tiny.py', 'absent.pth', '--data-root', 'whole'],
         'checkpoint absent.pth does not exist',
     ),
+    'launcher': (
+        'train',
+        ['tiny.py', '--data-root', 'whole', '--launcher', 'pytorch'],
+        '--launcher pytorch is for programs that torchrun started',
+    ),
+    'folder as config': ('train', ['whole'], 'config whole is not a file'),
+    'file as data root': (
+        'train',
+        ['tiny.py', '--data-root', 'tiny.py'],
+        'data_root) tiny.py/ does not exist',
+    ),
     'out': (
         'test',
         ['tiny.py', 'tiny.py', '--data-root', 'whole', '--out', 'x.json'],

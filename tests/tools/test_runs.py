@@ -7,6 +7,7 @@ import cv2
 import pytest
 import torch
 
+from tests.shared import SHARED, needs_data
 from tests.tools.runs import DETECTOR, SEGMENTOR, evaluate, train
 
 
@@ -107,3 +108,32 @@ def test_segmentor(tmp_path, ade_root):
     assert metrics(tmp_path / 'tested') == validated
     assert len(list((tmp_path / 'maps').glob('*.png'))) == 4
     assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 4
+
+
+def test_checkpoints_that_do_not_fit(detector, coco_root):
+    folder, _ = detector
+    state = torch.load(folder / 'work_dirs/tiny/epoch_1.pth', weights_only=False)['state_dict']
+    backbone = {n[9:]: tensor for n, tensor in state.items() if n.startswith('backbone.')}
+    torch.save(backbone, folder / 'backbone.pth')
+    torch.save({'state_dict': state}, folder / 'weights.pth')
+    common = ('--data-root', coco_root, '--work-dir', 'unfit')
+    for program, args, line in (
+        (evaluate, ('backbone.pth',), 'error: checkpoint for MaskRCNN does not fit: 0 of '),
+        (train, ('--resume', 'weights.pth'), 'error: this is no checkpoint of a run'),
+    ):
+        done = program('tiny.py', *args, *common, cwd=folder, check=False)
+        assert done.returncode == 1 and 'Traceback' not in done.stderr
+        assert line in done.stderr.splitlines()[-1]
+
+
+@needs_data
+def test_real_photographs(tmp_path):
+    """Photographs of COCO, with its 80 classes, through training and evaluation."""
+    text = DETECTOR.replace('num_classes=3', 'num_classes=80').replace(', metainfo=metainfo', '')
+    (tmp_path / 'real.py').write_text(text)
+    few = 'train_dataloader.dataset.indices=2'
+    train('real.py', '--data-root', SHARED / 'data/coco', '--cfg-options', few, cwd=tmp_path)
+    work_dir = tmp_path / 'work_dirs' / 'real'
+    common = ('--data-root', SHARED / 'data/coco', '--work-dir', 'tested')
+    evaluate('real.py', work_dir / 'epoch_1.pth', *common, cwd=tmp_path)
+    assert metrics(tmp_path / 'tested') == metrics(work_dir)
