@@ -20,14 +20,11 @@ def guard_checkpoints() -> None:
     whatever a file asks for where torch does not stop them: on earlier releases, and in files that
     come by http on any.
     """
-    CheckpointLoader.register_scheme(['', 'http://', 'https://'], load_from_guarded, force=True)
-    # What the names of model zoos (torchvision://, open-mmlab://, ...) are resolved into.
+    zoos = ('torchvision', 'modelzoo', 'open-mmlab', 'openmmlab', 'mmcls')
+    schemes = [s for s in CheckpointLoader._schemes if not s.startswith(zoos)]
+    CheckpointLoader.register_scheme(schemes, load_from_guarded, force=True)
+    # The names of model zoos are resolved into addresses for this one.
     checkpoint.load_from_http = load_from_guarded
-    CheckpointLoader.register_scheme(
-        [scheme for scheme in CheckpointLoader._schemes if 's3:' in scheme or 'pavi' in scheme],
-        load_from_guarded,
-        force=True,
-    )
 
 
 def load_from_guarded(filename: str, map_location: Any = None, model_dir: Any = None) -> Any:

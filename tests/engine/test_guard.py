@@ -56,6 +56,14 @@ def test_remote_files_pass_the_guard(tmp_path, address):
         CheckpointLoader.load_checkpoint(f'{address}/absent.pth', 'cpu')
 
 
+def test_every_scheme_is_guarded():
+    names = {scheme: loader.__name__ for scheme, loader in CheckpointLoader._schemes.items()}
+    resolved = {'load_from_torchvision', 'load_from_openmmlab', 'load_from_mmcls'}
+    assert set(names.values()) - resolved == {'load_from_guarded'}
+    with pytest.raises(CheckpointError, match=r'petrel://x\.pth cannot be fetched'):
+        CheckpointLoader.load_checkpoint('petrel://x.pth')
+
+
 def test_local_files_pass_the_guard(tmp_path):
     torch.save([Command(f'touch {tmp_path}/witness')], tmp_path / 'bad.pth')
     with pytest.raises(CheckpointError, match='is refused'):
