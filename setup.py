@@ -27,5 +27,9 @@ setup(
     packages=find_packages(include=['mmrest', 'mmrest.*']),
     python_requires='>=3.8',
     install_requires=requirements('runtime'),
-    extras_require={'tests': requirements('tests'), 'mim': requirements('mminstall')},
+    # What mmrest was tried with: python -m mmrest.check_env reads it from here.
+    extras_require={
+        'tests': requirements('tests'),
+        'mim': requirements('torch') + requirements('mminstall'),
+    },
 )

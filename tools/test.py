@@ -5,15 +5,15 @@ import os.path as osp
 
 from mmengine.config import Config
 
-from mmrest.engine.command import add_run_arguments, build_runner, run, run_config
-from mmrest.engine.config import check_files
+from mmrest.engine.checks import check
+from mmrest.engine.command import Parser, add_run_arguments, build_runner, run, run_config
 from mmrest.engine.errors import UsageError
 from mmrest.engine.guard import WholeCheckpointHook
 
 
 def parse_args() -> argparse.Namespace:
     """Arguments of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
@@ -76,7 +76,7 @@ def main() -> None:
         keep_predictions(cfg, args.out)
     if args.show or args.show_dir is not None:
         draw_predictions(cfg, args)
-    check_files(cfg, ('test',))
+    check(cfg, ('test',))
     runner = build_runner(cfg)
     runner.register_hook(WholeCheckpointHook())
     runner.test()

@@ -8,15 +8,15 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.runner import find_latest_checkpoint
 
-from mmrest.engine.command import add_run_arguments, build_runner, run, run_config
-from mmrest.engine.config import check_files
+from mmrest.engine.checks import check
+from mmrest.engine.command import Parser, add_run_arguments, build_runner, run, run_config
 from mmrest.engine.errors import UsageError
 from mmrest.engine.guard import WholeCheckpointHook
 
 
 def parse_args() -> argparse.Namespace:
     """Arguments of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument(
         '--amp', action='store_true', help='automatic mixed precision, on an accelerator'
@@ -66,7 +66,7 @@ def main() -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    check_files(cfg, ('train', 'val'))
+    check(cfg, ('train', 'val'))
     runner = build_runner(cfg)
     if cfg.get('resume'):
         runner.register_hook(WholeCheckpointHook(resuming=True))

@@ -5,7 +5,7 @@ import os
 import os.path as osp
 import sys
 import warnings
-from typing import Callable
+from typing import Callable, NoReturn, Optional, Sequence
 
 import torch
 from mmengine.config import Config, DictAction
@@ -22,6 +22,30 @@ from .guard import guard_checkpoints
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
 
+class Parser(argparse.ArgumentParser):
+    """Parser whose errors are one line, too."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with exit status 2."""
+        self.exit(2, f'{self.prog}: error: {message}; --help lists the options\n')
+
+
+class _Options(DictAction):
+    """KEY=VALUE pairs; mmengine's action ends in a traceback where the = is missing."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: Optional[str] = None,
+    ) -> None:
+        for value in values:
+            if not value.partition('=')[1] or value.startswith('='):
+                raise argparse.ArgumentError(self, f'{value!r} is not of the form KEY=VALUE')
+        super().__call__(parser, namespace, values, option_string)
+
+
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that training and testing have in common, under mmdet's names."""
     parser.add_argument(
@@ -33,7 +57,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_Options,
         metavar='KEY=VALUE',
         help='values that replace those of the config, for instance '
         'train_dataloader.batch_size=1; lists as key="[a,b]"',

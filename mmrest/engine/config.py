@@ -1,7 +1,7 @@
 """From a config file and a command line to the config of a run."""
 
 import os.path as osp
-from typing import Any, Callable, Iterator, Optional, Tuple
+from typing import Any, Iterator, Optional, Tuple
 
 from mmengine.config import Config
 
@@ -22,17 +22,33 @@ def load_config(
             begins with it.
 
     Raises:
-        UsageError: there is no such file, or `data_root` has nothing to replace.
+        UsageError: the file does not exist or cannot be read, a value does not fit, or
+            `data_root` has nothing to replace.
     """
     if not osp.isfile(path):
         fault = 'is not a file' if osp.exists(path) else 'does not exist'
         raise UsageError(f'config {path} {fault}; give the path of a config file')
-    cfg = Config.fromfile(path)
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is a program: it can fail in any way
+        raise UsageError(f'config {path} cannot be read: {first_line(error)}') from error
+    if 'model' not in cfg:
+        raise UsageError(f'config {path} defines no model; give the config of a run')
     if data_root is not None:
         _replace_data_root(cfg, data_root)
-    if cfg_options:
-        cfg.merge_from_dict(cfg_options)
+    for key, value in (cfg_options or {}).items():
+        try:
+            cfg.merge_from_dict({key: value})
+        except Exception as error:  # an index beyond a list, a key below a number, ...
+            raise UsageError(
+                f'--cfg-options {key}={value} does not fit the config: {first_line(error)}'
+            ) from error
     return cfg
+
+
+def first_line(error: Exception) -> str:
+    """Type and first line of an error, for a message of one line."""
+    return f'{type(error).__name__}: {str(error).strip()}'.split('\n')[0].rstrip(' :')
 
 
 def _replace_data_root(cfg: Config, data_root: str) -> None:
@@ -40,7 +56,7 @@ def _replace_data_root(cfg: Config, data_root: str) -> None:
     roots = {cfg['data_root']} if isinstance(cfg.get('data_root'), str) else set()
     if not roots:
         for part in parts:
-            roots.update(d.get('data_root') for _, d in _dicts(cfg.get(part), part))
+            roots.update(d.get('data_root') for _, d in dicts(cfg.get(part), part))
     roots = {root.rstrip('/') for root in roots if isinstance(root, str) and root}
     if len(roots) != 1:
         found = f'these are several: {", ".join(sorted(roots))}' if roots else 'there is none'
@@ -69,79 +85,25 @@ def without_sync_bn(cfg: Config) -> int:
     """Turn SyncBN into BN in the model of a config; returns how many there were."""
     norms = [
         part
-        for _, part in _dicts(cfg.model, 'model')
-        if _type_name(part) in ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
+        for _, part in dicts(cfg.model, 'model')
+        if type_name(part) in ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
     ]
     for norm in norms:
         norm['type'] = 'BN'
     return len(norms)
 
 
-def _type_name(part: dict) -> Optional[str]:
+def type_name(part: dict) -> Optional[str]:
     """Name of a type that is given by name, or as a class."""
     return getattr(part.get('type'), '__name__', part.get('type'))
 
 
-def check_files(cfg: Config, phases: Tuple[str, ...]) -> None:
-    """Make sure that the data and weights that a run is about to open exist.
-
-    Addresses of remote storage are left to their clients.
-
-    Args:
-        cfg: config of the run.
-        phases: which of 'train', 'val' and 'test' it goes through.
-
-    Raises:
-        UsageError: one does not exist; the message names it and where the config says so.
-    """
-    for phase in phases:
-        for name in (f'{phase}_dataloader', f'{phase}_evaluator'):
-            for where, part in _dicts(cfg.get(name), name):
-                _check_data(where, part)
-    if 'train' in phases:
-        for where, part in _dicts(cfg.model, 'model'):
-            if _type_name(part) in ('Pretrained', 'PretrainedInit'):
-                where = f'{where}.checkpoint'
-                weights = osp.expanduser(str(part.get('checkpoint')))
-                _check(weights, f'pretrained weights ({where})', osp.isfile)
-    _check(osp.expanduser(cfg.get('load_from') or ''), 'checkpoint', osp.isfile)
-
-
-def _check_data(where: str, part: dict) -> None:
-    # The data set's own client knows whether files of a remote backend exist.
-    if part.get('backend_args') is not None or part.get('file_client_args') is not None:
-        return
-    root = part.get('data_root') or ''
-    remedy = 'give --data-root DIR, or set it with --cfg-options'
-    _check(root, f'data folder ({where}.data_root)', osp.isdir, remedy)
-    annotations = part.get('ann_file')
-    if isinstance(annotations, str) and annotations:
-        path = osp.join(root, annotations)
-        _check(path, f'annotation file ({where}.ann_file)', osp.isfile, remedy)
-    prefixes = part.get('data_prefix')
-    if isinstance(prefixes, dict):
-        for key, prefix in prefixes.items():
-            if isinstance(prefix, str) and prefix:
-                path = osp.join(root, prefix)
-                _check(path, f'data folder ({where}.data_prefix.{key})', osp.isdir, remedy)
-
-
-def _check(
-    path: Any, what: str, exists: Callable[[str], bool], remedy: str = 'give an existing path'
-) -> None:
-    if not isinstance(path, str) or not path or '://' in path or exists(path):
-        return
-    kind = 'folder' if exists is osp.isdir else 'file'
-    fault = f'is not a {kind}' if osp.exists(path) else 'does not exist'
-    raise UsageError(f'{what} {path} {fault}; {remedy}')
-
-
-def _dicts(node: Any, where: str) -> Iterator[Tuple[str, dict]]:
+def dicts(node: Any, where: str) -> Iterator[Tuple[str, dict]]:
     """Every dict of nested dicts and lists, with its dotted key."""
     if isinstance(node, dict):
         yield where, node
         for key, value in node.items():
-            yield from _dicts(value, f'{where}.{key}')
+            yield from dicts(value, f'{where}.{key}')
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
-            yield from _dicts(value, f'{where}.{index}')
+            yield from dicts(value, f'{where}.{index}')

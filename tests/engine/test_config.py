@@ -6,7 +6,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmrest.engine.config import check_files, load_config, without_sync_bn
+from mmrest.engine.checks import check_files
+from mmrest.engine.config import load_config, without_sync_bn
 from mmrest.engine.errors import UsageError
 
 CONFIG = """

@@ -1,0 +1,6 @@
+# RMT-T: drop path 0.1 and the other fields are those of the arch. SyncBN as in the released
+# detection and segmentation code.
+custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
+
+backbone = dict(type='RMT', arch='t', norm_cfg=dict(type='SyncBN', requires_grad=True))
+channels = [64, 128, 256, 512]

@@ -1,0 +1,1 @@
+"""mmrest from Python: pictures of what a run has learnt."""

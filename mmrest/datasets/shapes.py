@@ -1,0 +1,174 @@
+"""A drawn data set: squares, discs and triangles on textured backgrounds.
+
+Small enough to learn from scratch within minutes, and real enough to go through every part of a
+detector or segmentor: sizes, colours and turns vary, shapes hide parts of each other. Everything
+is drawn by seed: the same seed gives the same bytes.
+"""
+
+import json
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Tuple
+
+import cv2
+import numpy as np
+from shapely.geometry import Point, Polygon
+
+CLASSES = ('square', 'disc', 'triangle')
+PALETTE = ((220, 60, 60), (60, 130, 230), (60, 180, 75))
+"""Colours of the classes in pictures of predictions, RGB; the shapes have any colour."""
+
+SPLITS = {'train': ('train2017', 'training'), 'val': ('val2017', 'validation')}
+"""Names of a split in COCO's and in ADE20K's layout."""
+
+_SHIFT = 4  # OpenCV takes corners in 16ths of a pixel
+
+
+class Shape(NamedTuple):
+    """One instance: index into :data:`CLASSES`, what is visible of it, and its colour (BGR)."""
+
+    label: int
+    visible: Polygon
+    colour: Tuple[int, int, int]
+
+
+def draw_scene(
+    rng: np.random.Generator, height: int, width: int
+) -> Tuple[np.ndarray, List[Shape]]:
+    """Draw one image.
+
+    Args:
+        rng: source of all choices.
+        height: pixels.
+        width: pixels.
+
+    Returns:
+        The image, (height, width, 3) uint8 in OpenCV's channel order, and its shapes from back
+        to front, each with the part of it that no other hides.
+    """
+    image = _background(rng, height, width)
+    shapes: List[Shape] = []
+    wanted = rng.integers(1, 5)
+    for _ in range(40):
+        if len(shapes) == wanted:
+            break
+        label, outline = _outline(rng, height, width)
+        # Every shape stays in one piece, without holes and mostly in sight.
+        remaining = [shape.visible.difference(outline) for shape in shapes]
+        if all(
+            isinstance(left, Polygon)
+            and not left.interiors
+            and left.area > 0.75 * shape.visible.area
+            for left, shape in zip(remaining, shapes)
+        ):
+            shapes = [shape._replace(visible=left) for shape, left in zip(shapes, remaining)]
+            shapes.append(Shape(label, outline, _colour(rng, image)))
+            corners = np.round(np.array(outline.exterior.coords) * 2**_SHIFT).astype(np.int32)
+            cv2.fillPoly(image, [corners], shapes[-1].colour, cv2.LINE_AA, _SHIFT)
+    grain = rng.normal(0, 6, image.shape)
+    return np.clip(image + grain, 0, 255).astype(np.uint8), shapes
+
+
+def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Clouds of two colours."""
+    first, second = rng.integers(40, 216, (2, 3))
+    coarse = rng.random((6, 6)).astype(np.float32)
+    clouds = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
+    return np.clip(first + (second - first) * clouds * 0.25, 0, 255).astype(np.uint8)
+
+
+def _colour(rng: np.random.Generator, image: np.ndarray) -> Tuple[int, int, int]:
+    """A colour that stands out from the mean of the image."""
+    mean = image.mean((0, 1))
+    while True:
+        colour = rng.integers(0, 256, 3)
+        if np.abs(colour - mean).sum() > 200:
+            return tuple(int(channel) for channel in colour)
+
+
+def _outline(rng: np.random.Generator, height: int, width: int) -> Tuple[int, Polygon]:
+    """Class and outline of a new shape, inside the image."""
+    label = int(rng.integers(len(CLASSES)))
+    radius = rng.uniform(0.12, 0.28) * min(height, width)
+    x, y = rng.uniform(radius, width - radius), rng.uniform(radius, height - radius)
+    if CLASSES[label] == 'disc':
+        return label, Point(x, y).buffer(radius * 0.85, 16)
+    corners = 4 if CLASSES[label] == 'square' else 3
+    # Squares lie on a side and triangles point up, within 10 degrees: turned at will, they would
+    # take hours to tell apart.
+    upright = np.pi / 4 if corners == 4 else -np.pi / 2
+    turns = upright + rng.uniform(-1, 1) * np.pi / 18 + np.arange(corners) * 2 * np.pi / corners
+    outline = Polygon(np.stack((x + radius * np.cos(turns), y + radius * np.sin(turns)), 1))
+    return label, outline
+
+
+def write_shapes(
+    root: Path, counts: Dict[str, int], height: int = 160, width: int = 192, seed: int = 0
+) -> None:
+    """Write the data set, the same images in two layouts.
+
+    ``root/coco`` holds boxes and polygons in COCO's layout, ``root/ade`` label maps in ADE20K's:
+    0 is unlabelled and unused, 1 the background, then :data:`CLASSES` from 2 up.
+
+    Args:
+        root: folder; files in it are replaced.
+        counts: number of images of each split, 'train' and 'val'.
+        height: pixels of every image.
+        width: pixels of every image.
+        seed: another seed draws other images; splits never share one.
+    """
+    for part, (split, count) in enumerate(counts.items()):
+        coco_name, ade_name = SPLITS[split]
+        folders = [
+            root / 'coco' / coco_name,
+            root / 'ade' / 'images' / ade_name,
+            root / 'ade' / 'annotations' / ade_name,
+            root / 'coco' / 'annotations',
+        ]
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        content = _empty_coco()
+        for index in range(count):
+            image, shapes = draw_scene(np.random.default_rng((seed, part, index)), height, width)
+            name = f'{index + 1:012d}'
+            cv2.imwrite(str(folders[0] / f'{name}.jpg'), image)
+            cv2.imwrite(str(folders[1] / f'{name}.jpg'), image)
+            cv2.imwrite(str(folders[2] / f'{name}.png'), _label_map(shapes, height, width))
+            _add_to_coco(content, index + 1, f'{name}.jpg', shapes, height, width)
+        (folders[3] / f'instances_{coco_name}.json').write_text(json.dumps(content))
+
+
+def _label_map(shapes: List[Shape], height: int, width: int) -> np.ndarray:
+    labels = np.ones((height, width), np.uint8)
+    for shape in shapes:
+        corners = np.round(np.array(shape.visible.exterior.coords) * 2**_SHIFT).astype(np.int32)
+        cv2.fillPoly(labels, [corners], shape.label + 2, cv2.LINE_8, _SHIFT)
+    return labels
+
+
+def _empty_coco() -> dict:
+    categories = [
+        {'id': index + 1, 'name': name, 'supercategory': 'shape'}
+        for index, name in enumerate(CLASSES)
+    ]
+    return {'info': {}, 'licenses': [], 'images': [], 'annotations': [], 'categories': categories}
+
+
+def _add_to_coco(
+    content: dict, number: int, name: str, shapes: List[Shape], height: int, width: int
+) -> None:
+    content['images'].append({'id': number, 'file_name': name, 'height': height, 'width': width})
+    for shape in shapes:
+        # COCO counts from the corner of a pixel, OpenCV from its centre.
+        corners = np.clip(np.array(shape.visible.exterior.coords) + 0.5, 0, (width, height))
+        (left, top), (right, bottom) = corners.min(0), corners.max(0)
+        content['annotations'].append(
+            {
+                'id': len(content['annotations']) + 1,
+                'image_id': number,
+                'category_id': shape.label + 1,
+                'bbox': [round(float(v), 2) for v in (left, top, right - left, bottom - top)],
+                'area': round(float(shape.visible.area), 2),
+                'iscrowd': 0,
+                'segmentation': [[round(float(v), 2) for v in corners[:-1].flatten()]],
+            }
+        )

@@ -1,0 +1,77 @@
+"""The drawn data set: the same bytes for a seed, and annotations that say what is drawn."""
+
+import hashlib
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from mmrest.datasets.shapes import CLASSES, draw_scene, write_shapes
+
+
+def digest(root):
+    files = sorted(path for path in root.rglob('*') if path.is_file())
+    contents = [
+        (str(p.relative_to(root)), hashlib.sha256(p.read_bytes()).hexdigest()) for p in files
+    ]
+    return hashlib.sha256(repr(contents).encode()).hexdigest()
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp('shapes')
+    write_shapes(root, {'train': 12, 'val': 5}, seed=3)
+    return root
+
+
+def test_the_same_seed_gives_the_same_bytes(root, tmp_path):
+    write_shapes(tmp_path / 'same', {'train': 12, 'val': 5}, seed=3)
+    write_shapes(tmp_path / 'other', {'train': 12, 'val': 5}, seed=4)
+    assert digest(tmp_path / 'same') == digest(root) != digest(tmp_path / 'other')
+
+
+def test_splits_share_no_image(root):
+    train, val = (
+        {hashlib.sha256(p.read_bytes()).hexdigest() for p in (root / 'coco' / split).iterdir()}
+        for split in ('train2017', 'val2017')
+    )
+    assert len(train) == 12 and len(val) == 5 and not train & val
+
+
+def test_layouts_agree(root):
+    """Polygons and label maps show the same shapes, but for the pixels that an outline cuts."""
+    coco = COCO(root / 'coco' / 'annotations' / 'instances_train2017.json')
+    assert [category['name'] for category in coco.loadCats(coco.getCatIds())] == list(CLASSES)
+    for image_id in coco.getImgIds():
+        (info,) = coco.loadImgs(image_id)
+        name = info['file_name'].split('.')[0]
+        labels = cv2.imread(
+            str(root / f'ade/annotations/training/{name}.png'), cv2.IMREAD_UNCHANGED
+        )
+        assert labels.shape == (info['height'], info['width']) == (160, 192)
+        assert labels.min() >= 1 and labels.max() <= 1 + len(CLASSES)
+        drawn = np.ones_like(labels)
+        annotations = coco.loadAnns(coco.getAnnIds(image_id))
+        assert annotations
+        for annotation in annotations:
+            mask = coco.annToMask(annotation).astype(bool)
+            drawn[mask] = annotation['category_id'] + 1
+            assert mask.sum() == pytest.approx(annotation['area'], rel=0.1)
+            rows, columns = np.nonzero(mask)
+            left, top, width, height = annotation['bbox']
+            assert columns.min() == pytest.approx(left, abs=2)
+            assert rows.max() == pytest.approx(top + height, abs=2)
+            assert 0 <= left <= left + width <= 192 and 0 <= top <= top + height <= 160
+        assert (drawn != labels).mean() < 0.03
+        assert (labels != 1).mean() > 0.01
+
+
+def test_shapes_stand_out_and_stay_in_sight():
+    for seed in range(20):
+        image, shapes = draw_scene(np.random.default_rng(seed), 160, 192)
+        assert image.shape == (160, 192, 3) and 1 <= len(shapes) <= 4
+        for front, shape in enumerate(shapes):
+            assert shape.visible.area > 50 and not shape.visible.interiors
+            for other in shapes[front + 1 :]:
+                assert shape.visible.intersection(other.visible).area < 1e-6

@@ -1,0 +1,101 @@
+"""check_env: what is broken, and what to do."""
+
+import re
+
+import pytest
+
+from mmrest import check_env
+from mmrest.check_env import State, remedies
+
+GOOD = State(
+    versions={
+        'torch': ('torch', '2.13.0'),
+        'mmengine': ('mmengine', '0.10.7'),
+        'mmcv': ('mmcv', '2.1.0'),
+        'mmrest': ('mmrest', '0.1.0'),
+        'mmdet': ('mmdet', '3.3.0'),
+        'mmseg': ('mmsegmentation', '1.2.2'),
+        'ftfy': ('ftfy', '6'),
+        'regex': ('regex', '2026'),
+        'numpy': ('numpy', '2.4'),
+        'cv2': ('opencv-python', '5'),
+        'pycocotools': ('pycocotools', '2'),
+    },
+    faults={},
+    facts={'gpu': False, 'torch cuda': None, 'cuda works': False, 'mmcv cuda': False},
+)
+
+
+def changed(versions=(), faults=(), without=(), **facts):
+    kept = {k: v for k, v in GOOD.versions.items() if k not in without}
+    facts = {name.replace('_', ' '): value for name, value in facts.items()}
+    return State({**kept, **dict(versions)}, dict(faults), {**GOOD.facts, **facts})
+
+
+def test_what_fits_is_fine():
+    assert remedies(GOOD) == {}
+    forks = {
+        'mmcv': ('onedl-mmcv', '2.3.6'),
+        'mmdet': ('onedl-mmdetection', '3.5.1'),
+        'mmseg': ('onedl-mmsegmentation', '1.4.2'),
+        'mmengine': ('onedl-mmengine', '0.10.12'),
+    }
+    assert remedies(changed(forks)) == {}
+    lite = changed(
+        {'mmcv': ('mmcv-lite', '2.1.0')},
+        {'mmcv._ext': 'No module'},
+        without=('mmdet', 'mmseg', 'ftfy', 'regex', 'pycocotools'),
+    )
+    assert remedies(lite) == {}  # the backbones alone need no operators
+
+
+@pytest.mark.parametrize(
+    'state, module, remedy',
+    [
+        (changed({'mmcv': ('mmcv', '2.2.0')}), 'mmcv', 'mmdet 3.3.0 refuses mmcv from 2.2.0 on'),
+        (
+            changed(faults={'mmcv._ext': 'undefined symbol'}),
+            'mmcv',
+            r'undefined symbol.*--no-cache',
+        ),
+        (
+            changed({'mmcv': ('mmcv-lite', '2.1.0')}, {'mmcv._ext': 'No module'}),
+            'mmcv',
+            'has no operators: pip uninstall mmcv-lite',
+        ),
+        (changed(both_mmcv=True), 'mmcv', 'overwrite each other'),
+        (changed(cuda_works=True, torch_cuda='12.6', gpu=True), 'mmcv', 'built without CUDA'),
+        (changed(without=('ftfy',)), 'ftfy', 'mmseg imports it without asking.*install ftfy'),
+        (changed(without=('regex',)), 'regex', 'mmseg imports it without asking.*install regex'),
+        (changed(gpu=True), 'torch', 'there is a GPU, but this build has no CUDA'),
+        (
+            changed(gpu=True, torch_cuda='13.0'),
+            'torch',
+            r'CUDA 13\.0 does not start: see nvidia-smi',
+        ),
+        (changed(without=('mmengine',)), 'mmengine', 'mmrest needs it: pip install mmengine'),
+        (changed(faults={'cv2': 'libGL.so.1'}), 'cv2', r'does not import \(libGL\.so\.1\)'),
+    ],
+)
+def test_what_does_not_fit_is_named_with_its_remedy(state, module, remedy):
+    found = remedies(state)
+    assert list(found) == [module]
+    assert re.search(remedy, found[module])
+
+
+def test_table_and_exit_status(monkeypatch, capsys):
+    monkeypatch.setattr(check_env, 'look', lambda: GOOD)
+    assert check_env.main() == 0
+    assert 'mmdet' in capsys.readouterr().out
+    monkeypatch.setattr(check_env, 'look', lambda: changed(without=('ftfy',)))
+    assert check_env.main() == 1
+    assert 'pip install ftfy' in capsys.readouterr().out.replace('\n', ' ')
+
+
+def test_this_environment_is_fine():
+    assert remedies(check_env.look()) == {}
+
+
+def test_tried_versions_are_those_of_the_requirements():
+    assert check_env.tried_versions()['mmdet'] == '3.3.0'
+    assert 'torch' in check_env.tried_versions()
