@@ -75,7 +75,9 @@ def test_data_root_that_replaces_nothing_or_too_much(path):
     path.write_text('model = dict()')
     with pytest.raises(UsageError, match='in this one there is none'):
         load_config(str(path), data_root='x')
-    path.write_text("train_dataloader = [dict(data_root='one/'), dict(data_root='two')]")
+    path.write_text(
+        "train_dataloader = [dict(data_root='one/'), dict(data_root='two')]\nmodel = dict()"
+    )
     with pytest.raises(UsageError, match='these are several: one, two'):
         load_config(str(path), data_root='x')
 
