@@ -129,9 +129,7 @@ def remedies(state: State) -> Dict[str, str]:
             'mmcv and mmcv-lite overwrite each other: pip uninstall both, then install mmcv'
         )
     elif mmcv == 'mmcv' and mmdet == 'mmdet' and _number(mmcv_version) >= (2, 2):
-        found['mmcv'] = (
-            f'mmdet {mmdet_version} refuses mmcv from 2.2.0 on: pip install mmcv==2.1.0'
-        )
+        found['mmcv'] = f'mmdet {mmdet_version} refuses mmcv from 2.2.0 on: pip install "mmcv<2.2"'
     elif {'mmdet', 'mmseg'} & versions.keys() and 'mmcv._ext' in faults and mmcv:
         if mmcv == 'mmcv-lite':
             found['mmcv'] = 'has no operators: pip uninstall mmcv-lite, then install mmcv'

@@ -9,6 +9,7 @@ import os.path as osp
 from typing import Any, Callable, List, Optional, Tuple
 
 from mmengine.config import Config
+from mmengine.fileio import list_from_file
 from mmengine.registry import MODELS, DefaultScope
 
 from .config import dicts, first_line, type_name
@@ -110,8 +111,7 @@ def _classes(where: str, dataset: dict) -> Optional[List[str]]:
     classes = metainfo.get('classes') if isinstance(metainfo, dict) else None
     if isinstance(classes, str):
         if osp.isfile(classes):
-            with open(classes) as file:
-                return file.read().split('\n')
+            return list_from_file(classes)
         raise UsageError(
             f'{where}.metainfo.classes is the string {classes!r}, where a list of names belongs; '
             f'write ({classes!r},), with the comma, for a single class'
@@ -143,7 +143,8 @@ def _check_annotated(where: str, dataset: dict, classes: List[str]) -> None:
 def _check_heads(cfg: Config, where: str, count: int) -> None:
     for head, part in dicts(cfg.model, 'model'):
         predicted = part.get('num_classes')
-        if isinstance(predicted, int) and 'head' in head and predicted != count:
+        of_classes = 'head' in head and 'rpn' not in head  # an RPN tells objects from background
+        if of_classes and isinstance(predicted, int) and predicted != count:
             raise UsageError(
                 f'{head}.num_classes is {predicted}, but {where}.metainfo.classes has {count}; '
                 f'set {head}.num_classes={count}'
