@@ -3,7 +3,7 @@ VENV ?= .venv
 TORCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all lint
+.PHONY: help env demo demo-seg test test-all lint
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -15,6 +15,9 @@ env:  ## set up the environment in .venv; again: nothing
 
 demo: env  ## set up, draw a data set, learn it and show the outcome in work_dirs/demo
 	"$(VENV)/bin/python" tools/demo.py
+
+demo-seg: env  ## the same for segmentation, in work_dirs/demo-seg
+	"$(VENV)/bin/python" tools/demo.py segmentation
 
 test: env  ## set up and run the tests
 	"$(VENV)/bin/python" -m pytest -m "not slow"

@@ -1,6 +1,8 @@
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 
@@ -16,6 +18,26 @@ def version():
     return scope['__version__']
 
 
+class BuildWithConfigs(build_py):
+    """Has configs and tools travel in the package under .mim, where OpenMMLab looks for them."""
+
+    def run(self):
+        super().run()
+        package = ROOT / 'mmrest' if self.editable_mode else Path(self.build_lib) / 'mmrest'
+        mim = package / '.mim'
+        shutil.rmtree(mim, ignore_errors=True)
+        mim.mkdir(parents=True)
+        for name in ('configs', 'tools', 'model-index.yml'):
+            if self.editable_mode:
+                (mim / name).symlink_to(ROOT / name)
+            elif (ROOT / name).is_dir():
+                shutil.copytree(
+                    ROOT / name, mim / name, ignore=shutil.ignore_patterns('__pycache__')
+                )
+            else:
+                shutil.copy(ROOT / name, mim / name)
+
+
 setup(
     name='mmrest',
     version=version(),
@@ -24,6 +46,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     keywords='computer vision, object detection, semantic segmentation, backbone, transformer',
+    cmdclass={'build_py': BuildWithConfigs},
     packages=find_packages(include=['mmrest', 'mmrest.*']),
     python_requires='>=3.8',
     install_requires=requirements('runtime'),

@@ -1,10 +1,12 @@
 """ResT and RMT backbones for mmdet and mmseg.
 
-Importing this package registers ``ResT`` and ``RMT`` in MMEngine's root registry, where every
-OpenMMLab project finds them. It needs torch, mmengine and mmcv (mmcv-lite will do).
+Importing this package registers ``ResT`` and ``RMT``, and the parts that the configs use beside
+them, in MMEngine's root registries, where every OpenMMLab project finds them. It needs torch,
+mmengine and mmcv (mmcv-lite will do).
 """
 
+from .engine.invalid_loss import InvalidLossHook
 from .models import RMT, ResT
 from .version import __version__
 
-__all__ = ['RMT', 'ResT', '__version__']
+__all__ = ['RMT', 'InvalidLossHook', 'ResT', '__version__']

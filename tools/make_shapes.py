@@ -1,20 +1,21 @@
 """Draw squares, discs and triangles as a data set in the layouts of COCO and ADE20K."""
 
 import argparse
-from pathlib import Path
 
-from mmrest.datasets.shapes import write_shapes
+from mmrest.datasets.shapes import MIN_SIZE, write_shapes
+from mmrest.engine.command import Parser, at_least, folder, run
 
 
 def parse_args() -> argparse.Namespace:
     """Arguments of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('out', type=Path, help='folder; gets coco/ and ade/')
-    parser.add_argument('--train', type=int, default=200, help='images to train on')
-    parser.add_argument('--val', type=int, default=50, help='images held out')
-    parser.add_argument('--height', type=int, default=160, help='pixels')
-    parser.add_argument('--width', type=int, default=192, help='pixels')
-    parser.add_argument('--seed', type=int, default=0)
+    parser = Parser(description=__doc__)
+    size, count = at_least(MIN_SIZE), at_least(1)
+    parser.add_argument('out', type=folder, help='folder; gets coco/ and ade/')
+    parser.add_argument('--train', type=count, default=200, help='images to train on')
+    parser.add_argument('--val', type=count, default=50, help='images held out')
+    parser.add_argument('--height', type=size, default=160, help='pixels')
+    parser.add_argument('--width', type=size, default=192, help='pixels')
+    parser.add_argument('--seed', type=at_least(0), default=0)
     return parser.parse_args()
 
 
@@ -27,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

@@ -7,6 +7,7 @@ from mmengine.config import Config
 
 from mmrest.engine.checks import check
 from mmrest.engine.command import Parser, add_run_arguments, build_runner, run, run_config
+from mmrest.engine.config import dicts
 from mmrest.engine.errors import UsageError
 from mmrest.engine.guard import WholeCheckpointHook
 
@@ -23,6 +24,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--show', action='store_true', help='show predictions on the screen')
     parser.add_argument('--show-dir', metavar='DIR', help='folder for pictures of predictions')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='test-time augmentation: flip for boxes, scales and flip for label maps',
+    )
     parser.add_argument(
         '--wait-time', type=float, default=2, help='seconds that --show stays at a picture'
     )
@@ -67,6 +73,19 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
         hook.test_out_dir = osp.abspath(args.show_dir)
 
 
+def use_tta(cfg: Config) -> None:
+    """Switch test-time augmentation on, as the config has it or as mmdet does without."""
+    if any('mask_head' in part for _, part in dicts(cfg.model, 'model')):
+        raise UsageError('--tta: mmdet offers no test-time augmentation for masks; leave it out')
+    if cfg.get('tta_model') is None or cfg.get('tta_pipeline') is None:
+        raise UsageError(
+            f'--tta needs tta_model and tta_pipeline in {cfg.filename}; '
+            'configs/_base_/detection_runtime.py shows how they look'
+        )
+    cfg.model = dict(**cfg.tta_model, module=cfg.model)
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+
+
 def main() -> None:
     """Test."""
     args = parse_args()
@@ -77,6 +96,8 @@ def main() -> None:
     if args.show or args.show_dir is not None:
         draw_predictions(cfg, args)
     check(cfg, ('test',))
+    if args.tta:
+        use_tta(cfg)
     runner = build_runner(cfg)
     runner.register_hook(WholeCheckpointHook())
     runner.test()

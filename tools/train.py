@@ -5,6 +5,7 @@ import logging
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from mmengine.runner import find_latest_checkpoint
 
@@ -22,6 +23,17 @@ def parse_args() -> argparse.Namespace:
         '--amp', action='store_true', help='automatic mixed precision, on an accelerator'
     )
     parser.add_argument(
+        '--amp-dtype',
+        choices=['float16', 'bfloat16'],
+        default='float16',
+        help='type that --amp computes in (default: float16)',
+    )
+    parser.add_argument(
+        '--pretrained',
+        metavar='PATH',
+        help='weights of the backbone, as its authors released them',
+    )
+    parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
         help='scale the learning rate by the total batch size over that of the recipe',
@@ -37,12 +49,22 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def use_amp(cfg: Config) -> None:
+def use_amp(cfg: Config, dtype: str) -> None:
     """Switch automatic mixed precision on."""
     if get_device() == 'cpu':
         raise UsageError('--amp needs an accelerator and torch finds none; leave it out')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.loss_scale = 'dynamic'
+    cfg.optim_wrapper.dtype = dtype
+
+
+def use_pretrained(cfg: Config, path: str) -> None:
+    """Have the backbone begin from `path`; what the config has for it before is replaced."""
+    if not isinstance(cfg.model.get('backbone'), dict):
+        raise UsageError('--pretrained is for a model with a backbone, and this config has none')
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=path)
+    if cfg.model.get('pretrained') is not None:
+        cfg.model.pretrained = None  # older bases of mmseg name ResNet's weights there
 
 
 def use_auto_scale_lr(cfg: Config) -> None:
@@ -55,12 +77,34 @@ def use_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
+def warn_of_batch_size(cfg: Config) -> None:
+    """Say loudly that the learning rate is meant for another batch size."""
+    scaling = cfg.get('auto_scale_lr') or {}
+    meant, each = scaling.get('base_batch_size'), cfg.train_dataloader.get('batch_size')
+    if not meant or not each or scaling.get('enable'):
+        return
+    accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
+    total = each * get_world_size() * accumulated
+    if total != meant:
+        factors = f'{each} x {get_world_size()} process(es)'
+        if accumulated > 1:
+            factors += f' x {accumulated} accumulated'
+        print_log(
+            f'THE TOTAL BATCH IS {total} ({factors}), BUT THE LEARNING RATE IS MEANT FOR {meant}: '
+            '--auto-scale-lr scales it',
+            'current',
+            logging.WARNING,
+        )
+
+
 def main() -> None:
     """Train."""
     args = parse_args()
     cfg = run_config(args)
     if args.amp:
-        use_amp(cfg)
+        use_amp(cfg, args.amp_dtype)
+    if args.pretrained is not None:
+        use_pretrained(cfg, args.pretrained)
     if args.auto_scale_lr:
         use_auto_scale_lr(cfg)
     if args.resume is not None:
@@ -68,6 +112,7 @@ def main() -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
     check(cfg, ('train', 'val'))
     runner = build_runner(cfg)
+    warn_of_batch_size(cfg)
     if cfg.get('resume'):
         runner.register_hook(WholeCheckpointHook(resuming=True))
     if args.resume == 'auto' and find_latest_checkpoint(cfg.work_dir) is None:

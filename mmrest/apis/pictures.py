@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import cv2
 import matplotlib
@@ -15,6 +15,15 @@ matplotlib.use('Agg')  # files only, with or without a screen
 from matplotlib import pyplot as plt
 
 Colour = Tuple[float, float, float]
+Box = Tuple[float, float, float, float]
+
+
+class Label(NamedTuple):
+    """What to write at an instance: text, box (left, top, right, bottom) and colour."""
+
+    text: str
+    box: Box
+    colour: Colour
 
 
 def draw_predictions(
@@ -34,30 +43,55 @@ def draw_predictions(
         score_thr: detections below it are left out.
     """
     figure, axes = plt.subplots(
-        len(indices), 3, figsize=(12, 3.4 * len(indices)), squeeze=False, layout='constrained'
+        len(indices),
+        3,
+        figsize=(12, 3.4 * len(indices)),
+        dpi=110,
+        squeeze=False,
+        layout='constrained',
     )
+    labels: List[Tuple[Any, List[Label]]] = []
+    present: Set[int] = set()
     for column, title in zip(axes[0], ('image', 'ground truth', 'prediction')):
         column.set_title(title, fontsize=14)
+    classes, palette = dataset.metainfo['classes'], _palette(dataset.metainfo)
     model.eval()
     for row, index in zip(axes, indices):
         data = dataset[index]
         with torch.no_grad():
             sample = model.test_step(pseudo_collate([data]))[0].cpu()
         image = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
-        for axis in row:
-            axis.imshow(image)
+        # Colours stand for classes there, so the image keeps its own in the first column alone.
+        grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        for axis, background in zip(row, (image, grey, grey)):
+            axis.imshow(background)
             axis.set_axis_off()
-        classes, palette = dataset.metainfo['classes'], _palette(dataset.metainfo)
         if 'pred_instances' in sample:
             found = sample.pred_instances
             truth = _on_image(data['data_samples'].gt_instances, sample)
-            _draw_instances(row[1], truth, classes, palette)
-            _draw_instances(row[2], found[found.scores >= score_thr], classes, palette)
+            found = found[found.scores >= score_thr]
+            for axis, instances in ((row[1], truth), (row[2], found)):
+                labels.append((axis, _draw_instances(axis, instances, classes, palette)))
+                present.update(instances.labels.tolist())
         else:
             for axis, name in ((row[1], 'gt_sem_seg'), (row[2], 'pred_sem_seg')):
                 source = data['data_samples'] if name == 'gt_sem_seg' else sample
-                _draw_label_map(axis, getattr(source, name).data[0].numpy(), classes, palette)
-    figure.savefig(path, dpi=110)
+                label_map = getattr(source, name).data[0].numpy()
+                _draw_label_map(axis, label_map, palette)
+                present.update(np.unique(label_map).tolist())
+    occurring = [index for index in range(len(classes)) if index in present]
+    figure.legend(
+        [plt.Rectangle((0, 0), 1, 1, color=palette[index]) for index in occurring],
+        [classes[index] for index in occurring],
+        loc='outside lower center',
+        ncols=8,
+        fontsize=11,
+    )
+    figure.draw_without_rendering()  # lays the axes out; labels are measured in their pixels
+    figure.set_layout_engine('none')
+    for axis, of_axis in labels:
+        _write_labels(axis, of_axis)
+    figure.savefig(path)
     plt.close(figure)
 
 
@@ -73,68 +107,93 @@ def _on_image(instances: Any, sample: Any) -> Any:
     instances.bboxes = (
         torch.as_tensor(getattr(instances.bboxes, 'tensor', instances.bboxes)) / scale
     )
-    instances.masks = torch.from_numpy(
-        instances.masks.resize((height, width)).to_ndarray().astype(bool)
-    )
+    if 'masks' in instances:
+        instances.masks = torch.from_numpy(
+            instances.masks.resize((height, width)).to_ndarray().astype(bool)
+        )
     return instances
 
 
 def _draw_instances(
     axis: Any, instances: Any, classes: Sequence[str], palette: Sequence[Colour]
-) -> None:
-    """Masks, boxes and labels; a label stands above its box, or inside where there is no room."""
+) -> List[Label]:
+    """Masks and boxes; returns the labels, whose places depend on the finished layout."""
     scores = getattr(instances, 'scores', None)
+    labels = []
     for number in range(len(instances)):
         label = int(instances.labels[number])
         colour = palette[label]
-        left, top, right, bottom = instances.bboxes[number].tolist()
-        mask = instances.masks[number].numpy().astype(float)
-        overlay = np.zeros((*mask.shape, 4))
-        overlay[..., :3], overlay[..., 3] = colour, 0.45 * mask
-        axis.imshow(overlay)
+        left, top, right, bottom = box = instances.bboxes[number].tolist()
+        if 'masks' in instances:
+            mask = instances.masks[number].numpy().astype(float)
+            overlay = np.zeros((*mask.shape, 4))
+            overlay[..., :3], overlay[..., 3] = colour, 0.55 * mask
+            axis.imshow(overlay)
         axis.add_patch(
             plt.Rectangle(
                 (left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=2
             )
         )
         text = classes[label] if scores is None else f'{classes[label]} {scores[number]:.2f}'
-        axis.text(
-            left,
-            top,
-            text,
-            fontsize=9,
-            color='white',
-            verticalalignment='bottom' if top > 12 else 'top',
-            bbox=dict(facecolor=colour, edgecolor='none', pad=1.5),
-        )
+        labels.append(Label(text, tuple(box), colour))
+    return labels
 
 
-def _draw_label_map(
-    axis: Any, labels: np.ndarray, classes: Sequence[str], palette: Sequence[Colour]
-) -> None:
-    """Colours over the image, and a legend of the classes that occur."""
+def _write_labels(axis: Any, labels: Sequence[Label]) -> None:
+    """Write every label at its box, where it covers no other one and stays in the image."""
+    bottom_of_image, top_of_image = axis.get_ylim()
+    left_of_image, right_of_image = axis.get_xlim()
+    taken: List[Box] = []
+    for text, (left, top, _, bottom), colour in labels:
+        style = dict(facecolor=colour, edgecolor='none', pad=1.5)
+        artist = axis.text(0, 0, text, fontsize=9, color='white', bbox=style)
+        # Where the patch of a label at the origin begins and how large it is, in pixels of the
+        # image, whose rows count downwards.
+        artist.update_bbox_position_size(axis.figure.canvas.get_renderer())
+        extent = artist.get_bbox_patch().get_window_extent().padded(1)
+        (x0, y1), (x1, y0) = axis.transData.inverted().transform(extent.get_points())
+        width, height = x1 - x0, y1 - y0
+        x = max(left_of_image, min(left, right_of_image - width))
+        rows = np.arange(top_of_image, bottom_of_image - height, height / 2)
+        # Above the box, inside at the top, below, inside at the bottom, or else as near as there
+        # is room.
+        wanted = (top - height, top, bottom, bottom - height)
+        for y in (*wanted, *sorted(rows, key=lambda row: abs(row - top))):
+            place = (x, y, x + width, y + height)
+            inside = top_of_image <= y and y + height <= bottom_of_image
+            if inside and not any(_overlap(place, other) for other in taken):
+                break
+        taken.append(place)
+        artist.set_position((x - x0, y - y0))
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _draw_label_map(axis: Any, labels: np.ndarray, palette: Sequence[Colour]) -> None:
+    """Colours over the image; pixels to be ignored stay as they are."""
     overlay = np.zeros((*labels.shape, 4))
-    present = [index for index in np.unique(labels) if index < len(classes)]
-    for index in present:
-        overlay[labels == index] = (*palette[index], 0.7)
+    for index, colour in enumerate(palette):
+        overlay[labels == index] = (*colour, 0.7)
     axis.imshow(overlay)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=palette[index]) for index in present]
-    names = [classes[index] for index in present]
-    axis.legend(handles, names, loc='lower right', fontsize=8, framealpha=0.9)
 
 
-def draw_curves(scalars: Path, path: Path, metrics: Dict[str, str]) -> None:
+def draw_curves(scalars: Path, path: Path, metrics: Dict[str, str], perfect: float = 1) -> None:
     """Draw losses over iterations beside metrics over the same.
 
     Args:
         scalars: the ``scalars.json`` that mmengine's LocalVisBackend writes.
         path: file for the picture.
         metrics: name of a metric in that file -> what to call it.
+        perfect: the most that a metric can be, 1 or 100 for percentages.
     """
     lines = [json.loads(line) for line in scalars.read_text().splitlines()]
     losses = [line for line in lines if 'loss' in line]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout='constrained')
     names = [name for name in losses[0] if 'loss' in name]
+    if len(names) == 2:  # the total and its only part
+        names = ['loss']
     for name in sorted(names, key=lambda name: (name != 'loss', name)):
         left.plot(
             [line['step'] for line in losses],
@@ -145,10 +204,14 @@ def draw_curves(scalars: Path, path: Path, metrics: Dict[str, str]) -> None:
     left.set(xlabel='iteration', ylabel='training loss', ylim=(0, None))
     left.legend()
     evaluations = evaluated_after(lines, metrics)
-    for name, title in metrics.items():
+    for index, (name, title) in enumerate(metrics.items()):
         points = [(step, line[name]) for step, line in evaluations if name in line]
-        right.plot(*zip(*points), marker='o', label=title)
-    right.set(xlabel='iteration', ylabel='on held-out images', ylim=(0, 1))
+        # Curves that coincide stay visible: later ones are dashed, with smaller marks.
+        style = dict(marker='os^D'[index % 4], linestyle=('-', '--', '-.', ':')[index % 4])
+        right.plot(*zip(*points), markersize=10 - 2 * (index % 4), label=title, **style)
+    unit = ' (%)' if perfect == 100 else ''
+    right.set(xlabel='iteration', ylabel=f'on held-out images{unit}', ylim=(0, perfect))
+    right.set_xlim(0, left.get_xlim()[1])
     right.legend(loc='lower right')
     for axis in (left, right):
         axis.grid(alpha=0.3)

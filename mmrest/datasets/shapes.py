@@ -20,6 +20,9 @@ PALETTE = ((220, 60, 60), (60, 130, 230), (60, 180, 75))
 SPLITS = {'train': ('train2017', 'training'), 'val': ('val2017', 'validation')}
 """Names of a split in COCO's and in ADE20K's layout."""
 
+MIN_SIZE = 32
+"""Pixels below which shapes would be too few to tell apart."""
+
 _SHIFT = 4  # OpenCV takes corners in 16ths of a pixel
 
 
@@ -57,11 +60,11 @@ def draw_scene(
         if all(
             isinstance(left, Polygon)
             and not left.interiors
-            and left.area > 0.75 * shape.visible.area
+            and left.area > 0.9 * shape.visible.area
             for left, shape in zip(remaining, shapes)
         ):
             shapes = [shape._replace(visible=left) for shape, left in zip(shapes, remaining)]
-            shapes.append(Shape(label, outline, _colour(rng, image)))
+            shapes.append(Shape(label, outline, _colour(rng, image, outline)))
             corners = np.round(np.array(outline.exterior.coords) * 2**_SHIFT).astype(np.int32)
             cv2.fillPoly(image, [corners], shapes[-1].colour, cv2.LINE_AA, _SHIFT)
     grain = rng.normal(0, 6, image.shape)
@@ -76,9 +79,10 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     return np.clip(first + (second - first) * clouds * 0.25, 0, 255).astype(np.uint8)
 
 
-def _colour(rng: np.random.Generator, image: np.ndarray) -> Tuple[int, int, int]:
-    """A colour that stands out from the mean of the image."""
-    mean = image.mean((0, 1))
+def _colour(rng: np.random.Generator, image: np.ndarray, outline: Polygon) -> Tuple[int, int, int]:
+    """A colour that stands out from what the new shape is drawn over."""
+    left, top, right, bottom = (int(edge) for edge in outline.bounds)
+    mean = image[top : bottom + 1, left : right + 1].mean((0, 1))
     while True:
         colour = rng.integers(0, 256, 3)
         if np.abs(colour - mean).sum() > 200:
@@ -88,7 +92,7 @@ def _colour(rng: np.random.Generator, image: np.ndarray) -> Tuple[int, int, int]
 def _outline(rng: np.random.Generator, height: int, width: int) -> Tuple[int, Polygon]:
     """Class and outline of a new shape, inside the image."""
     label = int(rng.integers(len(CLASSES)))
-    radius = rng.uniform(0.12, 0.28) * min(height, width)
+    radius = rng.uniform(0.14, 0.28) * min(height, width)
     x, y = rng.uniform(radius, width - radius), rng.uniform(radius, height - radius)
     if CLASSES[label] == 'disc':
         return label, Point(x, y).buffer(radius * 0.85, 16)
@@ -115,7 +119,12 @@ def write_shapes(
         height: pixels of every image.
         width: pixels of every image.
         seed: another seed draws other images; splits never share one.
+
+    Raises:
+        ValueError: an image is to have less than 32 pixels in height or width.
     """
+    if min(height, width) < MIN_SIZE:
+        raise ValueError(f'shapes need images of at least {MIN_SIZE} pixels, got {height}x{width}')
     for part, (split, count) in enumerate(counts.items()):
         coco_name, ade_name = SPLITS[split]
         folders = [
@@ -126,6 +135,7 @@ def write_shapes(
         ]
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
+            _remove_images_after(folder, count)
         content = _empty_coco()
         for index in range(count):
             image, shapes = draw_scene(np.random.default_rng((seed, part, index)), height, width)
@@ -135,6 +145,13 @@ def write_shapes(
             cv2.imwrite(str(folders[2] / f'{name}.png'), _label_map(shapes, height, width))
             _add_to_coco(content, index + 1, f'{name}.jpg', shapes, height, width)
         (folders[3] / f'instances_{coco_name}.json').write_text(json.dumps(content))
+
+
+def _remove_images_after(folder: Path, count: int) -> None:
+    """Remove what an earlier, larger set left: a label map's folder is its list of images."""
+    for path in folder.iterdir():
+        if path.suffix in ('.jpg', '.png') and path.stem.isdigit() and int(path.stem) > count:
+            path.unlink()
 
 
 def _label_map(shapes: List[Shape], height: int, width: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import os
 import os.path as osp
 import sys
 import warnings
+from pathlib import Path
 from typing import Callable, NoReturn, Optional, Sequence
 
 import torch
@@ -15,6 +16,7 @@ from mmengine.runner import Runner
 
 from ..checkpoint import CheckpointError
 from .config import load_config, without_sync_bn
+from .display import DisplayHook
 from .errors import UsageError
 from .guard import guard_checkpoints
 
@@ -28,6 +30,30 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End the program with exit status 2."""
         self.exit(2, f'{self.prog}: error: {message}; --help lists the options\n')
+
+
+def folder(text: str) -> Path:
+    """Type of an argument that names a folder to write to, which need not exist yet."""
+    path = Path(text).expanduser()
+    nearest = next(part for part in (path, *path.parents) if part.exists())
+    if not nearest.is_dir():
+        raise argparse.ArgumentTypeError(f'{nearest} is not a folder; choose another')
+    return path
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Type of an argument that is an integer with a lower bound."""
+
+    def integer(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < least:
+            raise argparse.ArgumentTypeError(f'{text!r} is not an integer of at least {least}')
+        return value
+
+    return integer
 
 
 class _Options(DictAction):
@@ -49,7 +75,9 @@ class _Options(DictAction):
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that training and testing have in common, under mmdet's names."""
     parser.add_argument(
-        '--work-dir', help='folder for logs and checkpoints (default: work_dirs/ + config name)'
+        '--work-dir',
+        type=folder,
+        help='folder for logs and checkpoints (default: work_dirs/ + config name)',
     )
     parser.add_argument(
         '--data-root', metavar='DIR', help='folder that replaces the data_root of the config'
@@ -86,7 +114,7 @@ def run_config(args: argparse.Namespace) -> Config:
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
+        cfg.work_dir = str(args.work_dir)
     elif cfg.get('work_dir') is None:
         name = osp.splitext(osp.basename(args.config))[0]
         cfg.work_dir = osp.join('work_dirs', name)
@@ -103,6 +131,7 @@ def build_runner(cfg: Config) -> Runner:
     if not torch.cuda.is_available() or cfg.launcher == 'none':
         reverted = without_sync_bn(cfg)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    runner.register_hook(DisplayHook())
     if reverted:
         lacking = 'a process group' if torch.cuda.is_available() else 'CUDA'
         print_log(

@@ -1,13 +1,30 @@
 """From a config file and a command line to the config of a run."""
 
+import difflib
+import inspect
 import os.path as osp
 from typing import Any, Iterator, Optional, Tuple
 
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from .errors import UsageError
 
 PHASES = ('train', 'val', 'test')
+
+RUN_KEYS = inspect.signature(Runner).parameters.keys() - {'cfg'} | {
+    'activation_checkpointing',
+    'compile',
+    'data_root',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'runner_type',
+    'sync_bn',
+    'tta_model',
+    'tta_pipeline',
+}
+"""Top-level keys that something reads, whether or not a config file holds them."""
 
 
 def load_config(
@@ -37,6 +54,7 @@ def load_config(
     if data_root is not None:
         _replace_data_root(cfg, data_root)
     for key, value in (cfg_options or {}).items():
+        _check_key(key, value, cfg)
         try:
             cfg.merge_from_dict({key: value})
         except Exception as error:  # an index beyond a list, a key below a number, ...
@@ -44,6 +62,21 @@ def load_config(
                 f'--cfg-options {key}={value} does not fit the config: {first_line(error)}'
             ) from error
     return cfg
+
+
+def _check_key(key: str, value: Any, cfg: Config) -> None:
+    """Refuse what no part of a run would read: mmengine takes any key."""
+    if key.rpartition('.')[2] == 'pretrained' and value is not None:
+        raise UsageError(
+            f'--cfg-options {key}={value} would be ignored: tools/train.py --pretrained {value} '
+            'begins from weights of the backbone, load_from=PATH from those of a whole model'
+        )
+    name = key.partition('.')[0]
+    known = RUN_KEYS | cfg.keys()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f'did you mean {near[0]}?' if near else 'nothing in a run would read it'
+        raise UsageError(f'--cfg-options {key}: the config has no {name}; {hint}')
 
 
 def first_line(error: Exception) -> str:

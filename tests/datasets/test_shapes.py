@@ -75,3 +75,36 @@ def test_shapes_stand_out_and_stay_in_sight():
             assert shape.visible.area > 50 and not shape.visible.interiors
             for other in shapes[front + 1 :]:
                 assert shape.visible.intersection(other.visible).area < 1e-6
+
+
+def test_shapes_differ_from_what_they_are_drawn_over():
+    for seed in range(40):
+        image, shapes = draw_scene(np.random.default_rng(seed), 160, 192)
+        for shape in shapes:
+            ring = shape.visible.buffer(6).difference(shape.visible.buffer(2))
+            around = np.zeros((160, 192), np.uint8)
+            cv2.fillPoly(around, [np.array(ring.exterior.coords).astype(np.int32)], 1)
+            inside = np.zeros((160, 192), np.uint8)
+            outline = np.array(shape.visible.buffer(2).exterior.coords).astype(np.int32)
+            cv2.fillPoly(inside, [outline], 1)
+            colours = image[(around > 0) & (inside == 0)].astype(float)
+            difference = np.abs(colours - shape.colour).sum(1)
+            assert np.median(difference) > 60, seed
+
+
+@pytest.mark.parametrize('height, width', [(31, 192), (160, 0)])
+def test_sizes(tmp_path, height, width):
+    with pytest.raises(ValueError, match=f'at least 32 pixels, got {height}x{width}'):
+        write_shapes(tmp_path / 'x', dict(train=1), height, width)
+    assert not list(tmp_path.iterdir())
+    write_shapes(tmp_path, dict(train=20), 32, 32)
+
+
+def test_a_smaller_set_replaces_a_larger_one(tmp_path):
+    write_shapes(tmp_path, dict(train=5, val=2), 32, 32)
+    (tmp_path / 'ade' / 'images' / 'training' / 'notes.txt').write_text('mine')
+    write_shapes(tmp_path, dict(train=3, val=2), 32, 32)
+    for folder in ('ade/images/training', 'ade/annotations/training', 'coco/train2017'):
+        images = [path for path in (tmp_path / folder).iterdir() if path.suffix != '.txt']
+        assert len(images) == 3
+    assert (tmp_path / 'ade' / 'images' / 'training' / 'notes.txt').is_file()

@@ -1,6 +1,7 @@
 """Small runs of the programs in tools/, as a user starts them."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +112,20 @@ def train(*args, **kwargs):
 def evaluate(*args, **kwargs):
     """Run tools/test.py."""
     return run(ROOT / 'tools' / 'test.py', *args, **kwargs)
+
+
+def small_clone(folder):
+    """Lay out what commands run from, `configs/` with small networks; returns `folder`."""
+    for name in (
+        'LICENSE',
+        'Makefile',
+        'README.md',
+        'mmrest',
+        'requirements',
+        'setup.py',
+        'tools',
+    ):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / 'configs', folder / 'configs')
+    (folder / 'configs' / 'maskrcnn_rmt_s_3x.py').write_text(DETECTOR)
+    return folder

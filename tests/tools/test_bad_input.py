@@ -150,6 +150,59 @@ CASES = {
         ['tiny.py', '--cfg-options', 'batch_size'],
         "'batch_size' is not of the form KEY=VALUE",
     ),
+    'file as work dir': (
+        'train',
+        ['tiny.py', '--data-root', 'whole', '--work-dir', 'tiny.py/run'],
+        '--work-dir: tiny.py is not a folder; choose another',
+    ),
+    'file as folder of the demo': (
+        'demo',
+        ['--work-dir', 'tiny.py'],
+        '--work-dir: tiny.py is not a folder; choose another',
+    ),
+    'file as folder of shapes': ('make_shapes', ['tiny.py'], 'tiny.py is not a folder'),
+    'number of shapes': (
+        'make_shapes',
+        ['shapes', '--train', '-3'],
+        "--train: '-3' is not an integer of at least 1",
+    ),
+    'size of shapes': (
+        'make_shapes',
+        ['shapes', '--height', 'high'],
+        "--height: 'high' is not an integer of at least 32",
+    ),
+    'pretrained option': (
+        'train',
+        ['tiny.py', '--cfg-options', 'model.pretrained=RMT-S.pth'],
+        'model.pretrained=RMT-S.pth would be ignored: tools/train.py --pretrained RMT-S.pth',
+    ),
+    'pretrained weights': (
+        'train',
+        ['tiny.py', '--data-root', 'whole', '--pretrained', 'absent.pth'],
+        'pretrained weights (model.backbone.init_cfg.checkpoint) absent.pth does not exist',
+    ),
+    'type of automatic mixed precision': (
+        'train',
+        ['tiny.py', '--amp', '--amp-dtype', 'fp8'],
+        "--amp-dtype: invalid choice: 'fp8'",
+    ),
+    'augmentation of masks': (
+        'test',
+        ['tiny.py', 'tiny.py', '--data-root', 'whole', '--tta'],
+        '--tta: mmdet offers no test-time augmentation for masks',
+    ),
+    'pair of the benchmark': ('benchmark_zoo', ['tiny.py'], "'tiny.py' is not of the form"),
+    'checkpoint of the benchmark': (
+        'benchmark_zoo',
+        ['tiny.py=absent.pth'],
+        'absent.pth (of tiny.py=absent.pth) is not a file',
+    ),
+    'option that nothing reads': (
+        'train',
+        ['tiny.py', '--cfg-options', 'optim_wraper.optimizer.lr=1'],
+        '--cfg-options optim_wraper.optimizer.lr: the config has no optim_wraper; '
+        'did you mean optim_wrapper?',
+    ),
     'unknown option': ('train', ['tiny.py', '--amps'], 'unrecognized arguments: --amps'),
     'unknown choice': (
         'test',

@@ -1,38 +1,75 @@
-"""tools/demo.py from end to end, with a small network and few images."""
+"""tools/demo.py from end to end, with small networks and few images."""
 
 import cv2
+import pytest
 
 from tests.tools.runs import ROOT, run
 
-TINY = f"""
-_base_ = '{ROOT}/configs/demo_maskrcnn_rmt_t.py'
-arch = dict(_delete_=True, dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
-model = dict(backbone=dict(arch=arch), neck=dict(in_channels=[8, 16, 24, 32]))
+ARCH = '_delete_=True, dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4)'
+LOADERS = """
 train_dataloader = dict(num_workers=0, persistent_workers=False)
 val_dataloader = dict(num_workers=0, persistent_workers=False)
-max_epochs = 1
-train_cfg = dict(max_epochs=1, val_interval=1)
-model['test_cfg'] = dict(rcnn=dict(score_thr=0.0))
-default_hooks = dict(logger=dict(interval=1))
 """
+TINY = {
+    'demo_maskrcnn_rmt_t.py': f"""
+_base_ = '{ROOT}/configs/demo_maskrcnn_rmt_t.py'
+arch = dict({ARCH})
+model = dict(
+    backbone=dict(arch=arch), neck=dict(in_channels=[8, 16, 24, 32]),
+    test_cfg=dict(rcnn=dict(score_thr=0.0)),
+)
+train_cfg = dict(max_iters=2, val_interval=1)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
+{LOADERS}
+""",
+    'demo_semfpn_rest_lite.py': f"""
+_base_ = '{ROOT}/configs/demo_semfpn_rest_lite.py'
+arch = dict({ARCH})
+model = dict(backbone=dict(arch=arch), neck=dict(in_channels=[8, 16, 24, 32]))
+train_cfg = dict(max_iters=2, val_interval=1)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
+{LOADERS}
+""",
+}
 
 DEMO = f"""
 import sys
 from pathlib import Path
 sys.path.insert(0, '{ROOT}/tools')
 import demo
-demo.CONFIG, demo.COUNTS = Path('tiny.py'), dict(train=4, val=4)
+demo.CONFIGS, demo.COUNTS = Path(), dict(train=4, val=4)
 demo.main()
 """
 
 
-def test_demo(tmp_path):
-    (tmp_path / 'tiny.py').write_text(TINY)
+@pytest.mark.parametrize(
+    'task, work_dir, metrics',
+    [
+        ('detection', 'demo', ('box AP', 'box AP50', 'mask AP', 'mask AP50')),
+        ('segmentation', 'demo-seg', ('mIoU', 'mAcc', 'aAcc')),
+    ],
+)
+def test_demo(tmp_path, task, work_dir, metrics):
+    for name, text in TINY.items():
+        (tmp_path / name).write_text(text)
     (tmp_path / 'small_demo.py').write_text(DEMO)
-    done = run('small_demo.py', cwd=tmp_path)
-    assert 'on 4 held-out images' in done.stdout and 'mask AP50' in done.stdout
-    work_dir = tmp_path / 'work_dirs' / 'demo'
+    done = run('small_demo.py', task, cwd=tmp_path)
+    assert 'on 4 held-out images' in done.stdout
+    rows = {
+        cells[1].strip(): float(cells[2])
+        for cells in (line.split('│') for line in done.stdout.splitlines())
+        if len(cells) == 4
+    }
+    assert tuple(rows) == metrics and all(0 <= value <= 1 for value in rows.values())
+    work_dir = tmp_path / 'work_dirs' / work_dir
     for name in ('predictions.png', 'curves.png'):
         assert name in done.stdout
         assert cv2.imread(str(work_dir / name)).std() > 10
-    assert (work_dir / 'epoch_1.pth').is_file()
+    assert (work_dir / 'iter_2.pth').is_file()
+
+
+def test_unknown_task(tmp_path):
+    done = run(ROOT / 'tools' / 'demo.py', 'classification', cwd=tmp_path, check=False)
+    assert done.returncode == 2 and done.stderr.count('\n') == 1
+    assert "invalid choice: 'classification'" in done.stderr
+    assert not list(tmp_path.iterdir())

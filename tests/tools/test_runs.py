@@ -13,15 +13,15 @@ from tests.tools.runs import DETECTOR, SEGMENTOR, evaluate, train
 
 def metrics(folder):
     """Metrics of the newest run of a work dir that evaluated."""
+    timings = ('time', 'data_time', 'step', 'memory_mb')
     for path in sorted(folder.glob('*/vis_data/*.json'), reverse=True):
         lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
         found = [line for line in lines if {'coco/bbox_mAP', 'mIoU'} & line.keys()]
         if found:
-            timings = ('time', 'data_time', 'step')
             return {key: value for key, value in found[-1].items() if key not in timings}
     for path in sorted(folder.glob('*/*.json'), reverse=True):
         content = json.loads(path.read_text())
-        return {k: v for k, v in content.items() if k not in ('time', 'data_time', 'step')}
+        return {k: v for k, v in content.items() if k not in timings}
     raise AssertionError(f'no metrics in {folder}')
 
 

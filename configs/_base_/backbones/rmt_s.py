@@ -1,5 +1,6 @@
-# RMT-S: drop path 0.15 and the other fields are those of the arch. SyncBN as in the released
+# RMT-S: drop path 0.15 and the other fields are those of the arch; SyncBN as in the released
 # detection and segmentation code.
+# ImageNet weights: RMT-S in https://github.com/qhfan/RMT (README and releases).
 custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
 
 backbone = dict(type='RMT', arch='s', norm_cfg=dict(type='SyncBN', requires_grad=True))

@@ -1,4 +1,5 @@
-# The drawn shapes of tools/make_shapes.py, with boxes and masks, at their own size.
+# The drawn shapes of tools/make_shapes.py, with boxes and masks, at their own size. They load
+# faster than a worker could hand them over.
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
 data_root = 'data/shapes/coco/'
@@ -25,11 +26,13 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=2,
-    num_workers=1,
+    num_workers=0,
+    persistent_workers=False,
     dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline),
 )
 val_dataloader = dict(
-    num_workers=1,
+    num_workers=0,
+    persistent_workers=False,
     dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader

@@ -1,0 +1,7 @@
+# ResT-Base: drop path 0.2 and the other fields are those of the arch; plain BN as released.
+# ImageNet weights: ResTv1-B in the README of
+# https://github.com/wofmanaf/ResT (Google Drive, Baidu).
+custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
+
+backbone = dict(type='ResT', arch='base', norm_cfg=dict(type='BN', requires_grad=True))
+channels = [96, 192, 384, 768]

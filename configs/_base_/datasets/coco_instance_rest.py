@@ -1,0 +1,22 @@
+# Boxes and masks as the released ResT code trains on them at 1x: a crop of 0.9 x 0.9 of the image,
+# then the short side is drawn from 640, 672, ..., 800.
+_base_ = 'mmdet::_base_/datasets/coco_instance.py'
+
+train_pipeline = [
+    dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(
+        type='RandomCrop',
+        crop_type='relative',
+        crop_size=(0.9, 0.9),
+        allow_negative_crop=True,
+    ),
+    dict(
+        type='RandomChoiceResize',
+        scales=[(1333, short) for short in range(640, 801, 32)],
+        keep_ratio=True,
+    ),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

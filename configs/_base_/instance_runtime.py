@@ -1,0 +1,7 @@
+# What a run of an instance segmentor does besides training: masks choose the best checkpoint, and
+# mmdet has no test-time augmentation for them.
+_base_ = './detection_runtime.py'
+
+default_hooks = dict(checkpoint=dict(save_best='coco/segm_mAP'))
+tta_model = None
+tta_pipeline = None

@@ -1,0 +1,13 @@
+_base_ = [
+    './_base_/backbones/rest_small.py',
+    './_base_/models/mask_rcnn.py',
+    './_base_/datasets/coco_instance_rest_ms.py',
+    './_base_/schedules/coco_3x.py',
+    './_base_/instance_runtime.py',
+]
+
+model = dict(
+    backbone=dict(_delete_=True, norm_in_path=True, **_base_.backbone),
+    neck=dict(in_channels=_base_.channels),
+)
+optim_wrapper = dict(clip_grad=dict(max_norm=0.01))

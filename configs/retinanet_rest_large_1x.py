@@ -1,0 +1,12 @@
+_base_ = [
+    './_base_/backbones/rest_large.py',
+    './_base_/models/retinanet.py',
+    './_base_/datasets/coco_detection_rest.py',
+    './_base_/schedules/coco_1x.py',
+    './_base_/detection_runtime.py',
+]
+
+model = dict(
+    backbone=dict(_delete_=True, out_indices=(1, 2, 3), norm_in_path=True, **_base_.backbone),
+    neck=dict(in_channels=_base_.channels[1:]),
+)

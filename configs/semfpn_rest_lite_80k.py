@@ -1,0 +1,11 @@
+_base_ = [
+    './_base_/backbones/rest_lite.py',
+    './_base_/models/semantic_fpn.py',
+    'mmseg::_base_/datasets/ade20k.py',
+    './_base_/schedules/ade20k_80k.py',
+    './_base_/segmentation_runtime.py',
+]
+
+model = dict(
+    backbone=dict(_delete_=True, **_base_.backbone), neck=dict(in_channels=_base_.channels)
+)

@@ -1,0 +1,212 @@
+"""What DisplayHook adds to a run."""
+
+import io
+import json
+import logging
+import math
+import sys
+
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook, IterTimerHook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from rich.console import Console
+from torch.utils.data import Dataset
+
+from mmrest.engine.display import DisplayHook, peak_memory_mb
+from mmrest.engine.guard import guard_checkpoints
+
+
+class Model(BaseModel):
+    """One weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs, data_samples=None, mode='loss'):
+        if mode == 'loss':
+            return dict(loss=(torch.stack(list(inputs)) * self.weight).sum())
+        return [dict(x=x) for x in inputs]
+
+
+class Data(Dataset):
+    """Four samples."""
+
+    metainfo = None
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.zeros(2))
+
+
+class Scores(BaseMetric):
+    """A metric whose values are given: one an evaluation."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores = iter(scores)
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return dict(mIoU=next(self.scores), aAcc=0.5)
+
+
+def make_runner(folder, scores, epochs, resume=False, by_epoch=True, **checkpoint):
+    guard_checkpoints()
+    loader = dict(
+        batch_size=2,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=Data(),
+        collate_fn=dict(type='default_collate'),
+    )
+    length = dict(max_epochs=epochs) if by_epoch else dict(max_iters=2 * epochs)
+    default_hooks = dict(
+        logger=dict(type='LoggerHook', interval=1),
+        checkpoint=dict(
+            type='CheckpointHook', by_epoch=by_epoch, interval=1 if by_epoch else 2, **checkpoint
+        ),
+    )
+    return Runner(
+        model=Model(),
+        work_dir=str(folder),
+        train_dataloader=loader,
+        val_dataloader=loader,
+        val_evaluator=[Scores(scores)],
+        test_dataloader=loader,
+        test_evaluator=[Scores(scores)],
+        train_cfg=dict(by_epoch=by_epoch, val_interval=1 if by_epoch else 2, **length),
+        val_cfg=dict(),
+        test_cfg=dict(),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        default_hooks=default_hooks,
+        log_processor=dict(by_epoch=by_epoch, window_size=20),
+        experiment_name=f'{folder.name}{epochs}',
+        resume=resume,
+    )
+
+
+def shown(*args, **kwargs):
+    """A runner with the hook."""
+    runner = make_runner(*args, **kwargs)
+    runner.register_hook(DisplayHook())
+    return runner
+
+
+def log(folder):
+    return [line for path in sorted(folder.glob('*/*.log')) for line in path.open()]
+
+
+def best(folder):
+    return [line.split('best so far: ')[1].strip() for line in log(folder) if 'best so' in line]
+
+
+def scalars(folder):
+    (path,) = folder.glob('*/vis_data/scalars.json')
+    return [line for line in map(json.loads, path.open()) if 'loss' in line]
+
+
+def test_log_of_training(tmp_path, monkeypatch):
+    monkeypatch.setattr('mmrest.engine.display.get_world_size', lambda: 4)
+    shown(tmp_path, [1.0] * 8, epochs=8).train()  # more iterations than a window of ten
+    (line,) = [line for line in log(tmp_path) if 'Epoch(train)' in line and '[8][2/2]' in line]
+    assert 'eta: ' in line and ' time: ' in line
+    for logged in scalars(tmp_path):
+        assert logged['img_per_s'] == pytest.approx(2 * 4 / logged['time'], rel=0.02)
+        assert 10 < logged['memory_mb'] <= peak_memory_mb()
+
+
+def test_without_a_timer(tmp_path):
+    runner = shown(tmp_path, [1.0], epochs=1)
+    runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, IterTimerHook)]
+    runner.train()
+    assert all('img_per_s' not in line and 'memory_mb' in line for line in scalars(tmp_path))
+
+
+def test_best_so_far(tmp_path):
+    shown(tmp_path, [0.3, 0.6, 0.5], epochs=3).train()
+    assert best(tmp_path) == ['mIoU 0.3000 (epoch 1)', *['mIoU 0.6000 (epoch 2)'] * 2]
+    shown(tmp_path, [0.2], epochs=4, resume=True).train()
+    assert best(tmp_path)[-1] == 'mIoU 0.6000 (epoch 2)'
+
+
+def test_best_of_the_last_evaluation_before_a_stop(tmp_path):
+    """It is saved with the best checkpoint."""
+    shown(tmp_path, [0.3, 0.6], epochs=2, save_best='mIoU').train()
+    (path,) = tmp_path.glob('best_*.pth')
+    resumed = shown(tmp_path, [0.5], epochs=3)
+    resumed.resume(str(path))
+    resumed.train()
+    assert best(tmp_path)[-1] == 'mIoU 0.6000 (epoch 2)'
+
+
+def test_best_in_iterations(tmp_path):
+    shown(tmp_path, [0.3, 0.6], epochs=2, by_epoch=False).train()
+    assert best(tmp_path) == ['mIoU 0.3000 (iteration 2)', 'mIoU 0.6000 (iteration 4)']
+
+
+@pytest.mark.parametrize(
+    'scores, options, found',
+    [
+        ([0.3, 0.6], dict(save_best='aAcc'), 'aAcc 0.5000 (epoch 1)'),
+        ([0.3, 0.6], dict(save_best='auto'), 'mIoU 0.6000 (epoch 2)'),
+        ([0.3, 0.6, 0.2], dict(save_best='mIoU', rule='less'), 'mIoU 0.2000 (epoch 3)'),
+        ([math.nan, 0.6, 0.2], dict(), 'mIoU 0.6000 (epoch 2)'),
+    ],
+)
+def test_the_metric_of_save_best(tmp_path, scores, options, found):
+    shown(tmp_path, scores, epochs=len(scores), **options).train()
+    assert best(tmp_path)[-1] == found
+
+
+def test_a_metric_of_another_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(Scores, 'compute_metrics', lambda self, results: {'pascal_voc/mAP': 0.1})
+    shown(tmp_path, [], epochs=1).train()
+    assert best(tmp_path) == ['pascal_voc/mAP 0.1000 (epoch 1)']
+
+
+def test_evaluation_alone_has_no_best(tmp_path):
+    assert shown(tmp_path, [0.3], epochs=1).val() == dict(mIoU=0.3, aAcc=0.5)
+    assert best(tmp_path) == []
+
+
+class Screen(Hook):
+    """Notes where the log goes during evaluation."""
+
+    def __init__(self, handlers):
+        self.handlers, self.streams = handlers, set()
+
+    def after_val_iter(self, runner, *args, **kwargs):
+        self.streams.update(type(handler.stream).__name__ for handler in self.handlers)
+
+    after_test_iter = after_val_iter
+
+
+@pytest.mark.parametrize('phase', ['val', 'test'])
+@pytest.mark.parametrize('terminal, main', [(True, True), (False, True), (True, False)])
+def test_bar(tmp_path, monkeypatch, phase, terminal, main):
+    monkeypatch.setattr('mmrest.engine.display.is_main_process', lambda: main)
+    stdout = io.StringIO()
+    monkeypatch.setattr(sys, 'stdout', stdout)
+    runner = make_runner(tmp_path, [0.3], epochs=1)
+    handlers = [h for h in runner.logger.handlers if type(h) is logging.StreamHandler]
+    for handler in handlers:
+        handler.setStream(stdout)
+    console = Console(file=stdout, force_terminal=terminal, width=100)
+    runner.register_hook(DisplayHook(console))
+    screen = Screen(handlers)
+    runner.register_hook(screen)
+    getattr(runner, phase)()
+    output = stdout.getvalue()
+    bar = dict(val='evaluation', test='test')[phase]
+    assert (f'{bar} ' in output and '2/2' in output and 'it/s' in output) is (terminal and main)
+    # The log goes on, above the bar, and to where it went before in the end.
+    assert f'Epoch({phase})' in output and handlers
+    assert screen.streams == {'FileProxy' if terminal and main else 'StringIO'}
+    assert all(handler.stream is stdout for handler in handlers) and sys.stdout is stdout

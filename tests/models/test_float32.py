@@ -1,0 +1,87 @@
+"""mmdet's modules in float32 under automatic mixed precision."""
+
+import copy
+
+import pytest
+import torch
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+from mmdet.utils import register_all_modules
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import InstanceData
+
+import mmrest  # noqa: F401, registers
+
+ARGS = dict(
+    roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0),
+    out_channels=4,
+    featmap_strides=[4, 8],
+    finest_scale=14,
+)
+
+
+@pytest.fixture(autouse=True)
+def _in_mmdet():
+    register_all_modules(False)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        yield
+
+
+@pytest.fixture
+def inputs():
+    maps = [torch.randn(2, 4, 16, 24), torch.randn(2, 4, 8, 12)]
+    rois = torch.tensor([[0, 3.0, 5, 41, 33], [1, 0, 0, 95, 60], [1, 10, 10, 12, 30]])
+    return maps, rois
+
+
+def extractor():
+    return MODELS.build(dict(type='Float32RoIExtractor', **ARGS))
+
+
+def test_regions_in_float32_are_mmdets(inputs):
+    assert isinstance(extractor(), SingleRoIExtractor)
+    assert torch.equal(extractor()(*inputs), SingleRoIExtractor(**ARGS)(*inputs))
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_regions_of_half_maps(inputs, dtype):
+    maps, rois = inputs
+    half = [x.to(dtype).requires_grad_() for x in maps]
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = copy.deepcopy(extractor())(half, rois)
+    assert out.dtype == torch.float32
+    exact = SingleRoIExtractor(**ARGS)([x.detach().float() for x in half], rois)
+    assert torch.equal(out, exact)
+    out.sum().backward()
+    assert all(x.grad.dtype == dtype and x.grad.abs().sum() > 0 for x in half)
+
+
+HEADS = {
+    'RPNHead': dict(num_classes=1),
+    'RetinaHead': dict(num_classes=2, stacked_convs=1),
+}
+
+
+@pytest.mark.parametrize('of', HEADS)
+def test_boxes_in_a_wide_image(of):
+    """Anchors at the right edge of 1333 pixels, where bfloat16 knows multiples of 8."""
+    generator = dict(type='AnchorGenerator', scales=[1.7], ratios=[1.0], strides=[8])
+    coder = dict(type='DeltaXYWHBBoxCoder')
+    head = MODELS.build(
+        dict(
+            type='Float32Head', of=of, in_channels=4, feat_channels=4, anchor_generator=generator,
+            bbox_coder=coder, **HEADS[of],
+        )
+    )  # fmt: skip
+    nms = dict(type='nms', iou_threshold=0.9)
+    cfg = ConfigDict(nms_pre=100, max_per_img=100, min_bbox_size=0, score_thr=0.0, nms=nms)
+    with torch.no_grad(), torch.autocast('cpu', dtype=torch.bfloat16):
+        scores, deltas = head((torch.zeros(1, 4, 1, 166),))
+        assert scores[0].dtype == deltas[0].dtype == torch.float32
+        deltas[0].zero_()
+        meta = dict(img_shape=(8, 1333), scale_factor=(1.0, 1.0))
+        (found,) = head.predict_by_feat(scores, deltas, batch_img_metas=[meta], cfg=cfg)
+    assert isinstance(found, InstanceData) and found.bboxes.dtype == torch.float32
+    centres = (found.bboxes[:, 0] + found.bboxes[:, 2]) / 2
+    inside = centres[(found.bboxes[:, 0] > 0) & (found.bboxes[:, 2] < 1333)]
+    assert len(inside) > 20 and torch.allclose(inside % 8, torch.zeros(()), atol=1e-3)

@@ -1,0 +1,40 @@
+"""The page of the zoo and the metafile say what the configs say."""
+
+import runpy
+
+import pytest
+import yaml
+
+from tests.tools.runs import ROOT
+
+
+@pytest.fixture(scope='module')
+def written():
+    """The page and the metafile as tools/model_zoo.py would write them now."""
+    tool = runpy.run_path(str(ROOT / 'tools' / 'model_zoo.py'))
+    entries = tool['zoo']()
+    return tool['page'](entries), tool['metafile'](entries)
+
+
+def test_the_page_is_fresh(written):
+    page, _ = written
+    assert (ROOT / 'docs' / 'model_zoo.md').read_text() == page, 'run python tools/model_zoo.py'
+    rows = [line for line in page.splitlines() if line.startswith('| R')]
+    assert len(rows) == 64
+    (row,) = [r for r in rows if '[maskrcnn_rest_base_1x]' in r]
+    assert '| 41.6 | 38.7 |' in row
+    (row,) = [r for r in rows if '[maskrcnn_rest_large_1x]' in r]
+    assert '| - | - |' in row
+
+
+def test_the_metafile_is_fresh(written):
+    _, metafile = written
+    assert (ROOT / 'configs' / 'metafile.yml').read_text() == metafile
+    models = yaml.safe_load(metafile)['Models']
+    assert len(models) == 64
+    for model in models:
+        assert (ROOT / model['Config']).is_file()
+        # The whole network, whose backbone alone has more than this.
+        assert model['Metadata']['Parameters'] > 10e6
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    assert index == {'Import': ['configs/metafile.yml']}
