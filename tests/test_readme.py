@@ -288,7 +288,7 @@ def test_troubles(text, tmp_path, monkeypatch, coco_root):
     if text.startswith('No module named'):
         # As where the package lacks it; the rest of Python stays as it is.
         monkeypatch.setattr(sys, 'meta_path', [Without(text.split("'")[1]), *sys.meta_path])
-        monkeypatch.delitem(sys.modules, text.split("'")[1])
+        monkeypatch.delitem(sys.modules, text.split("'")[1], raising=False)
     with pytest.raises(Exception, match=re.escape(text)):
         TROUBLES[text](tmp_path=tmp_path, monkeypatch=monkeypatch, coco_root=coco_root)
 
