@@ -17,7 +17,7 @@ demo: env  ## set up, draw a data set, learn it and show the outcome in work_dir
 	"$(VENV)/bin/python" tools/demo.py
 
 demo-seg: env  ## the same for segmentation, in work_dirs/demo-seg
-	"$(VENV)/bin/python" tools/demo.py segmentation
+	"$(VENV)/bin/python" tools/demo.py semfpn --work-dir work_dirs/demo-seg
 
 test: env  ## set up and run the tests
 	"$(VENV)/bin/python" -m pytest -m "not slow"

@@ -4,8 +4,8 @@ _base_ = [
     './_base_/backbones/rmt_t.py',
     './_base_/models/mask_rcnn.py',
     './_base_/datasets/shapes_instance.py',
-    './_base_/schedules/coco_1x.py',
-    'mmdet::_base_/default_runtime.py',
+    './_base_/schedules/shapes_detection.py',
+    './_base_/shapes_runtime.py',
 ]
 
 # Half of the usual channels in neck and heads, which would take most of the time.
@@ -27,19 +27,4 @@ model = dict(
     ),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=20)),
 )
-
-max_iters = 720
-train_cfg = dict(
-    _delete_=True, type='IterBasedTrainLoop', max_iters=max_iters, val_interval=180
-)  # fmt: skip
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=40),
-    dict(type='CosineAnnealingLR', eta_min_ratio=0.02, begin=0, end=max_iters, by_epoch=False),
-]
-optim_wrapper = dict(optimizer=dict(lr=4e-4), clip_grad=dict(max_norm=1.0))
-randomness = dict(seed=0)
-log_processor = dict(by_epoch=False)
-default_hooks = dict(
-    logger=dict(interval=20),
-    checkpoint=dict(by_epoch=False, interval=180, max_keep_ckpts=1, save_best='coco/segm_mAP'),
-)
+default_hooks = dict(checkpoint=dict(save_best='coco/segm_mAP'))

@@ -96,7 +96,7 @@ def test_commands(tmp_path, coco_root):
         assert done.returncode == 0, f'{block} failed:\n{done.stdout}\n{done.stderr}'
     for sign in (
         'tools/demo.py',
-        'tools/demo.py segmentation',
+        'tools/demo.py semfpn --work-dir work_dirs/demo-seg',
         'requirements/install.py ".venv-other" --torch "torch==2.13.0"',
         'what to do',
         'best so far: coco/segm_mAP',

@@ -35,46 +35,39 @@ class Demo(NamedTuple):
     perfect: float
 
 
+BOXES = {'coco/bbox_mAP': 'box AP', 'coco/bbox_mAP_50': 'box AP50'}
+MASKS = {**BOXES, 'coco/segm_mAP': 'mask AP', 'coco/segm_mAP_50': 'mask AP50'}
+LABEL_MAPS = {'mIoU': 'mIoU', 'mAcc': 'mAcc', 'aAcc': 'aAcc'}
+
 DEMOS = {
-    'detection': Demo(
-        'demo_maskrcnn_rmt_t.py',
-        'coco',
-        {
-            'coco/bbox_mAP': 'box AP',
-            'coco/bbox_mAP_50': 'box AP50',
-            'coco/segm_mAP': 'mask AP',
-            'coco/segm_mAP_50': 'mask AP50',
-        },
-        1,
-    ),
-    'segmentation': Demo(
-        'demo_semfpn_rest_lite.py',
-        'ade',
-        {'mIoU': 'mIoU', 'mAcc': 'mAcc', 'aAcc': 'aAcc'},
-        100,
-    ),
+    'maskrcnn': Demo('demo_maskrcnn_rmt_t.py', 'coco', MASKS, 1),
+    'cascade_maskrcnn': Demo('demo_cascade_maskrcnn_rmt_t.py', 'coco', MASKS, 1),
+    'retinanet': Demo('demo_retinanet_rest_lite.py', 'coco', BOXES, 1),
+    'semfpn': Demo('demo_semfpn_rest_lite.py', 'ade', LABEL_MAPS, 100),
+    'upernet': Demo('demo_upernet_rmt_t.py', 'ade', LABEL_MAPS, 100),
 }
 
 
 def parse_args() -> argparse.Namespace:
     """Arguments of the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument('task', nargs='?', choices=DEMOS, default='detection')
+    parser.add_argument('method', nargs='?', choices=DEMOS, default='maskrcnn')
     parser.add_argument(
         '--work-dir',
         type=folder,
-        help='folder for what comes out (default: work_dirs/demo, work_dirs/demo-seg)',
+        help='folder for what comes out (default: work_dirs/demo, or work_dirs/demo-METHOD)',
     )
     args = parser.parse_args()
     if args.work_dir is None:
-        args.work_dir = Path('work_dirs', 'demo' if args.task == 'detection' else 'demo-seg')
+        name = 'demo' if args.method == 'maskrcnn' else f'demo-{args.method}'
+        args.work_dir = Path('work_dirs', name)
     return args
 
 
 def main() -> None:
     """Draw, train, evaluate and show."""
     args = parse_args()
-    demo = DEMOS[args.task]
+    demo = DEMOS[args.method]
     console = Console()
     start = time.time()
     data = args.work_dir / 'data'

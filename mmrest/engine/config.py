@@ -6,9 +6,13 @@ import os.path as osp
 from typing import Any, Iterator, Optional, Tuple
 
 from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.runner import Runner
 
 from .errors import UsageError
+
+# mmengine resolves `_base_ = 'mmrest::_base_/...'` for the packages of this table alone.
+MODULE2PACKAGE.setdefault('mmrest', 'mmrest')
 
 PHASES = ('train', 'val', 'test')
 

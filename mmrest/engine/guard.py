@@ -7,7 +7,7 @@ from urllib.parse import urlparse
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader, Runner, checkpoint
 
 from ..checkpoint import CheckpointError, match, read_checkpoint
@@ -82,7 +82,9 @@ class WholeCheckpointHook(Hook):
                 'this is no checkpoint of a run, it holds weights alone: leave --resume out and '
                 'begin from them with --cfg-options load_from=PATH'
             )
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
         state = checkpoint.get('state_dict', checkpoint)
         state = {name[7:] if name.startswith('module.') else name: t for name, t in state.items()}
         match(f'checkpoint for {type(model).__name__}', state, model.state_dict())

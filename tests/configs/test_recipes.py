@@ -72,8 +72,11 @@ def parts(built):
 def test_there_are_64():
     names = {path.stem for path in (ROOT / 'configs').glob('*.py')}
     assert names - {'_'.join(config) for config in ALL} == {
+        'demo_cascade_maskrcnn_rmt_t',
         'demo_maskrcnn_rmt_t',
+        'demo_retinanet_rest_lite',
         'demo_semfpn_rest_lite',
+        'demo_upernet_rmt_t',
         'own_coco',
     }
     assert len(ALL) == 64 and {'_'.join(config) for config in ALL} <= names

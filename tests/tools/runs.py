@@ -129,3 +129,25 @@ def small_clone(folder):
     shutil.copytree(ROOT / 'configs', folder / 'configs')
     (folder / 'configs' / 'maskrcnn_rmt_s_3x.py').write_text(DETECTOR)
     return folder
+
+
+WEIGHTS = """
+import sys, torch
+from mmrest.engine.config import load_config, without_sync_bn
+from mmengine.registry import MODELS, DefaultScope
+path, config, seed = sys.argv[1:]
+cfg = load_config(config)
+without_sync_bn(cfg)
+__import__(f'{cfg.default_scope}.utils').utils.register_all_modules()
+torch.manual_seed(int(seed))
+with DefaultScope.overwrite_default_scope(cfg.default_scope):
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+torch.save(dict(state_dict=model.state_dict()), path)
+"""
+
+
+def save_weights(path, config, seed=0):
+    """Save fresh weights for a config."""
+    arguments = [str(argument) for argument in (path, config, seed)]
+    subprocess.run([sys.executable, '-c', WEIGHTS, *arguments], check=True, capture_output=True)

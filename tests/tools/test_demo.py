@@ -10,26 +10,29 @@ LOADERS = """
 train_dataloader = dict(num_workers=0, persistent_workers=False)
 val_dataloader = dict(num_workers=0, persistent_workers=False)
 """
+LAST = """
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
+train_cfg = dict(max_iters=2, val_interval=1)
+"""
+MODELS = {
+    'maskrcnn_rmt_t': 'neck=dict(in_channels=[8, 16, 24, 32]), test_cfg=dict(rcnn=thr)',
+    'cascade_maskrcnn_rmt_t': 'neck=dict(in_channels=[8, 16, 24, 32]), test_cfg=dict(rcnn=thr)',
+    'retinanet_rest_lite': 'neck=dict(in_channels=[16, 24, 32]), test_cfg=thr',
+    'semfpn_rest_lite': 'neck=dict(in_channels=[8, 16, 24, 32])',
+    'upernet_rmt_t': (
+        'decode_head=dict(in_channels=[8, 16, 24, 32]), auxiliary_head=dict(in_channels=24)'
+    ),
+}
 TINY = {
-    'demo_maskrcnn_rmt_t.py': f"""
-_base_ = '{ROOT}/configs/demo_maskrcnn_rmt_t.py'
+    f'demo_{name}.py': f"""
+_base_ = '{ROOT}/configs/demo_{name}.py'
 arch = dict({ARCH})
-model = dict(
-    backbone=dict(arch=arch), neck=dict(in_channels=[8, 16, 24, 32]),
-    test_cfg=dict(rcnn=dict(score_thr=0.0)),
-)
-train_cfg = dict(max_iters=2, val_interval=1)
-default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
+thr = dict(score_thr=0.0)
+model = dict(backbone=dict(arch=arch), {model})
 {LOADERS}
-""",
-    'demo_semfpn_rest_lite.py': f"""
-_base_ = '{ROOT}/configs/demo_semfpn_rest_lite.py'
-arch = dict({ARCH})
-model = dict(backbone=dict(arch=arch), neck=dict(in_channels=[8, 16, 24, 32]))
-train_cfg = dict(max_iters=2, val_interval=1)
-default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
-{LOADERS}
-""",
+{LAST}
+"""
+    for name, model in MODELS.items()
 }
 
 DEMO = f"""
@@ -42,18 +45,26 @@ demo.main()
 """
 
 
+BOXES = ('box AP', 'box AP50')
+MASKS = (*BOXES, 'mask AP', 'mask AP50')
+LABEL_MAPS = ('mIoU', 'mAcc', 'aAcc')
+
+
 @pytest.mark.parametrize(
-    'task, work_dir, metrics',
+    'method, work_dir, metrics',
     [
-        ('detection', 'demo', ('box AP', 'box AP50', 'mask AP', 'mask AP50')),
-        ('segmentation', 'demo-seg', ('mIoU', 'mAcc', 'aAcc')),
+        ('maskrcnn', 'demo', MASKS),
+        ('cascade_maskrcnn', 'demo-cascade_maskrcnn', MASKS),
+        ('retinanet', 'demo-retinanet', BOXES),
+        ('semfpn', 'demo-semfpn', LABEL_MAPS),
+        ('upernet', 'demo-upernet', LABEL_MAPS),
     ],
 )
-def test_demo(tmp_path, task, work_dir, metrics):
+def test_demo(tmp_path, method, work_dir, metrics):
     for name, text in TINY.items():
         (tmp_path / name).write_text(text)
     (tmp_path / 'small_demo.py').write_text(DEMO)
-    done = run('small_demo.py', task, cwd=tmp_path)
+    done = run('small_demo.py', *[method] * (method != 'maskrcnn'), cwd=tmp_path)
     assert 'on 4 held-out images' in done.stdout
     rows = {
         cells[1].strip(): float(cells[2])
@@ -68,7 +79,7 @@ def test_demo(tmp_path, task, work_dir, metrics):
     assert (work_dir / 'iter_2.pth').is_file()
 
 
-def test_unknown_task(tmp_path):
+def test_unknown_method(tmp_path):
     done = run(ROOT / 'tools' / 'demo.py', 'classification', cwd=tmp_path, check=False)
     assert done.returncode == 2 and done.stderr.count('\n') == 1
     assert "invalid choice: 'classification'" in done.stderr

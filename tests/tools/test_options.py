@@ -1,10 +1,12 @@
 """Options of the programs that change a config."""
 
+import logging
 import runpy
 
 import pytest
 from mmengine.config import Config
 
+from mmrest.engine.config import load_config
 from tests.tools.runs import ROOT
 
 
@@ -26,3 +28,64 @@ def test_auto_scale_lr():
     for without in (dict(auto_scale_lr=None), dict()):
         with pytest.raises(program['UsageError'], match=r'needs auto_scale_lr\.base_batch_size'):
             program['use_auto_scale_lr'](Config(without))
+
+
+@pytest.fixture
+def program():
+    return runpy.run_path(str(ROOT / 'tools' / 'train.py'))
+
+
+@pytest.mark.parametrize('name', ['retinanet_rmt_t_1x', 'upernet_rest_lite_160k'])
+def test_pretrained(program, name):
+    cfg = load_config(str(ROOT / 'configs' / f'{name}.py'))
+    program['use_pretrained'](cfg, 'weights.pth')
+    assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint='weights.pth')
+    assert cfg.model.get('pretrained') is None
+    with pytest.raises(program['UsageError'], match='for a model with a backbone'):
+        program['use_pretrained'](Config(dict(model=dict(type='X'))), 'weights.pth')
+
+
+def test_pretrained_replaces_what_a_base_of_mmseg_names(program):
+    cfg = Config(dict(model=dict(pretrained='open-mmlab://resnet50', backbone=dict(type='RMT'))))
+    program['use_pretrained'](cfg, 'weights.pth')
+    assert cfg.model.pretrained is None
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+def test_amp(program, monkeypatch, dtype):
+    monkeypatch.setitem(program['use_amp'].__globals__, 'get_device', lambda: 'cuda')
+    cfg = load_config(str(ROOT / 'configs' / 'maskrcnn_rest_lite_1x.py'))
+    program['use_amp'](cfg, dtype)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert (cfg.optim_wrapper.dtype, cfg.optim_wrapper.loss_scale) == (dtype, 'dynamic')
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=0.01)
+
+
+@pytest.mark.parametrize(
+    'each, world, accumulated, enabled, message',
+    [
+        (
+            2,
+            1,
+            1,
+            False,
+            'THE TOTAL BATCH IS 2 (2 x 1 process(es)), BUT THE LEARNING RATE IS MEANT',
+        ),
+        (2, 8, 1, False, None),
+        (2, 4, 2, False, None),
+        (4, 8, 2, False, 'IS 64 (4 x 8 process(es) x 2 accumulated), BUT'),
+        (2, 1, 1, True, None),
+    ],
+)
+def test_batch_size(program, monkeypatch, each, world, accumulated, enabled, message):
+    said = []
+    scope = program['warn_of_batch_size'].__globals__
+    monkeypatch.setitem(scope, 'get_world_size', lambda: world)
+    monkeypatch.setitem(scope, 'print_log', lambda text, logger, level: said.append((text, level)))
+    cfg = load_config(str(ROOT / 'configs' / 'retinanet_rmt_t_1x.py'))
+    cfg.train_dataloader.batch_size = each
+    cfg.optim_wrapper.accumulative_counts = accumulated
+    cfg.auto_scale_lr.enable = enabled
+    program['warn_of_batch_size'](cfg)
+    assert [level for _, level in said] == ([] if message is None else [logging.WARNING])
+    assert message is None or (message in said[0][0] and 'FOR 16: --auto-scale-lr' in said[0][0])

@@ -7,8 +7,9 @@ import cv2
 import pytest
 import torch
 
+from tests.drawn import CLASSES
 from tests.shared import SHARED, needs_data
-from tests.tools.runs import DETECTOR, SEGMENTOR, evaluate, train
+from tests.tools.runs import DETECTOR, ROOT, SEGMENTOR, evaluate, save_weights, train
 
 
 def metrics(folder):
@@ -124,6 +125,63 @@ def test_checkpoints_that_do_not_fit(detector, coco_root):
         done = program('tiny.py', *args, *common, cwd=folder, check=False)
         assert done.returncode == 1 and 'Traceback' not in done.stderr
         assert line in done.stderr.splitlines()[-1]
+
+
+RETINANET = f"""
+_base_ = '{ROOT}/configs/retinanet_rest_lite_1x.py'
+arch = dict(_delete_=True, dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
+model = dict(
+    backbone=dict(arch=arch),
+    neck=dict(in_channels=[16, 24, 32], out_channels=16),
+    bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1, num_classes=3),
+    test_cfg=dict(score_thr=0.0),
+)
+metainfo = dict(classes={CLASSES})
+test_dataloader = dict(
+    num_workers=0, persistent_workers=False, dataset=dict(metainfo=metainfo)
+)
+default_hooks = dict(logger=dict(interval=1))
+tta_pipeline = _base_.tta_pipeline
+tta_pipeline[1]['transforms'][0][0]['scale'] = (80, 60)
+"""
+SCALED = (
+    SEGMENTOR
+    + """
+img_ratios = [1.0, 1.5]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='TestTimeAug', transforms=[
+        [dict(type='Resize', scale_factor=ratio, keep_ratio=True) for ratio in img_ratios],
+        [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+        [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')],
+    ]),
+]
+"""
+)
+
+
+@pytest.mark.parametrize(
+    'text, out', [(RETINANET, 'boxes.pkl'), (SCALED, 'maps')], ids=['boxes', 'maps']
+)
+def test_augmentation(tmp_path, coco_root, ade_root, text, out):
+    """--tta goes through the whole set, with the weights of the checkpoint it was given."""
+    (tmp_path / 'tiny.py').write_text(text)
+    root = ade_root if text is SCALED else coco_root
+    predictions = []
+    for seed in range(2):
+        save_weights(tmp_path / 'weights.pth', tmp_path / 'tiny.py', seed)
+        common = ('tiny.py', 'weights.pth', '--data-root', root, '--tta')
+        evaluate(*common, '--work-dir', str(seed), '--out', f'{seed}{out}', cwd=tmp_path)
+        assert metrics(tmp_path / str(seed))
+        kept = tmp_path / f'{seed}{out}'
+        if kept.is_dir():
+            predictions.append([cv2.imread(str(path)).tolist() for path in kept.iterdir()])
+        else:
+            boxes = [sample['pred_instances'] for sample in pickle.loads(kept.read_bytes())]
+            predictions.append([part['bboxes'].tolist() for part in boxes])
+            assert all(predictions[-1])
+        assert len(predictions[-1]) == 4
+    assert predictions[0] != predictions[1]
 
 
 @needs_data

@@ -1,0 +1,8 @@
+# What a run of a detector on the drawn shapes does besides training, counted in iterations.
+_base_ = 'mmdet::_base_/default_runtime.py'
+
+log_processor = dict(by_epoch=False)
+default_hooks = dict(
+    logger=dict(interval=20),
+    checkpoint=dict(by_epoch=False, interval=180, max_keep_ckpts=1, save_best='coco/bbox_mAP'),
+)

@@ -1,0 +1,82 @@
+"""What travels in the wheel."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+import mmrest
+from mmrest.engine.config import load_config
+from tests.tools.runs import ROOT
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    """A wheel made from a copy of what git would hand out."""
+    folder = tmp_path_factory.mktemp('wheel')
+    source = folder / 'source'
+    source.mkdir()
+    for name in ('LICENSE', 'MANIFEST.in', 'README.md', 'model-index.yml', 'pyproject.toml'):
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    for name in ('configs', 'mmrest', 'requirements', 'tools'):
+        for path in (ROOT / name).rglob('*'):
+            inside = path.relative_to(ROOT)
+            if path.is_file() and not {'.mim', '__pycache__'} & set(inside.parts):
+                (source / inside).parent.mkdir(parents=True, exist_ok=True)
+                (source / inside).write_bytes(path.read_bytes())
+    (source / 'setup.py').write_bytes((ROOT / 'setup.py').read_bytes())
+    subprocess.run(
+        [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-w', folder,
+         source],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (path,) = folder.glob('*.whl')
+    return path
+
+
+def test_configs_and_tools_travel(wheel):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if '.mim/' in name}
+    for folder in ('configs', 'tools'):
+        for path in (ROOT / folder).rglob('*'):
+            if path.suffix in ('.py', '.yml'):
+                assert f'mmrest/.mim/{path.relative_to(ROOT)}' in names
+    assert 'mmrest/.mim/model-index.yml' in names and not [n for n in names if 'cache' in n]
+
+
+def test_they_are_found_after_a_plain_install(wheel, tmp_path):
+    subprocess.run(
+        [sys.executable, '-m', 'pip', 'install', '--no-deps', '--target', tmp_path / 'site',
+         wheel],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (tmp_path / 'mine.py').write_text(
+        "_base_ = ['mmrest::_base_/backbones/rmt_s.py']\nmodel = _base_.backbone"
+    )
+    code = """
+import mmrest
+from mmengine.utils import get_installed_path
+from mmrest.engine.config import load_config
+print(mmrest.__file__)
+print(load_config('mine.py').model.arch)
+print(get_installed_path('mmrest') + '/.mim/configs/maskrcnn_rmt_s_3x.py')
+"""
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code],
+        cwd=tmp_path, env={'PYTHONPATH': str(tmp_path / 'site')}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    where, arch, config = done.stdout.splitlines()[-3:]
+    assert where == str(tmp_path / 'site/mmrest/__init__.py') and arch == 's'
+    assert config == str(tmp_path / 'site/mmrest/.mim/configs/maskrcnn_rmt_s_3x.py')
+    assert Config.fromfile(config).model.backbone.type == 'RMT'
+
+
+def test_they_are_found_in_an_editable_install():
+    mim = Path(mmrest.__file__).parent / '.mim'
+    if not mim.is_dir():
+        pytest.skip('mmrest is not installed: it runs from a folder')
+    assert load_config(str(mim / 'configs' / 'upernet_rmt_l_160k.py')).model.backbone.arch == 'l'
+    assert (mim / 'tools' / 'train.py').is_file() and (mim / 'model-index.yml').is_file()
