@@ -1,7 +1,9 @@
 """Test a detector or segmentor: metrics, and on request predictions and pictures."""
 
 import argparse
+import os
 import os.path as osp
+import sys
 
 from mmengine.config import Config
 
@@ -61,6 +63,10 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise UsageError('--show and --show-dir need default_hooks.visualization in the config')
+    if args.show and sys.platform == 'linux' and not os.environ.get('DISPLAY'):
+        raise UsageError(
+            '--show needs a screen and DISPLAY names none; --show-dir DIR draws files'
+        )
     hook.draw = True
     if args.show:
         hook.show = True

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os.path as osp
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -9,6 +10,7 @@ from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from mmengine.runner import find_latest_checkpoint
 
+from mmrest.checkpoint import read_state_dict
 from mmrest.engine.checks import check
 from mmrest.engine.command import Parser, add_run_arguments, build_runner, run, run_config
 from mmrest.engine.errors import UsageError
@@ -62,6 +64,8 @@ def use_pretrained(cfg: Config, path: str) -> None:
     """Have the backbone begin from `path`; what the config has for it before is replaced."""
     if not isinstance(cfg.model.get('backbone'), dict):
         raise UsageError('--pretrained is for a model with a backbone, and this config has none')
+    if osp.isfile(path):
+        read_state_dict(path)  # what is no checkpoint is refused before the run begins
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=path)
     if cfg.model.get('pretrained') is not None:
         cfg.model.pretrained = None  # older bases of mmseg name ResNet's weights there

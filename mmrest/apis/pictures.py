@@ -119,6 +119,9 @@ def _draw_instances(
 ) -> List[Label]:
     """Masks and boxes; returns the labels, whose places depend on the finished layout."""
     scores = getattr(instances, 'scores', None)
+    if scores is not None:  # the surest lies on top
+        instances = instances[scores.argsort()]
+        scores = instances.scores
     labels = []
     for number in range(len(instances)):
         label = int(instances.labels[number])
@@ -136,7 +139,7 @@ def _draw_instances(
         )
         text = classes[label] if scores is None else f'{classes[label]} {scores[number]:.2f}'
         labels.append(Label(text, tuple(box), colour))
-    return labels
+    return labels[::-1]  # and its label has the first choice of places
 
 
 def _write_labels(axis: Any, labels: Sequence[Label]) -> None:
@@ -210,7 +213,7 @@ def draw_curves(scalars: Path, path: Path, metrics: Dict[str, str], perfect: flo
         style = dict(marker='os^D'[index % 4], linestyle=('-', '--', '-.', ':')[index % 4])
         right.plot(*zip(*points), markersize=10 - 2 * (index % 4), label=title, **style)
     unit = ' (%)' if perfect == 100 else ''
-    right.set(xlabel='iteration', ylabel=f'on held-out images{unit}', ylim=(0, perfect))
+    right.set(xlabel='iteration', ylabel=f'metrics on held-out images{unit}', ylim=(0, perfect))
     right.set_xlim(0, left.get_xlim()[1])
     right.legend(loc='lower right')
     for axis in (left, right):

@@ -6,12 +6,13 @@ Every check raises UsageError, in one line that names the culprit and what to do
 import copy
 import json
 import os.path as osp
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.fileio import list_from_file
 from mmengine.registry import MODELS, DefaultScope
 
+from .arguments import check_arguments
 from .config import dicts, first_line, type_name
 from .errors import UsageError
 
@@ -29,6 +30,7 @@ def check(cfg: Config, phases: Tuple[str, ...]) -> None:
     check_files(cfg, phases)
     check_classes(cfg, phases)
     check_model(cfg)
+    check_arguments(cfg, phases)  # last: building the model has registered what it names
 
 
 def check_files(cfg: Config, phases: Tuple[str, ...]) -> None:
@@ -93,9 +95,11 @@ def check_classes(cfg: Config, phases: Tuple[str, ...]) -> None:
         phases: which of 'train', 'val' and 'test' it goes through.
 
     Raises:
-        UsageError: a class list is a bare string, a class is absent from the annotations, or a
-            head predicts another number of classes than the data has.
+        UsageError: a class list is a bare string, a class or an image is absent from the data, a
+            head predicts another number of classes than the data has, or training and evaluation
+            have different classes.
     """
+    stated: Dict[str, Optional[List[str]]] = {}
     for phase in phases:
         name = f'{phase}_dataloader'
         for where, dataset in dicts(cfg.get(name), name):
@@ -103,6 +107,21 @@ def check_classes(cfg: Config, phases: Tuple[str, ...]) -> None:
             if classes is not None:
                 _check_annotated(where, dataset, classes)
                 _check_heads(cfg, where, len(classes))
+            if 'data_root' in dataset or 'ann_file' in dataset:
+                stated[where] = classes
+    _check_same(stated)
+
+
+def _check_same(stated: Dict[str, Optional[List[str]]]) -> None:
+    """All data sets of a run must state the same classes, in the same order, or none."""
+    first = next((where for where, classes in stated.items() if classes is not None), None)
+    for where, classes in stated.items():
+        if first is not None and classes != stated[first]:
+            fault = 'no classes' if classes is None else f'({", ".join(map(repr, classes))})'
+            raise UsageError(
+                f'{where}.metainfo states {fault}, but {first}.metainfo.classes are '
+                f'({", ".join(map(repr, stated[first]))}); set the same in both, in one order'
+            )
 
 
 def _classes(where: str, dataset: dict) -> Optional[List[str]]:
@@ -127,6 +146,7 @@ def _check_annotated(where: str, dataset: dict, classes: List[str]) -> None:
         with open(path) as file:
             content = json.load(file)
         names = [category['name'] for category in content['categories']]
+        images = [image['file_name'] for image in content.get('images', [])]
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f'annotation file {path} ({where}.ann_file) is no COCO JSON '
@@ -138,6 +158,13 @@ def _check_annotated(where: str, dataset: dict, classes: List[str]) -> None:
             f'class {", ".join(map(repr, absent))} of {where}.metainfo.classes is not in {path}; '
             f'its categories are {", ".join(map(repr, names))}, equal to the letter'
         )
+    folder = (dataset.get('data_prefix') or {}).get('img')
+    if isinstance(folder, str) and dataset.get('backend_args') is None:
+        # A hundred images tell whether the folder is the right one; COCO has a thousand times as
+        # many.
+        for name in images[:: len(images) // 100 + 1]:
+            image = osp.join(dataset.get('data_root') or '', folder, name)
+            _check(image, f'image of {path}', osp.isfile, f'check {where}.data_prefix.img')
 
 
 def _check_heads(cfg: Config, where: str, count: int) -> None:

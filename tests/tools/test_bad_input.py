@@ -197,6 +197,75 @@ CASES = {
         ['tiny.py=absent.pth'],
         'absent.pth (of tiny.py=absent.pth) is not a file',
     ),
+    'argument of the loop': (
+        'train',
+        ['tiny.py', '--data-root', 'whole', '--cfg-options', 'train_cfg.max_epoch=1'],
+        'max_epoch: EpochBasedTrainLoop knows no such argument; did you mean max_epochs?',
+    ),
+    'argument of the data set': (
+        'train',
+        ['tiny.py', '--data-root', 'whole', '--cfg-options', 'train_dataloader.dataset.indeces=4'],
+        'indeces: CocoDataset knows no such argument; did you mean indices?',
+    ),
+    'argument of the loader': (
+        'test',
+        [
+            'tiny.py',
+            'tiny.py',
+            '--data-root',
+            'whole',
+            '--cfg-options',
+            'test_dataloader.shufle=1',
+        ],
+        'test_dataloader.shufle: test_dataloader knows no such argument; did you mean shuffle?',
+    ),
+    'argument of the optimizer': (
+        'train',
+        ['tiny.py', '--data-root', 'whole', '--cfg-options', 'optim_wrapper.optimizer.lrr=1'],
+        'optim_wrapper.optimizer.lrr: AdamW knows no such argument; did you mean lr?',
+    ),
+    'argument of a hook': (
+        'train',
+        [
+            'tiny.py',
+            '--data-root',
+            'whole',
+            '--cfg-options',
+            'default_hooks.logger.intervall=1',
+        ],
+        'LoggerHook knows no such argument; did you mean interval?',
+    ),
+    'classes of evaluation': (
+        'train',
+        ['no_val_classes.py', '--data-root', 'whole'],
+        'val_dataloader.dataset.metainfo states no classes, but train_dataloader.dataset.metainfo',
+    ),
+    'order of the classes': (
+        'train',
+        [
+            'tiny.py',
+            '--data-root',
+            'whole',
+            '--cfg-options',
+            'val_dataloader.dataset.metainfo.classes=person,car,bicycle',
+        ],
+        "states ('person', 'car', 'bicycle'), but",
+    ),
+    'images that are not there': (
+        'train',
+        ['tiny.py', '--data-root', 'no_images'],
+        'no_images/train2017/000000000001.jpg does not exist; check train_dataloader.dataset',
+    ),
+    'text as pretrained weights': (
+        'train',
+        ['tiny.py', '--data-root', 'whole', '--pretrained', 'notes.txt'],
+        'notes.txt',
+    ),
+    'no screen': (
+        'test',
+        ['tiny.py', 'tiny.py', '--data-root', 'whole', '--show'],
+        '--show needs a screen and DISPLAY names none; --show-dir DIR draws files',
+    ),
     'option that nothing reads': (
         'train',
         ['tiny.py', '--cfg-options', 'optim_wraper.optimizer.lr=1'],
@@ -225,6 +294,12 @@ def folder(tmp_path_factory, coco_root):
     shutil.copytree(coco_root, folder / 'no_json')
     shutil.copytree(coco_root, folder / 'no_val')
     shutil.copytree(coco_root, folder / 'broken_json')
+    shutil.copytree(coco_root, folder / 'no_images')
+    for path in (folder / 'no_images' / 'train2017').iterdir():
+        path.unlink()
+    (folder / 'no_val_classes.py').write_text(
+        f"{DETECTOR}\nval_dataloader['dataset'].pop('metainfo')\n"
+    )
     (folder / 'broken_json' / 'annotations' / 'instances_val2017.json').write_text('{')
     (folder / 'broken.py').write_text('model = dict(')
     (folder / 'notes.txt').write_text('model')
@@ -238,6 +313,7 @@ def test_one_line(name, folder, monkeypatch, capsys):
     program, args, message = CASES[name]
     before = set(folder.rglob('*'))
     monkeypatch.chdir(folder)
+    monkeypatch.delenv('DISPLAY', raising=False)
     monkeypatch.setattr(sys, 'argv', [f'{program}.py', *args])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(ROOT / 'tools' / f'{program}.py'), run_name='__main__')
