@@ -108,7 +108,7 @@ def rows(outcomes: Dict[str, Dict[str, Any]], reported: Dict[str, Dict[str, Any]
     header = ['config']
     for title in METRICS.values():
         header += [title, f'{title}, reported']
-    table = [[*header, 'images/s', 'memory (MB)']]
+    table = [[*header, 'batches/s', 'memory (MB)']]
     for pair, outcome in outcomes.items():
         name = Path(pair.partition('=')[0]).stem
         row = [name]
@@ -117,7 +117,8 @@ def rows(outcomes: Dict[str, Dict[str, Any]], reported: Dict[str, Dict[str, Any]
             percent = None if value is None else value * (1 if metric == 'mIoU' else 100)
             row.append('-' if percent is None else f'{percent:.1f}')
             row.append(str(reported.get(name, {}).get(title, '-')))
-        row += [f'{1 / outcome["time"]:.2f}', f'{outcome["memory_mb"]:.0f}']
+        memory = outcome.get('memory_mb')
+        row += [f'{1 / outcome["time"]:.2f}', f'{memory:.0f}' if memory else '-']
         table.append(row)
     return table
 
@@ -140,8 +141,8 @@ def main() -> None:
         console.print(f'[{number}/{len(args.pairs)}] {pair}', markup=False)
         if key not in results.known:
             try:
-                folder = args.work_dir / f'{Path(config).stem}_{key[:8]}'
-                results.keep(key, evaluate(config, checkpoint, arguments, folder))
+                work_dir = args.work_dir / f'{Path(config).stem}_{key[:8]}'
+                results.keep(key, evaluate(config, checkpoint, arguments, work_dir))
             except UsageError as error:
                 failures.append(str(error))
                 continue

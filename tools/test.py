@@ -80,7 +80,7 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def use_tta(cfg: Config) -> None:
-    """Switch test-time augmentation on, as the config has it or as mmdet does without."""
+    """Test with the augmentations of the config's tta_pipeline, merged by its tta_model."""
     if any('mask_head' in part for _, part in dicts(cfg.model, 'model')):
         raise UsageError('--tta: mmdet offers no test-time augmentation for masks; leave it out')
     if cfg.get('tta_model') is None or cfg.get('tta_pipeline') is None:

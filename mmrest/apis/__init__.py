@@ -1,1 +1,1 @@
-"""mmrest from Python: pictures of what a run has learnt."""
+"""mmrest from Python: pictures of what a run has learnt, and what networks take."""

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Set, Tuple
 
 import cv2
 import matplotlib
@@ -224,7 +224,7 @@ def draw_curves(scalars: Path, path: Path, metrics: Dict[str, str], perfect: flo
 
 def evaluated_after(lines: List[dict], metrics: Dict[str, str]) -> List[Tuple[int, dict]]:
     """Lines of a log with metrics, each with the iteration after which it was measured."""
-    step: Optional[int] = 0
+    step = 0
     evaluations = []
     for line in lines:
         if 'loss' in line:

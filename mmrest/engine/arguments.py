@@ -8,6 +8,7 @@ from mmengine import registry
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DefaultScope
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch.utils.data import DataLoader
 
 from .config import dicts, type_name
@@ -63,14 +64,10 @@ def _parts(cfg: Config, phases: Tuple[str, ...]) -> Iterator[Tuple[str, dict, Se
     for name in (*names, 'default_hooks', 'custom_hooks'):
         for where, part in dicts(cfg.get(name), name):
             if where == name and name.endswith('_dataloader'):
-                known = _parameters(DataLoader)
-                extra = DATALOADER_KEYS
-            elif where == name and name == 'train_cfg' and 'type' not in part:
-                by_epoch = part.get('by_epoch', True)
-                known = _parameters(
-                    _find('EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop')
-                )
-                extra = {'by_epoch'}
+                known, extra = _parameters(DataLoader), DATALOADER_KEYS
+            elif where == 'train_cfg' and 'type' not in part:
+                loop = EpochBasedTrainLoop if part.get('by_epoch', True) else IterBasedTrainLoop
+                known, extra = _parameters(loop), {'by_epoch'}
             else:
                 known = _parameters(_find(type_name(part)))
                 extra = OPTIM_WRAPPER_KEYS if where == 'optim_wrapper' else set()

@@ -134,7 +134,7 @@ class DisplayHook(Hook):
         self._progress.start()
         # Lines of the log must pass above the bar, and the cursor comes back whatever happens.
         _redirect(runner, stdout, sys.stdout)
-        self._restore = lambda: _redirect(runner, sys.stdout, stdout)
+        self._restore_log = lambda: _redirect(runner, sys.stdout, stdout)
         atexit.register(self._stop)
 
     def _advance(self) -> None:
@@ -143,7 +143,7 @@ class DisplayHook(Hook):
 
     def _stop(self) -> None:
         if self._progress is not None:
-            self._restore()
+            self._restore_log()
             self._progress.stop()
             self._progress = None
             atexit.unregister(self._stop)

@@ -1,16 +1,7 @@
-# Boxes as the released ResT code trains on them at 1x: the short side is drawn from 640, 672, ...,
-# 800.
-_base_ = 'mmdet::_base_/datasets/coco_detection.py'
+# Boxes as the released ResT code trains on them at 1x: as coco_detection_ms.py, with the short
+# side drawn from 640, 672, ..., 800.
+_base_ = './coco_detection_ms.py'
 
-train_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='RandomChoiceResize',
-        scales=[(1333, short) for short in range(640, 801, 32)],
-        keep_ratio=True,
-    ),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
-]
+train_pipeline = _base_.train_pipeline
+train_pipeline[2]['scales'] = [(1333, short) for short in range(640, 801, 32)]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
