@@ -7,6 +7,8 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..ops import use_backend
+
 NUM_REGIONS = 1000
 NUM_MASKS = 100
 """Regions that a two-stage detector classifies and masks that it draws, as its test_cfg allows."""
@@ -40,7 +42,8 @@ def count(model: nn.Module, height: int, width: int) -> Complexity:
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        # In the plain form every product is one that torch's counter knows.
+        with torch.no_grad(), use_backend('reference'), FlopCounterMode(display=False) as counter:
             _infer(model, torch.zeros(1, 3, height, width, device=device))
     finally:
         model.train(training)

@@ -5,7 +5,7 @@ modules carry the tensor names of the released checkpoints, which call attention
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, ClassVar, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from mmcv.cnn import build_norm_layer
@@ -13,7 +13,7 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops import decay_table, masa_axial, masa_full, rotary_tables, rotate
+from ..ops import PositionTables, masa, position_tables
 from .arch import Arch, is_number, resolve_arch
 from .pyramid import InitCfg, PyramidBackbone
 
@@ -146,15 +146,6 @@ class DWConv2d(nn.Module):
         return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-class PositionTables(NamedTuple):
-    """Everything of MaSA that depends on positions alone, in float32."""
-
-    sin: Tensor  # H W d
-    cos: Tensor  # H W d
-    decay_h: Tensor  # n H H, logarithms
-    decay_w: Tensor  # n W W
-
-
 class RelPos2d:
     """Makes the position tables of a stage, and keeps those of the last size and device.
 
@@ -194,14 +185,7 @@ class RelPos2d:
         frequencies = 1.0 / 10000 ** torch.linspace(0, 1, self.head_dim // 2, **cpu)
         head = torch.arange(self.num_heads, **cpu)
         log_gamma = torch.log(1 - 2 ** (-self.a - (self.b - self.a) * head / self.num_heads))
-        sin, cos = rotary_tables(frequencies.to(device), height * width)
-        log_gamma = log_gamma.to(device)
-        return PositionTables(
-            sin.unflatten(0, (height, width)),
-            cos.unflatten(0, (height, width)),
-            decay_table(log_gamma, height),
-            decay_table(log_gamma, width),
-        )
+        return position_tables(frequencies.to(device), log_gamma.to(device), height, width)
 
     def __getstate__(self) -> Dict[str, Any]:
         return dict(self.__dict__, _kept={})
@@ -217,8 +201,7 @@ class MaSA(nn.Module):
     def __init__(self, dim: int, num_heads: int, axial: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.attention = masa_axial if axial else masa_full
-        self.scale = (dim // num_heads) ** -0.5
+        self.axial = axial
         self.q_proj = nn.Linear(dim, dim)
         self.k_proj = nn.Linear(dim, dim)
         self.v_proj = nn.Linear(dim, dim)
@@ -226,16 +209,10 @@ class MaSA(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, tables: PositionTables) -> Tensor:
-        q, k, v = self.q_proj(x), self.k_proj(x) * self.scale, self.v_proj(x)
-        q = rotate(self._split_heads(q), tables.sin, tables.cos)
-        k = rotate(self._split_heads(k), tables.sin, tables.cos)
-        out = self.attention(q, k, self._split_heads(v), tables.decay_h, tables.decay_w)
-        out = out.permute(0, 2, 3, 1, 4).flatten(-2)
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, heads = (part.unflatten(-1, (self.num_heads, -1)) for part in (q, k, v))
+        out = masa(q, k, heads, tables, self.axial).flatten(-2)
         return self.out_proj(out + self.lepe(v))
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, n, H, W, C / n)."""
-        return x.unflatten(-1, (self.num_heads, -1)).permute(0, 3, 1, 2, 4)
 
 
 class FFN(nn.Module):

@@ -1,6 +1,23 @@
 """The attention kernels: pure functions of tensors that import torch alone."""
 
-from .emsa import emsa
-from .masa import decay_table, masa_axial, masa_full, rotary_tables, rotate
+from .backend import BACKENDS, use_backend
+from .emsa import emsa, emsa_reference
+from .masa import (
+    PositionTables,
+    masa,
+    masa_axial_reference,
+    masa_full_reference,
+    position_tables,
+)
 
-__all__ = ['decay_table', 'emsa', 'masa_axial', 'masa_full', 'rotary_tables', 'rotate']
+__all__ = [
+    'BACKENDS',
+    'PositionTables',
+    'emsa',
+    'emsa_reference',
+    'masa',
+    'masa_axial_reference',
+    'masa_full_reference',
+    'position_tables',
+    'use_backend',
+]

@@ -1,12 +1,21 @@
 """Efficient multi-head self-attention of ResT, after the projections."""
 
-from typing import Optional
+from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx, once_differentiable
 
-INSTANCE_NORM_EPS = 1e-5
+from .autocast import without_autocast
+from .backend import Implementation, Operation, always, refuse_in_graphs
+
+EPS = 1e-5
+"""What the instance norm of the released networks adds to a variance."""
+
+BLOCK_ELEMENTS = 2**18
+"""Elements of the block of maps that is computed at once: a megabyte, which caches hold."""
 
 
 def emsa(
@@ -15,6 +24,7 @@ def emsa(
     v: Tensor,
     mix_weight: Optional[Tensor] = None,
     mix_bias: Optional[Tensor] = None,
+    eps: float = EPS,
 ) -> Tensor:
     """EMSA: ``IN(softmax(Conv(q k^T / sqrt(d)))) v`` (ResT, the equation of EMSA).
 
@@ -23,18 +33,38 @@ def emsa(
     too. Both belong together: without `mix_weight` (a single head) neither is applied. A map of
     one element has no variance and is normalised to 0.
 
-    The softmax and the norm are computed in float32 for half types.
+    Softmax and norm are computed in float32 for half types. See :mod:`mmrest.ops.backend` for
+    how the implementation is chosen.
 
     Args:
         q: queries, (B, n, N, d).
         k: keys, (B, n, M, d); M is N reduced by the stride squared.
         v: values, (B, n, M, d).
         mix_weight: weight of the convolution over heads, (n, n, 1, 1).
-        mix_bias: its bias, (n,).
+        mix_bias: its bias, (n,). It moves all logits of a head alike, so the result and the
+            other gradients do not depend on it, and its own gradient is zero.
+        eps: what the instance norm adds to a variance.
 
     Returns:
         (B, n, N, d), in the type of `v`.
+
+    Raises:
+        ValueError: a forced backend cannot run.
     """
+    if mix_weight is None:
+        return _single(q, k, v)
+    return _mixed(q, k, v, mix_weight, mix_bias, eps)
+
+
+def emsa_reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mix_weight: Optional[Tensor] = None,
+    mix_bias: Optional[Tensor] = None,
+    eps: float = EPS,
+) -> Tensor:
+    """Plain form of :func:`emsa`, with the whole maps in memory."""
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if mix_weight is not None:
         logits = F.conv2d(logits, mix_weight, mix_bias)
@@ -42,5 +72,141 @@ def emsa(
     if mix_weight is not None:
         # The layer norm over both dimensions of a map is its instance norm, and unlike torch's
         # instance_norm it accepts maps of a single element.
-        attention = F.layer_norm(attention, attention.shape[-2:], eps=INSTANCE_NORM_EPS)
+        attention = F.layer_norm(attention, attention.shape[-2:], eps=eps)
     return attention.to(v.dtype) @ v
+
+
+def emsa_blocked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mix_weight: Tensor,
+    mix_bias: Optional[Tensor] = None,
+    eps: float = EPS,
+) -> Tensor:
+    """:func:`emsa` over several heads, in memory linear in N: a block of rows at a time.
+
+    Rows of the softmax P sum to 1, so the mean of a map is exactly 1 / M. With R = P - 1/M, the
+    result is ``R v * rsqrt(mean(R^2) + eps)``: each block adds to R v and to the sum of squares,
+    and the factor is applied at the end. Subtracting first keeps what a difference of sums
+    would cancel. The backward pass makes the blocks again.
+    """
+    return _BlockedEMSA.apply(q, k, v, mix_weight, mix_bias, eps)
+
+
+class _BlockedEMSA(Function):
+    @staticmethod
+    @without_autocast
+    def forward(
+        ctx: FunctionCtx,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mix_weight: Tensor,
+        mix_bias: Optional[Tensor],
+        eps: float,
+    ) -> Tensor:
+        batch, heads, queries, dim = q.shape
+        keys, channels = v.shape[-2:]
+        wide = torch.promote_types(q.dtype, torch.float32)
+        weight = mix_weight.reshape(heads, heads).to(wide) * dim**-0.5
+        # Next to each other for each token, as the output projection wants them.
+        out = v.new_empty(batch, queries, heads, channels).transpose(1, 2)
+        squares = q.new_zeros(batch, heads, dtype=wide)
+        minus_one = squares.new_tensor(-1.0)
+        for b in range(batch):
+            keys_t, values = k[b].transpose(1, 2).contiguous(), v[b].contiguous()
+            sums = out[b] if out.dtype == wide else out[b].to(wide)
+            for rows in _blocks(queries, heads * keys):
+                softmax = _softmax_of_mixed(q[b, :, rows], keys_t, weight)[0]
+                # R in units of 1 / M, so that half types do not lose small deviations.
+                deviation = torch.add(minus_one, softmax, alpha=keys, out=softmax)
+                squares[b] += torch.linalg.vector_norm(deviation, dim=(1, 2)).square()
+                sums[:, rows] = deviation.to(v.dtype) @ values
+            variance = squares[b] / (queries * keys)
+            out[b] = sums * torch.rsqrt(variance + eps * keys**2)[:, None, None]
+        ctx.save_for_backward(q, k, v, mix_weight, out, squares)
+        ctx.eps = eps
+        ctx.has_bias = mix_bias is not None
+        return out
+
+    @staticmethod
+    @once_differentiable
+    @without_autocast
+    def backward(ctx: FunctionCtx, grad_out: Tensor) -> Tuple[Optional[Tensor], ...]:
+        q, k, v, mix_weight, out, squares = ctx.saved_tensors
+        batch, heads, queries, dim = q.shape
+        keys = k.shape[2]
+        wide = squares.dtype
+        scale = dim**-0.5
+        weight = mix_weight.reshape(heads, heads).to(wide)
+        factor = torch.rsqrt(squares / (queries * keys) + ctx.eps * keys**2) * keys
+        # d loss / d (R * factor), summed with R * factor over the map, needs no map: it is the
+        # product of the result and its gradient. The mean of the map is constant.
+        shrink = (grad_out.to(wide) * out).sum((2, 3)) * factor**2 / (queries * keys)
+
+        grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
+        grad_weight = torch.zeros_like(weight)
+        for b in range(batch):
+            keys_, keys_t = k[b].to(wide), k[b].transpose(1, 2).contiguous()
+            values_t = v[b].to(wide).transpose(1, 2).contiguous()
+            sum_k, sum_v = (torch.zeros_like(x[b], dtype=wide) for x in (k, v))
+            for rows in _blocks(queries, heads * keys):
+                grad = grad_out[b, :, rows].to(wide) * factor[b, :, None, None]
+                softmax, logits = _softmax_of_mixed(q[b, :, rows], keys_t, weight * scale)
+                deviation = softmax - 1 / keys
+                sum_v.baddbmm_(deviation.transpose(1, 2), grad)
+                deviation *= -shrink[b, :, None, None]
+                grad_softmax = deviation.baddbmm_(grad, values_t)
+                grad_mixed = torch.ops.aten._softmax_backward_data(
+                    grad_softmax, softmax, -1, softmax.dtype
+                )
+                grad_weight.addmm_(grad_mixed.flatten(1), logits.flatten(1).t())
+                grad_logits = (weight.t() @ grad_mixed.flatten(1)).view_as(grad_mixed)
+                grad_q[b, :, rows] = (grad_logits @ keys_) * scale
+                sum_k.baddbmm_(grad_logits.transpose(1, 2), q[b, :, rows].to(wide))
+            grad_k[b] = sum_k * scale
+            grad_v[b] = sum_v
+        grad_weight = (grad_weight * scale).to(mix_weight.dtype).view_as(mix_weight)
+        grad_bias = grad_weight.new_zeros(heads) if ctx.has_bias else None
+        return grad_q, grad_k, grad_v, grad_weight, grad_bias, None
+
+
+def _blocks(queries: int, row_elements: int) -> Tuple[slice, ...]:
+    """Ranges of rows that hold about BLOCK_ELEMENTS, none much smaller than the others."""
+    number = max(1, round(queries * row_elements / BLOCK_ELEMENTS))
+    rows = -(-queries // number)
+    return tuple(slice(start, start + rows) for start in range(0, queries, rows))
+
+
+def _softmax_of_mixed(q: Tensor, keys_t: Tensor, weight: Tensor) -> Tuple[Tensor, Tensor]:
+    """Softmax of mixed logits, and the logits before, (n, rows, M).
+
+    Args:
+        q: some rows of one sample, (n, rows, d).
+        keys_t: its keys, (n, d, M).
+        weight: weight of the mix, scaled, (n, n); its type is that of the softmax.
+    """
+    logits = (q @ keys_t).to(weight.dtype)
+    mixed = (weight @ logits.flatten(1)).view_as(logits)
+    return mixed.softmax(-1), logits
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+_single = Operation(
+    'emsa over one head',
+    [
+        Implementation('torch', _sdpa, always),
+        Implementation('reference', emsa_reference, always),
+    ],
+)
+_mixed = Operation(
+    'emsa',
+    [
+        Implementation('torch', emsa_blocked, refuse_in_graphs),
+        Implementation('reference', emsa_reference, always),
+    ],
+)

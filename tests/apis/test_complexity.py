@@ -6,6 +6,7 @@ from torch import nn
 
 from mmrest import RMT, ResT
 from mmrest.apis.complexity import count
+from mmrest.ops import BACKENDS, use_backend
 
 # In G at 224 x 224: all products of the backbone.
 MACS = {
@@ -31,6 +32,15 @@ def test_backbones(name):
     parameters, macs = count(backbone(name), 224, 224)
     assert macs / 1e9 == pytest.approx(MACS[name], rel=0.01)
     assert parameters == sum(p.numel() for p in backbone(name).parameters())
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('name', ['rest_lite', 'rmt_t'])
+def test_whatever_attention_is_active(name, backend):
+    """On a device where the fused forms run, unlike the meta device."""
+    network = {'rest_lite': ResT, 'rmt_t': RMT}[name](name.split('_')[1])
+    with use_backend(backend):
+        assert count(network, 224, 224).macs / 1e9 == pytest.approx(MACS[name], rel=0.01)
 
 
 def test_convolution_by_hand():

@@ -1,0 +1,30 @@
+"""Keeping autocast out of functions that choose their types themselves."""
+
+import functools
+from contextlib import nullcontext
+from typing import Any, Callable, ContextManager
+
+import torch
+from torch import Tensor
+
+
+def autocast_off(device: torch.device) -> ContextManager:
+    """Context in which autocast leaves the types on a device as they are."""
+    if device.type == 'meta':  # has no autocast, and torch refuses to switch it off
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a forward or backward function of autograd as if autocast were off.
+
+    It would compute in a half type what they keep in float32. The device is that of the first
+    tensor after the context.
+    """
+
+    @functools.wraps(function)
+    def wrapped(ctx: Any, tensor: Tensor, *args: Any) -> Any:
+        with autocast_off(tensor.device):
+            return function(ctx, tensor, *args)
+
+    return wrapped

@@ -1,0 +1,123 @@
+"""Which implementation of an attention runs: the first that can, or the one that is forced.
+
+An operation lists its implementations from the fastest to the plain form, which can always run.
+Each says for given inputs why it cannot; the reason is logged once, at debug level, under
+``mmrest.ops``.
+"""
+
+import logging
+import os
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence, Set, Tuple
+
+import torch
+from torch import Tensor
+
+ENVIRONMENT_VARIABLE = 'MMREST_BACKEND'
+BACKENDS = ('torch', 'reference')
+
+_logger = logging.getLogger('mmrest.ops')
+
+
+class _Choice:
+    """What :func:`use_backend` has set, for every thread: autograd recomputes in its own."""
+
+    name: Optional[str] = None
+
+
+class Implementation(NamedTuple):
+    """One way to compute an operation.
+
+    Attributes:
+        backend: one of :data:`BACKENDS`.
+        run: the function.
+        refusal: takes what `run` takes and says why it cannot run, None if it can.
+    """
+
+    backend: str
+    run: Callable[..., Tensor]
+    refusal: Callable[..., Optional[str]]
+
+
+class Operation:
+    """An attention with its implementations, the preferred one first."""
+
+    def __init__(self, name: str, implementations: Sequence[Implementation]) -> None:
+        self.name = name
+        self.implementations = tuple(implementations)
+        self._logged: Set[Tuple[str, str]] = set()
+
+    def __call__(self, *args: Any) -> Tensor:
+        """Compute with the chosen implementation.
+
+        Raises:
+            ValueError: a forced backend does not know the operation or cannot take the inputs.
+        """
+        forced = forced_backend()
+        reasons = []
+        for backend, run, refusal in self.implementations:
+            if forced is not None and backend != forced:
+                continue
+            reason = refusal(*args)
+            if reason is None:
+                return run(*args)
+            reasons.append(reason)
+            self._log(backend, reason)
+        known = ', '.join(backend for backend, _, _ in self.implementations)
+        why = '; '.join(reasons) or f'it has {known}'
+        raise ValueError(f'{self.name}: the backend {forced!r} cannot run: {why}')
+
+    def _log(self, backend: str, reason: str) -> None:
+        if not torch.compiler.is_compiling() and (backend, reason) not in self._logged:
+            self._logged.add((backend, reason))
+            _logger.debug('%s: %s cannot run: %s', self.name, backend, reason)
+
+
+def forced_backend() -> Optional[str]:
+    """Name of the backend that is forced, None if each operation may choose.
+
+    Raises:
+        ValueError: the environment variable names no backend.
+    """
+    if _Choice.name is not None:
+        return _Choice.name
+    name = os.environ.get(ENVIRONMENT_VARIABLE) or None
+    return None if name is None else _checked(name, ENVIRONMENT_VARIABLE)
+
+
+@contextmanager
+def use_backend(name: Optional[str]) -> Iterator[None]:
+    """Force every attention inside the context to one backend, in all threads.
+
+    The environment variable ``MMREST_BACKEND`` does the same for a whole process; the context
+    goes before it.
+
+    Args:
+        name: one of :data:`BACKENDS`; None changes nothing.
+
+    Raises:
+        ValueError: for another name.
+    """
+    before = _Choice.name
+    _Choice.name = before if name is None else _checked(name, 'use_backend')
+    try:
+        yield
+    finally:
+        _Choice.name = before
+
+
+def _checked(name: str, origin: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f'{origin}: unknown backend {name!r}; choose one of {BACKENDS}')
+    return name
+
+
+def always(*_: Any) -> None:
+    """Refusal of an implementation that takes everything."""
+
+
+def refuse_in_graphs(*_: Any) -> Optional[str]:
+    """Refusal of an implementation whose loops and own backward pass no graph should hold."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return 'the network is being compiled or exported'
+    return None
