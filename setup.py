@@ -32,7 +32,10 @@ class BuildWithConfigs(build_py):
                 (mim / name).symlink_to(ROOT / name)
             elif (ROOT / name).is_dir():
                 shutil.copytree(
-                    ROOT / name, mim / name, ignore=shutil.ignore_patterns('__pycache__')
+                    # model_zoo.py writes into the repository, which is not there then.
+                    ROOT / name,
+                    mim / name,
+                    ignore=shutil.ignore_patterns('__pycache__', 'model_zoo.py'),
                 )
             else:
                 shutil.copy(ROOT / name, mim / name)

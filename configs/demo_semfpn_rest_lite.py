@@ -5,7 +5,7 @@ _base_ = [
     './_base_/models/semantic_fpn.py',
     './_base_/datasets/shapes_semantic.py',
     './_base_/schedules/shapes_segmentation.py',
-    'mmseg::_base_/default_runtime.py',
+    './_base_/segmentation_runtime.py',
 ]
 
 model = dict(

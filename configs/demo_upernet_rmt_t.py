@@ -4,7 +4,7 @@ _base_ = [
     './_base_/models/upernet.py',
     './_base_/datasets/shapes_semantic.py',
     './_base_/schedules/shapes_segmentation.py',
-    'mmseg::_base_/default_runtime.py',
+    './_base_/segmentation_runtime.py',
 ]
 
 model = dict(

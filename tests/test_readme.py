@@ -69,7 +69,7 @@ pip() {{ python -m pip "$@" --dry-run --no-deps --no-build-isolation; }}
 """
 
 
-def test_commands(tmp_path, coco_root):
+def test_commands(tmp_path, coco_root, ade_root):
     """Every command, in order, with small networks on small data in the places it names."""
     clone = small_clone(tmp_path)
     config = clone / 'configs' / 'maskrcnn_rmt_s_3x.py'
@@ -80,13 +80,15 @@ def test_commands(tmp_path, coco_root):
     )
     (clone / 'data').mkdir()
     (clone / 'data' / 'coco').symlink_to(coco_root)
+    (clone / 'data' / 'ade').mkdir()
+    (clone / 'data' / 'ade' / 'ADEChallengeData2016').symlink_to(ade_root)
     (clone / '.venv').symlink_to(sys.prefix)
     small = Config.fromfile(config).model.backbone.arch
     small.pop('_delete_', None)
     torch.save({'model': RMT(dict(small)).state_dict()}, clone / 'RMT-S.pth')
 
     commands = blocks('bash')
-    assert len(commands) == 10
+    assert len(commands) == 12
     output = ''
     for block in commands:
         done = subprocess.run(
@@ -100,10 +102,12 @@ def test_commands(tmp_path, coco_root):
         'requirements/install.py ".venv-other" --torch "torch==2.13.0"',
         'what to do',
         'best so far: coco/segm_mAP',
+        'best so far: mIoU',
         'Would install mmrest',
+        'mmrest/.mim',
         'tensors loaded',
         'images to train on and 50 held out are in data/shapes',
-        '| config | box AP | box AP, reported |',
+        '| config | checkpoint | box AP | box AP, reported |',
     ):
         assert sign in output, sign
     assert len(list((clone / 'pictures').glob('*.jpg'))) == 4

@@ -8,16 +8,21 @@ import argparse
 import hashlib
 import json
 import os
+import platform
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, NoReturn, Tuple
 
+import torch
 from mmengine.config import Config
 from rich.console import Console
 
+import mmrest
 from mmrest.engine.command import Parser, folder, run
-from mmrest.engine.config import load_config
+from mmrest.engine.config import dicts, load_config, type_name
 from mmrest.engine.errors import UsageError
 
 TOOLS = Path(__file__).resolve().parent
@@ -62,10 +67,15 @@ class Results:
         if path.is_file():
             try:
                 self.known = json.loads(path.read_text())
-            except ValueError as error:
+                times = [outcome['time'] for outcome in self.known.values()]
+                fault = None if all(times) else 'a time is 0'
+            except (ValueError, AttributeError, TypeError, KeyError) as error:
+                fault = f'{type(error).__name__}: {error}'
+            if fault is not None:
                 raise UsageError(
-                    f'{path} is no JSON ({error}); remove it to begin anew'
-                ) from error
+                    f'{path} does not hold outcomes of this program ({fault}); remove it to '
+                    'begin anew'
+                )
 
     def keep(self, key: str, outcome: Dict[str, Any]) -> None:
         """Add one outcome; a file that is half written never takes the place of a whole one."""
@@ -76,42 +86,99 @@ class Results:
 
 
 def fingerprint(cfg: Config, checkpoint: str, arguments: List[str]) -> str:
-    """What an outcome depends on: the config, the bytes of the checkpoint, data and options."""
+    """What an outcome depends on.
+
+    That is the config, the bytes of the checkpoint, the options, names, sizes and times of the
+    files of the data, the device and the versions.
+    """
     content = hashlib.sha256(cfg.pretty_text.encode())
     with open(checkpoint, 'rb') as file:
         for block in iter(lambda: file.read(2**20), b''):
             content.update(block)
-    content.update(json.dumps(arguments).encode())
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
+    facts = [arguments, data_files(cfg), device, torch.__version__, mmrest.__version__]
+    content.update(json.dumps(facts).encode())
     return content.hexdigest()
 
 
-def evaluate(config: str, checkpoint: str, arguments: List[str], work_dir: Path) -> Dict[str, Any]:
+def expected_metrics(cfg: Config) -> List[str]:
+    """Metrics that are 0 where a detector found nothing; CocoMetric then gives none."""
+    return [
+        f'coco/{metric}_mAP'
+        for _, part in dicts(cfg.get('test_evaluator'), 'test_evaluator')
+        if type_name(part) == 'CocoMetric'
+        for metric in ([part['metric']] if isinstance(part['metric'], str) else part['metric'])
+        if metric in ('bbox', 'segm')
+    ]
+
+
+def data_files(cfg: Config) -> List[Tuple[str, int, int]]:
+    """Name, size and time of every file that the test of a config reads."""
+    paths = set()
+    for _, part in dicts(cfg.get('test_dataloader'), 'test_dataloader'):
+        root = part.get('data_root') or ''
+        prefixes = part.get('data_prefix') or {}
+        paths.update(
+            Path(root, name) for name in [part.get('ann_file'), *prefixes.values()] if name
+        )
+    found = []
+    for path in sorted(paths):
+        for file in sorted(path.rglob('*')) if path.is_dir() else [path]:
+            if file.is_file():
+                found.append((str(file), file.stat().st_size, file.stat().st_mtime_ns))
+    return found
+
+
+def evaluate(config: str, checkpoint: str, arguments: List[str], folder: Path) -> Dict[str, Any]:
     """Metrics, speed and memory as tools/test.py gives them.
+
+    Args:
+        config: config file.
+        checkpoint: checkpoint file.
+        arguments: further arguments of tools/test.py.
+        folder: for the work dir of this attempt, which is one of its own: an earlier attempt may
+            have been killed and its test not.
 
     Raises:
         UsageError: it failed; the message is its own last line.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    work_dir = Path(tempfile.mkdtemp(prefix='test_', dir=folder))
     command = [sys.executable, str(TOOLS / 'test.py'), config, checkpoint, *arguments]
-    before = set(work_dir.glob('*/*.json'))
-    done = subprocess.run(
+    with subprocess.Popen(
         [*command, '--work-dir', str(work_dir)], stderr=subprocess.PIPE, text=True
-    )
-    written = set(work_dir.glob('*/*.json')) - before
-    if done.returncode != 0 or len(written) != 1:
-        last = (done.stderr.strip().splitlines() or ['no metrics'])[-1]
-        raise UsageError(f'{config} with {checkpoint}: {last}')
-    return json.loads(written.pop().read_text())
+    ) as process:
+        try:
+            _, errors = process.communicate()
+        except BaseException:
+            process.terminate()
+            raise
+    written = list(work_dir.glob('*/*.json'))
+    if process.returncode != 0 or len(written) != 1:
+        last = (errors.strip().splitlines() or ['it left no metrics'])[-1]
+        raise UsageError(last.partition('test.py: error: ')[2] or last)
+    return json.loads(written[0].read_text())
+
+
+class Stopped(BaseException):
+    """The program was asked to end; no failure of a pair."""
+
+
+def stop(*_: Any) -> NoReturn:
+    """Handler of SIGINT and SIGTERM."""
+    raise Stopped
 
 
 def rows(outcomes: Dict[str, Dict[str, Any]], reported: Dict[str, Dict[str, Any]]) -> List[list]:
     """Header and rows of the table; figures that there are not stay "-"."""
-    header = ['config']
+    header = ['config', 'checkpoint']
     for title in METRICS.values():
         header += [title, f'{title}, reported']
     table = [[*header, 'batches/s', 'memory (MB)']]
     for pair, outcome in outcomes.items():
-        name = Path(pair.partition('=')[0]).stem
-        row = [name]
+        config, _, checkpoint = pair.partition('=')
+        name = Path(config).stem
+        row = [name, checkpoint]
         for metric, title in METRICS.items():
             value = outcome.get(metric)
             percent = None if value is None else value * (1 if metric == 'mIoU' else 100)
@@ -129,31 +196,61 @@ def main() -> None:
     args.work_dir.mkdir(parents=True, exist_ok=True)
     results = Results(args.work_dir / 'results.json')
     console = Console()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     outcomes, failures = {}, []
-    for number, pair in enumerate(args.pairs, 1):
-        config, _, checkpoint = pair.partition('=')
-        cfg = load_config(config)
-        root = getattr(args, DATA.get(cfg.get('default_scope'), ''), None)
-        arguments = [] if root is None else ['--data-root', os.path.abspath(root)]
-        if args.cfg_options:
-            arguments += ['--cfg-options', *args.cfg_options]
-        key = fingerprint(cfg, checkpoint, arguments)
-        console.print(f'[{number}/{len(args.pairs)}] {pair}', markup=False)
-        if key not in results.known:
+    try:
+        for number, pair in enumerate(args.pairs, 1):
+            console.print(f'[{number}/{len(args.pairs)}] {pair}', markup=False)
             try:
-                work_dir = args.work_dir / f'{Path(config).stem}_{key[:8]}'
-                results.keep(key, evaluate(config, checkpoint, arguments, work_dir))
+                outcomes[pair] = outcome_of(pair, args, results)
             except UsageError as error:
-                failures.append(str(error))
-                continue
-        outcomes[pair] = results.known[key]
-    header, *body = rows(outcomes, reported_results())
-    text = '\n'.join(f'| {" | ".join(row)} |' for row in [header, ['---'] * len(header), *body])
-    (args.work_dir / 'table.md').write_text(f'{text}\n')
-    console.print(text, soft_wrap=True, markup=False)
-    console.print(f'The table is in {args.work_dir}/table.md')
+                failures.append(f'{pair}: {error}')
+    except Stopped:
+        failures.append('stopped; the same command goes on where it was')
+    finally:
+        if outcomes:
+            write_table(args.work_dir / 'table.md', outcomes, console)
     if failures:
         raise UsageError('; '.join(failures))
+
+
+def outcome_of(pair: str, args: argparse.Namespace, results: Results) -> Dict[str, Any]:
+    """Outcome of a pair, from the results or by evaluating it.
+
+    Raises:
+        UsageError: the config cannot be read, or the evaluation failed.
+    """
+    config, _, checkpoint = pair.partition('=')
+    cfg = load_config(config)
+    option = DATA.get(cfg.get('default_scope'), '')
+    root = getattr(args, option, None)
+    arguments = []
+    if root is not None:
+        arguments = ['--data-root', os.path.abspath(root)]
+        cfg = load_config(config, data_root=arguments[1])
+    if args.cfg_options:
+        arguments += ['--cfg-options', *args.cfg_options]
+    key = fingerprint(cfg, checkpoint, arguments)
+    if key not in results.known:
+        folder = args.work_dir / f'{Path(config).stem}_{key[:8]}'
+        try:
+            outcome = evaluate(config, checkpoint, arguments, folder)
+        except UsageError as error:
+            raise UsageError(str(error).replace('--data-root', f'--{option}')) from error
+        for name in expected_metrics(cfg):
+            outcome.setdefault(name, 0.0)
+        results.keep(key, outcome)
+    return results.known[key]
+
+
+def write_table(path: Path, outcomes: Dict[str, Dict[str, Any]], console: Console) -> None:
+    """Write the table, and show it."""
+    header, *body = rows(outcomes, reported_results())
+    text = '\n'.join(f'| {" | ".join(row)} |' for row in [header, ['---'] * len(header), *body])
+    path.write_text(f'{text}\n')
+    console.print(text, soft_wrap=True, markup=False)
+    console.print(f'The table is in {path}')
 
 
 def reported_results() -> Dict[str, Dict[str, Any]]:

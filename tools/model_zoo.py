@@ -36,7 +36,9 @@ REPORTED: Dict[str, Dict[str, float]] = {
     'maskrcnn_rest_small_1x': {'box AP': 39.6, 'mask AP': 37.2},
     'maskrcnn_rest_base_1x': {'box AP': 41.6, 'mask AP': 38.7},
 }
-"""What the papers report for a config, where they say which."""
+"""What the papers report for a config, as far as it is known which."""
+
+TASKS = {'box AP': 'Object Detection', 'mask AP': 'Instance Segmentation'}
 
 PAPERS = {
     'ResT': (
@@ -100,9 +102,9 @@ def page(entries: List[Entry]) -> str:
             *DETECTION_SIZE, *SEGMENTATION_SIZE
         ),
         '',
-        'Results are the papers\', *reported, not reproduced here*; "-" stands where they give',
-        'none for that config. The best that RMT reports is 54.5 box AP and 47.2 mask AP on COCO',
-        'and 52.8 mIoU on ADE20K.',
+        'Results are the papers\', *reported, not reproduced here*; "-" stands where none is',
+        'given here. The best that RMT reports is 54.5 box AP and 47.2 mask AP on COCO and 52.8',
+        'mIoU on ADE20K.',
     ]
     for method in METHODS.values():
         of_method = [entry for entry in entries if entry.method == method]
@@ -157,11 +159,12 @@ def metafile(entries: List[Entry]) -> str:
         if results:
             model['Results'] = [
                 {
-                    'Task': 'Object Detection',
+                    'Task': TASKS[metric],
                     'Dataset': 'COCO',
-                    'Metrics': dict(results),
+                    'Metrics': {metric: value},
                     'Note': 'reported by the paper, not reproduced here',
                 }
+                for metric, value in results.items()
             ]
         models.append(model)
     content = {'Collections': collections, 'Models': models}

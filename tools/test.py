@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from mmrest.engine.checks import check
 from mmrest.engine.command import Parser, add_run_arguments, build_runner, run, run_config
-from mmrest.engine.config import dicts
+from mmrest.engine.config import dicts, type_name
 from mmrest.engine.errors import UsageError
 from mmrest.engine.guard import WholeCheckpointHook
 
@@ -32,10 +32,13 @@ def parse_args() -> argparse.Namespace:
         help='test-time augmentation: flip for boxes, scales and flip for label maps',
     )
     parser.add_argument(
-        '--wait-time', type=float, default=2, help='seconds that --show stays at a picture'
+        '--wait-time', type=float, help='seconds that --show stays at a picture (default: 2)'
     )
     add_run_arguments(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.wait_time is not None and not args.show:
+        parser.error('--wait-time is for --show, which is not given')
+    return args
 
 
 def is_segmentor(cfg: Config) -> bool:
@@ -70,7 +73,7 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
     hook.draw = True
     if args.show:
         hook.show = True
-        hook.wait_time = args.wait_time
+        hook.wait_time = 2 if args.wait_time is None else args.wait_time
     if args.show_dir is not None and is_segmentor(cfg):
         hook.interval = 1  # mmseg draws every 50th picture
         cfg.setdefault('visualizer', dict(type='SegLocalVisualizer')).save_dir = args.show_dir
@@ -88,6 +91,11 @@ def use_tta(cfg: Config) -> None:
             f'--tta needs tta_model and tta_pipeline in {cfg.filename}; '
             'configs/_base_/detection_runtime.py shows how they look'
         )
+    if 'pipeline' not in cfg.test_dataloader.dataset:
+        raise UsageError(
+            f'--tta replaces test_dataloader.dataset.pipeline, which a '
+            f'{type_name(cfg.test_dataloader.dataset)} does not have; give one data set'
+        )
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
 
@@ -101,6 +109,9 @@ def main() -> None:
         keep_predictions(cfg, args.out)
     if args.show or args.show_dir is not None:
         draw_predictions(cfg, args)
+    elif 'visualization' in (cfg.get('default_hooks') or {}):
+        # Configs draw samples of an evaluation in training; mmdet would draw every test image.
+        cfg.default_hooks.visualization.draw = False
     check(cfg, ('test',))
     if args.tta:
         use_tta(cfg)

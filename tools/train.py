@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os.path as osp
+from typing import Optional
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -27,7 +28,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--amp-dtype',
         choices=['float16', 'bfloat16'],
-        default='float16',
         help='type that --amp computes in (default: float16)',
     )
     parser.add_argument(
@@ -48,25 +48,34 @@ def parse_args() -> argparse.Namespace:
         help='go on from CKPT, or from the latest checkpoint of the work dir',
     )
     add_run_arguments(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.amp_dtype is not None and not args.amp:
+        parser.error(f'--amp-dtype {args.amp_dtype} is for --amp, which is not given')
+    return args
 
 
-def use_amp(cfg: Config, dtype: str) -> None:
+def use_amp(cfg: Config, dtype: Optional[str]) -> None:
     """Switch automatic mixed precision on."""
     if get_device() == 'cpu':
         raise UsageError('--amp needs an accelerator and torch finds none; leave it out')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.loss_scale = 'dynamic'
-    cfg.optim_wrapper.dtype = dtype
+    cfg.optim_wrapper.dtype = dtype or 'float16'
 
 
 def use_pretrained(cfg: Config, path: str) -> None:
-    """Have the backbone begin from `path`; what the config has for it before is replaced."""
+    """Have the backbone begin from `path`, in place of what the config names for it.
+
+    A prefix and other fields of an ``init_cfg`` that loads weights stay.
+    """
     if not isinstance(cfg.model.get('backbone'), dict):
         raise UsageError('--pretrained is for a model with a backbone, and this config has none')
     if osp.isfile(path):
         read_state_dict(path)  # what is no checkpoint is refused before the run begins
-    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=path)
+    before = cfg.model.backbone.get('init_cfg') or {}
+    if not isinstance(before, dict) or before.get('type', 'Pretrained') != 'Pretrained':
+        before = {}
+    cfg.model.backbone.init_cfg = dict(before, type='Pretrained', checkpoint=path)
     if cfg.model.get('pretrained') is not None:
         cfg.model.pretrained = None  # older bases of mmseg name ResNet's weights there
 
@@ -79,6 +88,13 @@ def use_auto_scale_lr(cfg: Config) -> None:
             '--cfg-options'
         )
     cfg.auto_scale_lr.enable = True
+    if accumulation(cfg) > 1:  # mmengine counts the images of one iteration
+        cfg.auto_scale_lr.base_batch_size /= accumulation(cfg)
+
+
+def accumulation(cfg: Config) -> int:
+    """Iterations whose gradients make one step."""
+    return (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
 
 
 def warn_of_batch_size(cfg: Config) -> None:
@@ -87,7 +103,7 @@ def warn_of_batch_size(cfg: Config) -> None:
     meant, each = scaling.get('base_batch_size'), cfg.train_dataloader.get('batch_size')
     if not meant or not each or scaling.get('enable'):
         return
-    accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
+    accumulated = accumulation(cfg)
     total = each * get_world_size() * accumulated
     if total != meant:
         factors = f'{each} x {get_world_size()} process(es)'
@@ -121,6 +137,9 @@ def main() -> None:
         runner.register_hook(WholeCheckpointHook(resuming=True))
     if args.resume == 'auto' and find_latest_checkpoint(cfg.work_dir) is None:
         message = f'nothing to resume in {cfg.work_dir}: training begins from the beginning'
+        print_log(message, 'current', logging.WARNING)
+    elif args.resume is not None and args.auto_scale_lr:
+        message = 'the learning rate is that of the checkpoint: --auto-scale-lr does not change it'
         print_log(message, 'current', logging.WARNING)
     runner.train()
 

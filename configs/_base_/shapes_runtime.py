@@ -1,6 +1,7 @@
 # What a run of a detector on the drawn shapes does besides training, counted in iterations.
 _base_ = 'mmdet::_base_/default_runtime.py'
 
+custom_hooks = [dict(type='InvalidLossHook')]
 log_processor = dict(by_epoch=False)
 default_hooks = dict(
     logger=dict(interval=20),

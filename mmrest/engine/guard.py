@@ -87,4 +87,13 @@ class WholeCheckpointHook(Hook):
             model = model.module
         state = checkpoint.get('state_dict', checkpoint)
         state = {name[7:] if name.startswith('module.') else name: t for name, t in state.items()}
-        match(f'checkpoint for {type(model).__name__}', state, model.state_dict())
+        wanted = model.state_dict()
+        try:
+            match(f'{runner._load_from} for {type(model).__name__}', state, wanted)
+        except CheckpointError as error:
+            backbone = {name[9:] for name in wanted if name.startswith('backbone.')}
+            if backbone & {*state, *state.get('model', ())}:
+                remedy = 'it holds a backbone alone, to begin training from: --pretrained PATH'
+            else:
+                remedy = 'give the config that it was trained with'
+            raise CheckpointError(f'{error}; {remedy}') from error

@@ -1,7 +1,7 @@
 """What the two families share: a pyramid of stages with OpenMMLab's habits."""
 
 from abc import abstractmethod
-from typing import ClassVar, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import ClassVar, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.logging import print_log
@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..checkpoint import match, read_state_dict
+from ..checkpoint import CheckpointError, match, read_state_dict
 from .arch import Arch, check_rate, is_integer, is_positive_int
 
 InitCfg = Union[dict, List[dict], None]
@@ -232,19 +232,35 @@ class PyramidBackbone(BaseModule):
             map_location: where the file is read to, as for ``torch.load``.
 
         Raises:
-            CheckpointError: the file cannot be read, a tensor is missing or has another shape.
-                The message says how many of how many tensors matched.
+            CheckpointError: the file cannot be read, a tensor is missing or has another shape,
+                or the file holds more blocks of a stage. The message says how many of how many
+                tensors matched.
         """
         norms = {self.output_norm(stage) for stage in range(self.num_stages)}
         norm_names = tuple(f'{n}.' for n, module in self.named_modules() if module in norms)
+        read = read_state_dict(path, prefix, map_location)
         tensors, report = match(
             f'{path} for {type(self).__name__}',
-            read_state_dict(path, prefix, map_location),
+            read,
             self.state_dict(),
             is_optional=lambda name: name.startswith(norm_names),
         )
+        self._refuse_more_blocks(path, read)
         self.load_state_dict(tensors, strict=False)
         print_log(report, logger='current')
+
+    def _refuse_more_blocks(self, path: str, names: Iterable[str]) -> None:
+        """Weights of a deeper network cover this one, and yet are not meant for it."""
+        own = self.state_dict().keys()
+        stages = {self.blocks(stage) for stage in range(self.num_stages)}
+        prefixes = tuple(f'{name}.' for name, module in self.named_modules() if module in stages)
+        more = [name for name in names if name.startswith(prefixes) and name not in own]
+        if more:
+            raise CheckpointError(
+                f'{path} holds {len(more)} tensors of blocks that this {type(self).__name__} '
+                f'does not have ({more[0]}, ...): it was made for another arch; give the weights '
+                'of this one, or set arch'
+            )
 
 
 class LoadPretrained:

@@ -161,7 +161,9 @@ class _BlockedEMSA(Function):
                 grad_mixed = torch.ops.aten._softmax_backward_data(
                     grad_softmax, softmax, -1, softmax.dtype
                 )
-                grad_weight.addmm_(grad_mixed.flatten(1), logits.flatten(1).t())
+                # Row by row and then over the rows: one long sum would lose digits.
+                by_row = grad_mixed.transpose(0, 1) @ logits.permute(1, 2, 0)
+                grad_weight += by_row.sum(0)
                 grad_logits = (weight.t() @ grad_mixed.flatten(1)).view_as(grad_mixed)
                 grad_q[b, :, rows] = (grad_logits @ keys_) * scale
                 sum_k.baddbmm_(grad_logits.transpose(1, 2), q[b, :, rows].to(wide))

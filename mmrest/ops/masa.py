@@ -41,7 +41,9 @@ def position_tables(
         height: rows.
         width: columns.
     """
-    sin, cos = (t.unflatten(0, (height, width)) for t in rotary_tables(frequencies, height * width))
+    sin, cos = (
+        t.unflatten(0, (height, width)) for t in rotary_tables(frequencies, height * width)
+    )
     return PositionTables(
         sin,
         cos,

@@ -150,7 +150,7 @@ def check_mask_rcnn(built, dims):
     assert type(built.model).__name__ == 'MaskRCNN'
     check_fpn(built.model.neck, dims, 5)
     box, mask = built.model.roi_head.bbox_head, built.model.roi_head.mask_head
-    assert type(box).__name__ == 'Shared2FCBBoxHead'
+    assert type(box).__name__ == 'Shared2FCBBoxHead' and not box.reg_class_agnostic
     assert box.num_classes == mask.num_classes == 80
     check_extractors(built.model.roi_head.bbox_roi_extractor, built.model.roi_head)
     rpn = built.model.rpn_head
@@ -188,6 +188,9 @@ def check_upernet(built, dims):
     assert type(auxiliary).__name__ == 'FCNHead'
     assert (auxiliary.in_index, auxiliary.in_channels) == (2, dims[2])
     assert (auxiliary.loss_decode.loss_weight, auxiliary.num_classes) == (0.4, 150)
+    for part in (head, auxiliary):
+        norms = [module for module in part.modules() if 'BatchNorm' in type(module).__name__]
+        assert norms and all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
     assert built.model.test_cfg.mode == 'whole'
 
 
@@ -283,10 +286,14 @@ def check_ade_schedule(cfg, method):
 
 def check_ade_pipeline(cfg):
     steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
+    assert list(steps) == [
+        'LoadImageFromFile', 'LoadAnnotations', 'RandomResize', 'RandomCrop', 'RandomFlip',
+        'PhotoMetricDistortion', 'PackSegInputs',
+    ]  # fmt: skip
     resize, crop = steps['RandomResize'], steps['RandomCrop']
     assert (resize.scale, resize.ratio_range) == ((2048, 512), (0.5, 2.0)) and resize.keep_ratio
     assert (crop.crop_size, crop.cat_max_ratio) == ((512, 512), 0.75)
-    assert steps['RandomFlip'].prob == 0.5 and 'PhotoMetricDistortion' in steps
+    assert steps['RandomFlip'].prob == 0.5
     assert cfg.model.data_preprocessor['size'] == (512, 512)
     (resize,) = [s for s in cfg.test_dataloader.dataset.pipeline if s.type == 'Resize']
     assert resize.scale == (2048, 512) and resize.keep_ratio
@@ -296,6 +303,14 @@ def check_runtime(cfg, method):
     metric = {'retinanet': 'coco/bbox_mAP', 'maskrcnn': 'coco/segm_mAP'}
     metric['cascade_maskrcnn'] = 'coco/segm_mAP'
     assert cfg.default_hooks.checkpoint.save_best == metric.get(method, 'mIoU')
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        if method in DETECTORS:
+            masks = method != 'retinanet'
+            assert evaluator.type == 'CocoMetric'
+            assert evaluator.metric == (['bbox', 'segm'] if masks else 'bbox')
+        else:
+            assert (evaluator.type, evaluator.iou_metrics) == ('IoUMetric', ['mIoU'])
+    assert cfg.train_cfg.val_interval == {'upernet': 16000, 'semfpn': 8000}.get(method, 1)
     assert cfg.default_hooks.visualization.draw
     assert cfg.custom_hooks == [dict(type='InvalidLossHook')]
     augmented = method in ('retinanet', 'upernet', 'semfpn')

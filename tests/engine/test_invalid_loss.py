@@ -6,10 +6,12 @@ from mmrest.engine.errors import UsageError
 from tests.engine.test_display import make_runner
 
 
+@pytest.mark.parametrize('by_epoch', [True, False])
 @pytest.mark.parametrize('bad', ['nan', 'inf'])
 @pytest.mark.parametrize('interval', [1, 50])
-def test_a_run_that_diverges(tmp_path, monkeypatch, bad, interval):
-    runner = make_runner(tmp_path, [1.0] * 3, epochs=3)
+def test_a_run_that_diverges(tmp_path, monkeypatch, by_epoch, bad, interval):
+    """The third loss is bad, and the fourth, after which a checkpoint is due, good again."""
+    runner = make_runner(tmp_path, [1.0] * 3, epochs=3, by_epoch=by_epoch)
     runner.register_custom_hooks([dict(type='InvalidLossHook', interval=interval)])
     forward = type(runner.model).forward
     calls = []
@@ -18,10 +20,11 @@ def test_a_run_that_diverges(tmp_path, monkeypatch, bad, interval):
         outputs = forward(self, inputs, data_samples, mode)
         if mode == 'loss':
             calls.append(0)
-            return dict(loss=outputs['loss'] + float(bad)) if len(calls) >= 4 else outputs
+            return dict(loss=outputs['loss'] + float(bad)) if len(calls) == 3 else outputs
         return outputs
 
     monkeypatch.setattr(type(runner.model), 'forward', diverging)
-    with pytest.raises(UsageError, match=rf'the loss is {bad} after iteration 4; go on from'):
+    with pytest.raises(UsageError, match=rf'the loss is {bad} after iteration 3; go on from'):
         runner.train()
-    assert (tmp_path / 'epoch_1.pth').is_file() and not (tmp_path / 'epoch_2.pth').is_file()
+    saved = {path.name for path in tmp_path.glob('*.pth')}
+    assert saved == ({'epoch_1.pth'} if by_epoch else {'iter_2.pth'})

@@ -9,7 +9,7 @@ from mmengine.logging import MMLogger
 
 from mmrest import RMT, ResT
 from mmrest.checkpoint import CheckpointError
-from tests.models.networks import FAMILIES, randomised, tiny
+from tests.models.networks import FAMILIES, TINY, randomised, tiny
 from tests.shared import needs_reference, reference, weights
 
 both = pytest.mark.parametrize('family', FAMILIES)
@@ -93,6 +93,15 @@ def test_what_does_not_fit_is_an_error_and_changes_nothing(family, damage, tmp_p
     with pytest.raises(CheckpointError, match=r'x\.pth for \w+ does not fit: \d+ of \d+ tensors'):
         network.init_weights()
     assert equal(network, before)
+
+
+@both
+def test_weights_of_a_deeper_network(family, tmp_path):
+    """They cover every tensor, and are meant for another arch."""
+    deeper = family(dict(TINY[family], depths=(1, 3, 1, 1)))
+    torch.save(deeper.state_dict(), tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match=r'tensors of blocks that this .* does not have'):
+        tiny(family).load_pretrained(str(tmp_path / 'x.pth'))
 
 
 @both

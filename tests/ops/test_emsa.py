@@ -1,11 +1,15 @@
-"""EMSA against a loop that computes one output token at a time."""
+"""EMSA against a loop that computes one output token at a time, and its forms against another."""
 
 import math
 
 import pytest
 import torch
 
-from mmrest.ops import emsa
+from mmrest.ops import BACKENDS, emsa, emsa_reference, use_backend
+from mmrest.ops import emsa as emsa_function
+from tests.ops.exactness import assert_as_exact, spread
+
+HALF = [torch.float16, torch.bfloat16]
 
 
 def emsa_token_by_token(q, k, v, mix_weight=None, mix_bias=None):
@@ -44,38 +48,98 @@ def emsa_token_by_token(q, k, v, mix_weight=None, mix_bias=None):
     return out
 
 
-def inputs(heads, queries, keys, dim=3, dtype=torch.float64):
-    q = torch.randn(2, heads, queries, dim, dtype=dtype)
-    k = torch.randn(2, heads, keys, dim, dtype=dtype)
-    v = torch.randn(2, heads, keys, dim, dtype=dtype)
+def inputs(heads, queries, keys, dim=3, dtype=torch.float64, batch=2, scale=1.0):
+    q = scale * torch.randn(batch, heads, queries, dim, dtype=dtype)
+    k = scale * torch.randn(batch, heads, keys, dim, dtype=dtype)
+    v = torch.randn(batch, heads, keys, dim, dtype=dtype)
     mix = ()
     if heads > 1:
         mix = (torch.randn(heads, heads, 1, 1, dtype=dtype), torch.randn(heads, dtype=dtype))
     return q, k, v, *mix
 
 
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    with use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=[None, 40])
+def block(request, monkeypatch):
+    """Maps in one block, and in many with a smaller one at the end."""
+    if request.param is not None:
+        module = __import__('sys').modules[emsa_function.__module__]
+        monkeypatch.setattr(module, 'BLOCK_ELEMENTS', request.param)
+
+
 @pytest.mark.parametrize('heads', [1, 2, 5])
 @pytest.mark.parametrize('queries, keys', [(7 * 13, 2 * 4), (5 * 9, 5 * 9), (1, 1), (6, 1)])
-def test_agrees_with_the_equation(heads, queries, keys):
+def test_agrees_with_the_equation(backend, block, heads, queries, keys):
     tensors = inputs(heads, queries, keys)
     expected = emsa_token_by_token(*tensors)
     torch.testing.assert_close(emsa(*tensors), expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize('heads, queries, keys', [(1, 5, 3), (3, 5, 3), (2, 1, 1)])
-def test_gradients(heads, queries, keys):
+def test_gradients(backend, block, heads, queries, keys):
     tensors = [t.requires_grad_() for t in inputs(heads, queries, keys, dim=2)]
     assert torch.autograd.gradcheck(emsa, tensors)
 
 
-def test_map_of_one_element_gives_zero():
+def test_map_of_one_element_gives_zero(backend):
     assert emsa(*inputs(heads=2, queries=1, keys=1)).abs().max() == 0
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_types_stay_close_to_float32(dtype):
-    tensors = inputs(4, 50, 12, dim=16, dtype=torch.float32)
-    exact = emsa(*tensors)
-    half = emsa(*(t.to(dtype) for t in tensors))
-    assert half.dtype is dtype
-    assert (half.float() - exact).abs().max() < 30 * torch.finfo(dtype).eps * exact.std()
+def fused(*tensors):
+    """The chosen form, with the inputs as the modules give them: parts of wider tensors."""
+    q, k, v, *mix = tensors
+    return emsa(q.transpose(1, 2).contiguous().transpose(1, 2), spread(k), spread(v), *mix)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, *HALF])
+@pytest.mark.parametrize(
+    'batch, heads, queries, keys, dim',
+    [
+        (2, 1, 97, 7, 64),
+        (1, 2, 113, 97, 16),
+        (2, 3, 7, 7, 24),
+        (1, 8, 334, 21, 96),
+        (1, 20, 97, 13, 32),
+        (1, 2, 1, 1025, 16),
+        (1, 2, 1025, 1, 16),
+    ],
+)
+def test_as_exact_as_the_plain_form(batch, heads, queries, keys, dim, dtype):
+    tensors = inputs(heads, queries, keys, dim, batch=batch)
+    assert_as_exact(fused, emsa_reference, tensors, dtype)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, *HALF])
+@pytest.mark.parametrize('scale', [1e-4, 7.0])
+def test_flat_and_steep_maps(block, dtype, scale):
+    """Nearly uniform maps, whose deviations are tiny, and logits whose exponentials overflow."""
+    tensors = inputs(4, 50, 16, dim=16, scale=scale)
+    assert scale < 1 or (tensors[0] @ tensors[1].mT).max() / 16**0.5 > 89
+    assert_as_exact(fused, emsa_reference, tensors, dtype)
+
+
+def test_no_second_derivative():
+    """The blocked form has none, and says so instead of giving a wrong one."""
+    q, *others = (t.requires_grad_() for t in inputs(2, 5, 3))
+    with use_backend('torch'):
+        (grad,) = torch.autograd.grad(emsa(q, *others).square().sum(), q, create_graph=True)
+        with pytest.raises(RuntimeError, match='once_differentiable'):
+            grad.sum().backward()
+
+
+@pytest.mark.parametrize('heads', [1, 4])
+def test_autocast_leaves_softmax_and_norm_alone(heads):
+    """With inputs that autocast has made half, in forward and backward."""
+    tensors = [t.bfloat16() for t in inputs(heads, 50, 12, dim=16)]
+    plain = [t.requires_grad_() for t in tensors]
+    cast = [t.detach().clone().requires_grad_() for t in tensors]
+    emsa(*plain).float().sum().backward()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        emsa(*cast).float().sum().backward()
+    for a, b in zip(plain, cast):
+        assert torch.equal(a.grad, b.grad)

@@ -1,96 +1,210 @@
 """MaSA, full and axial, against loops that compute one output token at a time."""
 
+import functools
 import math
+import sys
 
 import pytest
 import torch
 
-from mmrest.ops import decay_table, masa_axial, masa_full, rotary_tables, rotate
+from mmrest.ops import (
+    BACKENDS,
+    PositionTables,
+    masa,
+    masa_axial_reference,
+    masa_full_reference,
+    position_tables,
+    use_backend,
+)
+from mmrest.ops.masa import decay_table, rotary_tables, rotate
+from tests.ops.exactness import assert_as_exact, spread
 
+MODULE = sys.modules[masa.__module__]
 SIZES = [(7, 13), (5, 9), (1, 1), (1, 6), (4, 1)]
+HALF = [torch.float16, torch.bfloat16]
+REFERENCE = {True: masa_axial_reference, False: masa_full_reference}
 
 
 def attend(query, keys, values, decays):
     """Output of one token: softmax of the decayed logits, times the values."""
-    logits = [float(query.dot(key)) + decay for key, decay in zip(keys, decays)]
+    logits = [
+        float(query.dot(key)) / math.sqrt(len(key)) + decay for key, decay in zip(keys, decays)
+    ]
     largest = max(logits)
     powers = [math.exp(logit - largest) for logit in logits]
     total = math.fsum(powers)
     return sum(power / total * value for power, value in zip(powers, values))
 
 
+def rotated(x, frequencies):
+    """Each pair of channels of (B, H, W, n, d) turned by position * frequency."""
+    height, width = x.shape[1:3]
+    angle = torch.arange(height * width, dtype=x.dtype)[:, None] * frequencies
+    phase = torch.polar(torch.ones_like(angle), angle).view(height, width, 1, -1)
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * phase).flatten(-2)
+
+
 def full_token_by_token(q, k, v, gamma):
-    _, heads, height, width, _ = q.shape
+    batch, height, width, heads, _ = q.shape
     grid = [(y, x) for y in range(height) for x in range(width)]
     out = torch.zeros_like(v)
-    for b in range(q.shape[0]):
+    for b in range(batch):
         for h in range(heads):
             for y, x in grid:
-                out[b, h, y, x] = attend(
-                    q[b, h, y, x],
-                    [k[b, h, i, j] for i, j in grid],
-                    [v[b, h, i, j] for i, j in grid],
+                out[b, y, x, h] = attend(
+                    q[b, y, x, h],
+                    [k[b, i, j, h] for i, j in grid],
+                    [v[b, i, j, h] for i, j in grid],
                     [math.log(gamma[h]) * (abs(y - i) + abs(x - j)) for i, j in grid],
                 )
     return out
 
 
 def axial_token_by_token(q, k, v, gamma):
-    _, heads, height, width, _ = q.shape
+    batch, height, width, heads, _ = q.shape
     out = torch.zeros_like(v)
-    for b in range(q.shape[0]):
+    for b in range(batch):
         for h in range(heads):
             log_gamma = math.log(gamma[h])
             for x in range(width):
                 # What the attention along each row leaves in column x.
                 column = [
                     attend(
-                        q[b, h, i, x],
-                        list(k[b, h, i]),
-                        list(v[b, h, i]),
+                        q[b, i, x, h],
+                        list(k[b, i, :, h]),
+                        list(v[b, i, :, h]),
                         [log_gamma * abs(x - j) for j in range(width)],
                     )
                     for i in range(height)
                 ]
                 for y in range(height):
                     decays = [log_gamma * abs(y - i) for i in range(height)]
-                    out[b, h, y, x] = attend(q[b, h, y, x], list(k[b, h, :, x]), column, decays)
+                    keys = list(k[b, :, x, h])
+                    out[b, y, x, h] = attend(q[b, y, x, h], keys, column, decays)
     return out
 
 
-def inputs(height, width, heads=2, dim=4, dtype=torch.float64):
-    q, k, v = (torch.randn(2, heads, height, width, dim, dtype=dtype) for _ in range(3))
-    gamma = [1 - 2 ** -(2 + 4 * i / heads) for i in range(heads)]
-    log_gamma = torch.tensor([math.log(g) for g in gamma], dtype=torch.float64)
-    return (q, k, v, decay_table(log_gamma, height), decay_table(log_gamma, width)), gamma
+def gammas(heads):
+    return [1 - 2 ** -(2 + 4 * i / heads) for i in range(heads)]
+
+
+def tables_of(height, width, heads, dim, dtype=torch.float64):
+    log_gamma = torch.tensor([math.log(gamma) for gamma in gammas(heads)], dtype=dtype)
+    return position_tables(frequencies_of(dim, dtype), log_gamma, height, width)
+
+
+def frequencies_of(dim, dtype=torch.float64):
+    return 10000 ** -torch.linspace(0, 1, dim // 2, dtype=dtype)
+
+
+def inputs(height, width, heads=2, dim=4, batch=2, scale=1.0):
+    q, k, v = (
+        torch.randn(batch, height, width, heads, dim, dtype=torch.float64) for _ in range(3)
+    )
+    return scale * q, scale * k, v
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    with use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=[None, 40])
+def block(request, monkeypatch):
+    """Maps in one block, and in many with a smaller one at the end."""
+    if request.param is not None:
+        monkeypatch.setattr(MODULE, 'BLOCK_ELEMENTS', request.param)
 
 
 @pytest.mark.parametrize('height, width', SIZES)
 @pytest.mark.parametrize(
-    'masa, loop', [(masa_full, full_token_by_token), (masa_axial, axial_token_by_token)]
+    'axial, loop', [(False, full_token_by_token), (True, axial_token_by_token)]
 )
-def test_agrees_with_the_equation(masa, loop, height, width):
-    tensors, gamma = inputs(height, width)
-    expected = loop(*tensors[:3], gamma)
-    torch.testing.assert_close(masa(*tensors), expected, rtol=0, atol=1e-9)
+def test_agrees_with_the_equation(backend, block, axial, loop, height, width):
+    q, k, v = inputs(height, width)
+    frequencies = frequencies_of(4)
+    expected = loop(rotated(q, frequencies), rotated(k, frequencies), v, gammas(2))
+    found = masa(q, k, v, tables_of(height, width, 2, 4), axial)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize('masa', [masa_full, masa_axial])
-def test_gradients(masa):
-    (q, k, v, *decays), _ = inputs(2, 3, dim=2)
-    leaves = [t.requires_grad_() for t in (q, k, v)]
-    assert torch.autograd.gradcheck(lambda *t: masa(*t, *decays), leaves)
+@pytest.mark.parametrize('axial', [False, True])
+def test_gradients(backend, block, axial):
+    leaves = [t.requires_grad_() for t in inputs(2, 3, dim=2)]
+    tables = tables_of(2, 3, 2, 2)
+    assert torch.autograd.gradcheck(lambda *t: masa(*t, tables, axial), leaves)
 
 
-@pytest.mark.parametrize('masa', [masa_full, masa_axial])
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_types_stay_close_to_float32(masa, dtype):
-    (q, k, v, *decays), _ = inputs(7, 13, dim=16, dtype=torch.float32)
-    decays = [decay.float() for decay in decays]
-    exact = masa(q, k, v, *decays)
-    half = masa(*(t.to(dtype) for t in (q, k, v)), *decays)
-    assert half.dtype is dtype
-    assert (half.float() - exact).abs().max() < 30 * torch.finfo(dtype).eps * exact.std()
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, *HALF])
+@pytest.mark.parametrize(
+    'batch, height, width, heads, dim',
+    [
+        (2, 7, 13, 2, 16),
+        (1, 1, 97, 4, 32),
+        (1, 113, 3, 1, 24),
+        (2, 5, 7, 3, 96),
+        (1, 9, 11, 20, 32),
+        (1, 2, 334, 2, 16),
+    ],
+)
+@pytest.mark.parametrize('axial', [False, True])
+def test_as_exact_as_the_plain_form(axial, batch, height, width, heads, dim, dtype):
+    compare(axial, inputs(height, width, heads, dim, batch), dtype)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, *HALF])
+@pytest.mark.parametrize('axial', [False, True])
+def test_logits_whose_exponentials_overflow(axial, dtype):
+    q, k, v = inputs(7, 13, 2, 16, scale=7.0)
+    assert torch.einsum('bhwnd,bijnd->bnhwij', q, k).max() / 16**0.5 > 89
+    compare(axial, (q, k, v), dtype)
+
+
+def compare(axial, tensors, dtype):
+    """The chosen form with parts of wider tensors, against the plain form in every type."""
+    height, width, heads, dim = tensors[0].shape[1:]
+    # Those of a network: float32 for half types too.
+    float32 = tables_of(height, width, heads, dim, torch.float32)
+    float64 = PositionTables(
+        *(t.to(torch.complex128 if t.is_complex() else torch.float64) for t in float32)
+    )
+
+    def tables_for(tensor):
+        return float64 if tensor.dtype is torch.float64 else float32
+
+    def plain(q, k, v):
+        return REFERENCE[axial](q, k, v, tables_for(q))
+
+    def chosen(q, k, v):
+        return masa(spread(q), spread(k), v, tables_for(q), axial)
+
+    assert_as_exact(chosen, plain, tensors, dtype)
+
+
+@pytest.mark.parametrize('axial', [False, True])
+def test_no_second_derivative(axial):
+    """The fused forms have none, and say so instead of giving a wrong one."""
+    q, k, v = (t.requires_grad_() for t in inputs(2, 3))
+    with use_backend('torch'):
+        out = masa(q, k, v, tables_of(2, 3, 2, 4), axial)
+        (grad,) = torch.autograd.grad(out.square().sum(), q, create_graph=True)
+        with pytest.raises(RuntimeError):
+            grad.square().sum().backward()
+
+
+@pytest.mark.parametrize('axial', [False, True])
+def test_autocast_leaves_rotation_decay_and_softmax_alone(axial):
+    tensors = [t.bfloat16() for t in inputs(7, 5, 2, 16)]
+    run = functools.partial(masa, tables=tables_of(7, 5, 2, 16, torch.float32), axial=axial)
+    plain = [t.detach().clone().requires_grad_() for t in tensors]
+    cast = [t.detach().clone().requires_grad_() for t in tensors]
+    run(*plain).float().sum().backward()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        run(*cast).float().sum().backward()
+    for a, b in zip(plain, cast):
+        assert torch.equal(a.grad, b.grad)
 
 
 def test_decay_table():

@@ -7,6 +7,7 @@ import pytest
 from mmengine.config import Config
 
 from mmrest.engine.config import load_config
+from mmrest.engine.errors import UsageError
 from tests.tools.runs import ROOT
 
 
@@ -24,7 +25,10 @@ def test_auto_scale_lr():
     program = runpy.run_path(str(ROOT / 'tools' / 'train.py'))
     cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16, enable=False)))
     program['use_auto_scale_lr'](cfg)
-    assert cfg.auto_scale_lr.enable
+    assert cfg.auto_scale_lr == dict(base_batch_size=16, enable=True)
+    cfg.optim_wrapper = dict(accumulative_counts=4)
+    program['use_auto_scale_lr'](cfg)
+    assert cfg.auto_scale_lr.base_batch_size == 4
     for without in (dict(auto_scale_lr=None), dict()):
         with pytest.raises(program['UsageError'], match=r'needs auto_scale_lr\.base_batch_size'):
             program['use_auto_scale_lr'](Config(without))
@@ -41,8 +45,35 @@ def test_pretrained(program, name):
     program['use_pretrained'](cfg, 'weights.pth')
     assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint='weights.pth')
     assert cfg.model.get('pretrained') is None
+    cfg.model.backbone.init_cfg = dict(prefix='backbone')
+    program['use_pretrained'](cfg, 'weights.pth')
+    wanted = dict(type='Pretrained', checkpoint='weights.pth', prefix='backbone')
+    assert cfg.model.backbone.init_cfg == wanted
+    cfg.model.backbone.init_cfg = dict(type='Kaiming', layer='Conv2d')
+    program['use_pretrained'](cfg, 'weights.pth')
+    assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint='weights.pth')
     with pytest.raises(program['UsageError'], match='for a model with a backbone'):
         program['use_pretrained'](Config(dict(model=dict(type='X'))), 'weights.pth')
+
+
+@pytest.mark.parametrize(
+    'tool, option', [('train', ['--amp-dtype', 'bfloat16']), ('test', ['--wait-time', '1'])]
+)
+def test_options_of_others(tool, option, monkeypatch, capsys):
+    """What another option would use is refused without that one."""
+    parse_args = runpy.run_path(str(ROOT / 'tools' / f'{tool}.py'))['parse_args']
+    monkeypatch.setattr('sys.argv', ['tool', 'config.py', *['x.pth'] * (tool == 'test'), *option])
+    with pytest.raises(SystemExit):
+        parse_args()
+    assert f'{" ".join(option[:1])}' in capsys.readouterr().err
+
+
+def test_tta_of_a_wrapped_data_set():
+    use_tta = runpy.run_path(str(ROOT / 'tools' / 'test.py'))['use_tta']
+    cfg = load_config(str(ROOT / 'configs' / 'retinanet_rest_lite_1x.py'))
+    cfg.test_dataloader.dataset = dict(type='RepeatDataset', dataset=cfg.test_dataloader.dataset)
+    with pytest.raises(UsageError, match='which a RepeatDataset does not have'):
+        use_tta(cfg)
 
 
 def test_pretrained_replaces_what_a_base_of_mmseg_names(program):

@@ -119,7 +119,7 @@ def test_checkpoints_that_do_not_fit(detector, coco_root):
     torch.save({'state_dict': state}, folder / 'weights.pth')
     common = ('--data-root', coco_root, '--work-dir', 'unfit')
     for program, args, line in (
-        (evaluate, ('backbone.pth',), 'error: checkpoint for MaskRCNN does not fit: 0 of '),
+        (evaluate, ('backbone.pth',), 'error: backbone.pth for MaskRCNN does not fit: 0 of '),
         (train, ('--resume', 'weights.pth'), 'error: this is no checkpoint of a run'),
     ):
         done = program('tiny.py', *args, *common, cwd=folder, check=False)

@@ -1,6 +1,7 @@
 # RMT-B: drop path 0.4 and the other fields are those of the arch; SyncBN as in the released
 # detection and segmentation code.
-# ImageNet weights: RMT-B in https://github.com/qhfan/RMT (README and releases).
+# ImageNet weights: the row RMT-B (without *, which means token labelling) of the README of
+# https://github.com/qhfan/RMT (Baidu, with an access code).
 custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
 
 backbone = dict(type='RMT', arch='b', norm_cfg=dict(type='SyncBN', requires_grad=True))

@@ -1,6 +1,7 @@
 # RMT-T: drop path 0.1 and the other fields are those of the arch; SyncBN as in the released
 # detection and segmentation code.
-# ImageNet weights: RMT-T in https://github.com/qhfan/RMT (README and releases).
+# ImageNet weights: the row RMT-T (without *, which means token labelling) of the README of
+# https://github.com/qhfan/RMT (Baidu, with an access code).
 custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
 
 backbone = dict(type='RMT', arch='t', norm_cfg=dict(type='SyncBN', requires_grad=True))

@@ -10,6 +10,7 @@ train_pipeline = [
         crop_type='relative',
         crop_size=(0.9, 0.9),
         allow_negative_crop=True,
+        recompute_bbox=True,  # from the cropped masks, as detectron2 does
     ),
     dict(
         type='RandomChoiceResize',

@@ -11,4 +11,5 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min_ratio=0.02, begin=0, end=max_iters, by_epoch=False),
 ]
 optim_wrapper = dict(optimizer=dict(lr=4e-4), clip_grad=dict(max_norm=1.0))
+auto_scale_lr = None  # this rate is not that of the papers' total batch
 randomness = dict(seed=0)

@@ -1,0 +1,46 @@
+"""How far an implementation is from the plain form in float64."""
+
+import torch
+from torch import Tensor
+
+
+def outputs_and_gradients(function, tensors, grad):
+    """Result of `function` and the gradients of the tensors for the gradient `grad` of it."""
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
+    # Kept as views of one tensor: kernels must read what is not contiguous.
+    out = function(*leaves)
+    out.backward(grad.to(out.dtype))
+    return [out.detach(), *(leaf.grad for leaf in leaves)]
+
+
+def assert_as_exact(function, plain, tensors, dtype, times=2.0):
+    """Outputs and gradients have at most `times` the error of the plain form in the same type.
+
+    Args:
+        function: of the tensors.
+        plain: the same, in its plain form; in float64 it is the truth.
+        tensors: inputs in float64.
+        dtype: what both compute in.
+        times: factor; a floor of a few roundings of the type is added.
+    """
+    rounded = [tensor.to(dtype) for tensor in tensors]
+    exact_inputs = [tensor.double() for tensor in rounded]
+    shape = plain(*exact_inputs).shape
+    grad = torch.randn(shape, dtype=torch.float64).to(dtype)
+    exact = outputs_and_gradients(plain, exact_inputs, grad.double())
+    ours = outputs_and_gradients(function, rounded, grad)
+    theirs = outputs_and_gradients(plain, rounded, grad)
+    names = ['output', *(f'gradient {i}' for i in range(len(tensors)))]
+    for name, truth, our, their in zip(names, exact, ours, theirs):
+        assert our.dtype is dtype and our.isfinite().all(), name
+        # In float64 the plain form is the truth itself, and both have a few more roundings.
+        roundings = 10_000 if dtype is torch.float64 else 4
+        floor = roundings * torch.finfo(dtype).eps * max(truth.norm(), 1)
+        allowed = times * (their.double() - truth).norm() + floor
+        error = (our.double() - truth).norm()
+        assert error <= allowed, f'{name}: error {error:.2e}, allowed {allowed:.2e}'
+
+
+def spread(tensor: Tensor) -> Tensor:
+    """The same values with gaps between the tokens, as a part of a larger projection has them."""
+    return torch.cat((tensor, tensor), -1)[..., : tensor.shape[-1]]

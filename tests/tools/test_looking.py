@@ -1,0 +1,46 @@
+"""The programs that show what a run would do: print_config.py and browse_dataset.py."""
+
+import cv2
+import pytest
+from mmengine.config import Config
+
+from tests.tools.runs import DETECTOR, ROOT, SEGMENTOR, run
+
+
+def test_print_config(tmp_path):
+    given = (ROOT / 'configs' / 'upernet_rmt_t_160k.py', '--data-root', '/data')
+    options = ('--cfg-options', 'train_cfg.max_iters=7')
+    printed = run(ROOT / 'tools' / 'print_config.py', *given, *options, cwd=tmp_path).stdout
+    assert "data_root='/data'" in printed and 'max_iters=7' in printed
+    path = tmp_path / 'new' / 'whole.py'
+    run(ROOT / 'tools' / 'print_config.py', *given, *options, '--save-path', path, cwd=tmp_path)
+    assert Config.fromfile(path).pretty_text == Config.fromstring(printed, '.py').pretty_text
+
+
+@pytest.mark.parametrize('text, root', [(DETECTOR, 'coco_root'), (SEGMENTOR, 'ade_root')])
+def test_browse_dataset(tmp_path, request, text, root):
+    """As many pictures as asked for, of the size that the pipeline gives, with colours in them."""
+    (tmp_path / 'tiny.py').write_text(text)
+    run(
+        ROOT / 'tools' / 'browse_dataset.py', 'tiny.py', '--not-show', '--output-dir', 'pictures',
+        '--number', '2', '--data-root', request.getfixturevalue(root), cwd=tmp_path,
+    )  # fmt: skip
+    pictures = sorted((tmp_path / 'pictures').iterdir())
+    assert [path.name[:7] for path in pictures] == ['000000_', '000001_']
+    for path in pictures:
+        image = cv2.imread(str(path))
+        assert max(image.shape[:2]) in (64, 80)
+        assert (image.max(-1).astype(int) - image.min(-1)).max() > 60
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--not-show'], '--not-show leaves nothing to do; give --output-dir DIR'),
+    ([], 'there is no screen (DISPLAY is not set)'),
+    (['--not-show', '--output-dir', 'x'], 'does not exist; give --data-root DIR'),
+])  # fmt: skip
+def test_nothing_to_draw_on(tmp_path, arguments, message):
+    done = run(
+        ROOT / 'tools' / 'browse_dataset.py', ROOT / 'configs' / 'maskrcnn_rmt_t_1x.py',
+        *arguments, cwd=tmp_path, check=False, DISPLAY='',
+    )  # fmt: skip
+    assert done.returncode != 0 and message in done.stderr and 'Traceback' not in done.stderr
