@@ -1,7 +1,18 @@
 """What the two families share: a pyramid of stages with OpenMMLab's habits."""
 
+import functools
 from abc import abstractmethod
-from typing import ClassVar, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import (
+    ClassVar,
+    ContextManager,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import torch
 from mmengine.logging import print_log
@@ -12,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import CheckpointError, match, read_state_dict
+from ..ops import forced_backend, use_backend
 from .arch import Arch, check_rate, is_integer, is_positive_int
 
 InitCfg = Union[dict, List[dict], None]
@@ -169,7 +181,9 @@ class PyramidBackbone(BaseModule):
             inputs = self.block_inputs(stage, x)
             for block in self.blocks(stage):
                 if self.with_cp and torch.is_grad_enabled():
-                    x = checkpoint(block, x, *inputs, use_reentrant=False)
+                    # The recomputation must choose as the first pass did.
+                    contexts = functools.partial(_same_backend, forced_backend())
+                    x = checkpoint(block, x, *inputs, use_reentrant=False, context_fn=contexts)
                 else:
                     x = block(x, *inputs)
             norm = self.output_norm(stage)
@@ -261,6 +275,10 @@ class PyramidBackbone(BaseModule):
                 f'does not have ({more[0]}, ...): it was made for another arch; give the weights '
                 'of this one, or set arch'
             )
+
+
+def _same_backend(name: Optional[str]) -> Tuple[ContextManager, ContextManager]:
+    return use_backend(name), use_backend(name)
 
 
 class LoadPretrained:

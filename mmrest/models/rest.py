@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..ops import emsa
 from .arch import Arch, is_number, is_positive_int, resolve_arch
+from .lean import add_into, gelu_of
 from .pyramid import InitCfg, PyramidBackbone
 
 
@@ -140,11 +141,10 @@ class MLP(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
-        self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        return self.fc2(gelu_of(self.fc1(x)))
 
 
 class Block(nn.Module):
@@ -161,8 +161,8 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = add_into(self.drop_path(self.attn(self.norm1(x))), x)
+        return add_into(self.drop_path(self.mlp(self.norm2(x))), x)
 
 
 @MODELS.register_module()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..ops import PositionTables, masa, position_tables
 from .arch import Arch, is_number, resolve_arch
+from .lean import add_into, gelu_of
 from .pyramid import InitCfg, PyramidBackbone
 
 
@@ -212,7 +213,7 @@ class MaSA(nn.Module):
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         q, k, heads = (part.unflatten(-1, (self.num_heads, -1)) for part in (q, k, v))
         out = masa(q, k, heads, tables, self.axial).flatten(-2)
-        return self.out_proj(out + self.lepe(v))
+        return self.out_proj(add_into(self.lepe(v), out))
 
 
 class FFN(nn.Module):
@@ -221,13 +222,12 @@ class FFN(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
-        self.act = nn.GELU()
         self.dwconv = DWConv2d(hidden, 3)
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.fc1(x))
-        return self.fc2(x + self.dwconv(x))
+        x = gelu_of(self.fc1(x))
+        return self.fc2(add_into(self.dwconv(x), x))
 
 
 class Block(nn.Module):
@@ -255,11 +255,12 @@ class Block(nn.Module):
             self.gamma_2 = nn.Parameter(torch.full((1, 1, 1, dim), float(layer_scale)))
 
     def forward(self, x: Tensor, tables: PositionTables) -> Tensor:
-        x = x + self.pos(x)
+        x = add_into(self.pos(x), x)
         attended = self.retention(self.retention_layer_norm(x), tables)
-        x = x + self.drop_path(self.gamma_1 * attended if self.has_layer_scale else attended)
+        attended = self.gamma_1 * attended if self.has_layer_scale else attended
+        x = add_into(self.drop_path(attended), x)
         fed = self.ffn(self.final_layer_norm(x))
-        return x + self.drop_path(self.gamma_2 * fed if self.has_layer_scale else fed)
+        return add_into(self.drop_path(self.gamma_2 * fed if self.has_layer_scale else fed), x)
 
 
 class Stage(nn.Module):

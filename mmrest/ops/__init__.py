@@ -1,6 +1,6 @@
 """The attention kernels: pure functions of tensors that import torch alone."""
 
-from .backend import BACKENDS, use_backend
+from .backend import BACKENDS, forced_backend, use_backend
 from .emsa import emsa, emsa_reference
 from .masa import (
     PositionTables,
@@ -15,6 +15,7 @@ __all__ = [
     'PositionTables',
     'emsa',
     'emsa_reference',
+    'forced_backend',
     'masa',
     'masa_axial_reference',
     'masa_full_reference',

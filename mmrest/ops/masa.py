@@ -189,6 +189,8 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
         ).transpose(1, 2)
         for sample in zip(q, k, v)
     ]
+    if len(samples) == 1:
+        return samples[0][None]
     return torch.stack(samples) if samples else torch.empty_like(v)
 
 

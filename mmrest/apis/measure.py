@@ -1,0 +1,216 @@
+"""Time and memory of networks, ours and others, measured side by side."""
+
+import gc
+import multiprocessing
+import platform
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
+
+from ..engine.display import peak_memory_mb
+from ..ops import use_backend
+
+OURS = {
+    f'{family.lower()}_{arch}': dict(type=family, arch=arch)
+    for family, archs in (('ResT', ('lite', 'small', 'base', 'large')), ('RMT', 'tsbl'))
+    for arch in archs
+}
+PEERS = {
+    'resnet_50': dict(type='mmdet.ResNet', depth=50),
+    'swin_t': dict(type='mmdet.SwinTransformer', depths=(2, 2, 6, 2)),
+    'swin_s': dict(type='mmdet.SwinTransformer', depths=(2, 2, 18, 2)),
+    'pvtv2_b2': dict(
+        type='mmdet.PyramidVisionTransformerV2', embed_dims=64, num_layers=[3, 4, 6, 3]
+    ),
+}
+"""mmdet's networks of like size."""
+
+
+class Job(NamedTuple):
+    """What to measure.
+
+    Attributes:
+        network: key of OURS or PEERS.
+        backend: of the attention, see :mod:`mmrest.ops.backend`; None for peers.
+        size: height and width of the images, pixels.
+        batch: images.
+        train: forward and backward, rather than forward without gradients.
+        with_cp: whether blocks are recomputed in the backward pass.
+        dtype: 'float32', or a half type for autocast.
+        device: 'cpu' or 'cuda'.
+        compiled: whether torch.compile is used.
+    """
+
+    network: str
+    backend: Optional[str]
+    size: Tuple[int, int]
+    batch: int = 1
+    train: bool = False
+    with_cp: bool = False
+    dtype: str = 'float32'
+    device: str = 'cpu'
+    compiled: bool = False
+
+    @property
+    def name(self) -> str:
+        """Network and what distinguishes it from another measurement of the same network."""
+        parts = [self.network, self.backend or '']
+        return ' '.join(
+            filter(None, [*parts, 'with_cp' * self.with_cp, 'compiled' * self.compiled])
+        )
+
+
+class Memory(NamedTuple):
+    """Memory of a job, in MB.
+
+    Attributes:
+        peak: the most that a process of its own held, or that was allocated on the device.
+        kept: what autograd keeps for the backward pass, parameters left out; 0 in inference.
+    """
+
+    peak: float
+    kept: float
+
+
+def build(job: Job) -> nn.Module:
+    """Network of a job, with random weights, on its device.
+
+    Raises:
+        KeyError: there is no network of this name.
+    """
+    cfg = {**OURS, **PEERS}[job.network]
+    if job.network in PEERS:
+        init_default_scope('mmdet')
+    torch.manual_seed(0)
+    network = MODELS.build(dict(cfg, with_cp=True) if job.with_cp else cfg)
+    network.to(job.device).train(job.train)  # which returns nothing for some of mmdet's
+    return torch.compile(network) if job.compiled else network
+
+
+def step(job: Job, network: nn.Module) -> Callable[[], None]:
+    """One forward, or one forward and backward, of a network on random images."""
+    images = torch.randn(job.batch, 3, *job.size, device=job.device)
+
+    def run() -> None:
+        with _settings(job), torch.set_grad_enabled(job.train):
+            loss = _loss(network(images))
+        if job.train:
+            loss.backward()
+            network.zero_grad()
+        if job.device == 'cuda':
+            torch.cuda.synchronize()
+
+    return run
+
+
+def seconds(jobs: Sequence[Job], repeats: int) -> Dict[str, List[float]]:
+    """Times of every job, measured in turn so that a slow moment meets all alike.
+
+    Args:
+        jobs: with different names.
+        repeats: how often each is measured, after one run to warm up.
+
+    Returns:
+        Name of a job -> its times.
+    """
+    steps = {job.name: step(job, build(job)) for job in jobs}
+    times: Dict[str, List[float]] = {name: [] for name in steps}
+    for repeat in range(repeats + 1):
+        for name, run in steps.items():
+            start = time.perf_counter()
+            run()
+            if repeat > 0:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def memory(job: Job) -> Memory:
+    """Memory of a job, measured in a process of its own, because a peak cannot be reset."""
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_memory, job, torch.get_num_threads()).result()
+
+
+def _memory(job: Job, threads: int) -> Memory:
+    torch.set_num_threads(threads)
+    network = build(job)
+    kept = kept_bytes(job, network) if job.train else 0
+    gc.collect()
+    step(job, network)()
+    return Memory(_peak_mb(), kept / 2**20)
+
+
+def _peak_mb() -> float:
+    status = Path('/proc/self/status')
+    if not torch.cuda.is_available() and status.is_file():
+        # Unlike getrusage's, this one does not begin with what the parent process held.
+        for line in status.read_text().splitlines():
+            if line.startswith('VmHWM:'):
+                return int(line.split()[1]) / 2**10
+    return peak_memory_mb() or float('nan')
+
+
+def kept_bytes(job: Job, network: nn.Module) -> int:
+    """Bytes of all distinct storages that autograd keeps for the backward pass.
+
+    Parameters, buffers and the images are left out.
+    """
+    images = torch.randn(job.batch, 3, *job.size, device=job.device)
+    known = {t.untyped_storage().data_ptr() for t in (images, *network.parameters())}
+    known.update(buffer.untyped_storage().data_ptr() for buffer in network.buffers())
+    kept: Dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _settings(job):
+        loss = _loss(network(images))  # keeps the graph, and with it every storage, alive
+    assert loss.requires_grad
+    return sum(kept.values())
+
+
+def matrix_rate(device: str, dtype: str, size: int = 2048, repeats: int = 7) -> float:
+    """Multiply-adds a second of a large product of matrices: what the machine can reach."""
+    a = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ a
+        if device == 'cuda':
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return size**3 / statistics.median(times)
+
+
+def machine(device: str) -> str:
+    """What the figures were measured on."""
+    if device == 'cuda':
+        return f'{torch.cuda.get_device_name()}, torch {torch.__version__}'
+    return (
+        f'{platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()}), '
+        f'{torch.get_num_threads()} threads, torch {torch.__version__}'
+    )
+
+
+@contextmanager
+def _settings(job: Job) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(use_backend(job.backend))
+        if job.dtype != 'float32':
+            dtype = getattr(torch, job.dtype)
+            stack.enter_context(torch.autocast(job.device, dtype=dtype))
+        yield
+
+
+def _loss(maps: Sequence[Tensor]) -> Tensor:
+    return sum(each.float().mean() for each in maps)
