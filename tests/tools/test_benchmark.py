@@ -1,0 +1,44 @@
+"""tools/benchmark.py: figures of every job, as JSON, table and plot."""
+
+import json
+
+import pytest
+
+from tests.tools.runs import ROOT, run
+
+TOOL = ROOT / 'tools' / 'benchmark.py'
+
+
+def test_benchmark(tmp_path):
+    done = run(
+        TOOL, 'rest_lite', 'swin_t', '--sizes', '32x48', '48x32', '--repeats', '2', '--train',
+        '--memory', '--threads', '1', cwd=tmp_path,
+    )  # fmt: skip
+    folder = tmp_path / 'work_dirs' / 'benchmark'
+    content = json.loads((folder / 'benchmark.json').read_text())
+    names = [(tuple(entry['size']), entry['name']) for entry in content['entries']]
+    jobs = ['rest_lite torch', 'rest_lite reference', 'swin_t']
+    assert names == [(size, job) for size in ((32, 48), (48, 32)) for job in jobs]
+    for entry in content['entries']:
+        assert len(entry['seconds']) == 2 and min(entry['seconds']) > 0
+        assert min(entry['seconds']) <= entry['median'] <= max(entry['seconds'])
+        assert entry['peak'] > entry['kept'] > 0 and 0 < entry['share'] < 1
+    assert '1 threads' in content['machine']
+    table = (folder / 'benchmark.md').read_text()
+    assert table.count('| rest_lite reference |') == 2 and table.count('| 1.00 |') == 2
+    assert table.strip() in done.stdout.replace(' \n', '\n')
+    assert (folder / 'benchmark.png').stat().st_size > 1000
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['rmt_x'], "no network 'rmt_x'; choose from"),
+    (['--sizes', '800'], "'800' is not of the form HEIGHTxWIDTH"),
+    (['--with-cp'], '--with-cp is for --train'),
+    (['--device', 'cuda'], 'torch finds no GPU; leave it out'),
+])  # fmt: skip
+def test_bad_input(tmp_path, arguments, message):
+    done = run(TOOL, *arguments, cwd=tmp_path, check=False)
+    if 'cuda' in arguments and done.returncode == 0:
+        pytest.skip('there is a GPU')
+    assert done.returncode != 0 and message in done.stderr and 'Traceback' not in done.stderr
+    assert not (tmp_path / 'work_dirs').exists()
