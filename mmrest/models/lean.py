@@ -1,12 +1,17 @@
-"""Elementwise steps of the blocks that spare memory traffic where autograd allows it.
+"""Steps of the blocks that spare memory and its traffic where autograd allows it.
 
-A map of a large image is written to fresh memory at the price of several passes over it, so these
-write into a tensor that nobody else needs.
+To write a map of a large image to fresh memory costs as much as several passes over it, so these
+write into tensors that nobody else needs; and the backward pass computes again what is cheap.
 """
+
+from typing import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..ops import forced_backend
 
 
 def add_into(branch: Tensor, x: Tensor) -> Tensor:
@@ -18,11 +23,32 @@ def add_into(branch: Tensor, x: Tensor) -> Tensor:
         x: of the same shape.
     """
     # Under autocast a branch in a half type must not round the sum.
-    return branch.add_(x) if branch.dtype is x.dtype else branch + x
+    return branch + x if branch.dtype is not x.dtype or _plain() else branch.add_(x)
 
 
 def gelu_of(x: Tensor) -> Tensor:
     """Exact GELU of a tensor that is not needed afterwards; autograd keeps it where it records."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.is_grad_enabled() or _plain():
         return F.gelu(x)
     return torch.ops.aten.gelu_(x)
+
+
+def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``function(x)``, for which autograd keeps `x` alone.
+
+    The backward pass computes the function again, up to the last tensor that it needs: a linear
+    layer at the end is not computed twice.
+
+    Args:
+        function: without random numbers.
+        x: its argument.
+    """
+    if not torch.is_grad_enabled() or _plain():
+        return function(x)
+    return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
+
+
+def _plain() -> bool:
+    """Whether the plain form is asked for, or a compiler works, which decides on memory itself."""
+    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return in_graph or forced_backend() == 'reference'

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..ops import emsa
 from .arch import Arch, is_number, is_positive_int, resolve_arch
-from .lean import add_into, gelu_of
+from .lean import add_into, gelu_of, recomputed
 from .pyramid import InitCfg, PyramidBackbone
 
 
@@ -144,7 +144,10 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(gelu_of(self.fc1(x)))
+        return recomputed(self._from_hidden, self.fc1(x))
+
+    def _from_hidden(self, x: Tensor) -> Tensor:
+        return self.fc2(gelu_of(x))
 
 
 class Block(nn.Module):

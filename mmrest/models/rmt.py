@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..ops import PositionTables, masa, position_tables
 from .arch import Arch, is_number, resolve_arch
-from .lean import add_into, gelu_of
+from .lean import add_into, gelu_of, recomputed
 from .pyramid import InitCfg, PyramidBackbone
 
 
@@ -169,6 +169,8 @@ class RelPos2d:
         self._kept: Dict[Tuple[int, int, torch.device], PositionTables] = {}
 
     def __call__(self, height: int, width: int, device: torch.device) -> PositionTables:
+        if torch.compiler.is_compiling():  # sizes may be symbols, and a graph keeps nothing
+            return self._make(height, width, device)
         key = (height, width, device)
         if key in self._kept:
             return self._kept[key]
@@ -226,7 +228,10 @@ class FFN(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = gelu_of(self.fc1(x))
+        return recomputed(self._from_hidden, self.fc1(x))
+
+    def _from_hidden(self, x: Tensor) -> Tensor:
+        x = gelu_of(x)
         return self.fc2(add_into(self.dwconv(x), x))
 
 

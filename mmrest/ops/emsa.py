@@ -76,6 +76,28 @@ def emsa_reference(
     return attention.to(v.dtype) @ v
 
 
+def emsa_whole(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mix_weight: Tensor,
+    mix_bias: Optional[Tensor] = None,
+    eps: float = EPS,
+) -> Tensor:
+    """:func:`emsa` over several heads with the algebra of :func:`emsa_blocked`, in one block.
+
+    Its few plain operations are what compilers and exporters take.
+    """
+    wide = torch.promote_types(q.dtype, torch.float32)
+    keys = k.shape[2]
+    logits = q @ k.transpose(-2, -1)
+    mixed = F.conv2d(logits, mix_weight * q.shape[-1] ** -0.5, mix_bias).to(wide)
+    deviation = mixed.softmax(-1) * keys - 1
+    variance = deviation.square().mean((-2, -1), keepdim=True)
+    product = deviation.to(v.dtype) @ v
+    return (product * torch.rsqrt(variance + eps * keys**2)).to(v.dtype)
+
+
 def emsa_blocked(
     q: Tensor,
     k: Tensor,
@@ -209,6 +231,7 @@ _mixed = Operation(
     'emsa',
     [
         Implementation('torch', emsa_blocked, refuse_in_graphs),
+        Implementation('torch', emsa_whole, always),
         Implementation('reference', emsa_reference, always),
     ],
 )

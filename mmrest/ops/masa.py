@@ -25,7 +25,7 @@ class PositionTables(NamedTuple):
 
     sin: Tensor  # H W d
     cos: Tensor  # H W d
-    turn: Tensor  # H W d/2, complex: cos + i sin
+    turn: Tensor  # H W d/2 2, real and imaginary part of cos + i sin
     decay_h: Tensor  # n H H, logarithms
     decay_w: Tensor  # n W W
 
@@ -47,7 +47,7 @@ def position_tables(
     return PositionTables(
         sin,
         cos,
-        torch.complex(cos[..., ::2], sin[..., ::2]),
+        torch.stack((cos[..., ::2], sin[..., ::2]), dim=-1),
         decay_table(log_gamma, height),
         decay_table(log_gamma, width),
     )
@@ -201,18 +201,18 @@ class _Rotate(Function):
     @without_autocast
     def forward(ctx: FunctionCtx, x: Tensor, turn: Tensor) -> Tensor:
         ctx.save_for_backward(turn)
-        return _turned(x, turn)
+        return _turned(x, torch.view_as_complex(turn))
 
     @staticmethod
     @once_differentiable
     @without_autocast
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tuple[Tensor, None]:
         (turn,) = ctx.saved_tensors
-        return _turned(grad, turn.conj()), None
+        return _turned(grad, torch.view_as_complex(turn).conj()), None
 
 
 def _turned(x: Tensor, turn: Tensor) -> Tensor:
-    """`x` (B, H, W, n, d) with its pairs of channels turned by (H, W, d / 2)."""
+    """`x` (B, H, W, n, d) with its pairs of channels times the complex (H, W, d / 2)."""
     wide = torch.promote_types(x.dtype, torch.float32)
     pairs = torch.view_as_complex(x.to(wide).unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turn[:, :, None]).flatten(-2).to(x.dtype)

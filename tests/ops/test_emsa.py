@@ -7,6 +7,7 @@ import torch
 
 from mmrest.ops import BACKENDS, emsa, emsa_reference, use_backend
 from mmrest.ops import emsa as emsa_function
+from mmrest.ops.emsa import emsa_whole
 from tests.ops.exactness import assert_as_exact, spread
 
 HALF = [torch.float16, torch.bfloat16]
@@ -121,6 +122,13 @@ def test_flat_and_steep_maps(block, dtype, scale):
     tensors = inputs(4, 50, 16, dim=16, scale=scale)
     assert scale < 1 or (tensors[0] @ tensors[1].mT).max() / 16**0.5 > 89
     assert_as_exact(fused, emsa_reference, tensors, dtype)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, *HALF])
+@pytest.mark.parametrize('scale', [1e-4, 1.0, 7.0])
+def test_form_for_graphs(scale, dtype):
+    tensors = inputs(3, 97, 13, dim=24, scale=scale)[:4]  # a bias gets nothing but roundings
+    assert_as_exact(emsa_whole, emsa_reference, tensors, dtype)
 
 
 def test_no_second_derivative():

@@ -167,9 +167,7 @@ def compare(axial, tensors, dtype):
     height, width, heads, dim = tensors[0].shape[1:]
     # Those of a network: float32 for half types too.
     float32 = tables_of(height, width, heads, dim, torch.float32)
-    float64 = PositionTables(
-        *(t.to(torch.complex128 if t.is_complex() else torch.float64) for t in float32)
-    )
+    float64 = PositionTables(*(table.double() for table in float32))
 
     def tables_for(tensor):
         return float64 if tensor.dtype is torch.float64 else float32
