@@ -1,6 +1,6 @@
 """Efficient multi-head self-attention of ResT, after the projections."""
 
-from typing import Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +10,10 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from .autocast import without_autocast
 from .backend import Implementation, Operation, always, refuse_in_graphs
+from .block import block_elements
 
 EPS = 1e-5
 """What the instance norm of the released networks adds to a variance."""
-
-BLOCK_ELEMENTS = 2**18
-"""Elements of the block of maps that is computed at once: a megabyte, which caches hold."""
 
 
 def emsa(
@@ -136,17 +134,17 @@ class _BlockedEMSA(Function):
         out = v.new_empty(batch, queries, heads, channels).transpose(1, 2)
         squares = q.new_zeros(batch, heads, dtype=wide)
         minus_one = squares.new_tensor(-1.0)
-        for b in range(batch):
-            keys_t, values = k[b].transpose(1, 2).contiguous(), v[b].contiguous()
-            sums = out[b] if out.dtype == wide else out[b].to(wide)
-            for rows in _blocks(queries, heads * keys):
-                softmax = _softmax_of_mixed(q[b, :, rows], keys_t, weight)[0]
+        for samples, blocks in _blocks(q, heads * keys):
+            keys_t, values = k[samples].mT.contiguous(), v[samples].contiguous()
+            sums = out[samples] if out.dtype == wide else out[samples].to(wide)
+            for rows in blocks:
+                softmax = _softmax_of_mixed(q[samples, :, rows], keys_t, weight)[0]
                 # R in units of 1 / M, so that half types do not lose small deviations.
                 deviation = torch.add(minus_one, softmax, alpha=keys, out=softmax)
-                squares[b] += torch.linalg.vector_norm(deviation, dim=(1, 2)).square()
-                sums[:, rows] = deviation.to(v.dtype) @ values
-            variance = squares[b] / (queries * keys)
-            out[b] = sums * torch.rsqrt(variance + eps * keys**2)[:, None, None]
+                squares[samples] += torch.linalg.vector_norm(deviation, dim=(2, 3)).square()
+                sums[:, :, rows] = deviation.to(v.dtype) @ values
+            variance = squares[samples] / (queries * keys)
+            out[samples] = sums * torch.rsqrt(variance + eps * keys**2)[..., None, None]
         ctx.save_for_backward(q, k, v, mix_weight, out, squares)
         ctx.eps = eps
         ctx.has_bias = mix_bias is not None
@@ -157,7 +155,7 @@ class _BlockedEMSA(Function):
     @without_autocast
     def backward(ctx: FunctionCtx, grad_out: Tensor) -> Tuple[Optional[Tensor], ...]:
         q, k, v, mix_weight, out, squares = ctx.saved_tensors
-        batch, heads, queries, dim = q.shape
+        heads, queries, dim = q.shape[1:]
         keys = k.shape[2]
         wide = squares.dtype
         scale = dim**-0.5
@@ -169,50 +167,64 @@ class _BlockedEMSA(Function):
 
         grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
         grad_weight = torch.zeros_like(weight)
-        for b in range(batch):
-            keys_, keys_t = k[b].to(wide), k[b].transpose(1, 2).contiguous()
-            values_t = v[b].to(wide).transpose(1, 2).contiguous()
-            sum_k, sum_v = (torch.zeros_like(x[b], dtype=wide) for x in (k, v))
-            for rows in _blocks(queries, heads * keys):
-                grad = grad_out[b, :, rows].to(wide) * factor[b, :, None, None]
-                softmax, logits = _softmax_of_mixed(q[b, :, rows], keys_t, weight * scale)
+        for samples, blocks in _blocks(q, heads * keys):
+            keys_, keys_t = k[samples].to(wide), k[samples].mT.contiguous()
+            values_t = v[samples].to(wide).mT.contiguous()
+            sum_k, sum_v = (torch.zeros_like(x[samples], dtype=wide) for x in (k, v))
+            for rows in blocks:
+                query = q[samples, :, rows]
+                grad = grad_out[samples, :, rows].to(wide) * factor[samples][..., None, None]
+                softmax, logits = _softmax_of_mixed(query, keys_t, weight * scale)
                 deviation = softmax - 1 / keys
-                sum_v.baddbmm_(deviation.transpose(1, 2), grad)
-                deviation *= -shrink[b, :, None, None]
-                grad_softmax = deviation.baddbmm_(grad, values_t)
+                sum_v += deviation.mT @ grad
+                deviation *= -shrink[samples][..., None, None]
+                # Adds to the deviation in place, which is not needed any more.
+                deviation.flatten(0, 1).baddbmm_(grad.flatten(0, 1), values_t.flatten(0, 1))
                 grad_mixed = torch.ops.aten._softmax_backward_data(
-                    grad_softmax, softmax, -1, softmax.dtype
+                    deviation, softmax, -1, softmax.dtype
                 )
                 # Row by row and then over the rows: one long sum would lose digits.
-                by_row = grad_mixed.transpose(0, 1) @ logits.permute(1, 2, 0)
-                grad_weight += by_row.sum(0)
-                grad_logits = (weight.t() @ grad_mixed.flatten(1)).view_as(grad_mixed)
-                grad_q[b, :, rows] = (grad_logits @ keys_) * scale
-                sum_k.baddbmm_(grad_logits.transpose(1, 2), q[b, :, rows].to(wide))
-            grad_k[b] = sum_k * scale
-            grad_v[b] = sum_v
+                by_row = grad_mixed.transpose(1, 2) @ logits.permute(0, 2, 3, 1)
+                grad_weight += by_row.sum((0, 1))
+                grad_logits = (weight.t() @ grad_mixed.flatten(2)).view_as(grad_mixed)
+                grad_q[samples, :, rows] = (grad_logits @ keys_) * scale
+                sum_k += grad_logits.mT @ query.to(wide)
+            grad_k[samples] = sum_k * scale
+            grad_v[samples] = sum_v
         grad_weight = (grad_weight * scale).to(mix_weight.dtype).view_as(mix_weight)
         grad_bias = grad_weight.new_zeros(heads) if ctx.has_bias else None
         return grad_q, grad_k, grad_v, grad_weight, grad_bias, None
 
 
-def _blocks(queries: int, row_elements: int) -> Tuple[slice, ...]:
-    """Ranges of rows that hold about BLOCK_ELEMENTS, none much smaller than the others."""
-    number = max(1, round(queries * row_elements / BLOCK_ELEMENTS))
-    rows = -(-queries // number)
-    return tuple(slice(start, start + rows) for start in range(0, queries, rows))
+def _blocks(q: Tensor, row_elements: int) -> Iterator[Tuple[slice, List[slice]]]:
+    """Ranges of samples, and for each its ranges of rows, that make blocks of maps.
+
+    A block holds about :func:`~mmrest.ops.block.block_elements`: several samples of small maps,
+    or some rows of one sample, no range much smaller than the others.
+
+    Args:
+        q: queries, (B, n, N, d).
+        row_elements: of one row of all heads' maps.
+    """
+    batch, queries, most = q.shape[0], q.shape[2], block_elements(q.device)
+    group = max(1, most // (queries * row_elements))
+    number = max(1, round(queries * row_elements / most))
+    step = -(-queries // number)
+    rows = [slice(start, start + step) for start in range(0, queries, step)]
+    for start in range(0, batch, group):
+        yield slice(start, start + group), rows
 
 
 def _softmax_of_mixed(q: Tensor, keys_t: Tensor, weight: Tensor) -> Tuple[Tensor, Tensor]:
-    """Softmax of mixed logits, and the logits before, (n, rows, M).
+    """Softmax of mixed logits, and the logits before, (B, n, rows, M).
 
     Args:
-        q: some rows of one sample, (n, rows, d).
-        keys_t: its keys, (n, d, M).
+        q: some rows of some samples, (B, n, rows, d).
+        keys_t: their keys, (B, n, d, M).
         weight: weight of the mix, scaled, (n, n); its type is that of the softmax.
     """
     logits = (q @ keys_t).to(weight.dtype)
-    mixed = (weight @ logits.flatten(1)).view_as(logits)
+    mixed = (weight @ logits.flatten(2)).view_as(logits)
     return mixed.softmax(-1), logits
 
 

@@ -5,7 +5,7 @@ add the logarithm of that decay to the logits before the softmax, and so do thes
 Because the distance is a sum, the decay is kept as two small tables, one an axis.
 """
 
-from typing import Iterator, NamedTuple, Optional, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from .autocast import autocast_off, without_autocast
 from .backend import Implementation, Operation, always, refuse_in_graphs
-
-BLOCK_ELEMENTS = 2**18
-"""Elements of the block of maps that is computed at once: a megabyte, which caches hold."""
+from .block import block_elements
 
 
 class PositionTables(NamedTuple):
@@ -181,17 +179,18 @@ def masa_axial_fused(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) ->
 def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
     """``softmax(q k^T / sqrt(d) + decay) v`` along the third dimension of (B, P, L, n, d)."""
     mask = decay[None].to(q.dtype)
-    # torch's fused attention takes a single batch dimension, and to join the first two would
-    # copy all three maps where they are transposed.
-    samples = [
-        F.scaled_dot_product_attention(
-            *(x.transpose(1, 2) for x in sample), attn_mask=mask
-        ).transpose(1, 2)
-        for sample in zip(q, k, v)
-    ]
-    if len(samples) == 1:
-        return samples[0][None]
-    return torch.stack(samples) if samples else torch.empty_like(v)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The same for (P, L, n, d), which is what torch's fused attention takes."""
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+    if len(q) == 1:
+        return attend(q[0], k[0], v[0])[None]
+    if q.device.type == 'cpu' and len(q) > 1:
+        # To join the first two dimensions would copy all three maps where they are transposed.
+        return torch.stack([attend(*sample) for sample in zip(q, k, v)])
+    return attend(*(x.flatten(0, 1) for x in (q, k, v))).unflatten(0, q.shape[:2])
 
 
 class _Rotate(Function):
@@ -227,15 +226,18 @@ class _BlockedFull(Function):
         ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, decay_h: Tensor, decay_w: Tensor
     ) -> Tensor:
         out = torch.empty_like(v, memory_format=torch.contiguous_format)
-        for b in range(len(q)):
-            queries, into = _by_head(q[b]), _by_head(out[b])
-            keys_t, values = _flat(k[b]).transpose(1, 2).contiguous(), _flat(v[b])
-            for heads, rows in _blocks(*q.shape[1:4]):
+        for samples, blocks in _blocks(q):
+            queries, into = _by_head(q[samples]), _by_head(out[samples])
+            keys_t, values = _flat(k[samples]).mT.contiguous(), _flat(v[samples])
+            for heads, rows in blocks:
                 softmax = _softmax_of_decayed(
-                    queries[heads, rows], keys_t[heads], decay_h[heads, rows], decay_w[heads]
+                    queries[:, heads, rows],
+                    keys_t[:, heads],
+                    decay_h[heads, rows],
+                    decay_w[heads],
                 )
-                product = softmax @ values[heads]
-                into[heads, rows] = product.view_as(into[heads, rows])
+                part = into[:, heads, rows]
+                part.copy_((softmax @ values[:, heads]).view(part.shape))
         ctx.save_for_backward(q, k, v, decay_h, decay_w)
         return out
 
@@ -248,64 +250,78 @@ class _BlockedFull(Function):
             torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)
         )
         scale = q.shape[-1] ** -0.5
-        for b in range(len(q)):
-            queries, grads, into = (_by_head(x[b]) for x in (q, grad_out, grad_q))
-            keys, values = _flat(k[b]), _flat(v[b])
-            keys_t, values_t = (x.transpose(1, 2).contiguous() for x in (keys, values))
+        for samples, blocks in _blocks(q):
+            queries, grads, into = (_by_head(x[samples]) for x in (q, grad_out, grad_q))
+            keys, values = _flat(k[samples]), _flat(v[samples])
+            keys_t, values_t = keys.mT.contiguous(), values.mT.contiguous()
             sum_k, sum_v = torch.zeros_like(keys), torch.zeros_like(values)
-            for heads, rows in _blocks(*q.shape[1:4]):
+            for heads, rows in blocks:
+                query, part = queries[:, heads, rows], into[:, heads, rows]
                 softmax = _softmax_of_decayed(
-                    queries[heads, rows], keys_t[heads], decay_h[heads, rows], decay_w[heads]
+                    query, keys_t[:, heads], decay_h[heads, rows], decay_w[heads]
                 )
-                grad = grads[heads, rows].flatten(1, 2).to(softmax.dtype)
-                sum_v[heads].baddbmm_(softmax.transpose(1, 2), grad)
+                grad = grads[:, heads, rows].flatten(2, 3).to(softmax.dtype)
+                sum_v[:, heads] += softmax.mT @ grad
                 grad_logits = torch.ops.aten._softmax_backward_data(
-                    grad @ values_t[heads], softmax, -1, softmax.dtype
+                    grad @ values_t[:, heads], softmax, -1, softmax.dtype
                 )
-                into[heads, rows] = (
-                    (grad_logits @ keys[heads]).mul_(scale).view_as(into[heads, rows])
-                )
-                query = queries[heads, rows].flatten(1, 2).to(softmax.dtype)
-                sum_k[heads].baddbmm_(grad_logits.transpose(1, 2), query, alpha=scale)
-            _by_head(grad_k[b]).copy_(sum_k.view_as(_by_head(grad_k[b])))
-            _by_head(grad_v[b]).copy_(sum_v.view_as(_by_head(grad_v[b])))
+                part.copy_((grad_logits @ keys[:, heads]).mul_(scale).view(part.shape))
+                sum_k[:, heads] += grad_logits.mT @ query.flatten(2, 3).to(softmax.dtype)
+            for total, of_map in ((sum_k.mul_(scale), grad_k), (sum_v, grad_v)):
+                part = _by_head(of_map[samples])
+                part.copy_(total.view(part.shape))
         return grad_q, grad_k, grad_v, None, None
 
 
-def _blocks(height: int, width: int, heads: int) -> Iterator[Tuple[slice, slice]]:
-    """Ranges of heads and of image rows whose maps hold about BLOCK_ELEMENTS."""
-    row_elements = width * height * width
-    rows = min(height, max(1, BLOCK_ELEMENTS // row_elements))
-    group = min(heads, max(1, BLOCK_ELEMENTS // (rows * row_elements)))
-    for head in range(0, heads, group):
-        for row in range(0, height, rows):
-            yield slice(head, head + group), slice(row, row + rows)
+def _blocks(q: Tensor) -> Iterator[Tuple[slice, List[Tuple[slice, slice]]]]:
+    """Ranges of samples, and for each its ranges of heads and image rows, that make blocks.
+
+    A block of maps holds about :func:`~mmrest.ops.block.block_elements`, and never less than one
+    image row of one head.
+
+    Args:
+        q: queries, (B, H, W, n, d).
+    """
+    batch, height, width, heads, _ = q.shape
+    most, row_elements = block_elements(q.device), width * height * width
+    rows = min(height, max(1, most // row_elements))
+    heads_at_once = min(heads, max(1, most // (rows * row_elements)))
+    group = max(1, most // (heads * height * row_elements))
+    blocks = [
+        (slice(head, head + heads_at_once), slice(row, row + rows))
+        for head in range(0, heads, heads_at_once)
+        for row in range(0, height, rows)
+    ]
+    for start in range(0, batch, group):
+        yield slice(start, start + group), blocks
 
 
 def _by_head(x: Tensor) -> Tensor:
-    """(H, W, n, d) -> (n, H, W, d)."""
-    return x.permute(2, 0, 1, 3)
+    """(B, H, W, n, d) -> (B, n, H, W, d)."""
+    return x.permute(0, 3, 1, 2, 4)
 
 
 def _flat(x: Tensor) -> Tensor:
-    """(H, W, n, d) -> (n, H * W, d), copied, at least float32."""
+    """(B, H, W, n, d) -> (B, n, H * W, d), copied, at least float32."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    return _by_head(x).flatten(1, 2).to(wide).contiguous()
+    return _by_head(x).flatten(2, 3).to(wide).contiguous()
 
 
 def _softmax_of_decayed(q: Tensor, keys_t: Tensor, decay_h: Tensor, decay_w: Tensor) -> Tensor:
-    """Attention of some heads and image rows, (n, rows * W, H * W).
+    """Attention of some heads and image rows, (B, n, rows * W, H * W).
 
     Args:
-        q: (n, rows, W, d).
-        keys_t: (n, d, H * W), at least float32.
+        q: (B, n, rows, W, d).
+        keys_t: (B, n, d, H * W), at least float32.
         decay_h: (n, rows, H).
         decay_w: (n, W, W).
     """
     decay = decay_h[:, :, None, :, None] + decay_w[:, None, :, None, :]
-    logits = decay.to(keys_t.dtype).view(len(q), -1, keys_t.shape[-1])
-    query = q.flatten(1, 2).to(keys_t.dtype)
-    return logits.baddbmm_(query, keys_t, alpha=q.shape[-1] ** -0.5).softmax(-1)
+    decay = decay.to(keys_t.dtype).view(q.shape[1], -1, keys_t.shape[-1])
+    logits = decay.expand(len(q), -1, -1, -1).flatten(0, 1)  # a copy for several samples alone
+    query = q.flatten(2, 3).flatten(0, 1).to(keys_t.dtype)
+    logits = logits.baddbmm_(query, keys_t.flatten(0, 1), alpha=q.shape[-1] ** -0.5)
+    return logits.softmax(-1).unflatten(0, q.shape[:2])
 
 
 _full = Operation(

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from mmrest.ops import BACKENDS, emsa, emsa_reference, use_backend
-from mmrest.ops import emsa as emsa_function
 from mmrest.ops.emsa import emsa_whole
 from tests.ops.exactness import assert_as_exact, spread
 
@@ -65,12 +64,11 @@ def backend(request):
         yield request.param
 
 
-@pytest.fixture(params=[None, 40])
+@pytest.fixture(params=[None, 40, 1200])
 def block(request, monkeypatch):
-    """Maps in one block, and in many with a smaller one at the end."""
+    """All maps in one block, some rows of one, or some samples."""
     if request.param is not None:
-        module = __import__('sys').modules[emsa_function.__module__]
-        monkeypatch.setattr(module, 'BLOCK_ELEMENTS', request.param)
+        monkeypatch.setattr('mmrest.ops.block.CPU_BLOCK_ELEMENTS', request.param)
 
 
 @pytest.mark.parametrize('heads', [1, 2, 5])
@@ -121,7 +119,8 @@ def test_flat_and_steep_maps(block, dtype, scale):
     """Nearly uniform maps, whose deviations are tiny, and logits whose exponentials overflow."""
     tensors = inputs(4, 50, 16, dim=16, scale=scale)
     assert scale < 1 or (tensors[0] @ tensors[1].mT).max() / 16**0.5 > 89
-    assert_as_exact(fused, emsa_reference, tensors, dtype)
+    # Steep softmaxes turn the roundings of the logits, whose order differs, into larger ones.
+    assert_as_exact(fused, emsa_reference, tensors, dtype, times=2 if scale < 1 else 4)
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, *HALF])

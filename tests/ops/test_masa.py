@@ -2,7 +2,6 @@
 
 import functools
 import math
-import sys
 
 import pytest
 import torch
@@ -19,7 +18,6 @@ from mmrest.ops import (
 from mmrest.ops.masa import decay_table, rotary_tables, rotate
 from tests.ops.exactness import assert_as_exact, spread
 
-MODULE = sys.modules[masa.__module__]
 SIZES = [(7, 13), (5, 9), (1, 1), (1, 6), (4, 1)]
 HALF = [torch.float16, torch.bfloat16]
 REFERENCE = {True: masa_axial_reference, False: masa_full_reference}
@@ -111,11 +109,11 @@ def backend(request):
         yield request.param
 
 
-@pytest.fixture(params=[None, 40])
+@pytest.fixture(params=[None, 40, 1200])
 def block(request, monkeypatch):
-    """Maps in one block, and in many with a smaller one at the end."""
+    """All maps in one block, some rows of one, or some samples."""
     if request.param is not None:
-        monkeypatch.setattr(MODULE, 'BLOCK_ELEMENTS', request.param)
+        monkeypatch.setattr('mmrest.ops.block.CPU_BLOCK_ELEMENTS', request.param)
 
 
 @pytest.mark.parametrize('height, width', SIZES)
