@@ -13,6 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from ..ops import forced_backend
 
+RECOMPUTED_ELEMENTS = 2**22
+"""Elements from which on a hidden map is worth being computed twice: 16 MB in float32."""
+
 
 def add_into(branch: Tensor, x: Tensor) -> Tensor:
     """``branch + x``, written into `branch`.
@@ -34,7 +37,7 @@ def gelu_of(x: Tensor) -> Tensor:
 
 
 def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``function(x)``, for which autograd keeps `x` alone.
+    """``function(x)``, for which autograd keeps `x` alone where that is large.
 
     The backward pass computes the function again, up to the last tensor that it needs: a linear
     layer at the end is not computed twice.
@@ -43,7 +46,7 @@ def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         function: without random numbers.
         x: its argument.
     """
-    if not torch.is_grad_enabled() or _plain():
+    if not torch.is_grad_enabled() or _plain() or x.numel() < RECOMPUTED_ELEMENTS:
         return function(x)
     return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
 
