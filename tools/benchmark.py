@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         '--backends', nargs='+', default=['torch', 'reference'], choices=BACKENDS,
-        help='of the attention of our networks; the last one is what others are compared with',
+        help='of the attention of our networks; reference is the plain form',
     )  # fmt: skip
     parser.add_argument(
         '--sizes', nargs='+', type=size, default=[(800, 1344)], metavar='HxW',
@@ -97,6 +97,7 @@ def measure(args: argparse.Namespace, console: Console) -> List[Dict[str, Any]]:
         times = seconds(jobs, args.repeats)
         for job in jobs:
             median = statistics.median(times[job.name])
+            # A backward pass has two products for each of the forward pass.
             products = multiply_adds(job) * job.batch * (3 if job.train else 1)
             entry = dict(
                 job._asdict(), name=job.name, seconds=times[job.name], median=median,
@@ -109,7 +110,7 @@ def measure(args: argparse.Namespace, console: Console) -> List[Dict[str, Any]]:
 
 
 def table(entries: List[Dict[str, Any]]) -> str:
-    """The figures as a table of Markdown; ratios are to the last backend of the same network."""
+    """The figures as a table of Markdown; ratios are to the plain form of the same network."""
     lines = [
         '| size | network | median (s) | spread (s) | times as fast as its plain form | '
         'share of the matrix rate | peak (MB) | kept for backward (MB) |',

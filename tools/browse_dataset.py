@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import DictAction
 from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope, init_default_scope
 from rich.progress import track
 
 from mmrest.engine.checks import check_files
-from mmrest.engine.command import Parser, at_least, folder, run
+from mmrest.engine.command import Parser, add_config_arguments, at_least, folder, run
 from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
 
@@ -27,12 +26,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--phase', choices=['train', 'val', 'test'], default='train')
     parser.add_argument('--number', type=at_least(1), metavar='N', help='the first N images alone')
-    parser.add_argument(
-        '--data-root', metavar='DIR', help='folder that replaces the data_root of the config'
-    )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as in training'
-    )
+    add_config_arguments(parser)
     args = parser.parse_args()
     if args.not_show and args.output_dir is None:
         parser.error('--not-show leaves nothing to do; give --output-dir DIR')

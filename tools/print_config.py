@@ -3,9 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
-from mmrest.engine.command import Parser, run
+from mmrest.engine.command import Parser, add_config_arguments, run
 from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
 
@@ -14,12 +12,7 @@ def parse_args() -> argparse.Namespace:
     """Arguments of the command line."""
     parser = Parser(description=__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument(
-        '--data-root', metavar='DIR', help='folder that replaces the data_root of the config'
-    )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as in training'
-    )
+    add_config_arguments(parser)
     parser.add_argument(
         '--save-path', type=Path, help='write it to this file (.py, .json or .yml) instead'
     )

@@ -72,13 +72,8 @@ class _Options(DictAction):
         super().__call__(parser, namespace, values, option_string)
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that training and testing have in common, under mmdet's names."""
-    parser.add_argument(
-        '--work-dir',
-        type=folder,
-        help='folder for logs and checkpoints (default: work_dirs/ + config name)',
-    )
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that change a config, under mmdet's names; see :func:`load_config`."""
     parser.add_argument(
         '--data-root', metavar='DIR', help='folder that replaces the data_root of the config'
     )
@@ -90,6 +85,16 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help='values that replace those of the config, for instance '
         'train_dataloader.batch_size=1; lists as key="[a,b]"',
     )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that training and testing have in common, under mmdet's names."""
+    parser.add_argument(
+        '--work-dir',
+        type=folder,
+        help='folder for logs and checkpoints (default: work_dirs/ + config name)',
+    )
+    add_config_arguments(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmrest.apis.measure import OURS, PEERS, Job, build, kept_bytes, matrix_rate, seconds, step
-from mmrest.ops import use_backend
+from mmrest.ops import forced_backend, use_backend
 
 SMALL = (64, 96)
 
@@ -31,14 +31,16 @@ def test_in_turn(monkeypatch):
 
 
 @pytest.mark.parametrize('train', [False, True])
-def test_step_uses_the_backend_of_its_job(monkeypatch, train):
+def test_step_uses_the_backend_of_its_job(train):
     seen = []
     job = Job('rest_lite', 'reference', SMALL, train=train)
     network = build(job)
-    network.register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+    network.register_forward_hook(
+        lambda *_: seen.append((forced_backend(), torch.is_grad_enabled()))
+    )
     with use_backend('torch'):
         step(job, network)()
-    assert seen == [train]
+    assert seen == [('reference', train)]
 
 
 def test_kept_bytes_by_hand():

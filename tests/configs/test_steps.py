@@ -62,7 +62,7 @@ def prepared(request, coco_root, ade_root):
         yield model, cfg, *batches
 
 
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 def test_step(prepared, dtype):
     model, cfg, batch, _ = prepared
     model.train()

@@ -7,7 +7,6 @@ from torch import Tensor
 def outputs_and_gradients(function, tensors, grad):
     """Result of `function` and the gradients of the tensors for the gradient `grad` of it."""
     leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
-    # Kept as views of one tensor: kernels must read what is not contiguous.
     out = function(*leaves)
     out.backward(grad.to(out.dtype))
     return [out.detach(), *(leaf.grad for leaf in leaves)]
@@ -39,6 +38,20 @@ def assert_as_exact(function, plain, tensors, dtype, times=2.0):
         allowed = times * (their.double() - truth).norm() + floor
         error = (our.double() - truth).norm()
         assert error <= allowed, f'{name}: error {error:.2e}, allowed {allowed:.2e}'
+
+
+def kept_bytes(function, tensors):
+    """Bytes of the distinct storages that autograd keeps for the backward pass of `function`."""
+    storages = {}
+
+    def pack(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = function(*(tensor.requires_grad_() for tensor in tensors))
+    assert out.requires_grad
+    return sum(storages.values())
 
 
 def spread(tensor: Tensor) -> Tensor:

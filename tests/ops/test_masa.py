@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from mmrest.ops import (
-    BACKENDS,
     PositionTables,
     masa,
     masa_axial_reference,
@@ -16,7 +15,7 @@ from mmrest.ops import (
     use_backend,
 )
 from mmrest.ops.masa import decay_table, rotary_tables, rotate
-from tests.ops.exactness import assert_as_exact, spread
+from tests.ops.exactness import assert_as_exact, kept_bytes, spread
 
 SIZES = [(7, 13), (5, 9), (1, 1), (1, 6), (4, 1)]
 HALF = [torch.float16, torch.bfloat16]
@@ -103,19 +102,6 @@ def inputs(height, width, heads=2, dim=4, batch=2, scale=1.0):
     return scale * q, scale * k, v
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    with use_backend(request.param):
-        yield request.param
-
-
-@pytest.fixture(params=[None, 40, 1200])
-def block(request, monkeypatch):
-    """All maps in one block, some rows of one, or some samples."""
-    if request.param is not None:
-        monkeypatch.setattr('mmrest.ops.block.CPU_BLOCK_ELEMENTS', request.param)
-
-
 @pytest.mark.parametrize('height, width', SIZES)
 @pytest.mark.parametrize(
     'axial, loop', [(False, full_token_by_token), (True, axial_token_by_token)]
@@ -177,6 +163,18 @@ def compare(axial, tensors, dtype):
         return masa(spread(q), spread(k), v, tables_for(q), axial)
 
     assert_as_exact(chosen, plain, tensors, dtype)
+
+
+@pytest.mark.parametrize('axial', [False, True])
+def test_memory_grows_linearly(axial):
+    """Four times as many tokens keep four times as much, the tables of positions included."""
+    kept = []
+    for side in (16, 32):
+        run = functools.partial(masa, tables=tables_of(side, side, 2, 8), axial=axial)
+        kept.append(kept_bytes(run, inputs(side, side, 2, 8, batch=1)))
+    assert 0 < kept[1] <= 4.1 * kept[0]
+    with use_backend('reference'):
+        assert kept_bytes(run, inputs(32, 32, 2, 8, batch=1)) > 2 * kept[1]
 
 
 @pytest.mark.parametrize('axial', [False, True])
