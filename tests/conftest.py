@@ -1,9 +1,14 @@
 """Fixtures that several tests share."""
 
+import os
+
 import pytest
 import torch
 
 from tests.drawn import draw_ade, draw_coco
+
+# Before anything imports Triton, whose kernels run in its interpreter where a test forces them.
+os.environ['TRITON_INTERPRET'] = '1'
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 ENVIRONMENT_VARIABLE = 'MMREST_BACKEND'
-BACKENDS = ('torch', 'reference')
+BACKENDS = ('triton', 'torch', 'reference')
 
 _logger = logging.getLogger('mmrest.ops')
 

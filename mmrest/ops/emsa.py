@@ -1,6 +1,6 @@
 """Efficient multi-head self-attention of ResT, after the projections."""
 
-from typing import Iterator, List, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from .autocast import without_autocast
 from .backend import Implementation, Operation, always, refuse_in_graphs
 from .block import block_elements
+from .gpu import refuse_triton
 
 EPS = 1e-5
 """What the instance norm of the released networks adds to a variance."""
@@ -112,6 +113,20 @@ def emsa_blocked(
     would cancel. The backward pass makes the blocks again.
     """
     return _BlockedEMSA.apply(q, k, v, mix_weight, mix_bias, eps)
+
+
+def emsa_triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mix_weight: Tensor,
+    mix_bias: Optional[Tensor] = None,
+    eps: float = EPS,
+) -> Tensor:
+    """:func:`emsa` over several heads in one kernel; the algebra is :func:`emsa_blocked`'s."""
+    from .kernels.emsa import mixed
+
+    return mixed(q, k, v, mix_weight, mix_bias, eps)
 
 
 class _BlockedEMSA(Function):
@@ -232,9 +247,15 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
+def _refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
+    return refuse_triton(q, k, v)
+
+
 _single = Operation(
     'emsa over one head',
     [
+        # Without mix and norm it is plain attention, whose kernels torch has.
+        Implementation('triton', _sdpa, always),
         Implementation('torch', _sdpa, always),
         Implementation('reference', emsa_reference, always),
     ],
@@ -242,6 +263,7 @@ _single = Operation(
 _mixed = Operation(
     'emsa',
     [
+        Implementation('triton', emsa_triton, _refuse_triton),
         Implementation('torch', emsa_blocked, refuse_in_graphs),
         Implementation('torch', emsa_whole, always),
         Implementation('reference', emsa_reference, always),

@@ -16,6 +16,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from .autocast import autocast_off, without_autocast
 from .backend import Implementation, Operation, always, refuse_in_graphs
 from .block import block_elements
+from .gpu import refuse_triton
 
 
 class PositionTables(NamedTuple):
@@ -26,6 +27,7 @@ class PositionTables(NamedTuple):
     turn: Tensor  # H W d/2 2, real and imaginary part of cos + i sin
     decay_h: Tensor  # n H H, logarithms
     decay_w: Tensor  # n W W
+    log_gamma: Tensor  # n
 
 
 def position_tables(
@@ -48,6 +50,7 @@ def position_tables(
         torch.stack((cos[..., ::2], sin[..., ::2]), dim=-1),
         decay_table(log_gamma, height),
         decay_table(log_gamma, width),
+        log_gamma,
     )
 
 
@@ -174,6 +177,20 @@ def masa_axial_fused(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) ->
         v = _fused_attention(q, k, v, tables.decay_w)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # B W H n d
         return _fused_attention(q, k, v, tables.decay_h).transpose(1, 2)
+
+
+def masa_full_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Full :func:`masa` in one kernel."""
+    from .kernels.masa import full
+
+    return full(q, k, v, tables.turn, tables.log_gamma)
+
+
+def masa_axial_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Axial :func:`masa` in one kernel an axis, which reads the maps as they lie."""
+    from .kernels.masa import axial
+
+    return axial(q, k, v, tables.turn, tables.log_gamma)
 
 
 def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
@@ -324,9 +341,14 @@ def _softmax_of_decayed(q: Tensor, keys_t: Tensor, decay_h: Tensor, decay_w: Ten
     return logits.softmax(-1).unflatten(0, q.shape[:2])
 
 
+def _refuse_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Optional[str]:
+    return refuse_triton(q, k, v)
+
+
 _full = Operation(
     'full MaSA',
     [
+        Implementation('triton', masa_full_triton, _refuse_triton),
         Implementation('torch', masa_full_blocked, refuse_in_graphs),
         Implementation('reference', masa_full_reference, always),
     ],
@@ -334,6 +356,7 @@ _full = Operation(
 _axial = Operation(
     'axial MaSA',
     [
+        Implementation('triton', masa_axial_triton, _refuse_triton),
         Implementation('torch', masa_axial_fused, refuse_in_graphs),
         Implementation('reference', masa_axial_reference, always),
     ],

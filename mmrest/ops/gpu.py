@@ -1,0 +1,47 @@
+"""Whether the Triton kernels can take given tensors."""
+
+import importlib.util
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from .backend import forced_backend, refuse_in_graphs
+
+MOST_CHANNELS = 128
+"""Of a head: more would not fit into a tile."""
+
+CAPABILITY = (8, 0)
+"""Of the GPU, that of the A100; older ones have no bfloat16 products."""
+
+
+def refuse_triton(q: Tensor, k: Tensor, v: Tensor) -> Optional[str]:
+    """Why the kernels cannot take queries, keys and values; None if they can.
+
+    On the CPU they run in Triton's interpreter, where ``TRITON_INTERPRET=1`` was set before their
+    first use; being slow, only where they are forced.
+    """
+    if torch.version.hip is not None:
+        return 'the kernels are made for NVIDIA GPUs'
+    if importlib.util.find_spec('triton') is None:
+        return 'Triton is not installed'
+    if q.is_cuda:
+        if torch.cuda.get_device_capability(q.device) < CAPABILITY:
+            return f'the GPU is older than compute capability {".".join(map(str, CAPABILITY))}'
+        if q.dtype is torch.float64:
+            return 'float64 is left to PyTorch'
+    elif not _interpreted(q):
+        return f'the tensors are on {q.device.type}, and not in an interpreter that is forced'
+    if not q.dtype == k.dtype == v.dtype or not q.is_floating_point():
+        return f'the types {q.dtype}, {k.dtype} and {v.dtype} are not the same'
+    if max(q.shape[-1], v.shape[-1]) > MOST_CHANNELS:
+        return f'a head of {max(q.shape[-1], v.shape[-1])} channels is larger than {MOST_CHANNELS}'
+    return refuse_in_graphs()
+
+
+def _interpreted(q: Tensor) -> bool:
+    if q.device.type != 'cpu' or forced_backend() != 'triton':
+        return False
+    from .kernels.tiles import INTERPRETED
+
+    return INTERPRETED.value

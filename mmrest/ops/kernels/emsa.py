@@ -1,0 +1,313 @@
+"""EMSA on a GPU: mix of heads, softmax and instance norm inside one kernel.
+
+A program makes some rows of the map of one head. Their logits are the sum over all heads g of
+``w[h, g] q_g k_g^T``, so no program waits for another. It goes over the keys twice: the deviation
+R = P - 1/M of the softmax P from its mean has to be exact before it is squared, and a difference
+of sums would cancel. The backward pass makes the maps again, from each row's largest logit and the
+sum of its exponentials.
+"""
+
+from typing import Any, Optional, Tuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from ..autocast import without_autocast
+from .tiles import padded, product, tile, wide_type
+
+
+def mixed(
+    q: Tensor, k: Tensor, v: Tensor, mix_weight: Tensor, mix_bias: Optional[Tensor], eps: float
+) -> Tensor:
+    """EMSA over several heads; see :func:`mmrest.ops.emsa`."""
+    return _Mixed.apply(q, k, v, mix_weight, mix_bias, eps)
+
+
+class _Mixed(Function):
+    @staticmethod
+    @without_autocast
+    def forward(
+        ctx: FunctionCtx,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mix_weight: Tensor,
+        mix_bias: Optional[Tensor],
+        eps: float,
+    ) -> Tensor:
+        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+        batch, heads, queries, _ = q.shape
+        keys, channels = v.shape[-2:]
+        wide = wide_type(q)[0]
+        mix = mix_weight.reshape(heads, heads).to(wide).contiguous()
+        sums = q.new_empty((batch, heads, queries, channels), dtype=wide)
+        most, total, squares = (q.new_empty((batch, heads, queries), dtype=wide) for _ in range(3))
+        _forward[_grid(queries, q, v)](
+            q, k, v, mix, sums, most, total, squares, **_layout(q, k, v)
+        )  # fmt: skip
+        variance = squares.sum(-1) / (queries * keys)
+        # Next to each other for each token, as the output projection wants them.
+        out = v.new_empty(batch, queries, heads, channels).transpose(1, 2)
+        out.copy_(sums.mul_(torch.rsqrt(variance + eps * keys**2)[..., None, None]))
+        ctx.save_for_backward(q, k, v, mix_weight, out, most, total, squares)
+        ctx.eps = eps
+        ctx.has_bias = mix_bias is not None
+        return out
+
+    @staticmethod
+    @once_differentiable
+    @without_autocast
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tuple[Any, ...]:
+        q, k, v, mix_weight, out, most, total, squares = ctx.saved_tensors
+        batch, heads, queries, dim = q.shape
+        keys = k.shape[2]
+        wide = total.dtype
+        mix = mix_weight.reshape(heads, heads).to(wide).contiguous()
+        grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+
+        factor = torch.rsqrt(squares.sum(-1) / (queries * keys) + ctx.eps * keys**2) * keys
+        by_token = (grad.to(wide) * out).sum(-1)
+        shrink = by_token.sum(-1) * factor**2 / (queries * keys)
+        shrink /= keys
+        # What the softmax subtracts from each row of its gradient: the sum of both, which needs
+        # no map, because P (v - mean of v) is the result, and the sum of P R that of R^2. The
+        # mean changes nothing in exact arithmetic; without it large numbers would cancel.
+        mean = v.mean(2, dtype=wide)
+        delta = by_token - (shrink / keys)[..., None] * squares
+
+        of_pairs = q.new_zeros((batch, heads, *q.shape[1:]), dtype=wide)
+        shared = (q, k, v, mix, grad, most, total, delta, factor, shrink, mean)
+        layout = dict(_layout(q, k, v), GRAD=grad.stride()[:-1])
+        _backward_queries[_grid(queries, q, v)](*shared, of_pairs, **layout)
+        scaled = mix * dim**-0.5
+        grad_q = torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs).to(q.dtype)
+        grad_mix = torch.einsum('bgnd,bhgnd->hg', q.to(wide), of_pairs) * dim**-0.5
+
+        of_pairs = k.new_zeros((batch, heads, *k.shape[1:]), dtype=wide)
+        grad_v = torch.empty_like(v)
+        layout.update(GRAD_V=grad_v.stride()[:-1])
+        _backward_keys[_grid(keys, q, v)](*shared, of_pairs, grad_v, **layout)
+        grad_k = torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs).to(k.dtype)
+        grad_bias = mix_weight.new_zeros(heads) if ctx.has_bias else None
+        grad_mix = grad_mix.to(mix_weight.dtype).view_as(mix_weight)
+        return grad_q, grad_k, grad_v, grad_mix, grad_bias, None
+
+
+def _grid(tokens: int, q: Tensor, v: Tensor) -> Tuple[int, int]:
+    return triton.cdiv(tokens, _tile(tokens, q, v)), q.shape[0] * q.shape[1]
+
+
+def _tile(tokens: int, q: Tensor, v: Tensor) -> int:
+    return tile(tokens, max(padded(q.shape[-1]), padded(v.shape[-1])), q.dtype)
+
+
+def _layout(q: Tensor, k: Tensor, v: Tensor) -> dict:
+    """Arguments by name that every kernel takes."""
+    _, heads, queries, dim = q.shape
+    keys, channels = v.shape[-2:]
+    return dict(
+        Q=q.stride()[:-1],
+        K=k.stride()[:-1],
+        V=v.stride()[:-1],
+        heads=heads,
+        queries=queries,
+        keys=keys,
+        dim=dim,
+        channels=channels,
+        scale=dim**-0.5,
+        DIM=padded(dim),
+        CHANNELS=padded(channels),
+        ROWS=_tile(queries, q, v),
+        COLUMNS=_tile(keys, q, v),
+        WIDE=wide_type(q)[1],
+    )
+
+
+@triton.jit
+def _addresses(x, stride, token, tokens, dim, DIM: tl.constexpr):
+    """Addresses of the vectors of some tokens, and which of them there are."""
+    channel = tl.arange(0, DIM)
+    inside = (token < tokens)[:, None] & (channel < dim)[None, :]
+    return x + token[:, None] * stride + channel[None, :], inside
+
+
+@triton.jit
+def _read(x, stride, token, tokens, dim, DIM: tl.constexpr):
+    """Vectors of some tokens, (tokens, DIM), 0 beyond the last token and its channels."""
+    address, inside = _addresses(x, stride, token, tokens, dim, DIM)
+    return tl.load(address, mask=inside, other=0.0)
+
+
+@triton.jit
+def _read_centred(x, stride, mean, token, tokens, dim, DIM: tl.constexpr):
+    """Like :func:`_read`, less the mean of all tokens."""
+    values = _read(x, stride, token, tokens, dim, DIM)
+    channel = tl.arange(0, DIM)
+    return (values - tl.load(mean + channel, mask=channel < dim, other=0.0)).to(values.dtype)
+
+
+@triton.jit
+def _write(x, values, stride, token, tokens, dim, DIM: tl.constexpr):
+    """Store vectors of some tokens in the type of `x`."""
+    address, inside = _addresses(x, stride, token, tokens, dim, DIM)
+    tl.store(address, values.to(x.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _add(x, values, stride, token, tokens, dim, DIM: tl.constexpr):
+    """Add to vectors of some tokens, which no other program touches."""
+    address, inside = _addresses(x, stride, token, tokens, dim, DIM)
+    tl.store(address, tl.load(address, mask=inside, other=0.0) + values, mask=inside)
+
+
+@triton.jit
+def _mixed_logits(
+    q, Q, k, K, mix, head, row, column, heads, queries, keys, dim, scale,
+    DIM: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Logits of a head after the mix; those beyond the last key are -inf."""
+    logits = tl.zeros((row.shape[0], column.shape[0]), WIDE)
+    for other in range(heads):
+        query = _read(q + other * Q[1], Q[2], row, queries, dim, DIM)
+        key = _read(k + other * K[1], K[2], column, keys, dim, DIM)
+        weight = tl.load(mix + head * heads + other)
+        logits += weight * product(query, tl.trans(key), WIDE)
+    return tl.where((column < keys)[None, :], logits * scale, float('-inf'))
+
+
+@triton.jit
+def _forward(
+    q, k, v, mix, sums, most_of, total_of, squares,
+    Q, K, V, heads, queries, keys, dim, channels, scale,
+    DIM: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    WIDE: tl.constexpr,
+):  # fmt: skip
+    """M R v of one tile of rows; largest logit, sum of the exponentials and of (M R)^2 of each."""
+    sample = tl.program_id(1).to(tl.int64) // heads
+    head = tl.program_id(1) % heads
+    q, k = q + sample * Q[0], k + sample * K[0]
+    v += sample * V[0] + head * V[1]
+    place = (sample * heads + head) * queries
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    most = tl.full((ROWS,), float('-inf'), WIDE)
+    total = tl.zeros((ROWS,), WIDE)
+    for start in range(0, keys, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        logits = _mixed_logits(
+            q, Q, k, K, mix, head, row, column, heads, queries, keys, dim, scale, DIM, WIDE
+        )
+        new = tl.maximum(most, tl.max(logits, 1))
+        total = total * tl.exp(most - new) + tl.sum(tl.exp(logits - new[:, None]), 1)
+        most = new
+    tl.store(most_of + place + row, most, mask=row < queries)
+    tl.store(total_of + place + row, total, mask=row < queries)
+    square = tl.zeros((ROWS,), WIDE)
+    product_sums = tl.zeros((ROWS, CHANNELS), WIDE)
+    for start in range(0, keys, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        logits = _mixed_logits(
+            q, Q, k, K, mix, head, row, column, heads, queries, keys, dim, scale, DIM, WIDE
+        )
+        # In units of 1 / M, so that half types do not lose small deviations.
+        deviation = tl.exp(logits - most[:, None]) * (keys / total)[:, None] - 1
+        deviation = tl.where((column < keys)[None, :], deviation, 0.0)
+        square += tl.sum(deviation * deviation, 1)
+        value = _read(v, V[2], column, keys, channels, CHANNELS)
+        product_sums += product(deviation.to(value.dtype), value, WIDE)
+    tl.store(squares + place + row, square, mask=row < queries)
+    _write(sums + place * channels, product_sums, channels, row, queries, channels, CHANNELS)
+
+
+@triton.jit
+def _map_and_gradient(logits, most, total, gradient, factor, shrink, delta, keys):
+    """Deviation of the softmax of a tile, in units of 1 / M, and gradient of the mixed logits."""
+    softmax = tl.exp(logits - most[:, None]) / total[:, None]
+    deviation = keys * softmax - 1
+    of_softmax = factor * gradient - shrink * deviation
+    return deviation, softmax * (of_softmax - delta[:, None])
+
+
+@triton.jit
+def _backward_queries(
+    q, k, v, mix, grad, most_of, total_of, delta, factor, shrink, mean, of_pairs,
+    Q, K, V, heads, queries, keys, dim, channels, scale,
+    DIM: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    WIDE: tl.constexpr,
+    GRAD,
+):  # fmt: skip
+    """Gradient of a tile of logits by the keys of every head: (B, h, g, N, d) in all."""
+    sample = tl.program_id(1).to(tl.int64) // heads
+    head = tl.program_id(1) % heads
+    q, k = q + sample * Q[0], k + sample * K[0]
+    v += sample * V[0] + head * V[1]
+    grad += sample * GRAD[0] + head * GRAD[1]
+    place = sample * heads + head
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    g = _read(grad, GRAD[2], row, queries, channels, CHANNELS)
+    most = tl.load(most_of + place * queries + row, mask=row < queries, other=float('inf'))
+    total = tl.load(total_of + place * queries + row, mask=row < queries, other=1.0)
+    shift = tl.load(delta + place * queries + row, mask=row < queries, other=0.0)
+    of_map, of_square = tl.load(factor + place), tl.load(shrink + place)
+    for start in range(0, keys, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        logits = _mixed_logits(
+            q, Q, k, K, mix, head, row, column, heads, queries, keys, dim, scale, DIM, WIDE
+        )
+        value = _read_centred(v, V[2], mean + place * channels, column, keys, channels, CHANNELS)
+        gradient = product(g, tl.trans(value), WIDE)
+        _, grad_logits = _map_and_gradient(
+            logits, most, total, gradient, of_map, of_square, shift, keys
+        )
+        for other in range(heads):
+            key = _read(k + other * K[1], K[2], column, keys, dim, DIM)
+            into = of_pairs + (place * heads + other) * queries * dim
+            _add(into, product(grad_logits.to(key.dtype), key, WIDE), dim, row, queries, dim, DIM)
+        tl.debug_barrier()  # the next round adds to the same addresses, maybe by other threads
+
+
+@triton.jit
+def _backward_keys(
+    q, k, v, mix, grad, most_of, total_of, delta, factor, shrink, mean, of_pairs, grad_v,
+    Q, K, V, heads, queries, keys, dim, channels, scale,
+    DIM: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    WIDE: tl.constexpr,
+    GRAD, GRAD_V,
+):  # fmt: skip
+    """The same by the queries, (B, h, g, M, d) in all, and the gradient of a tile of values."""
+    sample = tl.program_id(1).to(tl.int64) // heads
+    head = tl.program_id(1) % heads
+    q, k = q + sample * Q[0], k + sample * K[0]
+    v += sample * V[0] + head * V[1]
+    grad += sample * GRAD[0] + head * GRAD[1]
+    grad_v += sample * GRAD_V[0] + head * GRAD_V[1]
+    place = sample * heads + head
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    value = _read_centred(v, V[2], mean + place * channels, column, keys, channels, CHANNELS)
+    of_map, of_square = tl.load(factor + place), tl.load(shrink + place)
+    sum_v = tl.zeros((COLUMNS, CHANNELS), WIDE)
+    for start in range(0, queries, ROWS):
+        row = start + tl.arange(0, ROWS)
+        logits = _mixed_logits(
+            q, Q, k, K, mix, head, row, column, heads, queries, keys, dim, scale, DIM, WIDE
+        )
+        g = _read(grad, GRAD[2], row, queries, channels, CHANNELS)
+        # Rows beyond the last query have a softmax of 0, and a gradient of 0 by it.
+        most = tl.load(most_of + place * queries + row, mask=row < queries, other=float('inf'))
+        total = tl.load(total_of + place * queries + row, mask=row < queries, other=1.0)
+        shift = tl.load(delta + place * queries + row, mask=row < queries, other=0.0)
+        gradient = product(g, tl.trans(value), WIDE)
+        deviation, grad_logits = _map_and_gradient(
+            logits, most, total, gradient, of_map, of_square, shift, keys
+        )
+        sum_v += product(tl.trans(deviation.to(g.dtype)), g, WIDE)
+        for other in range(heads):
+            query = _read(q + other * Q[1], Q[2], row, queries, dim, DIM)
+            into = of_pairs + (place * heads + other) * keys * dim
+            by_query = product(tl.trans(grad_logits.to(query.dtype)), query, WIDE)
+            _add(into, by_query, dim, column, keys, dim, DIM)
+        tl.debug_barrier()  # the next round adds to the same addresses, maybe by other threads
+    _write(grad_v, sum_v * (of_map / keys), GRAD_V[2], column, keys, channels, CHANNELS)

@@ -1,0 +1,300 @@
+"""Manhattan self-attention on a GPU: rotation, decay and softmax inside one kernel.
+
+Both forms are one computation over maps of Y x X tokens. The full form has one map a sample, the
+axial form one a row (Y = 1) and then one a column (X = 1): views of (B, H, W, n, d) with six
+dimensions (B, O, Y, X, n, d), so that no map is transposed in memory.
+"""
+
+from typing import Any, Tuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from ..autocast import without_autocast
+from .tiles import padded, pair_turned, product, tile, wide_type
+
+
+def full(q: Tensor, k: Tensor, v: Tensor, turn: Tensor, log_gamma: Tensor) -> Tensor:
+    """Full MaSA of unrotated queries and keys; see :func:`mmrest.ops.masa`."""
+    return _Attention.apply(*(x[:, None] for x in (q, k, v)), turn[None], log_gamma)[:, 0]
+
+
+def axial(q: Tensor, k: Tensor, v: Tensor, turn: Tensor, log_gamma: Tensor) -> Tensor:
+    """Axial MaSA of unrotated queries and keys; see :func:`mmrest.ops.masa`."""
+    rows = [x[:, :, None] for x in (q, k, v)]
+    v = _Attention.apply(*rows, turn[:, None], log_gamma)[:, :, 0]
+    columns = [x.transpose(1, 2).unsqueeze(3) for x in (q, k, v)]
+    out = _Attention.apply(*columns, turn.transpose(0, 1).unsqueeze(2), log_gamma)
+    return out.squeeze(3).transpose(1, 2)
+
+
+class _Attention(Function):
+    """``softmax(rotated q rotated k^T / sqrt(d) + log decay) v`` over maps of Y x X tokens."""
+
+    @staticmethod
+    @without_autocast
+    def forward(
+        ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, turn: Tensor, log_gamma: Tensor
+    ) -> Tensor:
+        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+        wide = wide_type(q)[0]
+        turn, log_gamma = turn.to(wide), log_gamma.to(wide)
+        out = torch.empty_like(v)  # laid out as the values, transposed views too
+        outer, tokens, heads = _sizes(q)
+        most, total = (q.new_empty((len(q), outer, heads, tokens), dtype=wide) for _ in range(2))
+        _forward[_grid(q, v)](
+            q, k, v, turn, log_gamma, out, most, total, **_layout(q, k, v, turn), OUT=_strides(out)
+        )
+        ctx.save_for_backward(q, k, v, turn, log_gamma, out, most, total)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    @without_autocast
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tuple[Any, ...]:
+        q, k, v, turn, log_gamma, out, most, total = ctx.saved_tensors
+        grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+        grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
+        delta = torch.empty_like(total)
+        layout = dict(_layout(q, k, v, turn), GRAD=_strides(grad))
+        _backward_queries[_grid(q, v)](
+            q, k, v, turn, log_gamma, out, most, total, grad, delta, grad_q,
+            **layout, OUT=_strides(out), GRAD_Q=_strides(grad_q),
+        )  # fmt: skip
+        _backward_keys[_grid(q, v)](
+            q, k, v, turn, log_gamma, most, total, grad, delta, grad_k, grad_v,
+            **layout, GRAD_K=_strides(grad_k), GRAD_V=_strides(grad_v),
+        )  # fmt: skip
+        return grad_q, grad_k, grad_v, None, None
+
+
+def _sizes(q: Tensor) -> Tuple[int, int, int]:
+    """Maps of a sample, tokens of a map, heads."""
+    _, outer, height, width, heads, _ = q.shape
+    return outer, height * width, heads
+
+
+def _grid(q: Tensor, v: Tensor) -> Tuple[int, int, int]:
+    outer, tokens, heads = _sizes(q)
+    return triton.cdiv(tokens, _tile(q, v)), outer, len(q) * heads
+
+
+def _tile(q: Tensor, v: Tensor) -> int:
+    return tile(_sizes(q)[1], max(padded(q.shape[-1]), padded(v.shape[-1])), q.dtype)
+
+
+def _strides(x: Tensor) -> Tuple[int, ...]:
+    """Of everything but the channels, whose stride is 1."""
+    return x.stride()[:-1]
+
+
+def _layout(q: Tensor, k: Tensor, v: Tensor, turn: Tensor) -> dict:
+    """Arguments by name that every kernel takes."""
+    _, tokens, heads = _sizes(q)
+    dim, channels = q.shape[-1], v.shape[-1]
+    return dict(
+        Q=_strides(q),
+        K=_strides(k),
+        V=_strides(v),
+        # As if of the sample, map and head too, for all of which the angles are the same.
+        TURN=(0, *turn.stride()[:-2], 0),
+        heads=heads,
+        tokens=tokens,
+        width=q.shape[3],
+        dim=dim,
+        channels=channels,
+        scale=dim**-0.5,
+        DIM=padded(dim),
+        CHANNELS=padded(channels),
+        TILE=_tile(q, v),
+        WIDE=wide_type(q)[1],
+    )
+
+
+@triton.jit
+def _of(x, STRIDES, sample, outer, head):
+    """Where one map of one head begins."""
+    return x + sample * STRIDES[0] + outer * STRIDES[1] + head * STRIDES[4]
+
+
+@triton.jit
+def _addresses(x, STRIDES, token, width, channel):
+    """Addresses of (tokens, channels) in a map, the tokens counted row by row."""
+    place = (token // width) * STRIDES[2] + (token % width) * STRIDES[3]
+    return x + place[:, None] + channel[None, :]
+
+
+@triton.jit
+def _read(x, STRIDES, token, tokens, width, dim, DIM: tl.constexpr):
+    """Vectors of some tokens, (tokens, DIM), 0 beyond the map and its channels."""
+    channel = tl.arange(0, DIM)
+    inside = (token < tokens)[:, None] & (channel < dim)[None, :]
+    return tl.load(_addresses(x, STRIDES, token, width, channel), mask=inside, other=0.0)
+
+
+@triton.jit
+def _write(x, values, STRIDES, token, tokens, width, dim, DIM: tl.constexpr):
+    """Store vectors of some tokens in the type of `x`."""
+    channel = tl.arange(0, DIM)
+    inside = (token < tokens)[:, None] & (channel < dim)[None, :]
+    address = _addresses(x, STRIDES, token, width, channel)
+    tl.store(address, values.to(x.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _angles(turn, TURN, token, tokens, width, dim, DIM: tl.constexpr):
+    """Cosines and sines of some tokens, (tokens, DIM / 2) each."""
+    pair = tl.arange(0, DIM // 2)
+    inside = (token < tokens)[:, None] & (pair < dim // 2)[None, :]
+    address = _addresses(turn, TURN, token, width, 2 * pair)
+    return tl.load(address, mask=inside, other=1.0), tl.load(address + 1, mask=inside, other=0.0)
+
+
+@triton.jit
+def _rotated(x, STRIDES, turn, TURN, token, tokens, width, dim, DIM: tl.constexpr):
+    """Rotated queries or keys of some tokens, in their own type."""
+    values = _read(x, STRIDES, token, tokens, width, dim, DIM)
+    cos, sin = _angles(turn, TURN, token, tokens, width, dim, DIM)
+    return pair_turned(values, cos, sin).to(values.dtype)
+
+
+@triton.jit
+def _logits(q, k, row, column, tokens, width, scale, slope, WIDE: tl.constexpr):
+    """Logits with their decay; those beyond the last key are -inf."""
+    down = tl.abs((row // width)[:, None] - (column // width)[None, :])
+    across = tl.abs((row % width)[:, None] - (column % width)[None, :])
+    logits = product(q, tl.trans(k), WIDE) * scale + slope * (down + across)
+    return tl.where((column < tokens)[None, :], logits, float('-inf'))
+
+
+@triton.jit
+def _forward(
+    q, k, v, turn, log_gamma, out, most_of, total_of,
+    Q, K, V, TURN, heads, tokens, width, dim, channels, scale,
+    DIM: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr,
+    OUT,
+):  # fmt: skip
+    """Result of one tile of queries, and largest logit and sum of the exponentials of each."""
+    sample = tl.program_id(2).to(tl.int64) // heads
+    head = tl.program_id(2) % heads
+    outer = tl.program_id(1)
+    q = _of(q, Q, sample, outer, head)
+    k = _of(k, K, sample, outer, head)
+    v = _of(v, V, sample, outer, head)
+    out = _of(out, OUT, sample, outer, head)
+    turn += outer * TURN[1]
+    row = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    slope = tl.load(log_gamma + head)
+    query = _rotated(q, Q, turn, TURN, row, tokens, width, dim, DIM)
+    most = tl.full((TILE,), float('-inf'), WIDE)
+    total = tl.zeros((TILE,), WIDE)
+    sums = tl.zeros((TILE, CHANNELS), WIDE)
+    for start in range(0, tokens, TILE):
+        column = start + tl.arange(0, TILE)
+        key = _rotated(k, K, turn, TURN, column, tokens, width, dim, DIM)
+        value = _read(v, V, column, tokens, width, channels, CHANNELS)
+        logits = _logits(query, key, row, column, tokens, width, scale, slope, WIDE)
+        new = tl.maximum(most, tl.max(logits, 1))
+        shrink = tl.exp(most - new)
+        weights = tl.exp(logits - new[:, None])
+        total = total * shrink + tl.sum(weights, 1)
+        sums = sums * shrink[:, None] + product(weights.to(value.dtype), value, WIDE)
+        most = new
+    _write(out, sums / total[:, None], OUT, row, tokens, width, channels, CHANNELS)
+    place = ((sample * tl.num_programs(1) + outer) * heads + head) * tokens
+    tl.store(most_of + place + row, most, mask=row < tokens)
+    tl.store(total_of + place + row, total, mask=row < tokens)
+
+
+@triton.jit
+def _backward_queries(
+    q, k, v, turn, log_gamma, out, most_of, total_of, grad, delta, grad_q,
+    Q, K, V, TURN, heads, tokens, width, dim, channels, scale,
+    DIM: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr,
+    GRAD, OUT, GRAD_Q,
+):  # fmt: skip
+    """Gradient of one tile of queries, and what the keys' needs of each: result by gradient."""
+    sample = tl.program_id(2).to(tl.int64) // heads
+    head = tl.program_id(2) % heads
+    outer = tl.program_id(1)
+    q = _of(q, Q, sample, outer, head)
+    k = _of(k, K, sample, outer, head)
+    v = _of(v, V, sample, outer, head)
+    out = _of(out, OUT, sample, outer, head)
+    grad = _of(grad, GRAD, sample, outer, head)
+    grad_q = _of(grad_q, GRAD_Q, sample, outer, head)
+    turn += outer * TURN[1]
+    row = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    slope = tl.load(log_gamma + head)
+    query = _rotated(q, Q, turn, TURN, row, tokens, width, dim, DIM)
+    g = _read(grad, GRAD, row, tokens, width, channels, CHANNELS)
+    o = _read(out, OUT, row, tokens, width, channels, CHANNELS)
+    shift = tl.sum(g.to(WIDE) * o.to(WIDE), 1)
+    place = ((sample * tl.num_programs(1) + outer) * heads + head) * tokens
+    tl.store(delta + place + row, shift, mask=row < tokens)
+    most = tl.load(most_of + place + row, mask=row < tokens, other=0.0)
+    total = tl.load(total_of + place + row, mask=row < tokens, other=1.0)
+    sums = tl.zeros((TILE, DIM), WIDE)
+    for start in range(0, tokens, TILE):
+        column = start + tl.arange(0, TILE)
+        key = _rotated(k, K, turn, TURN, column, tokens, width, dim, DIM)
+        value = _read(v, V, column, tokens, width, channels, CHANNELS)
+        logits = _logits(query, key, row, column, tokens, width, scale, slope, WIDE)
+        weights = tl.exp(logits - most[:, None]) / total[:, None]
+        grad_logits = weights * (product(g, tl.trans(value), WIDE) - shift[:, None])
+        sums += product(grad_logits.to(key.dtype), key, WIDE)
+    cos, sin = _angles(turn, TURN, row, tokens, width, dim, DIM)
+    _write(
+        grad_q, pair_turned(sums * scale, cos, -sin),
+        GRAD_Q, row, tokens, width, dim, DIM,
+    )  # fmt: skip
+
+
+@triton.jit
+def _backward_keys(
+    q, k, v, turn, log_gamma, most_of, total_of, grad, delta, grad_k, grad_v,
+    Q, K, V, TURN, heads, tokens, width, dim, channels, scale,
+    DIM: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr,
+    GRAD, GRAD_K, GRAD_V,
+):  # fmt: skip
+    """Gradients of one tile of keys and values."""
+    sample = tl.program_id(2).to(tl.int64) // heads
+    head = tl.program_id(2) % heads
+    outer = tl.program_id(1)
+    q = _of(q, Q, sample, outer, head)
+    k = _of(k, K, sample, outer, head)
+    v = _of(v, V, sample, outer, head)
+    grad = _of(grad, GRAD, sample, outer, head)
+    grad_k = _of(grad_k, GRAD_K, sample, outer, head)
+    grad_v = _of(grad_v, GRAD_V, sample, outer, head)
+    turn += outer * TURN[1]
+    column = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    slope = tl.load(log_gamma + head)
+    key = _rotated(k, K, turn, TURN, column, tokens, width, dim, DIM)
+    value = _read(v, V, column, tokens, width, channels, CHANNELS)
+    place = ((sample * tl.num_programs(1) + outer) * heads + head) * tokens
+    sum_k = tl.zeros((TILE, DIM), WIDE)
+    sum_v = tl.zeros((TILE, CHANNELS), WIDE)
+    for start in range(0, tokens, TILE):
+        row = start + tl.arange(0, TILE)
+        query = _rotated(q, Q, turn, TURN, row, tokens, width, dim, DIM)
+        g = _read(grad, GRAD, row, tokens, width, channels, CHANNELS)
+        # Rows beyond the last query weigh nothing.
+        most = tl.load(most_of + place + row, mask=row < tokens, other=float('inf'))
+        total = tl.load(total_of + place + row, mask=row < tokens, other=1.0)
+        shift = tl.load(delta + place + row, mask=row < tokens, other=0.0)
+        logits = _logits(query, key, row, column, tokens, width, scale, slope, WIDE)
+        weights = tl.exp(logits - most[:, None]) / total[:, None]
+        sum_v += product(tl.trans(weights.to(g.dtype)), g, WIDE)
+        grad_logits = weights * (product(g, tl.trans(value), WIDE) - shift[:, None])
+        sum_k += product(tl.trans(grad_logits.to(query.dtype)), query, WIDE)
+    cos, sin = _angles(turn, TURN, column, tokens, width, dim, DIM)
+    _write(
+        grad_k, pair_turned(sum_k * scale, cos, -sin),
+        GRAD_K, column, tokens, width, dim, DIM,
+    )  # fmt: skip
+    _write(grad_v, sum_v, GRAD_V, column, tokens, width, channels, CHANNELS)

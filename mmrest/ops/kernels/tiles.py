@@ -1,0 +1,63 @@
+"""What the kernels share: the sizes of their tiles, and steps inside a kernel."""
+
+import os
+from typing import Tuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+INTERPRETED = tl.constexpr(os.environ.get('TRITON_INTERPRET') == '1')
+"""Whether Triton's interpreter was asked for when the kernels were imported."""
+
+_TYPES = {
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+}
+
+
+def tile(length: int, channels: int, dtype: torch.dtype) -> int:
+    """Tokens of a tile along an axis of `length`, so many that its values stay in registers.
+
+    Args:
+        length: tokens.
+        channels: of a head, padded.
+        dtype: of the inputs.
+    """
+    most = 64 if channels <= 32 else 32
+    if dtype.itemsize > 2:  # products of wide types run without tensor cores and hold more
+        most //= 2
+    return max(16, min(most, triton.next_power_of_2(length)))  # products want 16 at least
+
+
+def padded(dim: int) -> int:
+    """Channels of a head in a tile."""
+    return max(16, triton.next_power_of_2(dim))
+
+
+def wide_type(x: Tensor) -> Tuple[torch.dtype, tl.dtype]:
+    """Type of sums and softmaxes over values in the type of `x`, in torch and in a kernel."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return wide, _TYPES[wide]
+
+
+@triton.jit
+def pair_turned(x, cos, sin):
+    """Each pair of neighbouring channels of (tokens, channels), turned by its angle."""
+    tokens: tl.constexpr = x.shape[0]
+    channels: tl.constexpr = x.shape[1]
+    even, odd = tl.split(tl.reshape(x, (tokens, channels // 2, 2)))
+    turned = tl.join(even * cos - odd * sin, odd * cos + even * sin)
+    return tl.reshape(turned, (tokens, channels))
+
+
+@triton.jit
+def product(a, b, WIDE: tl.constexpr):
+    """``a @ b`` with the sums in a wide type and no rounding of float32 to fewer bits."""
+    if INTERPRETED and a.dtype == tl.bfloat16:
+        # Its products take the bits of a bfloat16 for an integer; in float32 they are exact.
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, input_precision='ieee', out_dtype=WIDE)

@@ -1,0 +1,55 @@
+"""What the Triton kernels take."""
+
+import pytest
+import torch
+
+from mmrest.ops import emsa, masa, use_backend
+from mmrest.ops.gpu import refuse_triton
+from tests.ops.test_emsa import inputs
+from tests.ops.test_masa import inputs as maps
+from tests.ops.test_masa import tables_of
+
+pytest.importorskip('triton')
+
+
+def refusal(*tensors):
+    with use_backend('triton'):
+        return refuse_triton(*tensors)
+
+
+def test_not_on_the_cpu_unless_forced():
+    q, k, v, *_ = inputs(2, 5, 3)
+    assert 'the tensors are on cpu' in refuse_triton(q, k, v)
+    assert refusal(q, k, v) is None
+
+
+def test_types():
+    q, k, v, *_ = inputs(2, 5, 3)
+    assert 'torch.float64, torch.float32 and torch.float64 are not the same' in refusal(
+        q, k.float(), v
+    )
+
+
+def test_large_heads():
+    q, k, v, *mix = inputs(2, 5, 3, dim=130)
+    assert 'a head of 130 channels is larger than 128' in refusal(q, k, v)
+    with use_backend('triton'), pytest.raises(ValueError, match="'triton' cannot run: a head of"):
+        emsa(q, k, v, *mix)
+    with use_backend('triton'), pytest.raises(ValueError, match="'triton' cannot run: a head of"):
+        masa(*maps(2, 3, dim=130), tables_of(2, 3, 2, 130), axial=True)
+
+
+def test_without_triton(monkeypatch):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    assert refusal(*inputs(2, 5, 3)[:3]) == 'Triton is not installed'
+
+
+def test_graphs():
+    seen = []
+
+    def run(q, k, v):
+        seen.append(refusal(q, k, v))
+        return q
+
+    torch.jit.trace(run, tuple(inputs(2, 5, 3)[:3]), check_trace=False)
+    assert seen == ['the network is being compiled or exported']
