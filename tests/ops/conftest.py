@@ -1,4 +1,4 @@
-"""Fixtures of the attention's tests."""
+"""Fixtures of the attention's tests: backends in turn, forced."""
 
 import pytest
 
@@ -9,26 +9,21 @@ from mmrest.ops import use_backend
 FUSED = [('triton', None), ('torch', None), ('torch', 40), ('torch', 1200)]
 
 
-@pytest.fixture(params=[*FUSED, ('reference', None)], ids=lambda param: f'{param[0]}-{param[1]}')
-def backend(request, monkeypatch):
-    """Every backend in turn."""
-    name, block_elements = request.param
-    if name == 'triton':
-        pytest.importorskip('triton')
-    if block_elements is not None:
-        monkeypatch.setattr('mmrest.ops.block.CPU_BLOCK_ELEMENTS', block_elements)
-    with use_backend(name):
-        yield name
+def in_turn(params):
+    """Fixture that gives the names of backends, each with a number of elements of a block."""
+
+    @pytest.fixture(params=params, ids=lambda param: f'{param[0]}-{param[1]}')
+    def fixture(request, monkeypatch):
+        name, block_elements = request.param
+        if name == 'triton':
+            pytest.importorskip('triton')
+        if block_elements is not None:
+            monkeypatch.setattr('mmrest.ops.block.CPU_BLOCK_ELEMENTS', block_elements)
+        with use_backend(name):
+            yield name
+
+    return fixture
 
 
-@pytest.fixture
-def fused_backend(backend):
-    """Every backend but the plain form."""
-    return backend
-
-
-def pytest_generate_tests(metafunc):
-    """Tests of the fused backends alone leave out the plain form."""
-    if 'fused_backend' in metafunc.fixturenames:
-        ids = [f'{name}-{block}' for name, block in FUSED]
-        metafunc.parametrize('backend', FUSED, indirect=True, ids=ids)
+backend = in_turn([*FUSED, ('reference', None)])
+fused_backend = in_turn(FUSED)
