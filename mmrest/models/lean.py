@@ -11,10 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..ops import forced_backend
+from ..ops import forced_backend, in_graph
 
 RECOMPUTED_ELEMENTS = 2**22
 """Elements from which on a hidden map is worth being computed twice: 16 MB in float32."""
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W) for a convolution, without a copy in eager mode."""
+    x = x.permute(0, 3, 1, 2)
+    # torch 2.13's inductor raises "ValueRangeError: Invalid ranges [0:-1]" when it compares the
+    # strides of a permuted map of dynamic size; it gives a copy the layout that it likes.
+    return x.contiguous() if torch.compiler.is_compiling() else x
 
 
 def add_into(branch: Tensor, x: Tensor) -> Tensor:
@@ -53,5 +61,4 @@ def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def _plain() -> bool:
     """Whether the plain form is asked for, or a compiler works, which decides on memory itself."""
-    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return in_graph or forced_backend() == 'reference'
+    return in_graph() or forced_backend() == 'reference'

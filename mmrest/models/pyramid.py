@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from ..checkpoint import CheckpointError, match, read_state_dict
 from ..ops import forced_backend, use_backend
 from .arch import Arch, check_rate, is_integer, is_positive_int
+from .lean import channels_first
 
 InitCfg = Union[dict, List[dict], None]
 
@@ -190,7 +191,7 @@ class PyramidBackbone(BaseModule):
             normed = x if norm is None else norm(x)
             if stage in self.out_indices:
                 outputs.append(normed.permute(0, 3, 1, 2).contiguous())
-            x = (normed if self.norm_in_path else x).permute(0, 3, 1, 2)
+            x = channels_first(normed if self.norm_in_path else x)
         return tuple(outputs)
 
     def train(self, mode: bool = True) -> 'PyramidBackbone':

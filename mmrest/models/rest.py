@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..ops import emsa
 from .arch import Arch, is_number, is_positive_int, resolve_arch
-from .lean import add_into, gelu_of, recomputed
+from .lean import add_into, channels_first, gelu_of, recomputed
 from .pyramid import InitCfg, PyramidBackbone
 
 
@@ -124,7 +124,7 @@ class EMSA(nn.Module):
         shape = x.shape
         q = self._split_heads(self.q(x))
         if self.sr is not None:
-            x = self.sr_norm(self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+            x = self.sr_norm(self.sr(channels_first(x)).permute(0, 2, 3, 1))
         k, v = (self._split_heads(part) for part in self.kv(x).chunk(2, dim=-1))
         mix = self.transform_conv
         out = emsa(q, k, v) if mix is None else emsa(q, k, v, mix.weight, mix.bias)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..ops import PositionTables, masa, position_tables
 from .arch import Arch, is_number, resolve_arch
-from .lean import add_into, gelu_of, recomputed
+from .lean import add_into, channels_first, gelu_of, recomputed
 from .pyramid import InitCfg, PyramidBackbone
 
 
@@ -144,7 +144,7 @@ class DWConv2d(nn.Module):
         self.conv = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.conv(channels_first(x)).permute(0, 2, 3, 1)
 
 
 class RelPos2d:

@@ -1,6 +1,6 @@
 """The attention kernels: pure functions of tensors that import torch alone."""
 
-from .backend import BACKENDS, forced_backend, use_backend
+from .backend import BACKENDS, forced_backend, in_graph, use_backend
 from .emsa import emsa, emsa_reference
 from .masa import (
     PositionTables,
@@ -16,6 +16,7 @@ __all__ = [
     'emsa',
     'emsa_reference',
     'forced_backend',
+    'in_graph',
     'masa',
     'masa_axial_reference',
     'masa_full_reference',

@@ -116,8 +116,11 @@ def always(*_: Any) -> None:
     """Refusal of an implementation that takes everything."""
 
 
+def in_graph() -> bool:
+    """Whether the network is being compiled, exported or traced, and not computed."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def refuse_in_graphs(*_: Any) -> Optional[str]:
     """Refusal of an implementation whose loops and own backward pass no graph should hold."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return 'the network is being compiled or exported'
-    return None
+    return 'the network is being compiled or exported' if in_graph() else None

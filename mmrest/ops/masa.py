@@ -14,7 +14,7 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from .autocast import autocast_off, without_autocast
-from .backend import Implementation, Operation, always, refuse_in_graphs
+from .backend import Implementation, Operation, always, in_graph, refuse_in_graphs
 from .block import block_elements
 from .gpu import refuse_triton
 
@@ -148,8 +148,13 @@ def masa_axial_reference(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables
 
 def _rotated(q: Tensor, k: Tensor, tables: PositionTables) -> Tuple[Tensor, Tensor]:
     """Rotated queries, and keys scaled and rotated, as the released code does it."""
+    return _turned_by_tables(q, k * k.shape[-1] ** -0.5, tables)
+
+
+def _turned_by_tables(q: Tensor, k: Tensor, tables: PositionTables) -> Tuple[Tensor, Tensor]:
+    """Rotated queries and keys."""
     sin, cos = tables.sin[:, :, None], tables.cos[:, :, None]
-    return rotate(q, sin, cos), rotate(k * k.shape[-1] ** -0.5, sin, cos)
+    return rotate(q, sin, cos), rotate(k, sin, cos)
 
 
 def _decayed_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
@@ -174,9 +179,30 @@ def masa_axial_fused(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) ->
     """Axial :func:`masa` through torch's fused attention, which stores no map."""
     q, k = _Rotate.apply(q, tables.turn), _Rotate.apply(k, tables.turn)
     with autocast_off(q.device):
-        v = _fused_attention(q, k, v, tables.decay_w)
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # B W H n d
-        return _fused_attention(q, k, v, tables.decay_h).transpose(1, 2)
+        return _axes(q, k, v, tables)
+
+
+def _axes(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Axial attention of rotated queries and keys."""
+    v = _fused_attention(q, k, v, tables.decay_w)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # B W H n d
+    return _fused_attention(q, k, v, tables.decay_h).transpose(1, 2)
+
+
+def masa_full_whole(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Full :func:`masa` of plain operations, which compilers and exporters take."""
+    height, width = v.shape[1:3]
+    decay = tables.decay_h[:, :, None, :, None] + tables.decay_w[:, None, :, None, :]
+    decay = decay.reshape(-1, height * width, height * width)
+    q, k = _turned_by_tables(q, k, tables)
+    flat = (x.flatten(1, 2)[:, None] for x in (q, k, v))
+    return _fused_attention(*flat, decay).reshape(v.shape)
+
+
+def masa_axial_whole(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Axial :func:`masa` of plain operations, which compilers and exporters take."""
+    q, k = _turned_by_tables(q, k, tables)
+    return _axes(q, k, v, tables)
 
 
 def masa_full_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
@@ -202,6 +228,8 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
+    if in_graph():  # where the number of samples may be a symbol
+        return attend(*(x.flatten(0, 1) for x in (q, k, v))).unflatten(0, q.shape[:2])
     if len(q) == 1:
         return attend(q[0], k[0], v[0])[None]
     if q.device.type == 'cpu' and len(q) > 1:
@@ -350,6 +378,7 @@ _full = Operation(
     [
         Implementation('triton', masa_full_triton, _refuse_triton),
         Implementation('torch', masa_full_blocked, refuse_in_graphs),
+        Implementation('torch', masa_full_whole, always),
         Implementation('reference', masa_full_reference, always),
     ],
 )
@@ -358,6 +387,7 @@ _axial = Operation(
     [
         Implementation('triton', masa_axial_triton, _refuse_triton),
         Implementation('torch', masa_axial_fused, refuse_in_graphs),
+        Implementation('torch', masa_axial_whole, always),
         Implementation('reference', masa_axial_reference, always),
     ],
 )

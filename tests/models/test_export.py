@@ -1,0 +1,108 @@
+"""Networks through torch.compile, torch.export and ONNX, against eager mode."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmrest import RMT, ResT
+from tests.models.networks import FAMILIES, randomised, tiny
+
+BATCH_AND_SIZES = [(2, 64, 96), (2, 97, 131)]
+"""The first one is what is compiled and exported."""
+
+ALL = [(family, None) for family in FAMILIES] + [
+    pytest.param(family, arch, marks=pytest.mark.slow)
+    for family, archs in ((ResT, ('lite', 'small', 'base', 'large')), (RMT, 'tsbl'))
+    for arch in archs
+]
+over_all = pytest.mark.parametrize('family, arch', ALL)
+
+
+def network_of(family, arch):
+    """In evaluation, with weights and statistics of norms that keep signals in range."""
+    network = tiny(family) if arch is None else family(arch)
+    with torch.no_grad():
+        for parameter in randomised(network).parameters():
+            if parameter.ndim > 1:
+                nn.init.xavier_normal_(parameter)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 1.0
+        network.train()(torch.randn(2, 3, 64, 96))
+    return network.eval()
+
+
+def images_of(batch, height, width):
+    return torch.randn(batch, 3, height, width)
+
+
+def assert_same_as_eager(network, run, batch_and_sizes=BATCH_AND_SIZES):
+    for shape in batch_and_sizes:
+        images = images_of(*shape)
+        with torch.no_grad():
+            expected, found = network(images), run(images)
+        assert len(found) == len(expected)
+        for a, b in zip(found, expected):
+            torch.testing.assert_close(torch.as_tensor(a), b, rtol=0, atol=1e-4)
+
+
+def dynamic_batch_and_size():
+    dynamic = torch.export.Dim.AUTO
+    return ({0: dynamic, 2: dynamic, 3: dynamic},)
+
+
+@over_all
+def test_compile(family, arch):
+    """One graph, forward and backward; with inductor and dynamic sizes it takes minutes, see below."""
+    torch.compiler.reset()
+    network = network_of(family, arch)
+    compiled = torch.compile(network, fullgraph=True, dynamic=False, backend='aot_eager')
+    assert_same_as_eager(network, compiled)
+    images, found = images_of(2, 64, 96), []
+    for run in (network, compiled):
+        network.zero_grad()
+        sum((output * output.detach().cos()).sum() for output in run(images)).backward()
+        found.append({n: p.grad for n, p in network.named_parameters() if p.grad is not None})
+    for name, expected in found[0].items():
+        atol = 1e-3 * max(1, expected.abs().max())
+        torch.testing.assert_close(found[1][name], expected, rtol=0, atol=atol, msg=name)
+
+
+@pytest.mark.slow
+@over_all
+def test_inductor(family, arch):
+    torch.compiler.reset()
+    network = network_of(family, arch)
+    compiled = torch.compile(network, fullgraph=True, dynamic=True)
+    assert_same_as_eager(network, compiled)
+
+
+@over_all
+def test_export(family, arch):
+    network = network_of(family, arch)
+    program = torch.export.export(
+        network, (images_of(2, 64, 96),), dynamic_shapes=dynamic_batch_and_size()
+    )
+    assert_same_as_eager(network, program.module(), [*BATCH_AND_SIZES, (3, 64, 64)])
+
+
+@over_all
+def test_onnx(family, arch, tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    network, path = network_of(family, arch), tmp_path / 'network.onnx'
+    torch.onnx.export(
+        network,
+        (images_of(2, 64, 96),),
+        path,
+        dynamo=True,
+        dynamic_shapes=dynamic_batch_and_size(),
+        opset_version=18,
+        input_names=['images'],
+    )
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    assert_same_as_eager(
+        network,
+        lambda images: session.run(None, {'images': images.numpy()}),
+        [*BATCH_AND_SIZES, (3, 64, 64)],
+    )
