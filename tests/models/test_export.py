@@ -53,7 +53,7 @@ def dynamic_batch_and_size():
 
 @over_all
 def test_compile(family, arch):
-    """One graph, forward and backward; with inductor and dynamic sizes it takes minutes, see below."""
+    """One graph, forward and backward. With inductor and dynamic sizes it takes minutes: below."""
     torch.compiler.reset()
     network = network_of(family, arch)
     compiled = torch.compile(network, fullgraph=True, dynamic=False, backend='aot_eager')
