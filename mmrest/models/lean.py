@@ -1,20 +1,18 @@
 """Steps of the blocks that spare memory and its traffic where autograd allows it.
 
 To write a map of a large image to fresh memory costs as much as several passes over it, so these
-write into tensors that nobody else needs; and the backward pass computes again what is cheap.
+write into tensors that nobody else needs.
 """
-
-from typing import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops import forced_backend, in_graph
 
-RECOMPUTED_ELEMENTS = 2**22
-"""Elements from which on a hidden map is worth being computed twice: 16 MB in float32."""
+SMALL = 4
+"""A map that has so many times fewer elements than the weights of its convolution is small."""
 
 
 def channels_first(x: Tensor) -> Tensor:
@@ -34,31 +32,67 @@ def add_into(branch: Tensor, x: Tensor) -> Tensor:
         x: of the same shape.
     """
     # Under autocast a branch in a half type must not round the sum.
-    return branch + x if branch.dtype is not x.dtype or _plain() else branch.add_(x)
+    return branch + x if branch.dtype is not x.dtype or is_plain() else branch.add_(x)
 
 
 def gelu_of(x: Tensor) -> Tensor:
     """Exact GELU of a tensor that is not needed afterwards; autograd keeps it where it records."""
-    if torch.is_grad_enabled() or _plain():
+    if torch.is_grad_enabled() or is_plain():
         return F.gelu(x)
     return torch.ops.aten.gelu_(x)
 
 
-def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``function(x)``, for which autograd keeps `x` alone where that is large.
-
-    The backward pass computes the function again, up to the last tensor that it needs: a linear
-    layer at the end is not computed twice.
+def gated(gate: Tensor, x: Tensor) -> Tensor:
+    """``x * sigmoid(gate)``.
 
     Args:
-        function: without random numbers.
-        x: its argument.
+        gate: the result of a convolution, which needs it for no gradient; it is lost.
+        x: of the same shape.
     """
-    if not torch.is_grad_enabled() or _plain() or x.numel() < RECOMPUTED_ELEMENTS:
-        return function(x)
-    return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
+    if is_plain():
+        return x * gate.sigmoid()
+    gate = gate.sigmoid_()
+    return x * gate if torch.is_grad_enabled() else gate.mul_(x)
 
 
-def _plain() -> bool:
+def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """``norm(conv(x))`` of a map (B, C, H, W).
+
+    On the CPU a map that is much smaller than the weights is unfolded for a product of matrices,
+    because torch would bring the weights into another order each time. In inference the
+    statistics of a batch norm become part of the weights of the convolution of a large map.
+    """
+    if is_plain():
+        return norm(conv(x))
+    if x.device.type == 'cpu' and SMALL * x.numel() < conv.weight.numel():
+        return norm(_conv_as_product(conv, x))
+    if torch.is_grad_enabled() or not _is_fixed(norm) or x.numel() < conv.weight.numel():
+        return norm(conv(x))
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    shift = norm.bias - norm.running_mean * scale
+    if conv.bias is not None:
+        shift = shift + conv.bias * scale
+    weight = conv.weight * scale[:, None, None, None]
+    return F.conv2d(x, weight, shift, conv.stride, conv.padding)
+
+
+def _is_fixed(norm: nn.Module) -> bool:
+    """Whether a norm does the same to every map."""
+    has_both = isinstance(norm, _BatchNorm) and norm.affine and norm.running_mean is not None
+    return has_both and not norm.training
+
+
+def _conv_as_product(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    kernel, stride, padding = conv.kernel_size, conv.stride, conv.padding
+    height, width = (
+        (length + 2 * p - k) // s + 1
+        for length, k, s, p in zip(x.shape[2:], kernel, stride, padding)
+    )
+    columns = F.unfold(x.contiguous(), kernel, padding=padding, stride=stride)
+    out = F.linear(columns.mT, conv.weight.flatten(1), conv.bias)
+    return out.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+
+def is_plain() -> bool:
     """Whether the plain form is asked for, or a compiler works, which decides on memory itself."""
     return in_graph() or forced_backend() == 'reference'

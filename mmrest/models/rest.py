@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ..ops import emsa
 from .arch import Arch, is_number, is_positive_int, resolve_arch
-from .lean import add_into, channels_first, gelu_of, recomputed
+from .by_rows import by_rows
+from .lean import add_into, channels_first, conv_norm, gated, gelu_of
 from .pyramid import InitCfg, PyramidBackbone
 
 
@@ -61,7 +62,7 @@ class PixelAttention(nn.Module):
         self.pa_conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.pa_conv(x).sigmoid()
+        return gated(self.pa_conv(x), x)
 
 
 class Stem(nn.Module):
@@ -79,8 +80,8 @@ class Stem(nn.Module):
         self.pos = PixelAttention(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.norm1(self.conv1(x)))
-        x = self.act(self.norm2(self.conv2(x)))
+        x = self.act(conv_norm(self.conv1, self.norm1, x))
+        x = self.act(conv_norm(self.conv2, self.norm2, x))
         return self.pos(self.conv3(x))
 
 
@@ -94,7 +95,7 @@ class PatchEmbed(nn.Module):
         self.pos = PixelAttention(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pos(self.norm(self.conv(x)))
+        return self.pos(conv_norm(self.conv, self.norm, x))
 
 
 class EMSA(nn.Module):
@@ -144,10 +145,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return recomputed(self._from_hidden, self.fc1(x))
-
-    def _from_hidden(self, x: Tensor) -> Tensor:
-        return self.fc2(gelu_of(x))
+        return self.fc2(gelu_of(self.fc1(x)))
 
 
 class Block(nn.Module):
@@ -165,7 +163,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = add_into(self.drop_path(self.attn(self.norm1(x))), x)
-        return add_into(self.drop_path(self.mlp(self.norm2(x))), x)
+        fed = by_rows(self._fed, (self.norm2, self.mlp), x, hidden=self.mlp.fc1.out_features)
+        return add_into(self.drop_path(fed), x)
+
+    def _fed(self, x: Tensor) -> Tensor:
+        return self.mlp(self.norm2(x))
 
 
 @MODELS.register_module()

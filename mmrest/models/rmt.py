@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..ops import PositionTables, masa, position_tables
 from .arch import Arch, is_number, resolve_arch
-from .lean import add_into, channels_first, gelu_of, recomputed
+from .by_rows import by_rows
+from .lean import add_into, channels_first, conv_norm, gelu_of
 from .pyramid import InitCfg, PyramidBackbone
 
 
@@ -121,7 +122,11 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Sequential(*layers[:-1])  # no activation after the last norm
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
+        # Convolution, norm and, but for the last one, activation.
+        for index in range(0, len(self.proj), 3):
+            x = conv_norm(self.proj[index], self.proj[index + 1], x)
+            x = gelu_of(x) if index + 2 < len(self.proj) else x
+        return x
 
 
 class PatchMerging(nn.Module):
@@ -133,7 +138,7 @@ class PatchMerging(nn.Module):
         self.norm = build_norm_layer(norm_cfg, dim)[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.reduction(x))
+        return conv_norm(self.reduction, self.norm, x)
 
 
 class DWConv2d(nn.Module):
@@ -228,10 +233,7 @@ class FFN(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return recomputed(self._from_hidden, self.fc1(x))
-
-    def _from_hidden(self, x: Tensor) -> Tensor:
-        x = gelu_of(x)
+        x = gelu_of(self.fc1(x))
         return self.fc2(add_into(self.dwconv(x), x))
 
 
@@ -264,8 +266,12 @@ class Block(nn.Module):
         attended = self.retention(self.retention_layer_norm(x), tables)
         attended = self.gamma_1 * attended if self.has_layer_scale else attended
         x = add_into(self.drop_path(attended), x)
-        fed = self.ffn(self.final_layer_norm(x))
+        layers = self.final_layer_norm, self.ffn
+        fed = by_rows(self._fed, layers, x, hidden=self.ffn.fc1.out_features, halo=1)
         return add_into(self.drop_path(self.gamma_2 * fed if self.has_layer_scale else fed), x)
+
+    def _fed(self, x: Tensor) -> Tensor:
+        return self.ffn(self.final_layer_norm(x))
 
 
 class Stage(nn.Module):

@@ -1,6 +1,8 @@
 """The attention kernels: pure functions of tensors that import torch alone."""
 
+from .autocast import autocast_as_now
 from .backend import BACKENDS, forced_backend, in_graph, use_backend
+from .block import block_elements
 from .emsa import emsa, emsa_reference
 from .masa import (
     PositionTables,
@@ -13,6 +15,8 @@ from .masa import (
 __all__ = [
     'BACKENDS',
     'PositionTables',
+    'autocast_as_now',
+    'block_elements',
     'emsa',
     'emsa_reference',
     'forced_backend',

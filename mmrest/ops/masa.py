@@ -18,6 +18,9 @@ from .backend import Implementation, Operation, always, in_graph, refuse_in_grap
 from .block import block_elements
 from .gpu import refuse_triton
 
+SHORT = 16
+"""Length of an axis from which on torch's fused attention is the fastest on a CPU."""
+
 
 class PositionTables(NamedTuple):
     """Everything of MaSA that depends on positions alone; see :func:`position_tables`."""
@@ -221,6 +224,8 @@ def masa_axial_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -
 
 def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
     """``softmax(q k^T / sqrt(d) + decay) v`` along the third dimension of (B, P, L, n, d)."""
+    if _is_short(q):
+        return _short_attention(q, k, v, decay)
     mask = decay[None].to(q.dtype)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -236,6 +241,24 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
         # To join the first two dimensions would copy all three maps where they are transposed.
         return torch.stack([attend(*sample) for sample in zip(q, k, v)])
     return attend(*(x.flatten(0, 1) for x in (q, k, v))).unflatten(0, q.shape[:2])
+
+
+def _is_short(q: Tensor) -> bool:
+    """Whether torch's softmax would work through rows that do not fill a vector register."""
+    is_half = q.dtype in (torch.float16, torch.bfloat16)
+    return (
+        q.shape[2] < SHORT
+        and q.device.type == 'cpu'
+        and not (is_half or torch.is_grad_enabled() or in_graph())
+    )
+
+
+def _short_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
+    """:func:`_fused_attention` with the softmax of a few operations over all rows at once."""
+    q, k, v = (x.transpose(2, 3) for x in (q, k, v))
+    logits = (q @ k.mT).mul_(q.shape[-1] ** -0.5).add_(decay)
+    weights = logits.sub_(logits.amax(-1, keepdim=True)).exp_()
+    return (weights @ v).div_(weights.sum(-1, keepdim=True)).transpose(2, 3)
 
 
 class _Rotate(Function):

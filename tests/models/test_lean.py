@@ -1,11 +1,13 @@
-"""Steps of the blocks that spare memory: the plain results and gradients, with less kept."""
+"""Steps of the blocks that spare memory: the plain results and gradients."""
+
+import copy
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmrest.models.lean import add_into, gelu_of, recomputed
+from mmrest.models.lean import add_into, conv_norm, gated, gelu_of
 from mmrest.ops import use_backend
 from tests.models.networks import FAMILIES, gradients, randomised, tiny
 
@@ -37,30 +39,65 @@ def test_gelu_of(backend):
         assert torch.equal(x, expected) == (backend is None)
 
 
-def test_recomputed(backend, monkeypatch):
-    """Once in the forward pass, again in the backward pass, and the layer at the end not again."""
-    monkeypatch.setattr('mmrest.models.lean.RECOMPUTED_ELEMENTS', 20)
-    linear, calls = nn.Linear(4, 3), []
-    linear.register_forward_hook(lambda *_: calls.append('linear'))
+@pytest.mark.parametrize('recorded', [True, False])
+def test_gated(backend, recorded):
+    gate, x = torch.randn(3, 4, requires_grad=recorded), torch.randn(3, 4)
+    expected = x * gate.sigmoid()
+    found = gated(gate * 1, x)
+    assert torch.equal(found, expected)
+    if recorded:
+        (gradient,) = torch.autograd.grad(found.square().sum(), gate)
+        assert torch.equal(gradient, torch.autograd.grad(expected.square().sum(), gate)[0])
 
-    def function(x):
-        calls.append('function')
-        return linear(F.gelu(x))
 
-    x = torch.randn(5, 4, requires_grad=True)
-    recomputed(function, x).square().sum().backward()
-    found = x.grad, linear.weight.grad
-    assert calls == ['function', 'linear'] + ['function'] * (backend is None)
-    x.grad = linear.weight.grad = None
-    linear(F.gelu(x)).square().sum().backward()
-    assert torch.equal(found[0], x.grad) and torch.equal(found[1], linear.weight.grad)
+NORMS = [
+    nn.BatchNorm2d(8),
+    nn.BatchNorm2d(8).eval(),
+    nn.BatchNorm2d(8, affine=False).eval(),
+    nn.BatchNorm2d(8, track_running_stats=False).eval(),
+    nn.SyncBatchNorm(8).eval(),
+    nn.GroupNorm(2, 8).eval(),
+]
+
+
+@pytest.mark.parametrize('norm', NORMS, ids=str)
+@pytest.mark.parametrize('stride, bias', [(1, True), (2, False)])
+@pytest.mark.parametrize('size', [(1, 1), (2, 3), (5, 4), (16, 17)])
+def test_conv_norm(backend, norm, stride, bias, size):
+    """The same for maps smaller and larger than the weights, with gradients and without."""
+    conv = nn.Conv2d(6, 8, 3, stride=stride, padding=1, bias=bias).double()
+    norm = copy.deepcopy(norm).double()
+    for tensor in (*norm.parameters(), *norm.buffers()):
+        if tensor.is_floating_point():
+            tensor.data.uniform_(0.5, 2)
+    x = torch.randn(2, 6, *size, dtype=torch.float64, requires_grad=True)
+    expected = copy.deepcopy(norm)(conv(x))
+    found = conv_norm(conv, norm, x)
+    torch.testing.assert_close(found, expected)
+    wanted = [x, *conv.parameters()]
+    torch.testing.assert_close(
+        torch.autograd.grad(found.square().sum(), wanted),
+        torch.autograd.grad(expected.square().sum(), wanted),
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(conv_norm(conv, norm, x), expected)
+
+
+def test_conv_norm_uses_the_statistics_at_hand():
+    conv, norm = nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8).eval()
+    x = torch.randn(2, 6, 16, 17)
+    with torch.no_grad():
+        before = conv_norm(conv, norm, x)
+        norm.running_mean += 1
+        assert torch.allclose(conv_norm(conv, norm, x), before - (1 + norm.eps) ** -0.5)
 
 
 @pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('elements', [0, 2**22])
 def test_a_network_is_the_plain_one(family, elements, monkeypatch):
-    monkeypatch.setattr('mmrest.models.lean.RECOMPUTED_ELEMENTS', elements)
+    monkeypatch.setattr('mmrest.models.by_rows.LARGE_ELEMENTS', elements)
     network = randomised(tiny(family)).double()
+    monkeypatch.setattr('mmrest.ops.block.CPU_BLOCK_ELEMENTS', 600)
     image = torch.randn(2, 3, 66, 45, dtype=torch.float64)
     outputs, found = gradients(network, image)
     with use_backend('reference'):

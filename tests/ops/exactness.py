@@ -15,6 +15,8 @@ def outputs_and_gradients(function, tensors, grad):
 def assert_as_exact(function, plain, tensors, dtype, times=2.0):
     """Outputs and gradients have at most `times` the error of the plain form in the same type.
 
+    The output is computed without gradients too, where a shorter way may be taken.
+
     Args:
         function: of the tensors.
         plain: the same, in its plain form; in float64 it is the truth.
@@ -28,8 +30,12 @@ def assert_as_exact(function, plain, tensors, dtype, times=2.0):
     grad = torch.randn(shape, dtype=torch.float64).to(dtype)
     exact = outputs_and_gradients(plain, exact_inputs, grad.double())
     ours = outputs_and_gradients(function, rounded, grad)
+    with torch.no_grad():
+        ours.append(function(*rounded))
     theirs = outputs_and_gradients(plain, rounded, grad)
-    names = ['output', *(f'gradient {i}' for i in range(len(tensors)))]
+    names = ['output', *(f'gradient {i}' for i in range(len(tensors))), 'output in inference']
+    exact.append(exact[0])
+    theirs.append(theirs[0])
     for name, truth, our, their in zip(names, exact, ours, theirs):
         assert our.dtype is dtype and our.isfinite().all(), name
         # In float64 the plain form is the truth itself, and both have a few more roundings.
