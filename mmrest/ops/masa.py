@@ -245,12 +245,9 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
 
 def _is_short(q: Tensor) -> bool:
     """Whether torch's softmax would work through rows that do not fill a vector register."""
-    is_half = q.dtype in (torch.float16, torch.bfloat16)
-    return (
-        q.shape[2] < SHORT
-        and q.device.type == 'cpu'
-        and not (is_half or torch.is_grad_enabled() or in_graph())
-    )
+    if in_graph() or torch.is_grad_enabled() or q.device.type != 'cpu':
+        return False
+    return q.dtype not in (torch.float16, torch.bfloat16) and q.shape[2] < SHORT
 
 
 def _short_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:

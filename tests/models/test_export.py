@@ -1,5 +1,7 @@
 """Networks through torch.compile, torch.export and ONNX, against eager mode."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -37,13 +39,19 @@ def images_of(batch, height, width):
 
 
 def assert_same_as_eager(network, run, batch_and_sizes=BATCH_AND_SIZES):
+    """To 1e-4, or to three times eager mode's own rounding errors where these are larger.
+
+    The norm of the maps magnifies them: in ResT with random weights they reach 4e-4.
+    """
+    exact = copy.deepcopy(network).double()
     for shape in batch_and_sizes:
         images = images_of(*shape)
         with torch.no_grad():
-            expected, found = network(images), run(images)
+            expected, found, truth = network(images), run(images), exact(images.double())
         assert len(found) == len(expected)
-        for a, b in zip(found, expected):
-            torch.testing.assert_close(torch.as_tensor(a), b, rtol=0, atol=1e-4)
+        for a, b, true in zip(found, expected, truth):
+            atol = max(1e-4, 3 * float((b - true).abs().max()))
+            torch.testing.assert_close(torch.as_tensor(a), b, rtol=0, atol=atol)
 
 
 def dynamic_batch_and_size():
