@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmengine.registry import MODELS, init_default_scope
@@ -140,7 +140,7 @@ def memory(job: Job) -> Memory:
 def _memory(job: Job, threads: int) -> Memory:
     torch.set_num_threads(threads)
     network = build(job)
-    kept = kept_bytes(job, network) if job.train else 0
+    kept = kept_by(job, network) if job.train else 0
     gc.collect()
     step(job, network)()
     return Memory(_peak_mb(), kept / 2**20)
@@ -156,25 +156,37 @@ def _peak_mb() -> float:
     return peak_memory_mb() or float('nan')
 
 
-def kept_bytes(job: Job, network: nn.Module) -> int:
-    """Bytes of all distinct storages that autograd keeps for the backward pass.
+def kept_by(job: Job, network: nn.Module) -> int:
+    """Bytes that autograd keeps for the backward pass of a job.
 
     Parameters, buffers and the images are left out.
     """
     images = torch.randn(job.batch, 3, *job.size, device=job.device)
-    known = {t.untyped_storage().data_ptr() for t in (images, *network.parameters())}
-    known.update(buffer.untyped_storage().data_ptr() for buffer in network.buffers())
+    with _settings(job):
+        return kept_bytes(
+            lambda: _loss(network(images)), [images, *network.parameters(), *network.buffers()]
+        )
+
+
+def kept_bytes(run: Callable[[], Tensor], known: Iterable[Tensor] = ()) -> int:
+    """Bytes of all distinct storages that autograd keeps for the backward pass of ``run()``.
+
+    Args:
+        run: what autograd records.
+        known: tensors whose storages are left out.
+    """
+    left_out = {tensor.untyped_storage().data_ptr() for tensor in known}
     kept: Dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
+        if storage.data_ptr() not in left_out:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _settings(job):
-        loss = _loss(network(images))  # keeps the graph, and with it every storage, alive
-    assert loss.requires_grad
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = run()  # keeps the graph, and with it every storage, alive
+    assert result.requires_grad
     return sum(kept.values())
 
 

@@ -4,12 +4,13 @@ To write the hidden map of a large image to fresh memory, and to read it again, 
 compute it. A few rows of it fit into the caches, and nothing of it has to be kept.
 """
 
-from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.func import functional_call
 
 from ..ops import autocast_as_now, block_elements
 from .lean import is_plain
@@ -42,9 +43,24 @@ def by_rows(
             ends of the rows that it is given, the function takes zeros for hidden rows.
     """
     tokens = x.shape[0] * x.shape[1] * x.shape[2]
-    if is_plain() or tokens * hidden < LARGE_ELEMENTS:
+    is_replica = any(getattr(layer, '_is_replica', False) for layer in layers)
+    # The copies that DataParallel makes hold no parameters.
+    if is_plain() or is_replica or tokens * hidden < LARGE_ELEMENTS:
         return function(x)
-    return _ByRows.apply(function, layers, _pieces(x, hidden, halo), x, *_parameters(layers))
+    whole = _Whole(function, layers)
+    return _ByRows.apply(whole, _pieces(x, hidden, halo), x, *whole.parameters())
+
+
+class _Whole(nn.Module):
+    """A function and its layers as a module, whose parameters can be exchanged."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.function = function
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 class _Piece(NamedTuple):
@@ -79,28 +95,18 @@ def _pieces(x: Tensor, hidden: int, halo: int) -> List[_Piece]:
     return pieces
 
 
-def _parameters(layers: Sequence[nn.Module]) -> Iterator[nn.Parameter]:
-    for layer in layers:
-        yield from layer.parameters()
-
-
 class _ByRows(Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
-        function: Callable[[Tensor], Tensor],
-        layers: Sequence[nn.Module],
-        pieces: List[_Piece],
-        x: Tensor,
-        *_: nn.Parameter,  # which autograd has to know of
+        ctx: FunctionCtx, whole: _Whole, pieces: List[_Piece], x: Tensor, *parameters: Tensor
     ) -> Tensor:
-        ctx.function, ctx.layers, ctx.pieces = function, layers, pieces
+        ctx.whole, ctx.pieces = whole, pieces
         ctx.autocast = autocast_as_now(x.device)
-        ctx.save_for_backward(x)
+        ctx.save_for_backward(x, *parameters)
         out: Optional[Tensor] = None
         for piece in pieces:
             with ctx.autocast():
-                made = function(x[piece.samples, piece.needs])[:, piece.inner]
+                made = whole(x[piece.samples, piece.needs])[:, piece.inner]
             if out is None:  # its type was not known
                 out = made.new_empty(*x.shape[:3], made.shape[-1])
             out[piece.samples, piece.rows] = made
@@ -109,22 +115,35 @@ class _ByRows(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_out: Tensor) -> Tuple[Optional[Tensor], ...]:
-        (x,) = ctx.saved_tensors
-        # Not from the saved tensors: hooks such as those of a checkpoint replace them.
-        parameters = [each for each in _parameters(ctx.layers) if each.requires_grad]
-        grad_x, *grads = (torch.zeros_like(each) for each in (x, *parameters))
+        x, *saved = ctx.saved_tensors
+        names = [name for name, _ in ctx.whole.named_parameters()]
+        # Leaves of their own, because the hooks of the parameters are for the whole gradients.
+        parameters = [
+            each.detach().requires_grad_(needed)
+            for each, needed in zip(saved, ctx.needs_input_grad[3:])
+        ]
+        wanted = [parameter for parameter in parameters if parameter.requires_grad]
+        # Many small sums in a half type would lose what each adds.
+        totals = [_wide_zeros(each) for each in (x, *wanted)]
         for piece in ctx.pieces:
             part = x[piece.samples, piece.needs].detach().requires_grad_()
             with torch.enable_grad(), ctx.autocast():
-                made = ctx.function(part)[:, piece.inner]
-            found = torch.autograd.grad(
-                made, (part, *parameters), grad_out[piece.samples, piece.rows]
+                made = functional_call(ctx.whole, dict(zip(names, parameters)), (part,))
+                made = made[:, piece.inner]
+            grads = torch.autograd.grad(
+                made,
+                (part, *wanted),
+                grad_out[piece.samples, piece.rows],
+                allow_unused=True,
             )
-            for total, grad in zip((grad_x[piece.samples, piece.needs], *grads), found):
-                total += grad
-        by_parameter = iter(grads)
-        of_parameters = (
-            next(by_parameter) if parameter.requires_grad else None
-            for parameter in _parameters(ctx.layers)
-        )
-        return None, None, None, grad_x, *of_parameters
+            for total, grad in zip((totals[0][piece.samples, piece.needs], *totals[1:]), grads):
+                if grad is not None:
+                    total += grad
+        grad_x, *sums = (total.to(each.dtype) for total, each in zip(totals, (x, *wanted)))
+        found = iter(sums)
+        of_parameters = (next(found) if each.requires_grad else None for each in parameters)
+        return None, None, grad_x, *of_parameters
+
+
+def _wide_zeros(like: Tensor) -> Tensor:
+    return torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))

@@ -4,10 +4,15 @@ To write a map of a large image to fresh memory costs as much as several passes 
 write into tensors that nobody else needs.
 """
 
+import itertools
+import threading
+from contextlib import contextmanager
+from typing import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from ..ops import forced_backend, in_graph
 
@@ -52,7 +57,8 @@ def gated(gate: Tensor, x: Tensor) -> Tensor:
     if is_plain():
         return x * gate.sigmoid()
     gate = gate.sigmoid_()
-    return x * gate if torch.is_grad_enabled() else gate.mul_(x)
+    in_place = not torch.is_grad_enabled() and gate.dtype is x.dtype
+    return gate.mul_(x) if in_place else x * gate
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
@@ -62,7 +68,7 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     because torch would bring the weights into another order each time. In inference the
     statistics of a batch norm become part of the weights of the convolution of a large map.
     """
-    if is_plain():
+    if is_plain() or not _is_usual(conv):
         return norm(conv(x))
     if x.device.type == 'cpu' and SMALL * x.numel() < conv.weight.numel():
         return norm(_conv_as_product(conv, x))
@@ -76,10 +82,18 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     return F.conv2d(x, weight, shift, conv.stride, conv.padding)
 
 
+def _is_usual(conv: nn.Module) -> bool:
+    """Whether a convolution is torch's own, and one of all channels without gaps."""
+    if type(conv) is not nn.Conv2d or conv.padding_mode != 'zeros':
+        return False
+    return conv.groups == 1 and conv.dilation == (1, 1) and not isinstance(conv.padding, str)
+
+
 def _is_fixed(norm: nn.Module) -> bool:
     """Whether a norm does the same to every map."""
-    has_both = isinstance(norm, _BatchNorm) and norm.affine and norm.running_mean is not None
-    return has_both and not norm.training
+    if type(norm) not in (nn.BatchNorm2d, nn.SyncBatchNorm) or norm.training:
+        return False
+    return norm.affine and norm.running_mean is not None
 
 
 def _conv_as_product(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -93,6 +107,40 @@ def _conv_as_product(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return out.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
+class _Steps(threading.local):
+    """Whether :func:`steps` asks for plain ones in a thread."""
+
+    plain: bool = False
+
+
+_steps = _Steps()
+
+
+@contextmanager
+def steps(plain: bool) -> Iterator[None]:
+    """Take every step of this module as it is written, or in a way that spares memory."""
+    before, _steps.plain = _steps.plain, plain
+    try:
+        yield
+    finally:
+        _steps.plain = before
+
+
+def has_hooks(network: nn.Module) -> bool:
+    """Whether something looks at what the modules inside a network compute.
+
+    It would see overwritten maps, pieces of them, or nothing where modules are computed together.
+    """
+    if _global_forward_hooks or _global_forward_pre_hooks:
+        return True
+    inner = itertools.islice(network.modules(), 1, None)
+    return any(module._forward_hooks or module._forward_pre_hooks for module in inner)
+
+
 def is_plain() -> bool:
-    """Whether the plain form is asked for, or a compiler works, which decides on memory itself."""
-    return in_graph() or forced_backend() == 'reference'
+    """Whether every step is taken as it is written.
+
+    It is where modules are looked at, where the plain form is asked for, and where a compiler
+    works, which decides on memory itself.
+    """
+    return _steps.plain or in_graph() or forced_backend() == 'reference'

@@ -2,9 +2,9 @@
 
 import functools
 from abc import abstractmethod
+from contextlib import contextmanager, nullcontext
 from typing import (
     ClassVar,
-    ContextManager,
     Iterable,
     Iterator,
     List,
@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import CheckpointError, match, read_state_dict
-from ..ops import forced_backend, use_backend
+from ..ops import chosen_backend, exactly_backend, in_graph
 from .arch import Arch, check_rate, is_integer, is_positive_int
-from .lean import channels_first
+from .lean import channels_first, has_hooks, is_plain, steps
 
 InitCfg = Union[dict, List[dict], None]
 
@@ -176,15 +176,17 @@ class PyramidBackbone(BaseModule):
                 f'{type(self).__name__} takes images of shape (B, {self.in_channels}, H, W), '
                 f'got {tuple(x.shape)}'
             )
+        with steps(plain=not in_graph() and has_hooks(self)):
+            return self._maps(x)
+
+    def _maps(self, x: Tensor) -> Tuple[Tensor, ...]:
         outputs = []
         for stage in range(self.num_stages):
             x = self.embedding(stage)(x).permute(0, 2, 3, 1)
             inputs = self.block_inputs(stage, x)
             for block in self.blocks(stage):
                 if self.with_cp and torch.is_grad_enabled():
-                    # The recomputation must choose as the first pass did.
-                    contexts = functools.partial(_same_backend, forced_backend())
-                    x = checkpoint(block, x, *inputs, use_reentrant=False, context_fn=contexts)
+                    x = _checkpoint(block, x, *inputs)
                 else:
                     x = block(x, *inputs)
             norm = self.output_norm(stage)
@@ -278,8 +280,20 @@ class PyramidBackbone(BaseModule):
             )
 
 
-def _same_backend(name: Optional[str]) -> Tuple[ContextManager, ContextManager]:
-    return use_backend(name), use_backend(name)
+def _checkpoint(block: nn.Module, *inputs: Tensor) -> Tensor:
+    """Result of a block that the backward pass computes again, in the way it was computed."""
+    if in_graph():  # which holds no contexts, and in which everything has one way
+        return checkpoint(block, *inputs, use_reentrant=False)
+    as_now = functools.partial(_chosen, chosen_backend(), is_plain())
+    return checkpoint(
+        block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), as_now())
+    )
+
+
+@contextmanager
+def _chosen(backend: Optional[str], plain: bool) -> Iterator[None]:
+    with exactly_backend(backend), steps(plain):
+        yield
 
 
 class LoadPretrained:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..ops import PositionTables, masa, position_tables
 from .arch import Arch, is_number, resolve_arch
 from .by_rows import by_rows
-from .lean import add_into, channels_first, conv_norm, gelu_of
+from .lean import add_into, channels_first, conv_norm, gelu_of, is_plain
 from .pyramid import InitCfg, PyramidBackbone
 
 
@@ -122,10 +122,14 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Sequential(*layers[:-1])  # no activation after the last norm
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_plain():
+            return self.proj(x)
         # Convolution, norm and, but for the last one, activation.
         for index in range(0, len(self.proj), 3):
-            x = conv_norm(self.proj[index], self.proj[index + 1], x)
-            x = gelu_of(x) if index + 2 < len(self.proj) else x
+            conv, norm, *activations = self.proj[index : index + 3]
+            x = conv_norm(conv, norm, x)
+            for activation in activations:
+                x = gelu_of(x) if type(activation) is nn.GELU else activation(x)
         return x
 
 
@@ -177,8 +181,9 @@ class RelPos2d:
         if torch.compiler.is_compiling():  # sizes may be symbols, and a graph keeps nothing
             return self._make(height, width, device)
         key = (height, width, device)
-        if key in self._kept:
-            return self._kept[key]
+        kept = self._kept.get(key)
+        if kept is not None:
+            return kept
         # Tables made in inference mode could not take part in a later training step.
         with torch.inference_mode(False):
             tables = self._make(height, width, device)

@@ -1,7 +1,14 @@
 """The attention kernels: pure functions of tensors that import torch alone."""
 
 from .autocast import autocast_as_now
-from .backend import BACKENDS, forced_backend, in_graph, use_backend
+from .backend import (
+    BACKENDS,
+    chosen_backend,
+    exactly_backend,
+    forced_backend,
+    in_graph,
+    use_backend,
+)
 from .block import block_elements
 from .emsa import emsa, emsa_reference
 from .masa import (
@@ -17,8 +24,10 @@ __all__ = [
     'PositionTables',
     'autocast_as_now',
     'block_elements',
+    'chosen_backend',
     'emsa',
     'emsa_reference',
+    'exactly_backend',
     'forced_backend',
     'in_graph',
     'masa',

@@ -7,6 +7,7 @@ Each says for given inputs why it cannot; the reason is logged once, at debug le
 
 import logging
 import os
+import threading
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence, Set, Tuple
 
@@ -19,10 +20,13 @@ BACKENDS = ('triton', 'torch', 'reference')
 _logger = logging.getLogger('mmrest.ops')
 
 
-class _Choice:
-    """What :func:`use_backend` has set, for every thread: autograd recomputes in its own."""
+class _Choice(threading.local):
+    """What :func:`use_backend` has set in a thread."""
 
     name: Optional[str] = None
+
+
+_choice = _Choice()
 
 
 class Implementation(NamedTuple):
@@ -79,18 +83,19 @@ def forced_backend() -> Optional[str]:
     Raises:
         ValueError: the environment variable names no backend.
     """
-    if _Choice.name is not None:
-        return _Choice.name
+    if _choice.name is not None:
+        return _choice.name
     name = os.environ.get(ENVIRONMENT_VARIABLE) or None
     return None if name is None else _checked(name, ENVIRONMENT_VARIABLE)
 
 
 @contextmanager
 def use_backend(name: Optional[str]) -> Iterator[None]:
-    """Force every attention inside the context to one backend, in all threads.
+    """Force every attention inside the context to one backend, in this thread.
 
     The environment variable ``MMREST_BACKEND`` does the same for a whole process; the context
-    goes before it.
+    goes before it. Blocks that a backbone recomputes in the backward pass are computed with the
+    backend of the forward pass.
 
     Args:
         name: one of :data:`BACKENDS`; None changes nothing.
@@ -98,12 +103,23 @@ def use_backend(name: Optional[str]) -> Iterator[None]:
     Raises:
         ValueError: for another name.
     """
-    before = _Choice.name
-    _Choice.name = before if name is None else _checked(name, 'use_backend')
+    with exactly_backend(_choice.name if name is None else _checked(name, 'use_backend')):
+        yield
+
+
+@contextmanager
+def exactly_backend(name: Optional[str]) -> Iterator[None]:
+    """:func:`use_backend` for what :func:`chosen_backend` gave: None takes a choice back."""
+    before, _choice.name = _choice.name, name
     try:
         yield
     finally:
-        _Choice.name = before
+        _choice.name = before
+
+
+def chosen_backend() -> Optional[str]:
+    """What :func:`use_backend` has set in this thread."""
+    return _choice.name
 
 
 def _checked(name: str, origin: str) -> str:

@@ -11,7 +11,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from .autocast import without_autocast
 from .backend import Implementation, Operation, always, refuse_in_graphs
 from .block import block_elements
-from .gpu import refuse_triton
+from .gpu import on_device_of, refuse_triton
 
 EPS = 1e-5
 """What the instance norm of the released networks adds to a variance."""
@@ -89,12 +89,22 @@ def emsa_whole(
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     keys = k.shape[2]
-    logits = q @ k.transpose(-2, -1)
-    mixed = F.conv2d(logits, mix_weight * q.shape[-1] ** -0.5, mix_bias).to(wide)
-    deviation = mixed.softmax(-1) * keys - 1
+    unit = _unit(keys, eps)
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    mixed = F.conv2d(logits, mix_weight, mix_bias).to(wide)
+    deviation = mixed.softmax(-1) * unit - unit / keys
     variance = deviation.square().mean((-2, -1), keepdim=True)
     product = deviation.to(v.dtype) @ v
-    return (product * torch.rsqrt(variance + eps * keys**2)).to(v.dtype)
+    return (product * torch.rsqrt(variance + eps * unit**2)).to(v.dtype)
+
+
+def _unit(keys: int, eps: float) -> float:
+    """How many times larger R is made where it may be in a half type.
+
+    Small deviations are not lost then, and the plain form, too, makes them so large in maps that
+    hardly vary.
+    """
+    return eps**-0.5 if eps > 0 else keys
 
 
 def emsa_blocked(
@@ -126,7 +136,8 @@ def emsa_triton(
     """:func:`emsa` over several heads in one kernel; the algebra is :func:`emsa_blocked`'s."""
     from .kernels.emsa import mixed
 
-    return mixed(q, k, v, mix_weight, mix_bias, eps)
+    with on_device_of(q):
+        return mixed(q, k, v, mix_weight, mix_bias, eps)
 
 
 class _BlockedEMSA(Function):
@@ -141,25 +152,25 @@ class _BlockedEMSA(Function):
         mix_bias: Optional[Tensor],
         eps: float,
     ) -> Tensor:
-        batch, heads, queries, dim = q.shape
+        batch, heads, queries, _ = q.shape
         keys, channels = v.shape[-2:]
         wide = torch.promote_types(q.dtype, torch.float32)
-        weight = mix_weight.reshape(heads, heads).to(wide) * dim**-0.5
+        weight = mix_weight.reshape(heads, heads).to(wide)
         # Next to each other for each token, as the output projection wants them.
         out = v.new_empty(batch, queries, heads, channels).transpose(1, 2)
         squares = q.new_zeros(batch, heads, dtype=wide)
-        minus_one = squares.new_tensor(-1.0)
+        unit = _unit(keys, eps)
+        minus_mean = squares.new_tensor(-unit / keys)
         for samples, blocks in _blocks(q, heads * keys):
             keys_t, values = k[samples].mT.contiguous(), v[samples].contiguous()
             sums = out[samples] if out.dtype == wide else out[samples].to(wide)
             for rows in blocks:
                 softmax = _softmax_of_mixed(q[samples, :, rows], keys_t, weight)[0]
-                # R in units of 1 / M, so that half types do not lose small deviations.
-                deviation = torch.add(minus_one, softmax, alpha=keys, out=softmax)
+                deviation = torch.add(minus_mean, softmax, alpha=unit, out=softmax)
                 squares[samples] += torch.linalg.vector_norm(deviation, dim=(2, 3)).square()
                 sums[:, :, rows] = deviation.to(v.dtype) @ values
             variance = squares[samples] / (queries * keys)
-            out[samples] = sums * torch.rsqrt(variance + eps * keys**2)[..., None, None]
+            out[samples] = sums * torch.rsqrt(variance + eps * unit**2)[..., None, None]
         ctx.save_for_backward(q, k, v, mix_weight, out, squares)
         ctx.eps = eps
         ctx.has_bias = mix_bias is not None
@@ -175,7 +186,8 @@ class _BlockedEMSA(Function):
         wide = squares.dtype
         scale = dim**-0.5
         weight = mix_weight.reshape(heads, heads).to(wide)
-        factor = torch.rsqrt(squares / (queries * keys) + ctx.eps * keys**2) * keys
+        unit = _unit(keys, ctx.eps)
+        factor = torch.rsqrt(squares / (queries * keys) + ctx.eps * unit**2) * unit
         # d loss / d (R * factor), summed with R * factor over the map, needs no map: it is the
         # product of the result and its gradient. The mean of the map is constant.
         shrink = (grad_out.to(wide) * out).sum((2, 3)) * factor**2 / (queries * keys)
@@ -189,7 +201,7 @@ class _BlockedEMSA(Function):
             for rows in blocks:
                 query = q[samples, :, rows]
                 grad = grad_out[samples, :, rows].to(wide) * factor[samples][..., None, None]
-                softmax, logits = _softmax_of_mixed(query, keys_t, weight * scale)
+                softmax, logits = _softmax_of_mixed(query, keys_t, weight)
                 deviation = softmax - 1 / keys
                 sum_v += deviation.mT @ grad
                 deviation *= -shrink[samples][..., None, None]
@@ -206,7 +218,7 @@ class _BlockedEMSA(Function):
                 sum_k += grad_logits.mT @ query.to(wide)
             grad_k[samples] = sum_k * scale
             grad_v[samples] = sum_v
-        grad_weight = (grad_weight * scale).to(mix_weight.dtype).view_as(mix_weight)
+        grad_weight = grad_weight.to(mix_weight.dtype).view_as(mix_weight)
         grad_bias = grad_weight.new_zeros(heads) if ctx.has_bias else None
         return grad_q, grad_k, grad_v, grad_weight, grad_bias, None
 
@@ -231,14 +243,14 @@ def _blocks(q: Tensor, row_elements: int) -> Iterator[Tuple[slice, List[slice]]]
 
 
 def _softmax_of_mixed(q: Tensor, keys_t: Tensor, weight: Tensor) -> Tuple[Tensor, Tensor]:
-    """Softmax of mixed logits, and the logits before, (B, n, rows, M).
+    """Softmax of mixed logits, and the scaled logits before, (B, n, rows, M).
 
     Args:
         q: some rows of some samples, (B, n, rows, d).
         keys_t: their keys, (B, n, d, M).
-        weight: weight of the mix, scaled, (n, n); its type is that of the softmax.
+        weight: weight of the mix, (n, n); its type is that of the softmax.
     """
-    logits = (q @ keys_t).to(weight.dtype)
+    logits = (q * q.shape[-1] ** -0.5 @ keys_t).to(weight.dtype)
     mixed = (weight @ logits.flatten(2)).view_as(logits)
     return mixed.softmax(-1), logits
 

@@ -1,7 +1,8 @@
 """Whether the Triton kernels can take given tensors."""
 
 import importlib.util
-from typing import Optional
+from contextlib import nullcontext
+from typing import ContextManager, Optional
 
 import torch
 from torch import Tensor
@@ -45,3 +46,8 @@ def _interpreted(q: Tensor) -> bool:
     from .kernels.tiles import INTERPRETED
 
     return INTERPRETED.value
+
+
+def on_device_of(tensor: Tensor) -> ContextManager:
+    """Context in which Triton launches kernels on the device of a tensor."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.utils.weak import WeakIdKeyDictionary
 
 from .autocast import autocast_off, without_autocast
 from .backend import Implementation, Operation, always, in_graph, refuse_in_graphs
 from .block import block_elements
-from .gpu import refuse_triton
+from .gpu import on_device_of, refuse_triton
 
 SHORT = 16
 """Length of an axis from which on torch's fused attention is the fastest on a CPU."""
@@ -95,7 +96,7 @@ def masa(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables, axial: bool) -
     axial one goes along the width and, on its result, along the height; the same queries and
     keys serve both ("Decomposed Manhattan Self-Attention").
 
-    Rotation, decay and softmax are computed in the wider of the tables' and the inputs' types.
+    Rotation and softmax are computed in the wider of the tables' and the inputs' types.
     See :mod:`mmrest.ops.backend` for how the implementation is chosen.
 
     Args:
@@ -131,13 +132,28 @@ def rotate(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
 
 
 def masa_full_reference(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Plain form of full :func:`masa`, with the whole maps and the decay in memory."""
-    height, width = v.shape[1:3]
+    """Plain form of full :func:`masa`, with the whole maps and the decay in memory.
+
+    The decay is kept as long as the tables are, as the released code keeps it for a stage.
+    """
     q, k = _rotated(q, k, tables)
-    decay = tables.decay_h[:, :, None, :, None] + tables.decay_w[:, None, :, None, :]
-    decay = decay.reshape(-1, height * width, height * width)
+    decay = _full_decays.get(tables.decay_h)
+    if decay is None:
+        decay = _full_decay(tables)
+        if not in_graph():
+            _full_decays[tables.decay_h] = decay
     q, k, tokens = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))  # B n HW d
     return _decayed_attention(q, k, tokens, decay).transpose(1, 2).reshape(v.shape)
+
+
+_full_decays = WeakIdKeyDictionary()
+
+
+def _full_decay(tables: PositionTables) -> Tensor:
+    """Logarithm of the decay between all tokens, (n, H * W, H * W)."""
+    decay = tables.decay_h[:, :, None, :, None] + tables.decay_w[:, None, :, None, :]
+    tokens = decay.shape[1] * decay.shape[2]
+    return decay.reshape(-1, tokens, tokens)
 
 
 def masa_axial_reference(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
@@ -194,9 +210,7 @@ def _axes(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
 
 def masa_full_whole(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
     """Full :func:`masa` of plain operations, which compilers and exporters take."""
-    height, width = v.shape[1:3]
-    decay = tables.decay_h[:, :, None, :, None] + tables.decay_w[:, None, :, None, :]
-    decay = decay.reshape(-1, height * width, height * width)
+    decay = _full_decay(tables)
     q, k = _turned_by_tables(q, k, tables)
     flat = (x.flatten(1, 2)[:, None] for x in (q, k, v))
     return _fused_attention(*flat, decay).reshape(v.shape)
@@ -212,14 +226,16 @@ def masa_full_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) ->
     """Full :func:`masa` in one kernel."""
     from .kernels.masa import full
 
-    return full(q, k, v, tables.turn, tables.log_gamma)
+    with on_device_of(q):
+        return full(q, k, v, tables.turn, tables.log_gamma)
 
 
 def masa_axial_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
     """Axial :func:`masa` in one kernel an axis, which reads the maps as they lie."""
     from .kernels.masa import axial
 
-    return axial(q, k, v, tables.turn, tables.log_gamma)
+    with on_device_of(q):
+        return axial(q, k, v, tables.turn, tables.log_gamma)
 
 
 def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
@@ -278,7 +294,12 @@ class _Rotate(Function):
 def _turned(x: Tensor, turn: Tensor) -> Tensor:
     """`x` (B, H, W, n, d) with its pairs of channels times the complex (H, W, d / 2)."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    pairs = torch.view_as_complex(x.to(wide).unflatten(-1, (-1, 2)))
+    pairs = x.to(wide).unflatten(-1, (-1, 2))
+    # Complex numbers lie at even places, their two parts side by side.
+    places = (*pairs.stride()[:-1], pairs.storage_offset())
+    if pairs.stride(-1) != 1 or any(place % 2 for place in places):
+        pairs = pairs.clone(memory_format=torch.contiguous_format)
+    pairs = torch.view_as_complex(pairs)
     return torch.view_as_real(pairs * turn[:, :, None]).flatten(-2).to(x.dtype)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmrest.apis.measure import OURS, PEERS, Job, build, kept_bytes, matrix_rate, seconds, step
+from mmrest.apis.measure import OURS, PEERS, Job, build, kept_by, matrix_rate, seconds, step
 from mmrest.ops import forced_backend, use_backend
 
 SMALL = (64, 96)
@@ -49,12 +49,12 @@ def test_kept_bytes_by_hand():
     network = torch.nn.Sequential(first, torch.nn.ReLU(), second)
     job = Job('rest_lite', None, SMALL, batch=2, train=True)
     # The loss takes a sequence of maps, and iterates over the batch here.
-    assert kept_bytes(job, network) == 2 * 4 * 64 * 96 * 4
+    assert kept_by(job, network) == 2 * 4 * 64 * 96 * 4
 
 
 def test_checkpointing_keeps_less():
     kept = {
-        with_cp: kept_bytes(job, build(job))
+        with_cp: kept_by(job, build(job))
         for with_cp in (False, True)
         for job in [Job('rmt_t', 'torch', SMALL, train=True, with_cp=with_cp)]
     }

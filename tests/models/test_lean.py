@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmrest.models.lean import add_into, conv_norm, gated, gelu_of
-from mmrest.ops import use_backend
+from mmrest.ops import forced_backend, use_backend
 from tests.models.networks import FAMILIES, gradients, randomised, tiny
 
 
@@ -83,6 +83,30 @@ def test_conv_norm(backend, norm, stride, bias, size):
         torch.testing.assert_close(conv_norm(conv, norm, x), expected)
 
 
+class Adapted(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+@pytest.mark.parametrize('size', [(1, 1), (16, 17)])
+@pytest.mark.parametrize(
+    'conv',
+    [
+        Adapted(6, 8, 3, padding=1),
+        nn.Conv2d(6, 8, 3, padding=1, groups=2),
+        nn.Conv2d(6, 8, 3, padding=2, dilation=2),
+        nn.Conv2d(6, 8, 3, padding='same'),
+        nn.Conv2d(6, 8, 3, padding=1, padding_mode='replicate'),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 8, 3, padding=1)),
+    ],
+    ids=str,
+)
+def test_conv_norm_with_a_convolution_that_was_put_in_its_place(conv, size):
+    norm, x = nn.BatchNorm2d(8).eval(), torch.randn(2, 6, *size)
+    with torch.no_grad():
+        torch.testing.assert_close(conv_norm(conv, norm, x), norm(conv(x)))
+
+
 def test_conv_norm_uses_the_statistics_at_hand():
     conv, norm = nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8).eval()
     x = torch.randn(2, 6, 16, 17)
@@ -118,3 +142,37 @@ def test_a_block_is_recomputed_as_it_was_computed(family):
         outputs = network(torch.randn(2, 3, 66, 45))
     sum(output.square().mean() for output in outputs).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('recorded', [True, False])
+def test_hooks_see_what_the_plain_form_computes(family, recorded, monkeypatch):
+    """Once a module, whole maps, and none that is overwritten later."""
+    monkeypatch.setattr('mmrest.models.by_rows.LARGE_ELEMENTS', 0)
+    network, image = randomised(tiny(family)).double().eval(), torch.randn(2, 3, 66, 45).double()
+    seen = {None: [], 'reference': []}
+    for name, module in network.named_modules():
+        module.register_forward_hook(
+            lambda _, __, out, name=name: seen[forced_backend()].append((name, out))
+        )
+    for backend in seen:
+        with use_backend(backend), torch.set_grad_enabled(recorded):
+            network(image)
+    assert [name for name, _ in seen[None]] == [name for name, _ in seen['reference']]
+    for (_, found), (_, expected) in zip(*seen.values()):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_the_first_choice_holds_when_blocks_are_recomputed(family):
+    network = tiny(family, with_cp=True).train()
+    outputs = network(torch.randn(2, 3, 66, 45))
+    with use_backend('reference'):
+        sum(output.square().mean() for output in outputs).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_gated_in_two_types():
+    gate, x = torch.randn(3, 4).bfloat16(), torch.randn(3, 4)
+    with torch.no_grad():
+        assert gated(gate, x).dtype is torch.float32

@@ -12,6 +12,8 @@ from mmrest.ops.backend import (
     Implementation,
     Operation,
     always,
+    chosen_backend,
+    exactly_backend,
     forced_backend,
 )
 
@@ -53,14 +55,34 @@ def test_forced(halved):
     assert halved(4) == ('fast', 2)
 
 
-def test_forced_in_other_threads(halved):
-    """Autograd recomputes checkpointed blocks in threads of its own."""
-    found = []
-    with use_backend('reference'):
-        thread = threading.Thread(target=lambda: found.append(halved(4)))
+def test_forced_in_this_thread_alone(halved):
+    """Contexts of several threads end in any order and leave nothing behind."""
+    entered, leave, found = threading.Event(), threading.Event(), []
+
+    def other():
+        with use_backend('reference'):
+            entered.set()
+            leave.wait()
+        found.append(forced_backend())
+
+    thread = threading.Thread(target=other)
+    with use_backend('torch'):
         thread.start()
-        thread.join()
-    assert found == [('plain', 2)]
+        entered.wait()
+        assert halved(4) == ('fast', 2)
+    assert forced_backend() is None
+    leave.set()
+    thread.join()
+    assert found == [None] and forced_backend() is None
+
+
+def test_exactly_takes_a_choice_back():
+    with use_backend('torch'):
+        chosen = chosen_backend()
+        with use_backend('reference'), exactly_backend(chosen):
+            assert forced_backend() == 'torch'
+        with exactly_backend(None):
+            assert forced_backend() is None
 
 
 def test_environment_variable(halved, monkeypatch):

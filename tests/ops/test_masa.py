@@ -146,10 +146,11 @@ def test_as_exact_as_the_plain_form(axial, batch, height, width, heads, dim, dty
 def test_logits_whose_exponentials_overflow(fused_backend, axial, dtype):
     q, k, v = inputs(7, 13, 2, 16, scale=7.0)
     assert torch.einsum('bhwnd,bijnd->bnhwij', q, k).max() / 16**0.5 > 89
-    compare(axial, (q, k, v), dtype)
+    # The gradients of torch's fused attention reach 2.2 times here.
+    compare(axial, (q, k, v), dtype, times=2.5)
 
 
-def compare(axial, tensors, dtype):
+def compare(axial, tensors, dtype, times=2.0):
     """The chosen form with parts of wider tensors, against the plain form in every type."""
     height, width, heads, dim = tensors[0].shape[1:]
     # Those of a network are float32, for half types too.
@@ -166,7 +167,7 @@ def compare(axial, tensors, dtype):
     def chosen(q, k, v):
         return masa(spread(q), spread(k), v, tables_for(q), axial)
 
-    assert_as_exact(chosen, plain, tensors, dtype)
+    assert_as_exact(chosen, plain, tensors, dtype, times)
 
 
 @pytest.mark.parametrize('axial', [False, True])
@@ -179,6 +180,28 @@ def test_memory_grows_linearly(axial):
     assert 0 < kept[1] <= 4.1 * kept[0]
     with use_backend('reference'):
         assert kept_bytes(run, inputs(32, 32, 2, 8, batch=1)) > 2 * kept[1]
+
+
+@pytest.mark.parametrize('axial', [False, True])
+@pytest.mark.parametrize(
+    'scatter',
+    [
+        lambda x: torch.stack((x, x), -1)[..., 0],
+        lambda x: torch.cat((x, x[..., :1]), -1)[..., :-1],
+        lambda x: x.transpose(1, 3).contiguous().transpose(1, 3),
+        lambda x: torch.cat((x.flatten()[:1], x.flatten()))[1:].view_as(x),
+    ],
+    ids=['channels apart', 'tokens an odd number apart', 'transposed', 'an odd start'],
+)
+def test_inputs_in_other_places(backend, axial, scatter):
+    q, k, v = (x.float() for x in inputs(3, 5, dim=16))
+    scattered = [scatter(x).requires_grad_() for x in (q, k, v)]
+    assert all(torch.equal(a, b) for a, b in zip(scattered, (q, k, v)))
+    tables = tables_of(3, 5, 2, 16, torch.float32)
+    found, expected = masa(*scattered, tables, axial), masa(q, k, v, tables, axial)
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    assert all(leaf.grad.isfinite().all() for leaf in scattered)
 
 
 @pytest.mark.parametrize('axial', [False, True])

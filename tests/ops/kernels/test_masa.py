@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mmrest.ops import masa, use_backend
-from tests.ops.test_masa import HALF, compare, inputs, tables_of
+from mmrest.ops import use_backend
+from tests.ops.test_masa import HALF, compare, inputs
 
 pytest.importorskip('triton')
 
@@ -32,14 +32,3 @@ slow = pytest.mark.slow
 def test_as_exact_as_the_plain_form(axial, batch, height, width, heads, dim, dtype):
     with use_backend('triton'):
         compare(axial, inputs(height, width, heads, dim, batch), dtype)
-
-
-@pytest.mark.parametrize('axial', [False, True])
-def test_channels_that_are_not_next_to_each_other(axial):
-    q, k, v = (x.float() for x in inputs(3, 5, dim=16))
-    scattered = [torch.stack((x, x), -1)[..., 0] for x in (q, k, v)]
-    assert scattered[0].stride(-1) == 2
-    tables = tables_of(3, 5, 2, 16, torch.float32)
-    with use_backend('triton'):
-        found, expected = masa(*scattered, tables, axial), masa(q, k, v, tables, axial)
-    torch.testing.assert_close(found, expected)
