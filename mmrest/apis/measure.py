@@ -112,6 +112,9 @@ def step(job: Job, network: nn.Module) -> Callable[[], None]:
 def seconds(jobs: Sequence[Job], repeats: int) -> Dict[str, List[float]]:
     """Times of every job, measured in turn so that a slow moment meets all alike.
 
+    Each has a process of its own, as a network that is used has: what one job has taken of the
+    system's memory would serve the next one at once.
+
     Args:
         jobs: with different names.
         repeats: how often each is measured, after one run to warm up.
@@ -119,22 +122,42 @@ def seconds(jobs: Sequence[Job], repeats: int) -> Dict[str, List[float]]:
     Returns:
         Name of a job -> its times.
     """
-    steps = {job.name: step(job, build(job)) for job in jobs}
-    times: Dict[str, List[float]] = {name: [] for name in steps}
-    for repeat in range(repeats + 1):
-        for name, run in steps.items():
-            start = time.perf_counter()
-            run()
-            if repeat > 0:
-                times[name].append(time.perf_counter() - start)
+    times: Dict[str, List[float]] = {job.name: [] for job in jobs}
+    with ExitStack() as stack:
+        processes = [stack.enter_context(_process_of(job)) for job in jobs]
+        for repeat in range(repeats + 1):
+            for job, process in zip(jobs, processes):
+                taken = process.submit(_timed_step).result()
+                if repeat > 0:
+                    times[job.name].append(taken)
     return times
+
+
+def _process_of(job: Job) -> ProcessPoolExecutor:
+    process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn'))
+    process.submit(_prepare, job, torch.get_num_threads()).result()
+    return process
+
+
+_prepared: Dict[str, Callable[[], None]] = {}
+"""In a process of a job: its step."""
+
+
+def _prepare(job: Job, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _prepared['step'] = step(job, build(job))
+
+
+def _timed_step() -> float:
+    start = time.perf_counter()
+    _prepared['step']()
+    return time.perf_counter() - start
 
 
 def memory(job: Job) -> Memory:
     """Memory of a job, measured in a process of its own, because a peak cannot be reset."""
-    context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_memory, job, torch.get_num_threads()).result()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as process:
+        return process.submit(_memory, job, torch.get_num_threads()).result()
 
 
 def _memory(job: Job, threads: int) -> Memory:
@@ -143,12 +166,12 @@ def _memory(job: Job, threads: int) -> Memory:
     kept = kept_by(job, network) if job.train else 0
     gc.collect()
     step(job, network)()
-    return Memory(_peak_mb(), kept / 2**20)
+    return Memory(_peak_mb(job.device), kept / 2**20)
 
 
-def _peak_mb() -> float:
+def _peak_mb(device: str) -> float:
     status = Path('/proc/self/status')
-    if not torch.cuda.is_available() and status.is_file():
+    if device == 'cpu' and status.is_file():
         # Unlike getrusage's, this one does not begin with what the parent process held.
         for line in status.read_text().splitlines():
             if line.startswith('VmHWM:'):

@@ -162,7 +162,7 @@ class _BlockedEMSA(Function):
         unit = _unit(keys, eps)
         minus_mean = squares.new_tensor(-unit / keys)
         for samples, blocks in _blocks(q, heads * keys):
-            keys_t, values = k[samples].mT.contiguous(), v[samples].contiguous()
+            keys_t, values = _scaled_keys(k[samples]), v[samples].contiguous()
             sums = out[samples] if out.dtype == wide else out[samples].to(wide)
             for rows in blocks:
                 softmax = _softmax_of_mixed(q[samples, :, rows], keys_t, weight)[0]
@@ -195,7 +195,7 @@ class _BlockedEMSA(Function):
         grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
         grad_weight = torch.zeros_like(weight)
         for samples, blocks in _blocks(q, heads * keys):
-            keys_, keys_t = k[samples].to(wide), k[samples].mT.contiguous()
+            keys_, keys_t = k[samples].to(wide), _scaled_keys(k[samples])
             values_t = v[samples].to(wide).mT.contiguous()
             sum_k, sum_v = (torch.zeros_like(x[samples], dtype=wide) for x in (k, v))
             for rows in blocks:
@@ -213,7 +213,7 @@ class _BlockedEMSA(Function):
                 # Row by row and then over the rows: one long sum would lose digits.
                 by_row = grad_mixed.transpose(1, 2) @ logits.permute(0, 2, 3, 1)
                 grad_weight += by_row.sum((0, 1))
-                grad_logits = (weight.t() @ grad_mixed.flatten(2)).view_as(grad_mixed)
+                grad_logits = _mixed_heads(weight.t(), grad_mixed)
                 grad_q[samples, :, rows] = (grad_logits @ keys_) * scale
                 sum_k += grad_logits.mT @ query.to(wide)
             grad_k[samples] = sum_k * scale
@@ -242,17 +242,26 @@ def _blocks(q: Tensor, row_elements: int) -> Iterator[Tuple[slice, List[slice]]]
         yield slice(start, start + group), rows
 
 
+def _scaled_keys(k: Tensor) -> Tensor:
+    """Keys (B, n, M, d) -> (B, n, d, M), scaled: unscaled logits could overflow in float16."""
+    return (k * k.shape[-1] ** -0.5).mT.contiguous()
+
+
 def _softmax_of_mixed(q: Tensor, keys_t: Tensor, weight: Tensor) -> Tuple[Tensor, Tensor]:
     """Softmax of mixed logits, and the scaled logits before, (B, n, rows, M).
 
     Args:
         q: some rows of some samples, (B, n, rows, d).
-        keys_t: their keys, (B, n, d, M).
+        keys_t: what :func:`_scaled_keys` gives for them.
         weight: weight of the mix, (n, n); its type is that of the softmax.
     """
-    logits = (q * q.shape[-1] ** -0.5 @ keys_t).to(weight.dtype)
-    mixed = (weight @ logits.flatten(2)).view_as(logits)
-    return mixed.softmax(-1), logits
+    logits = (q @ keys_t).to(weight.dtype)
+    return _mixed_heads(weight, logits).softmax(-1), logits
+
+
+def _mixed_heads(weight: Tensor, maps: Tensor) -> Tensor:
+    """The 1x1 convolution over the heads of (B, n, rows, M), without a copy to other strides."""
+    return weight.expand(len(maps), -1, -1).bmm(maps.flatten(2)).view_as(maps)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

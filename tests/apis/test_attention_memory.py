@@ -13,7 +13,7 @@ def test_maps_are_kept_by_the_plain_form_alone(name):
     plain = attention_memory(attention, side, 'reference')
     lean = attention_memory(attention, side, 'torch')
     assert plain.kept >= maps > 0 and lean.kept > 0 and plain.peak > maps
-    assert lean.kept < plain.kept - maps
+    assert lean.kept <= plain.kept - maps
 
 
 def test_numbers_of_elements():

@@ -1,5 +1,7 @@
 """Time and memory of networks."""
 
+from concurrent.futures import Future
+
 import pytest
 import torch
 
@@ -19,15 +21,38 @@ def test_in_turn(monkeypatch):
     """Each job once to warm up, then one after the other in every round."""
     ran = []
 
-    def recorded(job, network):
-        return lambda: ran.append(job.name)
+    class Process:
+        """Runs what it is given at once, in this process."""
 
-    monkeypatch.setattr('mmrest.apis.measure.step', recorded)
-    monkeypatch.setattr('mmrest.apis.measure.build', lambda job: None)
+        def __init__(self, name):
+            self.name = name
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            ran.append('end')
+
+        def submit(self, function):
+            ran.append(self.name)
+            future = Future()
+            future.set_result(len(ran))
+            return future
+
+    monkeypatch.setattr('mmrest.apis.measure._process_of', lambda job: Process(job.name))
     jobs = [Job('rmt_t', 'torch', SMALL), Job('swin_t', None, SMALL)]
     times = seconds(jobs, repeats=2)
-    assert ran == ['rmt_t torch', 'swin_t'] * 3
-    assert {name: len(of_job) for name, of_job in times.items()} == {'rmt_t torch': 2, 'swin_t': 2}
+    assert ran == ['rmt_t torch', 'swin_t'] * 3 + ['end'] * 2
+    assert times == {'rmt_t torch': [3, 5], 'swin_t': [4, 6]}
+
+
+def test_in_processes():
+    """A failure in one is that of the call."""
+    job = Job('rest_lite', 'torch', (32, 32))
+    (times,) = seconds([job], repeats=2).values()
+    assert len(times) == 2 and min(times) > 0
+    with pytest.raises(KeyError, match='rest_x'):
+        seconds([job, job._replace(network='rest_x')], repeats=1)
 
 
 @pytest.mark.parametrize('train', [False, True])
