@@ -116,7 +116,7 @@ def test_commands(tmp_path, coco_root, ade_root):
 
 
 def test_python_blocks(tmp_path, capsys):
-    own, detector, segmentor, backbone = blocks('python')
+    own, detector, segmentor, backbone, exported = blocks('python')
     assert own in (ROOT / 'configs' / 'own_coco.py').read_text()
     for library, text in (('mmdet', detector), ('mmseg', segmentor)):
         (tmp_path / 'config.py').write_text(text)
@@ -129,6 +129,8 @@ def test_python_blocks(tmp_path, capsys):
         assert {m.shape[1] for m in maps} == {256}
     exec(compile(backbone, 'README.md', 'exec'), {})
     assert capsys.readouterr().out.startswith('(128, 256, 512) (8, 16, 32) [(1, 128, 25, 42)')
+    exec(compile(exported, 'README.md', 'exec'), {})
+    assert capsys.readouterr().out.startswith('[(1, 64, 25, 33), (1, 128, 13, 17)')
 
 
 # Text in the table of troubleshooting -> what brings it about.

@@ -28,8 +28,9 @@ def parse_args() -> argparse.Namespace:
         help=f'from {", ".join([*OURS, *PEERS])} (default: rest_small rmt_s)',
     )  # fmt: skip
     parser.add_argument(
-        '--backends', nargs='+', default=['torch', 'reference'], choices=BACKENDS,
-        help='of the attention of our networks; reference is the plain form',
+        '--backends', nargs='+', choices=BACKENDS,
+        help='of the attention of our networks; reference is the plain form '
+        '(default: torch reference, on a GPU triton too)',
     )  # fmt: skip
     parser.add_argument(
         '--sizes', nargs='+', type=size, default=[(800, 1344)], metavar='HxW',
@@ -53,6 +54,8 @@ def parse_args() -> argparse.Namespace:
         parser.error(f'no network {sorted(unknown)[0]!r}; choose from {[*OURS, *PEERS]}')
     if args.with_cp and not args.train:
         parser.error('--with-cp is for --train, which is not given')
+    if args.backends is None:
+        args.backends = BACKENDS if args.device == 'cuda' else ['torch', 'reference']
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UsageError('--device cuda: torch finds no GPU; leave it out')
     return args

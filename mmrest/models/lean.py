@@ -4,6 +4,7 @@ To write a map of a large image to fresh memory costs as much as several passes 
 write into tensors that nobody else needs.
 """
 
+import functools
 import itertools
 import threading
 from contextlib import contextmanager
@@ -105,6 +106,19 @@ def _conv_as_product(conv: nn.Conv2d, x: Tensor) -> Tensor:
     columns = F.unfold(x.contiguous(), kernel, padding=padding, stride=stride)
     out = F.linear(columns.mT, conv.weight.flatten(1), conv.bias)
     return out.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+
+@functools.lru_cache(maxsize=1)
+def keep_heap() -> None:
+    """Have the C library keep up to 64 MB of what the process frees, from now on.
+
+    glibc gives the end of its heap back to the system as soon as that exceeds twice the largest
+    block of its own that was freed, though of at most 32 MB (mallopt(3), M_MMAP_THRESHOLD). The
+    next map is then written to pages that the system has to clear first, which takes longer than
+    most layers do. One block of that size, never touched, raises the bound; other allocators
+    take no notice of it.
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 class _Steps(threading.local):

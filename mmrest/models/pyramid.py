@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from ..checkpoint import CheckpointError, match, read_state_dict
 from ..ops import chosen_backend, exactly_backend, in_graph
 from .arch import Arch, check_rate, is_integer, is_positive_int
-from .lean import channels_first, has_hooks, is_plain, steps
+from .lean import channels_first, has_hooks, is_plain, keep_heap, steps
 
 InitCfg = Union[dict, List[dict], None]
 
@@ -176,6 +176,8 @@ class PyramidBackbone(BaseModule):
                 f'{type(self).__name__} takes images of shape (B, {self.in_channels}, H, W), '
                 f'got {tuple(x.shape)}'
             )
+        if x.device.type == 'cpu' and not is_plain():
+            keep_heap()
         with steps(plain=not in_graph() and has_hooks(self)):
             return self._maps(x)
 

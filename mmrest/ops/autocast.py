@@ -33,7 +33,7 @@ def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
 def autocast_as_now(device: torch.device) -> Callable[[], ContextManager]:
     """Maker of contexts in which autocast is what it is at the moment of this call.
 
-    Its cache is off there: it would hand on weights that were cast without a gradient.
+    Its cache is off there, because the weights are needed with gradients and without.
     """
     if device.type == 'meta':
         return nullcontext

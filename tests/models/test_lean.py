@@ -1,6 +1,9 @@
 """Steps of the blocks that spare memory: the plain results and gradients."""
 
 import copy
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -176,3 +179,31 @@ def test_gated_in_two_types():
     gate, x = torch.randn(3, 4).bfloat16(), torch.randn(3, 4)
     with torch.no_grad():
         assert gated(gate, x).dtype is torch.float32
+
+
+FAULTS = """
+import resource
+import torch
+from mmrest.models.lean import keep_heap
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    maps = [torch.ones(2**22) for _ in range(3)]  # 16 MB each
+    del maps
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults(), faults()
+before = faults()
+keep_heap()
+faults()
+print(before, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='about the malloc of glibc')
+def test_keep_heap():
+    done = subprocess.run(
+        [sys.executable, '-c', FAULTS], capture_output=True, text=True, check=True
+    )
+    before, after = map(int, done.stdout.split())
+    assert after < before / 10
