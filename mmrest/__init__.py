@@ -6,7 +6,17 @@ mmengine and mmcv (mmcv-lite will do).
 """
 
 from .engine.invalid_loss import InvalidLossHook
+from .engine.loops import ResumableEpochLoop, ResumableIterLoop
+from .engine.saving import WholeCheckpointHook
 from .models import RMT, ResT
 from .version import __version__
 
-__all__ = ['RMT', 'InvalidLossHook', 'ResT', '__version__']
+__all__ = [
+    'RMT',
+    'InvalidLossHook',
+    'ResT',
+    'ResumableEpochLoop',
+    'ResumableIterLoop',
+    'WholeCheckpointHook',
+    '__version__',
+]

@@ -11,7 +11,7 @@ from mmrest.engine.checks import check
 from mmrest.engine.command import Parser, add_run_arguments, build_runner, run, run_config
 from mmrest.engine.config import dicts, type_name
 from mmrest.engine.errors import UsageError
-from mmrest.engine.guard import WholeCheckpointHook
+from mmrest.engine.guard import WholeWeightsHook
 
 
 def parse_args() -> argparse.Namespace:
@@ -116,7 +116,7 @@ def main() -> None:
     if args.tta:
         use_tta(cfg)
     runner = build_runner(cfg)
-    runner.register_hook(WholeCheckpointHook())
+    runner.register_hook(WholeWeightsHook())
     runner.test()
 
 

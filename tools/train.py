@@ -9,13 +9,13 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.logging import print_log
-from mmengine.runner import find_latest_checkpoint
 
-from mmrest.checkpoint import read_state_dict
+from mmrest.checkpoint import read_weights
 from mmrest.engine.checks import check
 from mmrest.engine.command import Parser, add_run_arguments, build_runner, run, run_config
 from mmrest.engine.errors import UsageError
-from mmrest.engine.guard import WholeCheckpointHook
+from mmrest.engine.guard import BeginningWeightsHook, WholeWeightsHook
+from mmrest.engine.saving import newest_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -71,7 +71,7 @@ def use_pretrained(cfg: Config, path: str) -> None:
     if not isinstance(cfg.model.get('backbone'), dict):
         raise UsageError('--pretrained is for a model with a backbone, and this config has none')
     if osp.isfile(path):
-        read_state_dict(path)  # what is no checkpoint is refused before the run begins
+        read_weights(path)  # what is no checkpoint is refused before the run begins
     before = cfg.model.backbone.get('init_cfg') or {}
     if not isinstance(before, dict) or before.get('type', 'Pretrained') != 'Pretrained':
         before = {}
@@ -130,15 +130,21 @@ def main() -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    resuming = bool(cfg.get('resume'))
+    if resuming and not cfg.get('load_from'):
+        cfg.load_from = newest_checkpoint(cfg.work_dir)
+        cfg.resume = cfg.load_from is not None
     check(cfg, ('train', 'val'))
     runner = build_runner(cfg)
     warn_of_batch_size(cfg)
     if cfg.get('resume'):
-        runner.register_hook(WholeCheckpointHook(resuming=True))
-    if args.resume == 'auto' and find_latest_checkpoint(cfg.work_dir) is None:
+        runner.register_hook(WholeWeightsHook(resuming=True))
+    else:
+        runner.register_hook(BeginningWeightsHook())
+    if resuming and not cfg.get('resume'):
         message = f'nothing to resume in {cfg.work_dir}: training begins from the beginning'
         print_log(message, 'current', logging.WARNING)
-    elif args.resume is not None and args.auto_scale_lr:
+    elif resuming and args.auto_scale_lr:
         message = 'the learning rate is that of the checkpoint: --auto-scale-lr does not change it'
         print_log(message, 'current', logging.WARNING)
     runner.train()

@@ -1,6 +1,7 @@
 """What the programs in tools/ share: arguments, the runner they drive, errors in one line."""
 
 import argparse
+import errno
 import os
 import os.path as osp
 import sys
@@ -15,10 +16,12 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..checkpoint import CheckpointError
-from .config import load_config, without_sync_bn
+from .config import load_config, make_resumable, without_sync_bn
 from .display import DisplayHook
-from .errors import UsageError
+from .errors import Interrupted, UsageError
 from .guard import guard_checkpoints
+from .saving import save_whole
+from .stopping import STOPPED
 
 # mmengine still looks packages up through it; nobody at the command line can mend that.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
@@ -38,6 +41,15 @@ def folder(text: str) -> Path:
     nearest = next(part for part in (path, *path.parents) if part.exists())
     if not nearest.is_dir():
         raise argparse.ArgumentTypeError(f'{nearest} is not a folder; choose another')
+    return path
+
+
+def published_file(text: str) -> Path:
+    """Type of an argument that names a file of weights to write."""
+    path = Path(text).expanduser()
+    if path.suffix not in ('.pth', '.safetensors'):
+        raise argparse.ArgumentTypeError(f'{text} is neither a .pth nor a .safetensors file')
+    folder(str(path.parent))
     return path
 
 
@@ -132,6 +144,8 @@ def build_runner(cfg: Config) -> Runner:
     SyncBN needs CUDA and a process group; without either it becomes BN.
     """
     guard_checkpoints()
+    save_whole()
+    make_resumable(cfg)
     reverted = 0
     if not torch.cuda.is_available() or cfg.launcher == 'none':
         reverted = without_sync_bn(cfg)
@@ -146,8 +160,23 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a program; what its user can mend ends it with one line and exit status 1."""
+    """Run a program; what its user can mend ends it with one line and exit status 1.
+
+    A run that was asked to stop ends with :data:`~.stopping.STOPPED`.
+    """
+    program = osp.basename(sys.argv[0])
     try:
         main()
     except (UsageError, CheckpointError) as error:
-        sys.exit(f'{osp.basename(sys.argv[0])}: error: {error}')
+        sys.exit(f'{program}: error: {error}')
+    except Interrupted as stop:
+        print(f'{program}: {stop}', file=sys.stderr)
+        sys.exit(STOPPED)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = f' at {error.filename}' if error.filename else ''
+        sys.exit(
+            f'{program}: error: the disk is full{where}; checkpoints that were there before are '
+            'kept: make room, and go on with --resume'
+        )

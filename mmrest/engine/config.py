@@ -130,6 +130,24 @@ def without_sync_bn(cfg: Config) -> int:
     return len(norms)
 
 
+def make_resumable(cfg: Config) -> None:
+    """Have a run use the loops and the checkpoint hook that lose nothing, in mmengine's place."""
+    loop = cfg.get('train_cfg')
+    if loop:
+        by_epoch = loop.pop('by_epoch', True) if 'type' not in loop else None
+        name = type_name(loop) or ('EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop')
+        loop['type'] = {
+            'EpochBasedTrainLoop': 'ResumableEpochLoop',
+            'IterBasedTrainLoop': 'ResumableIterLoop',
+        }.get(name, loop.get('type'))
+    if cfg.get('default_hooks') is None:
+        cfg.default_hooks = {}
+    cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    for hook in (*cfg.default_hooks.values(), *(cfg.get('custom_hooks') or ())):
+        if isinstance(hook, dict) and type_name(hook) == 'CheckpointHook':
+            hook['type'] = 'WholeCheckpointHook'
+
+
 def type_name(part: dict) -> Optional[str]:
     """Name of a type that is given by name, or as a class."""
     return getattr(part.get('type'), '__name__', part.get('type'))

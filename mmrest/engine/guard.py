@@ -1,16 +1,21 @@
-"""Checkpoints of a run, read under torch's weights-only guard."""
+"""Weights of a run: read under torch's weights-only guard, and never loaded by halves."""
 
+import logging
 import os
 import os.path as osp
-from typing import Any
+from typing import Any, Dict, Tuple
 from urllib.parse import urlparse
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader, Runner, checkpoint
+from torch import Tensor, nn
 
-from ..checkpoint import CheckpointError, match, read_checkpoint
+from ..checkpoint import CheckpointError, Weights, match, read_checkpoint, summary, weights_of
+from ..models.pretrained import fit
+from ..models.pyramid import PyramidBackbone
 
 
 def guard_checkpoints() -> None:
@@ -46,6 +51,10 @@ def load_from_guarded(filename: str, map_location: Any = None, model_dir: Any = 
         raise CheckpointError(
             f'{filename} holds a {type(content).__name__}, not a checkpoint or a state dict'
         )
+    if isinstance(content.get('meta'), dict):
+        # On resuming, mmengine runs this text of older files as a Python program, to compare the
+        # number of GPUs.
+        content['meta'].pop('config', None)
     return content
 
 
@@ -60,8 +69,32 @@ def _downloaded(url: str, folder: str) -> str:
     return path
 
 
-class WholeCheckpointHook(Hook):
-    """Stops a run whose checkpoint does not cover the model; mmengine would go on without it.
+class WeightsHook(Hook):
+    """Puts what a file holds under the names that the model has, or stops the run.
+
+    mmengine would load whatever matches and go on.
+    """
+
+    priority = 'VERY_HIGH'  # before EMAHook, which reads the state dict too
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Replace the state dict of a checkpoint that was read.
+
+        Raises:
+            CheckpointError: it does not fit.
+        """
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        checkpoint['state_dict'] = self.fitted(model, str(runner._load_from), checkpoint)
+
+    def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Dict[str, Tensor]:
+        """The tensors that go into `model`."""
+        raise NotImplementedError
+
+
+class WholeWeightsHook(WeightsHook):
+    """Stops a run whose checkpoint does not cover the model: a test, or one that goes on.
 
     Args:
         resuming: the checkpoint must also say how far its run had come.
@@ -70,30 +103,59 @@ class WholeCheckpointHook(Hook):
     def __init__(self, resuming: bool = False) -> None:
         self.resuming = resuming
 
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Compare names and shapes.
-
-        Raises:
-            CheckpointError: a tensor of the model is missing or has another shape, or there is
-                nothing to resume from.
-        """
-        if self.resuming and not {'meta', 'state_dict'} <= checkpoint.keys():
+    def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Dict[str, Tensor]:
+        if not self.resuming:
+            weights = weights_of(source, checkpoint)
+        elif {'meta', 'state_dict'} <= checkpoint.keys():
+            weights = weights_of(source, checkpoint['state_dict'])  # not an average of it
+        else:
             raise CheckpointError(
-                'this is no checkpoint of a run, it holds weights alone: leave --resume out and '
-                'begin from them with --cfg-options load_from=PATH'
+                f'{source} is no checkpoint of a run, it holds weights alone: leave --resume out '
+                'and begin from them with --cfg-options load_from=PATH'
             )
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
-        state = checkpoint.get('state_dict', checkpoint)
-        state = {name[7:] if name.startswith('module.') else name: t for name, t in state.items()}
         wanted = model.state_dict()
         try:
-            match(f'{runner._load_from} for {type(model).__name__}', state, wanted)
+            tensors, report = match(
+                f'{source} for {type(model).__name__}', weights.tensors, wanted
+            )
         except CheckpointError as error:
             backbone = {name[9:] for name in wanted if name.startswith('backbone.')}
-            if backbone & {*state, *state.get('model', ())}:
+            if backbone & weights.tensors.keys():
                 remedy = 'it holds a backbone alone, to begin training from: --pretrained PATH'
             else:
                 remedy = 'give the config that it was trained with'
             raise CheckpointError(f'{error}; {remedy}') from error
+        print_log(report, 'current')
+        return tensors
+
+
+class BeginningWeightsHook(WeightsHook):
+    """Begins a training from weights that cover its backbone; of the rest, from what fits.
+
+    That is how a detector of one data set is trained on the classes of another. What does not
+    come from the file is logged by name.
+    """
+
+    def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Dict[str, Tensor]:
+        weights = weights_of(source, checkpoint)
+        wanted = model.state_dict()
+        tensors = dict(weights.tensors)
+        backbone = getattr(model, 'backbone', None)
+        if backbone is not None:
+            of_backbone, _ = _fitted_to(backbone, weights)
+            tensors = {n: t for n, t in tensors.items() if not n.startswith('backbone.')}
+            tensors.update((f'backbone.{name}', t) for name, t in of_backbone.items())
+        whole = wanted.keys() <= tensors.keys()
+        print_log(
+            summary(weights.source, tensors, wanted),
+            'current',
+            logging.INFO if whole else logging.WARNING,
+        )
+        return {n: t for n, t in tensors.items() if n in wanted and t.shape == wanted[n].shape}
+
+
+def _fitted_to(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
+    if isinstance(backbone, PyramidBackbone):
+        return fit(backbone, weights)
+    own = weights.of(backbone.state_dict())
+    return match(f'{own.source} for {type(backbone).__name__}', own.tensors, backbone.state_dict())

@@ -5,9 +5,9 @@ from abc import abstractmethod
 from contextlib import contextmanager, nullcontext
 from typing import (
     ClassVar,
-    Iterable,
     Iterator,
     List,
+    Mapping,
     Optional,
     Sequence,
     Tuple,
@@ -15,15 +15,13 @@ from typing import (
 )
 
 import torch
-from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit
-from mmengine.model.weight_init import update_init_info
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..checkpoint import CheckpointError, match, read_state_dict
 from ..ops import chosen_backend, exactly_backend, in_graph
+from . import pretrained
 from .arch import Arch, check_rate, is_integer, is_positive_int
 from .lean import channels_first, has_hooks, is_plain, keep_heap, steps
 
@@ -68,6 +66,9 @@ class PyramidBackbone(BaseModule):
 
     scratch_init_cfg: ClassVar[InitCfg] = None
     """What a training from scratch begins with, where torch's layers begin otherwise."""
+
+    archs: ClassVar[Mapping[str, Arch]] = {}
+    """The architectures that have names."""
 
     def __init__(
         self,
@@ -129,6 +130,11 @@ class PyramidBackbone(BaseModule):
         self.norm_in_path = norm_in_path
         self.out_channels = tuple(arch.dims[i] for i in self.out_indices)
         self.out_strides = tuple(4 * 2**i for i in self.out_indices)
+
+    @classmethod
+    def families(cls) -> List[type]:
+        """The families of networks that are known by names."""
+        return [family for family in PyramidBackbone.__subclasses__() if family.archs]
 
     @abstractmethod
     def embedding(self, stage: int) -> nn.Module:
@@ -240,46 +246,25 @@ class PyramidBackbone(BaseModule):
     ) -> None:
         """Load released weights, all of them or none.
 
-        Output norms may be missing, because classification checkpoints have none; tensors of
-        the file that the backbone does not have (a classifier, stages that are not built, norms
-        of other outputs) are left out. Both are logged by name.
+        Files of classifiers, detectors and segmentors will do, as mmdet, mmseg, detectron2 and
+        the programs of the papers' authors write them: the backbone is found by its names, in
+        the average of the weights where the file holds one. Output norms may be missing,
+        because classification checkpoints have none; tensors of the file that the backbone does
+        not have (a classifier, stages that are not built, norms of other outputs) are left out.
+        Both are logged by name.
 
         Args:
-            path: a state dict, or a file that holds one under ``state_dict`` or ``model``.
-            prefix: read only the tensors whose names begin with it, without it; ``'backbone'``
-                takes the backbone of a detector.
+            path: a file that :func:`mmrest.checkpoint.read_weights` takes.
+            prefix: read only the tensors whose names begin with it, without it, where a file
+                holds several backbones.
             map_location: where the file is read to, as for ``torch.load``.
 
         Raises:
             CheckpointError: the file cannot be read, a tensor is missing or has another shape,
                 or the file holds more blocks of a stage. The message says how many of how many
-                tensors matched.
+                tensors matched, and which arch would fit.
         """
-        norms = {self.output_norm(stage) for stage in range(self.num_stages)}
-        norm_names = tuple(f'{n}.' for n, module in self.named_modules() if module in norms)
-        read = read_state_dict(path, prefix, map_location)
-        tensors, report = match(
-            f'{path} for {type(self).__name__}',
-            read,
-            self.state_dict(),
-            is_optional=lambda name: name.startswith(norm_names),
-        )
-        self._refuse_more_blocks(path, read)
-        self.load_state_dict(tensors, strict=False)
-        print_log(report, logger='current')
-
-    def _refuse_more_blocks(self, path: str, names: Iterable[str]) -> None:
-        """Weights of a deeper network cover this one, and yet are not meant for it."""
-        own = self.state_dict().keys()
-        stages = {self.blocks(stage) for stage in range(self.num_stages)}
-        prefixes = tuple(f'{name}.' for name, module in self.named_modules() if module in stages)
-        more = [name for name in names if name.startswith(prefixes) and name not in own]
-        if more:
-            raise CheckpointError(
-                f'{path} holds {len(more)} tensors of blocks that this {type(self).__name__} '
-                f'does not have ({more[0]}, ...): it was made for another arch; give the weights '
-                'of this one, or set arch'
-            )
+        pretrained.load(self, path, prefix, map_location)
 
 
 def _checkpoint(block: nn.Module, *inputs: Tensor) -> Tensor:
@@ -298,29 +283,11 @@ def _chosen(backend: Optional[str], plain: bool) -> Iterator[None]:
         yield
 
 
-class LoadPretrained:
-    """Initialiser of mmengine that covers the backbone or raises.
-
-    mmengine's own loads whatever matches, nothing at all included, and goes on.
-    """
-
-    def __init__(
-        self, checkpoint: str, prefix: Optional[str] = None, map_location: str = 'cpu'
-    ) -> None:
-        self.checkpoint = checkpoint
-        self.prefix = prefix
-        self.map_location = map_location
-
-    def __call__(self, backbone: PyramidBackbone) -> None:
-        backbone.load_pretrained(self.checkpoint, self.prefix, self.map_location)
-        update_init_info(backbone, f'Loaded from {self.checkpoint}')
-
-
 def _through_load_pretrained(cfg: dict) -> dict:
     if cfg.get('type') in ('Pretrained', PretrainedInit):
-        return dict(cfg, type=LoadPretrained)
+        return dict(cfg, type=pretrained.LoadPretrained)
     return cfg
 
 
 def _is_from_file(cfg: dict) -> bool:
-    return cfg.get('type') is LoadPretrained
+    return cfg.get('type') is pretrained.LoadPretrained

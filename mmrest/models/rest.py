@@ -188,6 +188,8 @@ class ResT(PyramidBackbone):
         dict(type='TruncNormal', layer=['Linear', 'Conv2d'], std=0.02)
     ]
 
+    archs: ClassVar[Mapping[str, ResTArch]] = ARCHS
+
     def __init__(
         self,
         arch: Union[str, Mapping[str, Any]] = 'small',

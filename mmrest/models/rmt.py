@@ -155,6 +155,13 @@ class DWConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(channels_first(x)).permute(0, 2, 3, 1)
 
+    def plus(self, x: Tensor, y: Tensor) -> Tensor:
+        """``self(x) + y``."""
+        if is_plain():
+            return self(x) + y
+        # Into the result itself: autograd copies where one writes into a view.
+        return add_into(self.conv(channels_first(x)), channels_first(y)).permute(0, 2, 3, 1)
+
 
 class RelPos2d:
     """Makes the position tables of a stage, and keeps those of the last size and device.
@@ -225,7 +232,7 @@ class MaSA(nn.Module):
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         q, k, heads = (part.unflatten(-1, (self.num_heads, -1)) for part in (q, k, v))
         out = masa(q, k, heads, tables, self.axial).flatten(-2)
-        return self.out_proj(add_into(self.lepe(v), out))
+        return self.out_proj(self.lepe.plus(v, out))
 
 
 class FFN(nn.Module):
@@ -239,7 +246,7 @@ class FFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = gelu_of(self.fc1(x))
-        return self.fc2(add_into(self.dwconv(x), x))
+        return self.fc2(self.dwconv.plus(x, x))
 
 
 class Block(nn.Module):
@@ -267,7 +274,7 @@ class Block(nn.Module):
             self.gamma_2 = nn.Parameter(torch.full((1, 1, 1, dim), float(layer_scale)))
 
     def forward(self, x: Tensor, tables: PositionTables) -> Tensor:
-        x = add_into(self.pos(x), x)
+        x = self.pos.plus(x, x)
         attended = self.retention(self.retention_layer_norm(x), tables)
         attended = self.gamma_1 * attended if self.has_layer_scale else attended
         x = add_into(self.drop_path(attended), x)
@@ -332,6 +339,8 @@ class RMT(PyramidBackbone):
 
     # Convolutions begin as torch starts them.
     scratch_init_cfg: ClassVar[InitCfg] = [dict(type='TruncNormal', layer='Linear', std=0.02)]
+
+    archs: ClassVar[Mapping[str, RMTArch]] = ARCHS
 
     def __init__(
         self,

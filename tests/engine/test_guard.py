@@ -12,7 +12,7 @@ from mmengine.runner import CheckpointLoader, checkpoint
 from torch import nn
 
 from mmrest.checkpoint import CheckpointError
-from mmrest.engine.guard import WholeCheckpointHook, guard_checkpoints
+from mmrest.engine.guard import WholeWeightsHook, guard_checkpoints
 
 
 @pytest.fixture(autouse=True)
@@ -76,14 +76,14 @@ def test_local_files_pass_the_guard(tmp_path):
 
 def test_a_checkpoint_must_cover_the_model():
     model = nn.Linear(2, 3)
-    runner, hook = SimpleNamespace(model=model, _load_from='x.pth'), WholeCheckpointHook()
+    runner, hook = SimpleNamespace(model=model, _load_from='x.pth'), WholeWeightsHook()
     state = model.state_dict()
     hook.after_load_checkpoint(runner, {'state_dict': state})
     hook.after_load_checkpoint(runner, {f'module.{name}': t for name, t in state.items()})
     with pytest.raises(CheckpointError, match=r'^x\.pth for Linear .* 1 of 2 .*; give the config'):
         hook.after_load_checkpoint(runner, {'state_dict': {'weight': state['weight']}})
     with pytest.raises(CheckpointError, match='it holds weights alone: leave --resume out'):
-        WholeCheckpointHook(resuming=True).after_load_checkpoint(runner, {'state_dict': state})
+        WholeWeightsHook(resuming=True).after_load_checkpoint(runner, {'state_dict': state})
 
 
 @pytest.mark.parametrize('container', [None, 'state_dict', 'model'])
@@ -93,6 +93,6 @@ def test_a_backbone_alone(container):
     runner = SimpleNamespace(model=detector, _load_from='x.pth')
     state = detector['backbone'].state_dict()
     with pytest.raises(CheckpointError, match=r'holds a backbone alone, .*: --pretrained PATH'):
-        WholeCheckpointHook().after_load_checkpoint(
+        WholeWeightsHook().after_load_checkpoint(
             runner, state if container is None else {container: state}
         )

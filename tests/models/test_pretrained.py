@@ -10,6 +10,7 @@ from mmengine.logging import MMLogger
 from mmrest import RMT, ResT
 from mmrest.checkpoint import CheckpointError
 from tests.models.networks import FAMILIES, TINY, randomised, tiny
+from tests.models.test_reference import assert_maps
 from tests.shared import needs_reference, reference, weights
 
 both = pytest.mark.parametrize('family', FAMILIES)
@@ -34,10 +35,12 @@ def equal(network, state):
 
 
 @both
-@pytest.mark.parametrize('container', [None, 'model', 'state_dict'])
-def test_containers(family, container, tmp_path, log):
+@pytest.mark.parametrize('prefix', ['', 'module.', 'backbone.', '_orig_mod.'])
+@pytest.mark.parametrize('container', [None, 'model', 'state_dict', 'model_ema'])
+def test_files(family, container, prefix, tmp_path, log):
     state = randomised(tiny(family)).state_dict()
-    torch.save(state if container is None else {container: state}, tmp_path / 'x.pth')
+    content = {prefix + name: tensor for name, tensor in state.items()}
+    torch.save(content if container is None else {container: content}, tmp_path / 'x.pth')
     network = tiny(family, init_cfg=pretrained(tmp_path / 'x.pth'))
     network.init_weights()
     assert equal(network, state)
@@ -46,14 +49,14 @@ def test_containers(family, container, tmp_path, log):
 
 
 @both
-def test_backbone_of_a_detector(family, tmp_path):
-    state = randomised(tiny(family)).state_dict()
-    detector = {f'backbone.{name}': tensor for name, tensor in state.items()}
-    torch.save({'state_dict': {**detector, 'neck.weight': torch.ones(3)}}, tmp_path / 'x.pth')
-    network = tiny(family, init_cfg=pretrained(tmp_path / 'x.pth', prefix='backbone'))
+def test_one_backbone_of_several(family, tmp_path, log):
+    states = {prefix: randomised(tiny(family)).state_dict() for prefix in ('student', 'teacher')}
+    content = {f'{prefix}.{n}': t for prefix, state in states.items() for n, t in state.items()}
+    torch.save(dict(content, head=torch.ones(1)), tmp_path / 'x.pth')
+    network = tiny(family, init_cfg=pretrained(tmp_path / 'x.pth', prefix='teacher'))
     network.init_weights()
-    assert equal(network, state)
-    with pytest.raises(CheckpointError, match=r'0 of .* tensors match'):
+    assert equal(network, states['teacher'])
+    with pytest.raises(CheckpointError, match=r"several networks, .* set prefix='student'"):
         tiny(family, init_cfg=pretrained(tmp_path / 'x.pth')).init_weights()
 
 
@@ -86,7 +89,7 @@ def test_what_does_not_fit_is_an_error_and_changes_nothing(family, damage, tmp_p
     elif damage == 'transposed':
         state[names[0]] = state[names[0]].T.contiguous()
     elif damage == 'empty':
-        state = {'other.' + name: tensor for name, tensor in state.items()}
+        state = {'other_' + name: tensor for name, tensor in state.items()}
     torch.save(state, tmp_path / 'x.pth')
     network = tiny(family, init_cfg=pretrained(tmp_path / 'x.pth'))
     before = copy.deepcopy(network.state_dict())
@@ -120,19 +123,91 @@ def test_pretrained_comes_after_other_initialisers(family, tmp_path):
     ).all()
 
 
-@needs_reference
-@pytest.mark.parametrize('name', ['rmt_t', 'rest_lite'])
-def test_released_classification_file(name, tmp_path, log):
-    (entry,) = (e for e in reference('classification') if e['name'] == name)
-    family, arch = name.split('_')
-    shapes = {**reference('checkpoint_keys')[name], **entry['extra_keys']}
-    for missing in entry['not_in_classification_checkpoint']:
-        del shapes[missing]
+NETWORKS = {'rmt': RMT, 'rest': ResT}
+
+
+def released(name, kind):
+    """Weights of one of the eight networks as a file of some kind holds them."""
+    shapes = dict(reference('checkpoint_keys')[name])
+    extra = {'neck.lateral_convs.0.conv.weight': [8, 8, 1, 1]}
+    if kind == 'classification':
+        (entry,) = (e for e in reference('classification') if e['name'] == name)
+        for missing in entry['not_in_classification_checkpoint']:
+            del shapes[missing]
+        extra = entry['extra_keys']
     state = weights().fill(shapes)
-    torch.save({'model': state}, tmp_path / 'x.pth')
-    cls = {'rmt': RMT, 'rest': ResT}[family]
-    network = cls(arch, init_cfg=pretrained(tmp_path / 'x.pth'))
+    return state, weights().fill(extra)
+
+
+CONTAINERS = [None, 'model', 'state_dict', 'model_ema', 'state_dict_ema']
+PREFIXES = ['', 'module.', 'backbone.', 'backbone.bottom_up.', '_orig_mod.']
+
+
+def load_released(name, kind, container, prefix, path):
+    """Network of a released file, shown to hold its weights."""
+    state, extra = released(name, kind)
+    content = {prefix + n: t for n, t in state.items()}
+    content.update((f'module.{n}' if prefix == 'module.' else n, t) for n, t in extra.items())
+    if container is not None:
+        worse = {container[:-4]: {n: t + 1 for n, t in content.items()}}
+        content = {container: content, **(worse if container.endswith('_ema') else {})}
+    torch.save(content, path)
+    family, arch = name.split('_')
+    network = NETWORKS[family](arch, init_cfg=pretrained(path))
     network.init_weights()
-    loaded = {n: t for n, t in network.state_dict().items() if n in state}
-    assert all(torch.equal(tensor, state[n]) for n, tensor in loaded.items())
-    assert f'{len(loaded)} of ' in log.text
+    loaded = network.state_dict()
+    assert all(torch.equal(loaded[n], tensor) for n, tensor in state.items())
+    return network
+
+
+@needs_reference
+@pytest.mark.parametrize('kind', ['detection', 'classification'])
+@pytest.mark.parametrize('name', ['rmt_t', 'rest_lite'])
+def test_released_files(name, kind, tmp_path):
+    files = list(zip(CONTAINERS, PREFIXES))
+    if kind == 'classification':
+        files = [('model', ''), ('state_dict_ema', 'module._orig_mod.')]
+    for container, prefix in files:
+        load_released(name, kind, container, prefix, tmp_path / 'x.pth')
+
+
+@pytest.mark.slow
+@needs_reference
+@pytest.mark.parametrize('prefix', PREFIXES)
+@pytest.mark.parametrize('container', CONTAINERS)
+@pytest.mark.parametrize('kind', ['detection', 'classification'])
+@pytest.mark.parametrize('name', reference('checkpoint_keys'))
+def test_released_files_of_every_network(name, kind, container, prefix, tmp_path):
+    load_released(name, kind, container, prefix, tmp_path / 'x.pth')
+
+
+@needs_reference
+@pytest.mark.parametrize('name', ['rmt_t', 'rmt_s', 'rest_lite', 'rest_small'])
+def test_maps_of_a_released_file(name, tmp_path):
+    """The path from a detector's file to the numbers of the released networks."""
+    network = load_released(name, 'detection', 'state_dict', 'backbone.', tmp_path / 'x.pth')
+    family, arch = name.split('_')
+    entry = next(
+        entry
+        for entry in reference('feature_maps')
+        if (entry['arch'], entry['variant'], entry['norm_in_path']) == (family, arch, False)
+    )
+    assert_maps(network, entry)
+
+
+@needs_reference
+def test_what_is_not_of_a_network_names_whose_it_is(tmp_path):
+    path = tmp_path / 'x.pth'
+    for name, network, of in [
+        ('rmt_b', RMT('s'), 'rmt_b'),
+        ('rest_large', ResT('base'), 'rest_large'),
+        ('rest_lite', RMT('t'), 'rest_lite'),
+    ]:
+        state, extra = released(name, 'classification')
+        torch.save({'model': {**state, **extra}}, path)
+        with pytest.raises(CheckpointError, match=rf'; it looks like {of}: set type and arch'):
+            network.load_pretrained(path)
+    torch.save(dict(list(state.items())[:100]), path)
+    with pytest.raises(CheckpointError, match=r'\d+ of \d+ tensors match') as error:
+        ResT('lite').load_pretrained(path)
+    assert 'looks like' not in str(error.value)

@@ -120,7 +120,7 @@ def test_checkpoints_that_do_not_fit(detector, coco_root):
     common = ('--data-root', coco_root, '--work-dir', 'unfit')
     for program, args, line in (
         (evaluate, ('backbone.pth',), 'error: backbone.pth for MaskRCNN does not fit: 0 of '),
-        (train, ('--resume', 'weights.pth'), 'error: this is no checkpoint of a run'),
+        (train, ('--resume', 'weights.pth'), 'error: weights.pth is no checkpoint of a run'),
     ):
         done = program('tiny.py', *args, *common, cwd=folder, check=False)
         assert done.returncode == 1 and 'Traceback' not in done.stderr

@@ -1,19 +1,23 @@
-"""Reading checkpoints: what is read, what is refused, and what is said."""
+"""Reading files of weights: what is read, what is refused, and what is said."""
 
+import argparse
 import os
+import pathlib
 import pickle
 import subprocess
+import sys
+import zipfile
 from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OneCycleLR
 
-from mmrest import checkpoint
-from mmrest.checkpoint import CheckpointError, match, read_checkpoint, read_state_dict
+from mmrest.checkpoint import CheckpointError, read_checkpoint, read_weights, reading
 
 STATE = OrderedDict(a=torch.ones(2), b=torch.zeros(3))
 
@@ -22,35 +26,12 @@ STATE = OrderedDict(a=torch.ones(2), b=torch.zeros(3))
 def guard(request, monkeypatch):
     """Every file is read both ways."""
     if request.param != 'guard of torch':
-        monkeypatch.setattr(checkpoint, '_torch_can_be_told_of_types', lambda: False)
+        monkeypatch.setattr(reading, '_torch_can_be_told_of_types', lambda: False)
 
 
 def saved(path, content):
     torch.save(content, path)
     return str(path)
-
-
-@pytest.mark.parametrize(
-    'content',
-    [STATE, {'model': STATE, 'epoch': 3}, {'state_dict': STATE, 'model': 'RMT', 'meta': {}}],
-    ids=['plain', 'model', 'state_dict'],
-)
-def test_containers(tmp_path, content):
-    state = read_state_dict(saved(tmp_path / 'x.pth', content))
-    assert state.keys() == STATE.keys()
-    assert all(torch.equal(state[name], STATE[name]) for name in STATE)
-
-
-def test_prefix(tmp_path):
-    path = saved(
-        tmp_path / 'x.pth', {'state_dict': {'backbone.a': STATE['a'], 'neck.b': STATE['b']}}
-    )
-    assert list(read_state_dict(path, 'backbone')) == ['a']
-    assert list(read_state_dict(path, 'backbone.')) == ['a']
-    with pytest.raises(
-        CheckpointError, match=r"begins with 'head\.'; its tensors are backbone\.a"
-    ):
-        read_state_dict(path, 'head')
 
 
 def test_what_the_runner_of_mmengine_saves(tmp_path):
@@ -103,7 +84,7 @@ def test_commands_are_refused_and_not_run(tmp_path, function, args):
     )
     path = saved(tmp_path / 'x.pth', {'state_dict': STATE, 'meta': [Command(function, *args)]})
     with pytest.raises(CheckpointError, match=r'x\.pth is refused: it would build a \S+'):
-        read_state_dict(path)
+        read_weights(path)
     assert not witness.exists()
 
 
@@ -129,31 +110,77 @@ def test_what_is_no_checkpoint(tmp_path):
         (saved(tmp_path / 'empty', {'state_dict': {}}), 'empty holds no tensors'),
     ]:
         with pytest.raises(CheckpointError, match=message) as error:
-            read_state_dict(str(path))
+            read_weights(str(path))
         assert '\n' not in str(error.value)
 
 
-def test_match():
-    wanted = dict(
-        STATE, **{'bn.num_batches_tracked': torch.tensor(0), 'norm1.weight': torch.ones(1)}
-    )
-    tensors, report = match(
-        'f', dict(STATE, head=torch.ones(1)), wanted, lambda name: name.startswith('norm1.')
-    )
-    assert tensors.keys() == STATE.keys()
-    assert report == (
-        '2 of 3 tensors loaded from f, 1 keep their values (norm1.weight), '
-        '1 of the file ignored (head)'
-    )
-    with pytest.raises(
-        CheckpointError,
-        match=r'f does not fit: 1 of 3 tensors match, 1 missing \(norm1\.weight\), 1 of another '
-        r'shape \(b \(4,\) instead of \(3,\)\); the file has 0 tensors under other names \(none\)',
-    ):
-        match('f', {'a': STATE['a'], 'b': torch.ones(4)}, wanted)
+def test_arguments_of_a_training_program(tmp_path):
+    """What the programs of ResT and RMT keep beside the weights."""
+    args = argparse.Namespace(lr=1e-3, output_dir=pathlib.Path('runs/rmt'), aa='rand-m9')
+    found = read_checkpoint(saved(tmp_path / 'x.pth', {'model': STATE, 'args': args}))
+    assert found['args'].lr == 1e-3
+    assert str(found['args'].output_dir) == 'runs/rmt'
 
 
-def test_match_hints_at_a_prefix():
-    detector = {f'backbone.{name}': tensor for name, tensor in STATE.items()}
-    with pytest.raises(CheckpointError, match=r"; those of prefix='backbone' would$"):
-        match('f', detector, STATE)
+class CfgNode(dict):
+    """Stands for that of yacs, by name."""
+
+
+CfgNode.__module__, CfgNode.__qualname__ = 'yacs.config', 'CfgNode'
+
+
+def test_settings_of_a_library_that_is_not_installed(tmp_path, monkeypatch):
+    module = type(os)('yacs.config')
+    module.CfgNode = CfgNode
+    monkeypatch.setitem(sys.modules, 'yacs', type(os)('yacs'))
+    monkeypatch.setitem(sys.modules, 'yacs.config', module)
+    path = saved(
+        tmp_path / 'x.pth', {'model': STATE, 'config': CfgNode(lr=1, nested=CfgNode(a=2))}
+    )
+    monkeypatch.delitem(sys.modules, 'yacs.config')
+    assert read_checkpoint(path)['config'] == {'lr': 1, 'nested': {'a': 2}}
+
+
+def test_safetensors(tmp_path):
+    path = tmp_path / 'x.safetensors'
+    safetensors.torch.save_file(dict(STATE), path)
+    found = read_weights(str(path)).tensors
+    assert found.keys() == STATE.keys()
+    assert all(torch.equal(found[name], STATE[name]) for name in STATE)
+    assert read_checkpoint(str(path), 'meta')['a'].device.type == 'meta'
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(CheckpointError, match=r'cannot be read .* \(SafetensorError: '):
+        read_checkpoint(str(path))
+
+
+def test_a_pickle_of_arrays(tmp_path):
+    """What detectron2's model zoo holds."""
+    arrays = {name: tensor.numpy() for name, tensor in STATE.items()}
+    path = tmp_path / 'x.pkl'
+    path.write_bytes(pickle.dumps({'model': arrays, '__author__': 'detectron2'}))
+    found = read_weights(str(path)).tensors
+    assert all(torch.equal(found[name], STATE[name]) for name in STATE)
+
+
+def test_files_of_torch_before_1_6(tmp_path):
+    path = tmp_path / 'x.pth'
+    torch.save(STATE, path, _use_new_zipfile_serialization=False)
+    assert torch.equal(read_weights(str(path)).tensors['a'], STATE['a'])
+    bad = tmp_path / 'bad.pth'
+    witness = tmp_path / 'witness'
+    command = Command(os.system, f'touch {witness}')
+    torch.save([command], bad, _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match='is refused: it would build a'):
+        read_checkpoint(str(bad))
+    assert not witness.exists()
+
+
+def test_what_would_unpack_to_more_than_it_is(tmp_path):
+    path = tmp_path / 'x.pth'
+    with zipfile.ZipFile(saved(path, STATE)) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content + bytes(10**7))
+    with pytest.raises(CheckpointError, match=r'its \d+ bytes would unpack to \d+'):
+        read_checkpoint(str(path))

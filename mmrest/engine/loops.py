@@ -1,0 +1,173 @@
+"""Training loops that go on where a checkpoint was taken, in the middle of an epoch too.
+
+What they do on the way is what mmengine's do. A run that was stopped and resumed gives the
+weights of one that was not, bit for bit where the machine's operations are deterministic.
+"""
+
+import logging
+from typing import Any, Dict, Optional, Union
+
+from mmengine.hooks import EMAHook
+from mmengine.logging import print_log
+from mmengine.registry import LOOPS
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from .errors import Interrupted
+from .loading import ResumableLoader
+from .randomness import RandomStates, kept_random_states, random_states, set_random_states
+from .saving import WholeCheckpointHook
+from .stopping import StopRequest
+
+
+class _Resumable:
+    """What both loops add to mmengine's.
+
+    Attributes:
+        evaluated: whether the evaluation that is due where the training stands is done.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: Union[DataLoader, Dict[str, Any]],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(dataloader, dict):
+            different = runner._randomness_cfg.get('diff_rank_seed', False)
+            dataloader = runner.build_dataloader(
+                dataloader, seed=runner.seed, diff_rank_seed=different
+            )
+        super().__init__(runner, ResumableLoader(dataloader, runner.seed), *args, **kwargs)
+        self.evaluated = False
+        self._resumed: Optional[Dict[str, Any]] = None
+        self._before_evaluation: Optional[RandomStates] = None
+        self._stop = StopRequest()
+
+    def remembered(self) -> Dict[str, Any]:
+        """What a checkpoint holds of the loop; of each process its own."""
+        return dict(
+            batches=len(self.dataloader),
+            evaluated=self.evaluated,
+            random_states=self._before_evaluation or random_states(),
+        )
+
+    def recall(self, remembered: Optional[Dict[str, Any]]) -> None:
+        """Go on from what :meth:`remembered` returned; None: a checkpoint without it."""
+        self._resumed = remembered or {}
+        batches = self._resumed.get('batches', len(self.dataloader))
+        if batches != len(self.dataloader):
+            print_log(
+                f'a pass over the data had {batches} batches and has {len(self.dataloader)} now: '
+                'with another data set, batch size or number of processes the run does not go on '
+                'as it would have',
+                'current',
+                logging.WARNING,
+            )
+
+    def run(self) -> nn.Module:
+        """Train, and evaluate in between.
+
+        Raises:
+            Interrupted: the process was asked to stop.
+        """
+        with self._stop:
+            self.runner.call_hook('before_train')
+            resumed, self._resumed = self._resumed, None
+            self._run(resumed)
+            self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def run_iter(self, *args: Any) -> None:
+        """Train on one batch."""
+        super().run_iter(*args)
+        self.evaluated = False
+        if self._stop.asked():
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        message = f'stopped after iteration {self._iter} by SIGTERM'
+        hooks = [hook for hook in self.runner.hooks if isinstance(hook, WholeCheckpointHook)]
+        for hook in hooks:
+            path = hook.save_now(self.runner, self._epoch, self._iter)
+            message += f'; {path} is saved, and the same command with --resume goes on from there'
+        raise Interrupted(message)
+
+    def _begin_at(self, batch: int, resumed: Optional[Dict[str, Any]]) -> int:
+        self.dataloader.begin(self.runner.seed, batch)
+        if batch:
+            print_log(f'the data goes on at batch {batch} of its pass', 'current')
+        if resumed and 'random_states' in resumed:
+            set_random_states(resumed['random_states'])
+        return batch
+
+    def _evaluate_if_due(self, done: int, end: int) -> None:
+        self._decide_current_val_interval()
+        if self.runner.val_loop is None or done < self.val_begin:
+            return
+        if done % self.val_interval and done != end:
+            return
+        self._before_evaluation = random_states()
+        try:
+            with kept_random_states(), self._stop.at_once():
+                self.runner.val_loop.run()
+        except Interrupted:
+            for hook in self.runner.hooks:
+                if isinstance(hook, EMAHook):
+                    hook.after_val_epoch(self.runner)  # gives the weights of training back
+            self._interrupt()
+        finally:
+            self._before_evaluation = None
+        self.evaluated = True
+
+
+@LOOPS.register_module()
+class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
+    """mmengine's EpochBasedTrainLoop that goes on at the next batch."""
+
+    def _run(self, resumed: Optional[Dict[str, Any]]) -> None:
+        batches, done = len(self.dataloader), 0
+        if resumed is not None:
+            done = self._iter - self._epoch * batches
+            if not 0 <= done <= batches:
+                done = 0
+            if done == 0 and not resumed.get('evaluated', True):
+                print_log('the evaluation that was due is done now', 'current')
+                self._evaluate_if_due(self._epoch, self._max_epochs)
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self._run_epoch(done, resumed)
+            done, resumed = 0, None
+            self._evaluate_if_due(self._epoch, self._max_epochs)
+
+    def _run_epoch(self, done: int, resumed: Optional[Dict[str, Any]]) -> None:
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        first = self._begin_at(done, resumed)
+        for index, batch in enumerate(self.dataloader, start=first):
+            self.run_iter(index, batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+
+@LOOPS.register_module()
+class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
+    """mmengine's IterBasedTrainLoop that goes on at the next batch."""
+
+    def _run(self, resumed: Optional[Dict[str, Any]]) -> None:
+        self.runner.call_hook('before_train_epoch')
+        if resumed is not None and self._iter and not resumed.get('evaluated', True):
+            self._evaluate_if_due(self._iter, self._max_iters)
+        batches, sampler = self._iter, self.dataloader.batch_sampler
+        if not sampler.is_endless:
+            epoch, batches = divmod(self._iter, len(self.dataloader))
+            self.dataloader_iterator._epoch = epoch
+            if hasattr(sampler.sampler, 'set_epoch'):
+                sampler.sampler.set_epoch(epoch)
+        self._begin_at(batches, resumed)
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            self.run_iter(next(self.dataloader_iterator))
+            self._evaluate_if_due(self._iter, self._max_iters)
+        self.runner.call_hook('after_train_epoch')

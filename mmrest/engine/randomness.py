@@ -1,0 +1,61 @@
+"""Random states: kept over what must not move them, and set for what must be the same again."""
+
+import random
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator
+
+import numpy as np
+import torch
+
+RandomStates = Dict[str, Any]
+
+
+def random_states() -> RandomStates:
+    """States of Python's, numpy's and torch's generators, in types that a checkpoint may hold."""
+    states = dict(
+        python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state()
+    )
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states['cuda'] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_random_states(states: RandomStates) -> None:
+    """Set what :func:`random_states` returned."""
+    random.setstate(states['python'])
+    np.random.set_state(states['numpy'])
+    torch.set_rng_state(states['torch'].cpu())
+    if 'cuda' in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states['cuda'].cpu())
+
+
+@contextmanager
+def kept_random_states() -> Iterator[None]:
+    """Have what follows go on as if nothing had been drawn here."""
+    states = random_states()
+    try:
+        yield
+    finally:
+        set_random_states(states)
+
+
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Have what is drawn here depend on some numbers alone, and leave no trace.
+
+    It seeds the generators of the CPU, which data pipelines draw from.
+
+    Args:
+        numbers: not negative.
+    """
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seeds = np.random.SeedSequence(numbers).generate_state(4)
+    random.seed(int(seeds[0]) << 32 | int(seeds[1]))
+    np.random.seed(seeds)
+    torch.default_generator.manual_seed(int(seeds[2]) << 31 | int(seeds[3]) >> 1)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

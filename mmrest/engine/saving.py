@@ -1,0 +1,242 @@
+"""Checkpoints of a run: each one whole, an older one removed only after, the newest one found."""
+
+import logging
+import os
+import os.path as osp
+import re
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from mmengine import runner as mmengine_runner
+from mmengine.dist import all_gather_object, get_rank, is_main_process
+from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner, checkpoint
+from mmengine.runner import runner as runner_module
+
+from ..checkpoint import CheckpointError, read_checkpoint, save_checkpoint, write_whole
+
+INTERRUPTED = 'interrupted.pth'
+"""What a run that was asked to stop leaves; the next regular checkpoint replaces it."""
+
+_KEY = 'mmrest'
+"""Where a checkpoint holds what the loops of mmrest need; a list, an entry a process."""
+
+
+def save_whole() -> None:
+    """Have mmengine write checkpoints through :func:`mmrest.checkpoint.save_checkpoint`.
+
+    mmengine writes into the file itself: what is killed then leaves half of one.
+    """
+    for module in (mmengine_runner, checkpoint, runner_module):
+        module.save_checkpoint = _save
+
+
+_save_by_backend = checkpoint.save_checkpoint
+
+
+def _save(
+    content: Any,
+    filename: str,
+    file_client_args: Optional[dict] = None,
+    backend_args: Optional[dict] = None,
+) -> None:
+    if file_client_args is None and not filename.startswith('pavi://'):
+        backend = get_file_backend(filename, backend_args=backend_args)
+        if isinstance(backend, LocalBackend):
+            os.makedirs(osp.dirname(filename) or '.', exist_ok=True)
+            save_checkpoint(content, filename)
+            return
+    _save_by_backend(content, filename, file_client_args, backend_args)
+
+
+@HOOKS.register_module()
+class WholeCheckpointHook(CheckpointHook):
+    """mmengine's CheckpointHook that loses nothing.
+
+    An older checkpoint, the best one so far too, is removed only after the newer one is
+    complete and can be read. A checkpoint holds what the loops of :mod:`.loops` need to go on as
+    if nothing had happened.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._remembered: List[Dict[str, Any]] = []
+        self._saved_iter: Optional[int] = None
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add what the loop remembers, of each process."""
+        if 'optimizer' in checkpoint and self._remembered:
+            checkpoint[_KEY] = self._remembered
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Have the loop go on from what it remembered."""
+        if not runner._resume or not hasattr(runner.train_loop, 'recall'):
+            return
+        remembered = checkpoint.get(_KEY) or []
+        if get_rank() < len(remembered):
+            runner.train_loop.recall(remembered[get_rank()])
+        else:
+            runner.train_loop.recall(None)
+            message = (
+                'the checkpoint holds no random states of this process: what is drawn differs'
+            )
+            print_log(message, 'current', logging.WARNING)
+
+    def save_now(self, runner: Runner, epoch: int, iteration: int) -> str:
+        """Save between two regular checkpoints; every process calls it.
+
+        Returns:
+            The newest checkpoint, which is a regular one where that was just saved.
+        """
+        if self._saved_iter == iteration:
+            return self.last_ckpt
+        self._remember(runner)
+        path = osp.join(self.out_dir, INTERRUPTED)
+        self._write(runner, INTERRUPTED, dict(epoch=epoch, iter=iteration))
+        return path
+
+    def _remember(self, runner: Runner) -> None:
+        if hasattr(runner.train_loop, 'remembered'):
+            self._remembered = all_gather_object(runner.train_loop.remembered())
+
+    def _write(self, runner: Runner, name: str, meta: dict) -> None:
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        kept, outdated = [], []
+        if self.max_keep_ckpts > 0:
+            kept = [*(kept for kept in self.keep_ckpt_ids if kept != step), step]
+            kept, outdated = kept[-self.max_keep_ckpts :], kept[: -self.max_keep_ckpts]
+            # The one that a kill may leave over is in the list too: before_train removes it.
+            runner.message_hub.update_info('keep_ckpt_ids', outdated + kept)
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        self._remember(runner)
+        self._write(runner, name, meta)
+        self._saved_iter = meta['iter']
+        if is_main_process():
+            self._note_last(runner)
+            if outdated:
+                self._check_readable(self.last_ckpt)
+            for old in outdated:
+                self._remove(
+                    self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
+                )
+            self._remove(self.file_backend.join_path(self.out_dir, INTERRUPTED))
+        if self.max_keep_ckpts > 0:
+            self.keep_ckpt_ids.clear()
+            self.keep_ckpt_ids.extend(kept)
+            runner.message_hub.update_info('keep_ckpt_ids', kept)
+
+    def _note_last(self, runner: Runner) -> None:
+        """Write the file in which mmengine and mmdet look for the newest checkpoint."""
+
+        def write(temporary: str) -> None:
+            Path(temporary).write_text(str(self.last_ckpt))
+
+        write_whole(Path(runner.work_dir) / 'last_checkpoint', write)
+
+    def _check_readable(self, path: str) -> None:
+        if isinstance(self.file_backend, LocalBackend):
+            read_checkpoint(path)
+
+    def _remove(self, path: str) -> None:
+        if self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+        elif self.file_backend.isdir(path):  # what sharded optimizers write
+            self.file_backend.rmtree(path)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, Any]) -> None:
+        if hasattr(runner.train_loop, 'evaluated'):
+            runner.train_loop.evaluated = True
+        # mmengine removes the best one so far, where it knows its path, before it writes the new
+        # one.
+        before, self._best = self._best, dict.fromkeys(self._best)
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        finally:
+            now = self._best
+            self._best = {metric: now[metric] or before[metric] for metric in before}
+        outdated = [
+            path for metric, path in before.items() if path not in (None, self._best[metric])
+        ]
+        if is_main_process():
+            for path in outdated:
+                self._remove(path)
+                print_log(f'{path}, the best checkpoint before, is removed', 'current')
+
+    @property
+    def _best(self) -> Dict[Optional[str], Optional[str]]:
+        """Path of the best checkpoint by metric; a single metric is called None."""
+        if not self.save_best:
+            return {}
+        if len(self.key_indicators) == 1:
+            return {None: self.best_ckpt_path}
+        return dict(self.best_ckpt_path_dict)
+
+    @_best.setter
+    def _best(self, paths: Dict[Optional[str], Optional[str]]) -> None:
+        if None in paths:
+            self.best_ckpt_path = paths[None]
+        elif paths:
+            self.best_ckpt_path_dict = paths
+
+
+def newest_checkpoint(folder: str) -> Optional[str]:
+    """The newest checkpoint of a run from which it can go on; None where there is none at all.
+
+    One that cannot be read, because the machine or the disk failed, is passed over with a
+    warning.
+
+    Args:
+        folder: the work dir.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none can be read.
+    """
+    paths, message = _by_age(folder), ''
+    for path in paths:
+        try:
+            content = read_checkpoint(str(path))
+            if not {'meta', 'state_dict', 'optimizer'} <= content.keys():
+                raise CheckpointError(f'{path} holds weights alone')
+        except CheckpointError as error:
+            message = str(error)
+            print_log(
+                f'{error}; the checkpoint before it is looked at', 'current', logging.WARNING
+            )
+            continue
+        return str(path)
+    if paths:
+        raise CheckpointError(
+            f'none of the {len(paths)} checkpoints of {folder} can be gone on from ({message}); '
+            'to begin anew, give another --work-dir or leave --resume out'
+        )
+    return None
+
+
+def _by_age(folder: str) -> List[Path]:
+    """The regular checkpoints of a folder, the newest first."""
+    names = re.compile(r'(?:epoch|iter)_\d+\.pth|' + re.escape(INTERRUPTED))
+    paths = [path for path in Path(folder).glob('*.pth') if names.fullmatch(path.name)]
+
+    def age(path: Path) -> Any:
+        # Copies of a folder may have one time for all: then the number counts.
+        number = re.search(r'\d+', path.name)
+        return path.stat().st_mtime_ns, int(number.group()) if number else float('inf')
+
+    return sorted(paths, key=age, reverse=True)

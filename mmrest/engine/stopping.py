@@ -1,0 +1,74 @@
+"""A cluster's request to stop, which a run grants at the end of an iteration."""
+
+import contextlib
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Iterator, Optional, Type
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+
+from .errors import Interrupted
+
+STOPPED = 75
+"""Exit status of a run that was asked to stop and has saved what it had (EX_TEMPFAIL)."""
+
+_INTERVAL = 10
+"""Iterations between two times that the processes of a run tell one another."""
+
+
+class StopRequest:
+    """Listens for SIGTERM while it is entered; a second one ends the process as ever."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._at_once = False
+        self._before = signal.SIG_DFL
+        self._calls = 0
+
+    def __enter__(self) -> 'StopRequest':
+        # Only the main thread may listen; a run in another one is left as it is.
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._listen)
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
+
+    def _listen(self, number: int, frame: Optional[FrameType]) -> None:
+        self._asked = True
+        signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
+        if self._at_once:
+            raise Interrupted('stopped by SIGTERM')
+
+    def asked(self) -> bool:
+        """Whether one of the processes was asked to stop; all call this as often."""
+        if get_world_size() == 1:
+            return self._asked
+        self._calls += 1
+        if self._calls % _INTERVAL:
+            return False
+        anywhere = torch.tensor(int(self._asked))
+        all_reduce(anywhere, 'max')
+        return bool(anywhere)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Have a request raise Interrupted where it comes, in a run of one process."""
+        if get_world_size() > 1:
+            yield
+            return
+        if self._asked:
+            raise Interrupted('stopped by SIGTERM')
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False

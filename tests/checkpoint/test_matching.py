@@ -1,0 +1,36 @@
+"""What goes into a network, and what is said of the rest."""
+
+import pytest
+import torch
+
+from mmrest.checkpoint import CheckpointError, match, summary
+
+STATE = dict(a=torch.ones(2), b=torch.zeros(3))
+
+
+def test_match():
+    wanted = dict(
+        STATE, **{'bn.num_batches_tracked': torch.tensor(0), 'norm1.weight': torch.ones(1)}
+    )
+    tensors, report = match(
+        'f', dict(STATE, head=torch.ones(1)), wanted, lambda name: name.startswith('norm1.')
+    )
+    assert tensors.keys() == STATE.keys()
+    assert report == (
+        '2 of 3 tensors loaded from f, 1 keep their values (norm1.weight), '
+        '1 of the file ignored (head)'
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=r'f does not fit: 1 of 3 tensors match, 1 missing \(norm1\.weight\), 1 of another '
+        r'shape \(b \(4,\) instead of \(3,\)\); the file has 0 tensors under other names \(none\)',
+    ):
+        match('f', {'a': STATE['a'], 'b': torch.ones(4)}, wanted)
+
+
+def test_summary():
+    found = dict(a=torch.ones(2), b=torch.ones(4), d=torch.ones(1))
+    assert summary('f', found, dict(STATE, c=torch.ones(1))) == (
+        '1 of 3 tensors loaded from f, 1 keep their values (c), 1 too, being of another shape in '
+        'the file (b), 1 of the file ignored (d)'
+    )
