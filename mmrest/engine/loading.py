@@ -145,3 +145,11 @@ class ResumableLoader(DataLoader):
         with kept_random_states():
             batches = super().__iter__()
         yield from batches
+
+    def close(self) -> None:
+        """End the workers that persist.
+
+        Python's collector of cycles ends their queues first, and torch then waits five seconds
+        for each worker.
+        """
+        self._iterator = None

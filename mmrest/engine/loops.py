@@ -5,6 +5,7 @@ weights of one that was not, bit for bit where the machine's operations are dete
 """
 
 import logging
+from contextlib import closing
 from typing import Any, Dict, Optional, Union
 
 from mmengine.hooks import EMAHook
@@ -76,7 +77,10 @@ class _Resumable:
         with self._stop:
             self.runner.call_hook('before_train')
             resumed, self._resumed = self._resumed, None
-            self._run(resumed)
+            try:
+                self._run(resumed)
+            finally:
+                self.dataloader.close()
             self.runner.call_hook('after_train')
         return self.runner.model
 
@@ -145,8 +149,9 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         first = self._begin_at(done, resumed)
-        for index, batch in enumerate(self.dataloader, start=first):
-            self.run_iter(index, batch)
+        with closing(iter(self.dataloader)) as batches:
+            for index, batch in enumerate(batches, start=first):
+                self.run_iter(index, batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 
@@ -166,8 +171,11 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
             if hasattr(sampler.sampler, 'set_epoch'):
                 sampler.sampler.set_epoch(epoch)
         self._begin_at(batches, resumed)
-        while self._iter < self._max_iters and not self.stop_training:
-            self.runner.model.train()
-            self.run_iter(next(self.dataloader_iterator))
-            self._evaluate_if_due(self._iter, self._max_iters)
+        try:
+            while self._iter < self._max_iters and not self.stop_training:
+                self.runner.model.train()
+                self.run_iter(next(self.dataloader_iterator))
+                self._evaluate_if_due(self._iter, self._max_iters)
+        finally:
+            self.dataloader_iterator._iterator.close()
         self.runner.call_hook('after_train_epoch')

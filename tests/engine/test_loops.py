@@ -1,0 +1,282 @@
+"""Runs that are stopped anywhere and go on: the same weights, losses and samples, bit for bit."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, METRICS, MODELS
+from mmengine.runner import loops
+from torch import nn
+
+from mmrest.engine import saving
+from mmrest.engine.command import build_runner
+from mmrest.engine.errors import Interrupted
+from mmrest.engine.saving import newest_checkpoint
+
+SAMPLES = 11
+_NUMBERS = itertools.count()
+
+
+class Numbers(BaseDataset):
+    """Samples that are drawn in all three ways, and remember that they were loaded."""
+
+    loaded: list = []  # noqa: RUF012
+
+    def load_data_list(self):
+        return [dict(number=number) for number in range(SAMPLES)]
+
+    def prepare_data(self, index):
+        self.loaded.append(index)
+        drawn = [random.random(), np.random.rand(), float(torch.rand(()))]
+        drawn = [0.5] * 3 if self.test_mode else drawn
+        return dict(x=torch.tensor([index, *drawn]), index=index)
+
+    def get_cat_ids(self, index):
+        return [index % 2]
+
+
+class Toy(BaseModel):
+    """A model with dropout and a batch norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 1))
+
+    def forward(self, x, index, mode='tensor'):
+        out = self.net(torch.stack(list(x)).float())
+        return dict(loss=out.square().mean()) if mode == 'loss' else list(out)
+
+
+class Mean(BaseMetric):
+    """A figure that draws a number on its way."""
+
+    def process(self, data_batch, data_samples):
+        torch.rand(3)
+        self.results += [float(sample.mean()) for sample in data_samples]
+
+    def compute_metrics(self, results):
+        return dict(mean=float(np.mean(results)))
+
+
+for registry, cls in ((DATASETS, Numbers), (MODELS, Toy), (METRICS, Mean)):
+    registry.register_module(module=cls, force=True)
+
+
+class Watch(Hook):
+    """Notes losses and indices by iteration, and stops the run after one of them."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, stop_after=None, stop_in_evaluation=None):
+        self.stop_after = stop_after
+        self.stop_in_evaluation = stop_in_evaluation
+        self.losses, self.indices, self.evaluations = {}, {}, {}
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses[runner.iter] = float(outputs['loss'])
+        self.indices[runner.iter] = [int(index) for index in data_batch['index']]
+        if runner.iter + 1 == self.stop_after:
+            raise KeyboardInterrupt
+
+    def after_val_iter(self, runner, **kwargs):
+        if runner.iter == self.stop_in_evaluation:
+            raise KeyboardInterrupt
+
+    def after_val_epoch(self, runner, metrics=None):
+        self.evaluations[runner.iter] = metrics['mean']
+
+
+def config(folder, endless=False, by_epoch=True, workers=0, checkpoint=None, **options):
+    loader = dict(
+        num_workers=workers,
+        persistent_workers=False,
+        dataset=dict(type='Numbers'),
+    )
+    sampler = dict(type='InfiniteSampler' if endless else 'DefaultSampler', shuffle=True)
+    loop = dict(by_epoch=True, max_epochs=4)
+    if not by_epoch:
+        loop = dict(by_epoch=False, max_iters=16, val_interval=4)
+    schedule = dict(type='CosineAnnealingLR', by_epoch=False, T_max=16)
+    return Config(
+        dict(
+            model=dict(type='Toy'),
+            work_dir=str(folder),
+            launcher='none',
+            train_dataloader=dict(loader, batch_size=3, sampler=sampler),
+            val_dataloader=dict(
+                loader,
+                batch_size=4,
+                sampler=dict(type='DefaultSampler', shuffle=False),
+                dataset=dict(type='Numbers', test_mode=True),
+            ),
+            train_cfg=loop,
+            val_cfg={},
+            val_evaluator=dict(type='Mean'),
+            optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-2)),
+            param_scheduler=[schedule],
+            default_hooks=dict(
+                checkpoint=checkpoint or dict(type='CheckpointHook', by_epoch=False, interval=1),
+                logger=dict(type='LoggerHook', interval=1),
+            ),
+            default_scope='mmengine',
+            randomness=dict(seed=3),
+            # mmengine keeps one log and one message hub a name.
+            experiment_name=f'run_{next(_NUMBERS)}',
+            **options,
+        )
+    )
+
+
+def trained(cfg, **watching):
+    """The watch and the runner of a run that may be stopped."""
+    Numbers.loaded.clear()
+    runner, watch = build_runner(cfg), Watch(**watching)
+    runner.register_hook(watch)
+    try:
+        runner.train()
+    except KeyboardInterrupt:
+        pass
+    return watch, runner
+
+
+def gone_on(folder, **kwargs):
+    """The watch and the runner of the run that goes on in a folder."""
+    cfg = config(folder, **kwargs)
+    cfg.load_from = newest_checkpoint(str(folder))
+    cfg.resume = True
+    # What came before in this process must not matter.
+    random.seed(99), np.random.seed(99), torch.manual_seed(99)
+    return trained(cfg)
+
+
+def same(run, whole):
+    watch, runner = run
+    expected, reference = whole
+    assert all(expected.losses[i] == loss for i, loss in watch.losses.items())
+    assert all(expected.indices[i] == indices for i, indices in watch.indices.items())
+    assert all(expected.evaluations[i] == value for i, value in watch.evaluations.items())
+    for name, tensor in reference.model.state_dict().items():
+        assert torch.equal(tensor, runner.model.state_dict()[name]), name
+
+
+@pytest.fixture(autouse=True, scope='module')
+def quick():
+    """mmengine sleeps between two passes over the data, and formats the config to save it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loops.time, 'sleep', lambda seconds: None)
+        patch.setattr(Config, 'pretty_text', 'config')
+        yield
+
+
+KINDS = {
+    'epochs': {},
+    'iterations': dict(by_epoch=False, endless=True),
+    'iterations of passes': dict(by_epoch=False),
+}
+
+
+@pytest.fixture(scope='module', params=KINDS)
+def kind(request):
+    return KINDS[request.param]
+
+
+@pytest.fixture(scope='module')
+def whole(kind, tmp_path_factory):
+    """An uninterrupted run."""
+    return trained(config(tmp_path_factory.mktemp('whole'), **kind))
+
+
+@pytest.mark.parametrize(
+    'stop, workers', [*((stop, 0) for stop in (1, 3, 4, 6, 8, 15)), (4, 2), (6, 2)]
+)
+def test_stopped_after_an_iteration(kind, whole, stop, workers, tmp_path):
+    trained(config(tmp_path, workers=workers, **kind), stop_after=stop)
+    run = gone_on(tmp_path, workers=workers, **kind)
+    same(run, whole)
+    assert min(run[0].losses) == stop
+    if workers == 0:  # nothing that was trained on before is loaded again
+        in_training = [i for batch in run[0].indices.values() for i in batch]
+        evaluated = SAMPLES * len(run[0].evaluations)
+        assert len(Numbers.loaded) == len(in_training) + evaluated
+
+
+def test_stopped_in_an_evaluation(kind, whole, tmp_path):
+    trained(config(tmp_path, **kind), stop_in_evaluation=8)
+    run = gone_on(tmp_path, **kind)
+    same(run, whole)
+    assert sorted(run[0].evaluations)[0] == 8  # it is made up for
+
+
+def test_checkpoints_of_epochs(tmp_path):
+    checkpoint = dict(type='CheckpointHook', interval=1, max_keep_ckpts=1, save_best='mean')
+    checkpoint['rule'] = 'less'
+    whole = trained(config(tmp_path / 'whole', checkpoint=checkpoint))
+    trained(config(tmp_path / 'run', checkpoint=checkpoint), stop_after=6)
+    assert newest_checkpoint(str(tmp_path / 'run')).endswith('epoch_1.pth')
+    run = gone_on(tmp_path / 'run', checkpoint=checkpoint)
+    same(run, whole)
+    for name in ('whole', 'run'):
+        folder = tmp_path / name
+        best = [path.name for path in folder.glob('best_*.pth')]
+        kept = [path.name for path in folder.glob('epoch_*.pth')]
+        assert len(best) == 1 and kept == ['epoch_4.pth'], (best, kept)
+    assert [p.name for p in (tmp_path / 'run').glob('best*')] == [
+        p.name for p in (tmp_path / 'whole').glob('best*')
+    ]
+
+
+def test_a_seed_that_was_drawn(tmp_path):
+    """A run without a seed of its own goes on in its own order."""
+    cfg = config(tmp_path / 'whole')
+    cfg.randomness = dict(seed=None)
+    watch, runner = trained(cfg)
+    del watch
+    path = sorted((tmp_path / 'whole').glob('iter_6.pth'))[0]
+    again = config(tmp_path / 'again')
+    again.randomness = dict(seed=None)
+    again.load_from, again.resume = str(path), True
+    run, resumed = trained(again)
+    for name, tensor in runner.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    assert min(run.losses) == 6
+
+
+def test_an_average_of_the_weights(tmp_path):
+    ema = dict(custom_hooks=[dict(type='EMAHook', momentum=0.1)])
+    whole = trained(config(tmp_path / 'whole', **ema))
+    trained(config(tmp_path / 'run', **ema), stop_after=6)
+    run = gone_on(tmp_path / 'run', **ema)
+    same(run, whole)
+    last = [
+        torch.load(tmp_path / name / 'iter_16.pth', weights_only=False)
+        for name in ('whole', 'run')
+    ]
+    for key in ('state_dict', 'ema_state_dict'):
+        assert all(torch.equal(tensor, last[1][key][n]) for n, tensor in last[0][key].items())
+
+
+def test_a_request_to_stop(tmp_path, monkeypatch):
+    whole = trained(config(tmp_path / 'whole'))
+
+    class Asking(Hook):
+        def after_train_iter(self, runner, **kwargs):
+            if runner.iter == 5:
+                runner.train_loop._stop._asked = True
+
+    checkpoint = dict(type='CheckpointHook', interval=1)
+    runner = build_runner(config(tmp_path / 'run', checkpoint=checkpoint))
+    runner.register_hook(Asking())
+    with pytest.raises(
+        Interrupted, match=r'stopped after iteration 6 .*/interrupted\.pth is saved'
+    ):
+        runner.train()
+    assert newest_checkpoint(str(tmp_path / 'run')).endswith(saving.INTERRUPTED)
+    same(gone_on(tmp_path / 'run', checkpoint=checkpoint), whole)
+    assert not (tmp_path / 'run' / saving.INTERRUPTED).exists()
