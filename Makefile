@@ -3,7 +3,7 @@ VENV ?= .venv
 TORCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-seg test test-all lint
+.PHONY: help env demo demo-seg test test-all test-faults lint
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -24,6 +24,9 @@ test: env  ## set up and run the tests
 
 test-all: env  ## the same with the long grids
 	"$(VENV)/bin/python" -m pytest
+
+test-faults: env  ## kill trainings again and again, and fill disks
+	"$(VENV)/bin/python" -m pytest -m faults
 
 lint: env  ## check style and format
 	"$(VENV)/bin/ruff" check .

@@ -57,6 +57,13 @@ def write_whole(path: Path, write: Writer) -> None:
         ) from error
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what :func:`write_whole` left in a folder when its process was killed."""
+    for path in folder.glob('.*.part'):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def _sync(path: Path) -> None:
     """Have a file, or the names in a folder, reach the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -16,7 +16,13 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner, checkpoint
 from mmengine.runner import runner as runner_module
 
-from ..checkpoint import CheckpointError, read_checkpoint, save_checkpoint, write_whole
+from ..checkpoint import (
+    CheckpointError,
+    read_checkpoint,
+    remove_unfinished,
+    save_checkpoint,
+    write_whole,
+)
 
 INTERRUPTED = 'interrupted.pth'
 """What a run that was asked to stop leaves; the next regular checkpoint replaces it."""
@@ -65,6 +71,13 @@ class WholeCheckpointHook(CheckpointHook):
         super().__init__(*args, **kwargs)
         self._remembered: List[Dict[str, Any]] = []
         self._saved_iter: Optional[int] = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Clear away what a killed process left."""
+        super().before_train(runner)
+        if is_main_process() and isinstance(self.file_backend, LocalBackend):
+            for folder in {self.out_dir, runner.work_dir}:
+                remove_unfinished(Path(folder))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add what the loop remembers, of each process."""

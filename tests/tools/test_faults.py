@@ -1,0 +1,229 @@
+"""Trainings that are killed again and again, and disks that fill up: nothing is lost.
+
+``make test-faults`` runs the long loops.
+"""
+
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tests.tools.runs import DETECTOR, ROOT, train
+
+# Random augmentation, dropped paths, sampled regions: whatever is drawn must be drawn again.
+CONFIG = f"""{DETECTOR}
+model['backbone']['drop_path_rate'] = 0.3
+train_pipeline[2] = dict(
+    type='RandomChoiceResize', scales=[(80, 60), (64, 48), (96, 72)], keep_ratio=True
+)
+train_pipeline.insert(3, dict(type='RandomFlip', prob=0.5))
+train_pipeline.insert(4, dict(type='PhotoMetricDistortion'))
+train_dataloader['dataset']['pipeline'] = train_pipeline
+train_dataloader['batch_size'] = 1
+train_cfg['max_epochs'] = 3
+train_cfg['val_interval'] = 3
+default_hooks['checkpoint'] = dict(
+    _delete_=True, type='CheckpointHook', by_epoch=False, interval=1, max_keep_ckpts=2
+)
+log_processor = dict(window_size=1)
+randomness = dict(seed=7)
+"""
+ITERATIONS = 12
+
+
+def arguments(folder, coco_root, workers):
+    loader = f'train_dataloader.num_workers={workers}'
+    return [
+        'tiny.py',
+        *('--data-root', str(coco_root), '--work-dir', str(folder)),
+        *('--resume', '--cfg-options', loader),
+    ]
+
+
+def losses(folder):
+    """Every loss of every run in a work dir, by iteration."""
+    found = {}
+    for path in sorted(folder.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            try:
+                values = json.loads(line)
+            except ValueError:
+                continue  # what a kill cut off
+            if 'loss' in values:
+                found.setdefault(values['iter'], set()).add(values['loss'])
+    return found
+
+
+def assert_same(folder, whole):
+    """The work dir of a run that was killed holds what that of the uninterrupted one does."""
+    name = f'iter_{ITERATIONS}.pth'
+    found, expected = (torch.load(f / name, weights_only=False) for f in (folder, whole))
+    assert found['state_dict'].keys() == expected['state_dict'].keys()
+    for key, tensor in expected['state_dict'].items():
+        assert torch.equal(tensor, found['state_dict'][key]), key
+    for number, state in expected['optimizer']['state'].items():
+        for key, tensor in state.items():
+            assert torch.equal(tensor, found['optimizer']['state'][number][key])
+    known = losses(whole)
+    assert sorted(known) == list(range(1, ITERATIONS + 1))
+    assert all(values <= known[iteration] for iteration, values in losses(folder).items())
+    kept = sorted(path.name for path in folder.glob('*.pth'))
+    assert kept == [f'iter_{ITERATIONS - 1}.pth', name]
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp('faults')
+    (home / 'tiny.py').write_text(CONFIG)
+    return home
+
+
+@pytest.fixture(scope='module')
+def whole(home, coco_root):
+    """Work dir of the uninterrupted run."""
+    train(*arguments(home / 'whole', coco_root, 0), cwd=home)
+    return home / 'whole'
+
+
+def kill(home, folder, coco_root, workers, in_writing, rng):
+    """Start or go on, and kill; returns whether the run came to its end before."""
+    command = [sys.executable, str(ROOT / 'tools' / 'train.py')]
+    process = subprocess.Popen(
+        command + arguments(folder, coco_root, workers),
+        cwd=home,
+        env=dict(os.environ, OMP_NUM_THREADS='2'),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # so that its workers can be killed too
+    )
+    before = {path.name for path in folder.glob('*.pth')}
+    seconds, writes = rng.uniform(0, 4), rng.randint(1, 6)
+    due = None
+    seen = set()
+    while process.poll() is None:
+        parts = {path.name for path in folder.glob('.iter_*.part')}
+        seen |= parts
+        if due is None and (parts or {path.name for path in folder.glob('*.pth')} - before):
+            due = time.monotonic() + seconds
+        if (in_writing and parts and len(seen) >= writes) or (
+            not in_writing and due is not None and time.monotonic() > due
+        ):
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.0005 if in_writing else 0.01)
+    status = process.wait()
+    errors = process.stderr.read().decode()
+    assert status in (0, -signal.SIGKILL), errors
+    return status == 0
+
+
+def survives(home, whole, coco_root, kills, workers, seed):
+    """Kill some times, each time going on; whatever comes to its end is compared."""
+    rng, numbers = random.Random(seed), itertools.count()
+    workers = itertools.cycle(workers)
+    folder = home / f'run_{seed}_{next(numbers)}'
+    killed = 0
+    while killed < kills:
+        if kill(home, folder, coco_root, next(workers), killed % 3 == 1, rng):
+            assert_same(folder, whole)
+            folder = home / f'run_{seed}_{next(numbers)}'
+        else:
+            killed += 1
+    train(*arguments(folder, coco_root, next(workers)), cwd=home)
+    assert_same(folder, whole)
+    assert not list(folder.glob('.*.part'))
+
+
+@pytest.mark.faults
+def test_three_kills(home, whole, coco_root):
+    survives(home, whole, coco_root, kills=3, workers=[0, 2], seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize('workers', [(0,), (2,), (0, 2)], ids=str)
+def test_many_kills(home, whole, coco_root, workers):
+    survives(home, whole, coco_root, kills=12, workers=workers, seed=len(workers) + workers[0])
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=3m', 'tmpfs', str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip('a small disk can be mounted by root alone')
+    yield folder
+    subprocess.run(['umount', str(folder)], check=True)
+
+
+@pytest.mark.faults
+def test_a_full_disk(home, small_disk, coco_root):
+    """The run ends with a line, and what was saved before is whole."""
+    options = arguments(small_disk / 'run', coco_root, 0)
+    options += ['default_hooks.checkpoint.max_keep_ckpts=-1']
+    done = train(*options, cwd=home, check=False)
+    assert done.returncode == 1
+    line = done.stderr.strip().splitlines()[-1]
+    assert 'No space left on device' in line or 'the disk is full' in line, done.stderr
+    assert 'Traceback' not in done.stderr
+    paths = sorted((small_disk / 'run').glob('*.pth'))
+    assert paths and not list((small_disk / 'run').glob('.*.part'))
+    for path in paths:
+        assert torch.load(path, weights_only=False)['meta']['iter'] == int(path.stem[5:])
+
+
+@pytest.mark.faults
+def test_a_truncated_checkpoint(home, whole, coco_root, tmp_path):
+    """It is noticed, and the one before is gone on from."""
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    for number in (ITERATIONS - 1, ITERATIONS):
+        content = (whole / f'iter_{number}.pth').read_bytes()
+        if number == ITERATIONS:
+            content = content[: len(content) // 2]
+        (folder / f'iter_{number}.pth').write_bytes(content)
+    done = train(*arguments(folder, coco_root, 0), cwd=home)
+    output = done.stdout + done.stderr
+    assert f'iter_{ITERATIONS}.pth cannot be read as a checkpoint' in output
+    assert f'resumed epoch: 2, iter: {ITERATIONS - 1}' in output
+    assert_same(folder, whole)
+
+
+@pytest.mark.faults
+def test_preemption(home, whole, coco_root, tmp_path):
+    """SIGTERM: the run saves, says so, and exits with status 75."""
+    folder = tmp_path / 'run'
+    options = arguments(folder, coco_root, 2)
+    options += [
+        'default_hooks.checkpoint.interval=100',
+        'default_hooks.checkpoint.max_keep_ckpts=2',
+    ]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / 'tools' / 'train.py'), *options],
+        cwd=home,
+        env=dict(os.environ, OMP_NUM_THREADS='2'),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    while process.poll() is None and not losses(folder):
+        time.sleep(0.05)
+    process.terminate()
+    status, errors = process.wait(), process.stderr.read().decode()
+    assert status == 75, errors
+    assert 'interrupted.pth is saved, and the same command with --resume' in errors
+    assert 'Traceback' not in errors
+    train(*arguments(folder, coco_root, 0), cwd=home)
+    found, expected = (
+        torch.load(f / f'iter_{ITERATIONS}.pth', weights_only=False)['state_dict']
+        for f in (folder, whole)
+    )
+    assert all(torch.equal(tensor, found[key]) for key, tensor in expected.items())
+    assert not (folder / 'interrupted.pth').exists()
