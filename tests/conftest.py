@@ -1,9 +1,11 @@
 """Fixtures that several tests share."""
 
+import logging
 import os
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
 from tests.drawn import draw_ade, draw_coco
 
@@ -26,3 +28,13 @@ def coco_root(tmp_path_factory):
 def ade_root(tmp_path_factory):
     """Folder of a small drawn set in ADE20K's layout."""
     return draw_ade(tmp_path_factory.mktemp('ade'))
+
+
+@pytest.fixture
+def log(caplog):
+    """Lines of mmengine's log."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    caplog.set_level(logging.INFO)
+    yield caplog
+    logger.removeHandler(caplog.handler)

@@ -116,7 +116,7 @@ class WholeWeightsHook(WeightsHook):
         wanted = model.state_dict()
         try:
             tensors, report = match(
-                f'{source} for {type(model).__name__}', weights.tensors, wanted
+                f'{weights.source} for {type(model).__name__}', weights.tensors, wanted
             )
         except CheckpointError as error:
             backbone = {name[9:] for name in wanted if name.startswith('backbone.')}
@@ -145,13 +145,13 @@ class BeginningWeightsHook(WeightsHook):
             of_backbone, _ = _fitted_to(backbone, weights)
             tensors = {n: t for n, t in tensors.items() if not n.startswith('backbone.')}
             tensors.update((f'backbone.{name}', t) for name, t in of_backbone.items())
-        whole = wanted.keys() <= tensors.keys()
+        fitting = {n: t for n, t in tensors.items() if n in wanted and t.shape == wanted[n].shape}
         print_log(
             summary(weights.source, tensors, wanted),
             'current',
-            logging.INFO if whole else logging.WARNING,
+            logging.INFO if len(fitting) == len(wanted) else logging.WARNING,
         )
-        return {n: t for n, t in tensors.items() if n in wanted and t.shape == wanted[n].shape}
+        return fitting
 
 
 def _fitted_to(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:

@@ -11,8 +11,10 @@ import torch
 from mmengine.runner import CheckpointLoader, checkpoint
 from torch import nn
 
+from mmrest import RMT, ResT
 from mmrest.checkpoint import CheckpointError
-from mmrest.engine.guard import WholeWeightsHook, guard_checkpoints
+from mmrest.engine.guard import BeginningWeightsHook, WholeWeightsHook, guard_checkpoints
+from tests.models.networks import randomised, tiny
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +98,82 @@ def test_a_backbone_alone(container):
         WholeWeightsHook().after_load_checkpoint(
             runner, state if container is None else {container: state}
         )
+
+
+class Detector(nn.Module):
+    def __init__(self, classes=2):
+        super().__init__()
+        self.backbone = tiny(ResT)
+        self.neck = nn.Linear(2, 3)
+        self.head = nn.Linear(3, classes)
+
+
+def begun(model, content):
+    """State of `model` after it began from what a file holds."""
+    checkpoint = dict(content)
+    runner = SimpleNamespace(model=model, _load_from='x.pth')
+    BeginningWeightsHook().after_load_checkpoint(runner, checkpoint)
+    result = model.load_state_dict(checkpoint['state_dict'], strict=False)
+    assert not result.unexpected_keys
+    return model.state_dict()
+
+
+def equal(state, other, start):
+    names = [name for name in state if name.startswith(start)]
+    return names and all(torch.equal(state[name], other[name]) for name in names)
+
+
+def test_beginning_from_a_detector_of_other_classes(log):
+    other = randomised(Detector(classes=5)).state_dict()
+    state = begun(Detector(), {'state_dict': other, 'meta': {}})
+    assert equal(state, other, 'backbone.') and equal(state, other, 'neck.')
+    record = log.records[-1]
+    assert record.levelname == 'WARNING'
+    assert '2 too, being of another shape in the file (head.weight, head.bias)' in record.message
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.bottom_up.', 'module.'])
+def test_beginning_from_a_backbone(prefix, log):
+    other = randomised(tiny(ResT)).state_dict()
+    content = {'model_ema': {prefix + name: tensor for name, tensor in other.items()}}
+    state = begun(Detector(), content)
+    assert equal({n[9:]: t for n, t in state.items() if n.startswith('backbone.')}, other, '')
+    assert '4 keep their values (neck.weight, neck.bias, head.weight' in log.text
+
+
+@pytest.mark.parametrize('damage', ['missing', 'transposed', 'arch'])
+def test_beginning_from_what_does_not_cover_the_backbone(damage):
+    other = randomised(Detector()).state_dict()
+    name = next(n for n in other if n.endswith('fc1.weight'))
+    if damage == 'missing':
+        del other[name]
+    elif damage == 'transposed':
+        other[name] = other[name].T
+    else:
+        other = {f'backbone.{n}': t for n, t in tiny(RMT).state_dict().items()}
+    model = Detector()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r'x\.pth.* for ResT does not fit: \d+ of \d+'):
+        begun(model, {'state_dict': other})
+    assert equal(model.state_dict(), before, '')
+
+
+def test_what_a_test_loads_is_said(log):
+    model = nn.Linear(2, 3)
+    runner = SimpleNamespace(model=model, _load_from='x.pth')
+    content = {
+        'model': model.state_dict(),
+        'model_ema': dict(model.state_dict(), extra=torch.ones(1)),
+    }
+    WholeWeightsHook().after_load_checkpoint(runner, content)
+    assert '2 of 2 tensors loaded from x.pth (model_ema, not model)' in log.text
+    assert '1 of the file ignored (extra)' in log.text
+
+
+def test_going_on_is_with_the_weights_and_not_their_average():
+    model = nn.Linear(2, 3)
+    state = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    content = {'meta': {}, 'state_dict': state, 'state_dict_ema': model.state_dict()}
+    runner = SimpleNamespace(model=model, _load_from='x.pth')
+    WholeWeightsHook(resuming=True).after_load_checkpoint(runner, content)
+    assert all(torch.equal(content['state_dict'][name], tensor) for name, tensor in state.items())

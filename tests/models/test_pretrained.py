@@ -1,11 +1,9 @@
 """Pretrained weights through init_cfg: everything of the backbone, or an error."""
 
 import copy
-import logging
 
 import pytest
 import torch
-from mmengine.logging import MMLogger
 
 from mmrest import RMT, ResT
 from mmrest.checkpoint import CheckpointError
@@ -18,16 +16,6 @@ both = pytest.mark.parametrize('family', FAMILIES)
 
 def pretrained(path, **kwargs):
     return dict(type='Pretrained', checkpoint=str(path), **kwargs)
-
-
-@pytest.fixture
-def log(caplog):
-    """Lines of mmengine's log."""
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    caplog.set_level(logging.INFO)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 def equal(network, state):
