@@ -88,7 +88,7 @@ def test_commands(tmp_path, coco_root, ade_root):
     torch.save({'model': RMT(dict(small)).state_dict()}, clone / 'RMT-S.pth')
 
     commands = blocks('bash')
-    assert len(commands) == 12
+    assert len(commands) == 13
     output = ''
     for block in commands:
         done = subprocess.run(
@@ -106,6 +106,7 @@ def test_commands(tmp_path, coco_root, ade_root):
         'Would install mmrest',
         'mmrest/.mim',
         'tensors loaded',
+        'no network',
         'images to train on and 50 held out are in data/shapes',
         '| config | checkpoint | box AP | box AP, reported |',
     ):
@@ -217,6 +218,18 @@ def _(**_):
     match('weights', {'module.x': torch.zeros(1)}, {'x': torch.zeros(1)})
 
 
+@trouble('it looks like')
+def _(tmp_path, **_):
+    torch.save(RMT('t').state_dict(), tmp_path / 'x.pth')
+    RMT('s').load_pretrained(str(tmp_path / 'x.pth'))
+
+
+@trouble('is refused: it would build a')
+def _(tmp_path, **_):
+    torch.save({'model': print}, tmp_path / 'x.pth')
+    RMT('t').load_pretrained(str(tmp_path / 'x.pth'))
+
+
 @trouble('data folder (train_dataloader.dataset.data_root) data/coco/ does not exist')
 def _(monkeypatch, tmp_path, **_):
     monkeypatch.chdir(tmp_path)
@@ -284,7 +297,7 @@ def _(**_):
 def test_every_trouble_is_brought_about():
     table = README.partition('## Troubleshooting')[2]
     rows = re.findall(r'^\| `(.+?)` \| ', table, re.M)
-    assert len(rows) == 19 and sorted(rows) == sorted(TROUBLES)
+    assert len(rows) == 21 and sorted(rows) == sorted(TROUBLES)
 
 
 @pytest.mark.parametrize('text', TROUBLES)
