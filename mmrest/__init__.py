@@ -7,6 +7,7 @@ mmengine and mmcv (mmcv-lite will do).
 
 from .engine.invalid_loss import InvalidLossHook
 from .engine.loops import ResumableEpochLoop, ResumableIterLoop
+from .engine.processes import wrap_blocks
 from .engine.saving import WholeCheckpointHook
 from .models import RMT, ResT
 from .version import __version__
@@ -19,4 +20,5 @@ __all__ = [
     'ResumableIterLoop',
     'WholeCheckpointHook',
     '__version__',
+    'wrap_blocks',
 ]

@@ -12,6 +12,7 @@ from mmrest.engine.command import Parser, add_run_arguments, build_runner, run, 
 from mmrest.engine.config import dicts, type_name
 from mmrest.engine.errors import UsageError
 from mmrest.engine.guard import WholeWeightsHook
+from mmrest.engine.processes import join_processes
 
 
 def parse_args() -> argparse.Namespace:
@@ -104,6 +105,7 @@ def main() -> None:
     """Test."""
     args = parse_args()
     cfg = run_config(args)
+    join_processes(cfg)
     cfg.load_from = args.checkpoint
     if args.out is not None:
         keep_predictions(cfg, args.out)

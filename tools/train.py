@@ -15,6 +15,7 @@ from mmrest.engine.checks import check
 from mmrest.engine.command import Parser, add_run_arguments, build_runner, run, run_config
 from mmrest.engine.errors import UsageError
 from mmrest.engine.guard import BeginningWeightsHook, WholeWeightsHook
+from mmrest.engine.processes import join_processes, of_first_process
 from mmrest.engine.saving import newest_checkpoint
 
 
@@ -121,6 +122,7 @@ def main() -> None:
     """Train."""
     args = parse_args()
     cfg = run_config(args)
+    join_processes(cfg)
     if args.amp:
         use_amp(cfg, args.amp_dtype)
     if args.pretrained is not None:
@@ -132,7 +134,7 @@ def main() -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
     resuming = bool(cfg.get('resume'))
     if resuming and not cfg.get('load_from'):
-        cfg.load_from = newest_checkpoint(cfg.work_dir)
+        cfg.load_from = of_first_process(newest_checkpoint, cfg.work_dir)
         cfg.resume = cfg.load_from is not None
     check(cfg, ('train', 'val'))
     runner = build_runner(cfg)

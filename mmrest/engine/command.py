@@ -11,6 +11,7 @@ from typing import Callable, NoReturn, Optional, Sequence
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -20,6 +21,12 @@ from .config import load_config, make_resumable, without_sync_bn
 from .display import DisplayHook
 from .errors import Interrupted, UsageError
 from .guard import guard_checkpoints
+from .processes import (
+    check_launcher,
+    is_first_to_say,
+    leave_processes,
+    use_cpu_wrapper,
+)
 from .saving import save_whole
 from .stopping import STOPPED
 
@@ -126,8 +133,7 @@ def run_config(args: argparse.Namespace) -> Config:
         UsageError: see :func:`mmrest.engine.config.load_config`.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if args.launcher == 'pytorch' and 'RANK' not in os.environ:
-        raise UsageError('--launcher pytorch is for programs that torchrun started; leave it out')
+    check_launcher(args.launcher)
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
@@ -149,6 +155,8 @@ def build_runner(cfg: Config) -> Runner:
     reverted = 0
     if not torch.cuda.is_available() or cfg.launcher == 'none':
         reverted = without_sync_bn(cfg)
+    if cfg.launcher != 'none' and get_device() == 'cpu':
+        use_cpu_wrapper(cfg)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     runner.register_hook(DisplayHook())
     if reverted:
@@ -162,21 +170,27 @@ def build_runner(cfg: Config) -> Runner:
 def run(main: Callable[[], None]) -> None:
     """Run a program; what its user can mend ends it with one line and exit status 1.
 
-    A run that was asked to stop ends with :data:`~.stopping.STOPPED`.
+    A run that was asked to stop ends with :data:`~.stopping.STOPPED`. Of many processes that have
+    the same to say one says it.
     """
-    program = osp.basename(sys.argv[0])
     try:
         main()
     except (UsageError, CheckpointError) as error:
-        sys.exit(f'{program}: error: {error}')
+        _end(f'error: {error}')
     except Interrupted as stop:
-        print(f'{program}: {stop}', file=sys.stderr)
-        sys.exit(STOPPED)
+        _end(str(stop), STOPPED)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         where = f' at {error.filename}' if error.filename else ''
-        sys.exit(
-            f'{program}: error: the disk is full{where}; checkpoints that were there before are '
-            'kept: make room, and go on with --resume'
+        _end(
+            f'error: the disk is full{where}; checkpoints that were there before are kept: make '
+            'room, and go on with --resume'
         )
+    leave_processes()
+
+
+def _end(message: str, status: int = 1) -> NoReturn:
+    if is_first_to_say(message):
+        print(f'{osp.basename(sys.argv[0])}: {message}', file=sys.stderr, flush=True)
+    sys.exit(status)

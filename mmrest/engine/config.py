@@ -24,6 +24,7 @@ RUN_KEYS = inspect.signature(Runner).parameters.keys() - {'cfg'} | {
     'find_unused_parameters',
     'model_wrapper_cfg',
     'runner_type',
+    'strategy',
     'sync_bn',
     'tta_model',
     'tta_pipeline',

@@ -9,13 +9,13 @@ from urllib.parse import urlparse
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader, Runner, checkpoint
 from torch import Tensor, nn
 
 from ..checkpoint import CheckpointError, Weights, match, read_checkpoint, summary, weights_of
 from ..models.pretrained import fit
 from ..models.pyramid import PyramidBackbone
+from .processes import whole_model
 
 
 def guard_checkpoints() -> None:
@@ -83,9 +83,7 @@ class WeightsHook(Hook):
         Raises:
             CheckpointError: it does not fit.
         """
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
+        model = whole_model(runner)
         checkpoint['state_dict'] = self.fitted(model, str(runner._load_from), checkpoint)
 
     def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Dict[str, Tensor]:

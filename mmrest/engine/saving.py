@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from mmengine import runner as mmengine_runner
-from mmengine.dist import all_gather_object, get_rank, is_main_process
+from mmengine.dist import all_gather_object, barrier, get_rank, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
@@ -109,6 +109,7 @@ class WholeCheckpointHook(CheckpointHook):
         self._remember(runner)
         path = osp.join(self.out_dir, INTERRUPTED)
         self._write(runner, INTERRUPTED, dict(epoch=epoch, iter=iteration))
+        barrier()  # where one process of many ends, its launcher ends the others
         return path
 
     def _remember(self, runner: Runner) -> None:

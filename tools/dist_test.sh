@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Test with several processes on one machine or, started on each with its NODE_RANK, on several.
+usage='usage: dist_test.sh CONFIG CHECKPOINT GPUS [options of test.py]
+GPUS: processes on this machine, one a GPU. By environment: NNODES (1), NODE_RANK (0),
+MASTER_ADDR (127.0.0.1), PORT (29500)'
+if [[ $# -lt 3 || ! $3 =~ ^[1-9][0-9]*$ ]]; then
+    echo "$usage" >&2
+    exit 2
+fi
+tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+# exec, so that a signal to this script reaches the processes.
+PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
+    exec python -m torch.distributed.run \
+    --nnodes="${NNODES:-1}" \
+    --node_rank="${NODE_RANK:-0}" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
+    --master_port="${PORT:-29500}" \
+    --nproc_per_node="$3" \
+    "$tools/test.py" "$1" "$2" --launcher pytorch "${@:4}"
