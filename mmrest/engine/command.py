@@ -23,6 +23,7 @@ from .errors import Interrupted, UsageError
 from .guard import guard_checkpoints
 from .processes import (
     check_launcher,
+    check_sharding,
     is_first_to_say,
     leave_processes,
     use_cpu_wrapper,
@@ -152,6 +153,7 @@ def build_runner(cfg: Config) -> Runner:
     guard_checkpoints()
     save_whole()
     make_resumable(cfg)
+    check_sharding(cfg)
     reverted = 0
     if not torch.cuda.is_available() or cfg.launcher == 'none':
         reverted = without_sync_bn(cfg)

@@ -7,15 +7,18 @@ from typing import Any, Callable, List, TypeVar
 from unittest import mock
 
 import torch
+from mmengine._strategy import FSDPStrategy
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, get_rank, init_dist, is_distributed
+from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import FUNCTIONS, MODEL_WRAPPERS, MODELS
+from mmengine.registry import FUNCTIONS, MODEL_WRAPPERS, MODELS, STRATEGIES
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from torch import distributed, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp._common_utils import clean_tensor_name
 from torch.nn.parallel import DistributedDataParallel
 
 from ..models import rest, rmt
@@ -81,6 +84,32 @@ def leave_processes() -> None:
         distributed.destroy_process_group()
 
 
+def is_sharded(cfg: Config) -> bool:
+    """Whether a run shards its model with FSDP."""
+    return type_name(cfg.get('strategy') or {}) in ('FSDPStrategy', 'WholeFSDPStrategy')
+
+
+def check_sharding(cfg: Config) -> None:
+    """Make sure that FSDP can carry out what a config asks for.
+
+    In a run without a launcher there is nothing to shard: it becomes one without FSDP.
+
+    Raises:
+        UsageError: gradients are to be clipped.
+    """
+    if not is_sharded(cfg):
+        return
+    if cfg.launcher == 'none':
+        cfg.pop('strategy')
+        cfg.pop('runner_type', None)
+        print_log('there is one process: the model is not sharded', 'current')
+    elif (cfg.get('optim_wrapper') or {}).get('clip_grad'):
+        raise UsageError(
+            'optim_wrapper.clip_grad: under FSDP each process would clip its own part of the '
+            'gradients by the norm of that part; set optim_wrapper.clip_grad=None'
+        )
+
+
 def use_cpu_wrapper(cfg: Config) -> None:
     """Have the models of a run of many processes be wrapped for the CPU.
 
@@ -89,10 +118,10 @@ def use_cpu_wrapper(cfg: Config) -> None:
     if cfg.get('runner_type') == 'FlexibleRunner':
         if cfg.get('strategy') is None:
             cfg.strategy = dict(type='DDPStrategy')
-        if type_name(cfg.strategy) not in ('DDPStrategy', 'FSDPStrategy'):
+        sharded = is_sharded(cfg)
+        if not sharded and type_name(cfg.strategy) != 'DDPStrategy':
             return
         wrapper = cfg.strategy.setdefault('model_wrapper', {})
-        sharded = type_name(cfg.strategy) == 'FSDPStrategy'
     else:
         if cfg.get('model_wrapper_cfg') is None:
             cfg.model_wrapper_cfg = {}
@@ -100,6 +129,14 @@ def use_cpu_wrapper(cfg: Config) -> None:
     if sharded:
         wrapper.setdefault('type', 'MMFullyShardedDataParallel')
         wrapper['device_id'] = 'cpu'
+        if cfg.strategy.get('state_dict_cfg') == 'full':
+            # As mmengine spells it, but for offload_to_cpu: on the CPU FSDP frees what it would
+            # have copied.
+            cfg.strategy.state_dict_cfg = dict(
+                state_dict_type='FULL_STATE_DICT',
+                state_dict_config=dict(type='FullStateDictConfig', rank0_only=True),
+                optim_state_dict_config=dict(type='FullOptimStateDictConfig', rank0_only=True),
+            )
         return
     if not wrapper:  # as mmengine has it where a config says nothing
         wrapper['broadcast_buffers'] = False
@@ -141,6 +178,36 @@ def is_first_to_say(message: str) -> bool:
 def wrap_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
     """Policy of FSDP: every block of a backbone is a unit, the rest of the model another one."""
     return recurse or isinstance(module, (rest.Block, rmt.Block))
+
+
+@STRATEGIES.register_module()
+class WholeFSDPStrategy(FSDPStrategy):
+    """mmengine's FSDPStrategy that goes on from checkpoints, of runs without FSDP too.
+
+    mmengine hands torch the parts of a checkpoint in an order that torch gave up with 2.1.
+    """
+
+    def load_optim_state_dict(self, state_dict: dict) -> None:
+        """Load the state of the optimizer."""
+        optimizer = self.optim_wrapper.optimizer
+        if any(isinstance(key, int) for key in state_dict['state']):
+            # Without FSDP an optimizer numbers its parameters; with it they have names.
+            names = {id(p): clean_tensor_name(n) for n, p in self.model.named_parameters()}
+            now = [names[id(p)] for group in optimizer.param_groups for p in group['params']]
+            then = [key for group in state_dict['param_groups'] for key in group['params']]
+            name_of = dict(zip(then, now))
+            state_dict = dict(
+                state={name_of[key]: state for key, state in state_dict['state'].items()},
+                param_groups=[
+                    dict(group, params=[name_of[key] for key in group['params']])
+                    for group in state_dict['param_groups']
+                ],
+            )
+        self.optim_wrapper.load_state_dict(
+            FullyShardedDataParallel.optim_state_dict_to_load(
+                model=self.model, optim=optimizer, optim_state_dict=state_dict
+            )
+        )
 
 
 def whole_model(runner: Runner) -> nn.Module:

@@ -71,6 +71,7 @@ class WholeCheckpointHook(CheckpointHook):
         super().__init__(*args, **kwargs)
         self._remembered: List[Dict[str, Any]] = []
         self._saved_iter: Optional[int] = None
+        self._place: Dict[str, int] = {}  # epoch and iteration of what is being saved
 
     def before_train(self, runner: Runner) -> None:
         """Clear away what a killed process left."""
@@ -81,6 +82,8 @@ class WholeCheckpointHook(CheckpointHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add what the loop remembers, of each process."""
+        # FlexibleRunner replaces the epoch and iteration that it is given.
+        checkpoint['meta'].update(self._place)
         if 'optimizer' in checkpoint and self._remembered:
             checkpoint[_KEY] = self._remembered
 
@@ -117,6 +120,7 @@ class WholeCheckpointHook(CheckpointHook):
             self._remembered = all_gather_object(runner.train_loop.remembered())
 
     def _write(self, runner: Runner, name: str, meta: dict) -> None:
+        before, self._place = self._place, dict(meta)
         runner.save_checkpoint(
             self.out_dir,
             name,
@@ -128,8 +132,10 @@ class WholeCheckpointHook(CheckpointHook):
             backend_args=self.backend_args,
             **self.args,
         )
+        self._place = before
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        meta = {**meta, **self._place}
         kept, outdated = [], []
         if self.max_keep_ckpts > 0:
             kept = [*(kept for kept in self.keep_ckpt_ids if kept != step), step]
@@ -140,7 +146,7 @@ class WholeCheckpointHook(CheckpointHook):
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         self._remember(runner)
-        self._write(runner, name, meta)
+        self._write(runner, name, dict(meta))
         self._saved_iter = meta['iter']
         if is_main_process():
             self._note_last(runner)
@@ -180,9 +186,11 @@ class WholeCheckpointHook(CheckpointHook):
         # mmengine removes the best one so far, where it knows its path, before it writes the new
         # one.
         before, self._best = self._best, dict.fromkeys(self._best)
+        self._place = dict(epoch=runner.epoch, iter=runner.iter)
         try:
             super()._save_best_checkpoint(runner, metrics)
         finally:
+            self._place = {}
             now = self._best
             self._best = {metric: now[metric] or before[metric] for metric in before}
         outdated = [
