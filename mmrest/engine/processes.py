@@ -130,12 +130,13 @@ def use_cpu_wrapper(cfg: Config) -> None:
         wrapper.setdefault('type', 'MMFullyShardedDataParallel')
         wrapper['device_id'] = 'cpu'
         if cfg.strategy.get('state_dict_cfg') == 'full':
-            # As mmengine spells it, but for offload_to_cpu: on the CPU FSDP frees what it would
-            # have copied.
+            # As mmengine spells it, but for the offloading: on the CPU there is nothing to copy,
+            # and FSDP frees or overwrites what it believes it has copied.
+            whole = dict(rank0_only=True, offload_to_cpu=False)
             cfg.strategy.state_dict_cfg = dict(
                 state_dict_type='FULL_STATE_DICT',
-                state_dict_config=dict(type='FullStateDictConfig', rank0_only=True),
-                optim_state_dict_config=dict(type='FullOptimStateDictConfig', rank0_only=True),
+                state_dict_config=dict(whole, type='FullStateDictConfig'),
+                optim_state_dict_config=dict(whole, type='FullOptimStateDictConfig'),
             )
         return
     if not wrapper:  # as mmengine has it where a config says nothing
