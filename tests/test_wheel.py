@@ -41,7 +41,7 @@ def test_configs_and_tools_travel(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if '.mim/' in name}
     for folder in ('configs', 'tools'):
         for path in (ROOT / folder).rglob('*'):
-            if path.suffix in ('.py', '.yml') and path.name != 'model_zoo.py':
+            if path.suffix in ('.py', '.sh', '.yml') and path.name != 'model_zoo.py':
                 assert f'mmrest/.mim/{path.relative_to(ROOT)}' in names
     assert 'mmrest/.mim/model-index.yml' in names
     assert not [name for name in names if 'cache' in name or name.endswith('model_zoo.py')]

@@ -195,4 +195,6 @@ def run(main: Callable[[], None]) -> None:
 def _end(message: str, status: int = 1) -> NoReturn:
     if is_first_to_say(message):
         print(f'{osp.basename(sys.argv[0])}: {message}', file=sys.stderr, flush=True)
+    if status == STOPPED:
+        leave_processes()
     sys.exit(status)

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import os
+import time
 from typing import Any, Callable, List, TypeVar
 from unittest import mock
 
@@ -79,8 +80,11 @@ def join_processes(cfg: Config) -> None:
 
 
 def leave_processes() -> None:
-    """Part from the other processes, at the end of a run that went well."""
+    """Part from the other processes, where they all end."""
     if is_distributed():
+        # A thread of gloo may still hold a tensor of the last exchange, and to let go of it while
+        # the interpreter shuts down aborts the process. While this one sleeps it can.
+        time.sleep(0.2)
         distributed.destroy_process_group()
 
 
@@ -121,7 +125,9 @@ def use_cpu_wrapper(cfg: Config) -> None:
         sharded = is_sharded(cfg)
         if not sharded and type_name(cfg.strategy) != 'DDPStrategy':
             return
-        wrapper = cfg.strategy.setdefault('model_wrapper', {})
+        if cfg.strategy.get('model_wrapper') is None:
+            cfg.strategy.model_wrapper = {}
+        wrapper = cfg.strategy.model_wrapper
     else:
         if cfg.get('model_wrapper_cfg') is None:
             cfg.model_wrapper_cfg = {}

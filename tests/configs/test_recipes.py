@@ -77,6 +77,7 @@ def test_there_are_64():
         'demo_retinanet_rest_lite',
         'demo_semfpn_rest_lite',
         'demo_upernet_rmt_t',
+        'maskrcnn_rmt_l_3x_fsdp',
         'own_coco',
     }
     assert len(ALL) == 64 and {'_'.join(config) for config in ALL} <= names
