@@ -9,9 +9,11 @@ if [[ $# -lt 3 || ! $3 =~ ^[1-9][0-9]*$ ]]; then
 fi
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
+export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+export MKL_NUM_THREADS="${MKL_NUM_THREADS:-$OMP_NUM_THREADS}"
 # exec, so that a signal to this script reaches the processes.
-PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
-    exec python -m torch.distributed.run \
+exec python -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \

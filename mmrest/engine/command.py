@@ -178,23 +178,23 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except (UsageError, CheckpointError) as error:
-        _end(f'error: {error}')
+        _fail(str(error))
     except Interrupted as stop:
-        _end(str(stop), STOPPED)
+        if is_first_to_say(str(stop)):
+            print(f'{osp.basename(sys.argv[0])}: {stop}', file=sys.stderr, flush=True)
+        leave_processes()
+        sys.exit(STOPPED)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         where = f' at {error.filename}' if error.filename else ''
-        _end(
-            f'error: the disk is full{where}; checkpoints that were there before are kept: make '
-            'room, and go on with --resume'
+        _fail(
+            f'the disk is full{where}; checkpoints that were there before are kept: make room, '
+            'and go on with --resume'
         )
     leave_processes()
 
 
-def _end(message: str, status: int = 1) -> NoReturn:
-    if is_first_to_say(message):
-        print(f'{osp.basename(sys.argv[0])}: {message}', file=sys.stderr, flush=True)
-    if status == STOPPED:
-        leave_processes()
-    sys.exit(status)
+def _fail(message: str) -> NoReturn:
+    line = f'{osp.basename(sys.argv[0])}: error: {message}'
+    sys.exit(line if is_first_to_say(line) else 1)
