@@ -7,7 +7,6 @@ mmengine and mmcv (mmcv-lite will do).
 
 from .engine.invalid_loss import InvalidLossHook
 from .engine.loops import ResumableEpochLoop, ResumableIterLoop
-from .engine.processes import WholeFSDPStrategy, wrap_blocks
 from .engine.saving import WholeCheckpointHook
 from .models import RMT, ResT
 from .version import __version__
@@ -19,7 +18,5 @@ __all__ = [
     'ResumableEpochLoop',
     'ResumableIterLoop',
     'WholeCheckpointHook',
-    'WholeFSDPStrategy',
     '__version__',
-    'wrap_blocks',
 ]

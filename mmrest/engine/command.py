@@ -21,14 +21,9 @@ from .config import load_config, make_resumable, without_sync_bn
 from .display import DisplayHook
 from .errors import Interrupted, UsageError
 from .guard import guard_checkpoints
-from .processes import (
-    check_launcher,
-    check_sharding,
-    is_first_to_say,
-    leave_processes,
-    use_cpu_wrapper,
-)
+from .processes import check_launcher, is_first_to_say, leave_processes, use_cpu_wrapper
 from .saving import save_whole
+from .sharding import check_sharding
 from .stopping import STOPPED
 
 # mmengine still looks packages up through it; nobody at the command line can mend that.

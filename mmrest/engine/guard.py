@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..checkpoint import CheckpointError, Weights, match, read_checkpoint, summary, weights_of
 from ..models.pretrained import fit
 from ..models.pyramid import PyramidBackbone
-from .processes import whole_model
+from .sharding import whole_model
 
 
 def guard_checkpoints() -> None:
