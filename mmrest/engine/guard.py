@@ -3,7 +3,7 @@
 import logging
 import os
 import os.path as osp
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, NamedTuple, Tuple
 from urllib.parse import urlparse
 
 import torch
@@ -69,6 +69,20 @@ def _downloaded(url: str, folder: str) -> str:
     return path
 
 
+class Fitted(NamedTuple):
+    """The tensors of a file that go into a model.
+
+    Attributes:
+        tensors: by the names that the model has.
+        report: a line about them.
+        whole: whether nothing of the model is left out.
+    """
+
+    tensors: Dict[str, Tensor]
+    report: str
+    whole: bool
+
+
 class WeightsHook(Hook):
     """Puts what a file holds under the names that the model has, or stops the run.
 
@@ -86,10 +100,12 @@ class WeightsHook(Hook):
         model = runner.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
-        checkpoint['state_dict'] = self.fitted(model, str(runner._load_from), checkpoint)
+        fitted = self.fitted(model, str(runner._load_from), checkpoint)
+        print_log(fitted.report, 'current', logging.INFO if fitted.whole else logging.WARNING)
+        checkpoint['state_dict'] = fitted.tensors
 
-    def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Dict[str, Tensor]:
-        """The tensors that go into `model`."""
+    def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
+        """The tensors that go into `model`, on whatever device it is."""
         raise NotImplementedError
 
 
@@ -103,7 +119,7 @@ class WholeWeightsHook(WeightsHook):
     def __init__(self, resuming: bool = False) -> None:
         self.resuming = resuming
 
-    def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Dict[str, Tensor]:
+    def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
         if not self.resuming:
             weights = weights_of(source, checkpoint)
         elif {'meta', 'state_dict'} <= checkpoint.keys():
@@ -125,8 +141,7 @@ class WholeWeightsHook(WeightsHook):
             else:
                 remedy = 'give the config that it was trained with'
             raise CheckpointError(f'{error}; {remedy}') from error
-        print_log(report, 'current')
-        return tensors
+        return Fitted(tensors, report, True)
 
 
 class BeginningWeightsHook(WeightsHook):
@@ -136,7 +151,7 @@ class BeginningWeightsHook(WeightsHook):
     come from the file is logged by name.
     """
 
-    def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Dict[str, Tensor]:
+    def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
         weights = weights_of(source, checkpoint)
         wanted = model.state_dict()
         tensors = dict(weights.tensors)
@@ -145,13 +160,11 @@ class BeginningWeightsHook(WeightsHook):
             of_backbone, _ = _fitted_to(backbone, weights)
             tensors = {n: t for n, t in tensors.items() if not n.startswith('backbone.')}
             tensors.update((f'backbone.{name}', t) for name, t in of_backbone.items())
-        whole = wanted.keys() <= tensors.keys()
-        print_log(
+        return Fitted(
+            {n: t for n, t in tensors.items() if n in wanted and t.shape == wanted[n].shape},
             summary(weights.source, tensors, wanted),
-            'current',
-            logging.INFO if whole else logging.WARNING,
+            wanted.keys() <= tensors.keys(),
         )
-        return {n: t for n, t in tensors.items() if n in wanted and t.shape == wanted[n].shape}
 
 
 def _fitted_to(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
