@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os.path as osp
 from typing import Optional
 
 from mmengine.config import Config
@@ -13,7 +12,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mmrest.checkpoint import read_weights
 from mmrest.engine.checks import Facts, check
 from mmrest.engine.command import Parser, add_run_arguments, build_runner, run, run_config
 from mmrest.engine.errors import UsageError
@@ -78,8 +76,6 @@ def use_pretrained(cfg: Config, path: str) -> None:
     """
     if not isinstance(cfg.model.get('backbone'), dict):
         raise UsageError('--pretrained is for a model with a backbone, and this config has none')
-    if osp.isfile(path):
-        read_weights(path)  # what is no checkpoint is refused before the run begins
     before = cfg.model.backbone.get('init_cfg') or {}
     if not isinstance(before, dict) or before.get('type', 'Pretrained') != 'Pretrained':
         before = {}

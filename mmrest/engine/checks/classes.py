@@ -1,7 +1,7 @@
 """Class lists, annotations and heads that must speak of the same classes."""
 
 import os.path as osp
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.fileio import list_from_file
@@ -41,28 +41,53 @@ def check_classes(
     annotations = annotations or Annotations()
     stated: Dict[str, Optional[List[str]]] = {}
     facts: Facts = []
+    for where, dataset in _data_sets(cfg, phases):
+        classes = stated_classes(where, dataset)
+        if _has_files(dataset):
+            stated[where] = classes
+        if classes is not None:
+            facts.append(_agreed(cfg, where, dataset, classes, annotations))
+    _check_same(stated)
+    for where, dataset in _data_sets(cfg, phases):
+        classes = _own_classes(dataset)
+        if classes is not None and where in stated and stated[where] is None:
+            facts.append(_agreed(cfg, where, dataset, classes, annotations, stated=False))
+    return facts
+
+
+def _has_files(dataset: dict) -> bool:
+    return 'data_root' in dataset or 'ann_file' in dataset
+
+
+def _data_sets(cfg: Config, phases: Tuple[str, ...]) -> Iterator[Tuple[str, dict]]:
+    """The data sets of a run that may have classes, inside of wrappers too."""
     for phase in phases:
         name = f'{phase}_dataloader'
-        for where, dataset in dicts(cfg.get(name), name):
-            classes = stated_classes(where, dataset)
-            is_data = 'data_root' in dataset or 'ann_file' in dataset
-            known = known_classes(where, dataset) if is_data else classes
-            if known is not None:
-                found = annotations.listing(where, dataset, known)
-                if found is not None:
-                    _check_annotated(where, found, known, classes is not None)
-                    if phase == 'train' and found.images and not found.used:
-                        raise UsageError(
-                            f'none of the {len(found.images)} images of {found.path} has an '
-                            f'annotation of the classes and the size that {where} asks for; '
-                            f'check {where}.metainfo.classes and {where}.filter_cfg'
-                        )
-                _check_heads(cfg, where, len(known), classes is not None)
-                facts.append(Fact(f'classes of {where}', _shown(known, found)))
-            if is_data:
-                stated[where] = classes
-    _check_same(stated)
-    return facts
+        for where, part in dicts(cfg.get(name), name):
+            if _has_files(part) or 'metainfo' in part:
+                yield where, part
+
+
+def _agreed(
+    cfg: Config,
+    where: str,
+    dataset: dict,
+    classes: List[str],
+    annotations: Annotations,
+    stated: bool = True,
+) -> Fact:
+    """What is found of classes that annotations and heads agree on."""
+    found = annotations.listing(where, dataset, classes)
+    if found is not None:
+        _check_annotated(where, found, classes, stated)
+        if where.startswith('train') and found.images and not found.used:
+            raise UsageError(
+                f'none of the {len(found.images)} images of {found.path} has the size and an '
+                f'annotation of the classes that {where} asks for; check {where}.metainfo.classes '
+                f'and {where}.filter_cfg'
+            )
+    _check_heads(cfg, where, len(classes), stated)
+    return Fact(f'classes of {where}', _shown(classes, found))
 
 
 def _shown(classes: List[str], found: Optional[Listing]) -> str:
@@ -146,15 +171,19 @@ def _check_heads(cfg: Config, where: str, count: int, stated: bool) -> None:
     if not stated and OPEN & cfg.model.keys():
         return
     whose = f'{where}.metainfo.classes' if stated else f'the class list of the type of {where}'
-    for head, part in dicts(cfg.model, 'model'):
-        predicted = part.get('num_classes')
-        if stated:
-            # An RPN tells objects from background.
-            of_classes = 'head' in head and 'rpn' not in head
-        else:
-            of_classes = bool(OF_CLASSES & set(head.split('.')[-2:]))
-        if of_classes and isinstance(predicted, int) and predicted != count:
+    for head, predicted in heads(cfg):
+        if predicted != count and (stated or OF_CLASSES & set(head.split('.')[-2:])):
             raise UsageError(
                 f'{head}.num_classes is {predicted}, but {whose} has {count}; '
                 f'set {head}.num_classes={count}'
             )
+
+
+def heads(cfg: Config) -> Iterator[Tuple[str, int]]:
+    """The heads of a network that predict classes, by dotted key, and how many they do."""
+    for head, part in dicts(cfg.model, 'model'):
+        predicted = part.get('num_classes')
+        # An RPN tells objects from background, and a head of STDC what is a boundary.
+        others = 'rpn' in head or type_name(part) == 'STDCHead'
+        if 'head' in head and isinstance(predicted, int) and not others:
+            yield head, predicted

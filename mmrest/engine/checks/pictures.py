@@ -12,7 +12,7 @@ from ..arguments import find_type
 from ..config import dicts, first_line, type_name
 from ..errors import UsageError
 from .annotations import Annotations
-from .classes import known_classes
+from .classes import heads, known_classes
 from .facts import Fact, Facts
 from .files import check_path, is_local
 
@@ -24,6 +24,9 @@ They tell whether the folder is the right one; COCO has a thousand times as many
 
 DECODED = 24
 """Images of a data set, and label maps, that are decoded: a second or two for large ones."""
+
+IGNORED = 255
+"""What mmseg's loader makes of pixels that are of no class."""
 
 
 def spread(items: Sequence[Any], most: int) -> List[Any]:
@@ -68,8 +71,8 @@ def check_pictures(
             values = _decode(where, dataset, decoded)
             found = f'{counts[where]:,} used of {len(samples):,}; {len(decoded)} decoded'
             if of_labels and values:
-                _check_labels(cfg, where, dataset, values)
-                labels = set().union(*(found.tolist() for found in values.values())) - {255}
+                _check_labels(cfg, where, values)
+                labels = set().union(*(found.tolist() for found in values.values())) - {IGNORED}
                 found += f', with {len(labels)} classes in their label maps'
             facts.append(Fact(f'images of {where}', found))
     return facts, counts
@@ -149,16 +152,11 @@ def _reads_a_file(step: Any) -> bool:
     return isinstance(step, dict) and type_name(step) in ('LoadImageFromFile', 'LoadAnnotations')
 
 
-def _check_labels(cfg: Config, where: str, dataset: dict, values: Dict[str, np.ndarray]) -> None:
-    for head, part in dicts(cfg.model, 'model'):
-        count = part.get('num_classes')
-        if not isinstance(count, int) or count < 2 or 'head' not in head:
-            continue
+def _check_labels(cfg: Config, where: str, values: Dict[str, np.ndarray]) -> None:
+    for head, count in heads(cfg):
         for path, found in values.items():
-            beyond = [
-                v for v in found.tolist() if v >= count and v != part.get('ignore_index', 255)
-            ]
-            if beyond:
+            beyond = found[(found >= count) & (found != IGNORED)]
+            if count > 1 and beyond.size:
                 raise UsageError(
                     f'label map {path} ({where}) holds class {beyond[0]} where {head}.num_classes '
                     f'is {count}, so that 0 to {count - 1} are classes; check '
