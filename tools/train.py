@@ -148,7 +148,7 @@ def main() -> None:
     if resuming and not cfg.get('load_from'):
         cfg.load_from = newest_checkpoint(cfg.work_dir)
         cfg.resume = cfg.load_from is not None
-    facts = check(cfg, ('train', 'val'))
+    facts = check(cfg, ('train', 'val'), thorough=args.dry_run)
     if args.dry_run:
         Console().print(summary(args.config, facts))
         return

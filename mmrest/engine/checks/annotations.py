@@ -4,11 +4,13 @@ import contextlib
 import gc
 import json
 import os.path as osp
+import re
 from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set
 
 from ..arguments import find_type
 from ..config import type_name
 from ..errors import UsageError
+from .facts import MIB
 from .files import is_local
 
 NEEDED: Dict[str, Set[str]] = {
@@ -26,29 +28,36 @@ class Listing(NamedTuple):
         path: of the JSON.
         categories: their names.
         images: paths of all images, relative to the folder of images.
-        used: how many of the images the data set keeps.
-        annotated: how many of the images have an annotation of the classes.
+        used: how many of the images the data set keeps; all of a file that is not read whole.
     """
 
     path: str
     categories: List[str]
     images: List[str]
     used: int
-    annotated: int
+
+
+LARGE = 64 * MIB
+"""Size of a JSON from which reading it whole would keep the person waiting who starts a run."""
 
 
 class Annotations:
-    """Reads the JSON files of a run."""
+    """Reads the JSON files of a run.
 
-    def __init__(self) -> None:
+    Args:
+        whole: read large files whole too: that of COCO, 450 MB, in some ten seconds instead of
+            two. Else their annotations are left to the data set, which reads them before the
+            first iteration.
+    """
+
+    def __init__(self, whole: bool = True) -> None:
+        self._whole = whole
         self._listings: Dict[str, Optional[Listing]] = {}
 
     def listing(
         self, where: str, dataset: dict, classes: Optional[Sequence[str]]
     ) -> Optional[Listing]:
         """What the annotation file of a data set lists.
-
-        The JSON of COCO, of 450 MB, takes six seconds.
 
         Args:
             where: dotted key of the data set.
@@ -66,7 +75,7 @@ class Annotations:
             found = None
             if is_local(dataset) and osp.isfile(path) and _is_coco(dataset, path):
                 with _collector_paused():
-                    found = _read(where, dataset, path, classes)
+                    found = _read(where, dataset, path, classes, self._whole)
             self._listings[where] = found
         return self._listings[where]
 
@@ -96,10 +105,16 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _read(where: str, dataset: dict, path: str, classes: Optional[Sequence[str]]) -> Listing:
+def _read(
+    where: str, dataset: dict, path: str, classes: Optional[Sequence[str]], whole: bool
+) -> Listing:
     try:
         with open(path) as file:
-            content = json.load(file)
+            text = file.read()
+        content = None if whole or len(text) < LARGE else _skimmed(text)
+        skimmed = content is not None
+        if not skimmed:
+            content = json.loads(text)
         entries = {
             'categories': content['categories'],
             'images': content.get('images', []),
@@ -109,6 +124,8 @@ def _read(where: str, dataset: dict, path: str, classes: Optional[Sequence[str]]
             for entry in entries[key]:
                 if not needed <= entry.keys():
                     raise KeyError(f'{sorted(needed - entry.keys())[0]} of one of its {key}')
+        if skimmed:
+            return _listed(path, dict(dataset, filter_cfg=None), entries, classes)
         return _listed(path, dataset, entries, classes)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = error.args[0] if isinstance(error, KeyError) else error
@@ -116,6 +133,29 @@ def _read(where: str, dataset: dict, path: str, classes: Optional[Sequence[str]]
             f'annotation file {path} ({where}.ann_file) is no COCO JSON '
             f'({type(error).__name__}: {reason}); it needs images, annotations and categories'
         ) from error
+
+
+def _skimmed(text: str) -> Optional[Dict[str, List[dict]]]:
+    """Images and categories of a COCO JSON without its annotations, which are most of it.
+
+    None where they are not found at once, as in a file that is cut off: then it is read whole,
+    and an error says what is wrong.
+    """
+    if not text[-100:].rstrip().endswith('}'):
+        return None
+    content, decoder = {}, json.JSONDecoder()
+    for key in ('images', 'categories'):
+        begin = re.search(rf'"{key}"\s*:\s*(?=\[)', text)
+        if begin is None:
+            return None
+        try:
+            content[key], _ = decoder.raw_decode(text, begin.end())
+        except ValueError:
+            return None
+        # The key may be one of something else that is listed before.
+        if not all(isinstance(e, dict) and NEEDED[key] <= e.keys() for e in content[key]):
+            return None
+    return content
 
 
 def _listed(
@@ -144,5 +184,4 @@ def _listed(
         [category['name'] for category in entries['categories']],
         [image['file_name'] for image in images],
         len(used),
-        len(annotated),
     )

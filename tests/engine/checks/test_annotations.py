@@ -81,13 +81,39 @@ def test_what_is_read_must_be_there(root, key, entry, lacking):
 
 def test_a_file_is_read_once(root, monkeypatch):
     reads = []
-    load = json.load
-    monkeypatch.setattr(json, 'load', lambda file: reads.append(file) or load(file))
+    loads = json.loads
+    monkeypatch.setattr(json, 'loads', lambda text: reads.append(text) or loads(text))
     annotations = Annotations()
     with DefaultScope.overwrite_default_scope('mmdet'):
         for _ in range(2):
             assert annotations.listing('train', dataset(root), CLASSES).images
     assert len(reads) == 1
+
+
+def skimmed(root, monkeypatch):
+    """What a run sees of a large file, and what a dry run sees."""
+    monkeypatch.setattr('mmrest.engine.checks.annotations.LARGE', 1)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return [Annotations(whole).listing('train', dataset(root), None) for whole in (0, 1)]
+
+
+def test_a_large_file_is_skimmed(root, monkeypatch):
+    path = root / 'annotations' / 'instances_train2017.json'
+    before, whole = skimmed(root, monkeypatch)
+    assert before == whole
+    text = path.read_text()
+    # Annotations are not looked at ...
+    path.write_text(text.replace('"area"', '"aera"'))
+    with pytest.raises(UsageError, match='area of one of its annotations'):
+        skimmed(root, monkeypatch)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        assert Annotations(whole=False).listing('train', dataset(root), None) == before
+    # ... and neither keys of something else nor a file that is cut off mislead.
+    path.write_text('{"info": {"images": [1], "categories": [{}]}, ' + text[1:])
+    assert skimmed(root, monkeypatch) == [before, whole]
+    path.write_text(text[:-40])
+    with pytest.raises(UsageError, match=r'is no COCO JSON \(JSONDecodeError'):
+        skimmed(root, monkeypatch)
 
 
 def test_other_formats_are_left_to_their_data_sets(root):
