@@ -102,6 +102,7 @@ def test_commands(tmp_path, coco_root, ade_root):
         'requirements/install.py ".venv-other" --torch "torch==2.13.0"',
         'what to do',
         'best so far: coco/segm_mAP',
+        'maskrcnn_rmt_s_3x.py is ready to train',
         'best so far: mIoU',
         'Would install mmrest',
         'mmrest/.mim',

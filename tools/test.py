@@ -83,8 +83,12 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
         hook.test_out_dir = osp.abspath(args.show_dir)
 
 
-def use_tta(cfg: Config) -> None:
-    """Test with the augmentations of the config's tta_pipeline, merged by its tta_model."""
+def check_tta(cfg: Config) -> None:
+    """Make sure that a config says how to augment, and can be augmented.
+
+    Raises:
+        UsageError: it cannot.
+    """
     if any('mask_head' in part for _, part in dicts(cfg.model, 'model')):
         raise UsageError('--tta: mmdet offers no test-time augmentation for masks; leave it out')
     if cfg.get('tta_model') is None or cfg.get('tta_pipeline') is None:
@@ -97,6 +101,11 @@ def use_tta(cfg: Config) -> None:
             f'--tta replaces test_dataloader.dataset.pipeline, which a '
             f'{type_name(cfg.test_dataloader.dataset)} does not have; give one data set'
         )
+
+
+def use_tta(cfg: Config) -> None:
+    """Test with the augmentations of the config's tta_pipeline, merged by its tta_model."""
+    check_tta(cfg)
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
 
@@ -114,6 +123,8 @@ def main() -> None:
     elif 'visualization' in (cfg.get('default_hooks') or {}):
         # Configs draw samples of an evaluation in training; mmdet would draw every test image.
         cfg.default_hooks.visualization.draw = False
+    if args.tta:
+        check_tta(cfg)
     check(cfg, ('test',))
     if args.tta:
         use_tta(cfg)

@@ -2,16 +2,17 @@
 
 import argparse
 import logging
-import os.path as osp
 from typing import Optional
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import get_world_size
+from mmengine.dist import get_rank, get_world_size
 from mmengine.logging import print_log
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from mmrest.checkpoint import read_weights
-from mmrest.engine.checks import check
+from mmrest.engine.checks import Facts, check
 from mmrest.engine.command import Parser, add_run_arguments, build_runner, run, run_config
 from mmrest.engine.errors import UsageError
 from mmrest.engine.guard import BeginningWeightsHook, WholeWeightsHook
@@ -48,6 +49,11 @@ def parse_args() -> argparse.Namespace:
         metavar='CKPT',
         help='go on from CKPT, or from the latest checkpoint of the work dir',
     )
+    parser.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='check data, config, weights and room, say what was found, and write nothing',
+    )
     add_run_arguments(parser)
     args = parser.parse_args()
     if args.amp_dtype is not None and not args.amp:
@@ -71,8 +77,6 @@ def use_pretrained(cfg: Config, path: str) -> None:
     """
     if not isinstance(cfg.model.get('backbone'), dict):
         raise UsageError('--pretrained is for a model with a backbone, and this config has none')
-    if osp.isfile(path):
-        read_weights(path)  # what is no checkpoint is refused before the run begins
     before = cfg.model.backbone.get('init_cfg') or {}
     if not isinstance(before, dict) or before.get('type', 'Pretrained') != 'Pretrained':
         before = {}
@@ -118,6 +122,16 @@ def warn_of_batch_size(cfg: Config) -> None:
         )
 
 
+def summary(config: str, facts: Facts) -> Table:
+    """What a dry run has found."""
+    rows = Table(title=f'{config} is ready to train', title_justify='left')
+    rows.add_column('checked')
+    rows.add_column('found', overflow='fold')
+    for fact in facts:
+        rows.add_row(escape(fact.what), escape(fact.found))
+    return rows
+
+
 def main() -> None:
     """Train."""
     args = parse_args()
@@ -136,7 +150,11 @@ def main() -> None:
     if resuming and not cfg.get('load_from'):
         cfg.load_from = of_first_process(newest_checkpoint, cfg.work_dir)
         cfg.resume = cfg.load_from is not None
-    check(cfg, ('train', 'val'))
+    facts = check(cfg, ('train', 'val'), thorough=args.dry_run)
+    if args.dry_run:
+        if get_rank() == 0:
+            Console().print(summary(args.config, facts))
+        return
     runner = build_runner(cfg)
     warn_of_batch_size(cfg)
     if cfg.get('resume'):

@@ -69,14 +69,17 @@ def _parts(cfg: Config, phases: Tuple[str, ...]) -> Iterator[Tuple[str, dict, Se
                 loop = EpochBasedTrainLoop if part.get('by_epoch', True) else IterBasedTrainLoop
                 known, extra = _parameters(loop), {'by_epoch'}
             else:
-                known = _parameters(_find(type_name(part)))
+                known = _parameters(find_type(type_name(part)))
                 extra = OPTIM_WRAPPER_KEYS if where == 'optim_wrapper' else set()
             if known is not None:
                 yield where, part, known | extra
 
 
-def _find(name: Optional[str]) -> Optional[Callable[..., Any]]:
-    """What a type name stands for, in whatever registry has it; None if none has."""
+def find_type(name: Optional[str]) -> Optional[Callable[..., Any]]:
+    """What a type name stands for, in whatever registry has it; None if none has.
+
+    The default scope is the one that building would have.
+    """
     if not isinstance(name, str):
         return None
     found = set()

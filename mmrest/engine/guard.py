@@ -3,7 +3,7 @@
 import logging
 import os
 import os.path as osp
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, NamedTuple, Tuple
 from urllib.parse import urlparse
 
 import torch
@@ -69,6 +69,20 @@ def _downloaded(url: str, folder: str) -> str:
     return path
 
 
+class Fitted(NamedTuple):
+    """The tensors of a file that go into a model.
+
+    Attributes:
+        tensors: by the names that the model has.
+        report: a line about them.
+        whole: whether nothing of the model is left out.
+    """
+
+    tensors: Dict[str, Tensor]
+    report: str
+    whole: bool
+
+
 class WeightsHook(Hook):
     """Puts what a file holds under the names that the model has, or stops the run.
 
@@ -83,11 +97,12 @@ class WeightsHook(Hook):
         Raises:
             CheckpointError: it does not fit.
         """
-        model = whole_model(runner)
-        checkpoint['state_dict'] = self.fitted(model, str(runner._load_from), checkpoint)
+        fitted = self.fitted(whole_model(runner), str(runner._load_from), checkpoint)
+        print_log(fitted.report, 'current', logging.INFO if fitted.whole else logging.WARNING)
+        checkpoint['state_dict'] = fitted.tensors
 
-    def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Dict[str, Tensor]:
-        """The tensors that go into `model`."""
+    def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
+        """The tensors that go into `model`, on whatever device it is."""
         raise NotImplementedError
 
 
@@ -101,10 +116,10 @@ class WholeWeightsHook(WeightsHook):
     def __init__(self, resuming: bool = False) -> None:
         self.resuming = resuming
 
-    def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Dict[str, Tensor]:
+    def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
         if not self.resuming:
             weights = weights_of(source, checkpoint)
-        elif {'meta', 'state_dict'} <= checkpoint.keys():
+        elif 'state_dict' in checkpoint and 'epoch' in (checkpoint.get('meta') or ()):
             weights = weights_of(source, checkpoint['state_dict'])  # not an average of it
         else:
             raise CheckpointError(
@@ -123,8 +138,7 @@ class WholeWeightsHook(WeightsHook):
             else:
                 remedy = 'give the config that it was trained with'
             raise CheckpointError(f'{error}; {remedy}') from error
-        print_log(report, 'current')
-        return tensors
+        return Fitted(tensors, report, True)
 
 
 class BeginningWeightsHook(WeightsHook):
@@ -134,7 +148,7 @@ class BeginningWeightsHook(WeightsHook):
     come from the file is logged by name.
     """
 
-    def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Dict[str, Tensor]:
+    def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
         weights = weights_of(source, checkpoint)
         wanted = model.state_dict()
         tensors = dict(weights.tensors)
@@ -144,12 +158,8 @@ class BeginningWeightsHook(WeightsHook):
             tensors = {n: t for n, t in tensors.items() if not n.startswith('backbone.')}
             tensors.update((f'backbone.{name}', t) for name, t in of_backbone.items())
         fitting = {n: t for n, t in tensors.items() if n in wanted and t.shape == wanted[n].shape}
-        print_log(
-            summary(weights.source, tensors, wanted),
-            'current',
-            logging.INFO if len(fitting) == len(wanted) else logging.WARNING,
-        )
-        return fitting
+        report = summary(weights.source, tensors, wanted)
+        return Fitted(fitting, report, len(fitting) == len(wanted))
 
 
 def _fitted_to(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:

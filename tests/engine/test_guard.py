@@ -173,7 +173,7 @@ def test_what_a_test_loads_is_said(log):
 def test_going_on_is_with_the_weights_and_not_their_average():
     model = nn.Linear(2, 3)
     state = {name: tensor + 1 for name, tensor in model.state_dict().items()}
-    content = {'meta': {}, 'state_dict': state, 'state_dict_ema': model.state_dict()}
+    content = {'meta': {'epoch': 1}, 'state_dict': state, 'state_dict_ema': model.state_dict()}
     runner = SimpleNamespace(model=model, _load_from='x.pth')
     WholeWeightsHook(resuming=True).after_load_checkpoint(runner, content)
     assert all(torch.equal(content['state_dict'][name], tensor) for name, tensor in state.items())

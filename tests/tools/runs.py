@@ -66,7 +66,7 @@ model = dict(
     data_preprocessor=dict(size=(64, 64)),
     backbone=dict(_delete_=True, type='ResT', arch=arch, norm_cfg=dict(type='SyncBN')),
     neck=dict(in_channels=[8, 16, 24, 32], out_channels=16),
-    decode_head=dict(in_channels=[16, 16, 16, 16], channels=16),
+    decode_head=dict(in_channels=[16, 16, 16, 16], channels=16, num_classes=150),
 )
 train_pipeline = [
     dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', reduce_zero_label=True),

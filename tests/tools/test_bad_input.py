@@ -1,12 +1,19 @@
 """What is missing or cannot be ends with one line that names it, and with nothing written."""
 
+import json
+import os
 import runpy
 import shutil
 import sys
+import zipfile
 
+import cv2
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from tests.tools.runs import DETECTOR, ROOT, train
+from tests.tools.runs import DETECTOR, ROOT, SEGMENTOR, save_weights, train
 
 CASES = {
     'config': ('train', ['absent.py'], 'config absent.py does not exist'),
@@ -286,10 +293,224 @@ CASES = {
 }
 
 
+WHOLE = ['tiny.py', '--data-root', 'whole']
+OPTION = ['--cfg-options']
+OUT = 'new/out.pth'
+"""Where converted or published weights would go."""
+
+CASES.update(
+    {
+        'annotations that are cut off': (
+            'train',
+            ['tiny.py', '--data-root', 'torn_json'],
+            'instances_train2017.json (train_dataloader.dataset.ann_file) is no COCO JSON (JSON',
+        ),
+        'annotations of another layout': (
+            'train',
+            ['tiny.py', '--data-root', 'list_json'],
+            'is no COCO JSON (TypeError',
+        ),
+        'annotations without areas': (
+            'train',
+            ['tiny.py', '--data-root', 'no_areas'],
+            'is no COCO JSON (KeyError: area of one of its annotations)',
+        ),
+        'no annotation of the classes': (
+            'train',
+            ['tiny.py', '--data-root', 'unannotated'],
+            'none of the 4 images of unannotated/annotations/instances_train2017.json has',
+        ),
+        'image that is cut off': (
+            'test',
+            ['tiny.py', 'good.pth', '--data-root', 'torn_image'],
+            'image torn_image/val2017/000000000002.jpg (test_dataloader.dataset) cannot be loaded',
+        ),
+        'image that is empty': (
+            'train',
+            ['tiny.py', '--data-root', 'empty_image'],
+            'image empty_image/train2017/000000000004.jpg (train_dataloader.dataset) cannot be',
+        ),
+        'label map of other classes': (
+            'train',
+            ['tiny_seg.py', '--data-root', 'labels'],
+            'label map labels/annotations/training/3.png (train_dataloader.dataset) holds class',
+        ),
+        'segmentor for other classes': (
+            'train',
+            ['tiny_seg.py', '--data-root', 'labels', *OPTION, 'model.decode_head.num_classes=19'],
+            'set model.decode_head.num_classes=150',
+        ),
+        'work dir below a file, in the config': (
+            'train',
+            [*WHOLE, '--cfg-options', 'work_dir=tiny.py/run'],
+            'tiny.py is not a folder; give another --work-dir',
+        ),
+        'folder as pretrained weights': (
+            'train',
+            [*WHOLE, '--pretrained', 'whole'],
+            'pretrained weights (model.backbone.init_cfg.checkpoint) whole is not a file',
+        ),
+        'pretrained weights of a prefix that is not there': (
+            'train',
+            [*WHOLE, '--pretrained', 'good.pth', *OPTION, 'model.backbone.init_cfg.prefix=trunk'],
+            "good.pth holds no tensor whose name begins with 'trunk.'",
+        ),
+        'weights alone to resume': (
+            'train',
+            [*WHOLE, '--resume', 'good.pth'],
+            'good.pth is no checkpoint of a run, it holds weights alone: leave --resume out',
+        ),
+        'folder to resume': (
+            'train',
+            [*WHOLE, '--resume', 'whole'],
+            'checkpoint whole is not a file',
+        ),
+        'whole model of another arch to begin from': (
+            'train',
+            [*WHOLE, '--cfg-options', 'load_from=other.pth'],
+            'other.pth, backbone.* for RMT does not fit: ',
+        ),
+        'folder as checkpoint': (
+            'test',
+            ['tiny.py', 'whole', '--data-root', 'whole'],
+            'checkpoint whole is not a file; give an existing path',
+        ),
+        'backbone as checkpoint': (
+            'test',
+            ['tiny.py', 'backbone.pth', '--data-root', 'whole'],
+            'it holds a backbone alone, to begin training from: --pretrained PATH',
+        ),
+        'suffix of a converted file': (
+            'convert_checkpoint',
+            ['good.pth', 'new/out.bin'],
+            'new/out.bin is neither a .pth nor a .safetensors file',
+        ),
+        'converted file below a file': (
+            'convert_checkpoint',
+            ['good.pth', 'tiny.py/out.pth'],
+            'tiny.py is not a folder; choose another',
+        ),
+        'nothing to convert to': (
+            'convert_checkpoint',
+            ['good.pth'],
+            'give the name of the new file, or --list',
+        ),
+        'suffix of a published file': (
+            'publish_model',
+            ['good.pth', 'new/out'],
+            'new/out is neither a .pth nor a .safetensors file',
+        ),
+    }
+)
+
+UNREADABLE = {
+    'absent.pth': 'checkpoint absent.pth does not exist',
+    'whole': 'checkpoint whole is a directory, not a file',
+    'notes.txt': 'notes.txt cannot be read as a checkpoint: it is empty, truncated or not',
+    'empty.pth': 'empty.pth cannot be read as a checkpoint: it is empty, truncated or not',
+    'torn.pth': 'torn.pth cannot be read as a checkpoint: it is empty, truncated or not',
+    'torn.safetensors': 'torn.safetensors cannot be read as a checkpoint: it is empty',
+    'bomb.pth': 'bomb.pth is refused: its ',
+    'command.pth': 'command.pth is refused: it would build a ',
+    'numbers.pth': 'numbers.pth holds no tensors; its entries are epoch',
+}
+"""Files that are no checkpoints, whichever program is given them."""
+
+UNFIT = {
+    'other.pth': 'of another shape',
+    'half.pth': ' missing (',
+    'transposed.pth': '1 of another shape (',
+}
+"""Checkpoints that do not fit the network."""
+
+for file, message in {**UNREADABLE, **UNFIT}.items():
+    if file not in ('absent.pth', 'whole'):
+        CASES[f'{file} as pretrained weights'] = (
+            'train',
+            [*WHOLE, '--pretrained', file],
+            message,
+        )
+        CASES[f'{file} as checkpoint'] = (
+            'test',
+            ['tiny.py', file, '--data-root', 'whole'],
+            message,
+        )
+for file, message in UNREADABLE.items():
+    CASES[f'{file} to convert'] = ('convert_checkpoint', [file, OUT, '--backbone'], message)
+    CASES[f'{file} to publish'] = ('publish_model', [file, OUT], message)
+for file in ('half.pth', 'transposed.pth'):
+    CASES[f'{file} to convert'] = (
+        'convert_checkpoint',
+        [file, OUT],
+        f'{file} fits none of the networks that mmrest knows by a name',
+    )
+
+
+class Command:
+    """A pickle of it runs a command, which would leave a file."""
+
+    def __reduce__(self):
+        return os.system, ('touch witness',)
+
+
+def spoil_data(folder, coco_root, ade_root):
+    """Folders of data, each with a fault of its own."""
+    for name in ('torn_json', 'list_json', 'no_areas', 'unannotated', 'torn_image', 'empty_image'):
+        shutil.copytree(coco_root, folder / name)
+    shutil.copytree(ade_root, folder / 'labels')
+    json_of = 'annotations/instances_train2017.json'
+    text = (coco_root / json_of).read_text()
+    (folder / 'torn_json' / json_of).write_text(text[: len(text) // 2])
+    (folder / 'list_json' / json_of).write_text('[1]')
+    content = json.loads(text)
+    (folder / 'unannotated' / json_of).write_text(json.dumps(dict(content, annotations=[])))
+    del content['annotations'][-1]['area']
+    (folder / 'no_areas' / json_of).write_text(json.dumps(content))
+    image = folder / 'torn_image' / 'val2017' / '000000000002.jpg'
+    image.write_bytes(image.read_bytes()[:50])
+    (folder / 'empty_image' / 'train2017' / '000000000004.jpg').write_bytes(b'')
+    cv2.imwrite(
+        str(folder / 'labels/annotations/training/3.png'), np.full((60, 80), 200, np.uint8)
+    )
+
+
+def spoil_weights(folder):
+    """Files of weights, of which good.pth and backbone.pth alone fit tiny.py."""
+    save_weights(folder / 'good.pth', folder / 'tiny.py')
+    state = torch.load(folder / 'good.pth')['state_dict']
+    backbone = {n[len('backbone.') :]: t for n, t in state.items() if n.startswith('backbone.')}
+    torch.save(backbone, folder / 'backbone.pth')
+    of_backbone = [name for name in state if name.startswith('backbone.')]
+    half = {n: t for n, t in state.items() if n not in of_backbone[::2]}
+    torch.save({'state_dict': half}, folder / 'half.pth')
+    matrix = next(n for n in of_backbone if state[n].ndim == 2 and len(set(state[n].shape)) == 2)
+    torch.save({**state, matrix: state[matrix].T}, folder / 'transposed.pth')
+    wider = {
+        n: torch.ones(2 * t.shape[0], *t.shape[1:]) if t.ndim else t for n, t in state.items()
+    }
+    torch.save(wider, folder / 'other.pth')
+    content = (folder / 'good.pth').read_bytes()
+    (folder / 'torn.pth').write_bytes(content[: len(content) // 2])
+    save_file(backbone, folder / 'torn.safetensors')
+    content = (folder / 'torn.safetensors').read_bytes()
+    (folder / 'torn.safetensors').write_bytes(content[: len(content) // 2])
+    (folder / 'empty.pth').touch()
+    torch.save({'epoch': 3}, folder / 'numbers.pth')
+    torch.save({'state_dict': backbone, 'args': Command()}, folder / 'command.pth')
+    with zipfile.ZipFile(folder / 'backbone.pth') as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(folder / 'bomb.pth', 'w', zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content + bytes(10**5))
+
+
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory, coco_root):
+def folder(tmp_path_factory, coco_root, ade_root):
     folder = tmp_path_factory.mktemp('bad_input')
     (folder / 'tiny.py').write_text(DETECTOR)
+    (folder / 'tiny_seg.py').write_text(SEGMENTOR)
+    spoil_data(folder, coco_root, ade_root)
+    spoil_weights(folder)
     shutil.copytree(coco_root, folder / 'whole')
     shutil.copytree(coco_root, folder / 'no_json')
     shutil.copytree(coco_root, folder / 'no_val')
@@ -308,10 +529,15 @@ def folder(tmp_path_factory, coco_root):
     return folder
 
 
+def written(folder):
+    """Every path with its size and the time of its last change."""
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob('*')}
+
+
 @pytest.mark.parametrize('name', CASES)
 def test_one_line(name, folder, monkeypatch, capsys):
     program, args, message = CASES[name]
-    before = set(folder.rglob('*'))
+    before = written(folder)
     monkeypatch.chdir(folder)
     monkeypatch.delenv('DISPLAY', raising=False)
     monkeypatch.setattr(sys, 'argv', [f'{program}.py', *args])
@@ -321,7 +547,7 @@ def test_one_line(name, folder, monkeypatch, capsys):
     line = capsys.readouterr().err.strip() if end.value.code == 2 else end.value.code
     assert line.startswith(f'{program}.py: error: ')
     assert message in line and '\n' not in line
-    assert set(folder.rglob('*')) == before
+    assert written(folder) == before
 
 
 def test_the_line_goes_to_stderr(folder):

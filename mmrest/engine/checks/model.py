@@ -1,0 +1,35 @@
+"""The network of a run, built without memory or random numbers."""
+
+import copy
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from ..config import first_line
+from ..errors import UsageError
+
+
+def check_model(cfg: Config) -> nn.Module:
+    """Make sure that the model of a config can be built, before anything is written.
+
+    Returns:
+        The model, on the meta device where it can be built there, in training mode.
+
+    Raises:
+        UsageError: it cannot; the message is the first line of what its constructor says.
+    """
+    scope = cfg.get('default_scope') or 'mmengine'
+    with DefaultScope.overwrite_default_scope(scope):
+        try:
+            with torch.device('meta'):
+                return MODELS.build(copy.deepcopy(cfg.model)).train()
+        except Exception:  # a network that computes with values while it is built, or a fault
+            pass
+        try:
+            return MODELS.build(copy.deepcopy(cfg.model)).train()
+        except Exception as error:  # whatever a constructor raises
+            raise UsageError(
+                f'the model of {cfg.filename} cannot be built: {first_line(error)}'
+            ) from error

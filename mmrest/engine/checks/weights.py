@@ -1,0 +1,84 @@
+"""The weights that a run begins with, fitted to the network without loading them into it."""
+
+from pathlib import Path
+from typing import Iterator, Optional, Tuple
+
+from mmengine.config import Config
+from mmengine.model import BaseTTAModel, PretrainedInit
+from torch import nn
+
+from ...checkpoint import CheckpointError, read_weights, summary
+from ...models.pretrained import LoadPretrained, fit
+from ...models.pyramid import PyramidBackbone
+from ..guard import BeginningWeightsHook, WholeWeightsHook, load_from_guarded
+from .facts import Fact, Facts
+from .files import is_remote
+
+FROM_A_FILE = ('Pretrained', 'PretrainedInit', PretrainedInit, LoadPretrained)
+
+
+def check_weights(cfg: Config, model: nn.Module, phases: Tuple[str, ...]) -> Facts:
+    """Make sure that the weights a run begins with can be read and fit.
+
+    Those of a backbone of mmrest must cover it, as :func:`mmrest.models.pretrained.fit` has it;
+    what a training begins from with ``load_from`` must cover the backbone, what it resumes or a
+    test takes the whole model. Nothing is fetched: weights at an address are left to the run.
+
+    Args:
+        cfg: config of the run.
+        model: its network, on any device.
+        phases: which of 'train', 'val' and 'test' it goes through.
+
+    Raises:
+        CheckpointError: a file cannot be read or does not fit.
+    """
+    while isinstance(model, BaseTTAModel):
+        model = model.module
+    facts: Facts = []
+    training = 'train' in phases
+    # A run that resumes initialises its network all the same.
+    for name, module, init_cfg in _from_files(model) if training else ():
+        facts.append(_pretrained(name, module, init_cfg))
+    path = cfg.get('load_from')
+    if not path:
+        return facts
+    if is_remote(path):
+        return [*facts, Fact('checkpoint', f'{path}: not looked at, it is not on this machine')]
+    if not training:
+        hook = WholeWeightsHook()
+    else:
+        hook = WholeWeightsHook(resuming=True) if cfg.get('resume') else BeginningWeightsHook()
+    path = str(Path(path).expanduser())
+    fitted = hook.fitted(model, path, load_from_guarded(path, 'cpu'))
+    return [*facts, Fact('checkpoint', fitted.report)]
+
+
+def _from_files(model: nn.Module) -> Iterator[Tuple[str, nn.Module, dict]]:
+    """The parts of a network that begin with the weights of a file."""
+    for name, module in model.named_modules():
+        cfgs = getattr(module, 'init_cfg', None) or ()
+        for cfg in cfgs if isinstance(cfgs, (list, tuple)) else (cfgs,):
+            if isinstance(cfg, dict) and cfg.get('type') in FROM_A_FILE:
+                yield name, module, cfg
+
+
+def _pretrained(name: str, module: nn.Module, init_cfg: dict) -> Fact:
+    what = f'pretrained weights of {name or "the model"}'
+    path, prefix = str(init_cfg['checkpoint']), init_cfg.get('prefix')
+    if is_remote(path):
+        return Fact(what, f'{path}: not looked at, it is not on this machine')
+    return Fact(what, _report(module, path, prefix))
+
+
+def _report(module: nn.Module, path: str, prefix: Optional[str]) -> str:
+    weights = read_weights(path, prefix)
+    if isinstance(module, PyramidBackbone):
+        return fit(module, weights)[1]
+    wanted = module.state_dict()
+    if not any(n in wanted and t.shape == wanted[n].shape for n, t in weights.tensors.items()):
+        raise CheckpointError(
+            f'{weights.source} does not fit: none of its {len(weights.tensors)} tensors has the '
+            f'name and the shape of one of {type(module).__name__}; give other weights, or set '
+            'init_cfg.prefix'
+        )
+    return summary(weights.source, weights.tensors, wanted)

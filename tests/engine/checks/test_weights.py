@@ -1,0 +1,80 @@
+"""The weights of a run are fitted before it begins."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from mmrest import ResT
+from mmrest.checkpoint import CheckpointError
+from mmrest.engine.checks.weights import check_weights
+
+ARCH = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
+
+
+class Detector(nn.Module):
+    def __init__(self, init_cfg=None):
+        super().__init__()
+        self.backbone = ResT(ARCH, init_cfg=init_cfg)
+        self.head = nn.Linear(2, 3)
+
+
+def built(init_cfg=None):
+    with torch.device('meta'):
+        return Detector(init_cfg)
+
+
+def facts(model, phases=('train', 'val'), **options):
+    return check_weights(Config(options), model, phases)
+
+
+def test_pretrained(tmp_path):
+    state = ResT(ARCH).state_dict()
+    torch.save(state, tmp_path / 'x.pth')
+    model = built(dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth')))
+    (fact,) = facts(model)
+    assert fact.what == 'pretrained weights of backbone'
+    assert ' tensors loaded from ' in fact.found
+    half = dict(list(state.items())[: len(state) // 2])
+    torch.save(half, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match='does not fit'):
+        facts(model)
+    assert facts(model, ('test',)) == []  # which does not read it
+
+
+def test_what_is_elsewhere_is_left_to_the_run():
+    model = built(dict(type='Pretrained', checkpoint='https://localhost/x.pth'))
+    first, second = facts(model, load_from='open-mmlab://resnet50')
+    assert 'not looked at' in first.found and 'not looked at' in second.found
+
+
+def test_a_backbone_of_another_project(tmp_path):
+    model = nn.ModuleDict(dict(backbone=nn.Linear(2, 3)))
+    model['backbone'].init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth'))
+    torch.save({'weight': torch.ones(3, 2)}, tmp_path / 'x.pth')
+    (fact,) = facts(model)
+    assert fact.found.startswith('1 of 2 tensors loaded')
+    torch.save({'weight': torch.ones(2, 3)}, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match='none of its 1 tensors has the name and the shape'):
+        facts(model)
+
+
+def test_load_from(tmp_path):
+    path = str(tmp_path / 'x.pth')
+    model = built()
+    state = Detector().state_dict()
+    torch.save({'state_dict': {n: t for n, t in state.items() if n != 'head.bias'}}, path)
+    (fact,) = facts(model, load_from=path)
+    assert '1 keep their values (head.bias)' in fact.found
+    with pytest.raises(CheckpointError, match='holds weights alone: leave --resume out'):
+        facts(model, load_from=path, resume=True)
+    with pytest.raises(CheckpointError, match='1 missing'):
+        facts(model, ('test',), load_from=path)
+    torch.save({'meta': {'epoch': 1}, 'state_dict': state}, path)
+    for phases, options in ((('test',), {}), (('train',), dict(resume=True))):
+        (fact,) = facts(model, phases, load_from=path, **options)
+        assert 'loaded from' in fact.found
+    state['backbone.norm_4.weight'] = state.popitem()[1]
+    torch.save({n: t.T if t.ndim == 2 else t for n, t in state.items()}, path)
+    with pytest.raises(CheckpointError, match='of another shape'):
+        facts(model, load_from=path)
