@@ -1,14 +1,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?=
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo demo-seg test test-all test-faults lint
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 	@echo "PYTHON=, VENV= and TORCH= choose the interpreter, the folder of the environment and"
-	@echo "pip's arguments for torch, for instance make env TORCH='torch==2.4.1'"
+	@echo "pip's arguments for torch, for instance make env TORCH='torch==2.4.1'; JOBS= is the"
+	@echo "number of processes that run the tests"
 
 env:  ## set up the environment in .venv; again: nothing
 	@$(PYTHON) requirements/install.py "$(VENV)" --torch "$(TORCH)"
@@ -19,11 +21,14 @@ demo: env  ## set up, draw a data set, learn it and show the outcome in work_dir
 demo-seg: env  ## the same for segmentation, in work_dirs/demo-seg
 	"$(VENV)/bin/python" tools/demo.py semfpn --work-dir work_dirs/demo-seg
 
+# Several processes of one thread each, a file of tests to each in turn.
+PYTEST = OMP_NUM_THREADS=1 "$(VENV)/bin/python" -m pytest -n $(JOBS) --dist loadfile
+
 test: env  ## set up and run the tests
-	"$(VENV)/bin/python" -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: env  ## the same with the long grids
-	"$(VENV)/bin/python" -m pytest
+	$(PYTEST)
 
 test-faults: env  ## kill trainings again and again, and fill disks
 	"$(VENV)/bin/python" -m pytest -m faults

@@ -94,7 +94,7 @@ def run(program, *args, cwd, check=True, **environ):
     done = subprocess.run(
         [sys.executable, str(program), *map(str, args)],
         cwd=cwd,
-        env=dict(os.environ, OMP_NUM_THREADS='2', **environ),
+        env={'OMP_NUM_THREADS': '2', **os.environ, **environ},
         capture_output=True,
         text=True,
         timeout=300,
