@@ -145,11 +145,15 @@ def main() -> None:
         use_auto_scale_lr(cfg)
     if args.resume is not None:
         cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
     resuming = bool(cfg.get('resume'))
-    if resuming and not cfg.get('load_from'):
-        cfg.load_from = of_first_process(newest_checkpoint, cfg.work_dir)
-        cfg.resume = cfg.load_from is not None
+    if args.resume not in (None, 'auto'):
+        cfg.load_from = args.resume
+    elif args.resume == 'auto' or (resuming and not cfg.get('load_from')):
+        hook = (cfg.get('default_hooks') or {}).get('checkpoint')
+        newest = of_first_process(newest_checkpoint, cfg.work_dir, hook)
+        cfg.resume = newest is not None
+        # With nothing to go on from, the run begins as it would without --resume.
+        cfg.load_from = newest or cfg.get('load_from')
     facts = check(cfg, ('train', 'val'), thorough=args.dry_run)
     if args.dry_run:
         if get_rank() == 0:

@@ -7,8 +7,10 @@ ResT and RMT were trained with keep their arguments. None of them runs anything 
 
 import argparse
 import codecs
+import datetime
 import pathlib
 import pickle
+import re
 from _compat_pickle import IMPORT_MAPPING
 from collections import Counter, OrderedDict
 from types import SimpleNamespace
@@ -52,6 +54,11 @@ RUNS: List[Any] = [
     OneCycleParamScheduler,
     (_harmless_method, 'builtins.getattr'),
     argparse.Namespace,
+    SimpleNamespace,
+    datetime.date,
+    datetime.datetime,
+    datetime.timedelta,
+    (frozenset, 'builtins.frozenset'),
     # The working system of a file's maker does not matter.
     (pathlib.PurePosixPath, 'pathlib.PosixPath'),
     (pathlib.PurePosixPath, 'pathlib._local.PosixPath'),
@@ -77,6 +84,65 @@ def named(types: List[Any]) -> Dict[str, Any]:
     }
 
 
+class _Dtype:
+    """Stands in for ``numpy.dtype``: numbers and texts of a fixed size, and nothing else.
+
+    A dtype of objects, or one whose state a file sets, would make an array of addresses out of
+    bytes.
+    """
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if not isinstance(code, str) or not re.fullmatch(r'[biufcUS]\d+', code):
+            raise pickle.UnpicklingError(f'GLOBAL numpy.dtype({code!r})')
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands in for an array of numpy while it is built."""
+
+    def __init__(self, *_: Any) -> None:
+        self.array = np.zeros(0)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, by_columns, raw = state
+        self.array = _from_bytes(raw, dtype).reshape(shape, order='F' if by_columns else 'C')
+
+
+def _from_bytes(raw: Any, dtype: _Dtype) -> np.ndarray:
+    raw = raw.encode('latin1') if isinstance(raw, str) else raw  # by Python 2
+    return np.frombuffer(raw, dtype.dtype).copy()
+
+
+def _scalar(dtype: _Dtype, raw: Any) -> Any:
+    return _from_bytes(raw, dtype)[0]
+
+
+# The package of these is numpy.core or numpy._core: a file may come from either.
+_STAND_INS: Dict[str, Any] = {'numpy.dtype': _Dtype, 'numpy.ndarray': _Array}
+for _package in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+    _STAND_INS[f'{_package}._reconstruct'] = _Array
+    _STAND_INS[f'{_package}.scalar'] = _scalar
+
+
+def built(content: Any) -> Any:
+    """What was read, with the arrays for which :class:`_Array` stood in."""
+    if isinstance(content, _Array):
+        return content.array
+    if isinstance(content, dict):
+        for key in content:
+            content[key] = built(content[key])
+    elif isinstance(content, list):
+        content[:] = map(built, content)
+    elif type(content) is tuple:
+        return tuple(map(built, content))
+    elif isinstance(content, HistoryBuffer):
+        built(content.__dict__)
+    return content
+
+
 class _Unpickler(pickle.Unpickler):
     """Builds what it is told of, and no other type."""
 
@@ -93,7 +159,11 @@ class _Unpickler(pickle.Unpickler):
 class ArraysUnpickler(_Unpickler):
     """Reads a pickle of numpy's arrays, which is how detectron2 publishes weights."""
 
-    allowed: ClassVar[Dict[str, Any]] = {**named(NUMPY), 'collections.OrderedDict': OrderedDict}
+    allowed: ClassVar[Dict[str, Any]] = {
+        **_STAND_INS,
+        '_codecs.encode': codecs.encode,
+        'collections.OrderedDict': OrderedDict,
+    }
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file, encoding='latin1')
@@ -105,6 +175,7 @@ class _RunUnpickler(_Unpickler):
     allowed: ClassVar[Dict[str, Any]] = {
         **torch._weights_only_unpickler._get_allowed_globals(),
         **named(RUNS),
+        **_STAND_INS,
     }
 
 

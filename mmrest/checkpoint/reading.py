@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from mmengine.fileio import get_local_path
 
-from .allowlist import RUNS, ArraysUnpickler, guarded_pickle
+from .allowlist import RUNS, ArraysUnpickler, built, guarded_pickle
 from .errors import CheckpointError
 
 _TORCH_LEGACY = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
 """How torch.save's files of before torch 1.6 begin."""
+
+_TORCH_MAGIC = 0x1950A86A20F9469CFC6C
+"""The first thing that is pickled in such a file, in whatever protocol."""
 
 
 def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
@@ -61,14 +64,18 @@ def _read(path: str, map_location: Any) -> Any:
         return _read_safetensors(path, map_location)
     if start.startswith(b'\x80') and start != _TORCH_LEGACY:
         with open(path, 'rb') as file:
-            return ArraysUnpickler(file).load()
+            content = ArraysUnpickler(file).load()
+        if content != _TORCH_MAGIC:
+            return built(content)
     if start.startswith(b'PK'):
-        _refuse_bomb(path)
+        _check_archive(path)
     if _torch_can_be_told_of_types():
         with torch.serialization.safe_globals(RUNS):
             return torch.load(path, map_location=map_location, weights_only=True)
-    return torch.load(
-        path, map_location=map_location, pickle_module=guarded_pickle, weights_only=False
+    return built(
+        torch.load(
+            path, map_location=map_location, pickle_module=guarded_pickle, weights_only=False
+        )
     )
 
 
@@ -90,14 +97,21 @@ def _read_safetensors(path: str, map_location: Any) -> Any:
     return {name: tensor.to(map_location) for name, tensor in tensors.items()}
 
 
-def _refuse_bomb(path: str) -> None:
-    """torch.save compresses nothing, so that a file holds as much as it is long.
+def _check_archive(path: str) -> None:
+    """Look at a zip file before torch does.
 
     Raises:
-        CheckpointError: it would unpack to more.
+        CheckpointError: it would unpack to more than it is long, though torch.save compresses
+            nothing; or it is a TorchScript program, which torch would run.
     """
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
+        names = archive.namelist()
+    if any(name.rpartition('/')[2] == 'constants.pkl' for name in names):
+        raise CheckpointError(
+            'is refused: it is a TorchScript program; save the state dict of the model it was '
+            'made from'
+        )
     if unpacked > osp.getsize(path):
         raise CheckpointError(
             f'is refused: its {osp.getsize(path)} bytes would unpack to {unpacked}, and '
@@ -113,7 +127,7 @@ def _unreadable(reason: str) -> str:
 
 
 def _refusal(error: str) -> str:
-    blocked = re.search(r'GLOBAL (\S+)|function (\S+)|type <class \'(\S+)\'>', error)
+    blocked = re.search(r'GLOBAL (\S+)|function (\S+)|<class \'(\S+)\'>', error)
     if blocked is None:
         reason = error.split('WeightsUnpickler error:')[-1].strip().split('\n')[0]
         return _unreadable(reason)

@@ -116,7 +116,7 @@ def weights_of(source: str, content: Any) -> Weights:
         )
     tensors: Dict[str, Tensor] = {}
     for name, value in content.items():
-        if isinstance(value, (Tensor, np.ndarray)) and isinstance(name, str):
+        if _is_tensor(value) and isinstance(name, str):
             bare = _WRAPPERS.sub('', name)
             if bare in tensors:
                 raise CheckpointError(f'{source} holds {bare} twice, wrapped and bare')
@@ -127,4 +127,10 @@ def weights_of(source: str, content: Any) -> Weights:
 
 
 def _is_container(content: Any, name: str) -> bool:
-    return isinstance(content, Mapping) and isinstance(content.get(name), Mapping)
+    part = content.get(name) if isinstance(content, Mapping) else None
+    return isinstance(part, Mapping) and any(map(_is_tensor, part.values()))
+
+
+def _is_tensor(value: Any) -> bool:
+    numbers = isinstance(value, np.ndarray) and value.dtype.kind in 'biufc'
+    return numbers or isinstance(value, Tensor)

@@ -1,8 +1,10 @@
 """Writing a checkpoint so that what was there before is lost only once the new one is complete."""
 
 import contextlib
+import errno
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping
 
@@ -60,8 +62,18 @@ def write_whole(path: Path, write: Writer) -> None:
 def remove_unfinished(folder: Path) -> None:
     """Remove what :func:`write_whole` left in a folder when its process was killed."""
     for path in folder.glob('.*.part'):
-        with contextlib.suppress(OSError):
-            path.unlink()
+        number = re.fullmatch(r'\..+\.(\d+)\.part', path.name)
+        if number and not _is_alive(int(number.group(1))):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return True
 
 
 def _sync(path: Path) -> None:
@@ -69,6 +81,10 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot be asked this of a folder.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 
@@ -103,7 +119,7 @@ def publish(path: Path, tensors: Mapping[str, Tensor], meta: Dict[str, Any]) -> 
                 torch.save({'meta': meta, 'state_dict': tensors}, file)
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    unnamed = path.with_name(f'.{path.stem}{path.suffix}')
+    unnamed = path.with_name(f'.{path.name}.{os.getpid()}.part')
     write_whole(unnamed, write)
     digest = hashlib.sha256()
     with open(unnamed, 'rb') as file:
@@ -111,4 +127,5 @@ def publish(path: Path, tensors: Mapping[str, Tensor], meta: Dict[str, Any]) -> 
             digest.update(part)
     final = path.with_name(f'{path.stem}-{digest.hexdigest()[:8]}{path.suffix}')
     os.replace(unnamed, final)
+    _sync(path.parent)
     return final

@@ -24,7 +24,7 @@ from .guard import guard_checkpoints
 from .processes import check_launcher, is_first_to_say, leave_processes, use_cpu_wrapper
 from .saving import save_whole
 from .sharding import check_sharding
-from .stopping import STOPPED
+from .stopping import STOPPED, have_workers_wait
 
 # mmengine still looks packages up through it; nobody at the command line can mend that.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
@@ -147,6 +147,7 @@ def build_runner(cfg: Config) -> Runner:
     """
     guard_checkpoints()
     save_whole()
+    have_workers_wait()
     make_resumable(cfg)
     check_sharding(cfg)
     reverted = 0

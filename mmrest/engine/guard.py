@@ -131,6 +131,8 @@ class WholeWeightsHook(WeightsHook):
             tensors, report = match(
                 f'{weights.source} for {type(model).__name__}', weights.tensors, wanted
             )
+            if isinstance(getattr(model, 'backbone', None), PyramidBackbone):
+                fit(model.backbone, weights.under('backbone'))  # of a deeper one it would be all
         except CheckpointError as error:
             backbone = {name[9:] for name in wanted if name.startswith('backbone.')}
             if backbone & weights.tensors.keys():

@@ -1,24 +1,18 @@
 """Training data that can be gone on with in the middle, the same for any number of workers."""
 
 import itertools
-from typing import Any, Iterator, List
+from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
 
-from mmengine.logging import print_log
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .randomness import kept_random_states, seeded
 
 
-class Draw(int):
-    """Index of a sample that knows in which pass over the data it is drawn."""
+class Draw(NamedTuple):
+    """What a sampler gives for a sample, and the pass over the data in which it does."""
 
-    def __new__(cls, index: int, epoch: int) -> 'Draw':
-        draw = super().__new__(cls, index)
-        draw.epoch = epoch
-        return draw
-
-    def __reduce__(self) -> Any:
-        return Draw, (int(self), self.epoch)
+    index: Any
+    epoch: int
 
 
 class SeededDataset(Dataset):
@@ -40,13 +34,21 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> Any:
-        with seeded(self.seed, draw.epoch, int(draw)):
-            return self.dataset[int(draw)]
+        # Samplers of videos give the number of a frame too.
+        numbers = draw.index if isinstance(draw.index, (tuple, list)) else [draw.index]
+        with seeded(self.seed, draw.epoch, *map(int, numbers)):
+            return self.dataset[draw.index]
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith('__') or name == 'dataset':  # which a pickle does not hold yet
             raise AttributeError(name)
         return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ('dataset', 'seed'):
+            super().__setattr__(name, value)
+        else:  # such as the pipeline, which hooks exchange
+            setattr(self.dataset, name, value)
 
 
 class ResumableBatchSampler(Sampler):
@@ -127,18 +129,16 @@ class ResumableLoader(DataLoader):
             **workers,
         )
 
-    def begin(self, seed: int, batches: int) -> None:
-        """Set where the next pass begins.
+    @property
+    def seeds(self) -> Tuple[int, Optional[int]]:
+        """The seeds of what is drawn for a sample and of the order of the samples."""
+        return self.dataset.seed, getattr(self.batch_sampler.sampler, 'seed', None)
 
-        Args:
-            seed: of the run, which a checkpoint may have changed.
-            batches: how many are left out of the pass.
-        """
-        self.dataset.seed = seed
-        if getattr(self.batch_sampler.sampler, 'seed', seed) != seed:
-            self.batch_sampler.sampler.seed = seed
-            print_log(f'the order of the data is that of seed {seed}', 'current')
-        self.batch_sampler.skip = batches
+    @seeds.setter
+    def seeds(self, seeds: Tuple[int, Optional[int]]) -> None:
+        self.dataset.seed, of_order = seeds
+        if of_order is not None:
+            self.batch_sampler.sampler.seed = of_order
 
     def __iter__(self) -> Iterator[Any]:
         # A generator, so that no worker starts before the first batch is asked for.

@@ -51,6 +51,7 @@ class _Resumable:
         """What a checkpoint holds of the loop; of each process its own."""
         return dict(
             batches=len(self.dataloader),
+            seeds=self.dataloader.seeds,
             evaluated=self.evaluated,
             random_states=self._before_evaluation or random_states(),
         )
@@ -78,7 +79,7 @@ class _Resumable:
             self.runner.call_hook('before_train')
             resumed, self._resumed = self._resumed, None
             try:
-                self._run(resumed)
+                self._run(resumed is not None, self._recalled(resumed))
             finally:
                 self.dataloader.close()
             self.runner.call_hook('after_train')
@@ -99,12 +100,24 @@ class _Resumable:
             message += f'; {path} is saved, and the same command with --resume goes on from there'
         raise Interrupted(message)
 
-    def _begin_at(self, batch: int, resumed: Optional[Dict[str, Any]]) -> int:
-        self.dataloader.begin(self.runner.seed, batch)
+    def stop_evaluation(self) -> None:
+        """Raise Interrupted where a run of one process was asked to stop."""
+        if self._stop.asked_here():
+            raise Interrupted('stopped by SIGTERM')
+
+    def _recalled(self, resumed: Optional[Dict[str, Any]]) -> Dict[str, Any]:
+        """Set seeds and random states as they were at the checkpoint."""
+        resumed = resumed or {}
+        if 'seeds' in resumed:
+            self.dataloader.seeds = resumed['seeds']
+        if 'random_states' in resumed:
+            set_random_states(resumed['random_states'])
+        return resumed
+
+    def _begin_at(self, batch: int) -> int:
+        self.dataloader.batch_sampler.skip = batch
         if batch:
             print_log(f'the data goes on at batch {batch} of its pass', 'current')
-        if resumed and 'random_states' in resumed:
-            set_random_states(resumed['random_states'])
         return batch
 
     def _evaluate_if_due(self, done: int, end: int) -> None:
@@ -113,11 +126,13 @@ class _Resumable:
             return
         if done % self.val_interval and done != end:
             return
+        if self._stop.asked_here():
+            self._interrupt()
         self._before_evaluation = random_states()
         try:
-            with kept_random_states(), self._stop.at_once():
+            with kept_random_states():
                 self.runner.val_loop.run()
-        except Interrupted:
+        except Interrupted:  # after a batch: see stop_evaluation
             for hook in self.runner.hooks:
                 if isinstance(hook, EMAHook):
                     hook.after_val_epoch(self.runner)  # gives the weights of training back
@@ -131,9 +146,9 @@ class _Resumable:
 class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
     """mmengine's EpochBasedTrainLoop that goes on at the next batch."""
 
-    def _run(self, resumed: Optional[Dict[str, Any]]) -> None:
+    def _run(self, goes_on: bool, resumed: Dict[str, Any]) -> None:
         batches, done = len(self.dataloader), 0
-        if resumed is not None:
+        if goes_on:
             done = self._iter - self._epoch * batches
             if not 0 <= done <= batches:
                 done = 0
@@ -142,13 +157,14 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
                 self._evaluate_if_due(self._epoch, self._max_epochs)
         while self._epoch < self._max_epochs and not self.stop_training:
             self._run_epoch(done, resumed)
-            done, resumed = 0, None
+            done, resumed = 0, {}
             self._evaluate_if_due(self._epoch, self._max_epochs)
 
-    def _run_epoch(self, done: int, resumed: Optional[Dict[str, Any]]) -> None:
+    def _run_epoch(self, done: int, resumed: Dict[str, Any]) -> None:
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        first = self._begin_at(done, resumed)
+        self._recalled(resumed)  # nothing before has counted
+        first = self._begin_at(done)
         with closing(iter(self.dataloader)) as batches:
             for index, batch in enumerate(batches, start=first):
                 self.run_iter(index, batch)
@@ -160,9 +176,9 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
 class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
     """mmengine's IterBasedTrainLoop that goes on at the next batch."""
 
-    def _run(self, resumed: Optional[Dict[str, Any]]) -> None:
+    def _run(self, goes_on: bool, resumed: Dict[str, Any]) -> None:
         self.runner.call_hook('before_train_epoch')
-        if resumed is not None and self._iter and not resumed.get('evaluated', True):
+        if goes_on and self._iter and not resumed.get('evaluated', True):
             self._evaluate_if_due(self._iter, self._max_iters)
         batches, sampler = self._iter, self.dataloader.batch_sampler
         if not sampler.is_endless:
@@ -170,7 +186,8 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
             self.dataloader_iterator._epoch = epoch
             if hasattr(sampler.sampler, 'set_epoch'):
                 sampler.sampler.set_epoch(epoch)
-        self._begin_at(batches, resumed)
+        self._recalled(resumed)
+        self._begin_at(batches)
         try:
             while self._iter < self._max_iters and not self.stop_training:
                 self.runner.model.train()

@@ -27,6 +27,9 @@ from ..checkpoint import (
 INTERRUPTED = 'interrupted.pth'
 """What a run that was asked to stop leaves; the next regular checkpoint replaces it."""
 
+LAST = 'last_checkpoint'
+"""The file of a work dir that names its newest checkpoint."""
+
 _KEY = 'mmrest'
 """Where a checkpoint holds what the loops of mmrest need; a list, an entry a process."""
 
@@ -72,6 +75,8 @@ class WholeCheckpointHook(CheckpointHook):
         self._remembered: List[Dict[str, Any]] = []
         self._saved_iter: Optional[int] = None
         self._place: Dict[str, int] = {}  # epoch and iteration of what is being saved
+        self._is_read_back = False
+        self._saves_best = False
 
     def before_train(self, runner: Runner) -> None:
         """Clear away what a killed process left."""
@@ -81,11 +86,16 @@ class WholeCheckpointHook(CheckpointHook):
                 remove_unfinished(Path(folder))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add what the loop remembers, of each process."""
+        """Add what the loop remembers; another hook's checkpoint is left alone."""
+        if self._remembered:
+            checkpoint[_KEY] = self._remembered
         # FlexibleRunner replaces the epoch and iteration that it is given.
         checkpoint['meta'].update(self._place)
-        if 'optimizer' in checkpoint and self._remembered:
-            checkpoint[_KEY] = self._remembered
+
+    def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Stop an evaluation where that was asked for; the loop saves."""
+        if hasattr(runner.train_loop, 'stop_evaluation'):
+            runner.train_loop.stop_evaluation()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Have the loop go on from what it remembered."""
@@ -109,33 +119,36 @@ class WholeCheckpointHook(CheckpointHook):
         """
         if self._saved_iter == iteration:
             return self.last_ckpt
-        self._remember(runner)
-        path = osp.join(self.out_dir, INTERRUPTED)
+        path = self.file_backend.join_path(self.out_dir, INTERRUPTED)
         self._write(runner, INTERRUPTED, dict(epoch=epoch, iter=iteration))
+        if is_main_process():
+            self._note_last(runner, path)
         barrier()  # where one process of many ends, its launcher ends the others
         return path
 
-    def _remember(self, runner: Runner) -> None:
+    def _write(self, runner: Runner, name: str, meta: dict) -> None:
         if hasattr(runner.train_loop, 'remembered'):
             self._remembered = all_gather_object(runner.train_loop.remembered())
-
-    def _write(self, runner: Runner, name: str, meta: dict) -> None:
         before, self._place = self._place, dict(meta)
-        runner.save_checkpoint(
-            self.out_dir,
-            name,
-            self.file_client_args,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            by_epoch=self.by_epoch,
-            backend_args=self.backend_args,
-            **self.args,
-        )
-        self._place = before
+        try:
+            runner.save_checkpoint(
+                self.out_dir,
+                name,
+                self.file_client_args,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=self.by_epoch,
+                backend_args=self.backend_args,
+                **self.args,
+            )
+        finally:
+            self._place, self._remembered = before, []
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         meta = {**meta, **self._place}
+        if self._saves_best and hasattr(runner.train_loop, 'evaluated'):
+            runner.train_loop.evaluated = True  # the best one is there
         kept, outdated = [], []
         if self.max_keep_ckpts > 0:
             kept = [*(kept for kept in self.keep_ckpt_ids if kept != step), step]
@@ -145,13 +158,14 @@ class WholeCheckpointHook(CheckpointHook):
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        self._remember(runner)
         self._write(runner, name, dict(meta))
         self._saved_iter = meta['iter']
         if is_main_process():
-            self._note_last(runner)
-            if outdated:
+            self._note_last(runner, self.last_ckpt)
+            # The first one too, so that a run does not find at its end that it cannot go on.
+            if outdated or not self._is_read_back:
                 self._check_readable(self.last_ckpt)
+                self._is_read_back = True
             for old in outdated:
                 self._remove(
                     self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
@@ -162,13 +176,13 @@ class WholeCheckpointHook(CheckpointHook):
             self.keep_ckpt_ids.extend(kept)
             runner.message_hub.update_info('keep_ckpt_ids', kept)
 
-    def _note_last(self, runner: Runner) -> None:
+    def _note_last(self, runner: Runner, path: str) -> None:
         """Write the file in which mmengine and mmdet look for the newest checkpoint."""
 
         def write(temporary: str) -> None:
-            Path(temporary).write_text(str(self.last_ckpt))
+            Path(temporary).write_text(path)
 
-        write_whole(Path(runner.work_dir) / 'last_checkpoint', write)
+        write_whole(Path(runner.work_dir) / LAST, write)
 
     def _check_readable(self, path: str) -> None:
         if isinstance(self.file_backend, LocalBackend):
@@ -181,16 +195,15 @@ class WholeCheckpointHook(CheckpointHook):
             self.file_backend.rmtree(path)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, Any]) -> None:
-        if hasattr(runner.train_loop, 'evaluated'):
-            runner.train_loop.evaluated = True
         # mmengine removes the best one so far, where it knows its path, before it writes the new
         # one.
         before, self._best = self._best, dict.fromkeys(self._best)
         self._place = dict(epoch=runner.epoch, iter=runner.iter)
+        self._saves_best = True
         try:
             super()._save_best_checkpoint(runner, metrics)
         finally:
-            self._place = {}
+            self._place, self._saves_best = {}, False
             now = self._best
             self._best = {metric: now[metric] or before[metric] for metric in before}
         outdated = [
@@ -218,47 +231,62 @@ class WholeCheckpointHook(CheckpointHook):
             self.best_ckpt_path_dict = paths
 
 
-def newest_checkpoint(folder: str) -> Optional[str]:
+def newest_checkpoint(work_dir: str, hook: Optional[dict] = None) -> Optional[str]:
     """The newest checkpoint of a run from which it can go on; None where there is none at all.
 
     One that cannot be read, because the machine or the disk failed, is passed over with a
     warning.
 
     Args:
-        folder: the work dir.
+        work_dir: of the run.
+        hook: config of its checkpoint hook, which may name another folder or other files.
 
     Raises:
         CheckpointError: there are checkpoints, and none can be read.
     """
-    paths, message = _by_age(folder), ''
+    paths, message = _candidates(Path(work_dir), hook or {}), ''
     for path in paths:
+        if '://' in path or osp.isdir(path):
+            return path  # of a remote storage or a strategy, which read it themselves
         try:
-            content = read_checkpoint(str(path))
-            if not {'meta', 'state_dict', 'optimizer'} <= content.keys():
-                raise CheckpointError(f'{path} holds weights alone')
+            content = read_checkpoint(path)
+            if not isinstance(content, dict) or not {'meta', 'state_dict'} <= content.keys():
+                raise CheckpointError(f'{path} is no checkpoint of a run')
         except CheckpointError as error:
             message = str(error)
             print_log(
                 f'{error}; the checkpoint before it is looked at', 'current', logging.WARNING
             )
             continue
-        return str(path)
+        return path
     if paths:
         raise CheckpointError(
-            f'none of the {len(paths)} checkpoints of {folder} can be gone on from ({message}); '
+            f'none of the {len(paths)} checkpoints of {work_dir} can be gone on from ({message}); '
             'to begin anew, give another --work-dir or leave --resume out'
         )
     return None
 
 
-def _by_age(folder: str) -> List[Path]:
-    """The regular checkpoints of a folder, the newest first."""
-    names = re.compile(r'(?:epoch|iter)_\d+\.pth|' + re.escape(INTERRUPTED))
-    paths = [path for path in Path(folder).glob('*.pth') if names.fullmatch(path.name)]
-
-    def age(path: Path) -> Any:
-        # Copies of a folder may have one time for all: then the number counts.
-        number = re.search(r'\d+', path.name)
-        return path.stat().st_mtime_ns, int(number.group()) if number else float('inf')
-
-    return sorted(paths, key=age, reverse=True)
+def _candidates(work_dir: Path, hook: dict) -> List[str]:
+    """What a run may go on from, the newest first: the one that was noted, then by time."""
+    folder = Path(hook['out_dir']) / work_dir.name if hook.get('out_dir') else work_dir
+    template = hook.get('filename_tmpl') or 'epoch_{}.pth'
+    names = [re.escape(name).replace(r'\{\}', r'\d+') for name in (template, INTERRUPTED)]
+    pattern = re.compile('|'.join([*names, r'(?:epoch|iter)_\d+\.pth']))
+    paths = [path for path in folder.glob('*') if pattern.fullmatch(path.name)]
+    paths.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    noted = work_dir / LAST
+    if not noted.is_file():
+        return list(map(str, paths))
+    last = noted.read_text().strip()
+    if '://' in last:
+        return [last]
+    # The folder may have been moved or copied since, all with one time.
+    places = [Path(last), folder / Path(last).name]
+    found = next((path for path in places if last and path.exists()), None)
+    if found is None and not paths and last:
+        raise CheckpointError(
+            f'{noted} names {last}, which does not exist; give the checkpoint: --resume PATH'
+        )
+    others = [path for path in paths if found is None or not path.samefile(found)]
+    return [str(path) for path in ([] if found is None else [found]) + others]

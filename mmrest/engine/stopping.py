@@ -1,15 +1,13 @@
 """A cluster's request to stop, which a run grants at the end of an iteration."""
 
-import contextlib
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Iterator, Optional, Type
+from typing import Any, Optional, Type
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
-
-from .errors import Interrupted
+from mmengine.runner import runner
 
 STOPPED = 75
 """Exit status of a run that was asked to stop and has saved what it had (EX_TEMPFAIL)."""
@@ -23,7 +21,6 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._asked = False
-        self._at_once = False
         self._before = signal.SIG_DFL
         self._calls = 0
 
@@ -45,8 +42,6 @@ class StopRequest:
     def _listen(self, number: int, frame: Optional[FrameType]) -> None:
         self._asked = True
         signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
-        if self._at_once:
-            raise Interrupted('stopped by SIGTERM')
 
     def asked(self) -> bool:
         """Whether one of the processes was asked to stop; all call this as often."""
@@ -59,16 +54,23 @@ class StopRequest:
         all_reduce(anywhere, 'max')
         return bool(anywhere)
 
-    @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Have a request raise Interrupted where it comes, in a run of one process."""
-        if get_world_size() > 1:
-            yield
-            return
-        if self._asked:
-            raise Interrupted('stopped by SIGTERM')
-        self._at_once = True
-        try:
-            yield
-        finally:
-            self._at_once = False
+    def asked_here(self) -> bool:
+        """Whether this process was asked to stop, and is the only one of its run."""
+        return self._asked and get_world_size() == 1
+
+
+def have_workers_wait() -> None:
+    """Have the workers that load data go on when all processes of a run are asked to stop.
+
+    torchrun and Slurm tell the whole group. Without its workers a run could not finish its
+    iteration; they end when it does.
+    """
+    runner.default_worker_init_fn = _begin_worker
+
+
+_worker_init_fn = runner.default_worker_init_fn
+
+
+def _begin_worker(*args: Any, **kwargs: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _worker_init_fn(*args, **kwargs)

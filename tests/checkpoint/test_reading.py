@@ -1,6 +1,7 @@
 """Reading files of weights: what is read, what is refused, and what is said."""
 
 import argparse
+import datetime
 import os
 import pathlib
 import pickle
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter, OrderedDict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -184,3 +186,38 @@ def test_what_would_unpack_to_more_than_it_is(tmp_path):
             archive.writestr(name, content + bytes(10**7))
     with pytest.raises(CheckpointError, match=r'its \d+ bytes would unpack to \d+'):
         read_checkpoint(str(path))
+
+
+@pytest.mark.parametrize('code', ['<f4', '>f8', '<i8', '<f2', '|b1', '<U3'])
+def test_kinds_of_arrays(code, tmp_path):
+    array = np.arange(6).reshape(2, 3).astype(code)
+    content = {'a': array, 'b': np.asfortranarray(array), 'c': [array[0, 1]], 'd': (array[:1],)}
+    (tmp_path / 'x.pkl').write_bytes(pickle.dumps(content, protocol=2))
+    found = read_checkpoint(str(tmp_path / 'x.pkl'))
+    assert all(np.array_equal(found[name], content[name]) for name in ('a', 'b'))
+    assert found['c'] == content['c'] and np.array_equal(found['d'][0], content['d'][0])
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4])
+def test_protocols_of_old_files(protocol, tmp_path):
+    path = tmp_path / 'x.pth'
+    torch.save(
+        {'a': STATE['a']}, path, pickle_protocol=protocol, _use_new_zipfile_serialization=False
+    )
+    if protocol == 2:
+        assert torch.equal(read_checkpoint(str(path))['a'], STATE['a'])
+    else:
+        try:
+            assert torch.equal(read_checkpoint(str(path))['a'], STATE['a'])
+        except CheckpointError as error:  # torch's guard reads protocol 2 alone
+            assert 'cannot be read' in str(error) or 'is refused' in str(error)
+
+
+def test_types_of_settings(tmp_path):
+    settings = {
+        'names': frozenset('ab'),
+        'time': datetime.datetime(2024, 1, 2, 3),
+        'took': datetime.timedelta(seconds=5),
+        'args': SimpleNamespace(lr=1),
+    }
+    assert read_checkpoint(saved(tmp_path / 'x.pth', settings)) == settings

@@ -14,7 +14,7 @@ from torch import nn
 from mmrest import RMT, ResT
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.guard import BeginningWeightsHook, WholeWeightsHook, guard_checkpoints
-from tests.models.networks import randomised, tiny
+from tests.models.networks import TINY, randomised, tiny
 
 
 @pytest.fixture(autouse=True)
@@ -177,3 +177,13 @@ def test_going_on_is_with_the_weights_and_not_their_average():
     runner = SimpleNamespace(model=model, _load_from='x.pth')
     WholeWeightsHook(resuming=True).after_load_checkpoint(runner, content)
     assert all(torch.equal(content['state_dict'][name], tensor) for name, tensor in state.items())
+
+
+def test_a_test_of_a_deeper_network():
+    """Its weights cover the model, and are not meant for it."""
+    model = Detector()
+    deeper = Detector()
+    deeper.backbone = ResT(dict(TINY[ResT], depths=(1, 3, 1, 1)))
+    runner = SimpleNamespace(model=model, _load_from='x.pth')
+    with pytest.raises(CheckpointError, match='tensors of blocks that this ResT does not have'):
+        WholeWeightsHook().after_load_checkpoint(runner, {'state_dict': deeper.state_dict()})

@@ -1,7 +1,9 @@
 """Runs that are stopped anywhere and go on: the same weights, losses and samples, bit for bit."""
 
 import itertools
+import pickle
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -15,9 +17,11 @@ from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.runner import loops
 from torch import nn
 
+from mmrest.checkpoint import CheckpointError
 from mmrest.engine import saving
 from mmrest.engine.command import build_runner
 from mmrest.engine.errors import Interrupted
+from mmrest.engine.loading import Draw, SeededDataset
 from mmrest.engine.saving import newest_checkpoint
 
 SAMPLES = 11
@@ -280,3 +284,112 @@ def test_a_request_to_stop(tmp_path, monkeypatch):
     assert newest_checkpoint(str(tmp_path / 'run')).endswith(saving.INTERRUPTED)
     same(gone_on(tmp_path / 'run', checkpoint=checkpoint), whole)
     assert not (tmp_path / 'run' / saving.INTERRUPTED).exists()
+
+
+class Asking(Hook):
+    """Asks to stop in an evaluation, or before one."""
+
+    def __init__(self, place, iteration):
+        self.place, self.iteration = place, iteration
+
+    def ask(self, place, runner):
+        if (place, runner.iter) == (self.place, self.iteration):
+            runner.train_loop._stop._asked = True
+
+    def after_train_epoch(self, runner):
+        self.ask('before', runner)
+
+    def after_val_iter(self, runner, **kwargs):
+        self.ask('in', runner)
+
+    def after_val_epoch(self, runner, metrics=None):
+        self.ask('after', runner)
+
+
+@pytest.mark.parametrize('place', ['before', 'in', 'after'])
+def test_a_request_to_stop_near_an_evaluation(place, tmp_path):
+    """The weights of training are saved, and not the average that is evaluated."""
+    checkpoint = dict(type='CheckpointHook', interval=10, save_best='mean', rule='less')
+    options = dict(custom_hooks=[dict(type='EMAHook', momentum=0.1)], checkpoint=checkpoint)
+    whole = trained(config(tmp_path / 'whole', **options))
+    runner = build_runner(config(tmp_path / 'run', **options))
+    runner.register_hook(Asking(place, 8))
+    with pytest.raises(Interrupted):
+        runner.train()
+    run = gone_on(tmp_path / 'run', **options)
+    same(run, whole)
+    ends = [
+        torch.load(tmp_path / name / 'epoch_4.pth', weights_only=False)
+        for name in ('whole', 'run')
+    ]
+    for key in ('state_dict', 'ema_state_dict'):
+        assert all(torch.equal(tensor, ends[1][key][n]) for n, tensor in ends[0][key].items())
+    best = [sorted(p.name for p in (tmp_path / n).glob('best*')) for n in ('whole', 'run')]
+    assert best[0] == best[1]
+
+
+def test_two_checkpoint_hooks(tmp_path):
+    other = dict(type='CheckpointHook', by_epoch=True, interval=1, filename_tmpl='pass_{}.pth')
+    whole = trained(config(tmp_path / 'whole', custom_hooks=[other]))
+    trained(config(tmp_path / 'run', custom_hooks=[other]), stop_after=6)
+    same(gone_on(tmp_path / 'run', custom_hooks=[other]), whole)
+
+
+def test_a_sampler_with_a_seed_of_its_own(tmp_path):
+    def seeded_config(folder):
+        cfg = config(folder)
+        cfg.train_dataloader.sampler.seed = 5
+        return cfg
+
+    whole = trained(seeded_config(tmp_path / 'whole'))
+    trained(seeded_config(tmp_path / 'run'), stop_after=6)
+    cfg = seeded_config(tmp_path / 'run')
+    cfg.load_from, cfg.resume = newest_checkpoint(str(tmp_path / 'run')), True
+    same(trained(cfg), whole)
+
+
+def test_checkpoints_elsewhere(tmp_path):
+    hook = dict(type='CheckpointHook', interval=1, out_dir=str(tmp_path / 'far'))
+    hook['filename_tmpl'] = 'pass_{}.pth'
+    trained(config(tmp_path / 'run', checkpoint=dict(hook)), stop_after=6)
+    expected = str(tmp_path / 'far' / 'run' / 'pass_1.pth')
+    assert newest_checkpoint(str(tmp_path / 'run'), hook) == expected
+    (tmp_path / 'run' / 'last_checkpoint').unlink()
+    assert newest_checkpoint(str(tmp_path / 'run'), hook) == expected
+
+
+def test_the_newest_of_a_copy(tmp_path):
+    trained(config(tmp_path / 'run'), stop_after=11)
+    shutil.copytree(tmp_path / 'run', tmp_path / 'copy', copy_function=shutil.copyfile)
+    shutil.rmtree(tmp_path / 'run')
+    assert newest_checkpoint(str(tmp_path / 'copy')) == str(tmp_path / 'copy' / 'iter_11.pth')
+    (tmp_path / 'copy' / 'iter_11.pth').write_text('broken')
+    assert newest_checkpoint(str(tmp_path / 'copy')).startswith(str(tmp_path / 'copy' / 'iter_'))
+    torch.save([1], tmp_path / 'copy' / 'iter_11.pth')
+    for path in (tmp_path / 'copy').glob('iter_*.pth'):
+        path.write_text('broken')
+    with pytest.raises(CheckpointError, match=r'none of the 11 checkpoints of .* can be gone on'):
+        newest_checkpoint(str(tmp_path / 'copy'))
+    for path in (tmp_path / 'copy').glob('iter_*.pth'):
+        path.unlink()
+    with pytest.raises(CheckpointError, match=r'last_checkpoint names .* which does not exist'):
+        newest_checkpoint(str(tmp_path / 'copy'))
+    assert newest_checkpoint(str(tmp_path / 'absent')) is None
+
+
+def test_what_hooks_do_to_a_data_set():
+    inner = Numbers()
+    dataset = SeededDataset(inner, 3)
+    dataset.pipeline = 'another'
+    assert inner.pipeline == dataset.pipeline == 'another'
+    assert len(pickle.loads(pickle.dumps(dataset))) == SAMPLES
+
+
+def test_a_frame_of_a_video():
+    class Frames:
+        def __getitem__(self, place):
+            return (*place, random.random())
+
+    dataset = SeededDataset(Frames(), 3)
+    first, again, other = (dataset[Draw(place, 0)] for place in ((1, 2), (1, 2), (1, 3)))
+    assert first == again and first[2] != other[2]

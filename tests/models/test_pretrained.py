@@ -1,6 +1,7 @@
 """Pretrained weights through init_cfg: everything of the backbone, or an error."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -114,6 +115,7 @@ def test_pretrained_comes_after_other_initialisers(family, tmp_path):
 NETWORKS = {'rmt': RMT, 'rest': ResT}
 
 
+@functools.lru_cache(maxsize=1)
 def released(name, kind):
     """Weights of one of the eight networks as a file of some kind holds them."""
     shapes = dict(reference('checkpoint_keys')[name])

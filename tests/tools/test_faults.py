@@ -212,10 +212,11 @@ def test_preemption(home, whole, coco_root, tmp_path):
         env=dict(os.environ, OMP_NUM_THREADS='2'),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     while process.poll() is None and not losses(folder):
         time.sleep(0.05)
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)  # as torchrun and Slurm do: the workers are told too
     status, errors = process.wait(), process.stderr.read().decode()
     assert status == 75, errors
     assert 'interrupted.pth is saved, and the same command with --resume' in errors

@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -168,3 +169,33 @@ def test_a_config_inside_a_checkpoint_is_not_run(home, coco_root, tmp_path, monk
     assert 'x.pth for MaskRCNN does not fit' in line
     assert 'config' not in load_from_guarded(str(home / 'x.pth'))['meta']
     assert not witness.exists()
+
+
+@pytest.mark.parametrize('code', ['O8', 'V8', 'M8', 'i4,O8'])
+@pytest.mark.parametrize('form', ['pickle', 'zip', 'legacy'])
+def test_arrays_of_addresses(code, form, guard, tmp_path):
+    """Bytes of a file that numpy would take for the addresses of objects."""
+    path = tmp_path / 'x.pth'
+
+    class Dtype:
+        def __reduce__(self):
+            return np.dtype, (code, False, True), (3, '|', None, None, None, -1, -1, 1)
+
+    class Array:
+        def __reduce__(self):
+            state = (1, (1,), Dtype(), False, b'\x08' * 8)
+            return np.zeros(1).__reduce__()[0], (np.ndarray, (0,), b'b'), state
+
+    content = {'model': {'a': Array()}}
+    if form == 'pickle':
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == 'zip')
+    with pytest.raises(CheckpointError, match=r'x\.pth (is refused|cannot be read)'):
+        read_checkpoint(str(path))
+
+
+def test_a_torchscript_program(guard, tmp_path):
+    torch.jit.script(torch.nn.Linear(2, 3)).save(str(tmp_path / 'x.pth'))
+    with pytest.raises(CheckpointError, match=r'x\.pth is refused: it is a TorchScript program'):
+        read_checkpoint(str(tmp_path / 'x.pth'))
