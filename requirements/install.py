@@ -40,7 +40,7 @@ nvcc = bool(CUDA_HOME) and os.path.exists(os.path.join(CUDA_HOME, 'bin', 'nvcc')
 print(torch.version.cuda if torch.cuda.is_available() and not nvcc else '')
 """
 
-ALL_IMPORT = 'import mmengine, mmcv.ops, mmdet.models, mmseg.models, mmrest'
+ALL_IMPORT = 'import safetensors, mmengine, mmcv.ops, mmdet.models, mmseg.models, mmrest'
 
 
 def _pinned(file: Path, name: str) -> str:
@@ -197,6 +197,7 @@ def install(env: Environment) -> None:
     env.mark(torch_installed=True)
     install_mmcv(env)
     env.pip('install mmengine, mmdet and mmsegmentation', ['-q', '-r', str(MMINSTALL)])
+    env.pip('install what mmrest needs', ['-q', '-r', str(REQUIREMENTS / 'runtime.txt')])
     env.pip('install what the tests need', ['-q', '-r', str(REQUIREMENTS / 'tests.txt')])
     editable = ['-q', '--no-build-isolation', '--no-deps', '-e', str(ROOT)]
     env.pip('install mmrest, editable', editable)

@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from mmrest.apis.conversion import Contents, contents
-from mmrest.checkpoint import publish, read_weights
+from mmrest.checkpoint import publish, read_weights, shortened
 from mmrest.engine.command import Parser, published_file, run
 from mmrest.version import __version__
 
@@ -55,7 +55,7 @@ def table(found: Contents) -> Table:
         tensors[part] += 1
         values[part] += tensor.numel()
     of_backbone = sum(tensor.numel() for tensor in found.backbone.values())
-    fits = ', '.join(found.archs) or 'no network that mmrest knows by a name'
+    fits = ', '.join(found.archs) or f'no network that mmrest knows; {found.near}'
     name = found.prefix.rstrip('.') or 'backbone'
     rows.add_row(name, str(len(found.backbone)), f'{of_backbone:,}', fits)
     for part, count in tensors.items():
@@ -67,7 +67,11 @@ def save(found: Contents, tensors: Dict[str, Tensor], path: Path) -> None:
     """Write the new file and say what is in it."""
     meta = dict(arch=found.archs[0], mmrest_version=__version__)
     final = publish(path, tensors, meta)
-    print(f'{final}: {len(tensors)} tensors of {found.archs[0]}, from {found.source}')
+    line = f'{final}: {len(tensors)} tensors of {found.archs[0]}, from {found.source}'
+    left_out = [name for name in found.others if name not in tensors]
+    if left_out:
+        line += f'; {len(left_out)} left out ({shortened(left_out)})'
+    print(line)
 
 
 def main() -> None:

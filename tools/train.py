@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mmrest.engine.checks import Facts, check
+from mmrest.engine.checks import Fact, Facts, check
 from mmrest.engine.command import Parser, add_run_arguments, build_runner, run, run_config
 from mmrest.engine.errors import UsageError
 from mmrest.engine.guard import BeginningWeightsHook, WholeWeightsHook
@@ -155,7 +155,10 @@ def main() -> None:
         # With nothing to go on from, the run begins as it would without --resume.
         cfg.load_from = newest or cfg.get('load_from')
     facts = check(cfg, ('train', 'val'), thorough=args.dry_run)
+    nothing = f'nothing to resume in {cfg.work_dir}: training begins from the beginning'
     if args.dry_run:
+        if resuming and not cfg.resume:
+            facts.append(Fact('resume', nothing))
         if get_rank() == 0:
             Console().print(summary(args.config, facts))
         return
@@ -166,8 +169,7 @@ def main() -> None:
     else:
         runner.register_hook(BeginningWeightsHook())
     if resuming and not cfg.get('resume'):
-        message = f'nothing to resume in {cfg.work_dir}: training begins from the beginning'
-        print_log(message, 'current', logging.WARNING)
+        print_log(nothing, 'current', logging.WARNING)
     elif resuming and args.auto_scale_lr:
         message = 'the learning rate is that of the checkpoint: --auto-scale-lr does not change it'
         print_log(message, 'current', logging.WARNING)

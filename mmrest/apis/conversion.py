@@ -1,8 +1,8 @@
 """What a file of weights holds, and the part of it that a network of mmrest loads."""
 
-from typing import Dict, List, NamedTuple
+from typing import Dict, List, Mapping, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoint import CheckpointError, Weights, shortened
 from ..models.pretrained import named_networks, recognised
@@ -22,6 +22,7 @@ class Contents(NamedTuple):
         prefix: what stands before the names of the backbone.
         backbone: the tensors of the backbone, under its own names.
         others: all other tensors, under the names of the file.
+        near: the network that has the most of these tensors, in words.
     """
 
     source: str
@@ -29,6 +30,7 @@ class Contents(NamedTuple):
     prefix: str
     backbone: Dict[str, Tensor]
     others: Dict[str, Tensor]
+    near: str
 
     @property
     def is_whole(self) -> bool:
@@ -43,8 +45,8 @@ class Contents(NamedTuple):
         """
         if not self.archs:
             raise CheckpointError(
-                f'{self.source} fits none of the networks that mmrest knows by a name; its '
-                f'tensors are {shortened([*self.backbone, *self.others])}'
+                f'{self.source} fits none of the networks that mmrest knows by a name, '
+                f'{self.near}; its tensors are {shortened([*self.backbone, *self.others])}'
             )
         if backbone_alone or not self.is_whole:
             return self.backbone
@@ -62,11 +64,22 @@ def contents(weights: Weights) -> Contents:
     prefix = weights.prefix_of(names)
     inside = weights.under(prefix).tensors if prefix else weights.tensors
     archs = recognised(inside, PyramidBackbone.families())
-    if archs:
-        # Neither a classifier, whose norm may be called like one of the other family, nor the
-        # tables of positions in the files of RMT.
-        names = networks[archs[0]].state_dict()
+    # Neither a classifier, whose norm may be called like one of the other family, nor the tables
+    # of positions in the files of RMT.
+    near = archs[0] if archs else max(networks, key=lambda name: _found(networks[name], inside))
+    names = networks[near].state_dict()
+    of_all = sum(not name.endswith('num_batches_tracked') for name in names)
+    words = f'{_found(networks[near], inside)} of {of_all} tensors are those of {near}'
     backbone = {name: tensor for name, tensor in inside.items() if name in names}
     kept = {prefix + name for name in inside} if prefix else backbone
     others = {name: tensor for name, tensor in weights.tensors.items() if name not in kept}
-    return Contents(weights.source, archs, prefix, backbone, others)
+    return Contents(weights.source, archs, prefix, backbone, others, words)
+
+
+def _found(network: nn.Module, tensors: Mapping[str, Tensor]) -> int:
+    """How many of the tensors of a network there are, by name and shape."""
+    return sum(
+        name in tensors and tensors[name].shape == tensor.shape
+        for name, tensor in network.state_dict().items()
+        if not name.endswith('num_batches_tracked')
+    )

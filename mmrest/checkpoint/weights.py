@@ -71,7 +71,8 @@ class Weights(NamedTuple):
         if len(best) > 1 and not usual:
             raise CheckpointError(
                 f'{self.source} holds several networks, behind {shortened(best)}: set '
-                f'prefix={best[0][:-1]!r} or another'
+                f'prefix={best[0][:-1]!r} or another, in init_cfg beside checkpoint; for '
+                'tools/convert_checkpoint.py, --prefix'
             )
         return (usual or best or [''])[0]
 

@@ -109,8 +109,12 @@ def publish(path: Path, tensors: Mapping[str, Tensor], meta: Dict[str, Any]) -> 
 
     def write(temporary: str) -> None:
         if path.suffix == '.safetensors':
-            from safetensors.torch import save_file
-
+            try:
+                from safetensors.torch import save_file
+            except ImportError as error:
+                raise CheckpointError(
+                    f'{path} is written by safetensors: pip install safetensors'
+                ) from error
             texts = {name: text for name, text in meta.items() if isinstance(text, str)}
             whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
             save_file(whole, temporary, metadata={'format': 'pt', **texts})

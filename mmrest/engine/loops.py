@@ -97,7 +97,7 @@ class _Resumable:
         hooks = [hook for hook in self.runner.hooks if isinstance(hook, WholeCheckpointHook)]
         for hook in hooks:
             path = hook.save_now(self.runner, self._epoch, self._iter)
-            message += f'; {path} is saved, and the same command with --resume goes on from there'
+            message += f'; {path} is saved, and tools/train.py --resume goes on from there'
         raise Interrupted(message)
 
     def stop_evaluation(self) -> None:

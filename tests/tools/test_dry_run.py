@@ -99,8 +99,17 @@ def test_resuming(folder):
     assert 'absent.pth does not exist' in fault(
         folder, 'tiny.py', 'coco', '--resume', 'absent.pth'
     )
-    assert dry_run('tiny.py', 'coco', '--resume') is None  # there is nothing: it would begin anew
+    assert dry_run('tiny.py', 'coco', '--resume') is None
     assert not (folder / 'work_dirs').exists()
+
+
+def test_resuming_where_there_is_nothing(folder, capsys):
+    """The run begins as it would have without --resume."""
+    assert dry_run('tiny.py', 'coco', '--resume') is None
+    assert 'begins from the beginning' in ' '.join(capsys.readouterr().out.split())
+    assert 'absent.pth does not exist' in fault(
+        folder, 'tiny.py', 'coco', '--resume', '--cfg-options', 'load_from=absent.pth'
+    )
 
 
 @pytest.mark.parametrize(
