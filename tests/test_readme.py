@@ -88,7 +88,7 @@ def test_commands(tmp_path, coco_root, ade_root):
     torch.save({'model': RMT(dict(small)).state_dict()}, clone / 'RMT-S.pth')
 
     commands = blocks('bash')
-    assert len(commands) == 13
+    assert len(commands) == 14
     output = ''
     for block in commands:
         done = subprocess.run(

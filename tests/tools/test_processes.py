@@ -26,6 +26,9 @@ def environment(**variables):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = str(free.getsockname()[1])
+    # As after `. .venv/bin/activate`: the scripts start the python of the PATH.
+    path = [variables.pop('PATH', ''), str(Path(sys.executable).parent), os.environ['PATH']]
+    variables['PATH'] = ':'.join(filter(None, path))
     return dict(os.environ, OMP_NUM_THREADS='1', PORT=port, MASTER_PORT=port, **variables)
 
 
@@ -165,7 +168,7 @@ def slurm(tmp_path):
     (folder / 'scontrol').write_text('#!/bin/sh\necho 127.0.0.1\n')
     for path in folder.iterdir():
         path.chmod(0o755)
-    return f'{folder}:{os.environ["PATH"]}'
+    return str(folder)
 
 
 def test_segmentor_is_evaluated_as_by_one(tmp_path, ade_root, slurm):

@@ -2,6 +2,7 @@
 
 import json
 
+import mmdet.datasets  # noqa: F401, registers CocoDataset
 import pytest
 from mmdet.registry import DATASETS
 from mmengine.registry import DefaultScope
