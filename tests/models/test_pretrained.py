@@ -145,6 +145,7 @@ def load_released(name, kind, container, prefix, path):
     family, arch = name.split('_')
     network = NETWORKS[family](arch, init_cfg=pretrained(path))
     network.init_weights()
+    path.unlink()  # hundreds of them would fill a disk
     loaded = network.state_dict()
     assert all(torch.equal(loaded[n], tensor) for n, tensor in state.items())
     return network
