@@ -173,7 +173,7 @@ def test_released_files_of_every_network(name, kind, container, prefix, tmp_path
 
 
 @needs_reference
-@pytest.mark.parametrize('name', ['rmt_t', 'rmt_s', 'rest_lite', 'rest_small'])
+@pytest.mark.parametrize('name', ['rmt_t', 'rmt_s', 'rest_lite', 'rest_small', 'rest_base'])
 def test_maps_of_a_released_file(name, tmp_path):
     """The path from a detector's file to the numbers of the released networks."""
     network = load_released(name, 'detection', 'state_dict', 'backbone.', tmp_path / 'x.pth')
