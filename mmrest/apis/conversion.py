@@ -63,7 +63,7 @@ def contents(weights: Weights) -> Contents:
     names = {name for network in networks.values() for name in network.state_dict()}
     prefix = weights.prefix_of(names)
     inside = weights.under(prefix).tensors if prefix else weights.tensors
-    archs = recognised(inside, PyramidBackbone.families())
+    archs = recognised(inside, networks.items())
     # Neither a classifier, whose norm may be called like one of the other family, nor the tables
     # of positions in the files of RMT.
     near = archs[0] if archs else max(networks, key=lambda name: _found(networks[name], inside))

@@ -22,6 +22,9 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
+_MULTIARRAY = ('numpy.core.multiarray', 'numpy._core.multiarray')
+"""What numpy calls the package of its rebuilders: before version 2, and since."""
+
 
 def _harmless_method(owner: type, name: str) -> Any:
     """Stand-in for ``getattr``, which pickle writes for the methods that mmengine saves."""
@@ -36,9 +39,8 @@ def _numpy_types() -> List[Any]:
     scalar_rebuilder = np.float64(0).__reduce__()[0]
     dtypes = {type(np.dtype(code)) for code in '?bBhHiIlLqQefd'}
     types = [np.ndarray, np.dtype, *sorted(dtypes, key=lambda dtype: dtype.__name__)]
-    # The package of these two is numpy.core or numpy._core: a file may come from either.
     for function in (array.__reduce__()[0], scalar_rebuilder):
-        for package in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+        for package in _MULTIARRAY:
             types.append((function, f'{package}.{function.__name__}'))
     return types
 
@@ -120,9 +122,8 @@ def _scalar(dtype: _Dtype, raw: Any) -> Any:
     return _from_bytes(raw, dtype)[0]
 
 
-# The package of these is numpy.core or numpy._core: a file may come from either.
 _STAND_INS: Dict[str, Any] = {'numpy.dtype': _Dtype, 'numpy.ndarray': _Array}
-for _package in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+for _package in _MULTIARRAY:
     _STAND_INS[f'{_package}._reconstruct'] = _Array
     _STAND_INS[f'{_package}.scalar'] = _scalar
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import os.path as osp
+from abc import ABC, abstractmethod
 from typing import Any, Dict, NamedTuple, Tuple
 from urllib.parse import urlparse
 
@@ -83,7 +84,7 @@ class Fitted(NamedTuple):
     whole: bool
 
 
-class WeightsHook(Hook):
+class WeightsHook(Hook, ABC):
     """Puts what a file holds under the names that the model has, or stops the run.
 
     mmengine would load whatever matches and go on.
@@ -101,9 +102,9 @@ class WeightsHook(Hook):
         print_log(fitted.report, 'current', logging.INFO if fitted.whole else logging.WARNING)
         checkpoint['state_dict'] = fitted.tensors
 
+    @abstractmethod
     def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
         """The tensors that go into `model`, on whatever device it is."""
-        raise NotImplementedError
 
 
 class WholeWeightsHook(WeightsHook):

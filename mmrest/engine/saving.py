@@ -65,9 +65,9 @@ def _save(
 class WholeCheckpointHook(CheckpointHook):
     """mmengine's CheckpointHook that loses nothing.
 
-    An older checkpoint, the best one so far too, is removed only after the newer one is
-    complete and can be read. A checkpoint holds what the loops of :mod:`.loops` need to go on as
-    if nothing had happened.
+    An older checkpoint is removed only after the newer one is complete and was read back, and
+    the best one so far only after the better one is complete. A checkpoint holds what the loops
+    of :mod:`.loops` need to go on as if nothing had happened.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

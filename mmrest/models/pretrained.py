@@ -54,7 +54,7 @@ def fit(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
     try:
         return _chosen(backbone, weights)
     except CheckpointError as error:
-        names = recognised(weights.tensors, backbone.families())
+        names = recognised(weights.tensors, named_networks(backbone.families()))
         if not names:
             raise
         hint = f'; it looks like {" or ".join(names)}: set type and arch of the backbone to that'
@@ -84,15 +84,17 @@ def _chosen(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], s
     return found
 
 
-def recognised(tensors: Mapping[str, Tensor], families: Iterable[type]) -> List[str]:
+def recognised(
+    tensors: Mapping[str, Tensor], networks: Iterable[Tuple[str, nn.Module]]
+) -> List[str]:
     """Names, such as ``rmt_b``, of the networks that a set of tensors was made for.
 
     Args:
         tensors: under the names of a backbone, whatever else there is beside them.
-        families: subclasses of :class:`~mmrest.models.pyramid.PyramidBackbone`.
+        networks: what it may be of, see :func:`named_networks`.
     """
     weights, names = Weights('', dict(tensors)), []
-    for name, network in named_networks(families):
+    for name, network in networks:
         try:
             _chosen(network, weights)
         except CheckpointError:
@@ -102,7 +104,11 @@ def recognised(tensors: Mapping[str, Tensor], families: Iterable[type]) -> List[
 
 
 def named_networks(families: Iterable[type]) -> Iterator[Tuple[str, nn.Module]]:
-    """The networks of some families that have a name, on the meta device."""
+    """The networks that have a name, on the meta device.
+
+    Args:
+        families: subclasses of :class:`~mmrest.models.pyramid.PyramidBackbone`.
+    """
     for family in families:
         for arch in family.archs:
             with torch.device('meta'):
