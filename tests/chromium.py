@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -32,7 +33,6 @@ class Chromium:
         self.requests, self.messages = [], []
 
     def __enter__(self):
-        ours, its_in, its_out = None, None, None
         its_in, to = os.pipe()
         of, its_out = os.pipe()
 
@@ -50,7 +50,6 @@ class Chromium:
         )  # fmt: skip
         os.close(its_in)
         os.close(its_out)
-        del ours
         self._to, self._of, self._left, self._number, self._session = to, of, b'', 0, None
         pages = self.call('Target.getTargets')['targetInfos']
         page = next(target['targetId'] for target in pages if target['type'] == 'page')
@@ -127,3 +126,49 @@ class Chromium:
         """Write a picture of the page."""
         data = self.call('Page.captureScreenshot', captureBeyondViewport=whole)['data']
         Path(path).write_bytes(base64.b64decode(data))
+
+
+def check_page(path, folder):
+    """Open a page on a phone and on a desk, light and dark, and make sure that it behaves.
+
+    It asks for nothing but itself, has no errors, scrolls down alone, and says in words what its
+    pictures show.
+    """
+    with Chromium(folder) as browser:
+        for width in (360, 1280):
+            grounds = set()
+            for dark in (False, True):
+                browser.open(path, width, dark)
+                asked = [url for url in browser.requests if not url.startswith('data:')]
+                assert asked == [Path(path).resolve().as_uri()] and not browser.messages
+                assert browser.value('document.documentElement.scrollWidth') == width
+                assert browser.value('[...document.images].every(i => i.alt && i.naturalWidth)')
+                charts = "[...document.querySelectorAll('svg')]"
+                assert browser.value(f"{charts}.every(s => s.getAttribute('aria-label'))")
+                assert browser.value(f'{charts}.every(s => s.clientWidth > 250)')
+                ids = "[...document.querySelectorAll('[id]')].map(e => e.id)"
+                assert browser.value(f'new Set({ids}).size == {ids}.length')
+                levels = browser.value(
+                    "[...document.querySelectorAll('h1, h2, h3')].map(h => +h.tagName[1])"
+                )
+                assert levels.count(1) == 1 and levels[0] == 1
+                assert all(after - before <= 1 for before, after in zip(levels, levels[1:]))
+                ground, ink, chart = (
+                    browser.value(f'getComputedStyle(document.querySelector("{part}")).{colour}')
+                    for part, colour in (
+                        ('body', 'backgroundColor'), ('p', 'color'), ('svg text', 'fill'),
+                    )
+                )  # fmt: skip
+                assert contrast(ground, ink) > 4.5 and contrast(ground, chart) > 4.5
+                grounds.add(ground)
+            assert len(grounds) == 2
+
+
+def contrast(*colours):
+    """Ratio of the luminances of two colours as browsers write them, from 1 to 21 (WCAG 2)."""
+    bright = []
+    for colour in colours:
+        channels = [int(text) / 255 for text in re.findall(r'\d+', colour)[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        bright.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05)
+    return max(bright) / min(bright)

@@ -11,7 +11,6 @@ from mmrest.apis.report import write_report
 from mmrest.apis.run_summary import find_checkpoint, find_config
 from mmrest.engine.command import Parser, add_config_arguments, at_least, folder, run
 from mmrest.engine.config import load_config
-from mmrest.engine.errors import UsageError
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--score-thr',
-        type=float,
+        type=score,
         default=0.3,
         help='detections below it are neither drawn nor counted for an image (default: 0.3)',
     )
@@ -60,6 +59,17 @@ def page(text: str) -> Path:
     return path
 
 
+def score(text: str) -> float:
+    """Type of an argument that is a least score."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number of at least 0')
+    return value
+
+
 def device(text: str) -> torch.device:
     """Type of an argument that names a device of torch that is there."""
     try:
@@ -80,8 +90,6 @@ def main() -> None:
     checkpoint = args.checkpoint
     if checkpoint is None and not args.no_eval:
         checkpoint = find_checkpoint(args.work_dir, cfg)
-    if args.score_thr < 0:
-        raise UsageError(f'--score-thr {args.score_thr:g} is below 0; give a score')
     out = args.out or args.work_dir / 'report.html'
     write_report(
         args.work_dir, cfg, log, out, checkpoint, args.device, args.num_pictures, args.score_thr

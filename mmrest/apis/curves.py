@@ -1,5 +1,6 @@
 """Curves of what runs have logged, for files and for pages."""
 
+import html
 import io
 import math
 import re
@@ -180,7 +181,7 @@ def _draw(axis: plt.Axes, panel: Panel) -> None:
     for index, line in enumerate(panel.lines):
         # Curves that coincide stay visible: later ones are thinner, with smaller marks.
         style = dict(linewidth=max(1.2, 2.6 - 0.7 * index), clip_on=panel.top is None)
-        if longest <= 30:
+        if longest <= 12:
             style.update(marker='os^D'[index % 4], markersize=9 - 1.5 * (index % 4))
         axis.plot(*zip(*line.points), label=line.label, **style)
     axis.set(title=panel.title, xlabel='iteration', ylabel=panel.quantity)
@@ -219,4 +220,4 @@ def svg_of(panel: Panel, prefix: str, description: str) -> str:
     text = buffer.getvalue()
     text = text[text.index('<svg') :].replace(INK, 'currentColor')
     text = re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{prefix}-', text)
-    return text.replace('<svg', f'<svg role="img" aria-label="{description}"', 1)
+    return text.replace('<svg', f'<svg role="img" aria-label="{html.escape(description)}"', 1)

@@ -123,8 +123,11 @@ def _metrics(log: Log) -> List[Tuple[str, str, str, int]]:
 
 
 def _metric_text(value: float, key: str = '') -> str:
-    """A metric as people write it: percentages with two digits, fractions with three."""
-    if not math.isfinite(value):
+    """A metric as people write it: percentages with two digits, fractions with three.
+
+    COCO's evaluation says -1 where there is nothing to find.
+    """
+    if not math.isfinite(value) or value < 0:
         return '-'
     return f'{value:.2f}' if PERCENTAGE.fullmatch(key) or '%' in key else f'{value:.3f}'
 

@@ -1,5 +1,6 @@
 """What a run was: its files, its config in a few lines, and where it ran."""
 
+import copy
 import re
 from importlib import metadata
 from pathlib import Path
@@ -203,9 +204,10 @@ def changes_of(cfg: Config, name: str) -> Tuple[Optional[str], List[Change]]:
     package, path = next(_shipped(name), (None, None))
     if path is None:
         return None, []
-    before = load_config(str(path))
-    make_resumable(before)
-    old, new = (dict(_leaves(config)) for config in (before, cfg))
+    before, now = load_config(str(path)), copy.deepcopy(cfg)
+    for config in (before, now):  # training does so, other tools do not
+        make_resumable(config)
+    old, new = (dict(_leaves(config)) for config in (before, now))
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return package, [Change(key, old.get(key, '-'), new.get(key, '-')) for key in keys]
 
