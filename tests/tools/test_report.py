@@ -3,11 +3,15 @@
 import re
 import runpy
 import shutil
+from importlib.util import find_spec
 
 import pytest
 
+from mmrest.apis.logs import read_log
 from tests.chromium import check_page, needs_chromium
 from tests.tools.runs import DETECTOR, ROOT, SEGMENTOR, run, save_weights, train
+
+BOARD = ['TensorboardVisBackend'] if find_spec('tensorboard') else []
 
 
 @pytest.fixture(scope='module')
@@ -15,7 +19,9 @@ def detector(tmp_path_factory, coco_root):
     """A run of a detector, and its report."""
     folder = tmp_path_factory.mktemp('detector')
     (folder / 'tiny.py').write_text(DETECTOR)
-    train('tiny.py', '--data-root', coco_root, '--work-dir', 'run', cwd=folder)
+    backends = [dict(type=name) for name in ('LocalVisBackend', *BOARD)]
+    options = ('--cfg-options', f'visualizer.vis_backends={backends}')
+    train('tiny.py', '--data-root', coco_root, '--work-dir', 'run', *options, cwd=folder)
     done = run(
         ROOT / 'tools' / 'report.py', 'run', '--num-pictures', 2, '--score-thr', 0, cwd=folder
     )
@@ -39,6 +45,20 @@ def test_detector(detector):
     row = re.search(r'<th scope="row">MMEngine</th>(.*?)</tr>', text, re.S)[1]
     then, now = re.findall('>([^<]+)</td>', row)
     assert then == now != '-'
+
+
+@pytest.mark.skipif(not BOARD, reason='no TensorBoard: pip install tensorboard')
+def test_tensorboard(detector):
+    """It gets what the log gets."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = (detector / 'run').glob('2*/vis_data/events*')
+    board = EventAccumulator(str(events))
+    board.Reload()
+    log = read_log(detector / 'run')
+    written = {event.step: event.value for event in board.Scalars('loss')}
+    assert written == pytest.approx(dict(log.points('loss')))
+    assert set(log.metrics) <= set(board.Tags()['scalars'])
 
 
 @needs_chromium
