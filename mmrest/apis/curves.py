@@ -163,7 +163,7 @@ def draw_curves(
     for axis, panel in zip(axes.flat, found):
         _draw(axis, panel)
         if len(logs) == 1 and _needs_legend(panel):
-            axis.legend(fontsize=9)
+            _legend(axis)
     for axis in axes.flat[len(found) :]:
         axis.set_axis_off()
     if len(logs) > 1:
@@ -192,6 +192,13 @@ def _draw(axis: plt.Axes, panel: Panel) -> None:
     axis.grid(alpha=0.3)
 
 
+def _legend(axis: plt.Axes) -> None:
+    """Below the axes, where it covers no curve."""
+    axis.legend(
+        loc='upper center', bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=9, frameon=False
+    )
+
+
 def _needs_legend(panel: Panel) -> bool:
     return len(panel.lines) > 1 or panel.top is not None
 
@@ -212,7 +219,7 @@ def svg_of(panel: Panel, prefix: str, description: str) -> str:
         _draw(axis, panel)
         axis.grid(color=INK, alpha=0.2)
         if _needs_legend(panel):
-            axis.legend(fontsize=9, framealpha=0)
+            _legend(axis)
         buffer = io.StringIO()
         nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
         figure.savefig(buffer, format='svg', transparent=True, metadata=nothing)
