@@ -51,6 +51,7 @@ setup(
     keywords='computer vision, object detection, semantic segmentation, backbone, transformer',
     cmdclass={'build_py': BuildWithConfigs},
     packages=find_packages(include=['mmrest', 'mmrest.*']),
+    package_data={'mmrest.apis': ['templates/*.html']},
     python_requires='>=3.8',
     install_requires=requirements('runtime'),
     # What mmrest was tried with: python -m mmrest.check_env reads it from here.

@@ -47,6 +47,12 @@ def test_configs_and_tools_travel(wheel):
     assert not [name for name in names if 'cache' in name or name.endswith('model_zoo.py')]
 
 
+def test_templates_travel(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    templates = [path.relative_to(ROOT) for path in (ROOT / 'mmrest').rglob('*.html')]
+    assert templates and all(str(path) in names for path in templates)
+
+
 def test_they_are_found_after_a_plain_install(wheel, tmp_path):
     subprocess.run(
         [sys.executable, '-m', 'pip', 'install', '--no-deps', '--target', tmp_path / 'site',

@@ -1,7 +1,6 @@
 """Learn drawn shapes from scratch and show the outcome: see mmrest's main job within minutes."""
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Dict, NamedTuple
@@ -9,7 +8,9 @@ from typing import Dict, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from mmrest.apis.pictures import draw_curves, draw_predictions
+from mmrest.apis.curves import draw_curves
+from mmrest.apis.logs import read_log
+from mmrest.apis.pictures import draw_predictions
 from mmrest.datasets.shapes import write_shapes
 from mmrest.engine.command import Parser, build_runner, folder, run
 from mmrest.engine.config import load_config
@@ -79,12 +80,12 @@ def main() -> None:
     runner = build_runner(cfg)
     runner.train()
 
-    scalars = Path(runner.log_dir) / 'vis_data' / 'scalars.json'
+    log = read_log(Path(runner.log_dir, 'vis_data', 'scalars.json'))
     draw_predictions(
         runner.model, runner.val_dataloader.dataset, args.work_dir / 'predictions.png'
     )
-    draw_curves(scalars, args.work_dir / 'curves.png', demo.metrics, demo.perfect)
-    last = [json.loads(line) for line in scalars.open() if next(iter(demo.metrics)) in line][-1]
+    draw_curves([log], args.work_dir / 'curves.png', [*log.losses, *demo.metrics])
+    _, last = log.val[-1]
 
     table = Table(title=f'{demo.config}: {time.time() - start:.0f} s', title_justify='left')
     table.add_column(f'on {COUNTS["val"]} held-out images')

@@ -1,6 +1,7 @@
-"""Pictures of a run: predictions beside the ground truth, and curves of its log."""
+"""Pictures of predictions, beside the ground truth."""
 
-import json
+import io
+from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Sequence, Set, Tuple
 
@@ -54,7 +55,7 @@ def draw_predictions(
     present: Set[int] = set()
     for column, title in zip(axes[0], ('image', 'ground truth', 'prediction')):
         column.set_title(title, fontsize=14)
-    classes, palette = dataset.metainfo['classes'], _palette(dataset.metainfo)
+    classes, palette = dataset.metainfo['classes'], palette_of(dataset.metainfo)
     model.eval()
     for row, index in zip(axes, indices):
         data = dataset[index]
@@ -95,8 +96,53 @@ def draw_predictions(
     plt.close(figure)
 
 
-def _palette(metainfo: Dict[str, Any]) -> List[Colour]:
-    return [tuple(channel / 255 for channel in colour) for colour in metainfo['palette']]
+def draw_panel(
+    path: Path, content: Any, metainfo: Dict[str, Any], width: int = 480
+) -> Tuple[bytes, str]:
+    """Draw one image, with what is in it.
+
+    Args:
+        path: of the image file.
+        content: instances or a label map (H, W), in pixels of the file; None for the image alone.
+        metainfo: of the data set.
+        width: of the picture, pixels.
+
+    Returns:
+        The picture, as JPEG, and what is in it, in words.
+    """
+    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    height = round(width * image.shape[0] / image.shape[1])
+    classes, palette, inside = metainfo['classes'], palette_of(metainfo), []
+    figure = plt.figure(figsize=(width / 100, height / 100), dpi=100)
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set_axis_off()
+    if content is not None:  # colours stand for classes there
+        image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    axis.imshow(image, aspect='auto')
+    if isinstance(content, np.ndarray):
+        _draw_label_map(axis, content, palette)
+        numbers = np.bincount(content[content < len(classes)].ravel())
+        shares = {k: number / content.size for k, number in enumerate(numbers) if number}
+        inside = [f'{classes[k]} {share:.0%}' for k, share in shares.items()]
+    elif content is not None:
+        labels = _draw_instances(axis, content, classes, palette)
+        figure.draw_without_rendering()  # labels are measured in the axes' pixels
+        _write_labels(axis, labels)
+        counts = Counter(classes[label] for label in content.labels.tolist())
+        inside = [f'{number} {name}' for name, number in counts.items()]
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='jpeg', pil_kwargs=dict(quality=88))
+    plt.close(figure)
+    return buffer.getvalue(), ', '.join(inside) or 'nothing'
+
+
+def palette_of(metainfo: Dict[str, Any]) -> List[Colour]:
+    """Colours of the classes; a data set of one's own may come with none, or with too few."""
+    given = metainfo.get('palette') or ()
+    count = len(metainfo['classes'])
+    if len(given) < count:
+        return [tuple(plt.get_cmap('hsv')(index / count)[:3]) for index in range(count)]
+    return [tuple(channel / 255 for channel in colour) for colour in given]
 
 
 def _on_image(instances: Any, sample: Any) -> Any:
@@ -180,55 +226,3 @@ def _draw_label_map(axis: Any, labels: np.ndarray, palette: Sequence[Colour]) ->
     for index, colour in enumerate(palette):
         overlay[labels == index] = (*colour, 0.7)
     axis.imshow(overlay)
-
-
-def draw_curves(scalars: Path, path: Path, metrics: Dict[str, str], perfect: float = 1) -> None:
-    """Draw losses over iterations beside metrics over the same.
-
-    Args:
-        scalars: the ``scalars.json`` that mmengine's LocalVisBackend writes.
-        path: file for the picture.
-        metrics: name of a metric in that file -> what to call it.
-        perfect: the most that a metric can be, 1 or 100 for percentages.
-    """
-    lines = [json.loads(line) for line in scalars.read_text().splitlines()]
-    losses = [line for line in lines if 'loss' in line]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout='constrained')
-    names = [name for name in losses[0] if 'loss' in name]
-    if len(names) == 2:  # the total and its only part
-        names = ['loss']
-    for name in sorted(names, key=lambda name: (name != 'loss', name)):
-        left.plot(
-            [line['step'] for line in losses],
-            [line[name] for line in losses],
-            label='total' if name == 'loss' else name.replace('loss_', ''),
-            linewidth=2.5 if name == 'loss' else 1.3,
-        )
-    left.set(xlabel='iteration', ylabel='training loss', ylim=(0, None))
-    left.legend()
-    evaluations = evaluated_after(lines, metrics)
-    for index, (name, title) in enumerate(metrics.items()):
-        points = [(step, line[name]) for step, line in evaluations if name in line]
-        # Curves that coincide stay visible: later ones are dashed, with smaller marks.
-        style = dict(marker='os^D'[index % 4], linestyle=('-', '--', '-.', ':')[index % 4])
-        right.plot(*zip(*points), markersize=10 - 2 * (index % 4), label=title, **style)
-    unit = ' (%)' if perfect == 100 else ''
-    right.set(xlabel='iteration', ylabel=f'metrics on held-out images{unit}', ylim=(0, perfect))
-    right.set_xlim(0, left.get_xlim()[1])
-    right.legend(loc='lower right')
-    for axis in (left, right):
-        axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def evaluated_after(lines: List[dict], metrics: Dict[str, str]) -> List[Tuple[int, dict]]:
-    """Lines of a log with metrics, each with the iteration after which it was measured."""
-    step = 0
-    evaluations = []
-    for line in lines:
-        if 'loss' in line:
-            step = line['step']
-        elif metrics.keys() & line.keys():
-            evaluations.append((step, line))
-    return evaluations

@@ -1,6 +1,7 @@
 """What the programs in tools/ share: arguments, the runner they drive, errors in one line."""
 
 import argparse
+import ast
 import errno
 import os
 import os.path as osp
@@ -72,7 +73,10 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 class _Options(DictAction):
-    """KEY=VALUE pairs; mmengine's action ends in a traceback where the = is missing."""
+    """KEY=VALUE pairs, as mmengine's DictAction has them, and dicts.
+
+    mmengine's action takes a dict for a string and ends in a traceback where the = is missing.
+    """
 
     def __call__(
         self,
@@ -85,6 +89,13 @@ class _Options(DictAction):
             if not value.partition('=')[1] or value.startswith('='):
                 raise argparse.ArgumentError(self, f'{value!r} is not of the form KEY=VALUE')
         super().__call__(parser, namespace, values, option_string)
+        for key, _, text in (value.partition('=') for value in values):
+            if '{' in text:
+                try:
+                    getattr(namespace, self.dest)[key] = ast.literal_eval(text)
+                except (ValueError, SyntaxError):
+                    reason = f'{text} is no dict or list of dicts as Python writes them'
+                    raise argparse.ArgumentError(self, f'{key}: {reason}') from None
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,6 @@
 """Pictures: drawn for detectors and segmentors, from what a run leaves."""
 
-import json
+from pathlib import Path
 from typing import ClassVar
 
 import cv2
@@ -15,7 +15,7 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from mmrest.apis import pictures
-from mmrest.apis.pictures import draw_curves, draw_predictions, evaluated_after
+from mmrest.apis.pictures import draw_panel, draw_predictions, palette_of
 
 COLOURS = [(255, 0, 0), (0, 0, 255)]
 
@@ -121,28 +121,34 @@ def test_labels_cover_no_other(box):
     plt.close(figure)
 
 
-@pytest.mark.parametrize('perfect, label', [(1, 'held-out images'), (100, 'held-out images (%)')])
-def test_unit_of_the_curves(tmp_path, monkeypatch, perfect, label):
-    lines = [{'loss': 2.0, 'step': 10}, {'mIoU': 0.9 * perfect, 'step': 1}]
-    (tmp_path / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
-    kept = []
-    monkeypatch.setattr(plt, 'close', kept.append)
-    draw_curves(tmp_path / 'scalars.json', tmp_path / 'x.png', {'mIoU': 'mIoU'}, perfect)
-    right = kept[0].axes[1]
-    assert right.get_ylabel().endswith(label) and right.get_xlabel() == 'iteration'
-    assert right.get_ylim() == (0, perfect)
+def test_panel(image):
+    """A label map over a grey image, a share of it to be ignored, with words for it."""
+    labels = np.zeros((40, 60), int)
+    labels[:, 30:], labels[:10] = 1, 255
+    metainfo = dict(classes=('square', 'disc'), palette=COLOURS)
+    jpeg, inside = draw_panel(Path(image['img_path']), labels, metainfo, width=120)
+    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (80, 120, 3) and inside == 'square 38%, disc 38%'
+    expected = {(10, 30): (128, 128, 128), (60, 20): (38, 38, 217), (60, 100): (217, 38, 38)}
+    for place, colour in expected.items():
+        assert np.abs(picture[place].astype(int) - colour).max() < 8
 
 
-def test_curves(tmp_path):
-    lines = [
-        {'loss': 2.0, 'loss_cls': 1.0, 'step': 10},
-        {'loss': 1.0, 'loss_cls': 0.5, 'step': 20},
-        {'AP': 0.3, 'step': 1},
-        {'loss': 0.5, 'loss_cls': 0.2, 'step': 30},
-        {'AP': 0.6, 'step': 2},
-    ]
-    scalars = tmp_path / 'scalars.json'
-    scalars.write_text('\n'.join(map(json.dumps, lines)))
-    assert evaluated_after(lines, {'AP': 'box AP'}) == [(20, lines[2]), (30, lines[4])]
-    draw_curves(scalars, tmp_path / 'x.png', {'AP': 'box AP'})
-    assert len(colours(tmp_path / 'x.png')) > 10
+def test_panel_of_instances(image):
+    found = InstanceData(
+        bboxes=torch.tensor([[5.0, 5, 15, 15], [30, 20, 50, 35]]),
+        labels=torch.tensor([1, 1]),
+        scores=torch.tensor([0.9, 0.4]),
+    )
+    metainfo = dict(classes=('square', 'disc'), palette=COLOURS)
+    jpeg, inside = draw_panel(Path(image['img_path']), found, metainfo)
+    assert inside == '2 disc'
+    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (320, 480, 3)
+    assert (picture.max(-1) - picture.min(-1) > 100).any()
+    assert draw_panel(Path(image['img_path']), found[:0], metainfo)[1] == 'nothing'
+
+
+def test_palette_of_data_that_has_none():
+    colours = palette_of(dict(classes=('a', 'b', 'c'), palette=[(1, 2, 3)]))
+    assert len(set(colours)) == 3

@@ -403,6 +403,102 @@ CASES.update(
     }
 )
 
+LOGGED = 'logged/20260101_000000/vis_data/scalars.json'
+"""Log of a run that left neither a config nor a checkpoint."""
+
+CASES.update(
+    {
+        'run of the curves': (
+            'analyze_logs',
+            ['absent'],
+            'absent does not exist; give the work dir of a run, or its scalars.json',
+        ),
+        'log of the curves': ('analyze_logs', ['whole'], 'whole holds no log (*/vis_data/scal'),
+        'another file than a log': (
+            'analyze_logs',
+            ['notes.txt'],
+            'notes.txt is no log: its line 1 is no JSON object',
+        ),
+        'key of the curves': (
+            'analyze_logs',
+            ['logged', '--keys', 'mAP'],
+            'the log of logged has no mAP; it has lr, loss',
+        ),
+        'names of the curves': (
+            'analyze_logs',
+            ['logged', LOGGED, '--legend', 'a'],
+            '--legend names 1 run(s), but there are 2',
+        ),
+        'suffix of the curves': (
+            'analyze_logs',
+            ['logged', '--out', 'new/x.bmp'],
+            'new/x.bmp is none of .png, .svg, .pdf, .jpg, .csv',
+        ),
+        'run of the report': ('report', ['absent'], 'absent is not a folder; give the work dir'),
+        'config of the report': (
+            'report',
+            ['logged'],
+            'logged holds no config of a run (*.py); give --config PATH',
+        ),
+        'one config of several': ('report', ['.'], 'choose with --config PATH'),
+        'log of the report': (
+            'report',
+            ['whole', '--config', 'tiny.py'],
+            'whole holds no log (*/vis_data/scalars.json)',
+        ),
+        'checkpoint of the report': (
+            'report',
+            ['logged', '--config', 'tiny.py'],
+            'logged holds no checkpoint; give --checkpoint PATH, or --no-eval',
+        ),
+        'absent checkpoint of the report': (
+            'report',
+            ['logged', '--config', 'tiny.py', '--data-root', 'whole', '--checkpoint', 'x.pth'],
+            'checkpoint x.pth does not exist',
+        ),
+        'checkpoint of another network, of the report': (
+            'report',
+            ['logged', '--config', 'tiny.py', '--data-root', 'whole', '--checkpoint', 'other.pth'],
+            'of another shape',
+        ),
+        'data of the report': (
+            'report',
+            ['logged', '--config', 'tiny.py', '--checkpoint', 'good.pth', '--data-root', 'absent'],
+            'absent/ does not exist; give --data-root DIR',
+        ),
+        'page of the report': (
+            'report',
+            ['logged', '--config', 'tiny.py', '--no-eval', '--out', 'new/report.pdf'],
+            'new/report.pdf is not an .html file',
+        ),
+        'folder of the report': (
+            'report',
+            ['logged', '--config', 'tiny.py', '--no-eval', '--out', 'tiny.py/report.html'],
+            'tiny.py is not a folder; choose another',
+        ),
+        'device of the report': (
+            'report',
+            ['logged', '--config', 'tiny.py', '--device', 'gpu'],
+            '--device: gpu cannot be used',
+        ),
+        'what to evaluate in the report': (
+            'report',
+            ['logged', '--no-eval', '--checkpoint', 'good.pth'],
+            '--checkpoint is what to evaluate, and --no-eval says not to',
+        ),
+        'threshold of the report': (
+            'report',
+            ['logged', '--config', 'tiny.py', '--no-eval', '--score-thr', '-1'],
+            "--score-thr: '-1' is not a number of at least 0",
+        ),
+        'option that is half a dict': (
+            'train',
+            ['tiny.py', *OPTION, "visualizer.vis_backends=[{'type': 'LocalVisBackend']"],
+            'is no dict or list of dicts as Python writes them',
+        ),
+    }
+)
+
 UNREADABLE = {
     'absent.pth': 'checkpoint absent.pth does not exist',
     'whole': 'checkpoint whole is a directory, not a file',
@@ -524,6 +620,8 @@ def folder(tmp_path_factory, coco_root, ade_root):
     (folder / 'broken_json' / 'annotations' / 'instances_val2017.json').write_text('{')
     (folder / 'broken.py').write_text('model = dict(')
     (folder / 'notes.txt').write_text('model')
+    (folder / LOGGED).parent.mkdir(parents=True)
+    (folder / LOGGED).write_text('{"lr": 0.1, "loss": 2.0, "iter": 1, "step": 1}\n')
     shutil.rmtree(folder / 'no_json' / 'annotations')
     shutil.rmtree(folder / 'no_val' / 'val2017')
     return folder

@@ -6,6 +6,8 @@ import runpy
 import pytest
 from mmengine.config import Config
 
+from mmrest.engine.checks.backends import check_backends
+from mmrest.engine.command import Parser, add_config_arguments
 from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
 from tests.tools.runs import ROOT
@@ -121,3 +123,26 @@ def test_batch_size(program, monkeypatch, each, world, accumulated, enabled, mes
     program['warn_of_batch_size'](cfg)
     assert [level for _, level in said] == ([] if message is None else [logging.WARNING])
     assert message is None or (message in said[0][0] and 'FOR 16: --auto-scale-lr' in said[0][0])
+
+
+def test_dicts_in_options(monkeypatch):
+    """They come as Python writes them; what else there is comes as mmengine has it."""
+    parser = Parser()
+    add_config_arguments(parser)
+    given = ["a=[{'type': 'X', 'n': 1}]", 'b={}', 'c=[1,x]', 'd=1e-3']
+    options = parser.parse_args(['--cfg-options', *given]).cfg_options
+    assert options == dict(a=[dict(type='X', n=1)], b={}, c=[1, 'x'], d=1e-3)
+
+
+@pytest.mark.parametrize('installed', [True, False])
+def test_tensorboard_that_is_not_installed(monkeypatch, installed):
+    cfg = load_config(str(ROOT / 'configs' / 'demo_semfpn_rest_lite.py'))
+    cfg.visualizer.vis_backends = [dict(type='TensorboardVisBackend')]
+    monkeypatch.setattr(
+        'mmrest.engine.checks.backends.find_spec', lambda name: installed or None
+    )  # fmt: skip
+    if installed:
+        check_backends(cfg)
+        return
+    with pytest.raises(UsageError, match='pip install tensorboard'):
+        check_backends(cfg)

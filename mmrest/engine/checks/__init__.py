@@ -11,6 +11,7 @@ from mmengine.registry import DefaultScope
 
 from ..arguments import check_arguments
 from .annotations import Annotations
+from .backends import check_backends
 from .classes import check_classes
 from .facts import Fact, Facts
 from .files import check_files, check_writable
@@ -41,6 +42,7 @@ def check(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Facts
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
         check_files(cfg, phases)
         nearest = check_writable(cfg.work_dir)
+        check_backends(cfg)
         annotations = Annotations(whole=thorough)
         facts = check_classes(cfg, phases, annotations)
         model = check_model(cfg)

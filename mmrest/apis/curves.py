@@ -1,0 +1,230 @@
+"""Curves of what runs have logged, for files and for pages."""
+
+import html
+import io
+import math
+import re
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+import matplotlib
+from cycler import cycler
+
+from .logs import MAIN_METRIC, PERCENTAGE, Log, Points
+
+matplotlib.use('Agg')  # files only, with or without a screen
+from matplotlib import pyplot as plt
+
+# Told apart on white and on black.
+COLOURS = ('#2f7fd1', '#e07b1a', '#2e9e4f', '#d6453d', '#9468c4', '#a0694f', '#d566ae', '#1aa5b5')
+CYCLE = cycler(linestyle=['-', '--', ':', '-.']) * cycler(color=COLOURS)
+
+SUFFIXES = ('.png', '.svg', '.pdf', '.jpg')
+"""Of files of pictures."""
+
+INK = '#010203'
+"""Stands for the colour of the text around a picture, which the page knows."""
+
+
+class Line(NamedTuple):
+    """A curve: what the legend calls it, and its points."""
+
+    label: str
+    points: Points
+
+
+class Panel(NamedTuple):
+    """Curves that share their axes.
+
+    Attributes:
+        title: above it; empty where the vertical axis says all.
+        quantity: what the vertical axis shows, with its unit.
+        lines: the curves; none with no point.
+        top: where the vertical axis ends, if that is known.
+    """
+
+    title: str
+    quantity: str
+    lines: List[Line]
+    top: Optional[float] = None
+
+
+def title_of(key: str) -> str:
+    """What people call what a log calls `key`: coco/bbox_mAP is the box AP."""
+    if key == 'loss':
+        return 'total'
+    match = re.fullmatch(r'coco/(bbox|segm)_mAP(?:_(\w+))?', key)
+    if match:
+        return f'{ {"bbox": "box", "segm": "mask"}[match[1]] } AP{match[2] or ""}'
+    return re.sub(r'(^|\.)loss_', r'\1', key)
+
+
+def quantity_of(key: str) -> str:
+    """What an axis for `key` is to say: the quantity and its unit."""
+    name = key[len('val/') :] if key.startswith('val/') else key
+    if 'loss' in name:
+        return 'training loss' if key == name else 'loss on held-out images'
+    if name in UNITS:
+        return UNITS[name]
+    if re.search(r'(^|[._])acc', name):
+        return 'accuracy in training (%)'
+    if PERCENTAGE.fullmatch(name):
+        return 'metrics on held-out images (%)'
+    if '/' in name or MAIN_METRIC.fullmatch(name):
+        return 'metrics on held-out images'
+    return name
+
+
+UNITS = {
+    'lr': 'learning rate',
+    'base_lr': 'learning rate',
+    'time': 'seconds an iteration',
+    'data_time': 'seconds an iteration',
+    'img_per_s': 'images a second',
+    'memory': 'peak memory (MB)',
+    'memory_mb': 'peak memory (MB)',
+    'grad_norm': 'norm of the gradient',
+}
+
+
+def default_keys(log: Log) -> List[str]:
+    """What is worth looking at: losses, learning rate, main metrics, rate and memory."""
+    keys = log.keys
+    rate = 'img_per_s' if 'img_per_s' in keys else 'time'
+    metrics = [key for key in log.metrics if MAIN_METRIC.fullmatch(key)] or log.metrics
+    others = [key for key in ('lr', rate, 'memory', 'memory_mb') if key in keys]
+    return [*log.losses, *metrics, *others]
+
+
+def panels(logs: Sequence[Log], keys: Sequence[str]) -> List[Panel]:
+    """Put curves into panels: of one run a panel a quantity, of several a panel a key.
+
+    Raises:
+        UsageError: a run has logged nothing of that name.
+    """
+    if len(logs) > 1:
+        found = [
+            Panel(
+                key,
+                quantity_of(log_key),
+                [Line(log.name, log.points(key)) for log in logs],
+                _top(logs, [log_key]),
+            )
+            for key, log_key in ((key, logs[0].full_name(key)) for key in keys)
+        ]
+    else:
+        (log,) = logs
+        by_quantity: Dict[str, List[str]] = {}
+        for key in map(log.full_name, keys):
+            by_quantity.setdefault(quantity_of(key), []).append(key)
+        found = [
+            Panel(
+                '',
+                quantity,
+                [Line(title_of(key), log.points(key)) for key in of_quantity],
+                _top(logs, of_quantity),
+            )
+            for quantity, of_quantity in by_quantity.items()
+        ]
+    return found
+
+
+def _top(logs: Sequence[Log], keys: Sequence[str]) -> Optional[float]:
+    """Where the axis of a metric ends; of others, wherever their values do."""
+    if not all(MAIN_METRIC.fullmatch(key) for key in keys):
+        return None
+    return 100 if PERCENTAGE.fullmatch(keys[0]) else 1
+
+
+def draw_curves(
+    logs: Sequence[Log], path: Path, keys: Sequence[str], title: Optional[str] = None
+) -> None:
+    """Draw curves over iterations.
+
+    Args:
+        logs: of one run, or of several to compare.
+        path: file for the picture; its suffix decides on the format.
+        keys: names of what to draw.
+        title: above all.
+
+    Raises:
+        UsageError: a run has logged nothing of that name.
+    """
+    found = panels(logs, keys)
+    columns = min(len(found), 2 if len(found) in (2, 4) else 3)
+    rows = math.ceil(len(found) / columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(5.5 * columns, 3.8 * rows + 0.25 * len(logs)),
+        squeeze=False,
+        layout='constrained',
+    )
+    for axis, panel in zip(axes.flat, found):
+        _draw(axis, panel)
+        if len(logs) == 1 and _needs_legend(panel):
+            _legend(axis)
+    for axis in axes.flat[len(found) :]:
+        axis.set_axis_off()
+    if len(logs) > 1:
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc='outside lower left')
+    if title is not None:
+        figure.suptitle(title)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _draw(axis: plt.Axes, panel: Panel) -> None:
+    axis.set_prop_cycle(CYCLE)
+    longest = max(len(line.points) for line in panel.lines)
+    for index, line in enumerate(panel.lines):
+        # Curves that coincide stay visible: later ones are thinner, with smaller marks.
+        style = dict(linewidth=max(1.2, 2.6 - 0.7 * index), clip_on=panel.top is None)
+        if longest <= 12:
+            style.update(marker='os^D'[index % 4], markersize=9 - 1.5 * (index % 4))
+        axis.plot(*zip(*line.points), label=line.label, **style)
+    axis.set(title=panel.title, xlabel='iteration', ylabel=panel.quantity)
+    axis.set_xlim(0, None)
+    values = [value for line in panel.lines for _, value in line.points if math.isfinite(value)]
+    if values and min(values) >= 0:  # hardly anything that is logged is negative
+        axis.set_ylim(0, panel.top or 1.05 * max(values) or 1)
+    axis.grid(alpha=0.3)
+
+
+def _legend(axis: plt.Axes) -> None:
+    """Below the axes, where it covers no curve."""
+    axis.legend(
+        loc='upper center', bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=9, frameon=False
+    )
+
+
+def _needs_legend(panel: Panel) -> bool:
+    return len(panel.lines) > 1 or panel.top is not None
+
+
+def svg_of(panel: Panel, prefix: str, description: str) -> str:
+    """A panel as an SVG element for an HTML page, in the page's font and text colour.
+
+    Args:
+        panel: what to draw.
+        prefix: begins the ids within, which must differ from all others in the page.
+        description: what is read out in place of the picture.
+    """
+    style = {'svg.fonttype': 'none', 'svg.hashsalt': prefix, 'font.size': 10}
+    for part in ('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color', 'ytick.color'):
+        style[part] = INK
+    with plt.rc_context(style):
+        figure, axis = plt.subplots(figsize=(4.4, 3.3), layout='constrained')
+        _draw(axis, panel)
+        axis.grid(color=INK, alpha=0.2)
+        if _needs_legend(panel):
+            _legend(axis)
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
+        figure.savefig(buffer, format='svg', transparent=True, metadata=nothing)
+        plt.close(figure)
+    text = buffer.getvalue()
+    text = text[text.index('<svg') :].replace(INK, 'currentColor')
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{prefix}-', text)
+    return text.replace('<svg', f'<svg role="img" aria-label="{html.escape(description)}"', 1)

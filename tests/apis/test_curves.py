@@ -1,0 +1,93 @@
+"""Curves: what stands in which panel, and how panels look."""
+
+import xml.etree.ElementTree as ElementTree
+
+import cv2
+import pytest
+from matplotlib import pyplot as plt
+
+from mmrest.apis.curves import default_keys, draw_curves, panels, quantity_of, svg_of, title_of
+from mmrest.apis.logs import Log
+
+TRAIN = [
+    dict(iter=step, lr=0.1 / step, loss=4.0 / step, loss_cls=3.0 / step, loss_box=1.0 / step,
+         img_per_s=5.0, memory=900.0, grad_norm=2.0)
+    for step in (10, 20, 30)
+]  # fmt: skip
+LOG = Log('run', TRAIN, [(20, {'coco/bbox_mAP': 0.2}), (30, {'coco/bbox_mAP': 0.4})])
+
+
+@pytest.mark.parametrize('key, title, quantity', [
+    ('loss', 'total', 'training loss'),
+    ('decode.loss_ce', 'decode.ce', 'training loss'),
+    ('val/loss', 'val/loss', 'loss on held-out images'),
+    ('coco/bbox_mAP', 'box AP', 'metrics on held-out images'),
+    ('coco/segm_mAP_50', 'mask AP50', 'metrics on held-out images'),
+    ('mIoU', 'mIoU', 'metrics on held-out images (%)'),
+    ('decode.acc_seg', 'decode.acc_seg', 'accuracy in training (%)'),
+    ('memory', 'memory', 'peak memory (MB)'),
+    ('ema_decay', 'ema_decay', 'ema_decay'),
+])  # fmt: skip
+def test_names(key, title, quantity):
+    assert title_of(key) == title and quantity_of(key) == quantity
+
+
+def test_panels_of_one_run():
+    keys = default_keys(LOG)
+    assert keys == [
+        'loss', 'loss_cls', 'loss_box', 'coco/bbox_mAP', 'lr', 'img_per_s', 'memory',
+    ]  # fmt: skip
+    found = panels([LOG], keys)
+    assert [panel.quantity for panel in found] == [
+        'training loss', 'metrics on held-out images', 'learning rate', 'images a second',
+        'peak memory (MB)',
+    ]  # fmt: skip
+    assert [line.label for line in found[0].lines] == ['total', 'cls', 'box']
+    assert found[1].lines[0].points == [(20, 0.2), (30, 0.4)] and found[1].top == 1
+
+
+def test_panels_of_several_runs():
+    found = panels([LOG, LOG._replace(name='other')], ['loss', 'bbox_mAP'])
+    assert [panel.title for panel in found] == ['loss', 'bbox_mAP']
+    assert [line.label for panel in found for line in panel.lines] == ['run', 'other'] * 2
+
+
+@pytest.mark.parametrize('count, legends', [(1, 2), (12, 1)])
+def test_picture(tmp_path, monkeypatch, count, legends):
+    """Axes are named; a legend a panel of one run, one for all panels of many."""
+    kept = []
+    monkeypatch.setattr(plt, 'close', kept.append)
+    logs = [LOG._replace(name=f'a run of a rather long name {n}') for n in range(count)]
+    draw_curves(logs, tmp_path / 'x.png', default_keys(LOG), 'Title')
+    (figure,) = kept
+    axes = [axis for axis in figure.axes if axis.lines]
+    assert all(axis.get_xlabel() == 'iteration' and axis.get_ylabel() for axis in axes)
+    of_axes = [axis.get_legend() for axis in axes if axis.get_legend()]
+    assert len(of_axes) + len(figure.legends) == legends
+    renderer = figure.canvas.get_renderer()
+    for legend in figure.legends:  # below the panels, on the picture
+        extent = legend.get_window_extent(renderer)
+        assert extent.y0 >= 0
+        assert not any(extent.overlaps(axis.get_window_extent()) for axis in axes)
+        assert len(legend.texts) == count
+        assert len({(line.get_color(), line.get_linestyle()) for line in legend.get_lines()}) == 12
+    assert cv2.imread(str(tmp_path / 'x.png')).std() > 10
+    monkeypatch.undo()
+    plt.close(figure)
+
+
+@pytest.mark.parametrize('suffix, start', [('svg', b'<?xml'), ('pdf', b'%PDF')])
+def test_formats(tmp_path, suffix, start):
+    path = tmp_path / f'x.{suffix}'
+    draw_curves([LOG], path, ['grad_norm'])
+    assert path.read_bytes().startswith(start)
+
+
+def test_svg_for_a_page():
+    """It is well-formed, has the page's text colour, and ids of its own."""
+    texts = [svg_of(panels([LOG], ['loss'])[0], prefix, 'What "it" <is>') for prefix in 'ab']
+    roots = [ElementTree.fromstring(text) for text in texts]
+    ids = [{node.get('id') for node in root.iter() if node.get('id')} for root in roots]
+    assert ids[0] and not ids[0] & ids[1]
+    assert roots[0].get('aria-label') == 'What "it" <is>' and roots[0].get('role') == 'img'
+    assert 'currentColor' in texts[0] and 'http' not in texts[0].replace('http://www.w3.org', '')

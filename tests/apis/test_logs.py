@@ -1,0 +1,108 @@
+"""Logs of runs: read whole, resumed or cut off, and written as tables."""
+
+import csv
+import json
+
+import pytest
+
+from mmrest.apis.logs import read_log, write_csv
+from mmrest.engine.errors import UsageError
+
+
+def line(step, loss, **others):
+    return dict(lr=0.1, loss=loss, time=0.5, iter=step, step=step, **others)
+
+
+def write(folder, date, *lines, end=''):
+    path = folder / date / 'vis_data' / 'scalars.json'
+    path.parent.mkdir(parents=True)
+    path.write_text('\n'.join(map(json.dumps, lines)) + '\n' + end)
+    return path
+
+
+def test_run_by_iterations(tmp_path):
+    write(tmp_path / 'run', '20260101_000000', line(10, 3.0), line(20, 2.0),
+          dict(mIoU=40.0, time=0.1, step=20), line(30, 1.0), dict(mIoU=60.0, time=0.1, step=30),
+    )  # fmt: skip
+    log = read_log(tmp_path / 'run')
+    assert log.name == 'run' and log.metrics == ['mIoU'] and log.losses == ['loss']
+    assert log.keys == ['lr', 'loss', 'time', 'mIoU', 'val/time']
+    assert log.points('loss') == [(10, 3), (20, 2), (30, 1)]
+    assert log.points('mIoU') == [(20, 40), (30, 60)]
+    assert log.points('time')[0] == (10, 0.5) and log.points('val/time')[0] == (20, 0.1)
+
+
+def test_run_by_epochs(tmp_path):
+    """An evaluation that is counted in epochs stands at the last iteration before it."""
+    path = write(tmp_path, 'x', line(10, 3.0, epoch=1), {'coco/bbox_mAP': 0.3, 'step': 1},
+                 line(20, 2.0, epoch=2), {'coco/bbox_mAP': 0.6, 'step': 2})  # fmt: skip
+    log = read_log(path, 'mine')
+    assert log.name == 'mine' and log.points('coco/bbox_mAP') == [(10, 0.3), (20, 0.6)]
+    assert log.points('bbox_mAP') == log.points('coco/bbox_mAP')  # as mmdet's own tool has it
+
+
+def test_resumed_run(tmp_path):
+    """What a later folder covers again is the later one's, evaluations too."""
+    write(tmp_path, '20260101_000000', line(10, 3.0), line(20, 2.0), dict(mIoU=4.0, step=20),
+          line(30, 9.0), dict(mIoU=1.0, step=30))  # fmt: skip
+    write(tmp_path, '20260102_000000', line(25, 1.5), line(30, 1.0), dict(mIoU=6.0, step=30))
+    (tmp_path / '20260103_000000').mkdir()  # ended before its first line
+    log = read_log(tmp_path)
+    assert log.points('loss') == [(10, 3), (20, 2), (25, 1.5), (30, 1)]
+    assert log.points('mIoU') == [(20, 4), (30, 6)]
+
+
+def test_evaluation_made_up_for(tmp_path):
+    """A run that goes on evaluates first what the one before it did not come to."""
+    write(tmp_path, '1', line(10, 3.0), line(20, 2.0), line(30, 1.0))
+    write(tmp_path, '2', {'coco/bbox_mAP': 0.2, 'step': 1}, line(25, 1.5))
+    assert read_log(tmp_path).points('bbox_mAP') == [(20, 0.2)]
+
+
+def test_killed_run(tmp_path):
+    write(tmp_path, 'x', line(10, 3.0), end='{"lr": 0.1, "lo')
+    assert read_log(tmp_path).points('loss') == [(10, 3)]
+
+
+def test_hierarchy_and_what_is_no_number(tmp_path):
+    path = write(tmp_path, 'x', {'train/lr': 0.1, 'train/loss': 2.0, 'note': 'x', 'step': 5})
+    log = read_log(path)
+    assert log.points('loss') == [(5, 2)] and log.keys == ['lr', 'loss']
+
+
+def test_losses(tmp_path):
+    """The total comes first, and stands for a part that is the only one."""
+    parts = dict(loss_cls=1.0, loss_box=1.0)
+    assert read_log(write(tmp_path, 'x', line(1, 2.0, **parts))).losses == ['loss', *parts]
+    one = {'decode.loss_ce': 2.0}
+    assert read_log(write(tmp_path, 'y', line(1, 2.0, **one))).losses == ['loss']
+
+
+@pytest.mark.parametrize('lines, message', [
+    (None, 'holds no log (*/vis_data/scalars.json); give the work dir'),
+    ('', 'has logged nothing yet'),
+    ('{"loss": 1, "iter": 1}\nloss\n{}', 'is no log: its line 2 is no JSON object'),
+    ('[1]', 'is no log: its line 1'),
+])  # fmt: skip
+def test_no_log(tmp_path, lines, message):
+    if lines is not None:
+        (tmp_path / 'scalars.json').write_text(lines)
+    with pytest.raises(UsageError) as error:
+        read_log(tmp_path)
+    assert message in str(error.value)
+
+
+def test_unknown_key(tmp_path):
+    log = read_log(write(tmp_path, 'x', line(1, 2.0)), 'mine')
+    with pytest.raises(UsageError, match=r'^the log of mine has no mAP; it has lr, loss, time$'):
+        log.points('mAP')
+
+
+def test_table(tmp_path):
+    first = read_log(write(tmp_path, 'a', line(1, 2.0), dict(mIoU=4.0, step=1)), 'a')
+    second = read_log(write(tmp_path, 'b', line(1, 3.0), line(2, 2.5), dict(mIoU=5, step=2)), 'b')
+    write_csv([first, second], tmp_path / 'x.csv', ['loss', 'mIoU'])
+    with (tmp_path / 'x.csv').open() as file:
+        rows = list(csv.reader(file))
+    assert rows == [['run', 'iter', 'loss', 'mIoU'], ['a', '1', '2.0', '4.0'],
+                    ['b', '1', '3.0', ''], ['b', '2', '2.5', '5']]  # fmt: skip

@@ -1,0 +1,111 @@
+"""The page of a report: what it says, and that it copes with what data and configs bring."""
+
+import re
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+
+from mmrest.apis import report
+from mmrest.apis.evaluation import Evaluation
+from mmrest.apis.label_map_scores import LabelMapScores
+from mmrest.apis.logs import Log
+from mmrest.engine.config import load_config
+from tests.chromium import check_page, needs_chromium
+from tests.tools.runs import ROOT, SEGMENTOR
+
+NAMES = [f'class {number} <b>{"of_a_very_long_name" * 6}</b>' for number in range(150)]
+LOG = Log(
+    'a <run> of a long name, ' + 'x' * 60,
+    [dict(iter=step, lr=0.1, loss=3.0 / step, time=0.5, data_time=0.1, memory=900.0)
+     for step in (10, 20)],
+    [(10, dict(mIoU=20.0)), (20, dict(mIoU=10.0))],
+)  # fmt: skip
+
+
+@pytest.fixture
+def evaluated(tmp_path, monkeypatch):
+    """An evaluation of two images, in the place of one that takes a network."""
+    scores = LabelMapScores(NAMES, 255)
+    for number, wrong in enumerate((0, 30)):
+        path = tmp_path / f'{number}_{"long_name" * 20}.png'
+        cv2.imwrite(str(path), np.full((30, 40, 3), 200, np.uint8))
+        truth = torch.full((1, 30, 40), 7)
+        found = truth.clone()
+        found[:, :wrong] = 8
+        sample = SegDataSample(metainfo=dict(img_path=str(path)))
+        sample.gt_sem_seg, sample.pred_sem_seg = PixelData(data=truth), PixelData(data=found)
+        scores.add(sample)
+    found = Evaluation(
+        'val', dict(mIoU=25.0), scores, dict(classes=NAMES), 2, 15_000_000, 0.02, 800.0, 'cpu'
+    )
+    monkeypatch.setattr(report, 'evaluate', lambda *args: found)
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    (tmp_path / 'tiny.py').write_text(SEGMENTOR)
+    return Config.fromfile(tmp_path / 'tiny.py')
+
+
+def write(tmp_path, cfg, checkpoint, **kwargs):
+    out = tmp_path / 'new' / 'report.html'
+    report.write_report(
+        tmp_path, cfg, LOG, out, checkpoint, torch.device('cpu'), **kwargs
+    )  # fmt: skip
+    return out
+
+
+@needs_chromium
+def test_many_classes_of_long_names(tmp_path, cfg, evaluated):
+    page = write(tmp_path, cfg, 'best.pth', number=1)
+    check_page(page, tmp_path / 'browser')
+    text = page.read_text()
+    assert text.count('<th scope="row">class ') == 150
+
+
+def test_what_it_says(tmp_path, cfg, evaluated):
+    text = write(tmp_path, cfg, 'best.pth').read_text()
+    assert '<b>' not in text and '&lt;b&gt;' in text and 'a &lt;run&gt;' in text
+    assert re.search(r'Best</h3>\s*<figure class="picture">\s*<figcaption>0_long.*: score 1.000',
+                     text)  # fmt: skip
+    assert re.search(r'Worst</h3>\s*<figure class="picture">\s*<figcaption>1_long.*: score 0.000',
+                     text)  # fmt: skip
+    assert len(re.findall('<img ', text)) == 6 == len(re.findall('src="data:image/jpeg', text))
+    cells = re.findall(r'<dt>(.*?)</dt><dd>(.*?)</dd>', text)
+    facts = dict(cells)
+    assert facts['mIoU'] == '25.00' and facts['parameters'] == '15.00 million'
+    assert facts['inference'].startswith('20.0 ms') and facts['training'] == '4.0 images/s'
+    assert facts['memory of the GPU in training'] == '900 MB at most'
+    assert facts['backbone'].startswith('ResT(arch=dict(') and facts['batch size'].startswith('2 ')
+    assert facts['method'] == 'EncoderDecoder with FPNHead'
+    # Of the evaluations in training the best one is not the last.
+    row = re.search(r'<th scope="row">mIoU</th>(.*?)</tr>', text, re.S)[1]
+    assert re.findall('>([^<]+)</td>', row) == ['10.00', '20.00', '10']
+
+
+def test_logs_alone(tmp_path, cfg):
+    text = write(tmp_path, cfg, None).read_text()
+    assert '<img ' not in text and 'Best and worst' not in text and text.count('<svg') == 5
+    assert '#predictions' not in text and '#classes' not in text
+
+
+def test_no_pictures(tmp_path, cfg, evaluated):
+    text = write(tmp_path, cfg, 'best.pth', number=0).read_text()
+    assert '<img ' not in text and '2 images have a score' in text
+
+
+def test_differences(tmp_path):
+    """Of a config that mmrest ships, what the run changed is shown, and that alone."""
+    cfg = load_config(
+        str(ROOT / 'configs' / 'demo_semfpn_rest_lite.py'), {'optim_wrapper.optimizer.lr': 0.5}
+    )
+    text = write(tmp_path, cfg, None).read_text()
+    table = text[text.index('What differs from') : text.index('Whole config')]
+    assert re.findall('<code>(.*?)</code>', table) == [
+        'optim_wrapper.optimizer.lr', '0.0003', '0.5',
+    ]  # fmt: skip

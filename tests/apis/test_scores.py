@@ -1,0 +1,114 @@
+"""Scores of classes and images, against what can be counted by hand and what mmdet counts."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData, PixelData
+from mmseg.evaluation import IoUMetric
+from mmseg.structures import SegDataSample
+
+from mmrest.apis.instance_scores import InstanceScores
+from mmrest.apis.label_map_scores import LabelMapScores
+
+BOXES = torch.tensor([[0.0, 0, 10, 10], [20, 0, 40, 20], [0, 20, 10, 40]])
+CLASSES = ('a', 'b', 'c')
+
+
+def annotations(boxes, labels, masks=False):
+    found = []
+    for (x0, y0, x1, y1), label in zip(boxes.tolist(), labels):
+        outline = [[x0, y0, x1, y0, x1, y1, x0, y1]]
+        found.append(
+            dict(bbox=[x0, y0, x1, y1], bbox_label=label, ignore_flag=0, mask=outline)
+            if masks
+            else dict(bbox=[x0, y0, x1, y1], bbox_label=label, ignore_flag=0)
+        )
+    return found
+
+
+def detection(path, boxes, labels, scores, masks=False):
+    sample = DetDataSample(metainfo=dict(img_path=path, ori_shape=(50, 50), img_id=0))
+    sample.pred_instances = InstanceData(
+        bboxes=boxes, labels=torch.tensor(labels, dtype=torch.long), scores=torch.tensor(scores)
+    )
+    if masks:
+        drawn = torch.zeros(len(boxes), 50, 50, dtype=torch.bool)
+        for mask, (x0, y0, x1, y1) in zip(drawn, boxes.int().tolist()):
+            mask[y0:y1, x0:x1] = True
+        sample.pred_instances.masks = drawn
+    return sample
+
+
+@pytest.mark.parametrize('masks', [False, True])
+def test_instances(masks):
+    truth = {
+        'whole': annotations(BOXES[:2], [0, 1], masks),
+        'half': annotations(BOXES[:2], [0, 1], masks),
+        'wrong': annotations(BOXES[:1], [0], masks),
+        'empty': [],
+        'crowd': [dict(annotations(BOXES[:1], [0], masks)[0], ignore_flag=1)],
+    }
+    scores = InstanceScores(CLASSES, truth.__getitem__, 0.3)
+    scores.add(detection('whole', BOXES[:2], [0, 1], [0.9, 0.8], masks))
+    # One of two is found; below 0.3 nothing counts.
+    scores.add(detection('half', BOXES[[0, 1]], [0, 1], [0.9, 0.2], masks))
+    scores.add(detection('wrong', BOXES[:1], [1], [0.9], masks))
+    scores.add(detection('empty', BOXES[:0], [], [], masks))
+    scores.add(detection('crowd', BOXES[:1], [0], [0.9], masks))
+    assert scores.per_image() == [1.0, pytest.approx(2 / 3), 0.0, None, None]
+    table = scores.table()
+    names = ['objects', 'box AP', 'box AP50', 'mask AP', 'mask AP50']
+    assert table.columns == names[: 5 if masks else 3]
+    rows = dict(table.rows)
+    # Of three objects of a two are found; of b both, after a wrong one that was surer.
+    assert rows['a'][:2] == [3, pytest.approx(67 / 101)] and rows['b'][0] == 2
+    assert rows['b'][1:] == pytest.approx([2 / 3] * (len(names[1:]) if masks else 2))
+    assert rows['c'][0] == 0 and math.isnan(rows['c'][1])
+    shown = scores.shown(1)
+    assert str(shown.path) == 'half' and len(shown.truth) == 2 and len(shown.found) == 1
+    assert torch.equal(shown.found.bboxes, BOXES[:1])
+    assert ('masks' in shown.found) == masks == ('masks' in shown.truth)
+    if masks:
+        assert shown.found.masks.sum() == 100 == shown.truth.masks[0].sum()
+
+
+def test_f1_over_thresholds():
+    """Half of an object is found: at an IoU of 0.5 alone."""
+    truth = annotations(torch.tensor([[0.0, 0, 10, 10]]), [0])
+    scores = InstanceScores(CLASSES, lambda path: truth, 0.3)
+    scores.add(detection('x', torch.tensor([[0.0, 0, 10, 5]]), [0], [0.9]))
+    assert scores.per_image() == [pytest.approx(0.1)]
+
+
+def test_nothing_found_at_all():
+    scores = InstanceScores(CLASSES, lambda path: annotations(BOXES[:1], [0]), 0.3)
+    scores.add(detection('x', BOXES[:0], [], []))
+    assert scores.per_image() == [0] and dict(scores.table().rows)['a'] == [1, 0, 0]
+
+
+def test_label_maps():
+    truth = torch.zeros(1, 4, 4, dtype=torch.long)
+    truth[:, :2] = 1
+    truth[:, 3] = 255
+    found = torch.zeros(1, 4, 4, dtype=torch.long)
+    found[:, :1] = 1
+    scores, metric = LabelMapScores(CLASSES, 255), IoUMetric(iou_metrics=['mIoU'])
+    metric.dataset_meta = dict(classes=CLASSES)
+    for prediction, there in ((found, truth), (truth % 255, truth), (found, truth * 0 + 255)):
+        sample = SegDataSample(metainfo=dict(img_path='x', ori_shape=(4, 4)))
+        sample.gt_sem_seg = PixelData(data=there)
+        sample.pred_sem_seg = PixelData(data=prediction)
+        scores.add(sample)
+        metric.process({}, [sample.to_dict()])
+    # Of 8 pixels of class 1 half are found, and 4 of class 0 are 8: IoU 1/2 and 1/2.
+    assert scores.per_image() == [pytest.approx(0.5), 1.0, None]
+    table = scores.table()
+    mean = np.nanmean([row[1] for _, row in table.rows])
+    assert mean == pytest.approx(metric.compute_metrics(metric.results)['mIoU'], abs=0.01)
+    assert [row[0] for _, row in table.rows] == pytest.approx([100 / 3, 200 / 3, 0])
+    assert math.isnan(dict(table.rows)['c'][1])
+    shown = scores.shown(0)
+    assert (shown.truth == truth[0].numpy()).all() and (shown.found == found[0].numpy()).all()
