@@ -96,8 +96,10 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _blend(canvas: np.ndarray, label_map: np.ndarray, palette: Sequence[RGB]) -> np.ndarray:
+    """Colours of classes over the image in grey, because its own would mix with them."""
+    grey = cv2.cvtColor(cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     table = np.array(palette, np.uint8)
-    return cv2.addWeighted(canvas, 1 - OPACITY, table[label_map], OPACITY, 0)
+    return cv2.addWeighted(grey, 1 - OPACITY, table[label_map], OPACITY, 0)
 
 
 def _of_regions(
@@ -129,17 +131,18 @@ def _draw_instances(
     classes: Sequence[str],
     palette: Sequence[RGB],
 ) -> List[_Label]:
-    """Draw masks and boxes onto `canvas`; returns their labels."""
-    boxes = (instances.bboxes * factor).tolist()
-    masks = instances.masks.numpy() if 'masks' in instances else [None] * len(boxes)
+    """Draw masks and boxes onto `canvas`, later ones over earlier; returns their labels."""
+    found = [palette[label] for label in instances.labels.tolist()]
+    if 'masks' in instances:
+        _draw_masks(canvas, instances.masks.numpy().astype(np.uint8), factor, found)
     width = max(1, round(min(canvas.shape[:2]) / 300))
     labels = []
-    for box, mask, label, score in zip(
-        boxes, masks, instances.labels.tolist(), instances.scores.tolist()
+    for box, label, score, colour in zip(
+        (instances.bboxes * factor).tolist(),
+        instances.labels.tolist(),
+        instances.scores.tolist(),
+        found,
     ):
-        colour = palette[label]
-        if mask is not None:
-            _draw_mask(canvas, mask, factor, colour)
         left, top, right, bottom = (round(edge) for edge in box)
         cv2.rectangle(canvas, (left, top), (right, bottom), colour, width)
         text = f'{classes[label]} {score:.2f}'
@@ -147,19 +150,22 @@ def _draw_instances(
     return labels
 
 
-def _draw_mask(canvas: np.ndarray, mask: np.ndarray, factor: int, colour: RGB) -> None:
-    """Tint the pixels of a mask and draw its outline; only the part that holds it is touched."""
-    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    if not width:
-        return
-    part = mask[top : top + height, left : left + width].astype(np.uint8)
-    part = cv2.resize(part, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
-    top, left = factor * top, factor * left
-    window = canvas[top : top + part.shape[0], left : left + part.shape[1]]
-    tinted = (1 - OPACITY) * window[part > 0] + OPACITY * np.array(colour)
-    window[part > 0] = tinted.round().astype(np.uint8)
-    outlines, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(canvas, outlines, -1, colour, 1, offset=(left, top))
+def _draw_masks(canvas: np.ndarray, masks: np.ndarray, factor: int, found: Sequence[RGB]) -> None:
+    """Tint pixels in the colour of the last mask that holds them, and draw outlines."""
+    tints = canvas.copy()
+    outlines = []
+    for mask, colour in zip(masks, found):
+        left, top, width, height = (factor * edge for edge in cv2.boundingRect(mask))
+        if not width:
+            continue
+        part = mask[top // factor :, left // factor :][: height // factor, : width // factor]
+        part = cv2.resize(part, (width, height), interpolation=cv2.INTER_NEAREST)
+        tints[top : top + height, left : left + width][part > 0] = colour
+        contours, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        outlines.append((contours, colour, (left, top)))
+    cv2.addWeighted(canvas, 1 - OPACITY, tints, OPACITY, 0, dst=canvas)
+    for contours, colour, offset in outlines:
+        cv2.drawContours(canvas, contours, -1, colour, 1, offset=offset)
 
 
 def _written(
