@@ -250,7 +250,8 @@ def main() -> None:
     if work.skipped:
         lines += [f'{len(work.skipped)} of {len(inputs)} inputs were skipped:', *work.skipped]
     console.print('\n'.join(lines), markup=False, soft_wrap=True)
-    sys.exit(status or (SKIPPED if work.skipped else 0))
+    if status or work.skipped:
+        sys.exit(status or SKIPPED)
 
 
 if __name__ == '__main__':

@@ -12,7 +12,7 @@ def check_tta(cfg: Config) -> None:
     Raises:
         UsageError: it cannot.
     """
-    if any('mask_head' in part for _, part in dicts(cfg.model, 'model')):
+    if any(part.get('mask_head') for _, part in dicts(cfg.model, 'model')):
         raise UsageError('--tta: mmdet offers no test-time augmentation for masks; leave it out')
     if cfg.get('tta_model') is None or cfg.get('tta_pipeline') is None:
         raise UsageError(

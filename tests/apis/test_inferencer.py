@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from mmdet.apis import inference_detector, init_detector
-from mmengine.registry import MODELS, DefaultScope
 from mmseg.apis import inference_model, init_model
 
 from mmrest.apis import inference
@@ -15,26 +14,31 @@ from mmrest.apis.inferencer import UnreadableImage
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.config import load_config, without_sync_bn
 from mmrest.engine.errors import UsageError
-from tests.tools.runs import DETECTOR, SEGMENTOR
+from tests.tools.runs import DETECTOR, SMALL_SEGMENTOR, lay_out
 
 # Boxes alone, which can be augmented.
 BOXES = f"""{DETECTOR}
 model['roi_head'].update(mask_roi_extractor=None, mask_head=None)
+tta_cfg = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=20)
+tta_model = dict(_delete_=True, type='DetTTAModel', tta_cfg=tta_cfg)
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='TestTimeAug', transforms=[
+        [dict(type='Resize', scale=(80, 60), keep_ratio=True)],
+        [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+        [dict(type='LoadAnnotations', with_bbox=True)],
+        [dict(type='PackDetInputs', meta_keys=(
+            'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction',
+        ))],
+    ]),
+]
 """
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('inferencer')
-    for name, text in (('det', DETECTOR), ('seg', SEGMENTOR), ('boxes', BOXES)):
-        (folder / f'{name}.py').write_text(text)
-        cfg = load_config(str(folder / f'{name}.py'))
-        without_sync_bn(cfg)
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            model = MODELS.build(cfg.model)
-        model.init_weights()
-        torch.save(dict(state_dict=model.state_dict()), folder / f'{name}.pth')
-    return folder
+    return lay_out(folder, det=DETECTOR, seg=SMALL_SEGMENTOR, boxes=BOXES)
 
 
 @pytest.fixture(scope='module')
@@ -86,10 +90,9 @@ def test_types(folder, images):
 def test_sizes_of_a_segmentor_are_not_mixed(folder):
     """Images of several sizes and a batch size of two: batches hold images of one size."""
     rng = np.random.default_rng(0)
-    sizes = [(60, 80), (60, 80), (48, 64), (60, 80), (60, 80), (60, 80)]
+    sizes = [(60, 80), (60, 80), (60, 60), (60, 80), (60, 80), (60, 80)]
     arrays = [rng.integers(0, 255, (*size, 3), np.uint8) for size in sizes]
-    resize = dict(type='Resize', scale_factor=1.0)
-    infer = model(folder, 'seg', cfg_options={'test_dataloader.dataset.pipeline.1': resize})
+    infer = model(folder, 'seg')
     batches = []
     step = infer.model.test_step
     infer.model.test_step = lambda data: batches.append(len(data['inputs'])) or step(data)
@@ -109,8 +112,6 @@ def test_stream_is_lazy(folder, images):
 @pytest.mark.parametrize('name', ['boxes', 'seg'])
 def test_augmentation(folder, images, name):
     """Of a mirror image it makes the same as of the image, mirrored; alone it does not."""
-    options = {} if name == 'boxes' else dict(cfg_options={'tta_pipeline.1.transforms.0': [
-        dict(type='Resize', scale_factor=1.0, keep_ratio=True)]})  # fmt: skip
     image = cv2.imread(str(images[0]))
     mirrored = np.ascontiguousarray(image[:, ::-1])
 
@@ -123,7 +124,7 @@ def test_augmentation(folder, images, name):
         one, other = one.pred_instances.bboxes, other.pred_instances.bboxes
         return not torch.allclose(one[:, [1, 3]], other[:, [1, 3]], atol=1e-3)
 
-    assert not differs(model(folder, name, tta=True, **options))
+    assert not differs(model(folder, name, tta=True))
     assert differs(model(folder, name))
 
 
