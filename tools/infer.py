@@ -5,7 +5,7 @@ import os.path as osp
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
 from rich.console import Console
 from rich.progress import Progress
@@ -169,13 +169,23 @@ class Work:
 
     def _run(self, images: List[Input], videos: Dict[Input, int], add: Callable) -> None:
         by_path = {str(given.path): given for given in images}
-        for found in self.model.stream(by_path, self.batch_size, self._skip):
+        for found in self._found(by_path, self._skip):
             self._image(by_path[str(found.source)], found, add)
         for given, announced in videos.items():
             try:
                 self._video(given, announced, add)
             except UnreadableImage as error:
                 self._skip(given.path, error)
+
+    def _found(self, images: Iterable, on_unreadable: Optional[Callable] = None) -> Iterator:
+        for found in self.model.stream(images, self.batch_size, on_unreadable):
+            if not {'pred_instances', 'pred_sem_seg'} & set(found.sample.keys()):
+                given = ', '.join(found.sample.keys())
+                raise UsageError(
+                    f'{type(self.model.model).__name__} predicts neither boxes nor label maps but '
+                    f'{given}; call it from Python as docs/inference.md says'
+                )
+            yield found
 
     def _skip(self, source: Any, error: UnreadableImage) -> None:
         self.skipped.append(str(error))
@@ -194,7 +204,7 @@ class Work:
         video = Video(given.path)
         before = self.done
         with VideoPictures(self.outputs.picture(given), video.rate) as pictures:
-            for number, found in enumerate(self.model.stream(video, self.batch_size)):
+            for number, found in enumerate(self._found(video)):
                 fields = dict(frame=number)
                 if self.outputs.pictures:
                     pictures.add(self._drawn(found))

@@ -180,8 +180,10 @@ def save_weights(path, config, seed=0):
 def lay_out(folder, **texts):
     """Write NAME.py and fresh weights NAME.pth for configs, in this process; returns `folder`."""
     for name, text in texts.items():
-        (folder / f'{name}.py').write_text(text)
-        cfg = load_config(str(folder / f'{name}.py'))
+        config = folder / f'{name}.py'
+        config.write_text(text)
+        cfg = load_config(str(config))
+        cfg.dump(config)  # without bases, which take a second to find
         without_sync_bn(cfg)
         torch.manual_seed(0)
         with DefaultScope.overwrite_default_scope(cfg.default_scope):

@@ -12,10 +12,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import PixelData
 from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
 
-from mmrest.apis import inference
+from mmrest.apis import Inferencer, inference
+from mmrest.apis.inferencer import Prediction
 from tests.shared import SHARED, needs_data
 from tests.tools.runs import DETECTOR, ROOT, SMALL_SEGMENTOR, lay_out, run_here
 
@@ -189,6 +192,15 @@ def test_nothing_is_lost(tmp_path):
     for option in ([], ['--overwrite']):
         message = run_here(*given[:3], picture, *given[4:], *option)
         assert 'is an input; choose another --out-dir' in message
+
+
+def test_predictions_of_another_kind(tmp_path, monkeypatch):
+    sample = DetDataSample(pred_panoptic_seg=PixelData())
+    found = Prediction('x.jpg', np.zeros((60, 80, 3), np.uint8), sample)
+    monkeypatch.setattr(Inferencer, 'stream', lambda *args: iter([found]))
+    message = run_here('infer', 'det.py', 'det.pth', 'photos', '--out-dir', tmp_path)
+    assert 'predicts neither boxes nor label maps but pred_panoptic_seg; call' in message
+    assert not list(tmp_path.rglob('*.*'))
 
 
 def test_interrupted(folder, tmp_path):
