@@ -9,10 +9,10 @@ from mmengine.config import Config
 
 from mmrest.engine.checks import check
 from mmrest.engine.command import Parser, add_run_arguments, build_runner, run, run_config
-from mmrest.engine.config import dicts, type_name
 from mmrest.engine.errors import UsageError
 from mmrest.engine.guard import WholeWeightsHook
 from mmrest.engine.processes import join_processes
+from mmrest.engine.tta import check_tta, use_tta
 
 
 def parse_args() -> argparse.Namespace:
@@ -81,33 +81,6 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
     elif args.show_dir is not None:
         # An absolute path, because mmdet puts a relative one below the work dir.
         hook.test_out_dir = osp.abspath(args.show_dir)
-
-
-def check_tta(cfg: Config) -> None:
-    """Make sure that a config says how to augment, and can be augmented.
-
-    Raises:
-        UsageError: it cannot.
-    """
-    if any('mask_head' in part for _, part in dicts(cfg.model, 'model')):
-        raise UsageError('--tta: mmdet offers no test-time augmentation for masks; leave it out')
-    if cfg.get('tta_model') is None or cfg.get('tta_pipeline') is None:
-        raise UsageError(
-            f'--tta needs tta_model and tta_pipeline in {cfg.filename}; '
-            'configs/_base_/detection_runtime.py shows how they look'
-        )
-    if 'pipeline' not in cfg.test_dataloader.dataset:
-        raise UsageError(
-            f'--tta replaces test_dataloader.dataset.pipeline, which a '
-            f'{type_name(cfg.test_dataloader.dataset)} does not have; give one data set'
-        )
-
-
-def use_tta(cfg: Config) -> None:
-    """Test with the augmentations of the config's tta_pipeline, merged by its tta_model."""
-    check_tta(cfg)
-    cfg.model = dict(**cfg.tta_model, module=cfg.model)
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
 
 
 def main() -> None:

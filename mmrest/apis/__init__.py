@@ -1,1 +1,5 @@
-"""mmrest from Python: pictures of what a run has learnt, and what networks take."""
+"""mmrest from Python: inference, pictures of what a run has learnt, and what networks take."""
+
+from .inferencer import Inferencer, inference
+
+__all__ = ['Inferencer', 'inference']

@@ -12,11 +12,12 @@ import torch
 from mmengine.dataset import BaseDataset, pseudo_collate
 from torch import nn
 
+from .labels import Box, free_place
+
 matplotlib.use('Agg')  # files only, with or without a screen
 from matplotlib import pyplot as plt
 
 Colour = Tuple[float, float, float]
-Box = Tuple[float, float, float, float]
 
 
 class Label(NamedTuple):
@@ -189,11 +190,11 @@ def _draw_instances(
 
 
 def _write_labels(axis: Any, labels: Sequence[Label]) -> None:
-    """Write every label at its box, where it covers no other one and stays in the image."""
-    bottom_of_image, top_of_image = axis.get_ylim()
-    left_of_image, right_of_image = axis.get_xlim()
+    """Write labels at their boxes, inside the image; one that has no room is left out."""
+    (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+    picture = (left, top, right, bottom)
     taken: List[Box] = []
-    for text, (left, top, _, bottom), colour in labels:
+    for text, box, colour in labels:
         style = dict(facecolor=colour, edgecolor='none', pad=1.5)
         artist = axis.text(0, 0, text, fontsize=9, color='white', bbox=style)
         # Where the patch of a label at the origin begins and how large it is, in pixels of the
@@ -201,23 +202,12 @@ def _write_labels(axis: Any, labels: Sequence[Label]) -> None:
         artist.update_bbox_position_size(axis.figure.canvas.get_renderer())
         extent = artist.get_bbox_patch().get_window_extent().padded(1)
         (x0, y1), (x1, y0) = axis.transData.inverted().transform(extent.get_points())
-        width, height = x1 - x0, y1 - y0
-        x = max(left_of_image, min(left, right_of_image - width))
-        rows = np.arange(top_of_image, bottom_of_image - height, height / 2)
-        # Above the box, inside at the top, below, inside at the bottom, or else as near as there
-        # is room.
-        wanted = (top - height, top, bottom, bottom - height)
-        for y in (*wanted, *sorted(rows, key=lambda row: abs(row - top))):
-            place = (x, y, x + width, y + height)
-            inside = top_of_image <= y and y + height <= bottom_of_image
-            if inside and not any(_overlap(place, other) for other in taken):
-                break
+        place = free_place(box, (x1 - x0, y1 - y0), picture, taken)
+        if place is None:
+            artist.remove()
+            continue
         taken.append(place)
-        artist.set_position((x - x0, y - y0))
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+        artist.set_position((place[0] - x0, place[1] - y0))
 
 
 def _draw_label_map(axis: Any, labels: np.ndarray, palette: Sequence[Colour]) -> None:

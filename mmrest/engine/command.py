@@ -103,6 +103,11 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--data-root', metavar='DIR', help='folder that replaces the data_root of the config'
     )
+    add_cfg_options(parser)
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """The argument that replaces values of a config; see :func:`load_config`."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',

@@ -121,15 +121,7 @@ class DisplayHook(Hook):
         if not self._console.is_terminal or not is_main_process():
             return
         stdout = sys.stdout
-        self._progress = Progress(
-            TextColumn('{task.description}'),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _RateColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-        )
+        self._progress = progress_bar(self._console, 'it', transient=True)
         self._progress.add_task(what, total=total)
         self._progress.start()
         # Lines of the log must pass above the bar, and the cursor comes back whatever happens.
@@ -149,11 +141,34 @@ class DisplayHook(Hook):
             atexit.unregister(self._stop)
 
 
+def progress_bar(console: Console, unit: str, transient: bool = False) -> Progress:
+    """A bar with the number of steps, their rate and the time that remains.
+
+    Args:
+        console: where it is drawn.
+        unit: what to call a step in the rate.
+        transient: whether the bar goes away in the end.
+    """
+    return Progress(
+        TextColumn('{task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(unit),
+        TimeRemainingColumn(),
+        console=console,
+        transient=transient,
+    )
+
+
 class _RateColumn(ProgressColumn):
     """Steps a second."""
 
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
     def render(self, task: Task) -> Text:
-        return Text('' if task.speed is None else f'{task.speed:.1f} it/s')
+        return Text('' if task.speed is None else f'{task.speed:.1f} {self._unit}/s')
 
 
 def _redirect(runner: Runner, old: Any, new: Any) -> None:

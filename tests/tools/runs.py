@@ -1,11 +1,16 @@
 """Small runs of the programs in tools/, as a user starts them."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import torch
+from mmengine.registry import MODELS, DefaultScope
+
+from mmrest.engine.config import load_config, without_sync_bn
 from tests.drawn import CLASSES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +93,24 @@ default_hooks = dict(
 )
 """
 
+# The same for images as they are drawn, with the pictures mirrored where it is augmented.
+SMALL_SEGMENTOR = f"""{SEGMENTOR}
+resize = dict(type='Resize', scale=(80, 60), keep_ratio=True)
+test_pipeline = [
+    dict(type='LoadImageFromFile'), resize,
+    dict(type='LoadAnnotations', reduce_zero_label=True), dict(type='PackSegInputs'),
+]
+test_dataloader['dataset'] = dict(pipeline=test_pipeline)
+tta_model = dict(type='SegTTAModel')
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='TestTimeAug', transforms=[
+        [resize], [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+        [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')],
+    ]),
+]
+"""
+
 
 def run(program, *args, cwd, check=True, **environ):
     """Run Python with a file and arguments; returns the finished process with its output."""
@@ -152,3 +175,32 @@ def save_weights(path, config, seed=0):
     """Save fresh weights for a config."""
     arguments = [str(argument) for argument in (path, config, seed)]
     subprocess.run([sys.executable, '-c', WEIGHTS, *arguments], check=True, capture_output=True)
+
+
+def lay_out(folder, **texts):
+    """Write NAME.py and fresh weights NAME.pth for configs, in this process; returns `folder`."""
+    for name, text in texts.items():
+        config = folder / f'{name}.py'
+        config.write_text(text)
+        cfg = load_config(str(config))
+        cfg.dump(config)  # without bases, which take a second to find
+        without_sync_bn(cfg)
+        torch.manual_seed(0)
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            model = MODELS.build(cfg.model)
+        model.init_weights()
+        content = dict(state_dict=model.state_dict(), meta={})  # mmseg asks for both
+        torch.save(content, folder / f'{name}.pth')
+    return folder
+
+
+def run_here(program, *args):
+    """Run a program of tools/ in this process, which saves its imports; returns its status."""
+    before, sys.argv = sys.argv, [f'{program}.py', *map(str, args)]
+    try:
+        runpy.run_path(str(ROOT / 'tools' / f'{program}.py'), run_name='__main__')
+    except SystemExit as end:
+        return end.code
+    finally:
+        sys.argv = before
+    return 0

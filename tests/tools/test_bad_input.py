@@ -541,6 +541,26 @@ for file in ('half.pth', 'transposed.pth'):
         f'{file} fits none of the networks that mmrest knows by a name',
     )
 
+GOOD = ['tiny.py', 'good.pth', 'whole/val2017']
+for case, options, message in [
+    ('input', ['tiny.py', 'good.pth', 'absent.jpg'], 'input absent.jpg does not exist; give'),
+    ('pattern', ['tiny.py', 'good.pth', 'x/*.jpg'], 'no file matches x/*.jpg; give another'),
+    ('folder', ['tiny.py', 'good.pth', 'no_images/train2017'], 'train2017 holds no file; give'),
+    ('checkpoint', ['tiny.py', 'absent.pth', 'whole'], 'checkpoint absent.pth does not exist'),
+    ('backbone', ['tiny.py', 'backbone.pth', 'whole'], 'it holds a backbone alone'),
+    ('weights that do not fit', ['tiny.py', 'other.pth', 'whole'], 'of another shape'),
+    ('pickle', ['tiny.py', 'command.pth', 'whole'], 'command.pth is refused'),
+    ('config', ['broken.py', 'good.pth', 'whole'], 'config broken.py cannot be read'),
+    ('device', [*GOOD, '--device', 'cuda:99'], 'device cuda:99 cannot be used'),
+    ('batch size', [*GOOD, '--batch-size', '0'], "'0' is not an integer of at least 1"),
+    ('threshold', [*GOOD, '--score-thr', '30'], "'30' is not a number from 0 to 1"),
+    ('file as folder', [*GOOD, '--out-dir', 'tiny.py'], 'tiny.py is not a folder'),
+    ('augmented masks', [*GOOD, '--tta'], 'no test-time augmentation for masks'),
+    ('nothing to write', [*GOOD, '--no-save-vis', '--no-save-pred'], 'leave nothing to do'),
+    ('option', [*GOOD, '--cfg-options', 'modle.x=1'], 'the config has no modle; did you mean'),
+]:
+    CASES[f'{case} of inference'] = ('infer', options, message)
+
 
 class Command:
     """A pickle of it runs a command, which would leave a file."""

@@ -1,0 +1,198 @@
+"""Inference from Python, beside what mmdet and mmseg themselves make of the same images."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet.apis import inference_detector, init_detector
+from mmseg.apis import inference_model, init_model
+
+from mmrest.apis import inference
+from mmrest.apis.inferencer import UnreadableImage
+from mmrest.checkpoint import CheckpointError
+from mmrest.engine.config import load_config, without_sync_bn
+from mmrest.engine.errors import UsageError
+from tests.tools.runs import DETECTOR, SMALL_SEGMENTOR, lay_out
+
+# Boxes alone, which can be augmented.
+BOXES = f"""{DETECTOR}
+model['roi_head'].update(mask_roi_extractor=None, mask_head=None)
+tta_cfg = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=20)
+tta_model = dict(_delete_=True, type='DetTTAModel', tta_cfg=tta_cfg)
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='TestTimeAug', transforms=[
+        [dict(type='Resize', scale=(80, 60), keep_ratio=True)],
+        [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+        [dict(type='LoadAnnotations', with_bbox=True)],
+        [dict(type='PackDetInputs', meta_keys=(
+            'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction',
+        ))],
+    ]),
+]
+"""
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('inferencer')
+    return lay_out(folder, det=DETECTOR, seg=SMALL_SEGMENTOR, boxes=BOXES)
+
+
+@pytest.fixture(scope='module')
+def images(coco_root):
+    return sorted((coco_root / 'val2017').glob('*.jpg'))
+
+
+def model(folder, name, **options):
+    return inference(folder / f'{name}.py', folder / f'{name}.pth', 'cpu', **options)
+
+
+def same(found, wanted):
+    if 'pred_sem_seg' in wanted:
+        return torch.equal(found.pred_sem_seg.data, wanted.pred_sem_seg.data)
+    found, wanted = found.pred_instances, wanted.pred_instances
+    return all(torch.equal(found[key], wanted[key]) for key in wanted.keys())
+
+
+@pytest.mark.parametrize('name', ['det', 'seg'])
+def test_paths_and_arrays(folder, images, name):
+    """One or several, as files or pixels, and what mmdet and mmseg find themselves."""
+    infer = model(folder, name)
+    arrays = [cv2.imread(str(path)) for path in images]
+    of_paths, of_arrays = infer(images), infer(arrays)
+    assert len(of_paths) == len(images) and infer([]) == []
+    for path, array, one, other in zip(images, arrays, of_paths, of_arrays):
+        assert one.img_path == str(path) and 'seg_logits' not in one
+        assert same(other, one) and same(infer(str(path)), one) and same(infer(array), one)
+    cfg, checkpoint = load_config(str(folder / f'{name}.py')), str(folder / f'{name}.pth')
+    without_sync_bn(cfg)
+    if name == 'det':
+        theirs = inference_detector(init_detector(cfg, checkpoint, device='cpu'), str(images[0]))
+        assert theirs.pred_instances.masks.any()
+    else:
+        theirs = inference_model(init_model(cfg, checkpoint, device='cpu'), str(images[0]))
+        assert len(theirs.pred_sem_seg.data.unique()) > 1
+    assert same(of_paths[0], theirs)
+
+
+def test_types(folder, images):
+    (found,) = (s.pred_instances for s in model(folder, 'det')(images[:1]))
+    assert found.bboxes.shape == (20, 4) and found.bboxes.dtype == torch.float32
+    assert found.scores.shape == found.labels.shape == (20,)
+    assert found.masks.shape == (20, 60, 80) and found.masks.dtype == torch.bool
+    labels = model(folder, 'seg')(images[0]).pred_sem_seg.data
+    assert labels.shape == (1, 60, 80) and labels.dtype == torch.int64
+
+
+def test_sizes_of_a_segmentor_are_not_mixed(folder):
+    """Images of several sizes and a batch size of two: batches hold images of one size."""
+    rng = np.random.default_rng(0)
+    sizes = [(60, 80), (60, 80), (60, 60), (60, 80), (60, 80), (60, 80)]
+    arrays = [rng.integers(0, 255, (*size, 3), np.uint8) for size in sizes]
+    infer = model(folder, 'seg')
+    batches = []
+    step = infer.model.test_step
+    infer.model.test_step = lambda data: batches.append(len(data['inputs'])) or step(data)
+    found = list(infer.stream(arrays, batch_size=2))
+    assert batches == [2, 1, 2, 1]
+    assert [p.sample.pred_sem_seg.shape for p in found] == sizes
+    assert all(p.source is array for p, array in zip(found, arrays))
+
+
+def test_stream_is_lazy(folder, images):
+    infer = model(folder, 'det')
+    taken = []
+    stream = infer.stream((taken.append(path) or path for path in images), batch_size=2)
+    assert next(stream).source == images[0] and len(taken) <= 3
+
+
+@pytest.mark.parametrize('name', ['boxes', 'seg'])
+def test_augmentation(folder, images, name):
+    """Of a mirror image it makes the same as of the image, mirrored; alone it does not."""
+    image = cv2.imread(str(images[0]))
+    mirrored = np.ascontiguousarray(image[:, ::-1])
+
+    def differs(infer):
+        one, other = infer([image, mirrored])
+        if name == 'seg':
+            return (
+                one.pred_sem_seg.data != other.pred_sem_seg.data.flip(-1)
+            ).float().mean() > 0.01
+        one, other = one.pred_instances.bboxes, other.pred_instances.bboxes
+        return not torch.allclose(one[:, [1, 3]], other[:, [1, 3]], atol=1e-3)
+
+    assert not differs(model(folder, name, tta=True))
+    assert differs(model(folder, name))
+
+
+def test_classes_and_colours(folder, images):
+    """From the checkpoint, else the config; colours are made where there are none."""
+    infer = model(folder, 'det')
+    assert infer.classes == ['person', 'bicycle', 'car']
+    assert infer.palette == [(220, 20, 60), (119, 11, 32), (0, 0, 142)]  # of COCO
+    infer = model(folder, 'seg')
+    assert len(infer.classes) == 150 and infer.classes[0] == 'wall' and infer.reduces_zero_label
+    state = torch.load(folder / 'det.pth')
+    meta = dict(classes=('cat', 'dog', 'emu'))
+    torch.save(dict(state, meta=dict(dataset_meta=meta)), folder / 'named.pth')
+    infer = inference(folder / 'det.py', folder / 'named.pth', 'cpu')
+    assert infer.classes == ['cat', 'dog', 'emu'] and len(set(infer.palette)) == 3
+    meta = dict(classes=('cat', 'dog'))  # which the heads contradict
+    torch.save(dict(state, meta=dict(dataset_meta=meta)), folder / 'named.pth')
+    infer = inference(folder / 'det.py', folder / 'named.pth', 'cpu')
+    assert infer.classes == ['person', 'bicycle', 'car']
+
+
+@pytest.mark.parametrize('spoil, reason', [
+    (lambda data: data[: len(data) // 2], 'truncated'),
+    (lambda data: b'hello', 'torn.jpg is not an image'),
+    (lambda data: b'', 'torn.jpg is not an image'),
+])  # fmt: skip
+def test_unreadable(folder, images, tmp_path, spoil, reason):
+    path = tmp_path / 'torn.jpg'
+    path.write_bytes(spoil(images[0].read_bytes()))
+    infer = model(folder, 'det')
+    with pytest.raises(UnreadableImage, match=reason):
+        infer([images[1], path])
+    told = []
+    found = list(infer.stream([path, images[1]], 2, lambda *what: told.append(what)))
+    assert [p.source for p in found] == [images[1]]
+    assert told[0][0] == path and str(path) in str(told[0][1])
+
+
+@pytest.mark.parametrize('array', [
+    np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3)),
+    np.zeros((0, 8, 3), np.uint8),
+])  # fmt: skip
+def test_arrays_of_another_kind(folder, array):
+    with pytest.raises(ValueError, match='uint8, got'):
+        model(folder, 'det')(array)
+
+
+@pytest.mark.parametrize('config, options, error, message', [
+    ('det', dict(device='cuda:99'), UsageError, 'device cuda:99 cannot be used'),
+    ('det', dict(device='gpu'), UsageError, 'device gpu cannot be used'),
+    ('det', dict(tta=True), UsageError, '--tta'),
+    ('det', dict(cfg_options={'model.roi_head.bbox_head.num_classes': 4,
+                              'model.roi_head.mask_head.num_classes': 4}),
+     CheckpointError, 'of another shape'),
+    ('boxes', dict(cfg_options={'test_dataloader.dataset.pipeline.0.type': 'Resize'}),
+     UsageError, 'needs LoadImageFromFile'),
+    ('det', dict(cfg_options={'test_dataloader': None}), UsageError, 'to read images with'),
+    ('seg', dict(cfg_options={'test_dataloader.dataset.metainfo': dict(classes=['x'])}),
+     UsageError, 'num_classes is 150, but checkpoint and config name 1 classes'),
+])  # fmt: skip
+def test_what_does_not_fit(folder, config, options, error, message):
+    with pytest.raises(error, match=message):
+        inference(folder / f'{config}.py', folder / f'{config}.pth', **options)
+
+
+def test_a_config_that_was_read(folder, images):
+    cfg = load_config(str(folder / 'det.py'))
+    before = json.dumps(cfg.to_dict(), default=str)
+    found = inference(cfg, folder / 'det.pth', 'cpu')(images[0])
+    assert same(found, model(folder, 'det')(images[0]))
+    assert json.dumps(cfg.to_dict(), default=str) == before

@@ -1,0 +1,236 @@
+"""tools/infer.py: the boxes and label maps of tools/test.py, in files that other programs read."""
+
+import json
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import PixelData
+from pycocotools import mask as run_lengths
+from pycocotools.coco import COCO
+
+from mmrest.apis import Inferencer, inference
+from mmrest.apis.inferencer import Prediction
+from tests.shared import SHARED, needs_data
+from tests.tools.runs import DETECTOR, ROOT, SMALL_SEGMENTOR, lay_out, run_here
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory, coco_root, ade_root):
+    folder = lay_out(tmp_path_factory.mktemp('infer'), det=DETECTOR, seg=SMALL_SEGMENTOR)
+    (folder / 'photos').symlink_to(coco_root / 'val2017')
+    (folder / 'streets').symlink_to(ade_root / 'images' / 'validation')
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _in_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def results(path):
+    """Content of a file of results, which pycocotools takes too."""
+    read = COCO(str(path))
+    content = json.loads(path.read_text())
+    assert len(read.anns) == len(content['annotations'])
+    assert len(read.imgs) == len(content['images'])
+    return content
+
+
+@pytest.mark.parametrize('batch_size', [1, 2])
+def test_same_as_the_test_of_a_detector(folder, tmp_path, coco_root, batch_size):
+    """Boxes, scores, labels and masks of the command, of Python and of tools/test.py."""
+    dump = tmp_path / 'found.pkl'
+    assert not run_here(
+        'test', 'det.py', 'det.pth', '--data-root', coco_root, '--out', dump, '--work-dir',
+        tmp_path, '--cfg-options', f'test_dataloader.batch_size={batch_size}',
+    )  # fmt: skip
+    assert not run_here(
+        'infer', 'det.py', 'det.pth', 'photos', '--out-dir', tmp_path / 'out', '--batch-size',
+        batch_size, '--no-save-vis', '--device', 'cpu',
+    )  # fmt: skip
+    content = results(tmp_path / 'out' / 'predictions.json')
+    tested = {entry['img_path'].split('/')[-1]: entry for entry in pickle.loads(dump.read_bytes())}
+    paths = [image['file_name'] for image in content['images']]
+    python = inference('det.py', 'det.pth', 'cpu')(paths, batch_size)
+    assert len(tested) == len(python) == 4
+    for image, sample in zip(content['images'], python):
+        wanted = tested[image['file_name'].split('/')[-1]]['pred_instances']
+        found = sample.pred_instances
+        assert all(torch.equal(found[key], wanted[key]) for key in ('bboxes', 'scores', 'labels'))
+        listed = [a for a in content['annotations'] if a['image_id'] == image['id']]
+        assert len(listed) == len(wanted['bboxes']) == 20
+        for annotation, box, score, label, run_length in zip(
+            listed, *(wanted[key] for key in ('bboxes', 'scores', 'labels', 'masks'))
+        ):
+            x, y, width, height = annotation['bbox']
+            assert [x, y, x + width, y + height] == box.tolist()
+            assert annotation['score'] == score.item()
+            assert annotation['category_id'] == label.item() + 1
+            assert annotation['segmentation']['counts'].encode() == run_length['counts']
+            assert annotation['area'] == run_lengths.area(run_length)
+
+
+@pytest.mark.parametrize('batch_size', [1, 2])
+def test_same_as_the_test_of_a_segmentor(tmp_path, ade_root, batch_size):
+    """Label maps of the command, of Python and of tools/test.py, in ADE20K's numbers."""
+    assert not run_here(
+        'test', 'seg.py', 'seg.pth', '--data-root', ade_root, '--out', tmp_path / 'maps',
+        '--work-dir', tmp_path, '--cfg-options', f'test_dataloader.batch_size={batch_size}',
+    )  # fmt: skip
+    assert not run_here(
+        'infer', 'seg.py', 'seg.pth', 'streets', '--out-dir', tmp_path / 'out', '--batch-size',
+        batch_size, '--no-save-vis', '--device', 'cpu',
+    )  # fmt: skip
+    content = results(tmp_path / 'out' / 'predictions.json')
+    assert content['categories'][0] == dict(id=1, name='wall', color=[120, 120, 120])
+    paths = sorted((tmp_path / 'maps').iterdir())
+    python = inference('seg.py', 'seg.pth', 'cpu')(
+        [f'streets/{path.stem}.jpg' for path in paths], batch_size
+    )
+    assert [i['label_map'] for i in content['images']] == [f'preds/{p.name}' for p in paths]
+    for path, sample in zip(paths, python):
+        found = cv2.imread(str(tmp_path / 'out' / 'preds' / path.name), cv2.IMREAD_UNCHANGED)
+        assert (found == cv2.imread(str(path), cv2.IMREAD_UNCHANGED)).all()
+        assert (found - 1 == sample.pred_sem_seg.data[0].numpy()).all()
+        assert len(np.unique(found)) > 1
+
+
+def video(path, frames, code):
+    """Write frames that move; returns what reading them gives."""
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 255, (60, 80, 3), np.uint8)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*code), 10.0, (80, 60))
+    for number in range(frames):
+        writer.write(np.roll(first, 3 * number, axis=1))
+    writer.release()
+    return frames_of(path)
+
+
+def frames_of(path):
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while True:
+        is_read, frame = capture.read()
+        if not is_read:
+            return frames
+        frames.append(frame)
+
+
+@pytest.mark.parametrize('name, suffix, code', [('det', 'mp4', 'mp4v'), ('seg', 'avi', 'MJPG')])
+def test_video(tmp_path, name, suffix, code):
+    clip, out = tmp_path / f'clip.{suffix}', tmp_path / 'out'
+    frames = video(clip, 5, code)
+    assert not run_here(
+        'infer', f'{name}.py', f'{name}.pth', clip, '--out-dir', out, '--batch-size', 2,
+        '--score-thr', 0, '--device', 'cpu',
+    )  # fmt: skip
+    content = results(out / 'predictions.json')
+    assert [image['frame'] for image in content['images']] == [0, 1, 2, 3, 4]
+    assert {image['file_name'] for image in content['images']} == {str(clip)}
+    drawn = frames_of(out / 'vis' / 'clip.mp4')
+    assert len(drawn) == 5 and drawn[0].shape == (480, 640, 3)
+    assert cv2.VideoCapture(str(out / 'vis' / 'clip.mp4')).get(cv2.CAP_PROP_FPS) == 10
+    python = inference(f'{name}.py', f'{name}.pth', 'cpu')(frames, 2)[3]
+    if name == 'det':
+        scores = [a['score'] for a in content['annotations'] if a['image_id'] == 4]
+        assert scores == python.pred_instances.scores.tolist()
+    else:
+        found = cv2.imread(str(out / content['images'][3]['label_map']), cv2.IMREAD_UNCHANGED)
+        assert (found - 1 == python.pred_sem_seg.data[0].numpy()).all()
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_goes_on(tmp_path, coco_root, capsys):
+    """In folders below one another, with names that occur twice."""
+    given = tmp_path / 'given'
+    for below in ('a', 'b/deep'):
+        shutil.copytree(coco_root / 'val2017', given / below)
+    image = given / 'a' / '000000000002.jpg'
+    image.write_bytes(image.read_bytes()[:900])
+    (given / 'b' / 'notes.txt').write_text('no image')
+    (given / 'b' / '.hidden').write_text('not looked at')
+    (given / 'clip.mp4').write_text('no video')
+    shutil.copy(given / 'a' / '000000000001.jpg', given / 'a' / '000000000001.png')
+    status = run_here(
+        'infer', 'det.py', 'det.pth', given / 'a', f'{given}/b/*', given / 'clip.mp4',
+        given / 'b/deep/000000000003.jpg', '--out-dir', tmp_path / 'out', '--score-thr', 0,
+    )  # fmt: skip
+    assert status == 3
+    summary = capsys.readouterr().out.split('3 of 11 inputs were skipped:\n')[1]
+    for fault in (
+        '000000000002.jpg cannot be read: OSError: image file is truncated',
+        'given/b/notes.txt is not an image',
+        'given/clip.mp4 is not a video',
+    ):
+        assert fault in summary
+    content = results(tmp_path / 'out' / 'predictions.json')
+    vis = tmp_path / 'out' / 'vis'
+    pictures = {path.relative_to(vis) for path in vis.rglob('*.jpg')}
+    assert len(content['images']) == len(pictures) == 8
+    assert {str(path.parent) for path in pictures} == {'a', 'b/deep'}
+    assert cv2.imread(str(vis / 'a' / '000000000001.jpg.jpg')).shape == (480, 640, 3)
+
+
+def test_nothing_is_lost(tmp_path):
+    """Files of an earlier run are replaced only when told to, inputs never."""
+    given = ('infer', 'det.py', 'det.pth', 'photos/000000000001.jpg', '--out-dir', tmp_path)
+    assert not run_here(*given)
+    (tmp_path / 'predictions.json').write_text('of the user')
+    assert 'predictions.json exists; choose' in run_here(*given, '--no-save-vis')
+    assert (tmp_path / 'predictions.json').read_text() == 'of the user'
+    assert not run_here(*given, '--overwrite')
+    assert len(results(tmp_path / 'predictions.json')['images']) == 1
+    picture = tmp_path / 'vis' / '000000000001.jpg'
+    for option in ([], ['--overwrite']):
+        message = run_here(*given[:3], picture, *given[4:], *option)
+        assert 'is an input; choose another --out-dir' in message
+
+
+def test_predictions_of_another_kind(tmp_path, monkeypatch):
+    sample = DetDataSample(pred_panoptic_seg=PixelData())
+    found = Prediction('x.jpg', np.zeros((60, 80, 3), np.uint8), sample)
+    monkeypatch.setattr(Inferencer, 'stream', lambda *args: iter([found]))
+    message = run_here('infer', 'det.py', 'det.pth', 'photos', '--out-dir', tmp_path)
+    assert 'predicts neither boxes nor label maps but pred_panoptic_seg; call' in message
+    assert not list(tmp_path.rglob('*.*'))
+
+
+def test_interrupted(folder, tmp_path):
+    """What was done until Ctrl-C is kept."""
+    video(tmp_path / 'long.avi', 2000, 'MJPG')
+    process = subprocess.Popen(
+        [sys.executable, ROOT / 'tools' / 'infer.py', 'det.py', 'det.pth', tmp_path / 'long.avi',
+         '--out-dir', tmp_path / 'out', '--score-thr', '0'],
+        cwd=folder, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    drawn = tmp_path / 'out' / 'vis' / 'long.mp4'
+    while process.poll() is None and not (drawn.is_file() and drawn.stat().st_size > 10**5):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate()[0]
+    assert process.returncode == 130 and 'interrupted; ' in output
+    done = len(results(tmp_path / 'out' / 'predictions.json')['images'])
+    assert 0 < done < 2000 and abs(len(frames_of(drawn)) - done) <= 1
+
+
+@needs_data
+def test_photographs(tmp_path):
+    """Real ones, of many sizes, in batches that mix them."""
+    photos = SHARED / 'data' / 'coco' / 'val2017'
+    paths = sorted(photos.iterdir())[:8]
+    given = ('infer', 'det.py', 'det.pth', *paths, '--out-dir', tmp_path)
+    assert not run_here(*given, '--batch-size', 4, '--score-thr', 0)
+    content = results(tmp_path / 'predictions.json')
+    assert [image['file_name'] for image in content['images']] == [str(path) for path in paths]
+    for image, path in zip(content['images'], paths):
+        height, width = cv2.imread(str(path)).shape[:2]
+        assert (image['height'], image['width']) == (height, width)
+        assert cv2.imread(str(tmp_path / 'vis' / path.name)).shape == (height, width, 3)
