@@ -218,7 +218,8 @@ class PatchEmbed(nn.Module):
 
 def _padded(x: Tensor, multiple: int) -> Tensor:
     """`x` (B, C, H, W), with zeros at bottom and right up to a multiple of rows and columns."""
-    down, right = (-(side // -multiple) * multiple - side for side in x.shape[2:])
+    # Of positive numbers, because ONNX divides towards zero.
+    down, right = ((side + multiple - 1) // multiple * multiple - side for side in x.shape[2:])
     # A graph is for sizes that need the zeros, too.
     return F.pad(x, (0, right, 0, down)) if in_graph() or down or right else x
 
