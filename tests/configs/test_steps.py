@@ -21,7 +21,7 @@ CONFIGS = [
         ('semfpn', '80k'),
     )
     for backbone in ('rest_lite', 'rmt_t')
-]
+] + ['upernet_rmt_swin_t_160k', 'upernet_rmt_deit_s_160k']
 
 
 def small(dataloader, root, scale):
