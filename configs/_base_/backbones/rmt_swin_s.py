@@ -1,5 +1,5 @@
-# RMT-Swin-S, an ablation network of the paper, after Swin-S. It has no
-# batch norm; drop path 0.3, which is Swin's, and the other fields are those of the arch.
+# RMT-Swin-S, an ablation network of the paper, after Swin-S. It has no batch norm; drop path 0.3,
+# which is Swin's, and the other fields are those of the arch.
 # There are no released weights: pretrain it on ImageNet first.
 custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
 
