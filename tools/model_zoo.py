@@ -4,9 +4,11 @@ import itertools
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Tuple
 
+import torch
 import yaml
 
-from mmrest.apis.complexity import Complexity, count_config
+from mmrest import RMT
+from mmrest.apis.complexity import Complexity, count, count_config
 from mmrest.engine.command import Parser, run
 from mmrest.engine.config import load_config
 
@@ -26,6 +28,19 @@ BACKBONES = {
     for family, sizes in (('ResT', ('Lite', 'Small', 'Base', 'Large')), ('RMT', 'TSBL'))
     for size in sizes
 }
+ABLATIONS = {'rmt_swin_t': 'RMT-Swin-T', 'rmt_swin_s': 'RMT-Swin-S', 'rmt_deit_s': 'RMT-DeiT-S'}
+"""The ablation networks of RMT."""
+
+SWITCHES = {
+    'decay': 'decay',
+    'lce': 'LCE',
+    'cpe': 'CPE',
+    'conv_ffn': 'FFN with convolution',
+    'conv_stem': 'conv stem',
+    'conv_downsample': 'conv downsampling',
+}
+"""Fields of RMT's archs, in words."""
+
 SCHEDULES = {'1x': '1x', '3x': '3x+MS', '160k': '160k', '80k': '80k'}
 DETECTION_SIZE = (800, 1280)
 SEGMENTATION_SIZE = (512, 512)
@@ -37,6 +52,9 @@ REPORTED: Dict[str, Dict[str, float]] = {
     'maskrcnn_rest_base_1x': {'box AP': 41.6, 'mask AP': 38.7},
 }
 """What the papers report for a config, as far as it is known which."""
+
+TOP_1 = {'rmt_t': 82.4, 'rmt_s': 84.1}
+"""What the paper reports on ImageNet-1k."""
 
 TASKS = {'box AP': 'Object Detection', 'mask AP': 'Instance Segmentation'}
 
@@ -71,13 +89,14 @@ class Entry(NamedTuple):
 def zoo() -> List[Entry]:
     """Entries of all configs of the papers, by method, backbone and schedule."""
     entries = []
-    for method, backbone in itertools.product(METHODS, BACKBONES):
+    backbones = {**BACKBONES, **ABLATIONS}
+    for method, backbone in itertools.product(METHODS, backbones):
         measured = None  # the schedule changes nothing of the network
         for schedule in SCHEDULES:
             path = ROOT / 'configs' / f'{method}_{backbone}_{schedule}.py'
             if path.is_file():
                 measured = measured or measure(path)
-                names = (path.stem, METHODS[method], BACKBONES[backbone], schedule)
+                names = (path.stem, METHODS[method], backbones[backbone], schedule)
                 entries.append(Entry(*names, *measured))
     return entries
 
@@ -128,7 +147,39 @@ def page(entries: List[Entry]) -> str:
                 f'[{entry.config}](../configs/{entry.config}.py)',
             ]
             lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines) + '\n'
+    return '\n'.join([*lines, *ablations()]) + '\n'
+
+
+def ablations() -> List[str]:
+    """Lines on the ablation networks, each with the parts of RMT that it has."""
+    rows = {**{name: BACKBONES[name] for name in ('rmt_t', 'rmt_s')}, **ABLATIONS}
+    lines = [
+        '',
+        '## Ablation networks of RMT',
+        '',
+        'Backbones without a classifier, multiply-adds at 224 x 224, and the parts of RMT that',
+        'they have, beside two of the four; [ablations](ablations.md) tells of the switches. "-"',
+        'stands where a top-1 is not given here.',
+        '',
+        '| backbone | parameters (M) | multiply-adds (G) | axial stages | '
+        f'{" | ".join(SWITCHES.values())} | top-1, reported |',
+        '|' + ' --- |' * (5 + len(SWITCHES)),
+    ]
+    for name, title in rows.items():
+        with torch.device('meta'):
+            network = RMT(name.partition('_')[2])
+        complexity, arch = count(network, 224, 224), network.arch
+        axial = [str(stage) for stage, is_axial in enumerate(arch.axial, 1) if is_axial]
+        cells = [
+            title,
+            f'{complexity.parameters / 1e6:.2f}',
+            f'{complexity.macs / 1e9:.2f}',
+            ', '.join(axial) or 'none',
+            *('yes' if getattr(arch, switch) else 'no' for switch in SWITCHES),
+            str(TOP_1.get(name, '-')),
+        ]
+        lines.append(f'| {" | ".join(cells)} |')
+    return lines
 
 
 def _metrics(entry: Entry) -> Tuple[str, ...]:

@@ -14,12 +14,13 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from ..engine.display import peak_memory_mb
+from ..models.pyramid import PyramidBackbone
 from ..ops import use_backend
 
 OURS = {
-    f'{family.lower()}_{arch}': dict(type=family, arch=arch)
-    for family, archs in (('ResT', ('lite', 'small', 'base', 'large')), ('RMT', 'tsbl'))
-    for arch in archs
+    f'{family.__name__.lower()}_{arch}': dict(type=family.__name__, arch=arch)
+    for family in PyramidBackbone.families()
+    for arch in family.archs
 }
 PEERS = {
     'resnet_50': dict(type='mmdet.ResNet', depth=50),

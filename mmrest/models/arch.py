@@ -1,10 +1,10 @@
 """Architectures: what tells the networks of one family apart, and the checking of it."""
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Mapping, Tuple, Type, TypeVar, Union
 
 MAX_STAGES = 4
-"""The strides are 4, 8, 16 and 32: a pyramid has one to four stages."""
+"""A pyramid has one to four stages; mostly their strides are 4, 8, 16 and 32."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Arch:
         for name in ('dims', 'depths', 'num_heads'):
             self.check_per_stage(name, is_positive_int, 'positive integers')
         check_rate('arch: drop_path_rate', self.drop_path_rate)
-        if self.dims[0] % 2:
+        if self.halves_first_dim and self.dims[0] % 2:
             raise ValueError(
                 'arch: dims[0] must be even, because the stem begins with half of it, got '
                 f'{self.dims[0]}'
@@ -44,6 +44,21 @@ class Arch:
                 raise ValueError(
                     f'arch: dims[{stage}]={dim} is not divisible by num_heads[{stage}]={heads}'
                 )
+
+    @property
+    def stem_stride(self) -> int:
+        """Stride of the first stage; each later one has twice that of the one before it."""
+        return 4
+
+    @property
+    def strides(self) -> Tuple[int, ...]:
+        """Stride of each stage."""
+        return tuple(self.stem_stride * 2**stage for stage in range(len(self.dims)))
+
+    @property
+    def halves_first_dim(self) -> bool:
+        """Whether the stem begins with half as many channels as it ends with."""
+        return True
 
     def check_per_stage(self, name: str, accepts, description: str) -> None:
         """Raise ValueError unless field `name` holds one accepted entry for each stage."""
@@ -65,32 +80,42 @@ def resolve_arch(
 ) -> ArchType:
     """The architecture of a name in `archs`, or of a dict of the fields of `cls`.
 
+    A dict may name an architecture as its `base`, and then holds what differs from it:
+    ``dict(base='s', drop_path_rate=0.3)``.
+
     Raises:
         ValueError: for an unknown name, an unknown or missing field, or a value that does not
             fit; the message names it and the choices.
         TypeError: for anything but a name or a dict.
     """
     if isinstance(arch, str):
-        if arch not in archs:
-            raise ValueError(
-                f'arch: unknown name {arch!r}; choose one of {", ".join(map(repr, archs))}, '
-                'or give a dict of fields'
-            )
-        return archs[arch]
+        return _named(arch, archs)
     if not isinstance(arch, Mapping):
         raise TypeError(f'arch: expected a name or a dict of fields, got {arch!r}')
     known = [field.name for field in fields(cls)]
-    unknown = [name for name in arch if name not in known]
+    unknown = [name for name in arch if name not in (*known, 'base')]
     if unknown:
         raise ValueError(
             f'arch: unknown field {unknown[0]!r} with value {arch[unknown[0]]!r}; the fields are '
-            f'{", ".join(known)}'
+            f'{", ".join(known)}, and base names the arch that has those left out'
         )
+    if 'base' in arch:
+        others = {name: value for name, value in arch.items() if name != 'base'}
+        return replace(_named(arch['base'], archs), **others)
     required = (field.name for field in fields(cls) if field.default is MISSING)
     missing = [name for name in required if name not in arch]
     if missing:
         raise ValueError(f'arch: missing {", ".join(missing)} in {dict(arch)!r}')
     return cls(**arch)
+
+
+def _named(name: Any, archs: Mapping[str, ArchType]) -> ArchType:
+    if not isinstance(name, str) or name not in archs:
+        raise ValueError(
+            f'arch: unknown name {name!r}; choose one of {", ".join(map(repr, archs))}, '
+            'or give a dict of fields'
+        )
+    return archs[name]
 
 
 def check_rate(name: str, value: Any) -> None:

@@ -29,7 +29,7 @@ InitCfg = Union[dict, List[dict], None]
 
 
 class PyramidBackbone(BaseModule):
-    """Backbone of up to four stages at strides 4, 8, 16 and 32.
+    """Backbone of up to four stages at strides 4, 8, 16 and 32, or those of its arch.
 
     A stage is an embedding (the stem, or the downsampling that leads into the stage), blocks on
     channels-last maps, and a layer norm where its map is an output. A family builds these parts
@@ -40,13 +40,14 @@ class PyramidBackbone(BaseModule):
     Args:
         arch: the architecture.
         in_channels: channels of the image.
-        out_indices: stages whose maps are returned, ascending, counted from 0. Later stages are
-            not built.
+        out_indices: stages whose maps are returned, ascending, counted from 0; None returns all.
+            Later stages are not built.
         drop_path_rate: drop-path rate of the last block; None takes the one of `arch`.
         frozen_stages: freezes the stem, the stages 1 to `frozen_stages`, the downsampling that
             leads into them and their output norms: no gradient, and evaluation mode even while
             the rest trains. 0 freezes the stem alone, -1 nothing.
-        norm_cfg: norm layers of stem and downsampling, as mmcv's ``build_norm_layer`` takes it.
+        norm_cfg: norm layers of a convolutional stem and downsampling, as mmcv's
+            ``build_norm_layer`` takes it.
         norm_eval: keep every batch norm in evaluation mode, so that its running statistics are
             used and stay.
         with_cp: recompute each block in the backward pass instead of storing what it needs.
@@ -75,7 +76,7 @@ class PyramidBackbone(BaseModule):
         arch: Arch,
         *,
         in_channels: int,
-        out_indices: Sequence[int],
+        out_indices: Optional[Sequence[int]],
         drop_path_rate: Optional[float],
         frozen_stages: int,
         norm_cfg: dict,
@@ -86,6 +87,8 @@ class PyramidBackbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         stages = len(arch.dims)
+        if out_indices is None:
+            out_indices = tuple(range(stages))
         if not is_positive_int(in_channels):
             raise ValueError(f'in_channels must be a positive integer, got {in_channels!r}')
         if (
@@ -129,7 +132,7 @@ class PyramidBackbone(BaseModule):
         self.with_cp = with_cp
         self.norm_in_path = norm_in_path
         self.out_channels = tuple(arch.dims[i] for i in self.out_indices)
-        self.out_strides = tuple(4 * 2**i for i in self.out_indices)
+        self.out_strides = tuple(arch.strides[i] for i in self.out_indices)
 
     @classmethod
     def families(cls) -> List[type]:

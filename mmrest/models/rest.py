@@ -194,7 +194,7 @@ class ResT(PyramidBackbone):
         self,
         arch: Union[str, Mapping[str, Any]] = 'small',
         in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_indices: Optional[Sequence[int]] = None,
         drop_path_rate: Optional[float] = None,
         frozen_stages: int = -1,
         norm_cfg: dict = dict(type='BN'),  # noqa: B006, nothing changes it

@@ -1,20 +1,22 @@
 """RMT: retentive networks meet vision transformers (CVPR 2024).
 
-Read from top to bottom: archs, stem, position tables, attention, block, stage, pyramid. The
-modules carry the tensor names of the released checkpoints, which call attention "retention".
+Read from top to bottom: archs, stems and downsampling, position tables, attention, block, stage,
+pyramid. The modules carry the tensor names of the released checkpoints, which call attention
+"retention".
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
+import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops import PositionTables, masa, position_tables
-from .arch import Arch, is_number, resolve_arch
+from ..ops import PositionTables, in_graph, masa, position_tables
+from .arch import Arch, is_number, is_positive_int, resolve_arch
 from .by_rows import by_rows
 from .lean import add_into, channels_first, conv_norm, gelu_of, is_plain
 from .pyramid import InitCfg, PyramidBackbone
@@ -30,6 +32,15 @@ class RMTArch(Arch):
         decay_b: b of that decay.
         axial: whether MaSA is decomposed along the two axes, rather than full.
         layer_scale: what the layer scale starts with, None for a stage without one.
+        decay: whether MaSA decays with the distance, rather than with gamma = 1.
+        lce: whether MaSA adds the depthwise convolution of its values.
+        cpe: whether a block begins by adding a depthwise convolution of its map.
+        conv_ffn: whether the FFN has a depthwise convolution, rather than being a plain MLP.
+        conv_stem: whether the stem is four 3x3 convolutions, rather than one map of each patch.
+        conv_downsample: whether a 3x3 convolution leads into a stage, rather than Swin's merging.
+        patch_size: side of a patch and stride of the first stage, 4 with a convolutional stem.
+        patch_norm: whether a layer norm follows the map of the patches; the convolutional stem
+            has norms of its own.
     """
 
     ffn_ratios: Tuple[float, ...] = (4, 4, 3, 3)
@@ -37,6 +48,14 @@ class RMTArch(Arch):
     decay_b: Tuple[float, ...] = (6, 6, 8, 8)
     axial: Tuple[bool, ...] = (True, True, True, False)
     layer_scale: Tuple[Optional[float], ...] = (None, None, None, None)
+    decay: bool = True
+    lce: bool = True
+    cpe: bool = True
+    conv_ffn: bool = True
+    conv_stem: bool = True
+    conv_downsample: bool = True
+    patch_size: int = 4
+    patch_norm: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,6 +74,19 @@ class RMTArch(Arch):
         self.check_per_stage(
             'layer_scale', lambda scale: scale is None or is_number(scale), 'numbers or None'
         )
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is bool and not isinstance(value, bool):
+                raise ValueError(f'arch: {field.name} must be True or False, got {value!r}')
+        if not is_positive_int(self.patch_size):
+            raise ValueError(
+                f'arch: patch_size must be a positive integer, got {self.patch_size!r}'
+            )
+        if self.conv_stem and self.patch_size != 4:
+            raise ValueError(
+                'arch: patch_size must be 4 with the convolutional stem, got '
+                f'{self.patch_size}; set conv_stem=False for another'
+            )
         for stage, (dim, heads) in enumerate(zip(self.dims, self.num_heads)):
             if dim // heads % 2:
                 raise ValueError(
@@ -62,10 +94,31 @@ class RMTArch(Arch):
                     f'{dim // heads} channels; the rotation pairs channels, so it must be even'
                 )
 
+    @property
+    def stem_stride(self) -> int:
+        return self.patch_size
+
+    @property
+    def halves_first_dim(self) -> bool:
+        return self.conv_stem
+
 
 def _is_positive(value: Any) -> bool:
     return is_number(value) and value > 0
 
+
+PLAIN = dict.fromkeys(('lce', 'cpe', 'conv_ffn', 'conv_stem', 'conv_downsample'), False)
+"""Without the convolutions of RMT."""
+
+SWIN_T = RMTArch(
+    dims=(96, 192, 384, 768),
+    depths=(2, 2, 6, 2),
+    num_heads=(3, 6, 12, 24),
+    ffn_ratios=(4, 4, 4, 4),
+    decay_b=(8, 8, 8, 8),
+    drop_path_rate=0.2,
+    **PLAIN,
+)
 
 ARCHS = {
     't': RMTArch(
@@ -98,10 +151,26 @@ ARCHS = {
         layer_scale=(None, None, 1e-6, 1e-6),
         drop_path_rate=0.5,
     ),
+    # The paper's ablation networks, as near as possible to Swin and DeiT.
+    'swin_t': SWIN_T,
+    'swin_s': replace(SWIN_T, depths=(2, 2, 18, 2), drop_path_rate=0.3),
+    'deit_s': RMTArch(
+        dims=(384,),
+        depths=(12,),
+        num_heads=(6,),
+        ffn_ratios=(4,),
+        decay_b=(8,),
+        axial=(False,),
+        layer_scale=(None,),
+        patch_size=16,
+        patch_norm=False,
+        drop_path_rate=0.1,
+        **PLAIN,
+    ),
 }
 
 
-class PatchEmbed(nn.Module):
+class ConvStem(nn.Module):
     """Stem: four 3x3 convolutions to a quarter of the resolution, (B, C, H, W)."""
 
     def __init__(self, in_channels: int, dim: int, norm_cfg: dict) -> None:
@@ -133,7 +202,29 @@ class PatchEmbed(nn.Module):
         return x
 
 
-class PatchMerging(nn.Module):
+class PatchEmbed(nn.Module):
+    """Stem of DeiT and Swin: a linear map of each patch, (B, C, H, W)."""
+
+    def __init__(self, in_channels: int, dim: int, patch_size: int, has_norm: bool) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
+        self.norm = nn.LayerNorm(dim) if has_norm else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.proj(_padded(x, self.patch_size))
+        return x if self.norm is None else channels_first(self.norm(x.permute(0, 2, 3, 1)))
+
+
+def _padded(x: Tensor, multiple: int) -> Tensor:
+    """`x` (B, C, H, W), with zeros at bottom and right up to a multiple of rows and columns."""
+    # Of positive numbers, because ONNX divides towards zero.
+    down, right = ((side + multiple - 1) // multiple * multiple - side for side in x.shape[2:])
+    # A graph is for sizes that need the zeros, too.
+    return F.pad(x, (0, right, 0, down)) if in_graph() or down or right else x
+
+
+class Downsample(nn.Module):
     """Downsampling between stages: 3x3 convolution of stride 2 and norm, (B, C, H, W)."""
 
     def __init__(self, in_dim: int, dim: int, norm_cfg: dict) -> None:
@@ -143,6 +234,33 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return conv_norm(self.reduction, self.norm, x)
+
+
+class PatchMerging(nn.Module):
+    """Downsampling of Swin: a norm and a linear map of each 2x2 tokens, (B, C, H, W)."""
+
+    def __init__(self, in_dim: int, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * in_dim)
+        self.reduction = nn.Linear(4 * in_dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = _padded(x, 2).permute(0, 2, 3, 1)
+        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # B H/2 2 W/2 2 C
+        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # by column, row and channel, as Swin has them
+        return channels_first(self.reduction(self.norm(x)))
+
+
+def _stem(arch: RMTArch, in_channels: int, norm_cfg: dict) -> Union[ConvStem, PatchEmbed]:
+    if arch.conv_stem:
+        return ConvStem(in_channels, arch.dims[0], norm_cfg)
+    return PatchEmbed(in_channels, arch.dims[0], arch.patch_size, arch.patch_norm)
+
+
+def _downsampling(arch: RMTArch, stage: int, norm_cfg: dict) -> Union[Downsample, PatchMerging]:
+    """What leads from `stage` into the next one."""
+    in_dim, dim = arch.dims[stage : stage + 2]
+    return Downsample(in_dim, dim, norm_cfg) if arch.conv_downsample else PatchMerging(in_dim, dim)
 
 
 class DWConv2d(nn.Module):
@@ -175,13 +293,17 @@ class RelPos2d:
         num_heads: heads.
         a: a of the decay, see :class:`RMTArch`.
         b: b of the decay.
+        decay: whether there is one.
     """
 
-    def __init__(self, head_dim: int, num_heads: int, a: float, b: float) -> None:
+    def __init__(
+        self, head_dim: int, num_heads: int, a: float, b: float, decay: bool = True
+    ) -> None:
         self.head_dim = head_dim
         self.num_heads = num_heads
         self.a = a
         self.b = b
+        self.decay = decay
         self._kept: Dict[Tuple[int, int, torch.device], PositionTables] = {}
 
     def __call__(self, height: int, width: int, device: torch.device) -> PositionTables:
@@ -205,6 +327,8 @@ class RelPos2d:
         frequencies = 1.0 / 10000 ** torch.linspace(0, 1, self.head_dim // 2, **cpu)
         head = torch.arange(self.num_heads, **cpu)
         log_gamma = torch.log(1 - 2 ** (-self.a - (self.b - self.a) * head / self.num_heads))
+        if not self.decay:
+            log_gamma = torch.zeros_like(log_gamma)
         return position_tables(frequencies.to(device), log_gamma.to(device), height, width)
 
     def __getstate__(self) -> Dict[str, Any]:
@@ -214,59 +338,58 @@ class RelPos2d:
 class MaSA(nn.Module):
     """Manhattan self-attention on a map (B, H, W, C), full or axial.
 
-    LCE, a depthwise convolution of the values, is added before the output projection. See
-    :mod:`mmrest.ops.masa` for the attention itself.
+    LCE, a depthwise convolution of the values, is added before the output projection where there
+    is one. See :mod:`mmrest.ops.masa` for the attention itself.
     """
 
-    def __init__(self, dim: int, num_heads: int, axial: bool) -> None:
+    def __init__(self, dim: int, num_heads: int, axial: bool, lce: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.axial = axial
         self.q_proj = nn.Linear(dim, dim)
         self.k_proj = nn.Linear(dim, dim)
         self.v_proj = nn.Linear(dim, dim)
-        self.lepe = DWConv2d(dim, 5)
+        self.lepe = DWConv2d(dim, 5) if lce else None
         self.out_proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, tables: PositionTables) -> Tensor:
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         q, k, heads = (part.unflatten(-1, (self.num_heads, -1)) for part in (q, k, v))
         out = masa(q, k, heads, tables, self.axial).flatten(-2)
-        return self.out_proj(self.lepe.plus(v, out))
+        return self.out_proj(out if self.lepe is None else self.lepe.plus(v, out))
 
 
 class FFN(nn.Module):
-    """Feed-forward network with a depthwise convolution on its hidden map."""
+    """Feed-forward network, with a depthwise convolution on its hidden map or without."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, conv: bool) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
-        self.dwconv = DWConv2d(hidden, 3)
+        self.dwconv = DWConv2d(hidden, 3) if conv else None
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = gelu_of(self.fc1(x))
-        return self.fc2(self.dwconv.plus(x, x))
+        return self.fc2(x if self.dwconv is None else self.dwconv.plus(x, x))
 
 
 class Block(nn.Module):
-    """RMT block on a map (B, H, W, C): CPE, MaSA and FFN."""
+    """RMT block on a map (B, H, W, C): CPE, MaSA and FFN.
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        ffn_ratio: float,
-        axial: bool,
-        layer_scale: Optional[float],
-        drop_path: float,
-    ) -> None:
+    Args:
+        arch: the architecture.
+        stage: in which of its stages this is, counted from 0.
+        drop_path: drop-path rate.
+    """
+
+    def __init__(self, arch: RMTArch, stage: int, drop_path: float) -> None:
         super().__init__()
-        self.pos = DWConv2d(dim, 3)
+        dim, layer_scale = arch.dims[stage], arch.layer_scale[stage]
+        self.pos = DWConv2d(dim, 3) if arch.cpe else None
         self.retention_layer_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.retention = MaSA(dim, num_heads, axial)
+        self.retention = MaSA(dim, arch.num_heads[stage], arch.axial[stage], arch.lce)
         self.final_layer_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.ffn = FFN(dim, int(dim * ffn_ratio))
+        self.ffn = FFN(dim, int(dim * arch.ffn_ratios[stage]), arch.conv_ffn)
         self.drop_path = DropPath(drop_path)
         self.has_layer_scale = layer_scale is not None
         if self.has_layer_scale:
@@ -274,12 +397,13 @@ class Block(nn.Module):
             self.gamma_2 = nn.Parameter(torch.full((1, 1, 1, dim), float(layer_scale)))
 
     def forward(self, x: Tensor, tables: PositionTables) -> Tensor:
-        x = self.pos.plus(x, x)
+        x = x if self.pos is None else self.pos.plus(x, x)
         attended = self.retention(self.retention_layer_norm(x), tables)
         attended = self.gamma_1 * attended if self.has_layer_scale else attended
         x = add_into(self.drop_path(attended), x)
         layers = self.final_layer_norm, self.ffn
-        fed = by_rows(self._fed, layers, x, hidden=self.ffn.fc1.out_features, halo=1)
+        halo = 0 if self.ffn.dwconv is None else 1
+        fed = by_rows(self._fed, layers, x, hidden=self.ffn.fc1.out_features, halo=halo)
         return add_into(self.drop_path(self.gamma_2 * fed if self.has_layer_scale else fed), x)
 
     def _fed(self, x: Tensor) -> Tensor:
@@ -301,22 +425,13 @@ class Stage(nn.Module):
         arch: RMTArch,
         stage: int,
         drop_path_rates: Sequence[float],
-        downsample: Optional[PatchMerging],
+        downsample: Union[Downsample, PatchMerging, None],
     ) -> None:
         super().__init__()
-        dim, num_heads = arch.dims[stage], arch.num_heads[stage]
-        self.rel_pos = RelPos2d(dim // num_heads, num_heads, arch.decay_a, arch.decay_b[stage])
-        self.blocks = nn.ModuleList(
-            Block(
-                dim,
-                num_heads,
-                arch.ffn_ratios[stage],
-                arch.axial[stage],
-                arch.layer_scale[stage],
-                drop_path,
-            )
-            for drop_path in drop_path_rates
-        )
+        num_heads = arch.num_heads[stage]
+        head_dim, b = arch.dims[stage] // num_heads, arch.decay_b[stage]
+        self.rel_pos = RelPos2d(head_dim, num_heads, arch.decay_a, b, arch.decay)
+        self.blocks = nn.ModuleList(Block(arch, stage, rate) for rate in drop_path_rates)
         self.downsample = downsample
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
@@ -331,7 +446,9 @@ class RMT(PyramidBackbone):
     """RMT backbone (https://arxiv.org/abs/2309.11523).
 
     Args:
-        arch: ``'t'``, ``'s'``, ``'b'``, ``'l'``, or a dict of the fields of :class:`RMTArch`.
+        arch: ``'t'``, ``'s'``, ``'b'``, ``'l'``, the ablation networks ``'swin_t'``, ``'swin_s'``
+            and ``'deit_s'``, or a dict of the fields of :class:`RMTArch`; one with ``base='s'``
+            holds what differs from that arch.
 
     The other arguments, the attributes, the outputs and the errors are those of
     :class:`~mmrest.models.pyramid.PyramidBackbone`.
@@ -346,7 +463,7 @@ class RMT(PyramidBackbone):
         self,
         arch: Union[str, Mapping[str, Any]] = 's',
         in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_indices: Optional[Sequence[int]] = None,
         drop_path_rate: Optional[float] = None,
         frozen_stages: int = -1,
         norm_cfg: dict = dict(type='BN'),  # noqa: B006, nothing changes it
@@ -354,9 +471,9 @@ class RMT(PyramidBackbone):
         with_cp: bool = False,
         init_cfg: InitCfg = None,
     ) -> None:
-        fields = resolve_arch(arch, ARCHS, RMTArch)
+        arch = resolve_arch(arch, ARCHS, RMTArch)
         super().__init__(
-            fields,
+            arch,
             in_channels=in_channels,
             out_indices=out_indices,
             drop_path_rate=drop_path_rate,
@@ -366,18 +483,16 @@ class RMT(PyramidBackbone):
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
-        dims = fields.dims
-        self.patch_embed = PatchEmbed(in_channels, dims[0], norm_cfg)
+        self.patch_embed = _stem(arch, in_channels, norm_cfg)
         self.layers = nn.ModuleList()
         self.extra_norms = nn.ModuleDict()
         for stage in range(self.num_stages):
-            downsample = None
-            if stage + 1 < self.num_stages:
-                downsample = PatchMerging(dims[stage], dims[stage + 1], norm_cfg)
-            self.layers.append(Stage(fields, stage, self.drop_path_rates(stage), downsample))
+            is_last = stage + 1 == self.num_stages
+            downsample = None if is_last else _downsampling(arch, stage, norm_cfg)
+            self.layers.append(Stage(arch, stage, self.drop_path_rates(stage), downsample))
             if self.has_norm(stage):
                 # A dict, so that the names keep the stage's number.
-                self.extra_norms[str(stage)] = nn.LayerNorm(dims[stage])
+                self.extra_norms[str(stage)] = nn.LayerNorm(arch.dims[stage])
         self.train()  # frozen parts and norm_eval hold from the start
 
     def embedding(self, stage: int) -> nn.Module:

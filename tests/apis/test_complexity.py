@@ -18,11 +18,14 @@ MACS = {
     'rmt_s': 4.750,
     'rmt_b': 10.346,
     'rmt_l': 19.455,
+    'rmt_swin_t': 4.551,
+    'rmt_swin_s': 8.763,
+    'rmt_deit_s': 4.574,
 }
 
 
 def backbone(name):
-    family, arch = name.split('_')
+    family, arch = name.split('_', 1)
     with torch.device('meta'):
         return {'rest': ResT, 'rmt': RMT}[family](arch)
 

@@ -1,5 +1,6 @@
 """Every config of the zoo against the recipes of the papers."""
 
+import copy
 import functools
 import itertools
 from typing import NamedTuple
@@ -24,6 +25,11 @@ ARCHS = {
     'rmt_b': ('RMT', 'b', (80, 160, 320, 512), (4, 8, 25, 8), 0.4),
     'rmt_l': ('RMT', 'l', (112, 224, 448, 640), (4, 8, 25, 8), 0.5),
 }
+ABLATIONS = {
+    'rmt_swin_t': ('RMT', 'swin_t', (96, 192, 384, 768), (2, 2, 6, 2), 0.2),
+    'rmt_swin_s': ('RMT', 'swin_s', (96, 192, 384, 768), (2, 2, 18, 2), 0.3),
+    'rmt_deit_s': ('RMT', 'deit_s', (384,), (12,), 0.1),
+}
 DETECTORS = ('retinanet', 'maskrcnn', 'cascade_maskrcnn')
 DETECTION = list(itertools.product(DETECTORS, ARCHS, ('1x', '3x')))
 SEGMENTATION = [
@@ -31,7 +37,8 @@ SEGMENTATION = [
     for method, schedule in (('upernet', '160k'), ('semfpn', '80k'))
     for backbone in ARCHS
 ]
-ALL = DETECTION + SEGMENTATION
+OF_ABLATIONS = [('upernet', backbone, '160k') for backbone in ABLATIONS]
+ALL = DETECTION + SEGMENTATION + OF_ABLATIONS
 
 
 class Built(NamedTuple):
@@ -69,7 +76,7 @@ def parts(built):
     return next(config for config in ALL if '_'.join(config) == name)
 
 
-def test_there_are_64():
+def test_there_are_64_and_those_of_the_ablation_networks():
     names = {path.stem for path in (ROOT / 'configs').glob('*.py')}
     assert names - {'_'.join(config) for config in ALL} == {
         'demo_cascade_maskrcnn_rmt_t',
@@ -80,7 +87,8 @@ def test_there_are_64():
         'maskrcnn_rmt_l_3x_fsdp',
         'own_coco',
     }
-    assert len(ALL) == 64 and {'_'.join(config) for config in ALL} <= names
+    assert len(DETECTION + SEGMENTATION) == 64 and len(ALL) == 67
+    assert {'_'.join(config) for config in ALL} <= names
 
 
 @of(*ALL)
@@ -95,7 +103,7 @@ def test_config(built):
         'cascade_maskrcnn': check_cascade,
         'upernet': check_upernet,
         'semfpn': check_semantic_fpn,
-    }[method](built, ARCHS[name][2])
+    }[method](built, {**ARCHS, **ABLATIONS}[name][2])
     check_optimizer(built, method, name)
     if method in DETECTORS:
         check_coco_schedule(built.cfg, schedule)
@@ -108,12 +116,13 @@ def test_config(built):
 
 def check_backbone(built, method, name):
     backbone = built.model.backbone
-    family, arch, dims, depths, drop_path = ARCHS[name]
+    family, arch, dims, depths, drop_path = {**ARCHS, **ABLATIONS}[name]
     assert type(backbone).__name__ == family
     assert built.cfg.model.backbone.arch == arch
     assert (backbone.arch.dims, backbone.arch.depths) == (dims, depths)
     assert backbone.drop_path_rate == drop_path
-    assert backbone.out_indices == ((1, 2, 3) if method == 'retinanet' else (0, 1, 2, 3))
+    every = tuple(range(len(dims)))
+    assert backbone.out_indices == ((1, 2, 3) if method == 'retinanet' else every)
     assert (backbone.frozen_stages, backbone.norm_eval, backbone.with_cp) == (-1, False, False)
     assert backbone.init_cfg is None
     if family == 'ResT':
@@ -127,7 +136,8 @@ def check_norms(built, name):
     batch_norm = nn.modules.batchnorm._BatchNorm
     norms = [m for m in built.model.backbone.modules() if isinstance(m, batch_norm)]
     wanted = nn.SyncBatchNorm if name.startswith('rmt') else nn.BatchNorm2d
-    assert norms and all(isinstance(norm, wanted) for norm in norms)
+    assert bool(norms) is (name not in ABLATIONS)
+    assert all(isinstance(norm, wanted) for norm in norms)
 
 
 def check_fpn(neck, in_channels, outputs):
@@ -184,6 +194,9 @@ def check_cascade(built, dims):
 
 def check_upernet(built, dims):
     head, auxiliary = built.model.decode_head, built.model.auxiliary_head
+    if len(dims) == 1:
+        dims *= 4
+        check_feature_pyramid(built.model.neck, dims[0])
     assert type(head).__name__ == 'UPerHead'
     assert (head.in_channels, head.channels, head.num_classes) == (list(dims), 512, 150)
     assert type(auxiliary).__name__ == 'FCNHead'
@@ -193,6 +206,19 @@ def check_upernet(built, dims):
         norms = [module for module in part.modules() if 'BatchNorm' in type(module).__name__]
         assert norms and all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
     assert built.model.test_cfg.mode == 'whole'
+
+
+def check_feature_pyramid(neck, channels):
+    """Maps of strides 4, 8, 16 and 32 are made from one of stride 16."""
+    repeat, pyramid = neck
+    assert (type(repeat).__name__, repeat.times) == ('RepeatMap', 4)
+    assert type(pyramid).__name__ == 'Feature2Pyramid'
+    assert list(pyramid.rescales) == [4, 2, 1, 0.5]
+    assert isinstance(pyramid.upsample_4x[1], nn.SyncBatchNorm)
+    maps = copy.deepcopy(neck).eval()((torch.empty(1, channels, 6, 10, device='meta'),))
+    assert [tuple(each.shape[1:]) for each in maps] == [
+        (channels, 24, 40), (channels, 12, 20), (channels, 6, 10), (channels, 3, 5),
+    ]  # fmt: skip
 
 
 def check_semantic_fpn(built, dims):

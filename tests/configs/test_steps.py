@@ -22,6 +22,10 @@ CONFIGS = [
     )
     for backbone in ('rest_lite', 'rmt_t')
 ]
+ABLATIONS = [
+    pytest.param('upernet_rmt_swin_t_160k', marks=pytest.mark.slow),
+    'upernet_rmt_deit_s_160k',
+]
 
 
 def small(dataloader, root, scale):
@@ -35,7 +39,7 @@ def small(dataloader, root, scale):
     return Runner.build_dataloader(dataloader, seed=0)
 
 
-@pytest.fixture(scope='module', params=CONFIGS)
+@pytest.fixture(scope='module')
 def prepared(request, coco_root, ade_root):
     """Model, config, a batch to train on and one to infer on."""
     cfg = Config.fromfile(ROOT / 'configs' / f'{request.param}.py')
@@ -62,8 +66,20 @@ def prepared(request, coco_root, ade_root):
         yield model, cfg, *batches
 
 
+@pytest.mark.parametrize('prepared', CONFIGS, indirect=True)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 def test_step(prepared, dtype):
+    check_step(prepared, dtype)
+
+
+@pytest.mark.parametrize('prepared', ABLATIONS, indirect=True)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_step_of_ablation_networks(prepared, dtype):
+    check_step(prepared, dtype)
+
+
+def check_step(prepared, dtype):
+    """All losses and gradients are finite, and the parameters change."""
     model, cfg, batch, _ = prepared
     model.train()
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
@@ -82,6 +98,7 @@ def test_step(prepared, dtype):
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize('prepared', [*CONFIGS, *ABLATIONS], indirect=True)
 def test_inference(prepared):
     model, cfg, _, batch = prepared
     model.eval()

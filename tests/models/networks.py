@@ -1,4 +1,4 @@
-"""Small networks of both families, and what tests do with them."""
+"""Small networks of both families and of all kinds of RMT, and what tests do with them."""
 
 import torch
 
@@ -12,13 +12,32 @@ TINY = {
         num_heads=(1, 2, 3, 4),
         layer_scale=(None, None, 0.5, 0.5),
     ),
+    'swin': dict(
+        base='swin_t',
+        dims=(8, 16),
+        depths=(1, 2),
+        num_heads=(1, 2),
+        ffn_ratios=(4, 4),
+        decay_b=(8, 8),
+        axial=(True, False),
+        layer_scale=(None, None),
+        drop_path_rate=0,
+    ),
+    'deit': dict(base='deit_s', dims=(16,), depths=(3,), num_heads=(2,), drop_path_rate=0),
 }
-FAMILIES = list(TINY)
+FAMILIES = [ResT, RMT]
+KINDS = list(TINY)
+"""The families, and the names of RMT's ablation networks."""
 
 
-def tiny(family, **kwargs):
-    """A small network with all eight kinds of parts of its family."""
-    return family(TINY[family], **kwargs)
+def family_of(kind):
+    """The class of a kind of network."""
+    return kind if kind in FAMILIES else RMT
+
+
+def tiny(kind, **kwargs):
+    """A small network with all kinds of parts of its family, or a small ablation network."""
+    return family_of(kind)(TINY[kind], **kwargs)
 
 
 def gradients(network, x):

@@ -32,12 +32,32 @@ def test_fields_with_a_default_may_be_left_out():
         RMT(dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1)))
 
 
+@pytest.mark.parametrize('family, archs', NAMED)
+def test_a_dict_with_a_base_holds_what_differs(family, archs):
+    name, arch = next(iter(archs.items()))
+    with torch.device('meta'):
+        network = family(dict(base=name, depths=[1, 1, 2, 1], drop_path_rate=0.3))
+    assert network.arch == dataclasses.replace(arch, depths=(1, 1, 2, 1), drop_path_rate=0.3)
+    assert archs[name].depths != (1, 1, 2, 1)  # the arch itself stays
+    with torch.device('meta'):
+        assert family(dict(base=name)).arch == arch
+
+
 def test_fewer_stages():
     network = ResT(
         dict(dims=[8, 16], depths=[1, 1], num_heads=[1, 2], sr_ratios=[2, 1]), out_indices=[1]
     )
     assert network.eval()(torch.randn(1, 3, 32, 32))[0].shape == (1, 16, 4, 4)
     assert 'norm.weight' in network.state_dict()  # the last stage of the arch
+    assert ResT(dict(network.arch.__dict__)).out_indices == (0, 1)
+
+
+def test_an_odd_number_of_channels_without_the_convolutional_stem():
+    arch = dict(TINY['deit'], dims=(9,), num_heads=(1,))
+    with pytest.raises(ValueError, match='gives heads of 9 channels'):
+        RMT(arch)
+    with pytest.raises(ValueError, match=r'dims\[0\] must be even'):
+        RMT(dict(arch, conv_stem=True))
 
 
 @pytest.mark.parametrize(
@@ -55,6 +75,17 @@ def test_fewer_stages():
             dict(heads=(1,)),
             r"arch: unknown field 'heads' with value \(1,\); the fields are dims",
         ),
+        (
+            RMT,
+            dict(base='x'),
+            "arch: unknown name 'x'; choose one of 't', 's', 'b', 'l', 'swin_t'",
+        ),
+        (ResT, dict(base=['lite']), r"arch: unknown name \['lite'\]; choose one of 'lite'"),
+        (RMT, dict(base='s', dims=(64, 128)), 'depths must hold one entry for each of the 2'),
+        (RMT, dict(cpe=0), 'arch: cpe must be True or False, got 0'),
+        (RMT, dict(decay=None), 'arch: decay must be True or False, got None'),
+        (RMT, dict(conv_stem=False, patch_size=0), 'patch_size must be a positive integer, got 0'),
+        (RMT, dict(patch_size=16), 'patch_size must be 4 with the convolutional stem, got 16'),
         (ResT, dict(dims=(8,)), 'arch: missing depths'),
         (ResT, dict(dims=(8,) * 5), r'arch: dims must list 1 to 4 stages, got \(8, 8, 8, 8, 8\)'),
         (ResT, dict(dims=64), 'arch: dims must list 1 to 4 stages, got 64'),
@@ -77,7 +108,7 @@ def test_fewer_stages():
     ],
 )
 def test_what_does_not_fit_is_named(family, arch, message):
-    if isinstance(arch, dict) and 'missing' not in message:
+    if isinstance(arch, dict) and 'missing' not in message and 'base' not in arch:
         arch = {**TINY[family], **arch}
     with pytest.raises((ValueError, TypeError), match=message):
         family(arch)

@@ -12,7 +12,7 @@ from torch import nn
 
 from mmrest.models.lean import add_into, conv_norm, gated, gelu_of
 from mmrest.ops import forced_backend, use_backend
-from tests.models.networks import FAMILIES, gradients, randomised, tiny
+from tests.models.networks import KINDS, gradients, randomised, tiny
 
 
 @pytest.fixture(params=[None, 'reference'])
@@ -119,11 +119,11 @@ def test_conv_norm_uses_the_statistics_at_hand():
         assert torch.allclose(conv_norm(conv, norm, x), before - (1 + norm.eps) ** -0.5)
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('elements', [0, 2**22])
-def test_a_network_is_the_plain_one(family, elements, monkeypatch):
+def test_a_network_is_the_plain_one(kind, elements, monkeypatch):
     monkeypatch.setattr('mmrest.models.by_rows.LARGE_ELEMENTS', elements)
-    network = randomised(tiny(family)).double()
+    network = randomised(tiny(kind)).double()
     monkeypatch.setattr('mmrest.ops.block.CPU_BLOCK_ELEMENTS', 600)
     image = torch.randn(2, 3, 66, 45, dtype=torch.float64)
     outputs, found = gradients(network, image)
@@ -137,22 +137,22 @@ def test_a_network_is_the_plain_one(family, elements, monkeypatch):
         torch.testing.assert_close(found[name] / scale, gradient / scale, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize('family', FAMILIES)
-def test_a_block_is_recomputed_as_it_was_computed(family):
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_block_is_recomputed_as_it_was_computed(kind):
     """Also when the backward pass runs after the context that chose the backend has ended."""
-    network = tiny(family, with_cp=True).train()
+    network = tiny(kind, with_cp=True).train()
     with use_backend('reference'):
         outputs = network(torch.randn(2, 3, 66, 45))
     sum(output.square().mean() for output in outputs).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('recorded', [True, False])
-def test_hooks_see_what_the_plain_form_computes(family, recorded, monkeypatch):
+def test_hooks_see_what_the_plain_form_computes(kind, recorded, monkeypatch):
     """Once a module, whole maps, and none that is overwritten later."""
     monkeypatch.setattr('mmrest.models.by_rows.LARGE_ELEMENTS', 0)
-    network, image = randomised(tiny(family)).double().eval(), torch.randn(2, 3, 66, 45).double()
+    network, image = randomised(tiny(kind)).double().eval(), torch.randn(2, 3, 66, 45).double()
     seen = {None: [], 'reference': []}
     for name, module in network.named_modules():
         module.register_forward_hook(
@@ -166,9 +166,9 @@ def test_hooks_see_what_the_plain_form_computes(family, recorded, monkeypatch):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize('family', FAMILIES)
-def test_the_first_choice_holds_when_blocks_are_recomputed(family):
-    network = tiny(family, with_cp=True).train()
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_first_choice_holds_when_blocks_are_recomputed(kind):
+    network = tiny(kind, with_cp=True).train()
     outputs = network(torch.randn(2, 3, 66, 45))
     with use_backend('reference'):
         sum(output.square().mean() for output in outputs).backward()

@@ -186,6 +186,29 @@ def test_maps_of_a_released_file(name, tmp_path):
     assert_maps(network, entry)
 
 
+@pytest.mark.parametrize('arch', ['swin_t', 'deit_s'])
+def test_files_of_ablation_networks(arch, tmp_path):
+    """They are known by name; another arch takes nothing of them."""
+    path, network = tmp_path / 'x.pth', RMT(arch)
+    torch.save(network.state_dict(), path)
+    other = RMT(arch)
+    other.load_pretrained(str(path))
+    assert equal(other, network.state_dict())
+    with pytest.raises(CheckpointError, match=f'; it looks like rmt_{arch}: set type and arch'):
+        RMT('t').load_pretrained(str(path))
+
+
+@pytest.mark.parametrize('switch', ['cpe', 'lce', 'conv_ffn', 'conv_stem'])
+def test_weights_of_the_network_with_a_part_that_is_switched_off(switch, tmp_path):
+    """What they learned went through that part."""
+    torch.save(RMT('t').state_dict(), tmp_path / 'x.pth')
+    network = RMT({'base': 't', switch: False})
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(CheckpointError, match='it looks like rmt_t: set type and arch'):
+        network.load_pretrained(str(tmp_path / 'x.pth'))
+    assert equal(network, before)
+
+
 @needs_reference
 def test_what_is_not_of_a_network_names_whose_it_is(tmp_path):
     path = tmp_path / 'x.pth'

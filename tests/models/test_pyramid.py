@@ -11,24 +11,26 @@ from torch import nn
 
 from mmrest import RMT, ResT
 from mmrest.models import rest, rmt
-from tests.models.networks import FAMILIES, gradients, randomised, tiny
+from tests.models.networks import FAMILIES, KINDS, TINY, gradients, randomised, tiny
 
 SUBSETS = [s for n in range(1, 5) for s in itertools.combinations(range(4), n)]
 
 both = pytest.mark.parametrize('family', FAMILIES)
+every = pytest.mark.parametrize('kind', KINDS)
 
 
-@both
+@every
 @pytest.mark.parametrize('train', [True, False])
 @pytest.mark.parametrize('size', [(1, 1), (31, 33), (97, 131), (225, 225), (200, 333)])
-def test_any_size(family, train, size):
-    network = tiny(family).train(train)
+def test_any_size(kind, train, size):
+    network = tiny(kind).train(train)
     outputs = network(torch.randn(2, 3, *size))
-    assert isinstance(outputs, tuple)
+    assert isinstance(outputs, tuple) and len(outputs) == len(network.out_channels)
     for output, channels, stride in zip(outputs, network.out_channels, network.out_strides):
         assert output.shape == (2, channels, *(math.ceil(side / stride) for side in size))
         assert output.isfinite().all()
-    assert (network.out_channels, network.out_strides) == ((8, 16, 24, 32), (4, 8, 16, 32))
+    strides = {'swin': (4, 8), 'deit': (16,)}.get(kind, (4, 8, 16, 32))
+    assert (network.out_channels, network.out_strides) == (TINY[kind]['dims'], strides)
 
 
 @pytest.mark.slow
@@ -37,7 +39,7 @@ def test_any_size(family, train, size):
     'family, arch',
     [(f, arch) for f, archs in ((ResT, rest.ARCHS), (RMT, rmt.ARCHS)) for arch in archs],
 )
-def test_any_size_of_the_eight_networks(family, arch, train):
+def test_any_size_of_the_networks(family, arch, train):
     network = family(arch).train(train)
     for size in ((1, 1), (31, 33), (97, 131), (225, 225), (200, 333)):
         for output, stride in zip(network(torch.randn(2, 3, *size)), network.out_strides):
@@ -46,7 +48,9 @@ def test_any_size_of_the_eight_networks(family, arch, train):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('family, arch', [(ResT, 'small'), (RMT, 't'), (RMT, 's')])
+@pytest.mark.parametrize(
+    'family, arch', [(ResT, 'small'), (RMT, 't'), (RMT, 's'), (RMT, 'swin_t'), (RMT, 'deit_s')]
+)
 def test_with_cp_changes_nothing_of_a_network(family, arch):
     results = []
     plain = family(arch)
@@ -61,20 +65,22 @@ def test_with_cp_changes_nothing_of_a_network(family, arch):
         torch.testing.assert_close(cp_grads[name], grad, rtol=1e-6, atol=1e-6, msg=name)
 
 
-@both
-@pytest.mark.parametrize('out_indices', SUBSETS)
-def test_any_outputs(family, out_indices):
+@pytest.mark.parametrize(
+    'kind, out_indices',
+    [(kind, s) for kind in KINDS for s in SUBSETS if s[-1] < len(TINY[kind]['dims'])],
+)
+def test_any_outputs(kind, out_indices):
     """A choice of outputs changes none of them, and leaves no parameter without a gradient."""
-    whole = randomised(tiny(family)).eval()
-    part = tiny(family, out_indices=out_indices).eval()
+    whole = randomised(tiny(kind)).eval()
+    part = tiny(kind, out_indices=out_indices).eval()
     assert not part.load_state_dict(whole.state_dict(), strict=False).missing_keys
     x = torch.randn(2, 3, 40, 56)
     outputs, grads = gradients(part, x)
     for output, index in zip(outputs, out_indices):
         torch.testing.assert_close(output, whole(x)[index], rtol=0, atol=0)
     assert [name for name, grad in grads.items() if grad is None] == []
-    assert part.out_channels == tuple((8, 16, 24, 32)[i] for i in out_indices)
-    assert part.out_strides == tuple((4, 8, 16, 32)[i] for i in out_indices)
+    assert part.out_channels == tuple(whole.out_channels[i] for i in out_indices)
+    assert part.out_strides == tuple(whole.out_strides[i] for i in out_indices)
 
 
 def test_names_of_norms_keep_the_stage():
@@ -99,17 +105,17 @@ def test_norm_in_path_does_not_depend_on_outputs(out_indices):
     assert None not in grads.values()
 
 
-@both
-def test_modes_return_the_network(family):
-    network = tiny(family)
+@every
+def test_modes_return_the_network(kind):
+    network = tiny(kind)
     assert network.eval() is network and not network.training
     assert network.train() is network and network.training
 
 
-@both
-def test_with_cp_changes_nothing(family):
-    plain = randomised(tiny(family, drop_path_rate=0.5))
-    checkpointed = tiny(family, drop_path_rate=0.5, with_cp=True)
+@every
+def test_with_cp_changes_nothing(kind):
+    plain = randomised(tiny(kind, drop_path_rate=0.5))
+    checkpointed = tiny(kind, drop_path_rate=0.5, with_cp=True)
     checkpointed.load_state_dict(plain.state_dict())
     x = torch.randn(4, 3, 40, 56)
     results = []
@@ -126,8 +132,8 @@ def test_with_cp_changes_nothing(family):
         torch.testing.assert_close(dict(checkpointed.named_buffers())[name], buffer, msg=name)
 
 
-@both
-def test_with_cp_keeps_less(family):
+@every
+def test_with_cp_keeps_less(kind):
     def kept(network):
         storages = {}
 
@@ -140,13 +146,15 @@ def test_with_cp_keeps_less(family):
         assert outputs
         return sum(storages.values())
 
-    assert kept(tiny(family, with_cp=True)) < 0.6 * kept(tiny(family))
+    assert kept(tiny(kind, with_cp=True)) < 0.6 * kept(tiny(kind))
 
 
-@both
-@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 3, 4])
-def test_frozen_parts_stay(family, frozen_stages):
-    network = randomised(tiny(family, frozen_stages=frozen_stages))
+@pytest.mark.parametrize(
+    'kind, frozen_stages',
+    [(kind, k) for kind in KINDS for k in range(-1, len(TINY[kind]['dims']) + 1)],
+)
+def test_frozen_parts_stay(kind, frozen_stages):
+    network = randomised(tiny(kind, frozen_stages=frozen_stages))
     before = copy.deepcopy(network.state_dict())
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained or [nn.Parameter(torch.zeros(1))], lr=0.1)
@@ -209,9 +217,9 @@ def test_norm_cfg_can_freeze_norms(family):
     assert not any(p.requires_grad for m in norms for p in m.parameters())
 
 
-@both
-def test_copies_and_pickles(family):
-    network = randomised(tiny(family)).eval()
+@every
+def test_copies_and_pickles(kind):
+    network = randomised(tiny(kind)).eval()
     x = torch.randn(1, 3, 33, 47)
     expected = network(x)
     for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
@@ -219,11 +227,12 @@ def test_copies_and_pickles(family):
             assert torch.equal(output, other)
 
 
-@pytest.mark.parametrize('family, roundings', [(RMT, 10), (ResT, 40)])
+@every
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
-def test_types(family, roundings, dtype):
+def test_types(kind, dtype):
     """Casting a network costs a few roundings of the narrower type; ResT's norm magnifies them."""
-    network = randomised(tiny(family)).eval()
+    roundings = 40 if kind is ResT else 10
+    network = randomised(tiny(kind)).eval()
     x = torch.randn(2, 3, 40, 56)
     narrow, wide = sorted((dtype, torch.float32), key=lambda t: -torch.finfo(t).eps)
     with torch.no_grad():
@@ -236,18 +245,18 @@ def test_types(family, roundings, dtype):
         assert error < factor * roundings * torch.finfo(narrow).eps
 
 
-@both
-def test_autocast(family):
-    network = randomised(tiny(family))
+@every
+def test_autocast(kind):
+    network = randomised(tiny(kind))
     x = torch.randn(2, 3, 40, 56)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         _, grads = gradients(network, x)
     assert all(grad.isfinite().all() and grad.dtype is torch.float32 for grad in grads.values())
 
 
-@both
-def test_trains_after_inference_mode(family):
-    network = tiny(family)
+@every
+def test_trains_after_inference_mode(kind):
+    network = tiny(kind)
     x = torch.randn(2, 3, 40, 56)
     with torch.inference_mode():
         network(x)
@@ -255,36 +264,43 @@ def test_trains_after_inference_mode(family):
     assert None not in grads.values()
 
 
-@both
-def test_builds_on_the_meta_device(family):
+@every
+def test_builds_on_the_meta_device(kind):
     with torch.device('meta'):
-        network = tiny(family)
+        network = tiny(kind)
         outputs = network(torch.empty(2, 3, 97, 131))
-    assert [tuple(o.shape[-2:]) for o in outputs] == [(25, 33), (13, 17), (7, 9), (4, 5)]
+    sizes = {4: (25, 33), 8: (13, 17), 16: (7, 9), 32: (4, 5)}
+    assert [tuple(o.shape[-2:]) for o in outputs] == [sizes[s] for s in network.out_strides]
+
+
+@every
+def test_drop_path_grows_linearly(kind):
+    network = tiny(kind, drop_path_rate=0.4)
+    stages = range(network.num_stages)
+    rates = [b.drop_path.drop_prob for stage in stages for b in network.blocks(stage)]
+    assert rates == pytest.approx([0.4 * i / (len(rates) - 1) for i in range(len(rates))])
 
 
 @both
-def test_drop_path_grows_linearly(family):
-    network = tiny(family, drop_path_rate=0.4)
-    rates = [b.drop_path.drop_prob for stage in range(4) for b in network.blocks(stage)]
-    assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
-    # A choice of outputs does not change the rates.
+def test_drop_path_does_not_depend_on_outputs(family):
     part = tiny(family, drop_path_rate=0.4, out_indices=(1,))
     assert [b.drop_path.drop_prob for b in part.blocks(1)] == pytest.approx([0.1, 0.2])
 
 
-@both
-def test_other_channels_and_batches(family):
-    network = tiny(family, in_channels=5).eval()
-    assert len(network(torch.randn(3, 5, 40, 56))) == 4
-    assert network(torch.randn(0, 5, 40, 56))[3].shape == (0, 32, 2, 2)
+@every
+def test_other_channels_and_batches(kind):
+    network = tiny(kind, in_channels=5).eval()
+    channels, stride = network.out_channels[-1], network.out_strides[-1]
+    for batch in (3, 0):
+        last = network(torch.randn(batch, 5, 40, 56))[-1]
+        assert last.shape == (batch, channels, math.ceil(40 / stride), math.ceil(56 / stride))
 
 
-@both
+@every
 @pytest.mark.parametrize('shape', [(3, 40, 56), (1, 4, 40, 56)])
-def test_other_shapes_are_refused(family, shape):
+def test_other_shapes_are_refused(kind, shape):
     with pytest.raises(ValueError, match=r'takes images of shape \(B, 3, H, W\), got'):
-        tiny(family)(torch.randn(shape))
+        tiny(kind)(torch.randn(shape))
 
 
 @both

@@ -1,4 +1,4 @@
-"""RMT's position tables and its start from scratch."""
+"""RMT's position tables, its start from scratch, its switches and the ablation networks."""
 
 import copy
 import math
@@ -10,8 +10,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from mmrest import RMT
-from mmrest.models.rmt import ARCHS, RelPos2d
-from tests.models.networks import tiny
+from mmrest.models.rmt import ARCHS, PatchEmbed, PatchMerging, RelPos2d
+from mmrest.ops import use_backend
+from tests.models.networks import TINY, gradients, randomised, tiny
 
 CPU = torch.device('cpu')
 
@@ -111,3 +112,153 @@ def test_layer_scale():
         assert scaled == (set() if first is None else {2, 3})
         assert ARCHS[name].layer_scale[3] == (None if first is None else 1e-6)
     assert (tiny(RMT).layers[2].blocks[0].gamma_2 == 0.5).all()
+
+
+SMALL = dict(
+    TINY['swin'],
+    base='t',
+    **dict.fromkeys(('lce', 'cpe', 'conv_ffn', 'conv_stem', 'conv_downsample'), True),
+)
+"""Two stages, the first one axial, with three blocks in all."""
+
+# Switch: the parts that it takes away, and those that it brings.
+SWITCHES = {
+    'decay': ((), ()),
+    'lce': (('retention.lepe.conv',), ()),
+    'cpe': (('pos.conv',), ()),
+    'conv_ffn': (('ffn.dwconv.conv',), ()),
+    'conv_stem': (
+        tuple(f'patch_embed.proj.{index}' for index in (0, 1, 3, 4, 6, 7, 9, 10)),
+        ('patch_embed.proj', 'patch_embed.norm'),
+    ),
+    'conv_downsample': (('downsample.reduction', 'downsample.norm'),) * 2,
+}
+
+
+def parts_of(network):
+    """Name of each layer that has parameters -> their shapes."""
+    return {
+        name: [parameter.shape for parameter in module.parameters(recurse=False)]
+        for name, module in network.named_modules()
+        if [*module.parameters(recurse=False)]
+    }
+
+
+@pytest.mark.parametrize('switch', SWITCHES)
+def test_a_switch_takes_away_what_it_names(switch):
+    whole, without = (parts_of(RMT({**SMALL, switch: on})) for on in (True, False))
+    gone, come = (
+        {name for name in one if one[name] != other.get(name)}
+        for one, other in ((whole, without), (without, whole))
+    )
+    for found, expected in zip((gone, come), SWITCHES[switch]):
+        assert all(name.endswith(expected) for name in found)
+        assert all(any(name.endswith(each) for name in found) for each in expected)
+    blocks = sum('.blocks.' in name for name in gone)
+    assert blocks == (sum(SMALL['depths']) if switch in ('lce', 'cpe', 'conv_ffn') else 0)
+
+
+@pytest.mark.parametrize('switch', SWITCHES)
+def test_without_one_part_everything_holds(switch):
+    """Sizes, gradients, and every way to compute as the plain one."""
+    network = randomised(RMT({**SMALL, switch: False})).double()
+    image = torch.randn(2, 3, 41, 27, dtype=torch.float64)
+    outputs, grads = gradients(network, image)
+    assert [output.shape[2:] for output in outputs] == [(11, 7), (6, 4)]
+    with use_backend('reference'):
+        plain_outputs, plain_grads = gradients(network, image)
+    for output, plain in zip(outputs, plain_outputs):
+        torch.testing.assert_close(output, plain, rtol=0, atol=1e-9)
+    for name, plain in plain_grads.items():
+        scale = plain.abs().max() + 1
+        torch.testing.assert_close(grads[name] / scale, plain / scale, rtol=0, atol=1e-9, msg=name)
+
+
+def test_without_decay_every_step_counts_alike():
+    decayed, flat = (RelPos2d(8, 4, 2, 6, decay)(3, 5, CPU) for decay in (True, False))
+    assert not flat.decay_h.any() and not flat.decay_w.any() and not flat.log_gamma.any()
+    assert torch.equal(flat.turn, decayed.turn)
+    network = randomised(RMT(dict(SMALL, decay=False))).double().eval()
+    assert not network.layers[0].rel_pos(3, 5, CPU).log_gamma.any()
+    other = RMT(SMALL).double().eval()
+    other.load_state_dict(network.state_dict())
+    image = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    assert not torch.allclose(network(image)[0], other(image)[0], atol=1e-3)
+
+
+@pytest.mark.parametrize('size', [(4, 6), (5, 6), (4, 7), (1, 1), (3, 5)])
+def test_patch_merging(size):
+    """The four tokens of each square side by side, in Swin's order; zeros beyond the edges."""
+    merging, x = PatchMerging(3, 8).double(), torch.randn(2, 3, *size, dtype=torch.float64)
+    tokens = torch.zeros(2, size[0] + size[0] % 2, size[1] + size[1] % 2, 3, dtype=x.dtype)
+    tokens[:, : size[0], : size[1]] = x.permute(0, 2, 3, 1)
+    corners = [tokens[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+    expected = merging.reduction(merging.norm(torch.cat(corners, -1))).permute(0, 3, 1, 2)
+    torch.testing.assert_close(merging(x), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('has_norm', [True, False])
+def test_patch_embedding(has_norm):
+    """Every patch by itself; zeros beyond the edges."""
+    stem, image = PatchEmbed(3, 8, 4, has_norm).double(), torch.randn(1, 3, 7, 9).double()
+    whole = torch.zeros(1, 3, 8, 12, dtype=torch.float64)
+    whole[:, :, :7, :9] = image
+    found = stem(image)
+    assert found.shape == (1, 8, 2, 3)
+    for row in range(2):
+        for column in range(3):
+            patch = whole[0, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+            expected = stem.proj.weight.flatten(1) @ patch.flatten() + stem.proj.bias
+            expected = stem.norm(expected) if has_norm else expected
+            torch.testing.assert_close(found[0, :, row, column], expected)
+
+
+def swin_parameters(dims, depths, heads):
+    """Of Swin as published (28,288,354 for T, 49,606,258 for S), by its parts."""
+    stem = 3 * 16 * dims[0] + dims[0] + 2 * dims[0]
+    merging = sum(2 * 4 * dim + 4 * dim * 2 * dim for dim in dims[:-1])
+    block = [4 * d + (3 * d * d + 3 * d) + (d * d + d) + (8 * d * d + 5 * d) for d in dims]
+    biases = [13 * 13 * head for head in heads]
+    head = 2 * dims[-1] + 1000 * dims[-1] + 1000
+    blocks = sum(depth * (b + bias) for depth, b, bias in zip(depths, block, biases))
+    assert stem + merging + blocks + head == {6: 28_288_354, 18: 49_606_258}[depths[2]]
+    return stem + merging + blocks + head
+
+
+def parameters_of(arch):
+    with torch.device('meta'):
+        return sum(parameter.numel() for parameter in RMT(arch).parameters())
+
+
+@pytest.mark.parametrize('name', ['swin_t', 'swin_s'])
+def test_parameters_of_swin(name):
+    """Swin's but for its classifier and tables of relative positions; norms of three more maps."""
+    arch = ARCHS[name]
+    of_tables = sum(depth * 169 * n for depth, n in zip(arch.depths, arch.num_heads))
+    of_classifier = 1000 * arch.dims[3] + 1000
+    of_norms = 2 * sum(arch.dims[:3])
+    swin = swin_parameters(arch.dims, arch.depths, arch.num_heads)
+    assert parameters_of(name) == swin - of_tables - of_classifier + of_norms
+
+
+def test_parameters_of_deit():
+    """DeiT-S's, which are 22,050,664, but for classifier, class token and position embedding."""
+    dim = 384
+    classifier, token, positions = 1000 * dim + 1000, dim, (14 * 14 + 1) * dim
+    assert parameters_of('deit_s') == 22_050_664 - classifier - token - positions
+
+
+@pytest.mark.parametrize('name', ['swin_t', 'swin_s', 'deit_s'])
+def test_ablation_networks_have_none_of_the_convolutions(name):
+    arch, is_deit = ARCHS[name], name == 'deit_s'
+    assert arch.decay and (arch.decay_a, set(arch.decay_b)) == (2, {8})
+    assert set(arch.ffn_ratios) == {4} and set(arch.layer_scale) == {None}
+    assert arch.axial == ((False,) if is_deit else (True, True, True, False))
+    assert not (arch.lce or arch.cpe or arch.conv_ffn or arch.conv_stem or arch.conv_downsample)
+    assert (arch.patch_size, arch.patch_norm) == ((16, False) if is_deit else (4, True))
+    with torch.device('meta'):
+        network = RMT(name)
+    kinds = {type(module) for module in network.modules()}
+    assert not {nn.BatchNorm2d, nn.SyncBatchNorm} & kinds
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert convolutions == [network.patch_embed.proj]

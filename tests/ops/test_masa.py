@@ -114,6 +114,17 @@ def test_agrees_with_the_equation(backend, axial, loop, height, width):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    'axial, loop', [(False, full_token_by_token), (True, axial_token_by_token)]
+)
+def test_without_decay(backend, axial, loop):
+    """With gamma = 1 every distance counts alike."""
+    (q, k, v), frequencies = inputs(5, 3), frequencies_of(4)
+    tables = position_tables(frequencies, torch.zeros(2, dtype=torch.float64), 5, 3)
+    expected = loop(rotated(q, frequencies), rotated(k, frequencies), v, [1.0, 1.0])
+    torch.testing.assert_close(masa(q, k, v, tables, axial), expected, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize('axial', [False, True])
 def test_gradients(backend, axial):
     leaves = [t.requires_grad_() for t in inputs(2, 3, dim=2)]

@@ -19,19 +19,26 @@ def written():
 def test_the_page_is_fresh(written):
     page, _ = written
     assert (ROOT / 'docs' / 'model_zoo.md').read_text() == page, 'run python tools/model_zoo.py'
+    page, _, ablations = page.partition('## Ablation networks')
     rows = [line for line in page.splitlines() if line.startswith('| R')]
-    assert len(rows) == 64
+    assert len(rows) == 67
     (row,) = [r for r in rows if '[maskrcnn_rest_base_1x]' in r]
     assert '| 41.6 | 38.7 |' in row
     (row,) = [r for r in rows if '[maskrcnn_rest_large_1x]' in r]
     assert '| - | - |' in row
+    (row,) = [r for r in ablations.splitlines() if r.startswith('| RMT-DeiT-S')]
+    assert row == '| RMT-DeiT-S | 21.59 | 4.57 | none | yes | no | no | no | no | no | - |'
+    (row,) = [r for r in ablations.splitlines() if r.startswith('| RMT-Swin-T')]
+    assert row.startswith('| RMT-Swin-T | 27.50 | 4.55 | 1, 2, 3 | yes | no ')
+    (row,) = [r for r in ablations.splitlines() if r.startswith('| RMT-S ')]
+    assert row.endswith('| 1, 2, 3 | yes | yes | yes | yes | yes | yes | 84.1 |')
 
 
 def test_the_metafile_is_fresh(written):
     _, metafile = written
     assert (ROOT / 'configs' / 'metafile.yml').read_text() == metafile
     models = yaml.safe_load(metafile)['Models']
-    assert len(models) == 64
+    assert len(models) == 67
     for model in models:
         assert (ROOT / model['Config']).is_file()
         # The whole network, whose backbone alone has more than this.

@@ -1,0 +1,23 @@
+# One map of stride 16, from which the neck makes those of strides 4, 8, 16 and 32.
+_base_ = [
+    './_base_/backbones/rmt_deit_s.py',
+    './_base_/models/upernet.py',
+    'mmseg::_base_/datasets/ade20k.py',
+    './_base_/schedules/ade20k_160k.py',
+    './_base_/segmentation_runtime.py',
+]
+
+model = dict(
+    backbone=dict(_delete_=True, **_base_.backbone),
+    neck=[
+        dict(type='RepeatMap', times=4),
+        dict(
+            type='Feature2Pyramid',
+            embed_dim=_base_.channels[0],
+            rescales=[4, 2, 1, 0.5],
+            norm_cfg=dict(type='SyncBN', requires_grad=True),
+        ),
+    ],
+    decode_head=dict(in_channels=_base_.channels * 4),
+    auxiliary_head=dict(in_channels=_base_.channels[0]),
+)
