@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from functools import lru_cache
 
 import pytest
 import torch
@@ -47,14 +48,19 @@ def backbone(name):
     return on_meta(network_config(name))
 
 
+@lru_cache(maxsize=None)
+def parts_of(name):
+    """Parts of a network at 224 x 224."""
+    return count_parts(backbone(name), 224, 224)
+
+
 def test_every_network_has_a_figure():
     assert list(MACS) == list(ATTENTION) == list(OURS)
 
 
 @pytest.mark.parametrize('name', MACS)
 def test_backbones(name):
-    network = backbone(name)
-    parts = count_parts(network, 224, 224)
+    network, parts = backbone(name), parts_of(name)
     stages = [f'stage {stage}' for stage in (1, 2, 3, 4)]
     assert [part.name for part in parts] == ['stem', *stages, 'output norms']
     with torch.no_grad(), use_backend('reference'), FlopCounterMode(display=False) as counter:
@@ -77,7 +83,7 @@ def test_parameters_of_the_released_networks(name):
     for tensor, shape in shapes.items():
         if tensor in trained:
             expected[part_in_file(tensor)] += math.prod(shape)
-    found = {part.name: part.parameters for part in count_parts(network, 64, 64)}
+    found = {part.name: part.parameters for part in parts_of(name)}
     assert found == expected and trained.keys() <= shapes.keys()
 
 
@@ -113,7 +119,7 @@ def test_stages_by_hand():
 @pytest.mark.parametrize('name, first', [('resnet_50', 'conv1'), ('swin_t', 'patch_embed')])
 def test_other_backbones(name, first):
     """ResNet-50 has 4.1 G without its classifier, Swin-T 4.5 G."""
-    parts = count_parts(backbone(name), 224, 224)
+    parts = parts_of(name)
     assert parts[0].name == first and all(part.parameters for part in parts)
     total = sum(part.macs for part in parts) / 1e9
     assert total == pytest.approx({'resnet_50': 4.09, 'swin_t': 4.49}[name], abs=0.01)
@@ -146,7 +152,8 @@ def test_the_network_is_left_as_it_was():
 
 
 @pytest.mark.parametrize('config, heads', [
-    ('cascade_maskrcnn_rest_lite_1x', ['neck', 'rpn_head', 'roi_head.bbox_head', 'roi_head.mask_head']),
+    ('cascade_maskrcnn_rest_lite_1x',
+     ['neck', 'rpn_head', 'roi_head.bbox_head', 'roi_head.mask_head']),
     ('upernet_rmt_t_160k', ['decode_head', 'auxiliary_head']),
 ])  # fmt: skip
 def test_configs(config, heads):
