@@ -1,11 +1,14 @@
 """Networks that a config or a name stands for, for the programs that look at them."""
 
 import copy
+import logging
 import os.path as osp
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
@@ -149,11 +152,24 @@ def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
         model = MODELS.build(copy.deepcopy(cfg.model))
     backbone = backbone_of(model)
     if isinstance(backbone, PyramidBackbone):
-        backbone.init_weights()
+        with _quiet():
+            backbone.init_weights()
     if checkpoint is not None:
         load_weights(model, checkpoint)
     model.eval()  # which returns nothing for some of mmdet's
     return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the lines of mmengine's log on every parameter."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
