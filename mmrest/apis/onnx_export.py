@@ -9,7 +9,7 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -245,7 +245,22 @@ def _cause(error: BaseException) -> str:
     return first_line(error)
 
 
-def differences(path: Path, network: nn.Module, shapes: Sequence[Shape]) -> Dict[Shape, float]:
+class Difference(NamedTuple):
+    """The largest differences in an output, as multiples of its standard deviation.
+
+    Attributes:
+        onnx: of onnxruntime from PyTorch, both in float32.
+        rounding: of PyTorch in float32 from PyTorch in float64. The instance norm of ResT divides
+            by small deviations, which magnifies rounding, in an untrained network most.
+    """
+
+    onnx: float
+    rounding: float
+
+
+def differences(
+    path: Path, network: nn.Module, shapes: Sequence[Shape]
+) -> Dict[Shape, Difference]:
     """How far a file in onnxruntime is from the network in PyTorch, for random images.
 
     Args:
@@ -254,7 +269,7 @@ def differences(path: Path, network: nn.Module, shapes: Sequence[Shape]) -> Dict
         shapes: of the images.
 
     Returns:
-        Shape -> the largest difference in an output, as a multiple of its standard deviation.
+        Shape -> the difference.
     """
     import onnxruntime
 
@@ -262,29 +277,41 @@ def differences(path: Path, network: nn.Module, shapes: Sequence[Shape]) -> Dict
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     generator = torch.Generator().manual_seed(0)
+    exact = copy.deepcopy(network).double()
     found = {}
     for batch, height, width in shapes:
         images = torch.randn(batch, 3, height, width, generator=generator)
         with torch.no_grad():
-            expected = network(images)
-        expected = [expected] if isinstance(expected, Tensor) else expected
-        computed = map(torch.from_numpy, session.run(None, {'images': images.numpy()}))
-        found[batch, height, width] = max(
-            float((a - b).abs().max() / b.std()) for a, b in zip(computed, expected)
+            expected, truth = (
+                _tuple(f(x)) for f, x in ((network, images), (exact, images.double()))
+            )
+        computed = [
+            torch.from_numpy(each) for each in session.run(None, {'images': images.numpy()})
+        ]
+        found[batch, height, width] = Difference(
+            _largest(computed, expected), _largest(expected, truth)
         )
     return found
 
 
+def _tuple(outputs: Union[Tensor, Sequence[Tensor]]) -> Sequence[Tensor]:
+    return (outputs,) if isinstance(outputs, Tensor) else outputs
+
+
+def _largest(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    return max(float((a - b).abs().max() / b.std()) for a, b in zip(found, expected))
+
+
 def export_checked(
     network: nn.Module, path: Path, shapes: Sequence[Shape], tolerance: float, **options: object
-) -> Dict[Shape, float]:
+) -> Dict[Shape, Difference]:
     """:func:`export`, but leave no file whose :func:`differences` exceed a tolerance.
 
     Args:
         network: what :func:`exportable` gave.
         path: the file.
         shapes: to compare at; none compares nothing.
-        tolerance: the largest difference.
+        tolerance: the largest difference; three times PyTorch's own rounding is allowed, too.
         **options: of :func:`export`.
 
     Returns:
@@ -299,11 +326,11 @@ def export_checked(
         export(network, unchecked, **options)
         found = differences(unchecked, network, shapes) if shapes else {}
         for (batch, height, width), difference in found.items():
-            if not difference <= tolerance:  # nan neither
+            if not difference.onnx <= max(tolerance, 3 * difference.rounding):  # nan neither
                 raise UsageError(
-                    f'the exported network differs by {difference:.1e} standard deviations at '
-                    f'{batch} x 3 x {height} x {width}, more than --tolerance {tolerance:g}; '
-                    f'{path} is not written'
+                    f'at {batch} x 3 x {height} x {width} the exported network differs by '
+                    f'{difference.onnx:.1e} standard deviations, more than --tolerance '
+                    f'{tolerance:g}; {path} is not written'
                 )
         os.replace(unchecked, path)
     return found
