@@ -164,7 +164,7 @@ def _draw_singles(groups: Sequence[Group], scene: Scene) -> Any:
         rows,
         columns,
         figsize=(3.4 * columns, (2.6 * aspect + 0.9) * rows),
-        dpi=110,
+        dpi=85,
         squeeze=False,
         layout='constrained',
     )
@@ -191,9 +191,7 @@ def _draw_rows(groups: Sequence[Group], scene: Scene) -> Any:
     heights = [(1.35 * aspect + 0.3) * row + 0.75 for row in rows]
     if scene.image is not None:
         heights.insert(0, 2 * aspect + 0.9)
-    figure = plt.figure(
-        figsize=(1.45 * columns + 1.1, sum(heights)), dpi=110, layout='constrained'
-    )
+    figure = plt.figure(figsize=(1.45 * columns + 1.1, sum(heights)), dpi=85, layout='constrained')
     parts = list(np.atleast_1d(figure.subfigures(len(heights), 1, height_ratios=heights)))
     if scene.image is not None:
         axis = parts.pop(0).subplots()
