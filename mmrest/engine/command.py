@@ -35,7 +35,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the program with exit status 2."""
-        self.exit(2, f'{self.prog}: error: {message}; --help lists the options\n')
+        program = self.prog.partition(' ')[0]  # a subcommand stands behind it
+        self.exit(2, f'{program}: error: {message}; --help lists the options\n')
 
 
 def folder(text: str) -> Path:
