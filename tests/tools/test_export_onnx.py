@@ -24,6 +24,24 @@ model['decode_head'].update(in_channels=[16, 16], in_index=[0, 1], feature_strid
 """
 
 
+def test_backbone(tmp_path):
+    """Of a config whose head is left out: compared by the program, and run at another size."""
+    (tmp_path / 'tiny.py').write_text(SMALL)
+    done = run(
+        TOOL, 'tiny.py', '--backbone-only', '--shape', '64', '96', '--out', 'new/x.onnx',
+        '--cfg-options', 'model.backbone.out_indices="[0]"', cwd=tmp_path,
+    )  # fmt: skip
+    assert 'at 2 x 3 x 64 x 96 onnxruntime differs' in done.stdout
+    assert 'at 1 x 3 x 49 x 121 onnxruntime differs' in done.stdout
+    assert [path.name for path in (tmp_path / 'new').iterdir()] == ['x.onnx']
+    session = onnxruntime.InferenceSession(
+        tmp_path / 'new' / 'x.onnx', providers=['CPUExecutionProvider']
+    )
+    (found,) = session.run(['stage1'], {'images': np.zeros((3, 3, 37, 70), np.float32)})
+    assert found.shape == (3, 8, 10, 18)
+
+
+@pytest.mark.slow
 def test_segmentor(tmp_path):
     """With the weights of a checkpoint, at two sizes, two batches and another one."""
     (tmp_path / 'tiny.py').write_text(SMALL)
@@ -50,6 +68,7 @@ def test_segmentor(tmp_path):
     assert session.get_modelmeta().custom_metadata_map['channel_order'] == 'RGB'
 
 
+@pytest.mark.slow
 def test_static_backbone(tmp_path):
     """Of one size, and from a config whose head is left out."""
     (tmp_path / 'tiny.py').write_text(SMALL)
