@@ -56,7 +56,8 @@ setup(
     install_requires=requirements('runtime'),
     # What mmrest was tried with: python -m mmrest.check_env reads it from here.
     extras_require={
-        'tests': requirements('tests'),
+        'optional': requirements('optional'),
+        'tests': requirements('tests') + requirements('optional'),
         'mim': requirements('torch') + requirements('mminstall'),
     },
 )

@@ -198,7 +198,8 @@ def install(env: Environment) -> None:
     install_mmcv(env)
     env.pip('install mmengine, mmdet and mmsegmentation', ['-q', '-r', str(MMINSTALL)])
     env.pip('install what mmrest needs', ['-q', '-r', str(REQUIREMENTS / 'runtime.txt')])
-    env.pip('install what the tests need', ['-q', '-r', str(REQUIREMENTS / 'tests.txt')])
+    for_tests = [f'-r{REQUIREMENTS / name}' for name in ('tests.txt', 'optional.txt')]
+    env.pip('install what the tests need', ['-q', *for_tests])
     editable = ['-q', '--no-build-isolation', '--no-deps', '-e', str(ROOT)]
     env.pip('install mmrest, editable', editable)
     print('[make env] prove that everything imports', flush=True)

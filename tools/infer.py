@@ -70,7 +70,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--no-save-pred', action='store_true', help='write neither JSON nor label maps'
     )
-    add_cfg_options(parser)
+    add_cfg_options(parser, 'model.test_cfg.rcnn.nms.iou_threshold=0.6')
     args = parser.parse_args()
     if args.no_save_vis and args.no_save_pred:
         parser.error('--no-save-vis and --no-save-pred together leave nothing to do')

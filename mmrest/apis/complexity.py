@@ -1,13 +1,16 @@
 """Parameters and multiply-adds of networks, with every product of the attention counted."""
 
-from typing import NamedTuple, Sequence, Union
+from collections import Counter
+from functools import partial
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple, Union
 
 import torch
-from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..models.pyramid import PyramidBackbone
 from ..ops import use_backend
+from .networks import on_meta
 
 NUM_REGIONS = 1000
 NUM_MASKS = 100
@@ -26,6 +29,22 @@ class Complexity(NamedTuple):
     macs: int
 
 
+class Part(NamedTuple):
+    """What a part of a network takes; see :class:`Complexity`.
+
+    Attributes:
+        name: for instance 'stage 2', or 'neck'.
+        parameters: its own.
+        macs: its multiply-adds.
+        attention: those among `macs` of two maps by each other: q k^T and P V.
+    """
+
+    name: str
+    parameters: int
+    macs: int
+    attention: int
+
+
 def count(model: nn.Module, height: int, width: int) -> Complexity:
     """Count what a backbone, a detector or a segmentor takes for one image.
 
@@ -38,17 +57,8 @@ def count(model: nn.Module, height: int, width: int) -> Complexity:
         height: pixels.
         width: pixels.
     """
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    try:
-        # In the plain form every product is one that torch's counter knows.
-        with torch.no_grad(), use_backend('reference'), FlopCounterMode(display=False) as counter:
-            _infer(model, torch.zeros(1, 3, height, width, device=device))
-    finally:
-        model.train(training)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Complexity(parameters, counter.get_total_flops() // 2)
+    parts = count_parts(model, height, width)
+    return Complexity(sum(part.parameters for part in parts), sum(part.macs for part in parts))
 
 
 def count_config(cfg: dict, height: int, width: int) -> Complexity:
@@ -59,9 +69,129 @@ def count_config(cfg: dict, height: int, width: int) -> Complexity:
         height: pixels.
         width: pixels.
     """
-    with DefaultScope.overwrite_default_scope(cfg['default_scope']), torch.device('meta'):
-        model = MODELS.build(cfg['model'])
-    return count(model, height, width)
+    return count(on_meta(cfg), height, width)
+
+
+def count_parts(model: nn.Module, height: int, width: int) -> List[Part]:
+    """:func:`count`, by parts that together are the whole network.
+
+    A backbone of mmrest has its stem, its stages, each with the downsampling that leads into it,
+    and its output norms, which multiply nothing. Parts of any other network are its children,
+    and of those that only hold others their children.
+
+    Args:
+        model: the network, on the meta device or any other.
+        height: pixels.
+        width: pixels.
+
+    Returns:
+        The parts in the order of the network, those without parameters and products left out.
+    """
+    names = _part_names(model)
+    parameters = Counter(dict.fromkeys(names.values(), 0))
+    for name, parameter in model.named_parameters():
+        parameters[_part_of(name, names)] += parameter.numel()
+    macs, attention = _products(model, names, height, width)
+    parts = [Part(n, parameters[n], macs[n], attention[n]) for n in parameters]
+    return [part for part in parts if part.parameters or part.macs]
+
+
+OTHER = 'other'
+"""What belongs to no child of a network: its own parameters, and products between its parts."""
+
+
+def _part_names(model: nn.Module) -> Dict[str, str]:
+    """Prefix of the names of modules -> part that they belong to; '' for what has none."""
+    if isinstance(model, PyramidBackbone):
+        return {**_stages_of(model), '': OTHER}
+    found = {'': OTHER}
+    for name, child in model.named_children():
+        if isinstance(child, PyramidBackbone):
+            parts = _stages_of(child).items()
+            found.update((f'{name}.{prefix}', f'{name}: {part}') for prefix, part in parts)
+        elif name == 'roi_head' or isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            found.update(
+                (f'{name}.{each}.', f'{name}.{each}') for each, _ in child.named_children()
+            )
+        else:
+            found[f'{name}.'] = name
+    return found
+
+
+def _stages_of(backbone: PyramidBackbone) -> Dict[str, str]:
+    names = {module: f'{name}.' for name, module in backbone.named_modules()}
+    found = {names[backbone.embedding(0)]: 'stem'}
+    for stage in range(backbone.num_stages):
+        for part in (backbone.embedding(stage), backbone.blocks(stage)):
+            found.setdefault(names[part], f'stage {stage + 1}')
+    norms = map(backbone.output_norm, range(backbone.num_stages))
+    found.update((names[norm], 'output norms') for norm in norms if norm is not None)
+    return found
+
+
+def _part_of(name: str, names: Dict[str, str]) -> str:
+    """Part of a module or parameter."""
+    return names[max((p for p in names if f'{name}.'.startswith(p)), key=len)]
+
+
+def _products(
+    model: nn.Module, names: Dict[str, str], height: int, width: int
+) -> Tuple[Counter, Counter]:
+    """Multiply-adds of each part, and those of attention."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    handles = []
+    try:
+        # In the plain form every product is one that torch's counter knows.
+        with torch.no_grad(), use_backend('reference'), FlopCounterMode(display=False) as counter:
+            meter = _Meter(counter)
+            for name, module in model.named_modules():
+                part = _part_of(name, names)
+                if part != OTHER:
+                    handles.append(module.register_forward_pre_hook(meter.enter))
+                    handles.append(module.register_forward_hook(partial(meter.leave, part)))
+            _infer(model, torch.zeros(1, 3, height, width, device=device))
+            meter.settle(OTHER)
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(training)
+    return meter.macs, meter.attention
+
+
+class _Meter:
+    """Shares what a counter counts out to the parts, by the outermost module that is at work."""
+
+    def __init__(self, counter: FlopCounterMode) -> None:
+        self.macs: Counter = Counter()
+        self.attention: Counter = Counter()
+        self._counter = counter
+        self._depth = 0
+
+    def enter(self, *_: Any) -> None:
+        if self._depth == 0:
+            self.settle(OTHER)
+        self._depth += 1
+
+    def leave(self, part: str, *_: Any) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self.settle(part)
+
+    def settle(self, part: str) -> None:
+        """Put down to `part` what has been counted and put down to none."""
+        by_operation = self._counter.get_flop_counts().get('Global', {})
+        attention = sum(
+            flops for operation, flops in by_operation.items() if _is_of_two_maps(operation)
+        )
+        self.macs[part] += self._counter.get_total_flops() // 2 - self.macs.total()
+        self.attention[part] += attention // 2 - self.attention.total()
+
+
+def _is_of_two_maps(operation: Any) -> bool:
+    name = str(operation)
+    return 'bmm' in name or 'scaled_dot_product' in name
 
 
 def _infer(model: nn.Module, image: Tensor) -> None:

@@ -14,23 +14,8 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from ..engine.display import peak_memory_mb
-from ..models.pyramid import PyramidBackbone
 from ..ops import use_backend
-
-OURS = {
-    f'{family.__name__.lower()}_{arch}': dict(type=family.__name__, arch=arch)
-    for family in PyramidBackbone.families()
-    for arch in family.archs
-}
-PEERS = {
-    'resnet_50': dict(type='mmdet.ResNet', depth=50),
-    'swin_t': dict(type='mmdet.SwinTransformer', depths=(2, 2, 6, 2)),
-    'swin_s': dict(type='mmdet.SwinTransformer', depths=(2, 2, 18, 2)),
-    'pvtv2_b2': dict(
-        type='mmdet.PyramidVisionTransformerV2', embed_dims=64, num_layers=[3, 4, 6, 3]
-    ),
-}
-"""mmdet's networks of like size."""
+from .networks import OURS, PEERS
 
 
 class Job(NamedTuple):

@@ -36,7 +36,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the program with exit status 2."""
-        self.exit(2, f'{self.prog}: error: {message}; --help lists the options\n')
+        program = self.prog.partition(' ')[0]  # a subcommand stands behind it
+        self.exit(2, f'{program}: error: {message}; --help lists the options\n')
 
 
 def folder(text: str) -> Path:
@@ -55,6 +56,21 @@ def published_file(text: str) -> Path:
         raise argparse.ArgumentTypeError(f'{text} is neither a .pth nor a .safetensors file')
     folder(str(path.parent))
     return path
+
+
+def written_file(*suffixes: str) -> Callable[[str], Path]:
+    """Type of an argument that names a file to write, which has one of some suffixes."""
+
+    def file(text: str) -> Path:
+        path = Path(text).expanduser()
+        if path.suffix not in suffixes:
+            raise argparse.ArgumentTypeError(f'{text} is not a {" or ".join(suffixes)} file')
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(f'{text} is a folder; give a file')
+        folder(str(path.parent))
+        return path
+
+    return file
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -103,18 +119,47 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--data-root', metavar='DIR', help='folder that replaces the data_root of the config'
     )
-    add_cfg_options(parser)
+    add_cfg_options(parser, 'train_dataloader.batch_size=1')
 
 
-def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """The argument that replaces values of a config; see :func:`load_config`."""
+def add_cfg_options(parser: argparse.ArgumentParser, example: str) -> None:
+    """The argument that replaces values of a config, under mmdet's name."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=_Options,
         metavar='KEY=VALUE',
         help='values that replace those of the config, for instance '
-        'train_dataloader.batch_size=1; lists as key="[a,b]"',
+        f'{example}; lists as key="[a,b]"',
+    )
+
+
+class _Size(argparse.Action):
+    """One or two numbers: the height and width of an image, in pixels."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[int],
+        option_string: Optional[str] = None,
+    ) -> None:
+        if len(values) > 2:
+            raise argparse.ArgumentError(
+                self, f'takes a height and a width, not {len(values)} numbers'
+            )
+        setattr(namespace, self.dest, (values[0], values[-1]))
+
+
+def add_shape_argument(parser: argparse.ArgumentParser, name: str, described: str) -> None:
+    """An argument that is the height and width of an image, or the side of a square one."""
+    parser.add_argument(
+        name,
+        nargs='+',
+        type=at_least(1),
+        action=_Size,
+        metavar='PIXELS',
+        help=f'height and width {described}',
     )
 
 

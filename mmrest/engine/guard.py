@@ -157,7 +157,7 @@ class BeginningWeightsHook(WeightsHook):
         tensors = dict(weights.tensors)
         backbone = getattr(model, 'backbone', None)
         if backbone is not None:
-            of_backbone, _ = _fitted_to(backbone, weights)
+            of_backbone, _ = fitted_to(backbone, weights)
             tensors = {n: t for n, t in tensors.items() if not n.startswith('backbone.')}
             tensors.update((f'backbone.{name}', t) for name, t in of_backbone.items())
         fitting = {n: t for n, t in tensors.items() if n in wanted and t.shape == wanted[n].shape}
@@ -165,7 +165,12 @@ class BeginningWeightsHook(WeightsHook):
         return Fitted(fitting, report, len(fitting) == len(wanted))
 
 
-def _fitted_to(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
+def fitted_to(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
+    """The tensors of a file that a backbone needs, ours or another, and a line about them.
+
+    Raises:
+        CheckpointError: some are missing or have another shape.
+    """
     if isinstance(backbone, PyramidBackbone):
         return fit(backbone, weights)
     own = weights.of(backbone.state_dict())

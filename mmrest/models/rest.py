@@ -122,14 +122,21 @@ class EMSA(nn.Module):
             self.transform_conv = nn.Conv2d(num_heads, num_heads, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        shape = x.shape
+        out = self.attended(*self.projected(x))
+        return self.proj(out.transpose(1, 2).reshape(x.shape))
+
+    def projected(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, n, H * W, C / n), and keys and values of the reduced map."""
         q = self._split_heads(self.q(x))
         if self.sr is not None:
             x = self.sr_norm(self.sr(channels_first(x)).permute(0, 2, 3, 1))
         k, v = (self._split_heads(part) for part in self.kv(x).chunk(2, dim=-1))
+        return q, k, v
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The attention of what :meth:`projected` gives, (B, n, H * W, C / n)."""
         mix = self.transform_conv
-        out = emsa(q, k, v) if mix is None else emsa(q, k, v, mix.weight, mix.bias)
-        return self.proj(out.transpose(1, 2).reshape(shape))
+        return emsa(q, k, v) if mix is None else emsa(q, k, v, mix.weight, mix.bias)
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, n, H * W, C / n)."""

@@ -353,10 +353,15 @@ class MaSA(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, tables: PositionTables) -> Tensor:
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        q, k, heads = (part.unflatten(-1, (self.num_heads, -1)) for part in (q, k, v))
-        out = masa(q, k, heads, tables, self.axial).flatten(-2)
-        return self.out_proj(out if self.lepe is None else self.lepe.plus(v, out))
+        q, k, v = self.projected(x)
+        out = masa(q, k, v, tables, self.axial).flatten(-2)
+        return self.out_proj(out if self.lepe is None else self.lepe.plus(v.flatten(-2), out))
+
+    def projected(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (B, H, W, n, C / n) each."""
+        projections = self.q_proj, self.k_proj, self.v_proj
+        q, k, v = (project(x).unflatten(-1, (self.num_heads, -1)) for project in projections)
+        return q, k, v
 
 
 class FFN(nn.Module):

@@ -1,12 +1,22 @@
 """Parameters and multiply-adds."""
 
+import math
+import re
+from collections import Counter
+from functools import lru_cache
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmrest import RMT, ResT
-from mmrest.apis.complexity import count
+from mmrest.apis.complexity import count, count_config, count_parts
+from mmrest.apis.networks import OURS, backbone_config, network_config, on_meta
+from mmrest.models.lean import has_hooks
 from mmrest.ops import BACKENDS, use_backend
+from tests.shared import needs_reference, reference
+from tests.tools.runs import ROOT
 
 # In G at 224 x 224: all products of the backbone.
 MACS = {
@@ -24,17 +34,143 @@ MACS = {
 }
 
 
+ATTENTION = {
+    'rest_lite': 0.074,
+    'rest_small': 0.093,
+    'rest_base': 0.140,
+    'rest_large': 0.229,
+    'rmt_t': 0.275,
+    'rmt_s': 0.240,
+    'rmt_b': 0.445,
+    'rmt_l': 0.620,
+}
+"""Of these, q k^T and P V, of the released networks."""
+
+
 def backbone(name):
-    family, arch = name.split('_', 1)
-    with torch.device('meta'):
-        return {'rest': ResT, 'rmt': RMT}[family](arch)
+    return on_meta(network_config(name))
+
+
+@lru_cache(maxsize=None)
+def parts_of(name):
+    """Parts of a network at 224 x 224."""
+    return count_parts(backbone(name), 224, 224)
+
+
+def test_every_network_has_a_figure():
+    assert list(MACS) == list(OURS)
 
 
 @pytest.mark.parametrize('name', MACS)
 def test_backbones(name):
-    parameters, macs = count(backbone(name), 224, 224)
-    assert macs / 1e9 == pytest.approx(MACS[name], rel=0.01)
-    assert parameters == sum(p.numel() for p in backbone(name).parameters())
+    network, parts = backbone(name), parts_of(name)
+    stages = [f'stage {stage + 1}' for stage in range(network.num_stages)]
+    assert [part.name for part in parts] == ['stem', *stages, 'output norms']
+    with torch.no_grad(), use_backend('reference'), FlopCounterMode(display=False) as counter:
+        network.eval()(torch.zeros(1, 3, 224, 224, device='meta'))
+    assert sum(part.macs for part in parts) * 2 == counter.get_total_flops()
+    assert counter.get_total_flops() / 2e9 == pytest.approx(MACS[name], rel=0.01)
+    attention = sum(part.attention for part in parts) / 1e9
+    if name in ATTENTION:
+        assert attention == pytest.approx(ATTENTION[name], abs=6e-4)
+    assert sum(part.parameters for part in parts) == sum(p.numel() for p in network.parameters())
+
+
+@needs_reference
+@pytest.mark.parametrize('name', ATTENTION)
+def test_parameters_of_the_released_networks(name):
+    """Of every part, by the names of the tensors in a released file."""
+    shapes = reference('checkpoint_keys')[name]
+    network = backbone(name)
+    trained = dict(network.named_parameters())
+    expected = Counter()
+    for tensor, shape in shapes.items():
+        if tensor in trained:
+            expected[part_in_file(tensor)] += math.prod(shape)
+    found = {part.name: part.parameters for part in parts_of(name)}
+    assert found == expected and trained.keys() <= shapes.keys()
+
+
+def part_in_file(tensor):
+    """The part of a tensor of a released file."""
+    if tensor.startswith(('stem.', 'patch_embed.')):
+        return 'stem'
+    if tensor.startswith(('extra_norms.', 'norm')):
+        return 'output norms'
+    number = int(re.search(r'(?:layers\.|stage|patch_embed_)(\d)', tensor).group(1))
+    if tensor.startswith('layers.'):  # which count from 0 and hold the way to the next stage
+        number += 2 if '.downsample.' in tensor else 1
+    return f'stage {number}'
+
+
+def test_stages_by_hand():
+    """A network of one block a stage: what each stage multiplies, product by product."""
+    arch = dict(dims=(8, 16), depths=(1, 1), num_heads=(1, 2), sr_ratios=(2, 1), mlp_ratio=3)
+    found = {p.name: p for p in count_parts(ResT(arch, out_indices=(0, 1)), 32, 48)}
+    tokens, keys = 8 * 12, 4 * 6
+    stem = 27 * 4 * 16 * 24 + 36 * 4 * 16 * 24 + 36 * 8 * tokens + 9 * 8 * tokens
+    first = dict(linear=2 * 64 * tokens + 2 * 64 * keys + 6 * 64 * tokens, reduction=9 * 8 * keys)
+    attention = 2 * 8 * tokens * keys
+    assert found['stem'].macs == stem
+    assert found['stage 1'].macs == sum(first.values()) + attention
+    assert found['stage 1'].attention == attention
+    down, half = (9 * 8 * 16 + 9 * 16) * keys, 256 * keys
+    mix = 4 * keys**2
+    assert found['stage 2'].macs == down + 4 * half + 6 * half + mix + 2 * 16 * keys**2
+    assert found['stage 2'].attention == 2 * 16 * keys**2
+
+
+@pytest.mark.parametrize('name, first', [('resnet_50', 'conv1'), ('swin_t', 'patch_embed')])
+def test_other_backbones(name, first):
+    """ResNet-50 has 4.1 G without its classifier, Swin-T 4.5 G."""
+    parts = parts_of(name)
+    assert parts[0].name == first and all(part.parameters for part in parts)
+    total = sum(part.macs for part in parts) / 1e9
+    assert total == pytest.approx({'resnet_50': 4.09, 'swin_t': 4.49}[name], abs=0.01)
+
+
+class Own(nn.Module):
+    """A network with products and a parameter that belong to none of its children."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)])
+        self.scale = nn.Parameter(torch.ones(6, 6))
+
+    def forward(self, x):
+        return self.blocks[1](self.blocks[0](x)) @ self.scale
+
+
+def test_what_belongs_to_no_part():
+    parts = {part.name: part for part in count_parts(Own(), 5, 6)}
+    assert list(parts) == ['other', 'blocks.0', 'blocks.1']
+    assert parts['blocks.0'] == parts['blocks.1']._replace(name='blocks.0')
+    assert parts['blocks.0'].macs == 9 * 30 and parts['other'].parameters == 36
+    assert parts['other'].macs == 3 * 5 * 6 * 6
+
+
+def test_the_network_is_left_as_it_was():
+    network = backbone('rest_lite').train()
+    count(network, 32, 32)
+    assert network.training and not has_hooks(network)
+
+
+@pytest.mark.parametrize('config, heads', [
+    ('cascade_maskrcnn_rest_lite_1x',
+     ['neck', 'rpn_head', 'roi_head.bbox_head', 'roi_head.mask_head']),
+    ('upernet_rmt_t_160k', ['decode_head', 'auxiliary_head']),
+])  # fmt: skip
+def test_configs(config, heads):
+    cfg = network_config(str(ROOT / 'configs' / f'{config}.py'))
+    parts = count_parts(on_meta(cfg), 64, 64)
+    of_backbone = [part for part in parts if part.name.startswith('backbone: ')]
+    assert [part.name for part in parts if part not in of_backbone] == heads
+    alone = count_parts(on_meta(backbone_config(cfg)), 64, 64)
+    assert [part[1:] for part in of_backbone] == [part[1:] for part in alone]
+    whole = count_config(cfg, 64, 64)
+    assert whole == (sum(p.parameters for p in parts), sum(p.macs for p in parts))
+    training_only = [part.name for part in parts if part.parameters and not part.macs]
+    assert set(training_only) <= {'backbone: output norms', 'auxiliary_head'}
 
 
 @pytest.mark.parametrize('backend', BACKENDS)

@@ -499,6 +499,122 @@ CASES.update(
     }
 )
 
+NETWORK_PROGRAMS = {
+    'get_flops': ([], []),
+    'visualize': (['decay'], []),
+    'export_onnx': ([], ['--out', 'new/x.onnx']),
+}
+"""Programs that take a config or the name of a network: what stands before and behind it."""
+
+for program, (before, behind) in NETWORK_PROGRAMS.items():
+    CASES[f'network of {program}'] = (
+        program,
+        [*before, 'rmt_x', *behind],
+        'rmt_x is neither a config file nor the name of a network; the names are rest_lite,',
+    )
+    CASES[f'config of {program}'] = (
+        program,
+        [*before, 'absent.py', *behind],
+        'config absent.py does not exist',
+    )
+    CASES[f'arch of {program}'] = (
+        program,
+        [*before, 'rmt_t', *behind, *OPTION, 'model.arch=xl'],
+        "cannot be built: ValueError: arch: unknown name 'xl'",
+    )
+
+PICTURE = ['--image', 'whole/train2017/000000000001.jpg']
+
+CASES.update(
+    {
+        'size of what is counted': (
+            'get_flops',
+            ['rmt_t', '--shape', '1', '2', '3'],
+            'argument --shape: takes a height and a width, not 3 numbers',
+        ),
+        'suffix of the figures': (
+            'get_flops',
+            ['rmt_t', '--json', 'x.txt'],
+            'x.txt is not a .json file',
+        ),
+        'decay of ResT': (
+            'visualize',
+            ['decay', 'rest_lite'],
+            'rest_lite has the backbone ResT; only RMT has a decay',
+        ),
+        'token outside of the image': (
+            'visualize',
+            ['decay', 'rmt_t', '--token', '224', '0'],
+            '--token 224 0 lies outside of the image of 224 x 224',
+        ),
+        'stage to draw': (
+            'visualize',
+            ['attention', 'tiny.py', *PICTURE, '--stage', '5'],
+            '--stage 5: tiny.py has 4 stages',
+        ),
+        'block to draw': (
+            'visualize',
+            ['attention', 'tiny.py', *PICTURE, '--block', '2'],
+            '--block 2: stage 1 of tiny.py has 1 blocks',
+        ),
+        'head to draw': (
+            'visualize',
+            ['attention', 'tiny.py', *PICTURE, '--head', '2'],
+            '--head 2: stage 1 of tiny.py has 1 heads; --stage chooses',
+        ),
+        'word for a head': (
+            'visualize',
+            ['attention', 'tiny.py', *PICTURE, '--head', 'first'],
+            "--head: 'first' is neither a number from 1 up, mean nor all",
+        ),
+        'image to draw': (
+            'visualize',
+            ['pca', 'tiny.py', '--image', 'notes.txt'],
+            'image notes.txt does not exist or cannot be read',
+        ),
+        'weights to draw': (
+            'visualize',
+            ['pca', 'tiny.py', *PICTURE, '--checkpoint', 'absent.pth'],
+            'checkpoint absent.pth does not exist',
+        ),
+        'weights of another arch to draw': (
+            'visualize',
+            ['pca', 'tiny.py', *PICTURE, '--checkpoint', 'other.pth'],
+            'of another shape',
+        ),
+        'neck of a backbone': (
+            'visualize',
+            ['pca', 'rmt_t', *PICTURE, '--neck'],
+            '--neck: the model of rmt_t has none; leave it out',
+        ),
+        'suffix of a drawing': (
+            'visualize',
+            ['decay', 'rmt_t', '--out', 'x.gif'],
+            'x.gif is not a .png or .jpg or .pdf or .svg file',
+        ),
+        'detector as ONNX': (
+            'export_onnx',
+            ['tiny.py', '--out', 'new/x.onnx'],
+            'tiny.py is a MaskRCNN: backbones and segmentors with one head are exported',
+        ),
+        'suffix of ONNX': (
+            'export_onnx',
+            ['rmt_t', '--out', 'new/x.pth'],
+            'new/x.pth is not a .onnx file',
+        ),
+        'old operators': (
+            'export_onnx',
+            ['rmt_t', '--out', 'new/x.onnx', '--opset', '11'],
+            "--opset: '11' is not an integer of at least 18",
+        ),
+        'weights of another arch as ONNX': (
+            'export_onnx',
+            ['tiny_seg.py', 'other.pth', '--out', 'new/x.onnx'],
+            'does not fit',
+        ),
+    }
+)
+
 UNREADABLE = {
     'absent.pth': 'checkpoint absent.pth does not exist',
     'whole': 'checkpoint whole is a directory, not a file',

@@ -24,12 +24,18 @@ def check_model(cfg: Config) -> nn.Module:
     with DefaultScope.overwrite_default_scope(scope):
         try:
             with torch.device('meta'):
-                return MODELS.build(copy.deepcopy(cfg.model)).train()
+                return _built(cfg)
         except Exception:  # a network that computes with values while it is built, or a fault
             pass
         try:
-            return MODELS.build(copy.deepcopy(cfg.model)).train()
+            return _built(cfg)
         except Exception as error:  # whatever a constructor raises
             raise UsageError(
                 f'the model of {cfg.filename} cannot be built: {first_line(error)}'
             ) from error
+
+
+def _built(cfg: Config) -> nn.Module:
+    model = MODELS.build(copy.deepcopy(cfg.model))
+    model.train()  # which returns nothing for some of mmdet's backbones
+    return model

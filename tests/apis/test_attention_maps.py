@@ -1,0 +1,152 @@
+"""Weights of attention: exact, for every form of it, and the decay of MaSA."""
+
+import pytest
+import torch
+
+from mmrest import RMT, ResT
+from mmrest.apis.attention_maps import (
+    attention_maps,
+    attention_of,
+    decays,
+    token_at,
+    token_weights,
+)
+from mmrest.models.rest import EMSA
+from mmrest.models.rmt import MaSA, RelPos2d
+from mmrest.ops import BACKENDS, use_backend
+from tests.models.networks import FAMILIES, randomised, tiny
+
+HEIGHT, WIDTH = 5, 6
+FORMS = ['full', 'axial', 'emsa', 'emsa of one head', 'emsa without reduction']
+
+
+def attention(form):
+    """An attention, what it is called with, and its values by the number of the token."""
+    x = torch.randn(2, HEIGHT, WIDTH, 12)
+    if form.startswith('emsa'):
+        heads = 1 if 'one head' in form else 3
+        module = randomised(EMSA(12, heads, 1 if 'without' in form else 2))
+        return module, (x,), module.projected(x)[2]
+    module = randomised(MaSA(12, 3, axial=form == 'axial'))
+    tables = RelPos2d(4, 3, 1, 3)(HEIGHT, WIDTH, x.device)
+    return module, (x, tables), module.projected(x)[2].flatten(1, 2).transpose(1, 2)
+
+
+def result(module, inputs):
+    """What the operation computes for every token, (B, n, H, W, d), caught on its way out."""
+    q, k, v = module.projected(inputs[0])
+    if isinstance(module, EMSA):
+        return module.attended(q, k, v).unflatten(2, (HEIGHT, WIDTH))
+    from mmrest.ops import masa
+
+    return masa(q, k, v, inputs[1], module.axial).permute(0, 3, 1, 2, 4)
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('backend', BACKENDS[1:])
+def test_weights_times_values(form, backend):
+    """For every token they give what the module computes with, in the plain form."""
+    module, inputs, values = attention(form)
+    with torch.no_grad(), use_backend('reference'):
+        expected = result(module, inputs)
+    for row in range(HEIGHT):
+        for column in range(WIDTH):
+            with use_backend(backend):
+                weights = token_weights(module, inputs, (row, column))
+            found = (weights.flatten(2)[:, :, None] @ values)[:, :, 0]
+            torch.testing.assert_close(found, expected[:, :, row, column], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_weights_by_their_equations(form):
+    """From the equations of the papers, written out for one token."""
+    module, inputs, _ = attention(form)
+    with torch.no_grad():
+        found = token_weights(module, inputs, (2, 4))
+        if isinstance(module, EMSA):
+            q, k, _ = module.projected(inputs[0])
+            maps = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).double()
+            mix = module.transform_conv
+            if mix is not None:
+                weight = mix.weight[:, :, 0, 0].double()
+                maps = torch.einsum('oi,bimn->bomn', weight, maps) + mix.bias[:, None, None]
+            maps = maps.softmax(-1)
+            if mix is not None:
+                mean = maps.mean((2, 3), keepdim=True)
+                variance = maps.var((2, 3), keepdim=True, correction=0)
+                maps = (maps - mean) / (variance + 1e-5).sqrt()
+                assert float(found.min()) < 0 < float(found.max())
+            expected = maps[:, :, 2 * WIDTH + 4].view_as(found)
+        else:
+            expected = masa_weights(module, *inputs)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)
+    if isinstance(module, MaSA) or module.transform_conv is None:
+        torch.testing.assert_close(found.sum((2, 3)), torch.ones(found.shape[:2]))
+
+
+def masa_weights(module, x, tables):
+    """Of the token (2, 4): of axial MaSA, P_H of its column times P_W of each row there."""
+    q, k, _ = (part.double() for part in module.projected(x))
+    turn = torch.view_as_complex(tables.turn.double())[:, :, None]
+    q, k = (
+        torch.view_as_complex(part.unflatten(-1, (-1, 2)).contiguous()) * turn for part in (q, k)
+    )
+    logits = torch.einsum('bhwnd,byxnd->bnhwyx', q, k.conj()).real / 2
+    rows, columns = torch.arange(HEIGHT), torch.arange(WIDTH)
+    log_gamma = tables.log_gamma.double()[:, None, None]
+    if not module.axial:
+        distance = (rows - 2).abs()[:, None] + (columns - 4).abs()[None]
+        return (logits[:, :, 2, 4] + log_gamma * distance).flatten(2).softmax(-1).view(2, 3, 5, 6)
+    along_h = torch.stack([logits[:, :, 2, 4, y, 4] for y in rows], -1)
+    p_h = (along_h + log_gamma[..., 0] * (rows - 2).abs()).softmax(-1)
+    along_w = torch.stack([logits[:, :, y, 4, y] for y in rows], 2)  # B n H W
+    p_w = (along_w + log_gamma * (columns - 4).abs()).softmax(-1)
+    return p_h[..., None] * p_w
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_maps_of_a_network(family):
+    """Each is that of the chosen block, over the keys of its stage, and the network stays."""
+    network = randomised(tiny(family)).eval()
+    image = torch.randn(1, 3, 64, 96)
+    found = attention_maps(network, image, {1: 1, 3: 0}, (40, 50))
+    assert list(found) == [1, 3] and not any(m._forward_pre_hooks for m in network.modules())
+    seen = {}
+    module = attention_of(network.blocks(1)[1])
+    with torch.no_grad(), use_backend('reference'):
+        handle = module.register_forward_pre_hook(lambda _, args: seen.update(args=args))
+        network(image)
+        handle.remove()
+    expected = token_weights(module, seen['args'], (5, 6))[0]
+    assert found[1].token == (5, 6) and found[1].size == (8, 12)
+    torch.testing.assert_close(found[1].weights, expected, rtol=1e-3, atol=1e-4)
+    keys = {ResT: (2, 3), RMT: (8, 12)}[family]
+    assert found[1].weights.shape == (2, *keys) and found[3].weights.shape[1:] == (2, 3)
+    assert found[1].kind == {ResT: 'EMSA', RMT: 'axial MaSA'}[family]
+    assert found[3].kind == {ResT: 'EMSA', RMT: 'full MaSA'}[family]
+
+
+def test_decay():
+    """gamma to the Manhattan distance, in full and axial stages, with the released gammas."""
+    with torch.device('meta'):
+        network = RMT('s')
+    found = decays(network, 97, 130, (50, 129))
+    assert [each.axial for each in found] == [True, True, True, False]
+    for stage, (gamma, weights, (row, column), _) in enumerate(found):
+        heads, b = network.arch.num_heads[stage], network.arch.decay_b[stage]
+        expected = 1 - 2 ** (-2 - (b - 2) * torch.arange(heads) / heads)
+        torch.testing.assert_close(gamma, expected)
+        height, width = weights.shape[1:]
+        assert (height, width) == (-(-97 // (4 << stage)), -(-130 // (4 << stage)))
+        assert (row, column) == (50 * height // 97, width - 1)
+        distance = (torch.arange(height) - row).abs()[:, None] + (
+            torch.arange(width) - column
+        ).abs()
+        torch.testing.assert_close(weights, gamma[:, None, None] ** distance)
+
+
+@pytest.mark.parametrize(
+    'point, token', [((0, 0), (0, 0)), ((96, 130), (2, 4)), ((50, 70), (1, 2))]
+)
+def test_token_of_a_pixel(point, token):
+    assert token_at(point, (97, 131), (3, 5)) == token

@@ -1,0 +1,125 @@
+"""ONNX files of segmentors at any size, and the errors of what cannot be exported."""
+
+import importlib.util
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmseg.models.utils import Upsample as OfMmseg
+from torch import nn
+
+from mmrest.apis import onnx_export
+from mmrest.apis.networks import build_network, network_config
+from mmrest.apis.onnx_export import (
+    AdaptiveAvgPool,
+    Difference,
+    Upsample,
+    check_packages,
+    export_checked,
+    exportable,
+    facts,
+)
+from mmrest.engine.errors import UsageError
+from tests.tools.runs import DETECTOR, ROOT, SEGMENTOR
+
+
+@pytest.mark.parametrize('bins', [(1, 1), (2, 2), (3, 3), (6, 6), (2, 5)])
+@pytest.mark.parametrize('size', [(1, 1), (4, 7), (11, 17), (24, 30)])
+def test_pooling(bins, size):
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    torch.testing.assert_close(AdaptiveAvgPool(bins)(x), F.adaptive_avg_pool2d(x, bins))
+
+
+def test_segmentor(tmp_path):
+    """Its logits are those of mmseg's own prediction, with what has one size exchanged."""
+    (tmp_path / 'tiny.py').write_text(SEGMENTOR)
+    model = build_network(network_config(str(tmp_path / 'tiny.py')))
+    images = torch.randn(2, 3, 49, 81)
+    network = exportable(model, 'tiny.py')
+    metas = [dict(img_shape=(49, 81), ori_shape=(49, 81), padding_size=[0, 0, 0, 0])] * 2
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), model.encode_decode(images, metas))
+    kinds = [type(module) for module in network.modules()]
+    assert Upsample in kinds and OfMmseg not in kinds
+    assert OfMmseg in [type(module) for module in model.modules()]  # which is left as it was
+
+
+class Head(nn.Module):
+    """Adaptive pooling and upsampling, as the heads of mmseg have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d((2, 3))
+        self.up = OfMmseg(scale_factor=2, mode='bilinear', align_corners=False)
+        self.out_indices = (0,)
+
+    def forward(self, x):
+        pooled = F.interpolate(self.pool(x), x.shape[2:], mode='bilinear')
+        return F.interpolate(self.up(x + pooled), x.shape[2:], mode='bilinear')
+
+
+@pytest.fixture(scope='module')
+def packages():
+    pytest.importorskip('onnxscript')
+    return pytest.importorskip('onnxruntime')
+
+
+def test_any_size(packages, tmp_path):
+    """What would be fixed to the size of the export is exchanged, and found where it is not."""
+    shapes = [(2, 16, 24), (1, 13, 31)]
+    network = onnx_export._with_any_size(Head())
+    path = tmp_path / 'new' / 'head.onnx'
+    found = export_checked(network, path, shapes, 1e-4, size=(16, 24), metadata=dict(a='b'))
+    assert list(found) == shapes and all(each.onnx < 1e-4 for each in found.values())
+    session = packages.InferenceSession(path, providers=['CPUExecutionProvider'])
+    assert session.get_inputs()[0].shape == ['batch', 3, 'height', 'width']
+    assert session.get_modelmeta().custom_metadata_map['a'] == 'b'
+    path.unlink()
+    with pytest.raises(UsageError, match=r'differs by|cannot be exported'):
+        export_checked(Head(), path, shapes, 1e-4, size=(16, 24))
+    assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize('difference, fits', [
+    (Difference(2e-3, 0.0), False),
+    (Difference(2e-3, 1e-3), True),
+    (Difference(5e-4, 0.0), True),
+    (Difference(float('nan'), 0.0), False),
+])  # fmt: skip
+def test_tolerance(tmp_path, monkeypatch, difference, fits):
+    monkeypatch.setattr(onnx_export, 'export', lambda network, path: path.touch())
+    monkeypatch.setattr(onnx_export, 'differences', lambda *_: {(1, 2, 2): difference})
+    path = tmp_path / 'x.onnx'
+    if fits:
+        export_checked(nn.Identity(), path, [(1, 2, 2)], 1e-3)
+    else:
+        with pytest.raises(UsageError, match='is not written'):
+            export_checked(nn.Identity(), path, [(1, 2, 2)], 1e-3)
+    assert path.exists() is fits and len(list(tmp_path.iterdir())) == fits
+
+
+def test_detectors(tmp_path):
+    (tmp_path / 'tiny.py').write_text(DETECTOR)
+    with pytest.raises(UsageError, match=r'tiny is a MaskRCNN: .* --backbone-only exports'):
+        exportable(build_network(network_config(str(tmp_path / 'tiny.py'))), 'tiny')
+
+
+def test_missing_packages(monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, 'find_spec', lambda name: None if 'onnx' in name else find_spec(name)
+    )
+    with pytest.raises(UsageError, match=r'pip install onnx onnxruntime$'):
+        check_packages(['onnx', 'torch', 'onnxruntime'])
+
+
+def test_facts():
+    """Of a config with classes, and of a name."""
+    cfg = network_config(str(ROOT / 'configs' / 'demo_semfpn_rest_lite.py'))
+    found = facts(cfg, 'demo')
+    assert json.loads(found['mean']) == [123.675, 116.28, 103.53]
+    assert found['channel_order'] == 'RGB' and found['network'] == 'demo'
+    assert json.loads(found['classes']) == ['background', 'square', 'disc', 'triangle']
+    assert facts(network_config('rmt_t'), 'rmt_t').keys() == found.keys() - {'classes'}
+    assert all(isinstance(value, str) for value in found.values())

@@ -1,0 +1,57 @@
+"""Effective receptive fields: where they lie and what they measure."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmrest.apis.receptive_field import half_share, receptive_fields, squared_gradients
+from tests.models.networks import FAMILIES, randomised, tiny
+
+
+class Convolutions(nn.Module):
+    """Two maps: behind one convolution of 3 x 3, and behind another one of stride 2."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 8, 3, padding=1, stride=2)
+
+    def forward(self, x):
+        first = self.first(x)
+        return first, self.second(first)
+
+
+def test_support_of_convolutions():
+    """3 x 3 around the middle, and 5 x 5 around where the middle of the second map looks."""
+    found = receptive_fields(Convolutions(), [torch.randn(1, 3, 16, 20) for _ in range(3)])
+    for field, rows, columns in zip(found, [(7, 9), (6, 10)], [(9, 11), (8, 12)]):
+        where = (field.strength > 0).nonzero()
+        assert field.strength.max() == 1
+        assert (where[:, 0].min(), where[:, 0].max()) == rows
+        assert (where[:, 1].min(), where[:, 1].max()) == columns
+
+
+def test_random_signs_measure_every_channel():
+    """Their mean square is the sum of the squared derivatives of all channels."""
+    network, image = Convolutions(), torch.randn(1, 3, 8, 8)
+    middle = torch.autograd.functional.jacobian(lambda x: network(x)[1][0, :, 2, 2], image)
+    expected = middle.square().sum((0, 1, 2))
+    squares = [squared_gradients(network, image, seed)[1] for seed in range(600)]
+    found = torch.stack(squares).mean(0)
+    assert ((found - expected).abs().max() / expected.max()) < 0.2
+    assert (found - expected).sum().abs() / expected.sum() < 0.1
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_of_our_backbones(family):
+    """Behind their layer norms, too, there is something, and it grows with the stages."""
+    network = randomised(tiny(family)).eval()
+    found = receptive_fields(network, [torch.randn(1, 3, 64, 96)])
+    assert len(found) == 4 and all(field.strength.isfinite().all() for field in found)
+    assert found[0].half < found[3].half
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_half_share():
+    assert half_share(torch.ones(10, 10)) == 0.5
+    assert half_share(torch.tensor([[0.0, 9], [1, 0]])) == 0.25

@@ -1,0 +1,93 @@
+"""tools/export_onnx.py: files that onnxruntime runs at other sizes than that of the export."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmrest.apis.networks import build_network, network_config
+from tests.tools.runs import ROOT, SEGMENTOR, run
+
+TOOL = ROOT / 'tools' / 'export_onnx.py'
+onnxruntime = pytest.importorskip('onnxruntime', reason='pip install -r requirements/optional.txt')
+pytest.importorskip('onnxscript', reason='pip install -r requirements/optional.txt')
+
+# Two stages, because the exporter takes its time, of RMT, which magnifies no rounding errors.
+SMALL = f"""{SEGMENTOR}
+model['backbone'] = dict(
+    _delete_=True, type='RMT', out_indices=(0, 1), arch=dict(
+        dims=(8, 16), depths=(1, 1), num_heads=(1, 2), ffn_ratios=(2, 2), decay_b=(4, 4),
+        axial=(True, False), layer_scale=(None, None),
+    ),
+)
+model['neck'].update(in_channels=[8, 16], num_outs=2)
+model['decode_head'].update(in_channels=[16, 16], in_index=[0, 1], feature_strides=[4, 8])
+"""
+
+
+def test_backbone(tmp_path):
+    """Of a config whose head is left out: compared by the program, and run at another size."""
+    (tmp_path / 'tiny.py').write_text(SMALL)
+    done = run(
+        TOOL, 'tiny.py', '--backbone-only', '--shape', '64', '96', '--out', 'new/x.onnx',
+        '--cfg-options', 'model.backbone.out_indices="[0]"', cwd=tmp_path,
+    )  # fmt: skip
+    assert 'at 2 x 3 x 64 x 96 onnxruntime differs' in done.stdout
+    assert 'at 1 x 3 x 49 x 121 onnxruntime differs' in done.stdout
+    assert [path.name for path in (tmp_path / 'new').iterdir()] == ['x.onnx']
+    session = onnxruntime.InferenceSession(
+        tmp_path / 'new' / 'x.onnx', providers=['CPUExecutionProvider']
+    )
+    (found,) = session.run(['stage1'], {'images': np.zeros((3, 3, 37, 70), np.float32)})
+    assert found.shape == (3, 8, 10, 18)
+
+
+@pytest.mark.slow
+def test_segmentor(tmp_path):
+    """With the weights of a checkpoint, at two sizes, two batches and another one."""
+    (tmp_path / 'tiny.py').write_text(SMALL)
+    network = build_network(network_config(str(tmp_path / 'tiny.py')))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    torch.save(network.state_dict(), tmp_path / 'x.pth')
+    done = run(
+        TOOL, 'tiny.py', 'x.pth', '--out', 'new/x.onnx', '--shape', '64', '96', cwd=tmp_path
+    )
+    assert 'at 2 x 3 x 64 x 96 onnxruntime differs' in done.stdout
+    assert 'at 1 x 3 x 49 x 121 onnxruntime differs' in done.stdout
+    assert [path.name for path in (tmp_path / 'new').iterdir()] == ['x.onnx']
+    session = onnxruntime.InferenceSession(
+        tmp_path / 'new' / 'x.onnx', providers=['CPUExecutionProvider']
+    )
+    images = torch.randn(3, 3, 37, 70)
+    (found,) = session.run(['logits'], {'images': images.numpy()})
+    with torch.no_grad():
+        maps = network.decode_head(network.extract_feat(images))
+        expected = torch.nn.functional.interpolate(maps, (37, 70), mode='bilinear')
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * float(expected.std()))
+    assert session.get_modelmeta().custom_metadata_map['channel_order'] == 'RGB'
+
+
+@pytest.mark.slow
+def test_static_backbone(tmp_path):
+    """Of one size, and from a config whose head is left out."""
+    (tmp_path / 'tiny.py').write_text(SMALL)
+    done = run(
+        TOOL, 'tiny.py', '--backbone-only', '--static', '--shape', '64', '--no-verify',
+        '--out', 'x.onnx', cwd=tmp_path,
+    )  # fmt: skip
+    assert 'one image of 64 x 64 -> stage1, stage2' in done.stdout
+    assert 'differs' not in done.stdout
+    session = onnxruntime.InferenceSession(tmp_path / 'x.onnx', providers=['CPUExecutionProvider'])
+    assert session.get_inputs()[0].shape == [1, 3, 64, 64]
+    shapes = [output.shape for output in session.get_outputs()]
+    assert shapes == [[1, c, n, n] for c, n in zip((8, 16), (16, 8))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('config', ['demo_semfpn_rest_lite', 'demo_upernet_rmt_t'])
+def test_whole_segmentors(tmp_path, config):
+    """Semantic FPN and UperNet, compared at two sizes by the program itself."""
+    path = ROOT / 'configs' / f'{config}.py'
+    done = run(TOOL, path, '--out', 'x.onnx', '--shape', '64', '96', cwd=tmp_path)
+    assert done.stdout.count('onnxruntime differs') == 2 and (tmp_path / 'x.onnx').is_file()
