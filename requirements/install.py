@@ -199,6 +199,7 @@ def install(env: Environment) -> None:
     env.pip('install mmengine, mmdet and mmsegmentation', ['-q', '-r', str(MMINSTALL)])
     env.pip('install what mmrest needs', ['-q', '-r', str(REQUIREMENTS / 'runtime.txt')])
     env.pip('install what the tests need', ['-q', '-r', str(REQUIREMENTS / 'tests.txt')])
+    env.pip('install what builds the documentation', ['-q', '-r', str(REQUIREMENTS / 'docs.txt')])
     editable = ['-q', '--no-build-isolation', '--no-deps', '-e', str(ROOT)]
     env.pip('install mmrest, editable', editable)
     print('[make env] prove that everything imports', flush=True)

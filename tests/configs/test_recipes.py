@@ -79,6 +79,7 @@ def test_there_are_64():
         'demo_upernet_rmt_t',
         'maskrcnn_rmt_l_3x_fsdp',
         'own_coco',
+        'own_segmentation',
     }
     assert len(ALL) == 64 and {'_'.join(config) for config in ALL} <= names
 
