@@ -23,7 +23,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from mmrest.engine.config import without_sync_bn
-from mmrest.models import RMT
+from mmrest.models import RMT, ResT
 from tests.tools.runs import ROOT, save_weights, small_clone
 
 PAGES = sorted([ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'docs').rglob('*.md')])
@@ -105,16 +105,14 @@ class Place:
         arch = Config.fromfile(config).model.backbone.arch
         arch.pop('_delete_', None)
         torch.save({'model': RMT(dict(arch)).state_dict()}, self.clone / 'RMT-S.pth')
+        kept = self.clone.parents[1]  # for other pages too
+        if not (kept / 'trained.pth').exists():
+            torch.save(ResT('lite').state_dict(), kept / 'rest_lite.pth')
+            save_weights(kept / 'trained.pth', config)
+        (self.clone / 'rest_lite.pth').symlink_to(kept / 'rest_lite.pth')
         trained = self.clone / 'work_dirs' / 'maskrcnn_rmt_s_3x' / 'epoch_36.pth'
         trained.parent.mkdir(parents=True)
-        shutil.copy(self._weights_of(config), trained)
-
-    @staticmethod
-    def _weights_of(config: Path) -> Path:
-        path = config.parents[3] / 'trained.pth'
-        if not path.exists():
-            save_weights(path, config)
-        return path
+        shutil.copy(kept / 'trained.pth', trained)
 
     def run(self, block: Block) -> None:
         """Run a block; fails where it fails."""

@@ -22,9 +22,30 @@ PRINTED = {
         'what to do',
         'best so far: coco/segm_mAP',
         'maskrcnn_rmt_s_3x.py is ready to train',
+        'tensors loaded',
         'Would install mmrest',
         '(128, 256, 512) (8, 16, 32) [(1, 128, 25, 42)',
     ],
+    'CONTRIBUTING.md': ['-m pytest', 'ruff', 'mkdocs'],
+    'docs/another_project.md': ['mmrest/.mim', '(64, 128) (8, 32)', '[True, True]'],
+    'docs/architecture.md': ['0 [1.0, 0.75, 0.562', '3 [1.0, 0.969, 0.938'],
+    'docs/config_naming.md': ['with_cp=True'],
+    'docs/index.md': [
+        'requirements/install.py ".venv-other" --torch "torch==2.13.0"',
+        'images to train on and 50 held out are in data/shapes',
+        'own_coco.py is ready to train',
+        'best so far: coco/segm_mAP',
+    ],
+    'docs/migration.md': ['True'],
+    'docs/own_data_detection.md': ['my_boxes.py is ready to train', 'best so far: coco/segm_mAP'],
+    'docs/own_data_segmentation.md': ['own_segmentation.py is ready', 'best so far: mIoU'],
+    'docs/train.md': [
+        'maskrcnn_rmt_s_3x.py is ready to train',
+        'best so far: mIoU',
+        'no network',
+        '| config | checkpoint | box AP | box AP, reported |',
+    ],
+    'docs/weights.md': ['rest_lite-', 'maskrcnn_rmt_s_3x-'],
 }
 
 
@@ -78,11 +99,10 @@ def test_links(page):
             assert anchor in anchors(file), f'{name(page)} links to {target}'
 
 
-def test_no_address_stands_bare():
-    """Pages are found through the navigation, and everything in it that exists is a page."""
+def test_every_page_is_in_the_navigation():
     navigation = (ROOT / 'mkdocs.yml').read_text()
     for page in (ROOT / 'docs').rglob('*.md'):
-        assert str(page.relative_to(ROOT / 'docs')) in navigation, f'{page} is in no navigation'
+        assert re.search(rf' {re.escape(str(page.relative_to(ROOT / "docs")))}$', navigation, re.M)
 
 
 @pytest.fixture(scope='module')

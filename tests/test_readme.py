@@ -45,3 +45,12 @@ def test_versions():
 def test_lines_of_configs(page, config):
     shown = next(b.text for b in blocks(ROOT / 'docs' / f'{page}.md') if b.language == 'python')
     assert shown in (ROOT / 'configs' / f'{config}.py').read_text()
+
+
+def test_hooks_have_the_versions_of_the_tests():
+    pinned = dict(
+        re.findall(r'^(\w+)==(\S+)$', (ROOT / 'requirements' / 'tests.txt').read_text(), re.M)
+    )
+    hooks = (ROOT / '.pre-commit-config.yaml').read_text()
+    assert set(re.findall(r'ruff==([\w.]+)', hooks)) == {pinned['ruff']}
+    assert set(re.findall(r'codespell==([\w.]+)', hooks)) == {pinned['codespell']}

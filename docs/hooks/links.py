@@ -28,6 +28,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             raise PluginError(f'{page.file.src_path} links to {link[2]}, which does not exist')
         path = target.relative_to(root)
         text = link[1].strip('`')
-        return f'`{path}`' if text in (path.name, str(path)) else f'{link[1]} (`{path}`)'
+        if text in (path.stem, path.name, str(path)):
+            return f'`{text}`'
+        return f'{link[1]} (`{path}`)'
 
     return LINK.sub(replaced, markdown)
