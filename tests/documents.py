@@ -162,10 +162,14 @@ class Place:
         assert done.returncode == 0, f'{text} failed:\n{done.stdout}'
 
     def _build(self, text: str) -> None:
+        """Build the model of a config as it is, at full size but without memory."""
         named = re.match(r'# (configs/\S+\.py)\n', text)
-        path = self.clone / (named[1] if named else 'configs/of_the_page.py')
-        path.write_text(text)
-        cfg = Config.fromfile(path)
+        if named:
+            (self.clone / named[1]).write_text(text)
+        whole = self.clone.with_name('whole')
+        shutil.copytree(ROOT / 'configs', whole, dirs_exist_ok=True)
+        (whole / 'of_the_page.py').write_text(text)
+        cfg = Config.fromfile(whole / 'of_the_page.py')
         without_sync_bn(cfg)
         __import__(f'{cfg.default_scope}.utils').utils.register_all_modules()
         with torch.device('meta'), DefaultScope.overwrite_default_scope(cfg.default_scope):
