@@ -1,5 +1,6 @@
 """``<!-- modules of mmrest.x -->`` on a page becomes the reference of all public modules there."""
 
+import ast
 import pkgutil
 import re
 from pathlib import Path
@@ -23,9 +24,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _reference(root: Path, module: str) -> str:
+    init = root / module.replace('.', '/') / '__init__.py'
+    if not init.is_file():
+        return f'::: {module}'
     # What a package hands on stands where it is defined.
-    is_package = (root / module.replace('.', '/')).is_dir()
-    return f'::: {module}' + ('\n    options:\n      members: false' if is_package else '')
+    defined = [part.name for part in ast.parse(init.read_text()).body if hasattr(part, 'name')]
+    return f'::: {module}\n    options:\n      members: {defined or "false"}'
 
 
 def modules(root: Path, package: str) -> List[str]:
