@@ -25,6 +25,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmrest.engine.config import without_sync_bn
 from mmrest.models import RMT, ResT
 from tests.tools.runs import ROOT, save_weights, small_clone
+from tests.tools.test_demo import SMALL
 
 PAGES = sorted([ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'docs').rglob('*.md')])
 
@@ -90,6 +91,8 @@ class Place:
     def __init__(self, folder: Path, coco: Path, ade: Path, programs: Path) -> None:
         folder.mkdir()
         self.clone = small_clone(folder)
+        for config, text in SMALL.items():
+            (folder / 'configs' / config).write_text(text)
         self.printed = ''
         self._names = {'__name__': '__main__'}
         self._programs = programs
