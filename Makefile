@@ -4,7 +4,7 @@ TORCH ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-seg test test-all test-faults lint
+.PHONY: help env demo demo-seg test test-all test-faults lint docs
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -33,6 +33,10 @@ test-all: env  ## the same with the long grids
 test-faults: env  ## kill trainings again and again, and fill disks
 	"$(VENV)/bin/python" -m pytest -m faults
 
-lint: env  ## check style and format
+lint: env  ## check style, format and spelling
 	"$(VENV)/bin/ruff" check .
 	"$(VENV)/bin/ruff" format --check .
+	"$(VENV)/bin/codespell"
+
+docs: env  ## build the documentation into site/; open site/index.html
+	NO_MKDOCS_2_WARNING=1 "$(VENV)/bin/mkdocs" build --strict --quiet

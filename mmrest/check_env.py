@@ -1,18 +1,22 @@
 """``python -m mmrest.check_env``: what is installed, what was tried, what to do.
 
-Exit status 1 when something is broken. Paste its output into an issue.
+Exit status 1 when something is broken. With ``--markdown`` it prints what belongs into an issue.
 """
 
+import argparse
 import contextlib
 import glob
 import importlib
 import io
+import os
 import platform
 import re
+import subprocess
 import sys
 import warnings
 from importlib import metadata
-from typing import Dict, NamedTuple, Optional, Tuple
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from rich.console import Console
 from rich.table import Table
@@ -45,6 +49,7 @@ PACKAGES = (
     Package('numpy', ('numpy',), None),
     Package('cv2', ('opencv-python', 'opencv-python-headless'), None),
     Package('pycocotools', ('pycocotools',), 'mmdet'),
+    Package('triton', ('triton',), 'kernels on NVIDIA GPUs'),
 )
 
 
@@ -155,25 +160,115 @@ def remedies(state: State) -> Dict[str, str]:
     return found
 
 
-def main() -> int:
-    """Print the table; returns the exit status."""
-    state, tried = look(), tried_versions()
-    broken = remedies(state)
-    table = Table(title=f'Python {platform.python_version()}, {platform.platform()}')
-    for column in ('package', 'found', 'tried', 'what to do'):
-        table.add_column(column, overflow='fold')
+def commit() -> Optional[str]:
+    """Commit of the clone that mmrest is imported from, marked where files were changed."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / '.git').exists():
+        return None
+    try:
+        return subprocess.run(
+            ['git', '-C', str(root), 'describe', '--always', '--dirty', '--abbrev=12'],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def surroundings(state: State) -> Dict[str, str]:
+    """What a run depends on besides packages, by name."""
+    facts = state.facts
+    threads = os.environ.get('OMP_NUM_THREADS', 'not set')
+    found = {
+        'Python': platform.python_version(),
+        'system': platform.platform(),
+        'processor': f'{os.cpu_count()} cores, OMP_NUM_THREADS {threads}',
+        'commit of mmrest': commit() or 'none, it is installed',
+        'CUDA of torch': str(facts.get('torch cuda') or 'none'),
+        'GPU': 'there is one' if facts['gpu'] else 'none',
+    }
+    if facts.get('cuda works'):
+        found['GPU'] = '; '.join(_gpus())
+    if 'mmcv cuda' in facts:
+        found['operators of mmcv'] = f'made for {"CUDA" if facts["mmcv cuda"] else "the CPU"}'
+    if not {'torch', 'mmcv', 'mmengine'} & state.faults.keys() and 'torch' in state.versions:
+        found['attention'] = _attention()
+    return found
+
+
+def _gpus() -> List[str]:
+    import torch
+
+    gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return [
+        f'{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, capability {gpu.major}.{gpu.minor}'
+        for gpu in gpus
+    ]
+
+
+def _attention() -> str:
+    """The backend that a backbone would take here, and why not the first one."""
+    import torch
+
+    from .ops.backend import ENVIRONMENT_VARIABLE, forced_backend
+    from .ops.gpu import refuse_triton
+
+    try:
+        forced = forced_backend()
+    except ValueError as error:
+        return str(error)
+    if forced is not None:
+        return f'{forced}, forced by {ENVIRONMENT_VARIABLE}'
+    x = torch.empty(1, 1, 1, 8, device='cuda' if torch.cuda.is_available() else 'cpu')
+    reason = refuse_triton(x, x, x)
+    return 'triton' if reason is None else f'torch; not triton: {reason}'
+
+
+def rows(state: State) -> List[Tuple[str, str, str, str]]:
+    """Distribution, version, version that was tried, and what to do, of each package."""
+    tried, broken = tried_versions(), remedies(state)
+    found = []
     for package in PACKAGES:
         name, version = state.versions.get(package.module, (package.distributions[0], '-'))
-        known = tried.get(package.distributions[0], 'any')
         status = broken.get(package.module, 'fine')
         if version == '-' and package.module not in broken:
             status = f'only for {package.needed_by}'
-        table.add_row(name, version, known, status)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
-    facts = state.facts
-    console.print(f'CUDA of torch: {facts.get("torch cuda") or "none"}; GPU: {facts["gpu"]}')
-    return 1 if broken else 0
+        found.append((name, version, tried.get(package.distributions[0], 'any'), status))
+    return found
+
+
+COLUMNS = ('package', 'found', 'tried', 'what to do')
+
+
+def markdown(state: State) -> str:
+    """The findings for an issue."""
+    lines = [f'- {name}: {what}' for name, what in surroundings(state).items()]
+    lines += ['', f'| {" | ".join(COLUMNS)} |', '|' + ' --- |' * len(COLUMNS)]
+    lines += [f'| {" | ".join(row)} |' for row in rows(state)]
+    return '\n'.join(lines)
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Print the findings; returns the exit status."""
+    parser = argparse.ArgumentParser(prog='python -m mmrest.check_env', description=__doc__)
+    parser.add_argument('--markdown', action='store_true', help='for pasting into an issue')
+    args = parser.parse_args(arguments)
+    state = look()
+    if args.markdown:
+        print(markdown(state))
+    else:
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        table = Table()
+        for column in COLUMNS:
+            table.add_column(column, overflow='fold')
+        for row in rows(state):
+            table.add_row(*row)
+        console.print(table)
+        for name, what in surroundings(state).items():
+            console.print(f'{name}: {what}', highlight=False, markup=False)
+        console.print('For an issue: python -m mmrest.check_env --markdown', highlight=False)
+    return 1 if remedies(state) else 0
 
 
 if __name__ == '__main__':

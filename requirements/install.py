@@ -200,6 +200,7 @@ def install(env: Environment) -> None:
     env.pip('install what mmrest needs', ['-q', '-r', str(REQUIREMENTS / 'runtime.txt')])
     for_tests = [f'-r{REQUIREMENTS / name}' for name in ('tests.txt', 'optional.txt')]
     env.pip('install what the tests need', ['-q', *for_tests])
+    env.pip('install what builds the documentation', ['-q', '-r', str(REQUIREMENTS / 'docs.txt')])
     editable = ['-q', '--no-build-isolation', '--no-deps', '-e', str(ROOT)]
     env.pip('install mmrest, editable', editable)
     print('[make env] prove that everything imports', flush=True)

@@ -1,11 +1,14 @@
 """check_env: what is broken, and what to do."""
 
+import platform
 import re
 
 import pytest
+import yaml
 
-from mmrest import check_env
+from mmrest import __version__, check_env
 from mmrest.check_env import State, remedies
+from tests.tools.runs import ROOT
 
 GOOD = State(
     versions={
@@ -85,11 +88,45 @@ def test_what_does_not_fit_is_named_with_its_remedy(state, module, remedy):
 
 def test_table_and_exit_status(monkeypatch, capsys):
     monkeypatch.setattr(check_env, 'look', lambda: GOOD)
-    assert check_env.main() == 0
+    assert check_env.main([]) == 0
     assert 'mmdet' in capsys.readouterr().out
     monkeypatch.setattr(check_env, 'look', lambda: changed(without=('ftfy',)))
-    assert check_env.main() == 1
+    assert check_env.main([]) == 1
     assert 'pip install ftfy' in capsys.readouterr().out.replace('\n', ' ')
+
+
+def test_what_belongs_into_an_issue(monkeypatch, capsys):
+    monkeypatch.setattr(check_env, 'look', lambda: changed(without=('ftfy',)))
+    monkeypatch.setenv('MMREST_BACKEND', 'reference')
+    assert check_env.main(['--markdown']) == 1
+    said = capsys.readouterr().out
+    for line in (
+        f'- Python: {re.escape(platform.python_version())}',
+        r'- commit of mmrest: ([0-9a-f]{7,}(-dirty)?|none, it is installed)',
+        '- GPU: none',
+        '- operators of mmcv: made for the CPU',
+        '- attention: reference, forced by MMREST_BACKEND',
+        r'\| mmdet \| 3\.3\.0 \| 3\.3\.0 \| fine \|',
+        r'\| ftfy \| - \| any \| mmseg imports it without asking for it: pip install ftfy \|',
+    ):
+        assert re.search(f'^{line}$', said, re.M), line
+
+
+@pytest.mark.parametrize(
+    'variable, said', [('', 'torch; not triton: '), ('magic', "unknown backend 'magic'")]
+)
+def test_attention_of_this_machine(monkeypatch, variable, said):
+    monkeypatch.setenv('MMREST_BACKEND', variable)
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    assert said in check_env.surroundings(GOOD)['attention']
+
+
+def test_versions_stand_in_one_place():
+    """The citation and the log of changes name the version of the package."""
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
+    assert citation['version'] == __version__
+    changes = (ROOT / 'CHANGELOG.md').read_text()
+    assert re.search(rf'^## \[{re.escape(__version__)}\]', changes, re.M)
 
 
 def test_this_environment_is_fine():

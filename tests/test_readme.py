@@ -1,41 +1,20 @@
-"""The README says what the rest of the repository says, and what it tells people to run runs."""
+"""The README and the pages say what the rest of the repository says."""
 
-import importlib
-import importlib.abc
-import os
 import re
-import runpy
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
-import mmdet.registry
-import mmdet.utils
 import pytest
-import torch
-from mmengine.config import Config
-from mmengine.logging import HistoryBuffer
-from mmengine.registry import MODELS
 
-from mmrest import RMT
-from mmrest.checkpoint import match
-from mmrest.engine.checks import check_classes, check_files
-from mmrest.engine.config import load_config
 from mmrest.models import rest, rmt
-from tests.tools.runs import ROOT, small_clone
-
-README = (ROOT / 'README.md').read_text()
-
-
-def blocks(language):
-    """Code blocks of the README."""
-    return re.findall(rf'^```{language}\n(.*?)^```', README, re.M | re.S)
+from tests.documents import blocks
+from tests.tools.runs import ROOT
 
 
-def test_table_of_networks():
+@pytest.mark.parametrize('page', ['README.md', 'docs/index.md'])
+def test_table_of_networks(page):
     rows = re.findall(
-        r'^\| (\S+) \| `(\w+)` \| `(\w+)` \| ([\d, ]+) \| ([\d, ]+) \|$', README, re.M
+        r'^\| (\S+) \| `(\w+)` \| `(\w+)` \| ([\d, ]+) \| ([\d, ]+) \|$',
+        (ROOT / page).read_text(),
+        re.M,
     )
     archs = {'ResT': rest.ARCHS, 'RMT': rmt.ARCHS}
     assert len(rows) == 8
@@ -47,278 +26,31 @@ def test_table_of_networks():
 
 
 def test_versions():
+    readme = (ROOT / 'README.md').read_text()
     for file in ('torch', 'mminstall'):
         for name, version in re.findall(
             r'^(\w+)==(\S+)$', (ROOT / 'requirements' / f'{file}.txt').read_text(), re.M
         ):
-            assert f'{name} {version}' in README
+            assert f'{name} {version}' in readme
 
 
-def test_links():
-    for target in re.findall(r'\]\(([^)#][^)]*)\)', README):
-        assert target.startswith('https://') or (ROOT / target).is_file(), target
+@pytest.mark.parametrize(
+    'page, config',
+    [
+        ('own_data_detection', 'own_coco'),
+        ('own_data_segmentation', 'own_segmentation'),
+        ('distributed', 'maskrcnn_rmt_l_3x_fsdp'),
+    ],
+)
+def test_lines_of_configs(page, config):
+    shown = next(b.text for b in blocks(ROOT / 'docs' / f'{page}.md') if b.language == 'python')
+    assert shown in (ROOT / 'configs' / f'{config}.py').read_text()
 
 
-# make sets up the environment in which this test runs, so it says what it would do; pip likewise.
-SHELL = f"""
-set -euo pipefail
-export PATH={Path(sys.executable).parent}:$PATH  # as after `. .venv/bin/activate`
-export OMP_NUM_THREADS=2
-make() {{ command make --dry-run "$@"; }}
-pip() {{ python -m pip "$@" --dry-run --no-deps --no-build-isolation; }}
-"""
-
-
-def test_commands(tmp_path, coco_root, ade_root):
-    """Every command, in order, with small networks on small data in the places it names."""
-    clone = small_clone(tmp_path)
-    config = clone / 'configs' / 'maskrcnn_rmt_s_3x.py'
-    config.write_text(
-        config.read_text()
-        + "\ndefault_hooks['checkpoint'] = dict(filename_tmpl='epoch_36.pth')\n"
-        + "train_dataloader['dataset']['indices'] = 4\n"
+def test_hooks_have_the_versions_of_the_tests():
+    pinned = dict(
+        re.findall(r'^(\w+)==(\S+)$', (ROOT / 'requirements' / 'tests.txt').read_text(), re.M)
     )
-    (clone / 'data').mkdir()
-    (clone / 'data' / 'coco').symlink_to(coco_root)
-    (clone / 'data' / 'ade').mkdir()
-    (clone / 'data' / 'ade' / 'ADEChallengeData2016').symlink_to(ade_root)
-    (clone / '.venv').symlink_to(sys.prefix)
-    small = Config.fromfile(config).model.backbone.arch
-    small.pop('_delete_', None)
-    torch.save({'model': RMT(dict(small)).state_dict()}, clone / 'RMT-S.pth')
-
-    commands = blocks('bash')
-    assert len(commands) == 14
-    output = ''
-    for block in commands:
-        done = subprocess.run(
-            ['bash', '-c', SHELL + block], cwd=clone, capture_output=True, text=True, timeout=300
-        )
-        output += done.stdout
-        assert done.returncode == 0, f'{block} failed:\n{done.stdout}\n{done.stderr}'
-    for sign in (
-        'tools/demo.py',
-        'tools/demo.py semfpn --work-dir work_dirs/demo-seg',
-        'requirements/install.py ".venv-other" --torch "torch==2.13.0"',
-        'what to do',
-        'best so far: coco/segm_mAP',
-        'maskrcnn_rmt_s_3x.py is ready to train',
-        'best so far: mIoU',
-        'Would install mmrest',
-        'mmrest/.mim',
-        'tensors loaded',
-        'no network',
-        'images to train on and 50 held out are in data/shapes',
-        '| config | checkpoint | box AP | box AP, reported |',
-    ):
-        assert sign in output, sign
-    assert len(list((clone / 'pictures').glob('*.jpg'))) == 4
-    for run in ('maskrcnn_rmt_s_3x', 'own_coco'):
-        assert (clone / 'work_dirs' / run / 'epoch_36.pth').is_file()
-
-
-def test_python_blocks(tmp_path, capsys):
-    own, detector, segmentor, backbone, exported = blocks('python')
-    assert own in (ROOT / 'configs' / 'own_coco.py').read_text()
-    for library, text in (('mmdet', detector), ('mmseg', segmentor)):
-        (tmp_path / 'config.py').write_text(text)
-        cfg = Config.fromfile(tmp_path / 'config.py')
-        __import__(f'{library}.utils').utils.register_all_modules()
-        model = MODELS.build(dict(cfg.model, _scope_=library)).eval()
-        with torch.no_grad():
-            maps = model.extract_feat(torch.zeros(1, 3, 64, 96))
-        assert [tuple(m.shape[-2:]) for m in maps[:4]] == [(16, 24), (8, 12), (4, 6), (2, 3)]
-        assert {m.shape[1] for m in maps} == {256}
-    exec(compile(backbone, 'README.md', 'exec'), {})
-    assert capsys.readouterr().out.startswith('(128, 256, 512) (8, 16, 32) [(1, 128, 25, 42)')
-    exec(compile(exported, 'README.md', 'exec'), {})
-    assert capsys.readouterr().out.startswith('[(1, 64, 25, 33), (1, 128, 13, 17)')
-
-
-# Text in the table of troubleshooting -> what brings it about.
-TROUBLES = {}
-
-
-def trouble(text):
-    def register(function):
-        TROUBLES[text] = function
-        return function
-
-    return register
-
-
-def real_config(**options):
-    return load_config(str(ROOT / 'configs' / 'maskrcnn_rmt_s_3x.py'), options)
-
-
-@trouble("No module named 'mmcv._ext'")
-def _(**_):
-    from mmcv.utils import ext_loader
-
-    ext_loader.load_ext('_ext', ['nms']).nms  # noqa: B018, the name that the test takes away
-
-
-@trouble("No module named 'ftfy'")
-def _(**_):
-    import mmseg.utils.tokenizer as tokenizer
-
-    importlib.reload(tokenizer)
-
-
-@trouble('is used but incompatible. Please install mmcv>=2.0.0rc4, <2.2.0.')
-def _(monkeypatch, **_):
-    monkeypatch.setattr('mmcv.__version__', '2.2.0')
-    importlib.reload(mmdet)
-
-
-@trouble('there is a CUDA device but no nvcc')
-def _(monkeypatch, tmp_path, **_):
-    install = runpy.run_path(str(ROOT / 'requirements' / 'install.py'))
-
-    class Machine:
-        def output(self, code):
-            return '12.6' if code == install['CUDA_STATE'] else None
-
-    install['install_mmcv'](Machine())
-
-
-@trouble('is not in the mmdet::model registry')
-def _(**_):
-    mmdet.registry.MODELS.build(dict(type='Absent'))
-
-
-@trouble("got an unexpected keyword argument 'depth'")
-def _(**_):
-    MODELS.build(dict(type='RMT', arch='t', depth=50))
-
-
-@trouble("got an unexpected keyword argument 'pretrained'")
-def _(**_):
-    MODELS.build(dict(type='ResT', arch='lite', pretrained='open-mmlab://resnet50_v1c'))
-
-
-@trouble('to have 256 channels, but got 64 channels instead')
-def _(**_):
-    neck = dict(type='FPN', in_channels=[256], out_channels=8, num_outs=1)
-    mmdet.registry.MODELS.build(neck)([torch.zeros(1, 64, 4, 4)])
-
-
-@trouble('Expected more than 1 value per channel when training')
-def _(**_):
-    RMT('t')(torch.zeros(1, 3, 1, 1))
-
-
-@trouble('Weights only load failed')
-def _(tmp_path, **_):
-    torch.save({'message_hub': HistoryBuffer()}, tmp_path / 'epoch_1.pth')
-    torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
-
-
-@trouble('does not fit: 0 of')
-def _(**_):
-    match('weights', {'module.x': torch.zeros(1)}, {'x': torch.zeros(1)})
-
-
-@trouble('it looks like')
-def _(tmp_path, **_):
-    torch.save(RMT('t').state_dict(), tmp_path / 'x.pth')
-    RMT('s').load_pretrained(str(tmp_path / 'x.pth'))
-
-
-@trouble('is refused: it would build a')
-def _(tmp_path, **_):
-    torch.save({'model': print}, tmp_path / 'x.pth')
-    RMT('t').load_pretrained(str(tmp_path / 'x.pth'))
-
-
-@trouble('data folder (train_dataloader.dataset.data_root) data/coco/ does not exist')
-def _(monkeypatch, tmp_path, **_):
-    monkeypatch.chdir(tmp_path)
-    check_files(real_config(), ('train',))
-
-
-@trouble('where a list of names belongs')
-def _(**_):
-    options = {'train_dataloader.dataset.metainfo': dict(classes='car')}
-    check_classes(real_config(**options), ('train',))
-
-
-@trouble('equal to the letter')
-def _(coco_root, **_):
-    dataset = dict(data_root=str(coco_root), metainfo=dict(classes=['lorry']))
-    check_classes(real_config(**{'train_dataloader.dataset': dataset}), ('train',))
-
-
-@trouble('need at least one array to concatenate')
-def _(coco_root, **_):
-    mmdet.registry.DATASETS.build(
-        dict(
-            type='CocoDataset',
-            data_root=str(coco_root),
-            ann_file='annotations/instances_train2017.json',
-            data_prefix=dict(img='train2017/'),
-            metainfo=dict(classes=['lorry']),
-            filter_cfg=dict(filter_empty_gt=True),
-        )
-    )
-
-
-@trouble('num_classes is 80, but')
-def _(coco_root, **_):
-    dataset = dict(data_root=str(coco_root), metainfo=dict(classes=['car']))
-    check_classes(real_config(**{'train_dataloader.dataset': dataset}), ('train',))
-
-
-@trouble('--amp needs an accelerator')
-def _(monkeypatch, **_):
-    program = runpy.run_path(str(ROOT / 'tools' / 'train.py'))
-    program['use_amp'].__globals__['get_device'] = lambda: 'cpu'
-    program['use_amp'](real_config(), 'float16')
-
-
-@trouble('CUDA out of memory')
-def _(**_):
-    if not torch.cuda.is_available():
-        pytest.skip('needs a GPU')
-    torch.empty(2**50, device='cuda')
-
-
-class Fatal(list):
-    """A data set whose worker the system stops."""
-
-    def __getitem__(self, index):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-@trouble('DataLoader worker (pid')
-def _(**_):
-    next(iter(torch.utils.data.DataLoader(Fatal([1]), num_workers=1)))
-
-
-def test_every_trouble_is_brought_about():
-    table = README.partition('## Troubleshooting')[2]
-    rows = re.findall(r'^\| `(.+?)` \| ', table, re.M)
-    assert len(rows) == 21 and sorted(rows) == sorted(TROUBLES)
-
-
-@pytest.mark.parametrize('text', TROUBLES)
-def test_troubles(text, tmp_path, monkeypatch, coco_root):
-    """What the README quotes is what people meet."""
-    mmdet.utils.register_all_modules()
-    if text.startswith('No module named'):
-        # As where the package lacks it; the rest of Python stays as it is.
-        monkeypatch.setattr(sys, 'meta_path', [Without(text.split("'")[1]), *sys.meta_path])
-        monkeypatch.delitem(sys.modules, text.split("'")[1], raising=False)
-    with pytest.raises(Exception, match=re.escape(text)):
-        TROUBLES[text](tmp_path=tmp_path, monkeypatch=monkeypatch, coco_root=coco_root)
-
-
-class Without(importlib.abc.MetaPathFinder):
-    """Finds no module of one name."""
-
-    def __init__(self, name):
-        self.name = name
-
-    def find_spec(self, name, path=None, target=None):
-        if name == self.name:
-            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+    hooks = (ROOT / '.pre-commit-config.yaml').read_text()
+    assert set(re.findall(r'ruff==([\w.]+)', hooks)) == {pinned['ruff']}
+    assert set(re.findall(r'codespell==([\w.]+)', hooks)) == {pinned['codespell']}

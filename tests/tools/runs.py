@@ -151,7 +151,8 @@ def small_clone(folder):
         (folder / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / 'configs', folder / 'configs')
     (folder / 'configs' / 'maskrcnn_rmt_s_3x.py').write_text(DETECTOR)
-    (folder / 'configs' / 'upernet_rmt_s_160k.py').write_text(SEGMENTOR)
+    for segmentor in ('upernet_rmt_s_160k.py', 'semfpn_rmt_s_80k.py'):
+        (folder / 'configs' / segmentor).write_text(SEGMENTOR)
     return folder
 
 

@@ -23,17 +23,17 @@ MODELS = {
         'decode_head=dict(in_channels=[8, 16, 24, 32]), auxiliary_head=dict(in_channels=24)'
     ),
 }
-TINY = {
+SMALL = {
     f'demo_{name}.py': f"""
 _base_ = '{ROOT}/configs/demo_{name}.py'
 arch = dict({ARCH})
 thr = dict(score_thr=0.0)
 model = dict(backbone=dict(arch=arch), {model})
 {LOADERS}
-{LAST}
 """
     for name, model in MODELS.items()
 }
+TINY = {name: text + LAST for name, text in SMALL.items()}
 
 DEMO = f"""
 import sys

@@ -1,0 +1,51 @@
+# Your own images with label maps: change the three lines below, then train this file. As it
+# stands, it learns the shapes that `python tools/make_shapes.py data/shapes` draws.
+_base_ = './semfpn_rmt_s_80k.py'
+
+data_root = 'data/shapes/ade/'  # the folder that holds images/ and annotations/
+classes = ('background', 'square', 'disc', 'triangle')  # in the order of their values in the maps
+reduce_zero_label = True  # the first class has the value 1 and 0 is unlabelled; False: it has 0
+
+# The rest follows. Other names of files go into img_suffix, seg_map_suffix and data_prefix.
+metainfo = dict(classes=classes)
+crop_size = (512, 512)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(2048, 512), keep_ratio=True),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
+own = dict(
+    _delete_=True,
+    type='BaseSegDataset',
+    data_root=data_root,
+    metainfo=metainfo,
+    reduce_zero_label=reduce_zero_label,
+    img_suffix='.jpg',
+    seg_map_suffix='.png',
+)
+train_dataloader = dict(
+    dataset=dict(
+        **own,
+        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    dataset=dict(
+        **own,
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+model = dict(data_preprocessor=dict(size=crop_size), decode_head=dict(num_classes=len(classes)))

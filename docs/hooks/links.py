@@ -1,0 +1,35 @@
+"""Links that leave docs/ for a file of the repository, which a site does not hold.
+
+On a page in the repository such a link opens the file. In the site it becomes the file's name.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import Files
+from mkdocs.structure.pages import Page
+
+LINK = re.compile(r'\[([^\]]+)\]\((\.\./[^)#\s]+)(?:#[^)]*)?\)')
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Replace the links of a page; raises PluginError for one that leads nowhere."""
+    root = Path(config.config_file_path).parent
+    folder = Path(page.file.abs_src_path).parent
+
+    def replaced(link: 're.Match') -> str:
+        target = Path(os.path.normpath(folder / link[2]))
+        if Path(config.docs_dir) in target.parents:
+            return link[0]
+        if not target.exists():
+            raise PluginError(f'{page.file.src_path} links to {link[2]}, which does not exist')
+        path = target.relative_to(root)
+        text = link[1].strip('`')
+        if text in (path.stem, path.name, str(path)):
+            return f'`{text}`'
+        return f'{link[1]} (`{path}`)'
+
+    return LINK.sub(replaced, markdown)

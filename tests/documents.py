@@ -1,0 +1,179 @@
+"""The pages for people: their blocks of commands and Python, their links, and how blocks are run.
+
+- Blocks of ``bash`` and ``python`` are run in the order of the page, from the root of a clone
+  whose networks and data sets are small. Other languages and indented blocks are for reading.
+- ``<!-- needs: COCO in data/coco -->`` in the line before a block says what it needs that is not
+  here. It is not run; its syntax and the files that it names are looked at.
+- Python that sets ``_base_`` is a config: its model is built. Where its first line is a comment
+  with a path, ``# configs/mine.py``, the block is written there for the commands that follow.
+"""
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+from mmrest.engine.config import without_sync_bn
+from mmrest.models import RMT, ResT
+from tests.tools.runs import ROOT, save_weights, small_clone
+from tests.tools.test_demo import SMALL
+
+PAGES = sorted([ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'docs').rglob('*.md')])
+
+FENCE = re.compile(
+    r'(?:^<!-- needs: (?P<needs>.+?) -->\n+)?^```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```$',
+    re.M | re.S,
+)
+REPOSITORY_FILE = re.compile(r'(?<![\w./-])(?:tools|configs|docs|mmrest|requirements)/[\w./-]+')
+
+
+class Block(NamedTuple):
+    """A block of a page: its language, its text, and what it needs that is not here."""
+
+    language: str
+    text: str
+    needs: Optional[str]
+
+
+def blocks(page: Path):
+    """The blocks of a page, in order."""
+    return [
+        Block(found['language'], found['text'], found['needs'])
+        for found in FENCE.finditer(page.read_text())
+    ]
+
+
+def name(page: Path) -> str:
+    """How a page is called: its path in the repository."""
+    return str(page.relative_to(ROOT))
+
+
+def links(page: Path):
+    """Targets of the links and pictures of a page, code left out."""
+    prose = re.sub(r'`[^`\n]*`', '', FENCE.sub('', page.read_text()))
+    return re.findall(r'\]\(([^)\s]+)\)', prose)
+
+
+def anchors(page: Path):
+    """Names of the headings of a page, as a link takes them."""
+    prose = FENCE.sub('', page.read_text())
+    titles = re.findall(r'^#+ (.+)$', prose, re.M)
+    return {re.sub(r'[^\w -]', '', title.lower()).strip().replace(' ', '-') for title in titles}
+
+
+# make and pip would change the environment in which the tests run, so they say what they would do.
+SHELL = """
+set -euo pipefail
+make() { command make --dry-run "$@"; }
+pip() { python -m pip "$@" --dry-run --no-deps --no-build-isolation; }
+"""
+
+
+class Place:
+    """A folder in which the blocks of one page are run, and what they printed.
+
+    Args:
+        folder: an empty folder.
+        coco: a small drawn set in COCO's layout.
+        ade: the same in ADE20K's.
+        programs: folder with the `python` that commands start.
+    """
+
+    def __init__(self, folder: Path, coco: Path, ade: Path, programs: Path) -> None:
+        folder.mkdir()
+        self.clone = small_clone(folder)
+        for config, text in SMALL.items():
+            (folder / 'configs' / config).write_text(text)
+        self.printed = ''
+        self._names = {'__name__': '__main__'}
+        self._programs = programs
+        (folder / 'data' / 'ade').mkdir(parents=True)
+        (folder / 'data' / 'coco').symlink_to(coco)
+        (folder / 'data' / 'ade' / 'ADEChallengeData2016').symlink_to(ade)
+        (folder / '.venv').symlink_to(sys.prefix)
+        self._leave_weights()
+
+    def _leave_weights(self) -> None:
+        """What was downloaded, and the outcome of a long training."""
+        config = self.clone / 'configs' / 'maskrcnn_rmt_s_3x.py'
+        arch = Config.fromfile(config).model.backbone.arch
+        arch.pop('_delete_', None)
+        torch.save({'model': RMT(dict(arch)).state_dict()}, self.clone / 'RMT-S.pth')
+        kept = self.clone.parents[1]  # for other pages too
+        if not (kept / 'trained.pth').exists():
+            torch.save(ResT('lite').state_dict(), kept / 'rest_lite.pth')
+            save_weights(kept / 'trained.pth', config)
+        (self.clone / 'rest_lite.pth').symlink_to(kept / 'rest_lite.pth')
+        trained = self.clone / 'work_dirs' / 'maskrcnn_rmt_s_3x' / 'epoch_36.pth'
+        trained.parent.mkdir(parents=True)
+        shutil.copy(kept / 'trained.pth', trained)
+
+    def run(self, block: Block) -> None:
+        """Run a block; fails where it fails."""
+        if block.needs:
+            self._look_at(block)
+        elif block.language == 'bash':
+            self._run_commands(block.text)
+        elif '_base_ =' in block.text:
+            self._build(block.text)
+        else:
+            self._run_python(block.text)
+
+    def _look_at(self, block: Block) -> None:
+        if block.language == 'bash':
+            subprocess.run(['bash', '-n', '-c', block.text], check=True)
+        else:
+            compile(block.text, '<page>', 'exec')
+        for path in REPOSITORY_FILE.findall(block.text):
+            assert (self.clone / path).exists(), f'{path} is not there:\n{block.text}'
+
+    def _run_python(self, text: str) -> None:
+        printed, before = io.StringIO(), Path.cwd()
+        os.chdir(self.clone)
+        try:
+            with contextlib.redirect_stdout(printed):
+                exec(compile(text, '<page>', 'exec'), self._names)
+        finally:
+            os.chdir(before)
+        self.printed += printed.getvalue()
+
+    def _run_commands(self, text: str) -> None:
+        path = os.pathsep.join(
+            # As after `. .venv/bin/activate`, but for the python that starts at once.
+            [str(self._programs), str(Path(sys.executable).parent), os.environ['PATH']]
+        )
+        done = subprocess.run(
+            ['bash', '-c', SHELL + text],
+            cwd=self.clone,
+            env={**os.environ, 'OMP_NUM_THREADS': '2', 'PATH': path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )
+        self.printed += done.stdout
+        assert done.returncode == 0, f'{text} failed:\n{done.stdout}'
+
+    def _build(self, text: str) -> None:
+        """Build the model of a config as it is, at full size but without memory."""
+        named = re.match(r'# (configs/\S+\.py)\n', text)
+        if named:
+            (self.clone / named[1]).write_text(text)
+        whole = self.clone.with_name('whole')
+        shutil.copytree(ROOT / 'configs', whole, dirs_exist_ok=True)
+        (whole / 'of_the_page.py').write_text(text)
+        cfg = Config.fromfile(whole / 'of_the_page.py')
+        without_sync_bn(cfg)
+        __import__(f'{cfg.default_scope}.utils').utils.register_all_modules()
+        with torch.device('meta'), DefaultScope.overwrite_default_scope(cfg.default_scope):
+            MODELS.build(cfg.model)

@@ -1,0 +1,119 @@
+"""A Python that has imported the libraries already, for the many commands of the documents.
+
+`Forks` starts one process that imports torch, mmdet and mmseg, and leaves a program `python` that
+has it fork for each command: the command runs in a process of its own, with its own arguments,
+folder, environment and streams, and the seconds of the imports are spent once.
+"""
+
+import gc
+import importlib
+import json
+import multiprocessing
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+CLIENT = '''\
+#!{python} -SE
+"""Has {socket} run a command; another Python than that takes what it does not know."""
+import json, os, socket, sys
+if len(sys.argv) < 2 or (sys.argv[1].startswith('-') and sys.argv[1] not in ('-c', '-m')):
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+server = socket.socket(socket.AF_UNIX)
+server.connect({socket!r})
+order = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+socket.send_fds(server, [len(order).to_bytes(4, 'big')], [0, 1, 2])
+server.sendall(order)
+status = server.recv(1)
+sys.exit(status[0] if status else 1)
+'''
+
+
+class Forks:
+    """The process, and the folder that holds the program `python`."""
+
+    def __init__(self) -> None:
+        # A short name: those of sockets have at most 100 letters.
+        self._temporary = tempfile.TemporaryDirectory(prefix='forks-')
+        self.folder = Path(self._temporary.name)
+        address = str(self.folder / 'socket')
+        client = self.folder / 'python'
+        client.write_text(CLIENT.format(python=sys.executable, socket=address))
+        client.chmod(0o755)
+        self._server = subprocess.Popen([sys.executable, '-W', 'ignore', __file__, address])
+        while not os.path.exists(address):
+            if self._server.poll() is not None:
+                raise RuntimeError('the process that forks did not start')
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        """End the process."""
+        self._server.terminate()
+        self._server.wait()
+        self._temporary.cleanup()
+
+
+def serve(address: str) -> None:
+    """Import, and fork for each command that comes."""
+    for library in ('mmdet.apis', 'mmseg.apis'):
+        importlib.import_module(library)
+
+    gc.freeze()  # or every collection of a child would copy what it looks at
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(address)
+    server.listen()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that answer
+    while True:
+        client, _ = server.accept()
+        if os.fork() == 0:
+            server.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _answer(client)
+            os._exit(0)
+        client.close()
+
+
+def _answer(client: socket.socket) -> None:
+    size, streams, _, _ = socket.recv_fds(client, 4, 3)
+    order = b''
+    while len(order) < int.from_bytes(size, 'big'):
+        order += client.recv(1 << 16)
+    command = multiprocessing.get_context('fork').Process(
+        target=_run, args=(streams, *json.loads(order))
+    )
+    command.start()
+    command.join()
+    ended = command.exitcode
+    client.sendall(bytes([ended if ended >= 0 else 128 - ended]))
+
+
+def _run(streams: list, arguments: list, folder: str, environ: dict) -> None:
+    """Become the command."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environ)
+    kind, *rest = arguments
+    sys.path[0] = '' if kind in ('-c', '-m') else os.path.dirname(os.path.abspath(kind))
+    sys.path[1:1] = environ.get('PYTHONPATH', '').split(os.pathsep)
+    if kind == '-c':
+        sys.argv = ['-c', *rest[1:]]
+        exec(compile(rest[0], '<string>', 'exec'), {'__name__': '__main__'})
+    elif kind == '-m':
+        sys.argv = rest
+        runpy.run_module(rest[0], run_name='__main__', alter_sys=True)
+    else:
+        sys.argv = arguments
+        runpy.run_path(kind, run_name='__main__')
+
+
+if __name__ == '__main__':
+    serve(sys.argv[1])

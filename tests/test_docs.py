@@ -1,0 +1,175 @@
+"""The documentation: it builds, its links lead somewhere, and what it tells people to run runs."""
+
+import html.parser
+import os
+import re
+import subprocess
+import sys
+import urllib.parse
+from pathlib import Path
+
+import pytest
+
+from tests.documents import PAGES, Place, anchors, blocks, links, name
+from tests.forks import Forks
+from tests.tools.runs import ROOT
+
+# What the blocks of a page print, among other things.
+PRINTED = {
+    'README.md': [
+        'tools/demo.py',
+        'tools/demo.py semfpn --work-dir work_dirs/demo-seg',
+        'what to do',
+        'best so far: coco/segm_mAP',
+        'maskrcnn_rmt_s_3x.py is ready to train',
+        'tensors loaded',
+        'Would install mmrest',
+        '(128, 256, 512) (8, 16, 32) [(1, 128, 25, 42)',
+    ],
+    'CONTRIBUTING.md': ['-m pytest', 'ruff', 'mkdocs'],
+    'docs/another_project.md': ['mmrest/.mim', '(64, 128) (8, 32)', '[True, True]'],
+    'docs/architecture.md': ['0 [1.0, 0.75, 0.562', '3 [1.0, 0.969, 0.938'],
+    'docs/config_naming.md': ['with_cp=True'],
+    'docs/index.md': [
+        'requirements/install.py ".venv-other" --torch "torch==2.13.0"',
+        'images to train on and 50 held out are in data/shapes',
+        'own_coco.py is ready to train',
+        'best so far: coco/segm_mAP',
+    ],
+    'docs/migration.md': ['True'],
+    'docs/own_data_detection.md': ['my_boxes.py is ready to train', 'best so far: coco/segm_mAP'],
+    'docs/own_data_segmentation.md': ['own_segmentation.py is ready', 'best so far: mIoU'],
+    'docs/train.md': [
+        'maskrcnn_rmt_s_3x.py is ready to train',
+        'best so far: mIoU',
+        'no network',
+        '| config | checkpoint | box AP | box AP, reported |',
+    ],
+    'docs/weights.md': ['rest_lite-', 'maskrcnn_rmt_s_3x-'],
+}
+
+
+@pytest.fixture(scope='module')
+def programs():
+    """Folder with a python that has imported everything."""
+    forks = Forks()
+    yield forks.folder
+    forks.close()
+
+
+RUN = [page for page in PAGES if {'bash', 'python'} & {block.language for block in blocks(page)}]
+
+
+@pytest.mark.parametrize('page', RUN, ids=name)
+def test_blocks(page, tmp_path, coco_root, ade_root, programs, monkeypatch):
+    """Every block, in order, in a clone with small networks and data."""
+    monkeypatch.syspath_prepend(ROOT)
+    place = Place(tmp_path / 'clone', coco_root, ade_root, programs)
+    for block in blocks(page):
+        if block.language in ('bash', 'python'):
+            place.run(block)
+    for sign in PRINTED.get(name(page), ()):
+        assert sign in place.printed, sign
+
+
+def test_blocks_that_fail_are_found(tmp_path, coco_root, ade_root, programs):
+    place = Place(tmp_path / 'clone', coco_root, ade_root, programs)
+    page = tmp_path / 'page.md'
+    page.write_text(
+        '```bash\npython tools/test.py absent.py x.pth\n```\n\n```python\nassert 1 > 2\n```\n\n'
+        '<!-- needs: a lake -->\n```bash\nls tools/absent.py\n```\n\n'
+        "```python\n_base_ = './absent.py'\n```\n\n```text\nnothing\n```\n"
+    )
+    wrong = blocks(page)
+    assert [block.needs for block in wrong] == [None, None, 'a lake', None, None]
+    for block in wrong[:4]:
+        with pytest.raises((AssertionError, FileNotFoundError)):
+            place.run(block)
+
+
+@pytest.mark.parametrize('page', PAGES, ids=name)
+def test_links(page):
+    for target in links(page):
+        if target.startswith('https://'):
+            continue
+        path, _, anchor = target.partition('#')
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f'{name(page)} links to {target}'
+        if anchor:
+            assert anchor in anchors(file), f'{name(page)} links to {target}'
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / 'mkdocs.yml').read_text()
+    for page in (ROOT / 'docs').rglob('*.md'):
+        assert re.search(rf' {re.escape(str(page.relative_to(ROOT / "docs")))}$', navigation, re.M)
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    """The pages as they are published, built strictly: a warning is an error."""
+    folder = tmp_path_factory.mktemp('site')
+    done = subprocess.run(
+        [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', str(folder)],
+        cwd=ROOT,
+        env={**os.environ, 'NO_MKDOCS_2_WARNING': '1', 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and 'WARNING' not in done.stderr, done.stderr
+    return folder
+
+
+class Html(html.parser.HTMLParser):
+    """What a page names: ids, links, and what a browser loads with it."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.ids, self.links, self.loaded, self.texts = set(), [], [], []
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.ids |= {found[key] for key in ('id', 'name') if found.get(key)}
+        if tag == 'a' and 'href' in found:
+            self.links.append(found['href'])
+        if 'src' in found or (tag == 'link' and found.get('rel') != 'canonical'):
+            self.loaded.append(found.get('src') or found['href'])
+        if tag == 'img':
+            self.texts.append(found.get('alt'))
+
+
+def test_site(site):
+    """Links and anchors lead somewhere, and nothing is loaded from elsewhere."""
+    pages = {path: Html(path) for path in site.rglob('*.html')}
+    assert len(pages) > 10
+    for path, page in pages.items():
+        where = path.relative_to(site)
+        if str(where) == '404.html':  # its addresses begin at the root of the server
+            continue
+        assert all(page.texts), f'{where} has a picture without a text'
+        for target in page.loaded:
+            assert (path.parent / target.partition('?')[0]).is_file(), f'{where} loads {target}'
+        for target in page.links:
+            if target.startswith(('https://', 'javascript:')):
+                continue
+            file, _, anchor = urllib.parse.unquote(target).partition('#')
+            found = Path(os.path.normpath(path.parent / file)) if file else path
+            assert found.exists(), f'{where} links to {target}'
+            if anchor and anchor != '__skip':
+                assert anchor in pages[found].ids, f'{where} links to {target}'
+
+
+def test_every_public_module_is_in_the_reference(site):
+    ids = set().union(*(Html(path).ids for path in (site / 'api').glob('*.html')))
+    for path in (ROOT / 'mmrest').rglob('*.py'):
+        parts = path.relative_to(ROOT).with_suffix('').parts
+        module = '.'.join(part for part in parts if part != '__init__')
+        if '.mim' not in str(path) and not re.search(r'\._', module):
+            assert module in ids, f'{module} is on no page of docs/api'
+
+
+def test_equations_are_drawn(site):
+    """As MathML, with nothing of their source left."""
+    page = (site / 'architecture.html').read_text()
+    assert page.count('<math') > 10 and '$' not in re.sub(r'<(script|style).*?</\1>', '', page)

@@ -1,0 +1,211 @@
+"""Every message that the FAQ lists is what people meet."""
+
+import importlib
+import importlib.abc
+import os
+import re
+import runpy
+import signal
+import sys
+
+import mmdet.registry
+import mmdet.utils
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.registry import MODELS
+
+from mmrest import RMT
+from mmrest.checkpoint import match
+from mmrest.engine.checks import check_classes, check_files
+from mmrest.engine.config import load_config
+from tests.tools.runs import ROOT
+
+# Text in the tables of the page -> what brings it about.
+TROUBLES = {}
+
+
+def trouble(text):
+    def register(function):
+        TROUBLES[text] = function
+        return function
+
+    return register
+
+
+def real_config(**options):
+    return load_config(str(ROOT / 'configs' / 'maskrcnn_rmt_s_3x.py'), options)
+
+
+@trouble("No module named 'mmcv._ext'")
+def _(**_):
+    from mmcv.utils import ext_loader
+
+    ext_loader.load_ext('_ext', ['nms']).nms  # noqa: B018, the name that the test takes away
+
+
+@trouble("No module named 'ftfy'")
+def _(**_):
+    import mmseg.utils.tokenizer as tokenizer
+
+    importlib.reload(tokenizer)
+
+
+@trouble('is used but incompatible. Please install mmcv>=2.0.0rc4, <2.2.0.')
+def _(monkeypatch, **_):
+    monkeypatch.setattr('mmcv.__version__', '2.2.0')
+    importlib.reload(mmdet)
+
+
+@trouble('there is a CUDA device but no nvcc')
+def _(monkeypatch, tmp_path, **_):
+    install = runpy.run_path(str(ROOT / 'requirements' / 'install.py'))
+
+    class Machine:
+        def output(self, code):
+            return '12.6' if code == install['CUDA_STATE'] else None
+
+    install['install_mmcv'](Machine())
+
+
+@trouble('is not in the mmdet::model registry')
+def _(**_):
+    mmdet.registry.MODELS.build(dict(type='Absent'))
+
+
+@trouble("got an unexpected keyword argument 'depth'")
+def _(**_):
+    MODELS.build(dict(type='RMT', arch='t', depth=50))
+
+
+@trouble("got an unexpected keyword argument 'pretrained'")
+def _(**_):
+    MODELS.build(dict(type='ResT', arch='lite', pretrained='open-mmlab://resnet50_v1c'))
+
+
+@trouble('to have 256 channels, but got 64 channels instead')
+def _(**_):
+    neck = dict(type='FPN', in_channels=[256], out_channels=8, num_outs=1)
+    mmdet.registry.MODELS.build(neck)([torch.zeros(1, 64, 4, 4)])
+
+
+@trouble('Expected more than 1 value per channel when training')
+def _(**_):
+    RMT('t')(torch.zeros(1, 3, 1, 1))
+
+
+@trouble('Weights only load failed')
+def _(tmp_path, **_):
+    torch.save({'message_hub': HistoryBuffer()}, tmp_path / 'epoch_1.pth')
+    torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
+
+
+@trouble('does not fit: 0 of')
+def _(**_):
+    match('weights', {'module.x': torch.zeros(1)}, {'x': torch.zeros(1)})
+
+
+@trouble('it looks like')
+def _(tmp_path, **_):
+    torch.save(RMT('t').state_dict(), tmp_path / 'x.pth')
+    RMT('s').load_pretrained(str(tmp_path / 'x.pth'))
+
+
+@trouble('is refused: it would build a')
+def _(tmp_path, **_):
+    torch.save({'model': print}, tmp_path / 'x.pth')
+    RMT('t').load_pretrained(str(tmp_path / 'x.pth'))
+
+
+@trouble('data folder (train_dataloader.dataset.data_root) data/coco/ does not exist')
+def _(monkeypatch, tmp_path, **_):
+    monkeypatch.chdir(tmp_path)
+    check_files(real_config(), ('train',))
+
+
+@trouble('where a list of names belongs')
+def _(**_):
+    options = {'train_dataloader.dataset.metainfo': dict(classes='car')}
+    check_classes(real_config(**options), ('train',))
+
+
+@trouble('equal to the letter')
+def _(coco_root, **_):
+    dataset = dict(data_root=str(coco_root), metainfo=dict(classes=['lorry']))
+    check_classes(real_config(**{'train_dataloader.dataset': dataset}), ('train',))
+
+
+@trouble('need at least one array to concatenate')
+def _(coco_root, **_):
+    mmdet.registry.DATASETS.build(
+        dict(
+            type='CocoDataset',
+            data_root=str(coco_root),
+            ann_file='annotations/instances_train2017.json',
+            data_prefix=dict(img='train2017/'),
+            metainfo=dict(classes=['lorry']),
+            filter_cfg=dict(filter_empty_gt=True),
+        )
+    )
+
+
+@trouble('num_classes is 80, but')
+def _(coco_root, **_):
+    dataset = dict(data_root=str(coco_root), metainfo=dict(classes=['car']))
+    check_classes(real_config(**{'train_dataloader.dataset': dataset}), ('train',))
+
+
+@trouble('--amp needs an accelerator')
+def _(monkeypatch, **_):
+    program = runpy.run_path(str(ROOT / 'tools' / 'train.py'))
+    program['use_amp'].__globals__['get_device'] = lambda: 'cpu'
+    program['use_amp'](real_config(), 'float16')
+
+
+@trouble('CUDA out of memory')
+def _(**_):
+    if not torch.cuda.is_available():
+        pytest.skip('needs a GPU')
+    torch.empty(2**50, device='cuda')
+
+
+class Fatal(list):
+    """A data set whose worker the system stops."""
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@trouble('DataLoader worker (pid')
+def _(**_):
+    next(iter(torch.utils.data.DataLoader(Fatal([1]), num_workers=1)))
+
+
+def test_every_trouble_is_brought_about():
+    page = (ROOT / 'docs' / 'faq.md').read_text()
+    rows = re.findall(r'^\| `(.+?)` \| ', page, re.M)
+    assert f'lists {len(rows)} messages' in (ROOT / 'README.md').read_text()
+    assert sorted(rows) == sorted(TROUBLES)
+
+
+@pytest.mark.parametrize('text', TROUBLES)
+def test_troubles(text, tmp_path, monkeypatch, coco_root):
+    """What the page quotes is what comes."""
+    mmdet.utils.register_all_modules()
+    if text.startswith('No module named'):
+        # As where the package lacks it; the rest of Python stays as it is.
+        monkeypatch.setattr(sys, 'meta_path', [Without(text.split("'")[1]), *sys.meta_path])
+        monkeypatch.delitem(sys.modules, text.split("'")[1], raising=False)
+    with pytest.raises(Exception, match=re.escape(text)):
+        TROUBLES[text](tmp_path=tmp_path, monkeypatch=monkeypatch, coco_root=coco_root)
+
+
+class Without(importlib.abc.MetaPathFinder):
+    """Finds no module of one name."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def find_spec(self, name, path=None, target=None):
+        if name == self.name:
+            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
