@@ -5,11 +5,13 @@ import os
 import re
 import subprocess
 import sys
+import time
 import urllib.parse
 from pathlib import Path
 
 import pytest
 
+from tests.chromium import Chromium, needs_chromium
 from tests.documents import PAGES, Place, anchors, blocks, links, name
 from tests.forks import Forks
 from tests.tools.runs import ROOT
@@ -173,3 +175,24 @@ def test_equations_are_drawn(site):
     """As MathML, with nothing of their source left."""
     page = (site / 'architecture.html').read_text()
     assert page.count('<math') > 10 and '$' not in re.sub(r'<(script|style).*?</\1>', '', page)
+
+
+@needs_chromium
+def test_in_the_browser(site, tmp_path):
+    """Opened from disk: no errors, no requests, no scrolling sideways, and a search."""
+    with Chromium(tmp_path) as browser:
+        for page in sorted(site.rglob('*.html')):
+            if page.name == '404.html':
+                continue
+            browser.open(page, 360)
+            assert not browser.messages, f'{page}: {browser.messages}'
+            assert all(url.startswith(('file:', 'data:')) for url in browser.requests)
+            assert browser.value('document.documentElement.scrollWidth') == 360, page
+        browser.call('Page.navigate', url=(site / 'index.html').as_uri() + '?q=decay')
+        found, end = '', time.monotonic() + 30
+        while 'matching' not in found and time.monotonic() < end:
+            time.sleep(0.2)
+            found = browser.value(
+                '(document.querySelector(".md-search-result__meta") || {}).textContent || ""'
+            )
+        assert re.search(r'[1-9]\d* matching documents', found)
