@@ -55,6 +55,7 @@ setup(
     install_requires=requirements('runtime'),
     # What mmrest was tried with: python -m mmrest.check_env reads it from here.
     extras_require={
+        'cls': requirements('cls'),
         'tests': requirements('tests'),
         'mim': requirements('torch') + requirements('mminstall'),
     },

@@ -332,6 +332,8 @@ class RMT(PyramidBackbone):
 
     Args:
         arch: ``'t'``, ``'s'``, ``'b'``, ``'l'``, or a dict of the fields of :class:`RMTArch`.
+        output_norms: whether outputs are normed, as in the released detectors and segmentors;
+            the released classifiers have no such norms.
 
     The other arguments, the attributes, the outputs and the errors are those of
     :class:`~mmrest.models.pyramid.PyramidBackbone`.
@@ -352,6 +354,7 @@ class RMT(PyramidBackbone):
         norm_cfg: dict = dict(type='BN'),  # noqa: B006, nothing changes it
         norm_eval: bool = False,
         with_cp: bool = False,
+        output_norms: bool = True,
         init_cfg: InitCfg = None,
     ) -> None:
         fields = resolve_arch(arch, ARCHS, RMTArch)
@@ -375,7 +378,7 @@ class RMT(PyramidBackbone):
             if stage + 1 < self.num_stages:
                 downsample = PatchMerging(dims[stage], dims[stage + 1], norm_cfg)
             self.layers.append(Stage(fields, stage, self.drop_path_rates(stage), downsample))
-            if self.has_norm(stage):
+            if output_norms and self.has_norm(stage):
                 # A dict, so that the names keep the stage's number.
                 self.extra_norms[str(stage)] = nn.LayerNorm(dims[stage])
         self.train()  # frozen parts and norm_eval hold from the start
