@@ -1,6 +1,6 @@
 """The end of the released RMT classifier, between its last map and its linear layer."""
 
-from typing import ClassVar, Optional, Sequence, Tuple
+from typing import ClassVar, Sequence, Tuple
 
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule

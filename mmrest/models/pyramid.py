@@ -233,7 +233,9 @@ class PyramidBackbone(BaseModule):
         if configured:
             cfgs = configured if isinstance(configured, (list, tuple)) else [configured]
             # Weights of a file come last, to replace what the other entries set.
-            self.init_cfg = sorted(map(_through_load_pretrained, cfgs), key=pretrained.is_from_file)
+            self.init_cfg = sorted(
+                map(_through_load_pretrained, cfgs), key=pretrained.is_from_file
+            )
         else:
             self.init_cfg = self.scratch_init_cfg
         try:
