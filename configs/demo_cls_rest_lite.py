@@ -1,5 +1,5 @@
-# What `make demo-cls` trains: ResT-Lite as a classifier of drawn shapes, from scratch, in minutes on
-# two cores. The schedule is that of a small job, not of the papers.
+# What `make demo-cls` trains: ResT-Lite as a classifier of drawn shapes, from scratch, in minutes
+# on two cores. The schedule is that of a small job, not of the papers.
 _base_ = [
     './_base_/backbones/rest_lite.py',
     './_base_/models/rest_classifier.py',

@@ -170,12 +170,11 @@ def write_classes(
         for label, name in enumerate(CLASSES):
             folder = root / 'imagenet' / split / name
             folder.mkdir(parents=True, exist_ok=True)
-            of_class = range(label, count, len(CLASSES))
-            _remove_images_after(folder, len(of_class))
-            for number, index in enumerate(of_class, start=1):
+            _remove_images_after(folder, count)
+            for index in range(label, count, len(CLASSES)):
                 rng = np.random.default_rng((seed, part, index))
                 image, _ = draw_scene(rng, height, width, label)
-                cv2.imwrite(str(folder / f'{number:012d}.jpg'), image)
+                cv2.imwrite(str(folder / f'{index + 1:012d}.jpg'), image)
 
 
 def _check_size(height: int, width: int) -> None:
