@@ -5,6 +5,6 @@ custom_hooks = [dict(type='InvalidLossHook')]
 log_processor = dict(by_epoch=False)
 default_hooks = dict(
     logger=dict(interval=20),
-    checkpoint=dict(by_epoch=False, interval=100, max_keep_ckpts=1, save_best='accuracy/top1'),
+    checkpoint=dict(by_epoch=False, interval=200, max_keep_ckpts=1, save_best='accuracy/top1'),
 )
 randomness = dict(seed=0)

@@ -94,9 +94,10 @@ def _outline(
     rng: np.random.Generator, height: int, width: int, label: Optional[int]
 ) -> Tuple[int, Polygon]:
     """Class, drawn where none is given, and outline of a new shape, inside the image."""
+    sizes = (0.14, 0.28) if label is None else (0.25, 0.4)  # one alone has more room
     if label is None:
         label = int(rng.integers(len(CLASSES)))
-    radius = rng.uniform(0.14, 0.28) * min(height, width)
+    radius = rng.uniform(*sizes) * min(height, width)
     x, y = rng.uniform(radius, width - radius), rng.uniform(radius, height - radius)
     if CLASSES[label] == 'disc':
         return label, Point(x, y).buffer(radius * 0.85, 16)

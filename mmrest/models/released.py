@@ -1,6 +1,5 @@
 """Classifiers that take weights under the names of the released ones, which know no parts."""
 
-import re
 from typing import Any, Dict, Optional, Tuple
 
 from mmengine.logging import print_log
@@ -20,23 +19,24 @@ class ReleasedNames(BaseModel):
     both.
     """
 
-    def own_names(self) -> Dict[str, str]:
-        """Released name -> own name of every tensor."""
-        return {
-            re.sub(r'^(backbone|neck)\.|(?<=^head\.)fc\.', '', name): name
-            for name in self.state_dict()
-        }
+    def own_name(self, name: str) -> str:
+        """What the classifier itself calls the tensor of a released name; own names stay."""
+        first, _, rest = name.partition('.')
+        for part in ('backbone', 'neck'):
+            if hasattr(getattr(self, part, None), first):
+                return f'{part}.{name}'
+        return f'head.fc.{rest}' if first == 'head' and rest in ('weight', 'bias') else name
 
     def renamed(self, weights: Weights) -> Weights:
-        """Weights whose released names are replaced by the own ones; others stay."""
-        own = self.own_names()
-        tensors = {own.get(name, name): tensor for name, tensor in weights.tensors.items()}
+        """Weights under the own names."""
+        tensors = {self.own_name(name): tensor for name, tensor in weights.tensors.items()}
         return Weights(weights.source, tensors)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        for released, own in self.own_names().items():
-            if prefix + released in state_dict:
-                state_dict[prefix + own] = state_dict.pop(prefix + released)
+        for name in [name for name in state_dict if name.startswith(prefix)]:
+            own = prefix + self.own_name(name[len(prefix) :])
+            if own != name:
+                state_dict[own] = state_dict.pop(name)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def init_weights(self) -> None:

@@ -1,7 +1,7 @@
 # A small job: AdamW with a short warm-up and cosine decay. Enough for a classifier to learn the
 # drawn shapes from scratch.
-max_iters = 400
-train_cfg = dict(by_epoch=False, max_iters=max_iters, val_interval=100)
+max_iters = 800
+train_cfg = dict(by_epoch=False, max_iters=max_iters, val_interval=200)
 val_cfg = dict()
 test_cfg = dict()
 param_scheduler = [
