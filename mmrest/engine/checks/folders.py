@@ -53,6 +53,8 @@ def check_folders(
         else:
             images = [_any_image(dataset, osp.join(root, name)) for name in classes]
             images = [image for image in images if image is not None]
+        if not images:
+            raise UsageError(f'{where} holds no image: none of its files in {root} is one')
         decoded = spread(images, DECODED)
         decode(where, part, [dict(img_path=path) for path in decoded])
         found = f'{len(classes)} folders of classes; ' if labelled else ''
