@@ -1,10 +1,11 @@
 PYTHON ?= python3
 VENV ?= .venv
+VENV_CLS ?= .venv-cls
 TORCH ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-seg test test-all test-faults lint docs
+.PHONY: help env demo demo-seg test test-all test-faults lint docs env-cls demo-cls test-cls
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -40,3 +41,16 @@ lint: env  ## check style, format and spelling
 
 docs: env  ## build the documentation into site/; open site/index.html
 	NO_MKDOCS_2_WARNING=1 "$(VENV)/bin/mkdocs" build --strict --quiet
+
+# Classification has an environment of its own: mmpretrain needs torchvision, which is built for one
+# torch only.
+env-cls:  ## set up the environment of classification in .venv-cls; again: nothing
+	@$(PYTHON) requirements/install.py "$(VENV_CLS)" --set cls --torch "$(TORCH)"
+
+demo-cls: env-cls  ## learn to classify, with ResT-Lite and RMT-T, in work_dirs/demo-cls_*
+	"$(VENV_CLS)/bin/python" tools/demo.py cls_rest_lite
+	"$(VENV_CLS)/bin/python" tools/demo.py cls_rmt_t
+
+# The tests that need neither mmdet nor mmseg, on a second release of torch.
+test-cls: env-cls  ## set up and run the tests of classification, and what needs no detector
+	$(PYTEST_CLS) -m "not slow"

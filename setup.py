@@ -56,6 +56,7 @@ setup(
     install_requires=requirements('runtime'),
     # What mmrest was tried with: python -m mmrest.check_env reads it from here.
     extras_require={
+        'cls': requirements('cls'),
         'optional': requirements('optional'),
         'tests': requirements('tests') + requirements('optional'),
         'mim': requirements('torch') + requirements('mminstall'),

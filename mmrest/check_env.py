@@ -49,6 +49,8 @@ PACKAGES = (
     Package('numpy', ('numpy',), None),
     Package('cv2', ('opencv-python', 'opencv-python-headless'), None),
     Package('pycocotools', ('pycocotools',), 'mmdet'),
+    Package('mmpretrain', ('mmpretrain', 'onedl-mmpretrain'), 'classification'),
+    Package('torchvision', ('torchvision',), 'mmpretrain'),
     Package('triton', ('triton',), 'kernels on NVIDIA GPUs'),
 )
 
@@ -154,6 +156,8 @@ def remedies(state: State) -> Dict[str, str]:
                 f'there is a GPU, but CUDA {facts["torch cuda"]} does not start: see nvidia-smi, '
                 'the driver may be too old for it'
             )
+    if 'torchvision' in found:
+        found['torchvision'] = 'mmpretrain imports it: install the release of your torch'
     for module in ('ftfy', 'regex'):
         if module in found:
             found[module] = f'mmseg imports it without asking for it: pip install {module}'

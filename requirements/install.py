@@ -1,7 +1,7 @@
-"""Make the environment that mmrest is developed and tested in: ``make env``.
+"""Make the environments that mmrest is developed and tested in: ``make env``, ``make env-cls``.
 
 Uses nothing but the standard library. Every version stands in the text files beside this one.
-The environment passes for complete only after everything in it was proven to work; then a second
+An environment passes for complete only after everything in it was proven to work; then a second
 run changes nothing.
 """
 
@@ -13,13 +13,12 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 REQUIREMENTS = Path(__file__).resolve().parent
 ROOT = REQUIREMENTS.parent
-MMINSTALL = REQUIREMENTS / 'mminstall.txt'
 
-NETWORK = "see pip's message above; mostly the network or its proxy, then run `make env` again"
+NETWORK = "see pip's message above; mostly the network or its proxy, then run make again"
 
 # An operator is run too: a library built for another torch may import and fail later.
 OPERATORS_WORK = """
@@ -40,12 +39,51 @@ nvcc = bool(CUDA_HOME) and os.path.exists(os.path.join(CUDA_HOME, 'bin', 'nvcc')
 print(torch.version.cuda if torch.cuda.is_available() and not nvcc else '')
 """
 
-ALL_IMPORT = 'import safetensors, mmengine, mmcv.ops, mmdet.models, mmseg.models, mmrest'
+
+class Contents(NamedTuple):
+    """What an environment holds; its versions are those of files beside this one.
+
+    Attributes:
+        command: of make, which sets it up.
+        torch: file that names the torch to install unless another is chosen.
+        packages: file of the OpenMMLab packages, which no later step may replace.
+        extras: files of what else is needed.
+        operators: whether mmcv's operators are compiled for it.
+        imports: what must import in the end.
+    """
+
+    command: str
+    torch: str
+    packages: str
+    extras: Tuple[str, ...]
+    operators: bool
+    imports: str
 
 
-def _pinned(file: Path, name: str) -> str:
-    """The line of a requirements file that begins with `name`."""
-    return next(line.strip() for line in file.read_text().splitlines() if line.startswith(name))
+CONTENTS = {
+    'all': Contents(
+        'env',
+        'torch.txt',
+        'mminstall.txt',
+        ('runtime.txt', 'tests.txt', 'optional.txt', 'docs.txt'),
+        True,
+        'import safetensors, mmengine, mmcv.ops, mmdet.models, mmseg.models, mmrest',
+    ),
+    'cls': Contents(
+        'env-cls',
+        'cls_torch.txt',
+        'cls_mminstall.txt',
+        ('runtime.txt', 'cls.txt', 'cls_tests.txt'),
+        False,
+        'import safetensors, mmengine, mmpretrain.models, mmrest.classification',
+    ),
+}
+
+
+def _pinned(name: str, package: str = '') -> str:
+    """The lines of a requirements file that begin with `package`, as arguments for pip."""
+    lines = (REQUIREMENTS / name).read_text().split('\n')
+    return ' '.join(x for x in lines if x and x.startswith(package) and x[0] != '#')
 
 
 class StepFailed(Exception):
@@ -57,16 +95,20 @@ class Environment:
 
     Args:
         path: its folder.
-        torch: pip's arguments for torch, None for those of an earlier run, else torch.txt.
+        torch: pip's arguments for torch, None for those of an earlier run, else of `contents`.
+        contents: what it is to hold.
     """
 
-    def __init__(self, path: Path, torch: Optional[str]) -> None:
+    def __init__(
+        self, path: Path, torch: Optional[str], contents: Contents = CONTENTS['all']
+    ) -> None:
+        self.contents = contents
         self.path = path.absolute()
         self.python = self.path / ('Scripts' if os.name == 'nt' else 'bin') / 'python'
         self.record = self.path / '.mmrest.json'
         self.known = self._read_record()
         self.chosen = torch or self.known.get('chosen')
-        self.torch = self.chosen or _pinned(REQUIREMENTS / 'torch.txt', 'torch')
+        self.torch = self.chosen or _pinned(contents.torch)
 
     def _read_record(self) -> Dict[str, Any]:
         try:
@@ -76,7 +118,8 @@ class Environment:
 
     def _fingerprint(self) -> str:
         """Changes with whatever would make this environment come out differently."""
-        digest = hashlib.sha256(repr((self.torch, str(ROOT), sys.version_info[:2])).encode())
+        asked = (self.contents.command, self.torch, str(ROOT), sys.version_info[:2])
+        digest = hashlib.sha256(repr(asked).encode())
         for file in (*sorted(REQUIREMENTS.iterdir()), ROOT / 'setup.py'):
             if file.is_file():
                 digest.update(file.read_bytes())
@@ -119,7 +162,7 @@ class Environment:
 
     def run(self, step: str, command: List[str], remedy: str, **variables: str) -> None:
         """Run a command, or raise StepFailed."""
-        print(f'[make env] {step}', flush=True)
+        print(f'[make {self.contents.command}] {step}', flush=True)
         environ = dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK='1', **variables)
         if subprocess.run(command, cwd=ROOT, env=environ).returncode:
             raise StepFailed(f'could not {step}: {remedy}')
@@ -128,7 +171,9 @@ class Environment:
         self, step: str, arguments: List[str], remedy: str = NETWORK, **variables: str
     ) -> None:
         """``pip install`` under the versions of requirements/, or raise StepFailed."""
-        constraints = ['-c', f'{REQUIREMENTS / "build.txt"}', '-c', f'{MMINSTALL}']
+        constraints = []
+        for name in ('build.txt', self.contents.packages):
+            constraints += ['-c', str(REQUIREMENTS / name)]
         command = [f'{self.python}', '-m', 'pip', 'install', *constraints, *arguments]
         self.run(step, command, remedy, **variables)
 
@@ -154,7 +199,7 @@ def install_mmcv(env: Environment) -> None:
             f'install the CUDA toolkit {cuda_without_nvcc} and set CUDA_HOME, or run '
             '`CUDA_VISIBLE_DEVICES= make env` for operators that run on the CPU alone'
         )
-    requirement = _pinned(MMINSTALL, 'mmcv')
+    requirement = _pinned(CONTENTS['all'].packages, 'mmcv')
     variables = {'MMCV_WITH_OPS': '1', 'MAX_JOBS': os.environ.get('MAX_JOBS', f'{os.cpu_count()}')}
     remedy = (
         'it needs a C++17 compiler and the headers of Python (Debian: apt install g++ '
@@ -180,13 +225,15 @@ def install_mmcv(env: Environment) -> None:
 
 def install(env: Environment) -> None:
     """Carry out every step, or raise StepFailed."""
+    contents = env.contents
     env.create()
     env.mark()
-    env.pip('install the build tools', ['-q', '-r', str(REQUIREMENTS / 'build.txt')])
+    env.pip('install the build tools', _all_of('build.txt'))
     if env.torch != env.known.get('torch', env.torch):
         # pip takes builds of one version for the same, whatever index they come from.
         step = f'remove the torch of before ({env.known["torch"]})'
-        env.run(step, [str(env.python), '-m', 'pip', 'uninstall', '-q', '-y', 'torch'], NETWORK)
+        packages = ['torch', 'torchvision']
+        env.run(step, [str(env.python), '-m', 'pip', 'uninstall', '-q', '-y', *packages], NETWORK)
     env.pip(
         f'install torch ({env.torch})',
         ['-q', *shlex.split(env.torch)],
@@ -195,38 +242,47 @@ def install(env: Environment) -> None:
         "TORCH='torch --index-url https://download.pytorch.org/whl/cpu'",
     )
     env.mark(torch_installed=True)
-    install_mmcv(env)
-    env.pip('install mmengine, mmdet and mmsegmentation', ['-q', '-r', str(MMINSTALL)])
-    env.pip('install what mmrest needs', ['-q', '-r', str(REQUIREMENTS / 'runtime.txt')])
-    for_tests = [f'-r{REQUIREMENTS / name}' for name in ('tests.txt', 'optional.txt')]
-    env.pip('install what the tests need', ['-q', *for_tests])
-    env.pip('install what builds the documentation', ['-q', '-r', str(REQUIREMENTS / 'docs.txt')])
+    if contents.operators:
+        install_mmcv(env)
+    for name in (contents.packages, *contents.extras):
+        env.pip(f'install what requirements/{name} lists', _all_of(name))
     editable = ['-q', '--no-build-isolation', '--no-deps', '-e', str(ROOT)]
     env.pip('install mmrest, editable', editable)
-    print('[make env] prove that everything imports', flush=True)
+    print(f'[make {contents.command}] prove that everything imports', flush=True)
     # Once more: a later step could have replaced torch under the operators.
-    if env.output(OPERATORS_WORK) is None or env.output(ALL_IMPORT) is None:
+    proofs = [contents.imports] + [OPERATORS_WORK] * contents.operators
+    if any(env.output(proof) is None for proof in proofs):
         raise StepFailed(
-            f'the environment does not work; `{env.python} -c "{ALL_IMPORT}"` says why'
+            f'the environment does not work; `{env.python} -c "{contents.imports}"` says why'
         )
     env.mark(complete=True)
+
+
+def _all_of(name: str) -> List[str]:
+    return ['-q', '-r', str(REQUIREMENTS / name)]
 
 
 def main() -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('venv', type=Path, help='folder of the virtual environment')
-    parser.add_argument('--torch', help="pip's arguments for torch, instead of torch.txt")
+    parser.add_argument('--torch', help="pip's arguments for torch, instead of the pinned one")
+    parser.add_argument(
+        '--set',
+        choices=sorted(CONTENTS),
+        default='all',
+        help='what it holds: mmdet and mmseg (all), or mmpretrain (cls)',
+    )
     args = parser.parse_args()
-    env = Environment(args.venv, args.torch)
+    env = Environment(args.venv, args.torch, CONTENTS[args.set])
     if env.is_complete():
         return 0
     try:
         install(env)
     except StepFailed as error:
-        print(f'[make env] {error}', file=sys.stderr)
+        print(f'[make {env.contents.command}] {error}', file=sys.stderr)
         return 1
-    print(f'[make env] {env.path} is ready')
+    print(f'[make {env.contents.command}] {env.path} is ready')
     return 0
 
 

@@ -50,6 +50,8 @@ def test_what_fits_is_fine():
         without=('mmdet', 'mmseg', 'ftfy', 'regex', 'pycocotools'),
     )
     assert remedies(lite) == {}  # the backbones alone need no operators
+    mmpretrain = ('mmpretrain', '1.2.0'), ('torchvision', '0.27.1')
+    assert remedies(changed({name: (name, version) for name, version in mmpretrain})) == {}
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,11 @@ def test_what_fits_is_fine():
             changed(gpu=True, torch_cuda='13.0'),
             'torch',
             r'CUDA 13\.0 does not start: see nvidia-smi',
+        ),
+        (
+            changed({'mmpretrain': ('mmpretrain', '1.2.0')}),
+            'torchvision',
+            'mmpretrain imports it: install the release of your torch',
         ),
         (changed(without=('mmengine',)), 'mmengine', 'mmrest needs it: pip install mmengine'),
         (changed(faults={'cv2': 'libGL.so.1'}), 'cv2', r'does not import \(libGL\.so\.1\)'),

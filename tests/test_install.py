@@ -95,7 +95,7 @@ def test_a_choice_of_torch_is_remembered_once_it_was_installed(tmp_path, install
 
 def test_the_default_torch_follows_the_requirements(tmp_path, install, monkeypatch):
     install.Environment(tmp_path, None).mark(torch_installed=True)
-    monkeypatch.setattr(install, '_pinned', lambda file, name: 'torch==9.9')
+    monkeypatch.setattr(install, '_pinned', lambda name, package='': 'torch==9.9')
     env = install.Environment(tmp_path, None)
     assert (env.torch, env.known['torch'][:8]) == ('torch==9.9', 'torch==2')
     # Another build of the same version must replace what is there, too.
@@ -115,3 +115,20 @@ def test_an_environment_without_pip_is_made_again(tmp_path, install):
     env.create()
     assert env.output('import pip') is not None
     assert not install.Environment(tmp_path, None).is_complete()
+
+
+def test_the_environment_of_classification(tmp_path, install, monkeypatch):
+    """It has a torch of its own with the torchvision for it, and compiles nothing."""
+    env = install.Environment(tmp_path, None, install.CONTENTS['cls'])
+    assert env.torch == 'torch==2.12.1 torchvision==0.27.1'
+    installed = []
+    monkeypatch.setattr(env, 'create', lambda: None)
+    monkeypatch.setattr(env, 'output', lambda code: '')
+    monkeypatch.setattr(env, 'pip', lambda step, *args, **kwargs: installed.append(args[0]))
+    monkeypatch.setattr(install, 'install_mmcv', None)
+    install.install(env)
+    assert ['-q', 'torch==2.12.1', 'torchvision==0.27.1'] in installed
+    listed = [arguments[-1].rpartition('/')[2] for arguments in installed if '-r' in arguments]
+    assert listed[1:] == ['cls_mminstall.txt', 'runtime.txt', 'cls.txt', 'cls_tests.txt']
+    assert env.is_complete()
+    assert not install.Environment(tmp_path, None).is_complete()  # which needs mmdet

@@ -61,14 +61,15 @@ def main() -> None:
     if not len(dataset):
         raise UsageError(f'{args.phase}_dataloader.dataset of {args.config} holds no image')
     visualizer.dataset_meta = dataset.metainfo
+    draw = visualizer.visualize_cls if scope == 'mmpretrain' else visualizer.add_datasample
     for index in track(range(min(len(dataset), args.number or len(dataset))), 'drawing'):
         item = dataset[index]
         name = f'{index:06d}_{Path(item["data_samples"].img_path).stem}.jpg'
-        visualizer.add_datasample(
-            name,
+        draw(
+            name=name,
             # Colours are RGB to a visualizer, and BGR to the pipelines.
-            item['inputs'].permute(1, 2, 0).numpy()[..., ::-1].copy(),
-            shown(item['data_samples']),
+            image=item['inputs'].permute(1, 2, 0).numpy()[..., ::-1].copy(),
+            data_sample=shown(item['data_samples']),
             draw_pred=False,
             show=not args.not_show,
             wait_time=args.show_interval,

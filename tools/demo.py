@@ -8,16 +8,19 @@ from typing import Dict, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from mmrest.apis.class_pictures import draw_classes
 from mmrest.apis.curves import draw_curves
 from mmrest.apis.logs import read_log
 from mmrest.apis.pictures import draw_predictions
-from mmrest.datasets.shapes import write_shapes
+from mmrest.datasets.shapes import write_classes, write_shapes
 from mmrest.engine.command import Parser, build_runner, folder, run
 from mmrest.engine.config import load_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 
 COUNTS = {'train': 800, 'val': 50}
+CLASS_COUNTS = {'train': 1200, 'val': 150}
+"""Images of a demo; those that are classified are smaller, and show one shape each."""
 
 
 class Demo(NamedTuple):
@@ -27,7 +30,7 @@ class Demo(NamedTuple):
         config: file in configs/.
         data: folder of the drawn set, in the layout that the config wants.
         metrics: name in the log -> what people call it.
-        perfect: the most that they can be; mmdet gives fractions, mmseg percentages.
+        perfect: the most that they can be; mmdet gives fractions, the others percentages.
     """
 
     config: str
@@ -38,6 +41,7 @@ class Demo(NamedTuple):
 
 BOXES = {'coco/bbox_mAP': 'box AP', 'coco/bbox_mAP_50': 'box AP50'}
 MASKS = {**BOXES, 'coco/segm_mAP': 'mask AP', 'coco/segm_mAP_50': 'mask AP50'}
+CLASSES = {'accuracy/top1': 'top-1'}
 LABEL_MAPS = {'mIoU': 'mIoU', 'mAcc': 'mAcc', 'aAcc': 'aAcc'}
 
 DEMOS = {
@@ -46,6 +50,8 @@ DEMOS = {
     'retinanet': Demo('demo_retinanet_rest_lite.py', 'coco', BOXES, 1),
     'semfpn': Demo('demo_semfpn_rest_lite.py', 'ade', LABEL_MAPS, 100),
     'upernet': Demo('demo_upernet_rmt_t.py', 'ade', LABEL_MAPS, 100),
+    'cls_rest_lite': Demo('demo_cls_rest_lite.py', 'imagenet', CLASSES, 100),
+    'cls_rmt_t': Demo('demo_cls_rmt_t.py', 'imagenet', CLASSES, 100),
 }
 
 
@@ -72,8 +78,10 @@ def main() -> None:
     console = Console()
     start = time.time()
     data = args.work_dir / 'data'
-    write_shapes(data, COUNTS)
-    console.print(f'Drew {COUNTS["train"]} images to train on, {COUNTS["val"]} held out: {data}')
+    classifies = demo.metrics is CLASSES
+    counts = CLASS_COUNTS if classifies else COUNTS
+    (write_classes if classifies else write_shapes)(data, counts)
+    console.print(f'Drew {counts["train"]} images to train on, {counts["val"]} held out: {data}')
 
     cfg = load_config(str(CONFIGS / demo.config), data_root=str(data / demo.data))
     cfg.work_dir, cfg.launcher = str(args.work_dir), 'none'
@@ -81,14 +89,13 @@ def main() -> None:
     runner.train()
 
     log = read_log(Path(runner.log_dir, 'vis_data', 'scalars.json'))
-    draw_predictions(
-        runner.model, runner.val_dataloader.dataset, args.work_dir / 'predictions.png'
-    )
+    draw = draw_classes if classifies else draw_predictions
+    draw(runner.model, runner.val_dataloader.dataset, args.work_dir / 'predictions.png')
     draw_curves([log], args.work_dir / 'curves.png', [*log.losses, *demo.metrics])
     _, last = log.val[-1]
 
     table = Table(title=f'{demo.config}: {time.time() - start:.0f} s', title_justify='left')
-    table.add_column(f'on {COUNTS["val"]} held-out images')
+    table.add_column(f'on {counts["val"]} held-out images')
     table.add_column('', justify='right')
     for name, title in demo.metrics.items():
         table.add_row(title, f'{last[name] / demo.perfect:.3f}')

@@ -1,8 +1,8 @@
-"""Draw squares, discs and triangles as a data set in the layouts of COCO and ADE20K."""
+"""Draw squares, discs and triangles as data sets in the layouts of COCO, ADE20K and ImageNet."""
 
 import argparse
 
-from mmrest.datasets.shapes import MIN_SIZE, write_shapes
+from mmrest.datasets.shapes import MIN_SIZE, write_classes, write_shapes
 from mmrest.engine.command import Parser, at_least, folder, run
 
 
@@ -10,7 +10,7 @@ def parse_args() -> argparse.Namespace:
     """Arguments of the command line."""
     parser = Parser(description=__doc__)
     size, count = at_least(MIN_SIZE), at_least(1)
-    parser.add_argument('out', type=folder, help='folder; gets coco/ and ade/')
+    parser.add_argument('out', type=folder, help='folder; gets coco/, ade/ and imagenet/')
     parser.add_argument('--train', type=count, default=200, help='images to train on')
     parser.add_argument('--val', type=count, default=50, help='images held out')
     parser.add_argument('--height', type=size, default=160, help='pixels')
@@ -23,7 +23,8 @@ def main() -> None:
     """Draw."""
     args = parse_args()
     counts = {'train': args.train, 'val': args.val}
-    write_shapes(args.out, counts, args.height, args.width, args.seed)
+    for write in (write_shapes, write_classes):
+        write(args.out, counts, args.height, args.width, args.seed)
     print(f'{args.train} images to train on and {args.val} held out are in {args.out}')
 
 

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from mmrest import RMT
-from mmrest.apis.complexity import Complexity, count, count_config
+from mmrest.apis.complexity import Complexity, count, count_classifier, count_config
 from mmrest.engine.command import Parser, run
 from mmrest.engine.config import load_config
 
@@ -22,6 +22,7 @@ METHODS = {
     'cascade_maskrcnn': 'Cascade Mask R-CNN',
     'upernet': 'UperNet',
     'semfpn': 'Semantic FPN',
+    'imagenet': 'Classification',
 }
 BACKBONES = {
     f'{family.lower()}_{size.lower()}': f'{family}-{size}'
@@ -41,22 +42,38 @@ SWITCHES = {
 }
 """Fields of RMT's archs, in words."""
 
-SCHEDULES = {'1x': '1x', '3x': '3x+MS', '160k': '160k', '80k': '80k'}
+SCHEDULES = {'1x': '1x', '3x': '3x+MS', '160k': '160k', '80k': '80k', '300e': '300 epochs'}
 DETECTION_SIZE = (800, 1280)
 SEGMENTATION_SIZE = (512, 512)
+CLASSIFICATION_SIZE = (224, 224)
 
 REPORTED: Dict[str, Dict[str, float]] = {
     'retinanet_rest_small_1x': {'box AP': 40.3},
     'retinanet_rest_base_1x': {'box AP': 42.0},
     'maskrcnn_rest_small_1x': {'box AP': 39.6, 'mask AP': 37.2},
     'maskrcnn_rest_base_1x': {'box AP': 41.6, 'mask AP': 38.7},
+    'imagenet_rest_lite_300e': {'top-1': 77.2, 'top-5': 93.7},
+    'imagenet_rest_small_300e': {'top-1': 79.6, 'top-5': 94.9},
+    'imagenet_rest_base_300e': {'top-1': 81.6, 'top-5': 95.7},
+    'imagenet_rest_large_300e': {'top-1': 83.6, 'top-5': 96.3},
+    'imagenet_rmt_t_300e': {'top-1': 82.4},
+    'imagenet_rmt_s_300e': {'top-1': 84.1},
+    'imagenet_rmt_b_300e': {'top-1': 85.0},
+    'imagenet_rmt_l_300e': {'top-1': 85.5},
 }
 """What the papers report for a config, as far as it is known which."""
 
-TOP_1 = {'rmt_t': 82.4, 'rmt_s': 84.1}
-"""What the paper reports on ImageNet-1k."""
-
-TASKS = {'box AP': 'Object Detection', 'mask AP': 'Instance Segmentation'}
+TASKS = {
+    'box AP': 'Object Detection',
+    'mask AP': 'Instance Segmentation',
+    'top-1': 'Image Classification',
+    'top-5': 'Image Classification',
+}
+DATA = {
+    DETECTION_SIZE: 'COCO',
+    SEGMENTATION_SIZE: 'ADE20K',
+    CLASSIFICATION_SIZE: 'ImageNet-1k',
+}
 
 PAPERS = {
     'ResT': (
@@ -81,9 +98,9 @@ class Entry(NamedTuple):
     complexity: Complexity
 
     @property
-    def detects(self) -> bool:
-        """Whether it is trained on COCO, rather than on ADE20K."""
-        return self.size == DETECTION_SIZE
+    def data(self) -> str:
+        """What it is trained on."""
+        return DATA[self.size]
 
 
 def zoo() -> List[Entry]:
@@ -95,14 +112,18 @@ def zoo() -> List[Entry]:
         for schedule in SCHEDULES:
             path = ROOT / 'configs' / f'{method}_{backbone}_{schedule}.py'
             if path.is_file():
-                measured = measured or measure(path)
+                measured = measured or measure(path, backbones[backbone])
                 names = (path.stem, METHODS[method], backbones[backbone], schedule)
                 entries.append(Entry(*names, *measured))
     return entries
 
 
-def measure(path: Path) -> Tuple[Tuple[int, int], Complexity]:
+def measure(path: Path, backbone: str) -> Tuple[Tuple[int, int], Complexity]:
     """Size of the image, and what the network of a config takes for it."""
+    if path.stem.startswith('imagenet_'):
+        family, arch = backbone.split('-')
+        size = CLASSIFICATION_SIZE
+        return size, count_classifier(family, arch.lower(), *size)
     cfg = load_config(str(path))
     size = DETECTION_SIZE if cfg.default_scope == 'mmdet' else SEGMENTATION_SIZE
     return size, count_config(cfg, *size)
@@ -117,13 +138,14 @@ def page(entries: List[Entry]) -> str:
         '',
         'Parameters are those of the whole network, training heads included. Multiply-adds are',
         'of inference on one image with every product of the attention counted: for detectors',
-        'at {} x {} with 1000 regions and 100 masks, for segmentors at {} x {}.'.format(
+        'at {} x {} with 1000 regions and 100 masks, for segmentors at {} x {}, for'.format(
             *DETECTION_SIZE, *SEGMENTATION_SIZE
         ),
+        'classifiers at {} x {}.'.format(*CLASSIFICATION_SIZE),
         '',
         'Results are the papers\', *reported, not reproduced here*; "-" stands where none is',
         'given here. The best that RMT reports is 54.5 box AP and 47.2 mask AP on COCO and 52.8',
-        'mIoU on ADE20K.',
+        "mIoU on ADE20K; RMT-S's top-1 is that of the average of its weights.",
     ]
     for method in METHODS.values():
         of_method = [entry for entry in entries if entry.method == method]
@@ -176,14 +198,16 @@ def ablations() -> List[str]:
             f'{complexity.macs / 1e9:.2f}',
             ', '.join(axial) or 'none',
             *('yes' if getattr(arch, switch) else 'no' for switch in SWITCHES),
-            str(TOP_1.get(name, '-')),
+            str(REPORTED.get(f'imagenet_{name}_300e', {}).get('top-1', '-')),
         ]
         lines.append(f'| {" | ".join(cells)} |')
     return lines
 
 
 def _metrics(entry: Entry) -> Tuple[str, ...]:
-    if not entry.detects:
+    if entry.data == 'ImageNet-1k':
+        return ('top-1', 'top-5')
+    if entry.data == 'ADE20K':
         return ('mIoU',)
     return ('box AP',) if entry.method == 'RetinaNet' else ('box AP', 'mask AP')
 
@@ -201,7 +225,7 @@ def metafile(entries: List[Entry]) -> str:
             'In Collection': entry.backbone.partition('-')[0],
             'Config': f'configs/{entry.config}.py',
             'Metadata': {
-                'Training Data': 'COCO' if entry.detects else 'ADE20K',
+                'Training Data': entry.data,
                 'Parameters': entry.complexity.parameters,
                 'FLOPs': entry.complexity.macs,
             },
@@ -211,7 +235,7 @@ def metafile(entries: List[Entry]) -> str:
             model['Results'] = [
                 {
                     'Task': TASKS[metric],
-                    'Dataset': 'COCO',
+                    'Dataset': entry.data,
                     'Metrics': {metric: value},
                     'Note': 'reported by the paper, not reproduced here',
                 }

@@ -1,4 +1,4 @@
-"""Test a detector or segmentor: metrics, and on request predictions and pictures."""
+"""Test a detector, segmentor or classifier: metrics, on request predictions and pictures."""
 
 import argparse
 import os
@@ -22,8 +22,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--out',
-        help='where the predictions are kept: a .pkl file for a detector, a folder of PNG label '
-        'maps for a segmentor',
+        help='where the predictions are kept: a .pkl file for a detector or classifier, a folder '
+        'of PNG label maps for a segmentor',
     )
     parser.add_argument('--show', action='store_true', help='show predictions on the screen')
     parser.add_argument('--show-dir', metavar='DIR', help='folder for pictures of predictions')
@@ -47,6 +47,11 @@ def is_segmentor(cfg: Config) -> bool:
     return cfg.get('default_scope') == 'mmseg'
 
 
+def is_classifier(cfg: Config) -> bool:
+    """Whether the config is one of mmpretrain."""
+    return cfg.get('default_scope') == 'mmpretrain'
+
+
 def keep_predictions(cfg: Config, path: str) -> None:
     """Have the predictions written to `path`."""
     evaluators = cfg.get('test_evaluator') or []
@@ -56,10 +61,12 @@ def keep_predictions(cfg: Config, path: str) -> None:
             # Some metrics of mmseg delete the folder in the end unless they are told to keep it.
             evaluator.update(output_dir=path, keep_results=True)
     elif path.endswith(('.pkl', '.pickle')):
-        dump = dict(type='DumpDetResults', out_file_path=path)
-        cfg.test_evaluator = [*evaluators, dump]
+        kind = 'DumpResults' if is_classifier(cfg) else 'DumpDetResults'
+        cfg.test_evaluator = [*evaluators, dict(type=kind, out_file_path=path)]
     else:
-        raise UsageError(f'--out {path}: the predictions of a detector go to a .pkl file')
+        raise UsageError(
+            f'--out {path}: the predictions of a detector or classifier go to a .pkl file'
+        )
 
 
 def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
@@ -71,16 +78,23 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
         raise UsageError(
             '--show needs a screen and DISPLAY names none; --show-dir DIR draws files'
         )
-    hook.draw = True
+    hook[switch_of_pictures(cfg)] = True
     if args.show:
         hook.show = True
         hook.wait_time = 2 if args.wait_time is None else args.wait_time
     if args.show_dir is not None and is_segmentor(cfg):
         hook.interval = 1  # mmseg draws every 50th picture
         cfg.setdefault('visualizer', dict(type='SegLocalVisualizer')).save_dir = args.show_dir
+    elif args.show_dir is not None and is_classifier(cfg):
+        hook.update(interval=1, out_dir=args.show_dir)  # mmpretrain draws every 5000th picture
     elif args.show_dir is not None:
         # An absolute path, because mmdet puts a relative one below the work dir.
         hook.test_out_dir = osp.abspath(args.show_dir)
+
+
+def switch_of_pictures(cfg: Config) -> str:
+    """What the hook that draws predictions calls the switch for it."""
+    return 'enable' if is_classifier(cfg) else 'draw'
 
 
 def main() -> None:
@@ -95,7 +109,7 @@ def main() -> None:
         draw_predictions(cfg, args)
     elif 'visualization' in (cfg.get('default_hooks') or {}):
         # Configs draw samples of an evaluation in training; mmdet would draw every test image.
-        cfg.default_hooks.visualization.draw = False
+        cfg.default_hooks.visualization[switch_of_pictures(cfg)] = False
     if args.tta:
         check_tta(cfg)
     check(cfg, ('test',))

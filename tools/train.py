@@ -1,4 +1,4 @@
-"""Train a detector or segmentor from a config of mmrest, mmdet or mmseg."""
+"""Train a detector, segmentor or classifier from a config of mmrest or its OpenMMLab project."""
 
 import argparse
 import logging

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..models import RMT, ResT, RMTProjection
 from ..models.pyramid import PyramidBackbone
 from ..ops import use_backend
 from .networks import on_meta
@@ -46,7 +47,7 @@ class Part(NamedTuple):
 
 
 def count(model: nn.Module, height: int, width: int) -> Complexity:
-    """Count what a backbone, a detector or a segmentor takes for one image.
+    """Count what a backbone, a detector, a segmentor or a classifier takes for one image.
 
     The products of convolutions, linear layers and attention are counted, as mmengine's counter
     does not for fused attention; norms, activations, resizing, RoIAlign and NMS are not. A
@@ -194,13 +195,47 @@ def _is_of_two_maps(operation: Any) -> bool:
     return 'bmm' in name or 'scaled_dot_product' in name
 
 
+def count_classifier(family: str, arch: str, height: int, width: int) -> Complexity:
+    """Count what a network takes with the classifier of its family, for 1000 classes.
+
+    It is the network of the ImageNet configs, which mmpretrain is needed to read.
+
+    Args:
+        family: ``ResT`` or ``RMT``.
+        arch: name of the network in its family.
+        height: pixels.
+        width: pixels.
+    """
+    with torch.device('meta'):
+        return count(_Classifier(family, arch), height, width)
+
+
+class _Classifier(nn.Module):
+    def __init__(self, family: str, arch: str) -> None:
+        super().__init__()
+        if family == 'ResT':
+            self.backbone, self.neck = ResT(arch, out_indices=(3,)), _average
+            channels = self.backbone.out_channels[0]
+        else:
+            self.backbone = RMT(arch, out_indices=(3,), output_norms=False)
+            self.neck, channels = RMTProjection(self.backbone.out_channels[0]), 1024
+        self.head = nn.Linear(channels, 1000)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.neck(self.backbone(image))[-1])
+
+
+def _average(maps: Sequence[Tensor]) -> Tuple[Tensor]:
+    return (maps[-1].mean((2, 3)),)
+
+
 def _infer(model: nn.Module, image: Tensor) -> None:
     """Everything of inference that multiplies, for as many regions as there can be."""
     if not hasattr(model, 'extract_feat'):
         model(image)
         return
     maps = model.extract_feat(image)
-    for name in ('decode_head', 'bbox_head', 'rpn_head'):
+    for name in ('decode_head', 'bbox_head', 'rpn_head', 'head'):
         head = getattr(model, name, None)
         if head is not None:
             head(maps)

@@ -1,13 +1,13 @@
 """A drawn data set: squares, discs and triangles on textured backgrounds.
 
 Small enough to learn from scratch within minutes, and real enough to go through every part of a
-detector or segmentor: sizes, colours and turns vary, shapes hide parts of each other. Everything
-is drawn by seed: the same seed gives the same bytes.
+detector, segmentor or classifier: sizes, colours and turns vary, shapes hide parts of each other.
+Everything is drawn by seed: the same seed gives the same bytes.
 """
 
 import json
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -35,7 +35,7 @@ class Shape(NamedTuple):
 
 
 def draw_scene(
-    rng: np.random.Generator, height: int, width: int
+    rng: np.random.Generator, height: int, width: int, label: Optional[int] = None
 ) -> Tuple[np.ndarray, List[Shape]]:
     """Draw one image.
 
@@ -43,6 +43,7 @@ def draw_scene(
         rng: source of all choices.
         height: pixels.
         width: pixels.
+        label: draw one shape, of this class; None draws one to four of any.
 
     Returns:
         The image, (height, width, 3) uint8 in OpenCV's channel order, and its shapes from back
@@ -50,11 +51,11 @@ def draw_scene(
     """
     image = _background(rng, height, width)
     shapes: List[Shape] = []
-    wanted = rng.integers(1, 5)
+    wanted = rng.integers(1, 5) if label is None else 1
     for _ in range(40):
         if len(shapes) == wanted:
             break
-        label, outline = _outline(rng, height, width)
+        drawn, outline = _outline(rng, height, width, label)
         # Every shape stays in one piece, without holes and mostly in sight.
         remaining = [shape.visible.difference(outline) for shape in shapes]
         if all(
@@ -64,7 +65,7 @@ def draw_scene(
             for left, shape in zip(remaining, shapes)
         ):
             shapes = [shape._replace(visible=left) for shape, left in zip(shapes, remaining)]
-            shapes.append(Shape(label, outline, _colour(rng, image, outline)))
+            shapes.append(Shape(drawn, outline, _colour(rng, image, outline)))
             corners = np.round(np.array(outline.exterior.coords) * 2**_SHIFT).astype(np.int32)
             cv2.fillPoly(image, [corners], shapes[-1].colour, cv2.LINE_AA, _SHIFT)
     grain = rng.normal(0, 6, image.shape)
@@ -89,10 +90,14 @@ def _colour(rng: np.random.Generator, image: np.ndarray, outline: Polygon) -> Tu
             return tuple(int(channel) for channel in colour)
 
 
-def _outline(rng: np.random.Generator, height: int, width: int) -> Tuple[int, Polygon]:
-    """Class and outline of a new shape, inside the image."""
-    label = int(rng.integers(len(CLASSES)))
-    radius = rng.uniform(0.14, 0.28) * min(height, width)
+def _outline(
+    rng: np.random.Generator, height: int, width: int, label: Optional[int]
+) -> Tuple[int, Polygon]:
+    """Class, drawn where none is given, and outline of a new shape, inside the image."""
+    sizes = (0.14, 0.28) if label is None else (0.25, 0.4)  # one alone has more room
+    if label is None:
+        label = int(rng.integers(len(CLASSES)))
+    radius = rng.uniform(*sizes) * min(height, width)
     x, y = rng.uniform(radius, width - radius), rng.uniform(radius, height - radius)
     if CLASSES[label] == 'disc':
         return label, Point(x, y).buffer(radius * 0.85, 16)
@@ -123,8 +128,7 @@ def write_shapes(
     Raises:
         ValueError: an image is to have less than 32 pixels in height or width.
     """
-    if min(height, width) < MIN_SIZE:
-        raise ValueError(f'shapes need images of at least {MIN_SIZE} pixels, got {height}x{width}')
+    _check_size(height, width)
     for part, (split, count) in enumerate(counts.items()):
         coco_name, ade_name = SPLITS[split]
         folders = [
@@ -145,6 +149,38 @@ def write_shapes(
             cv2.imwrite(str(folders[2] / f'{name}.png'), _label_map(shapes, height, width))
             _add_to_coco(content, index + 1, f'{name}.jpg', shapes, height, width)
         (folders[3] / f'instances_{coco_name}.json').write_text(json.dumps(content))
+
+
+def write_classes(
+    root: Path, counts: Dict[str, int], height: int = 64, width: int = 64, seed: int = 0
+) -> None:
+    """Write images of one shape each in ImageNet's layout, ``root/imagenet/SPLIT/CLASS/*.jpg``.
+
+    Args:
+        root: folder; files in it are replaced.
+        counts: number of images of each split, 'train' and 'val', of all classes in turn.
+        height: pixels of every image.
+        width: pixels of every image.
+        seed: another seed draws other images; splits never share one.
+
+    Raises:
+        ValueError: an image is to have less than 32 pixels in height or width.
+    """
+    _check_size(height, width)
+    for part, (split, count) in enumerate(counts.items()):
+        for label, name in enumerate(CLASSES):
+            folder = root / 'imagenet' / split / name
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove_images_after(folder, count)
+            for index in range(label, count, len(CLASSES)):
+                rng = np.random.default_rng((seed, part, index))
+                image, _ = draw_scene(rng, height, width, label)
+                cv2.imwrite(str(folder / f'{index + 1:012d}.jpg'), image)
+
+
+def _check_size(height: int, width: int) -> None:
+    if min(height, width) < MIN_SIZE:
+        raise ValueError(f'shapes need images of at least {MIN_SIZE} pixels, got {height}x{width}')
 
 
 def _remove_images_after(folder: Path, count: int) -> None:

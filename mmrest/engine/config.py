@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import os.path as osp
+import re
 from typing import Any, Iterator, Optional, Tuple
 
 from mmengine.config import Config
@@ -15,6 +16,14 @@ from .errors import UsageError
 MODULE2PACKAGE.setdefault('mmrest', 'mmrest')
 
 PHASES = ('train', 'val', 'test')
+
+INSTALLED_BY = {
+    'mmdet': 'pip install mmdet',
+    'mmpretrain': 'pip install mmrest[cls]',
+    'mmsegmentation': 'pip install mmsegmentation ftfy regex',
+    'torchvision': 'pip install the release of it that belongs to your torch',
+}
+"""How to install what mmrest itself does not need, and some configs do."""
 
 RUN_KEYS = inspect.signature(Runner).parameters.keys() - {'cfg'} | {
     'activation_checkpointing',
@@ -53,7 +62,7 @@ def load_config(
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program: it can fail in any way
-        raise UsageError(f'config {path} cannot be read: {first_line(error)}') from error
+        raise UsageError(f'config {path} {_unreadable(error)}') from error
     if 'model' not in cfg:
         raise UsageError(f'config {path} defines no model; give the config of a run')
     if data_root is not None:
@@ -67,6 +76,17 @@ def load_config(
                 f'--cfg-options {key}={value} does not fit the config: {first_line(error)}'
             ) from error
     return cfg
+
+
+def _unreadable(error: Exception) -> str:
+    """What keeps a config from being read; of packages that it needs, how to install them."""
+    while isinstance(error, ImportError) and (error.__cause__ or error.__context__):
+        error = error.__cause__ or error.__context__  # mmengine's own lists the path of Python
+    missing = re.match(r"No module named '(\w+)|(\w+) is not installed", str(error))
+    name = missing and (missing.group(1) or missing.group(2))
+    if name in INSTALLED_BY:
+        return f'needs {name}, which is not installed: {INSTALLED_BY[name]}'
+    return f'cannot be read: {first_line(error)}'
 
 
 def _check_key(key: str, value: Any, cfg: Config) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..checkpoint import CheckpointError, Weights, match, read_checkpoint, summary, weights_of
 from ..models.pretrained import fit
 from ..models.pyramid import PyramidBackbone
+from ..models.released import ReleasedNames
 from .sharding import whole_model
 
 
@@ -127,6 +128,7 @@ class WholeWeightsHook(WeightsHook):
                 f'{source} is no checkpoint of a run, it holds weights alone: leave --resume out '
                 'and begin from them with --cfg-options load_from=PATH'
             )
+        weights = _named_as(model, weights)
         wanted = model.state_dict()
         try:
             tensors, report = match(
@@ -152,7 +154,7 @@ class BeginningWeightsHook(WeightsHook):
     """
 
     def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
-        weights = weights_of(source, checkpoint)
+        weights = _named_as(model, weights_of(source, checkpoint))
         wanted = model.state_dict()
         tensors = dict(weights.tensors)
         backbone = getattr(model, 'backbone', None)
@@ -163,6 +165,11 @@ class BeginningWeightsHook(WeightsHook):
         fitting = {n: t for n, t in tensors.items() if n in wanted and t.shape == wanted[n].shape}
         report = summary(weights.source, tensors, wanted)
         return Fitted(fitting, report, len(fitting) == len(wanted))
+
+
+def _named_as(model: nn.Module, weights: Weights) -> Weights:
+    """Weights under the names of a model that knows those of released files too."""
+    return model.renamed(weights) if isinstance(model, ReleasedNames) else weights
 
 
 def fitted_to(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:

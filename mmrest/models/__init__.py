@@ -1,7 +1,8 @@
-"""The backbones, and what detectors and segmentors need around them."""
+"""The backbones, and what detectors, segmentors and classifiers need around them."""
 
 from . import float32, repeat
+from .projection import RMTProjection
 from .rest import ResT
 from .rmt import RMT
 
-__all__ = ['RMT', 'ResT', 'float32', 'repeat']
+__all__ = ['RMT', 'RMTProjection', 'ResT', 'float32', 'repeat']

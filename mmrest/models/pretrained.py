@@ -4,6 +4,7 @@ from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 import torch
 from mmengine.logging import print_log
+from mmengine.model import PretrainedInit
 from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 
@@ -26,6 +27,11 @@ class LoadPretrained:
     def __call__(self, backbone: nn.Module) -> None:
         backbone.load_pretrained(self.checkpoint, self.prefix, self.map_location)
         update_init_info(backbone, f'Loaded from {self.checkpoint}')
+
+
+def is_from_file(init_cfg: dict) -> bool:
+    """Whether an ``init_cfg`` loads weights, in mmengine's way or in that of this module."""
+    return init_cfg.get('type') in ('Pretrained', 'PretrainedInit', PretrainedInit, LoadPretrained)
 
 
 def load(backbone: nn.Module, path: str, prefix: Optional[str], map_location: str) -> None:

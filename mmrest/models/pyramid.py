@@ -15,7 +15,7 @@ from typing import (
 )
 
 import torch
-from mmengine.model import BaseModule, PretrainedInit
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -236,7 +236,9 @@ class PyramidBackbone(BaseModule):
         if configured:
             cfgs = configured if isinstance(configured, (list, tuple)) else [configured]
             # Weights of a file come last, to replace what the other entries set.
-            self.init_cfg = sorted(map(_through_load_pretrained, cfgs), key=_is_from_file)
+            self.init_cfg = sorted(
+                map(_through_load_pretrained, cfgs), key=pretrained.is_from_file
+            )
         else:
             self.init_cfg = self.scratch_init_cfg
         try:
@@ -287,10 +289,4 @@ def _chosen(backend: Optional[str], plain: bool) -> Iterator[None]:
 
 
 def _through_load_pretrained(cfg: dict) -> dict:
-    if cfg.get('type') in ('Pretrained', PretrainedInit):
-        return dict(cfg, type=pretrained.LoadPretrained)
-    return cfg
-
-
-def _is_from_file(cfg: dict) -> bool:
-    return cfg.get('type') is pretrained.LoadPretrained
+    return dict(cfg, type=pretrained.LoadPretrained) if pretrained.is_from_file(cfg) else cfg

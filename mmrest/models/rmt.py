@@ -454,6 +454,8 @@ class RMT(PyramidBackbone):
         arch: ``'t'``, ``'s'``, ``'b'``, ``'l'``, the ablation networks ``'swin_t'``, ``'swin_s'``
             and ``'deit_s'``, or a dict of the fields of :class:`RMTArch`; one with ``base='s'``
             holds what differs from that arch.
+        output_norms: whether outputs are normed, as in the released detectors and segmentors;
+            the released classifiers have no such norms.
 
     The other arguments, the attributes, the outputs and the errors are those of
     :class:`~mmrest.models.pyramid.PyramidBackbone`.
@@ -474,6 +476,7 @@ class RMT(PyramidBackbone):
         norm_cfg: dict = dict(type='BN'),  # noqa: B006, nothing changes it
         norm_eval: bool = False,
         with_cp: bool = False,
+        output_norms: bool = True,
         init_cfg: InitCfg = None,
     ) -> None:
         arch = resolve_arch(arch, ARCHS, RMTArch)
@@ -495,7 +498,7 @@ class RMT(PyramidBackbone):
             is_last = stage + 1 == self.num_stages
             downsample = None if is_last else _downsampling(arch, stage, norm_cfg)
             self.layers.append(Stage(arch, stage, self.drop_path_rates(stage), downsample))
-            if self.has_norm(stage):
+            if output_norms and self.has_norm(stage):
                 # A dict, so that the names keep the stage's number.
                 self.extra_norms[str(stage)] = nn.LayerNorm(arch.dims[stage])
         self.train()  # frozen parts and norm_eval hold from the start

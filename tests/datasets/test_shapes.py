@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from mmrest.datasets.shapes import CLASSES, draw_scene, write_shapes
+from mmrest.datasets.shapes import CLASSES, draw_scene, write_classes, write_shapes
 
 
 def digest(root):
@@ -108,3 +108,27 @@ def test_a_smaller_set_replaces_a_larger_one(tmp_path):
         images = [path for path in (tmp_path / folder).iterdir() if path.suffix != '.txt']
         assert len(images) == 3
     assert (tmp_path / 'ade' / 'images' / 'training' / 'notes.txt').is_file()
+
+
+def test_folders_of_classes(tmp_path):
+    """One shape in each image, as many of each class, and the same bytes for a seed."""
+    for name in ('one', 'two'):
+        write_classes(tmp_path / name, dict(train=8, val=3), 40, 32, seed=5)
+    assert digest(tmp_path / 'one') == digest(tmp_path / 'two')
+    train = sorted((tmp_path / 'one' / 'imagenet' / 'train').glob('*/*.jpg'))
+    assert [path.parent.name for path in train] == ['disc'] * 3 + ['square'] * 3 + ['triangle'] * 2
+    assert len({path.name for path in train}) == 8  # pictures of predictions go by the name
+    assert cv2.imread(str(train[0])).shape == (40, 32, 3)
+    write_classes(tmp_path / 'one', dict(train=3, val=3), 40, 32, seed=5)
+    assert len(list((tmp_path / 'one' / 'imagenet' / 'train').glob('*/*.jpg'))) == 3
+    with pytest.raises(ValueError, match='at least 32 pixels'):
+        write_classes(tmp_path / 'x', dict(train=1), 31, 32)
+
+
+@pytest.mark.parametrize('label', range(len(CLASSES)))
+def test_a_shape_of_a_class(label):
+    for seed in range(10):
+        _, (shape,) = draw_scene(np.random.default_rng(seed), 64, 64, label)
+        assert shape.label == label
+        left, top, right, bottom = shape.visible.bounds
+        assert -1 <= left < right <= 65 and -1 <= top < bottom <= 65

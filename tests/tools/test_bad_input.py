@@ -65,6 +65,21 @@ CASES = {
         ['tiny.py', '--data-root', 'whole', '--launcher', 'pytorch'],
         '--launcher pytorch is for programs that torchrun started',
     ),
+    'classification without mmpretrain': (
+        'train',
+        [str(ROOT / 'configs/imagenet_rmt_t_300e.py')],
+        'imagenet_rmt_t_300e.py needs mmpretrain, which is not installed: pip install mmrest[cls]',
+    ),
+    'a test of it': (
+        'test',
+        [str(ROOT / 'configs/imagenet_rest_lite_300e.py'), 'tiny.py'],
+        'needs mmpretrain, which is not installed: pip install mmrest[cls]',
+    ),
+    'its own parts alone': (
+        'print_config',
+        ['classifier.py'],
+        'classifier.py needs mmpretrain, which is not installed: pip install mmrest[cls]',
+    ),
     'folder as config': ('train', ['whole'], 'config whole is not a file'),
     'file as data root': (
         'train',
@@ -755,6 +770,9 @@ def folder(tmp_path_factory, coco_root, ade_root):
     )
     (folder / 'broken_json' / 'annotations' / 'instances_val2017.json').write_text('{')
     (folder / 'broken.py').write_text('model = dict(')
+    (folder / 'classifier.py').write_text(
+        "custom_imports = dict(imports=['mmrest.classification'], allow_failed_imports=False)\n"
+    )
     (folder / 'notes.txt').write_text('model')
     (folder / LOGGED).parent.mkdir(parents=True)
     (folder / LOGGED).write_text('{"lr": 0.1, "loss": 2.0, "iter": 1, "step": 1}\n')

@@ -15,6 +15,7 @@ from .backends import check_backends
 from .classes import check_classes
 from .facts import Fact, Facts
 from .files import check_files, check_writable
+from .folders import check_folders
 from .model import check_model
 from .pictures import check_pictures
 from .plan import plan, schedule
@@ -30,7 +31,8 @@ def check(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Facts
     Args:
         cfg: config of the run.
         phases: which of 'train', 'val' and 'test' it goes through.
-        thorough: read large annotation files whole: those of COCO take some ten seconds more.
+        thorough: read large annotation files whole, those of COCO take some ten seconds more;
+            list all images of folders.
 
     Returns:
         What was found, line by line.
@@ -48,7 +50,9 @@ def check(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Facts
         model = check_model(cfg)
         check_arguments(cfg, phases)  # building the model has registered what it names
         of_pictures, counts = check_pictures(cfg, phases, annotations)
-        facts += of_pictures
+        of_folders, in_folders = check_folders(cfg, phases, thorough)
+        facts += [*of_pictures, *of_folders]
+        counts.update(in_folders)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         facts.append(Fact('parameters', f'{parameters:,} of {type(model).__name__}'))
         facts += check_weights(cfg, model, phases)

@@ -57,7 +57,7 @@ def check_pictures(
     for phase in phases:
         name = f'{phase}_dataloader'
         for where, dataset in dicts(cfg.get(name), name):
-            if not is_local(dataset) or 'data_prefix' not in dataset:
+            if not is_local(dataset) or not isinstance(dataset.get('data_prefix'), dict):
                 continue
             of_labels = hasattr(find_type(type_name(dataset)), 'get_label_map')
             if of_labels:
@@ -68,7 +68,7 @@ def check_pictures(
                 continue
             counts[where] = _kept(dataset, used)
             decoded = spread(samples, DECODED)
-            values = _decode(where, dataset, decoded)
+            values = decode(where, dataset, decoded)
             found = f'{counts[where]:,} used of {len(samples):,}; {len(decoded)} decoded'
             if of_labels and values:
                 _check_labels(cfg, where, values)
@@ -119,8 +119,20 @@ def _listed_by_type(where: str, dataset: dict) -> Tuple[List[dict], int]:
     return samples, len(samples)
 
 
-def _decode(where: str, dataset: dict, samples: List[dict]) -> Dict[str, np.ndarray]:
-    """Load samples; returns the values that each label map has, by its path."""
+def decode(where: str, dataset: dict, samples: List[dict]) -> Dict[str, np.ndarray]:
+    """Load samples with the loaders of a data set's pipeline.
+
+    Args:
+        where: dotted key of the data set.
+        dataset: its config.
+        samples: with ``img_path``, and ``seg_map_path`` where there is a label map.
+
+    Returns:
+        The values that each label map has, by its path.
+
+    Raises:
+        UsageError: a file does not decode.
+    """
     steps = [step for step in dataset.get('pipeline') or () if _reads_a_file(step)]
     if not steps:
         steps = [dict(type='LoadImageFromFile')]

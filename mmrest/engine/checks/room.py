@@ -185,7 +185,10 @@ def largest_image(cfg: Config) -> Tuple[int, int]:
     dataset = (cfg.get('train_dataloader') or {}).get('dataset')
     for _, step in dicts(dataset, ''):
         kind = type_name(step)
-        if kind in SIZED:
+        if kind == 'RandomResizedCrop':
+            scale = step['scale']
+            width, height = scale if isinstance(scale, (list, tuple)) else (scale, scale)
+        elif kind in SIZED:
             scales = step.get('scales') or step.get('scale') or ()
             scales = scales if scales and isinstance(scales[0], (list, tuple)) else [scales]
             factor = max(step.get('ratio_range') or (1,))

@@ -4,17 +4,16 @@ from pathlib import Path
 from typing import Iterator, Optional, Tuple
 
 from mmengine.config import Config
-from mmengine.model import BaseTTAModel, PretrainedInit
+from mmengine.model import BaseTTAModel
 from torch import nn
 
 from ...checkpoint import CheckpointError, read_weights, summary
-from ...models.pretrained import LoadPretrained, fit
+from ...models.pretrained import fit, is_from_file
 from ...models.pyramid import PyramidBackbone
+from ...models.released import ReleasedNames
 from ..guard import BeginningWeightsHook, WholeWeightsHook, load_from_guarded
 from .facts import Fact, Facts
 from .files import is_remote
-
-FROM_A_FILE = ('Pretrained', 'PretrainedInit', PretrainedInit, LoadPretrained)
 
 
 def check_weights(cfg: Config, model: nn.Module, phases: Tuple[str, ...]) -> Facts:
@@ -58,7 +57,7 @@ def _from_files(model: nn.Module) -> Iterator[Tuple[str, nn.Module, dict]]:
     for name, module in model.named_modules():
         cfgs = getattr(module, 'init_cfg', None) or ()
         for cfg in cfgs if isinstance(cfgs, (list, tuple)) else (cfgs,):
-            if isinstance(cfg, dict) and cfg.get('type') in FROM_A_FILE:
+            if isinstance(cfg, dict) and is_from_file(cfg):
                 yield name, module, cfg
 
 
@@ -74,6 +73,8 @@ def _report(module: nn.Module, path: str, prefix: Optional[str]) -> str:
     weights = read_weights(path, prefix)
     if isinstance(module, PyramidBackbone):
         return fit(module, weights)[1]
+    if isinstance(module, ReleasedNames):
+        return module.fit(weights)[1]
     wanted = module.state_dict()
     if not any(n in wanted and t.shape == wanted[n].shape for n, t in weights.tensors.items()):
         raise CheckpointError(

@@ -1,0 +1,17 @@
+# What `make demo-cls` trains: RMT-T as a classifier of drawn shapes, from scratch, in minutes
+# on two cores. The schedule is that of a small job, not of the papers.
+_base_ = [
+    './_base_/backbones/rmt_t.py',
+    './_base_/models/rmt_classifier.py',
+    './_base_/datasets/shapes_classes.py',
+    './_base_/schedules/shapes_classification.py',
+    './_base_/shapes_classification_runtime.py',
+]
+custom_imports = dict(imports=['mmrest.classification'])
+
+model = dict(
+    backbone=dict(_base_.backbone, norm_cfg=dict(type='BN'), drop_path_rate=0.0),
+    neck=dict(in_channels=_base_.channels[3]),
+    head=dict(num_classes=3),
+    train_cfg=None,  # neither Mixup nor CutMix
+)

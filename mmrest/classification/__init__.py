@@ -1,0 +1,8 @@
+"""What classification takes from mmpretrain; the configs name this package in custom_imports.
+
+Nothing else in mmrest imports it, so that mmpretrain is needed for classification alone.
+"""
+
+from .classifier import ReleasedClassifier
+
+__all__ = ['ReleasedClassifier']

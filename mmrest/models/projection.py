@@ -1,0 +1,45 @@
+"""The end of the released RMT classifier, between its last map and its linear layer."""
+
+from typing import ClassVar, Sequence, Tuple
+
+from mmcv.cnn import build_norm_layer
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from .pyramid import InitCfg
+
+
+@MODELS.register_module()
+class RMTProjection(BaseModule):
+    """Neck of RMT for classification: linear, batch norm, SiLU, global average.
+
+    Args:
+        in_channels: channels of the last map.
+        out_channels: those of the projected map, 1024 as released.
+        norm_cfg: norm layer, as mmcv's ``build_norm_layer`` takes it.
+        init_cfg: as in mmengine; None begins as the backbone does from scratch.
+    """
+
+    scratch_init_cfg: ClassVar[InitCfg] = [dict(type='TruncNormal', layer='Linear', std=0.02)]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int = 1024,
+        norm_cfg: dict = dict(type='BN'),  # noqa: B006, nothing changes it
+        init_cfg: InitCfg = None,
+    ) -> None:
+        super().__init__(init_cfg or self.scratch_init_cfg)
+        self.proj = nn.Linear(in_channels, out_channels)
+        self.norm = build_norm_layer(norm_cfg, out_channels)[1]
+        self.act = nn.SiLU()
+
+    def project(self, x: Tensor) -> Tensor:
+        """The map (B, C, H, W) of `in_channels` as one of `out_channels`."""
+        x = self.proj(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.act(self.norm(x))
+
+    def forward(self, maps: Sequence[Tensor]) -> Tuple[Tensor]:
+        """The averages (B, out_channels) of the last map, in a tuple as heads expect them."""
+        return (self.project(maps[-1]).mean((2, 3)),)

@@ -1,0 +1,144 @@
+"""tools/train.py and tools/test.py with a small classifier on drawn shapes, as users run them."""
+
+import pickle
+import re
+
+import cv2
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmrest.datasets.shapes import write_classes
+from tests.classification.networks import ARCH, build, released
+from tests.tools.runs import ROOT, evaluate, run, train
+
+CLASSIFIER = f"""
+_base_ = '{ROOT}/configs/imagenet_rmt_t_300e.py'
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, **{ARCH!r})),
+    neck=dict(in_channels=32),
+    head=dict(num_classes=3),
+)
+data_preprocessor = dict(num_classes=3)
+train_dataloader = dict(
+    batch_size=4, num_workers=0,
+    dataset=dict(
+        _delete_=True, type='CustomDataset', data_root='shapes/imagenet', data_prefix='train',
+        pipeline=_base_.train_dataloader.dataset.pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=4, num_workers=0,
+    dataset=dict(
+        _delete_=True, type='CustomDataset', data_root='shapes/imagenet', data_prefix='val',
+        pipeline=_base_.val_dataloader.dataset.pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(topk=(1,))
+test_evaluator = dict(topk=(1,))
+custom_hooks = [
+    dict(type='EMAHook', momentum=0.5, update_buffers=True, priority='ABOVE_NORMAL'),
+    dict(type='InvalidLossHook'),
+]
+train_cfg = dict(max_epochs=2)
+default_hooks = dict(logger=dict(interval=1))
+randomness = dict(seed=0)
+"""
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A config, its data, and a run of two epochs."""
+    folder = tmp_path_factory.mktemp('runs')
+    (folder / 'tiny.py').write_text(CLASSIFIER)
+    write_classes(folder / 'shapes', dict(train=12, val=6), 32, 48)
+    train('tiny.py', '--work-dir', 'whole', cwd=folder)
+    return folder
+
+
+def weights(path):
+    return torch.load(path, weights_only=False)
+
+
+def test_training(folder):
+    log = next((folder / 'whole').glob('*/*.log')).read_text()
+    assert 'best so far: accuracy/top1' in log
+    assert 'THE TOTAL BATCH IS 4' in log and 'MEANT FOR 1024' in log
+    content = weights(folder / 'whole' / 'epoch_2.pth')
+    average, last = content['state_dict'], content['ema_state_dict']
+    name = 'head.fc.weight'
+    assert not torch.equal(average[name], last[f'module.{name}'])
+
+
+def test_going_on_changes_nothing(folder):
+    """The average of the weights too."""
+    options = '--work-dir', 'parts', '--cfg-options'
+    train('tiny.py', *options, 'train_cfg.max_epochs=1', 'param_scheduler.1.end=300', cwd=folder)
+    train('tiny.py', '--work-dir', 'parts', '--resume', cwd=folder)
+    whole, parts = (weights(folder / name / 'epoch_2.pth') for name in ('whole', 'parts'))
+    for key in ('state_dict', 'ema_state_dict'):
+        assert whole[key].keys() == parts[key].keys()
+        for name, tensor in whole[key].items():
+            assert torch.equal(tensor, parts[key][name]), (key, name)
+
+
+def top1(done):
+    return float(re.findall(r'accuracy/top1: ([\d.]+)', done.stdout + done.stderr)[-1])
+
+
+def test_a_released_file_is_tested(folder):
+    """Its accuracy is that of the same weights in a checkpoint of a run."""
+    cfg = Config.fromfile(folder / 'tiny.py')
+    torch.manual_seed(2)
+    model = build(cfg)
+    torch.save(released(model), folder / 'released.pth')
+    torch.save(dict(state_dict=model.state_dict()), folder / 'own.pth')
+    args = '--out', 'found.pkl', '--show-dir', 'pictures', '--work-dir', 'test'
+    done = evaluate('tiny.py', 'released.pth', *args, cwd=folder)
+    log = ' '.join((done.stdout + done.stderr).split())
+    assert 'tensors loaded from released.pth' in log and 'keep their values' not in log
+    assert '4 of the file ignored (backbone.layers.0.Relpos.angle' in log
+    assert top1(done) == top1(evaluate('tiny.py', 'own.pth', '--work-dir', 'test', cwd=folder))
+    with (folder / 'found.pkl').open('rb') as file:
+        found = pickle.load(file)
+    assert len(found) == 6 and found[0]['pred_score'].shape == (3,)
+    pictures = list((folder / 'pictures').iterdir())
+    assert len(pictures) == 6 and cv2.imread(str(pictures[0])).std() > 5
+
+
+def test_training_begins_from_a_released_file(folder):
+    cfg = Config.fromfile(folder / 'tiny.py')
+    model = build(cfg)
+    torch.save(released(model), folder / 'begin.pth')
+    options = '--work-dir', 'begun', '--cfg-options', 'optim_wrapper.optimizer.lr=0.0'
+    train('tiny.py', *options, 'train_cfg.max_epochs=1', 'load_from=begin.pth', cwd=folder)
+    state = weights(folder / 'begun' / 'epoch_1.pth')['state_dict']
+    for name, parameter in model.named_parameters():
+        assert torch.equal(state[name], parameter), name
+    done = train('tiny.py', '--pretrained', 'begin.pth', '--dry-run', cwd=folder)
+    assert 'pretrained weights of backbone' in ' '.join(done.stdout.replace('│', ' ').split())
+
+
+def test_dry_run(folder):
+    before = sorted(folder.rglob('*'))
+    done = train('tiny.py', '--dry-run', cwd=folder, PYTHONDONTWRITEBYTECODE='1')
+    out = ' '.join(done.stdout.replace('│', ' ').split())
+    for figure in (
+        'images of train_dataloader.dataset 3 folders of classes; 12 images; 12 decoded',
+        'of ReleasedClassifier',
+        'iterations per epoch 3',
+        'length 2 epochs',
+        '(meant for a total batch of 1024)',
+        '4 image(s) of 224 x 224',
+    ):
+        assert figure in out, figure
+    assert sorted(folder.rglob('*')) == before
+
+
+def test_looking(folder):
+    run(
+        ROOT / 'tools' / 'browse_dataset.py', 'tiny.py', '--not-show', '--output-dir', 'drawn',
+        '--number', '2', cwd=folder,
+    )  # fmt: skip
+    assert len(list((folder / 'drawn').iterdir())) == 2
