@@ -109,9 +109,9 @@ class TokenLabelHead(LinearClsHead):
                     f'token_label is {tuple(sample.token_label.shape)}, but classes and tokens '
                     f'are {wanted}: set num_classes and grid of LoadTokenLabels'
                 )
-        return (
-            torch.stack([sample.token_label for sample in data_samples]).to(logits.device).float()
-        )
+        # On the CPU autocast to bfloat16 refuses to stack float16.
+        labels = torch.stack([sample.token_label.float() for sample in data_samples])
+        return labels.to(logits.device)
 
     def _class_labels(self, data_samples: List[DataSample], images: Tensor) -> Tensor:
         if 'gt_score' in data_samples[0]:

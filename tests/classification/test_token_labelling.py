@@ -268,7 +268,7 @@ def test_a_step_updates_every_parameter(tokens, dtype):
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer.update_params(loss)
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.isfinite().all(), name
+        assert parameter.isfinite().all(), name
         assert not torch.equal(parameter, before[name]), name
 
 
