@@ -14,13 +14,13 @@ from tests.tools.runs import ROOT
 
 pytest.importorskip('mmpretrain')
 
-from mmpretrain.structures import DataSample  # noqa: E402
-from mmpretrain.utils import register_all_modules  # noqa: E402
+from mmpretrain.structures import DataSample
+from mmpretrain.utils import register_all_modules
 
-from mmrest import RMT  # noqa: E402
-from mmrest.checkpoint import CheckpointError  # noqa: E402
-from mmrest.classification import TokenLabelHead, token_labelling  # noqa: E402
-from mmrest.models.token_labelling import Box  # noqa: E402
+from mmrest import RMT
+from mmrest.checkpoint import CheckpointError
+from mmrest.classification import TokenLabelHead, token_labelling
+from mmrest.models.token_labelling import Box
 
 CLASSES = 5
 
@@ -102,7 +102,7 @@ def test_a_released_file_loads_whole(tokens, tmp_path):
         assert torch.equal(tensor, released[name]), name
     del released['aux_head.weight']
     torch.save(dict(model=released), tmp_path / 'plain.pth')
-    with pytest.raises(CheckpointError, match='aux_fc.weight'):
+    with pytest.raises(CheckpointError, match=r'aux_fc\.weight'):
         model.load_pretrained(str(tmp_path / 'plain.pth'))
 
 

@@ -1,0 +1,124 @@
+"""Runs with token labels through the programs, on drawn images with drawn labels."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from tests.models.networks import TINY
+from tests.tools.runs import ROOT, evaluate, train
+
+pytest.importorskip('mmpretrain')
+
+from mmrest import RMT
+
+CLASSES = ('blue', 'green', 'red')
+SIDE = 64
+
+CONFIG = f"""
+_base_ = '{ROOT}/configs/imagenet_rmt_s_tl_310e.py'
+arch = dict(_delete_=True, **{TINY[RMT]})
+model = dict(
+    backbone=dict(arch=arch),
+    neck=dict(in_channels=32, out_channels=16),
+    head=dict(in_channels=16, token_channels=16, num_classes=3, topk=(1,)),
+)
+data_preprocessor = dict(num_classes=3)
+data = dict(type='CustomDataset', data_root='data/imagenet', _delete_=True)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='TrackedResizedCrop', scale=64),
+    dict(type='TrackedFlip', prob=0.5, direction='horizontal'),
+    dict(
+        type='TrackedRandAugment', policies='timm_increasing', num_policies=2, magnitude_level=9
+    ),
+    dict(
+        type='LoadTokenLabels', label_root='data/imagenet/labels', num_classes=3, grid=2,
+        relabel=True,
+    ),
+    dict(type='PackInputs', algorithm_keys=['token_label']),
+]
+test_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+loader = dict(batch_size=4, num_workers=1, persistent_workers=False)
+train_dataloader = dict(
+    dataset=dict(data_prefix='train', pipeline=train_pipeline, **data), **loader
+)
+val_dataloader = dict(dataset=dict(data_prefix='val', pipeline=test_pipeline, **data), **loader)
+test_dataloader = val_dataloader
+val_evaluator = dict(topk=(1,))
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=1)
+default_hooks = dict(logger=dict(interval=1))
+"""
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder with a config, images of one colour in a half, and labels of a 4 x 4 grid."""
+    (tmp_path / 'tiny.py').write_text(CONFIG)
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 4), ('val', 2)):
+        for label, name in enumerate(CLASSES):
+            folder = tmp_path / 'data' / 'imagenet' / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                image = rng.integers(0, 60, (SIDE, SIDE, 3), dtype=np.uint8)
+                image[:, : SIDE // 2, label] += 150
+                cv2.imwrite(str(folder / f'{index}.png'), image)
+    for label, name in enumerate(CLASSES):
+        folder = tmp_path / 'data' / 'imagenet' / 'labels' / name
+        folder.mkdir(parents=True)
+        scores = torch.zeros(2, 4, 4)
+        scores[0, :, :2] = 8  # sure of the left half alone
+        scores[1] = 1
+        classes = torch.tensor([label, (label + 1) % 3])[:, None, None].expand(2, 4, 4)
+        for index in range(4):
+            torch.save(torch.stack([scores, classes]).half(), folder / f'{index}.pt')
+    return tmp_path
+
+
+def test_an_epoch_and_an_evaluation(root):
+    train('tiny.py', cwd=root)
+    run = root / 'work_dirs' / 'tiny'
+    (log,) = run.glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = [line for line in lines if 'loss' in line]
+    assert len(steps) == 3
+    for step in steps:
+        assert step['loss'] == pytest.approx(step['loss_cls'] + step['loss_dense'], rel=1e-3)
+    trained = [line['accuracy/top1'] for line in lines if 'accuracy/top1' in line]
+    # What evaluates needs no labels.
+    shutil.rmtree(root / 'data' / 'imagenet' / 'labels')
+    evaluate('tiny.py', run / 'epoch_1.pth', '--work-dir', 'tested', cwd=root)
+    (log,) = (root / 'tested').glob('*/*.json')
+    assert [json.loads(log.read_text())['accuracy/top1']] == trained
+
+
+@pytest.mark.parametrize(
+    'harm, message',
+    [
+        (
+            lambda labels: shutil.rmtree(labels),
+            'folder of token labels (train_dataloader.dataset.pipeline.4.label_root) '
+            'data/imagenet/labels does not exist; give --data-root DIR, or set it with',
+        ),
+        (
+            lambda labels: (labels / 'red' / '3.pt').unlink(),
+            'token labels data/imagenet/labels/red/3.pt do not exist; give label_root',
+        ),
+        (
+            lambda labels: torch.save(torch.zeros(2, 5, 7), labels / 'blue' / '0.pt'),
+            'token labels data/imagenet/labels/blue/0.pt have shape (2, 5, 7), not (2, k, H, W)',
+        ),
+    ],
+)
+def test_bad_labels_end_a_run_with_one_line(root, harm, message):
+    harm(root / 'data' / 'imagenet' / 'labels')
+    done = train('tiny.py', cwd=root, check=False)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if 'error: ' in line]
+    assert line.startswith(f'train.py: error: {message}')
+    assert 'Traceback' not in done.stderr
