@@ -5,7 +5,6 @@ All Tokens Matter (NeurIPS 2021, https://arxiv.org/abs/2104.10858), as RMT-S*, B
 
 import functools
 import math
-import re
 from typing import Dict, List, Tuple
 
 import torch
@@ -131,12 +130,10 @@ class TokenLabelClassifier(ReleasedClassifier):
     does, and the head is a :class:`TokenLabelHead`.
     """
 
-    def own_names(self) -> Dict[str, str]:
-        """Released name -> own name of every tensor."""
-        return {
-            re.sub(r'^head\.aux_fc\.', 'aux_head.', released): own
-            for released, own in super().own_names().items()
-        }
+    def own_name(self, name: str) -> str:
+        """What the classifier itself calls the tensor of a released name; own names stay."""
+        first, _, rest = name.partition('.')
+        return f'head.aux_fc.{rest}' if first == 'aux_head' else super().own_name(name)
 
     def loss(self, inputs: Tensor, data_samples: List[DataSample]) -> Dict[str, Tensor]:
         """Losses of a batch of images (B, 3, H, W), see :meth:`TokenLabelHead.loss`."""

@@ -29,7 +29,9 @@ SAMPLES = 4
 """Samples along either side of a token, whose average is its label."""
 
 
-def places_of(left: float, top: float, right: float, bottom: float, size: Tuple) -> np.ndarray:
+def places_of(
+    left: float, top: float, right: float, bottom: float, size: Tuple[int, int]
+) -> np.ndarray:
     """Places of the pixels of a crop.
 
     Args:
@@ -153,6 +155,8 @@ class LoadTokenLabels(BaseTransform):
 
     def transform(self, results: Results) -> Results:
         """Add ``token_label``, and ``gt_score`` if asked to."""
+        if 'places' not in results:
+            raise ValueError('LoadTokenLabels comes after TrackedResizedCrop, which is missing')
         folder, name = osp.split(results['img_path'])
         stem = osp.splitext(name)[0]
         path = osp.join(self.label_root, osp.basename(folder), stem + self.suffix)

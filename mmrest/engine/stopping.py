@@ -84,6 +84,7 @@ def _end_workers() -> None:
 
     multiprocessing would ask them with the signal that they ignore, and wait for ever.
     """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise where one is killed
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

@@ -6,12 +6,9 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS
+from mmpretrain.utils import register_all_modules
 
 from tests.tools.runs import ROOT
-
-pytest.importorskip('mmpretrain')
-
-from mmpretrain.utils import register_all_modules
 
 RECIPES = {
     # size: (drop path, channels of the last map, tokens, their channels)

@@ -1,26 +1,19 @@
 """Runs with token labels through the programs, on drawn images with drawn labels."""
 
 import json
-import re
 import shutil
 
-import cv2
-import numpy as np
 import pytest
 import torch
 
-from tests.models.networks import TINY
-from tests.tools.runs import ROOT, evaluate, train
-
-pytest.importorskip('mmpretrain')
-
 from mmrest import RMT
+from mmrest.datasets.shapes import CLASSES, write_classes
 from mmrest.engine.checks import check_files
 from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
-
-CLASSES = ('blue', 'green', 'red')
-SIDE = 64
+from tests.classification.networks import released_name
+from tests.models.networks import TINY
+from tests.tools.runs import ROOT, evaluate, train
 
 CONFIG = f"""
 _base_ = '{ROOT}/configs/imagenet_rmt_s_tl_310e.py'
@@ -61,17 +54,9 @@ default_hooks = dict(logger=dict(interval=1))
 
 @pytest.fixture
 def root(tmp_path):
-    """A folder with a config, images of one colour in a half, and labels of a 4 x 4 grid."""
+    """A folder with a config, images of three classes, and labels of a 4 x 4 grid."""
     (tmp_path / 'tiny.py').write_text(CONFIG)
-    rng = np.random.default_rng(0)
-    for split, count in (('train', 4), ('val', 2)):
-        for label, name in enumerate(CLASSES):
-            folder = tmp_path / 'data' / 'imagenet' / split / name
-            folder.mkdir(parents=True)
-            for index in range(count):
-                image = rng.integers(0, 60, (SIDE, SIDE, 3), dtype=np.uint8)
-                image[:, : SIDE // 2, label] += 150
-                cv2.imwrite(str(folder / f'{index}.png'), image)
+    write_classes(tmp_path / 'data', dict(train=12, val=6), 64, 64)
     for label, name in enumerate(CLASSES):
         folder = tmp_path / 'data' / 'imagenet' / 'labels' / name
         folder.mkdir(parents=True)
@@ -79,8 +64,8 @@ def root(tmp_path):
         scores[0, :, :2] = 8  # sure of the left half alone
         scores[1] = 1
         classes = torch.tensor([label, (label + 1) % 3])[:, None, None].expand(2, 4, 4)
-        for index in range(4):
-            torch.save(torch.stack([scores, classes]).half(), folder / f'{index}.pt')
+        for image in (tmp_path / 'data' / 'imagenet' / 'train' / name).iterdir():
+            torch.save(torch.stack([scores, classes]).half(), folder / f'{image.stem}.pt')
     return tmp_path
 
 
@@ -97,27 +82,22 @@ def test_an_epoch_and_an_evaluation(root):
     # What evaluates needs no labels, and takes a file of the released form.
     shutil.rmtree(root / 'data' / 'imagenet' / 'labels')
     own = torch.load(run / 'epoch_1.pth', weights_only=False)['state_dict']
-    names = {
-        name: re.sub(r'^(backbone|neck)\.', '', name)
-        .replace('head.fc.', 'head.')
-        .replace('head.aux_fc.', 'aux_head.')
-        for name in own
-    }
-    assert 'aux_head.weight' in names.values() and 'head.weight' in names.values()
-    torch.save(dict(model={names[name]: own[name] for name in own}), root / 'released.pth')
+    released = {released_name(name).replace('head.aux_fc', 'aux_head'): own[name] for name in own}
+    assert {'aux_head.weight', 'head.weight', 'norm.running_var'} < set(released)
+    torch.save(dict(model=released), root / 'released.pth')
     evaluate('tiny.py', 'released.pth', '--work-dir', 'tested', cwd=root)
     (log,) = (root / 'tested').glob('*/*.json')
     assert [json.loads(log.read_text())['accuracy/top1']] == trained
 
 
 def test_a_missing_file_ends_a_run_with_one_line(root):
-    (root / 'data' / 'imagenet' / 'labels' / 'red' / '3.pt').unlink()
+    missing = next((root / 'data' / 'imagenet' / 'labels' / 'disc').iterdir())
+    missing.unlink()
     done = train('tiny.py', cwd=root, check=False)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if 'error: ' in line]
-    assert line.startswith(
-        'train.py: error: token labels data/imagenet/labels/red/3.pt do not exist; give label_root'
-    )
+    path = f'data/imagenet/labels/disc/{missing.name}'
+    assert line.startswith(f'train.py: error: token labels {path} do not exist; give label_root')
 
 
 def test_a_missing_folder_is_named_before_a_run(root, monkeypatch):

@@ -4,18 +4,13 @@ import re
 
 import cv2
 import numpy as np
-import pytest
 import torch
-
-from tests.models.networks import TINY
-from tests.tools.runs import ROOT
-
-pytest.importorskip('mmpretrain')
-
 from mmpretrain import get_model
 
 from mmrest import RMT
 from mmrest.classification.token_maps import read_token_map
+from tests.models.networks import TINY
+from tests.tools.runs import ROOT
 
 TEACHER = f"""
 _base_ = '{ROOT}/configs/imagenet_rmt_b_300e.py'

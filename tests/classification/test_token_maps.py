@@ -6,9 +6,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-
-pytest.importorskip('mmpretrain')
-
 from mmengine.registry import TRANSFORMS
 from mmpretrain.utils import register_all_modules
 from torchvision.ops import roi_align
@@ -198,7 +195,7 @@ def test_bad_files(suffix, content, message, tmp_path):
     if content is not None:
         (tmp_path / 'dogs' / f'a{suffix}').write_bytes(content)
     with pytest.raises(CheckpointError) as error:
-        LoadTokenLabels(str(tmp_path), 10, suffix=suffix)(dict(img_path='dogs/a.png'))
+        LoadTokenLabels(str(tmp_path), 10, suffix=suffix)(dict(img_path='dogs/a.png', places=None))
     line = str(error.value)
     assert f'{tmp_path}/dogs/a{suffix}' in line and message in line and '\n' not in line
 
@@ -208,10 +205,16 @@ def test_a_pickled_array_is_not_unpickled(tmp_path, monkeypatch):
     (tmp_path / 'dogs').mkdir()
     np.save(tmp_path / 'dogs' / 'a.npy', np.array([Evil()]), allow_pickle=True)
     with pytest.raises(CheckpointError, match='cannot be read as an array'):
-        LoadTokenLabels(str(tmp_path), 10, suffix='.npy')(dict(img_path='dogs/a.png'))
+        LoadTokenLabels(str(tmp_path), 10, suffix='.npy')(dict(img_path='dogs/a.png', places=None))
     assert not (tmp_path / 'evil_was_here').exists()
 
 
 def test_bad_suffix():
     with pytest.raises(ValueError, match=r"suffix must be '\.pt' or '\.npy', got '\.npz'"):
         LoadTokenLabels('labels', suffix='.npz')
+
+
+def test_an_image_without_places(tmp_path):
+    path = written(tmp_path, labels())
+    with pytest.raises(ValueError, match='comes after TrackedResizedCrop, which is missing'):
+        LoadTokenLabels(str(tmp_path), 10)(dict(img_path=path))

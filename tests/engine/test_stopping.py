@@ -23,3 +23,4 @@ def test_a_run_that_fails_does_not_wait_for_its_workers():
         [sys.executable, '-c', FAILING], capture_output=True, text=True, timeout=100
     )
     assert done.returncode == 1 and 'out of memory' in done.stderr
+    assert done.stderr.count('Traceback') == 1
