@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS
 from mmpretrain.utils import register_all_modules
 
+from mmrest.engine.config import load_config
 from tests.tools.runs import ROOT
 
 RECIPES = {
@@ -116,3 +117,10 @@ def test_pipelines_are_those_of_300_epochs_with_labels(recipe):
         resize, crop = pipeline[1:3]
         assert (resize.scale, resize.edge, crop.crop_size) == (int(224 / 0.96), 'short', 224)
     assert cfg.train_dataloader.batch_size == 128 and 16 * 128 == cfg.auto_scale_lr.base_batch_size
+
+
+def test_labels_move_with_the_data():
+    path = ROOT / 'configs' / 'imagenet_rmt_s_tl_310e.py'
+    dataset = load_config(str(path), data_root='/elsewhere').train_dataloader.dataset
+    assert dataset.data_root == '/elsewhere'
+    assert dataset.pipeline[-2].label_root == '/elsewhere/label_top5_train_nfnet'
