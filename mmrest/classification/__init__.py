@@ -4,5 +4,7 @@ Nothing else in mmrest imports it, so that mmpretrain is needed for classificati
 """
 
 from .classifier import ReleasedClassifier
+from .token_labelling import TokenLabelClassifier, TokenLabelHead
+from .token_maps import LoadTokenLabels
 
-__all__ = ['ReleasedClassifier']
+__all__ = ['LoadTokenLabels', 'ReleasedClassifier', 'TokenLabelClassifier', 'TokenLabelHead']

@@ -235,7 +235,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except (UsageError, CheckpointError) as error:
-        _fail(str(error))
+        _fail(_own_line(error))
     except Interrupted as stop:
         if is_first_to_say(str(stop)):
             print(f'{osp.basename(sys.argv[0])}: {stop}', file=sys.stderr, flush=True)
@@ -250,6 +250,14 @@ def run(main: Callable[[], None]) -> None:
             'and go on with --resume'
         )
     leave_processes()
+
+
+def _own_line(error: Exception) -> str:
+    """The message of an error; torch wraps that of a loader's worker in a traceback."""
+    message = str(error)
+    if 'Original Traceback' not in message:
+        return message
+    return message.rpartition(f'{type(error).__name__}: ')[2].strip()
 
 
 def _fail(message: str) -> NoReturn:

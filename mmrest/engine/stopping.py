@@ -1,5 +1,7 @@
 """A cluster's request to stop, which a run grants at the end of an iteration."""
 
+import atexit
+import multiprocessing
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -66,6 +68,7 @@ def have_workers_wait() -> None:
     iteration; they end when it does.
     """
     runner.default_worker_init_fn = _begin_worker
+    atexit.register(_end_workers)
 
 
 _worker_init_fn = runner.default_worker_init_fn
@@ -74,3 +77,14 @@ _worker_init_fn = runner.default_worker_init_fn
 def _begin_worker(*args: Any, **kwargs: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _worker_init_fn(*args, **kwargs)
+
+
+def _end_workers() -> None:
+    """End the workers that an error has left.
+
+    multiprocessing would ask them with the signal that they ignore, and wait for ever.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise where one is killed
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()

@@ -4,6 +4,7 @@ import functools
 from abc import abstractmethod
 from contextlib import contextmanager, nullcontext
 from typing import (
+    Callable,
     ClassVar,
     Iterator,
     List,
@@ -168,11 +169,15 @@ class PyramidBackbone(BaseModule):
         first, steps = sum(depths[:stage]), max(sum(depths) - 1, 1)
         return [self.drop_path_rate * (first + i) / steps for i in range(depths[stage])]
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+    def forward(
+        self, x: Tensor, after_stem: Optional[Callable[[Tensor], Tensor]] = None
+    ) -> Tuple[Tensor, ...]:
         """Feature maps of `out_indices`.
 
         Args:
             x: images, (B, in_channels, H, W), of any size from 1 x 1 up.
+            after_stem: what is done to the map of the stem, (B, C, H, W) in and out, before the
+                first block, for instance mixing the tokens of a batch.
 
         Returns:
             One (B, C_i, ceil(H / s), ceil(W / s)) map for each output, s its stride.
@@ -188,12 +193,17 @@ class PyramidBackbone(BaseModule):
         if x.device.type == 'cpu' and not is_plain():
             keep_heap()
         with steps(plain=not in_graph() and has_hooks(self)):
-            return self._maps(x)
+            return self._maps(x, after_stem)
 
-    def _maps(self, x: Tensor) -> Tuple[Tensor, ...]:
+    def _maps(
+        self, x: Tensor, after_stem: Optional[Callable[[Tensor], Tensor]]
+    ) -> Tuple[Tensor, ...]:
         outputs = []
         for stage in range(self.num_stages):
-            x = self.embedding(stage)(x).permute(0, 2, 3, 1)
+            x = self.embedding(stage)(x)
+            if stage == 0 and after_stem is not None:
+                x = after_stem(x)
+            x = x.permute(0, 2, 3, 1)
             inputs = self.block_inputs(stage, x)
             for block in self.blocks(stage):
                 if self.with_cp and torch.is_grad_enabled():

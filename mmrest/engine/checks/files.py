@@ -53,6 +53,8 @@ def check_files(cfg: Config, phases: Tuple[str, ...]) -> None:
 def _check_data(where: str, part: dict) -> None:
     root = part.get('data_root') or ''
     check_path(root, f'data folder ({where}.data_root)', osp.isdir, DATA_REMEDY)
+    labels = part.get('label_root')
+    check_path(labels, f'folder of token labels ({where}.label_root)', osp.isdir, DATA_REMEDY)
     annotations = part.get('ann_file')
     if isinstance(annotations, str) and annotations:
         path = osp.join(root, annotations)

@@ -1,0 +1,144 @@
+"""Token labelling: every token of the last map learns a class of its own.
+
+All Tokens Matter (NeurIPS 2021, https://arxiv.org/abs/2104.10858), as RMT-S*, B* and L* use it.
+"""
+
+import functools
+import math
+from typing import Dict, List, Tuple
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from mmpretrain.models import LinearClsHead
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from ..models.token_labelling import Box, draw_box, swap
+from .classifier import ReleasedClassifier
+
+STEM_STRIDE = 4
+"""Pixels between the tokens that are mixed."""
+
+SHARE = 0.5
+"""What the strongest token adds to the logits of the image, as in the released code."""
+
+
+@MODELS.register_module()
+class TokenLabelHead(LinearClsHead):
+    """Two linear classifiers: one of the average, one of every token.
+
+    Args:
+        num_classes: classes.
+        in_channels: channels of the average.
+        token_channels: channels of the tokens.
+        dense_weight: weight of the tokens' loss, beta in equation 4 of All Tokens Matter.
+
+    The other arguments are those of mmpretrain's LinearClsHead; `loss` must take soft labels
+    (N, classes), for instance LabelSmoothLoss, and averages over images and over tokens.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        token_channels: int,
+        dense_weight: float = 0.5,
+        **kwargs: object,
+    ) -> None:
+        super().__init__(num_classes=num_classes, in_channels=in_channels, **kwargs)
+        self.aux_fc = nn.Linear(token_channels, num_classes)
+        self.dense_weight = dense_weight
+
+    def pre_logits(self, feats: Tuple[Tensor, Tensor]) -> Tensor:
+        """The averages."""
+        return feats[0]
+
+    def token_logits(self, feats: Tuple[Tensor, Tensor]) -> Tensor:
+        """Logits (B, H, W, classes) of the tokens."""
+        return self.aux_fc(feats[1].permute(0, 2, 3, 1))
+
+    def forward(self, feats: Tuple[Tensor, Tensor]) -> Tensor:
+        """Logits (B, classes): those of the average and half of the tokens' maximum.
+
+        Args:
+            feats: averages (B, in_channels) and tokens (B, token_channels, H, W).
+        """
+        return super().forward(feats) + SHARE * self.token_logits(feats).amax((1, 2))
+
+    def loss(
+        self, feats: Tuple[Tensor, Tensor], data_samples: List[DataSample], box: Box
+    ) -> Dict[str, Tensor]:
+        """Losses of a batch whose tokens were mixed.
+
+        Args:
+            feats: as for :meth:`forward`.
+            data_samples: with ``token_label``, (classes, H, W) probabilities, and ``gt_score``
+                or ``gt_label``, before they are mixed.
+            box: the tokens that came from the flipped batch.
+
+        Raises:
+            ValueError: there are no dense labels, or they have another shape.
+        """
+        logits = self.token_logits(feats)
+        labels = swap(self._token_labels(data_samples, logits), box)
+        tokens = logits.flatten(0, 2)
+        images = super().forward(feats)
+        classes = self._class_labels(data_samples, images)
+        share = box.area / labels[0, 0].numel()
+        classes = (1 - share) * classes + share * classes.flip(0)
+        dense = self.loss_module(
+            tokens, labels.permute(0, 2, 3, 1).flatten(0, 2), avg_factor=len(tokens)
+        )
+        return dict(
+            loss_cls=self.loss_module(images, classes, avg_factor=len(images)),
+            loss_dense=self.dense_weight * dense,
+        )
+
+    def _token_labels(self, data_samples: List[DataSample], logits: Tensor) -> Tensor:
+        wanted = (self.num_classes, *logits.shape[1:3])
+        for sample in data_samples:
+            if 'token_label' not in sample:
+                raise ValueError(
+                    'an image has no token_label: the training pipeline needs LoadTokenLabels, '
+                    "and algorithm_keys=['token_label'] in PackInputs"
+                )
+            if sample.token_label.shape != wanted:
+                raise ValueError(
+                    f'token_label is {tuple(sample.token_label.shape)}, but classes and tokens '
+                    f'are {wanted}: set num_classes and grid of LoadTokenLabels'
+                )
+        # On the CPU autocast to bfloat16 refuses to stack float16.
+        labels = torch.stack([sample.token_label.float() for sample in data_samples])
+        return labels.to(logits.device)
+
+    def _class_labels(self, data_samples: List[DataSample], images: Tensor) -> Tensor:
+        if 'gt_score' in data_samples[0]:
+            return torch.stack([sample.gt_score for sample in data_samples]).to(images.device)
+        labels = torch.cat([sample.gt_label for sample in data_samples]).to(images.device)
+        return F.one_hot(labels, self.num_classes).float()
+
+
+@MODELS.register_module()
+class TokenLabelClassifier(ReleasedClassifier):
+    """Classifier that learns with token labelling and MixToken.
+
+    In training the tokens after the stem are mixed with those of the flipped batch in a region
+    whose borders lie between the tokens of the last map, so that every one of these has one
+    label. Evaluation mixes nothing and needs no labels. The backbone is one of mmrest, the neck
+    hands on averages and tokens, as :class:`~mmrest.models.token_labelling.RMTTokenProjection`
+    does, and the head is a :class:`TokenLabelHead`.
+    """
+
+    def own_name(self, name: str) -> str:
+        """What the classifier itself calls the tensor of a released name; own names stay."""
+        first, _, rest = name.partition('.')
+        return f'head.aux_fc.{rest}' if first == 'aux_head' else super().own_name(name)
+
+    def loss(self, inputs: Tensor, data_samples: List[DataSample]) -> Dict[str, Tensor]:
+        """Losses of a batch of images (B, 3, H, W), see :meth:`TokenLabelHead.loss`."""
+        stride = self.backbone.out_strides[-1]
+        box = draw_box(*(math.ceil(length / stride) for length in inputs.shape[2:]))
+        mix = functools.partial(swap, box=box, cell=stride // STEM_STRIDE)
+        feats = self.neck(self.backbone(inputs, after_stem=mix))
+        return self.head.loss(feats, data_samples, box)

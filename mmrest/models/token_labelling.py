@@ -1,0 +1,96 @@
+"""What token labelling needs besides a classifier: mixed tokens, and tokens beside their average.
+
+All Tokens Matter: Token Labeling for Training Better Vision Transformers (NeurIPS 2021,
+https://arxiv.org/abs/2104.10858), section 3.2, as the released code of RMT uses it.
+"""
+
+import math
+from typing import NamedTuple, Sequence, Tuple
+
+import numpy as np
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from .projection import RMTProjection
+
+
+class Box(NamedTuple):
+    """A region of a grid of tokens; `bottom` and `right` are the first ones beyond it."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def area(self) -> int:
+        """Number of tokens."""
+        return (self.bottom - self.top) * (self.right - self.left)
+
+
+def draw_box(height: int, width: int) -> Box:
+    """Draw the region that MixToken takes from the other image, by numpy's random numbers.
+
+    The sides are those of the grid times the root of a share that is uniform in [0, 1], rounded
+    down to an even number of tokens; the centre is any token, and what lies beyond the grid is
+    cut off.
+
+    Args:
+        height: tokens.
+        width: tokens.
+    """
+    side = math.sqrt(1 - np.random.beta(1, 1))
+    (top, bottom), (left, right) = (
+        _interval(np.random.randint(length), int(length * side) // 2, length)
+        for length in (height, width)
+    )
+    return Box(top, bottom, left, right)
+
+
+def _interval(centre: int, half: int, length: int) -> Tuple[int, int]:
+    return max(centre - half, 0), min(centre + half, length)
+
+
+def swap(x: Tensor, box: Box, cell: int = 1) -> Tensor:
+    """Put the region of the flipped batch in place of that of the batch.
+
+    Args:
+        x: maps (B, ..., H, W), which stay as they are.
+        box: the region, in cells.
+        cell: height and width of a cell in `x`; the last ones may be cut off by its border.
+    """
+    if not box.area:
+        return x
+    rows = slice(box.top * cell, box.bottom * cell)
+    columns = slice(box.left * cell, box.right * cell)
+    mixed = x.clone()
+    mixed[..., rows, columns] = x[..., rows, columns].flip(0)
+    return mixed
+
+
+@MODELS.register_module()
+class RMTTokenProjection(RMTProjection):
+    """Neck of RMT for token labelling: the tokens beside the average of the projected map.
+
+    Args:
+        tokens: ``'last'``, the last map's, as in the released code and its B* and L*, or
+            ``'projected'``, those that are averaged, as the number of parameters in the authors'
+            log of S* says.
+
+    The other arguments are those of :class:`~mmrest.models.projection.RMTProjection`.
+
+    Raises:
+        ValueError: for any other `tokens`.
+    """
+
+    def __init__(self, *args: object, tokens: str = 'last', **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        if tokens not in ('last', 'projected'):
+            raise ValueError(f"tokens must be 'last' or 'projected', got {tokens!r}")
+        self.tokens = tokens
+
+    def forward(self, maps: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
+        """The averages (B, out_channels) and the tokens (B, C, H, W) of the last map."""
+        projected = self.project(maps[-1])
+        tokens = projected if self.tokens == 'projected' else maps[-1]
+        return projected.mean((2, 3)), tokens

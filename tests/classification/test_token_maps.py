@@ -1,0 +1,220 @@
+"""Dense labels follow the image through its augmentations, and bad files are named."""
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import TRANSFORMS
+from mmpretrain.utils import register_all_modules
+from torchvision.ops import roi_align
+
+from mmrest.checkpoint import CheckpointError
+from mmrest.classification.token_maps import LoadTokenLabels, places_of, sample
+
+HEIGHT, WIDTH = 60, 90
+WHOLE = (0, 0, 1, 1)
+CROP = dict(scale=(64, 96), backend='cv2', interpolation='bilinear')
+FLIP = dict(prob=0.5, direction=['horizontal', 'vertical'])
+AUGMENT = dict(num_policies=2, total_level=10, magnitude_level=9, magnitude_std=0.5)
+MOVES = [
+    dict(type='Rotate', magnitude_range=(0, 30)),
+    dict(type='Shear', magnitude_range=(0, 0.3), direction='horizontal'),
+    dict(type='Shear', magnitude_range=(0, 0.3), direction='vertical'),
+    dict(type='Translate', magnitude_range=(0, 0.45), direction='horizontal'),
+    dict(type='Translate', magnitude_range=(0, 0.45), direction='vertical'),
+]
+
+
+@pytest.fixture(autouse=True)
+def _registered():
+    register_all_modules()
+    np.random.seed(0)
+
+
+def build(kind, **arguments):
+    return TRANSFORMS.build(dict(type=kind, _scope_='mmpretrain', **arguments))
+
+
+def written(folder, content, name='a.pt'):
+    """Path of an image whose labels are `content`."""
+    (folder / 'dogs').mkdir(exist_ok=True)
+    torch.save(content, folder / 'dogs' / name)
+    return '/images/train/dogs/a.JPEG'
+
+
+def test_crop_and_flip_agree_with_roi_align():
+    maps = torch.randn(3, 9, 13)
+    crop = build('TrackedResizedCrop', **CROP)
+    flip = build('TrackedFlip', **FLIP)
+    seen = set()
+    for seed in range(30):
+        np.random.seed(seed)
+        top, left, height, width = crop.rand_crop_params(np.zeros((HEIGHT, WIDTH, 3)))
+        np.random.seed(seed)
+        results = flip(crop(dict(img=np.zeros((HEIGHT, WIDTH, 3), np.uint8))))
+        box = [left / WIDTH * 13, top / HEIGHT * 9]
+        box += [(left + width) / WIDTH * 13, (top + height) / HEIGHT * 9]
+        expected = roi_align(maps[None], [torch.tensor([box])], (2, 3), 1, 4, aligned=True)[0]
+        direction = results['flip_direction'] if results['flip'] else None
+        dims = {None: [], 'horizontal': [2], 'vertical': [1]}[direction]
+        seen.add(direction)
+        found = sample(maps, results['places'], (2, 3))
+        torch.testing.assert_close(found, expected.flip(dims), rtol=0, atol=1e-4)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize('moves', [MOVES[:1], MOVES[1:3], MOVES[3:], MOVES])
+def test_labels_go_where_the_pixels_go(moves):
+    """Image and labels both encode where in the original they are from; they must agree."""
+    x, y = np.meshgrid((np.arange(WIDTH) + 0.5) / WIDTH, (np.arange(HEIGHT) + 0.5) / HEIGHT)
+    image = np.stack([200 * x, 200 * y, 200 * np.ones_like(x)], -1).astype(np.float32)
+    maps = torch.from_numpy(image / 200).permute(2, 0, 1)
+    steps = [
+        build('TrackedResizedCrop', **CROP, crop_ratio_range=(0.4, 1)),
+        build('TrackedFlip', **FLIP),
+        build(
+            'TrackedRandAugment',
+            policies=moves,
+            hparams=dict(pad_val=0, interpolation='bilinear', prob=1.0),
+            **AUGMENT,
+        ),
+    ]
+    away = 0
+    for _ in range(20):
+        results = dict(img=image.copy())
+        for step in steps:
+            results = step(results)
+        tokens = cv2.resize(results['img'], (3, 2), interpolation=cv2.INTER_AREA) / 200
+        found = sample(maps, results['places'], (2, 3)).permute(1, 2, 0).numpy()
+        np.testing.assert_allclose(found, tokens, atol=0.02)
+        away += (tokens[..., 2] < 0.9).sum()
+    assert away > 10  # some tokens did show what is beyond the crop
+
+
+@pytest.mark.parametrize(
+    'kind, arguments',
+    [
+        ('RandomResizedCrop', CROP),
+        ('RandomFlip', FLIP),
+        ('RandAugment', dict(policies='timm_increasing', **AUGMENT)),
+    ],
+)
+def test_images_are_those_of_the_transforms_that_track_nothing(kind, arguments):
+    tracked = build(
+        kind.replace('Random', 'Tracked').replace('RandA', 'TrackedRandA'), **arguments
+    )
+    plain = build(kind, **arguments)
+    rng = np.random.default_rng(0)
+    for seed in range(40):
+        image = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        images, draws = [], []
+        for transform in (tracked, plain):
+            np.random.seed(seed)
+            places = places_of(*WHOLE, (HEIGHT, WIDTH))
+            images.append(transform(dict(img=image.copy(), places=places))['img'])
+            draws.append(np.random.rand())
+        np.testing.assert_array_equal(*images)
+        assert draws[0] == draws[1]
+
+
+@pytest.mark.parametrize('suffix', ['.pt', '.npy'])
+def test_probabilities_by_hand(tmp_path, suffix):
+    # One row of two cells, the two best of four classes: class 2 has 3 and 1, class 0 has 2 on
+    # the left, class 3 has 4 on the right.
+    content = torch.tensor([[[[3.0, 1]], [[2, 4]]], [[[2.0, 2]], [[0, 3]]]]).half()
+    path = written(tmp_path, content)
+    np.save(tmp_path / 'dogs' / 'a.npy', content.numpy())
+    load = LoadTokenLabels(str(tmp_path), 4, grid=(1, 2), relabel=True, suffix=suffix)
+    # Half an image moved out of sight: only the left cell is left, and fills the right token.
+    places = places_of(0, 0, 1, 1, (64, 64))
+    places[:, 32:] = places[:, :32]
+    places[:, :32] = 0
+    results = load(dict(img_path=path, places=places))
+    # The right token shows the left half of the image, and its samples along x lie at -3/8, -1/8,
+    # 1/8 and 3/8 cells from the centre of the left cell, before which nothing changes.
+    weight = np.mean([0, 0, 1 / 8, 3 / 8])
+    scores = np.array([2 * (1 - weight), 0, 3 * (1 - weight) + weight, 4 * weight])
+    expected = np.exp(scores) / np.exp(scores).sum()
+    assert results['token_label'].shape == (4, 1, 2)
+    assert results['token_label'].dtype == torch.float16
+    np.testing.assert_allclose(results['token_label'][:, 0, 0], 0.25)
+    np.testing.assert_allclose(results['token_label'][:, 0, 1], expected, atol=1e-3)
+    halved = np.exp(scores / 2) / np.exp(scores / 2).sum()
+    np.testing.assert_allclose(results['gt_score'], halved, rtol=1e-5)
+    assert 'gt_score' not in LoadTokenLabels(str(tmp_path), 4)(dict(img_path=path, places=places))
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ('evil_was_here',)
+
+
+def labels(ids=0.0, scores=1.0, shape=(5, 3, 3)):
+    return torch.stack([torch.full(shape, scores), torch.full(shape, float(ids))]).half()
+
+
+BAD = {
+    'type': (dict(a=1), 'hold a dict, not one tensor (2, k, H, W)'),
+    'axes': (torch.zeros(5, 7, 7), 'have shape (5, 7, 7), not (2, k, H, W)'),
+    'order': (torch.zeros(3, 3, 5, 2), 'have shape (3, 3, 5, 2), not (2, k, H, W)'),
+    'empty': (torch.zeros(2, 5, 0, 3), 'have shape (2, 5, 0, 3), not'),
+    'class': (labels(ids=10), 'hold class 10; classes are integers from 0 to 9'),
+    'negative': (labels(ids=-1), 'hold class -1; classes'),
+    'fraction': (labels(ids=1.5), 'hold class 1.5; classes'),
+    'finite': (labels(scores=float('nan')), 'hold scores that are not finite'),
+    'pickle': (Evil(), 'is refused: it would build a'),
+}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_bad_content(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content, message = BAD[name]
+    path = written(tmp_path, content)
+    with pytest.raises(CheckpointError) as error:
+        LoadTokenLabels(str(tmp_path), 10)(dict(img_path=path, places=None))
+    line = str(error.value)
+    assert f'{tmp_path}/dogs/a.pt' in line and message in line and '\n' not in line
+    assert not (tmp_path / 'evil_was_here').exists()
+
+
+@pytest.mark.parametrize(
+    'suffix, content, message',
+    [
+        ('.pt', None, 'do not exist; give label_root of LoadTokenLabels a folder with'),
+        ('.pt', b'', 'cannot be read as a checkpoint'),
+        ('.pt', b'PK\x03\x04 and no more', 'cannot be read as a checkpoint'),
+        ('.npy', None, 'do not exist'),
+        ('.npy', b'not an array', 'cannot be read as an array'),
+    ],
+)
+def test_bad_files(suffix, content, message, tmp_path):
+    (tmp_path / 'dogs').mkdir()
+    if content is not None:
+        (tmp_path / 'dogs' / f'a{suffix}').write_bytes(content)
+    with pytest.raises(CheckpointError) as error:
+        LoadTokenLabels(str(tmp_path), 10, suffix=suffix)(dict(img_path='dogs/a.png', places=None))
+    line = str(error.value)
+    assert f'{tmp_path}/dogs/a{suffix}' in line and message in line and '\n' not in line
+
+
+def test_a_pickled_array_is_not_unpickled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'dogs').mkdir()
+    np.save(tmp_path / 'dogs' / 'a.npy', np.array([Evil()]), allow_pickle=True)
+    with pytest.raises(CheckpointError, match='cannot be read as an array'):
+        LoadTokenLabels(str(tmp_path), 10, suffix='.npy')(dict(img_path='dogs/a.png', places=None))
+    assert not (tmp_path / 'evil_was_here').exists()
+
+
+def test_bad_suffix():
+    with pytest.raises(ValueError, match=r"suffix must be '\.pt' or '\.npy', got '\.npz'"):
+        LoadTokenLabels('labels', suffix='.npz')
+
+
+def test_an_image_without_places(tmp_path):
+    path = written(tmp_path, labels())
+    with pytest.raises(ValueError, match='comes after TrackedResizedCrop, which is missing'):
+        LoadTokenLabels(str(tmp_path), 10)(dict(img_path=path))
