@@ -4,5 +4,6 @@ Nothing else in mmrest imports it, so that mmpretrain is needed for classificati
 """
 
 from .classifier import ReleasedClassifier
+from .pictures import ClassPicturesHook
 
-__all__ = ['ReleasedClassifier']
+__all__ = ['ClassPicturesHook', 'ReleasedClassifier']
