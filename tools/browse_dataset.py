@@ -57,7 +57,8 @@ def main() -> None:
     init_default_scope(scope)
     with DefaultScope.overwrite_default_scope(scope):
         dataset = DATASETS.build(cfg[f'{args.phase}_dataloader'].dataset)
-        visualizer = VISUALIZERS.build(cfg.visualizer)
+        # mmpretrain's configs give it no name.
+        visualizer = VISUALIZERS.build({'name': 'visualizer', **cfg.visualizer})
     if not len(dataset):
         raise UsageError(f'{args.phase}_dataloader.dataset of {args.config} holds no image')
     visualizer.dataset_meta = dataset.metainfo

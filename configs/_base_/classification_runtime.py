@@ -2,7 +2,10 @@
 # norm's statistics too, and evaluates and saves the average.
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=3, save_best='accuracy/top1'))
+default_hooks = dict(
+    checkpoint=dict(max_keep_ckpts=3, save_best='accuracy/top1'),
+    visualization=dict(type='ClassPicturesHook'),
+)
 custom_hooks = [
     dict(type='EMAHook', momentum=4e-5, update_buffers=True, priority='ABOVE_NORMAL'),
     dict(type='InvalidLossHook'),

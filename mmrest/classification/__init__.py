@@ -4,7 +4,14 @@ Nothing else in mmrest imports it, so that mmpretrain is needed for classificati
 """
 
 from .classifier import ReleasedClassifier
+from .pictures import ClassPicturesHook
 from .token_labelling import TokenLabelClassifier, TokenLabelHead
 from .token_maps import LoadTokenLabels
 
-__all__ = ['LoadTokenLabels', 'ReleasedClassifier', 'TokenLabelClassifier', 'TokenLabelHead']
+__all__ = [
+    'ClassPicturesHook',
+    'LoadTokenLabels',
+    'ReleasedClassifier',
+    'TokenLabelClassifier',
+    'TokenLabelHead',
+]

@@ -1,0 +1,18 @@
+"""Pictures of predictions while a classifier is evaluated."""
+
+from typing import Any
+
+from mmengine.registry import HOOKS
+from mmpretrain.engine import VisualizationHook
+
+
+@HOOKS.register_module()
+class ClassPicturesHook(VisualizationHook):
+    """mmpretrain's VisualizationHook, with its arguments, in true colours.
+
+    That one hands the BGR of the pipelines to a visualizer that takes RGB.
+    """
+
+    def _draw_samples(self, batch_idx: int, data_batch: dict, *args: Any, **kwargs: Any) -> None:
+        images = [image.flip(0) for image in data_batch['inputs']]
+        super()._draw_samples(batch_idx, dict(data_batch, inputs=images), *args, **kwargs)
