@@ -2,7 +2,7 @@
 # on two cores. The schedule is that of a small job, not of the papers.
 _base_ = [
     './_base_/backbones/rest_lite.py',
-    './_base_/models/rest_classifier.py',
+    './_base_/models/average_classifier.py',
     './_base_/datasets/shapes_classes.py',
     './_base_/schedules/shapes_classification.py',
     './_base_/shapes_classification_runtime.py',

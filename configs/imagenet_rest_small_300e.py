@@ -1,6 +1,6 @@
 _base_ = [
     './_base_/backbones/rest_small.py',
-    './_base_/models/rest_classifier.py',
+    './_base_/models/average_classifier.py',
     './_base_/datasets/imagenet.py',
     './_base_/schedules/imagenet_300e.py',
     './_base_/classification_runtime.py',

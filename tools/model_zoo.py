@@ -42,7 +42,14 @@ SWITCHES = {
 }
 """Fields of RMT's archs, in words."""
 
-SCHEDULES = {'1x': '1x', '3x': '3x+MS', '160k': '160k', '80k': '80k', '300e': '300 epochs'}
+SCHEDULES = {
+    '1x': '1x',
+    '3x': '3x+MS',
+    '160k': '160k',
+    '80k': '80k',
+    '300e': '300 epochs',
+    'tl_310e': '310 epochs, token labels',
+}
 DETECTION_SIZE = (800, 1280)
 SEGMENTATION_SIZE = (512, 512)
 CLASSIFICATION_SIZE = (224, 224)
@@ -60,8 +67,18 @@ REPORTED: Dict[str, Dict[str, float]] = {
     'imagenet_rmt_s_300e': {'top-1': 84.1},
     'imagenet_rmt_b_300e': {'top-1': 85.0},
     'imagenet_rmt_l_300e': {'top-1': 85.5},
+    'imagenet_rmt_s_tl_310e': {'top-1': 84.8},
+    'imagenet_rmt_b_tl_310e': {'top-1': 85.6},
+    'imagenet_rmt_l_tl_310e': {'top-1': 86.1},
 }
 """What the papers report for a config, as far as it is known which."""
+
+TOKENS = {
+    'imagenet_rmt_s_tl_310e': 'projected',
+    'imagenet_rmt_b_tl_310e': 'last',
+    'imagenet_rmt_l_tl_310e': 'last',
+}
+"""Which tokens of a config have a classifier of their own."""
 
 TASKS = {
     'box AP': 'Object Detection',
@@ -108,11 +125,12 @@ def zoo() -> List[Entry]:
     entries = []
     backbones = {**BACKBONES, **ABLATIONS}
     for method, backbone in itertools.product(METHODS, backbones):
-        measured = None  # the schedule changes nothing of the network
+        measured = None  # the schedule changes nothing of a detector or segmentor
         for schedule in SCHEDULES:
             path = ROOT / 'configs' / f'{method}_{backbone}_{schedule}.py'
             if path.is_file():
-                measured = measured or measure(path, backbones[backbone])
+                if measured is None or method == 'imagenet':
+                    measured = measure(path, backbones[backbone])
                 names = (path.stem, METHODS[method], backbones[backbone], schedule)
                 entries.append(Entry(*names, *measured))
     return entries
@@ -121,9 +139,11 @@ def zoo() -> List[Entry]:
 def measure(path: Path, backbone: str) -> Tuple[Tuple[int, int], Complexity]:
     """Size of the image, and what the network of a config takes for it."""
     if path.stem.startswith('imagenet_'):
-        family, arch = backbone.split('-')
+        family, _, arch = backbone.partition('-')
         size = CLASSIFICATION_SIZE
-        return size, count_classifier(family, arch.lower(), *size)
+        return size, count_classifier(
+            family, arch.lower().replace('-', '_'), *size, TOKENS.get(path.stem)
+        )
     cfg = load_config(str(path))
     size = DETECTION_SIZE if cfg.default_scope == 'mmdet' else SEGMENTATION_SIZE
     return size, count_config(cfg, *size)

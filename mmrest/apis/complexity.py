@@ -2,14 +2,15 @@
 
 from collections import Counter
 from functools import partial
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..models import RMT, ResT, RMTProjection
+from ..models import RMT, ResT
 from ..models.pyramid import PyramidBackbone
+from ..models.token_labelling import RMTTokenProjection
 from ..ops import use_backend
 from .networks import on_meta
 
@@ -195,8 +196,10 @@ def _is_of_two_maps(operation: Any) -> bool:
     return 'bmm' in name or 'scaled_dot_product' in name
 
 
-def count_classifier(family: str, arch: str, height: int, width: int) -> Complexity:
-    """Count what a network takes with the classifier of its family, for 1000 classes.
+def count_classifier(
+    family: str, arch: str, height: int, width: int, tokens: Optional[str] = None
+) -> Complexity:
+    """Count what a network takes with its classifier, for 1000 classes.
 
     It is the network of the ImageNet configs, which mmpretrain is needed to read.
 
@@ -205,28 +208,42 @@ def count_classifier(family: str, arch: str, height: int, width: int) -> Complex
         arch: name of the network in its family.
         height: pixels.
         width: pixels.
+        tokens: which tokens have a classifier of their own, see
+            :class:`~mmrest.models.token_labelling.RMTTokenProjection`; None for none.
     """
     with torch.device('meta'):
-        return count(_Classifier(family, arch), height, width)
+        return count(_Classifier(family, arch, tokens), height, width)
+
+
+RELEASED_CLASSIFIERS = ('t', 's', 'b', 'l')
+"""Archs of RMT that end in a projection; the ablation networks have a norm and an average."""
 
 
 class _Classifier(nn.Module):
-    def __init__(self, family: str, arch: str) -> None:
+    def __init__(self, family: str, arch: str, tokens: Optional[str]) -> None:
         super().__init__()
-        if family == 'ResT':
-            self.backbone, self.neck = ResT(arch, out_indices=(3,)), _average
-            channels = self.backbone.out_channels[0]
-        else:
+        if family == 'RMT' and arch in RELEASED_CLASSIFIERS:
             self.backbone = RMT(arch, out_indices=(3,), output_norms=False)
-            self.neck, channels = RMTProjection(self.backbone.out_channels[0]), 1024
+            (last,), channels = self.backbone.out_channels, 1024
+            self.neck = RMTTokenProjection(last, tokens=tokens or 'last')
+            of_token = channels if tokens == 'projected' else last
+            self.aux_head = nn.Linear(of_token, 1000) if tokens else None
+        else:
+            backbone = {'ResT': ResT, 'RMT': RMT}[family]
+            self.backbone = backbone(arch, out_indices=(len(backbone.archs[arch].dims) - 1,))
+            self.neck, channels = _average, self.backbone.out_channels[0]
+            self.aux_head = None
         self.head = nn.Linear(channels, 1000)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.head(self.neck(self.backbone(image))[-1])
+        average, tokens = self.neck(self.backbone(image))
+        if self.aux_head is not None:
+            self.aux_head(tokens.permute(0, 2, 3, 1))
+        return self.head(average)
 
 
-def _average(maps: Sequence[Tensor]) -> Tuple[Tensor]:
-    return (maps[-1].mean((2, 3)),)
+def _average(maps: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
+    return maps[-1].mean((2, 3)), maps[-1]
 
 
 def _infer(model: nn.Module, image: Tensor) -> None:

@@ -8,16 +8,16 @@ from mmpretrain.structures import DataSample
 from torch import nn
 
 from tests.classification.networks import NETWORKS, build, config
-from tests.configs.test_recipes import ARCHS
+from tests.configs.test_recipes import ABLATIONS, ARCHS
 from tests.tools.runs import ROOT
 
 
 def test_all_are_there():
     names = {path.stem for path in (ROOT / 'configs').glob('imagenet_*.py')}
-    assert {f'imagenet_{name}_300e' for name in NETWORKS} <= names
+    assert {f'imagenet_{name}_300e' for name in (*NETWORKS, *ABLATIONS)} <= names
 
 
-@pytest.fixture(scope='module', params=NETWORKS)
+@pytest.fixture(scope='module', params=[*NETWORKS, *ABLATIONS])
 def built(request):
     """Name, config and model on the meta device."""
     cfg = config(request.param)
@@ -26,18 +26,19 @@ def built(request):
 
 def test_network(built):
     name, cfg, model = built
-    family, arch, dims, depths, drop_path = ARCHS[name]
+    family, arch, dims, depths, drop_path = {**ARCHS, **ABLATIONS}[name]
     backbone = model.backbone
     assert (type(backbone).__name__, cfg.model.backbone.arch) == (family, arch)
     assert (backbone.arch.dims, backbone.arch.depths) == (dims, depths)
-    assert (backbone.drop_path_rate, backbone.out_indices) == (drop_path, (3,))
+    assert (backbone.drop_path_rate, backbone.out_indices) == (drop_path, (len(dims) - 1,))
     assert backbone.init_cfg is None
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    assert norms and all(type(norm) is nn.BatchNorm2d for norm in norms)
-    assert type(model.neck).__name__ == {
-        'ResT': 'GlobalAveragePooling', 'RMT': 'RMTProjection',
-    }[family]  # fmt: skip
-    assert model.head.fc.weight.shape == (1000, dims[-1] if family == 'ResT' else 1024)
+    assert bool(norms) == (name in ARCHS) and all(type(norm) is nn.BatchNorm2d for norm in norms)
+    is_projected = family == 'RMT' and name in ARCHS
+    assert type(model.neck).__name__ == (
+        'RMTProjection' if is_projected else 'GlobalAveragePooling'
+    )
+    assert model.head.fc.weight.shape == (1000, 1024 if is_projected else dims[-1])
     assert cfg.custom_imports.imports == ['mmrest.classification']
 
 
@@ -77,7 +78,7 @@ def test_schedule(built):
 def test_average(built):
     _, cfg, _ = built
     average, invalid = cfg.custom_hooks
-    assert (average.type, average.momentum, average.update_buffers) == ('EMAHook', 4e-5, True)
+    assert (average.type, average.momentum, average.update_buffers) == ('EMAHook', 8e-5, True)
     assert invalid == dict(type='InvalidLossHook')
     assert cfg.default_hooks.checkpoint.save_best == 'accuracy/top1'
 
@@ -111,7 +112,7 @@ def test_pipelines(built):
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize('name', ['rest_lite', 'rmt_t', 'rmt_b'])
+@pytest.mark.parametrize('name', ['rest_lite', 'rmt_t', 'rmt_b', 'rmt_swin_t', 'rmt_deit_s'])
 def test_step(name, dtype):
     """A batch that Mixup or CutMix has mixed: finite, and every parameter moves."""
     cfg = config(name, small=True)

@@ -1,6 +1,6 @@
 # What the classifiers of both families share: one linear layer on an average, labels smoothed by
 # 0.1, and Mixup (0.8) or CutMix (1.0) of every batch with equal chance. Its children are
-# rest_classifier.py and rmt_classifier.py.
+# average_classifier.py and rmt_classifier.py.
 model = dict(
     type='ReleasedClassifier',
     backbone=dict(out_indices=(3,)),

@@ -1,7 +1,7 @@
 # 300 epochs: AdamW at 1e-3 for batch 1024, weight decay 0.05 but none on norms, biases and what
 # else has one dimension; 5 warm-up epochs, then cosine decay.
 # The paper names no rate that the warm-up begins with and none that the decay ends with: 1e-6 and
-# 1e-5 are those of DeiT, whose augmentations the paper takes, and so is the average's 0.99996 in
+# 1e-5 are those of DeiT, whose augmentations the paper takes, and of RMT's released program; see
 # classification_runtime.py.
 optim_wrapper = dict(
     type='OptimWrapper',

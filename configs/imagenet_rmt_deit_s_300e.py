@@ -1,0 +1,13 @@
+_base_ = [
+    './_base_/backbones/rmt_deit_s.py',
+    './_base_/models/average_classifier.py',
+    './_base_/datasets/imagenet.py',
+    './_base_/schedules/imagenet_300e.py',
+    './_base_/classification_runtime.py',
+]
+custom_imports = dict(imports=['mmrest.classification'])
+
+model = dict(
+    backbone=dict(_base_.backbone, out_indices=(0,)),
+    head=dict(in_channels=_base_.channels[0]),
+)
