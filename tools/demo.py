@@ -19,7 +19,7 @@ from mmrest.engine.config import load_config
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 
 COUNTS = {'train': 800, 'val': 50}
-CLASS_COUNTS = {'train': 1200, 'val': 150}
+CLASS_COUNTS = {'train': 9600, 'val': 300}
 """Images of a demo; those that are classified are smaller, and show one shape each."""
 
 

@@ -24,7 +24,7 @@ def refuse_triton(q: Tensor, k: Tensor, v: Tensor) -> Optional[str]:
     """
     if torch.version.hip is not None:
         return 'the kernels are made for NVIDIA GPUs'
-    if importlib.util.find_spec('triton') is None:
+    if not _has_triton():
         return 'Triton is not installed'
     if q.is_cuda:
         if torch.cuda.get_device_capability(q.device) < CAPABILITY:
@@ -38,6 +38,11 @@ def refuse_triton(q: Tensor, k: Tensor, v: Tensor) -> Optional[str]:
     if max(q.shape[-1], v.shape[-1]) > MOST_CHANNELS:
         return f'a head of {max(q.shape[-1], v.shape[-1])} channels is larger than {MOST_CHANNELS}'
     return refuse_in_graphs()
+
+
+@torch.compiler.assume_constant_result  # torch 2.12's compiler cannot look into the search
+def _has_triton() -> bool:
+    return importlib.util.find_spec('triton') is not None
 
 
 def _interpreted(q: Tensor) -> bool:

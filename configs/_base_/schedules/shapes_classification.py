@@ -1,6 +1,6 @@
 # A small job: AdamW with a short warm-up and cosine decay. Enough for a classifier to learn the
 # drawn shapes from scratch.
-max_iters = 800
+max_iters = 600
 train_cfg = dict(by_epoch=False, max_iters=max_iters, val_interval=200)
 val_cfg = dict()
 test_cfg = dict()
@@ -11,5 +11,5 @@ param_scheduler = [
 optim_wrapper = dict(
     type='OptimWrapper',
     clip_grad=dict(max_norm=1.0),
-    optimizer=dict(type='AdamW', lr=3e-4, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=2e-4, weight_decay=0.05),
 )
