@@ -22,9 +22,12 @@ def refuse_triton(q: Tensor, k: Tensor, v: Tensor) -> Optional[str]:
     On the CPU they run in Triton's interpreter, where ``TRITON_INTERPRET=1`` was set before their
     first use; being slow, only where they are forced.
     """
+    in_graph = refuse_in_graphs()
+    if in_graph is not None:  # first, because torch 2.12 cannot compile the search for Triton
+        return in_graph
     if torch.version.hip is not None:
         return 'the kernels are made for NVIDIA GPUs'
-    if not _has_triton():
+    if importlib.util.find_spec('triton') is None:
         return 'Triton is not installed'
     if q.is_cuda:
         if torch.cuda.get_device_capability(q.device) < CAPABILITY:
@@ -37,12 +40,7 @@ def refuse_triton(q: Tensor, k: Tensor, v: Tensor) -> Optional[str]:
         return f'the types {q.dtype}, {k.dtype} and {v.dtype} are not the same'
     if max(q.shape[-1], v.shape[-1]) > MOST_CHANNELS:
         return f'a head of {max(q.shape[-1], v.shape[-1])} channels is larger than {MOST_CHANNELS}'
-    return refuse_in_graphs()
-
-
-@torch.compiler.assume_constant_result  # torch 2.12's compiler cannot look into the search
-def _has_triton() -> bool:
-    return importlib.util.find_spec('triton') is not None
+    return None
 
 
 def _interpreted(q: Tensor) -> bool:
