@@ -223,8 +223,8 @@ class _Meter:
         attention = sum(
             flops for operation, flops in by_operation.items() if _is_of_two_maps(operation)
         )
-        self.macs[part] += self._counter.get_total_flops() // 2 - self.macs.total()
-        self.attention[part] += attention // 2 - self.attention.total()
+        self.macs[part] += self._counter.get_total_flops() // 2 - sum(self.macs.values())
+        self.attention[part] += attention // 2 - sum(self.attention.values())
 
 
 def _is_of_two_maps(operation: Any) -> bool:

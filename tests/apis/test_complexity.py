@@ -150,6 +150,12 @@ def test_what_belongs_to_no_part():
     assert parts['other'].macs == 3 * 5 * 6 * 6
 
 
+def test_pythons_before_3_10(monkeypatch):
+    """Their Counter has no `total`."""
+    monkeypatch.delattr(Counter, 'total', raising=False)
+    assert count(nn.Conv2d(3, 8, 1), 10, 20).macs == 8 * 3 * 200
+
+
 def test_the_network_is_left_as_it_was():
     network = backbone('rest_lite').train()
     count(network, 32, 32)
