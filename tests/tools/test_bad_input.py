@@ -585,7 +585,17 @@ CASES.update(
         'image to draw': (
             'visualize',
             ['pca', 'tiny.py', '--image', 'notes.txt'],
-            'image notes.txt does not exist or cannot be read',
+            'notes.txt is not an image',
+        ),
+        'absent image to draw': (
+            'visualize',
+            ['receptive-field', 'tiny.py', '--image', 'absent.jpg'],
+            'image absent.jpg does not exist; give an image file',
+        ),
+        'torn image to draw': (
+            'visualize',
+            ['attention', 'tiny.py', '--image', 'torn.jpg'],
+            'torn.jpg cannot be read: OSError: image file is truncated',
         ),
         'weights to draw': (
             'visualize',
@@ -774,6 +784,8 @@ def folder(tmp_path_factory, coco_root, ade_root):
         "custom_imports = dict(imports=['mmrest.classification'], allow_failed_imports=False)\n"
     )
     (folder / 'notes.txt').write_text('model')
+    picture = (coco_root / 'train2017' / '000000000001.jpg').read_bytes()
+    (folder / 'torn.jpg').write_bytes(picture[: len(picture) // 2])
     (folder / LOGGED).parent.mkdir(parents=True)
     (folder / LOGGED).write_text('{"lr": 0.1, "loss": 2.0, "iter": 1, "step": 1}\n')
     shutil.rmtree(folder / 'no_json' / 'annotations')
