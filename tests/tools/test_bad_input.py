@@ -592,6 +592,11 @@ CASES.update(
             ['receptive-field', 'tiny.py', '--image', 'absent.jpg'],
             'image absent.jpg does not exist; give an image file',
         ),
+        'noise and images to draw': (
+            'visualize',
+            ['receptive-field', 'tiny.py', *PICTURE, '--samples', '16'],
+            'argument --samples: not allowed with argument --image',
+        ),
         'torn image to draw': (
             'visualize',
             ['attention', 'tiny.py', '--image', 'torn.jpg'],
