@@ -637,6 +637,21 @@ CASES.update(
             ['rmt_t', '--out', 'new/x.onnx', '--opset', '11'],
             "--opset: '11' is not an integer of at least 18",
         ),
+        'operators of the future': (
+            'export_onnx',
+            ['rmt_t', '--out', 'new/x.onnx', '--opset', '99'],
+            '--opset: 99 is unknown to the installed onnx, which has 18 to ',
+        ),
+        'negative tolerance': (
+            'export_onnx',
+            ['rmt_t', '--out', 'new/x.onnx', '--tolerance', '-1'],
+            "--tolerance: '-1' is not a number of at least 0",
+        ),
+        'tolerance that is no number': (
+            'export_onnx',
+            ['rmt_t', '--out', 'new/x.onnx', '--tolerance', 'nan'],
+            "--tolerance: 'nan' is not a number of at least 0",
+        ),
         'weights of another arch as ONNX': (
             'export_onnx',
             ['tiny_seg.py', 'other.pth', '--out', 'new/x.onnx'],
