@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     add_shape_argument(
         parser,
         '--shape',
-        'of the image, one number for a square (default: 224 224 for a backbone by name, 800 1280 '
+        'of the image, one number for a square (default: 224 224 for a backbone alone, 800 1280 '
         'for a detector, for a segmentor what its data_preprocessor says, or 512 512)',
     )
     parser.add_argument(
@@ -74,9 +74,9 @@ def uncounted(parts: List[Part]) -> List[str]:
     return [part.name for part in parts if not part.counted]
 
 
-def table(parts: List[Part], title: str) -> Table:
+def table(parts: List[Part]) -> Table:
     """The figures for people."""
-    rows = Table(title=title, title_justify='left', show_footer=True)
+    rows = Table(show_footer=True)
     whole = total(parts)
     rows.add_column('part', footer='total' if whole.counted else 'total without -')
     rows.add_column('parameters', footer=f'{whole.parameters:,}', justify='right')
@@ -117,7 +117,8 @@ def main() -> None:
     parts, size = measure(args)
     title = f'{args.network}, one image of {size[0]} x {size[1]}'
     console = Console()
-    console.print(table(parts, title))
+    console.print(title, soft_wrap=True, markup=False, highlight=False)
+    console.print(table(parts))
     console.print('A multiply-add is two floating point operations.')
     if uncounted(parts):
         names = ', '.join(uncounted(parts))

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from mmrest.apis.complexity import count_parts
+from mmrest.apis.networks import network_config, on_meta
 from tests.tools.runs import ROOT, SEGMENTOR, run
 
 TOOL = ROOT / 'tools' / 'get_flops.py'
@@ -59,3 +61,15 @@ def test_a_head_that_is_not_counted(tmp_path):
     assert cells[-2] == ['mask_head', f'{head["parameters"]:,}', '-', '-']
     assert cells[-1][0] == 'total without -'
     assert 'Not counted, and missing in the total: mask_head;' in done.stdout
+
+
+def test_config_of_a_backbone(tmp_path):
+    """It is what the name stands for, with or without --backbone-only; its path is not broken."""
+    path = tmp_path / ('a_folder_of_a_long_name/' * 6) / 'rest.py'
+    path.parent.mkdir(parents=True)
+    path.write_text("model = dict(type='ResT', arch='lite')")
+    done = run(TOOL, path, '--backbone-only', '--json', 'x.json', cwd=tmp_path, COLUMNS='80')
+    assert f'{path}, one image of 224 x 224\n' in done.stdout
+    parts = count_parts(on_meta(network_config('rest_lite')), 224, 224)
+    found = json.loads((tmp_path / 'x.json').read_text())['parts']
+    assert [part['macs'] for part in found] == [part.macs for part in parts]
