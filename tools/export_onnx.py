@@ -28,6 +28,7 @@ from mmrest.engine.command import (
     add_cfg_options,
     add_shape_argument,
     at_least,
+    not_negative,
     run,
     written_file,
 )
@@ -56,17 +57,31 @@ def parse_args() -> argparse.Namespace:
         '--backbone-only', action='store_true', help='leave out neck and heads of a config'
     )
     parser.add_argument(
-        '--opset', type=at_least(18), default=18, help="of ONNX's operators (default: 18)"
+        '--opset', type=opset, default=18, help="of ONNX's operators (default: 18)"
     )
     parser.add_argument(
         '--no-verify', dest='verify', action='store_false', help='do not compare with PyTorch'
     )
     parser.add_argument(
-        '--tolerance', type=float, default=1e-3, metavar='X',
+        '--tolerance', type=not_negative, default=1e-3, metavar='X',
         help='largest difference, as a multiple of the standard deviation (default: 0.001)',
     )  # fmt: skip
     add_cfg_options(parser, 'model.backbone.arch=b')
     return parser.parse_args()
+
+
+def opset(text: str) -> int:
+    """Type of an argument that is a version of the operators, which the installed onnx knows."""
+    version = at_least(18)(text)
+    try:
+        from onnx.defs import onnx_opset_version
+    except ImportError:  # main says how to install it
+        return version
+    if version > onnx_opset_version():
+        raise argparse.ArgumentTypeError(
+            f'{version} is unknown to the installed onnx, which has 18 to {onnx_opset_version()}'
+        )
+    return version
 
 
 def compared_at(size: Tuple[int, int], static: bool) -> List[Shape]:

@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     add_shape_argument(
         parser,
         '--shape',
-        'of the image, one number for a square (default: 224 224 for a backbone by name, 800 1280 '
+        'of the image, one number for a square (default: 224 224 for a backbone alone, 800 1280 '
         'for a detector, for a segmentor what its data_preprocessor says, or 512 512)',
     )
     parser.add_argument(
@@ -64,15 +64,21 @@ def measure(args: argparse.Namespace) -> Tuple[List[Part], Tuple[int, int]]:
 
 
 def total(parts: List[Part]) -> Part:
-    """The sums."""
-    return Part('total', *(sum(values) for values in list(zip(*parts))[1:]))
+    """The sums, of multiply-adds without the parts that are not counted."""
+    sums = (sum(getattr(p, key) for p in parts) for key in ('parameters', 'macs', 'attention'))
+    return Part('total', *sums, counted=not uncounted(parts))
 
 
-def table(parts: List[Part], title: str) -> Table:
+def uncounted(parts: List[Part]) -> List[str]:
+    """Names of the parts whose multiply-adds are not known."""
+    return [part.name for part in parts if not part.counted]
+
+
+def table(parts: List[Part]) -> Table:
     """The figures for people."""
-    rows = Table(title=title, title_justify='left', show_footer=True)
+    rows = Table(show_footer=True)
     whole = total(parts)
-    rows.add_column('part', footer=whole.name)
+    rows.add_column('part', footer='total' if whole.counted else 'total without -')
     rows.add_column('parameters', footer=f'{whole.parameters:,}', justify='right')
     for name, value in (
         ('multiply-adds (G)', whole.macs),
@@ -80,16 +86,29 @@ def table(parts: List[Part], title: str) -> Table:
     ):
         rows.add_column(name, footer=f'{value / 1e9:.3f}', justify='right')
     for part in parts:
-        counts = (f'{value / 1e9:.3f}' for value in (part.macs, part.attention))
-        rows.add_row(part.name, f'{part.parameters:,}', *counts)
+        counts = [f'{value / 1e9:.3f}' for value in (part.macs, part.attention)]
+        rows.add_row(part.name, f'{part.parameters:,}', *(counts if part.counted else '--'))
     return rows
 
 
 def content(parts: List[Part], network: str, size: Tuple[int, int]) -> Dict[str, Any]:
     """The figures for programs."""
-    sums = total(parts)._asdict()
+    sums = figures(total(parts))
     del sums['name']
-    return dict(network=network, shape=size, **sums, parts=[part._asdict() for part in parts])
+    of_parts = [figures(part) if part.counted else unknown(part) for part in parts]
+    return dict(network=network, shape=size, **sums, not_counted=uncounted(parts), parts=of_parts)
+
+
+def figures(part: Part) -> Dict[str, Any]:
+    """Those of a part."""
+    found = part._asdict()
+    del found['counted']
+    return found
+
+
+def unknown(part: Part) -> Dict[str, Any]:
+    """Those of a part that is not counted, which nobody can add up by mistake."""
+    return dict(figures(part), macs=None, attention=None)
 
 
 def main() -> None:
@@ -98,8 +117,15 @@ def main() -> None:
     parts, size = measure(args)
     title = f'{args.network}, one image of {size[0]} x {size[1]}'
     console = Console()
-    console.print(table(parts, title))
+    console.print(title, soft_wrap=True, markup=False, highlight=False)
+    console.print(table(parts))
     console.print('A multiply-add is two floating point operations.')
+    if uncounted(parts):
+        names = ', '.join(uncounted(parts))
+        console.print(
+            f'Not counted, and missing in the total: {names}; it is not known how to run that.',
+            soft_wrap=True,
+        )
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(content(parts, args.network, size), indent=2) + '\n')

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mmrest.apis import Inferencer, inference
-from mmrest.apis.inferencer import Prediction, UnreadableImage
+from mmrest.apis.images import UnreadableImage
+from mmrest.apis.inferencer import Prediction
 from mmrest.apis.inputs import Input, Video, announced_frames, find_inputs
 from mmrest.apis.outputs import Results, VideoPictures, coco_ids, write_label_map, write_picture
 from mmrest.apis.overlay import draw

@@ -9,7 +9,7 @@ from mmengine.device import get_device
 from mmrest.apis.logs import read_log
 from mmrest.apis.report import write_report
 from mmrest.apis.run_summary import find_checkpoint, find_config
-from mmrest.engine.command import Parser, add_config_arguments, at_least, folder, run
+from mmrest.engine.command import Parser, add_config_arguments, at_least, folder, not_negative, run
 from mmrest.engine.config import load_config
 
 
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--score-thr',
-        type=score,
+        type=not_negative,
         default=0.3,
         help='detections below it are neither drawn nor counted for an image (default: 0.3)',
     )
@@ -57,17 +57,6 @@ def page(text: str) -> Path:
         raise argparse.ArgumentTypeError(f'{text} is not an .html file')
     folder(str(path.parent))
     return path
-
-
-def score(text: str) -> float:
-    """Type of an argument that is a least score."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number of at least 0')
-    return value
 
 
 def device(text: str) -> torch.device:

@@ -65,11 +65,12 @@ def parse_args() -> argparse.Namespace:
     field = _command(
         commands, 'receptive-field', 'effective receptive field of each stage', weights=True
     )
-    field.add_argument(
+    averaged = field.add_mutually_exclusive_group()
+    averaged.add_argument(
         '--image', nargs='+', metavar='FILE', help='images to average over (default: noise)'
     )
-    field.add_argument(
-        '--samples', type=at_least(1), default=16, help='images of noise (default: 16)'
+    averaged.add_argument(
+        '--samples', type=at_least(1), metavar='N', help='images of noise (default: 16)'
     )
 
     pca = _command(
@@ -189,7 +190,7 @@ def draw_fields(args: argparse.Namespace, cfg: Config) -> None:
         images = (normalised(read_image(path, size), preprocessing(cfg)) for path in args.image)
     else:
         generator = torch.Generator().manual_seed(0)
-        images = (torch.randn(1, 3, *size, generator=generator) for _ in range(args.samples))
+        images = (torch.randn(1, 3, *size, generator=generator) for _ in range(args.samples or 16))
     fields = receptive_fields(backbone, images)
     names = _names(getattr(backbone, 'out_indices', range(len(fields))), 'stage')
     draw_receptive_fields(list(zip(names, fields)), Scene(size), args.out)

@@ -156,8 +156,7 @@ def decays(backbone: RMT, height: int, width: int, point: Token) -> List[Decay]:
         point: row and column of a pixel; the decay is that of the token that covers it.
     """
     found = []
-    for stage in range(backbone.num_stages):
-        stride = 4 * 2**stage
+    for stage, stride in enumerate(backbone.arch.strides):
         size = (-(-height // stride), -(-width // stride))
         tables = backbone.layers[stage].rel_pos(*size, torch.device('cpu'))
         row, column = token_at(point, (height, width), size)

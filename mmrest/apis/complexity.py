@@ -2,12 +2,13 @@
 
 from collections import Counter
 from functools import partial
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..engine.errors import UsageError
 from ..models import RMT, ResT
 from ..models.pyramid import PyramidBackbone
 from ..models.token_labelling import RMTTokenProjection
@@ -39,12 +40,15 @@ class Part(NamedTuple):
         parameters: its own.
         macs: its multiply-adds.
         attention: those among `macs` of two maps by each other: q k^T and P V.
+        counted: False for a head that multiplies in a way that is not known here; `macs` and
+            `attention` are 0 then.
     """
 
     name: str
     parameters: int
     macs: int
     attention: int
+    counted: bool = True
 
 
 def count(model: nn.Module, height: int, width: int) -> Complexity:
@@ -58,8 +62,17 @@ def count(model: nn.Module, height: int, width: int) -> Complexity:
         model: the network, on the meta device or any other.
         height: pixels.
         width: pixels.
+
+    Raises:
+        UsageError: a head cannot be counted; :func:`count_parts` counts the other parts.
     """
     parts = count_parts(model, height, width)
+    unknown = [part.name for part in parts if not part.counted]
+    if unknown:
+        raise UsageError(
+            f'the multiply-adds of {", ".join(unknown)} of {type(model).__name__} cannot be '
+            'counted; count_parts counts the other parts'
+        )
     return Complexity(sum(part.parameters for part in parts), sum(part.macs for part in parts))
 
 
@@ -94,7 +107,8 @@ def count_parts(model: nn.Module, height: int, width: int) -> List[Part]:
     for name, parameter in model.named_parameters():
         parameters[_part_of(name, names)] += parameter.numel()
     macs, attention = _products(model, names, height, width)
-    parts = [Part(n, parameters[n], macs[n], attention[n]) for n in parameters]
+    unknown = _with_weights(model, names) - set(+macs)
+    parts = [Part(n, parameters[n], macs[n], attention[n], n not in unknown) for n in parameters]
     return [part for part in parts if part.parameters or part.macs]
 
 
@@ -134,6 +148,28 @@ def _stages_of(backbone: PyramidBackbone) -> Dict[str, str]:
 def _part_of(name: str, names: Dict[str, str]) -> str:
     """Part of a module or parameter."""
     return names[max((p for p in names if f'{name}.'.startswith(p)), key=len)]
+
+
+WELL_KNOWN = ('backbone', 'neck', 'auxiliary_head')
+"""Parts that do what their network says, or nothing: what does not multiply is not needed."""
+
+
+def _with_weights(model: nn.Module, names: Dict[str, str]) -> Set[str]:
+    """Parts that inference must have multiplied by, if :func:`_infer` knows what they do."""
+    if not hasattr(model, 'extract_feat'):
+        return set()
+    return {
+        _part_of(name, names)
+        for name, module in model.named_modules()
+        if name.partition('.')[0] not in WELL_KNOWN and _multiplies(module)
+    }
+
+
+def _multiplies(module: nn.Module) -> bool:
+    """Whether it is a convolution or linear layer, of whichever library."""
+    weight = getattr(module, 'weight', None)
+    is_matrix = isinstance(weight, Tensor) and weight.ndim > 1
+    return is_matrix and not isinstance(module, nn.Embedding)
 
 
 def _products(
@@ -187,8 +223,8 @@ class _Meter:
         attention = sum(
             flops for operation, flops in by_operation.items() if _is_of_two_maps(operation)
         )
-        self.macs[part] += self._counter.get_total_flops() // 2 - self.macs.total()
-        self.attention[part] += attention // 2 - self.attention.total()
+        self.macs[part] += self._counter.get_total_flops() // 2 - sum(self.macs.values())
+        self.attention[part] += attention // 2 - sum(self.attention.values())
 
 
 def _is_of_two_maps(operation: Any) -> bool:

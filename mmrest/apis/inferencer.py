@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import warnings
 from pathlib import Path
 from typing import (
     Any,
@@ -35,14 +34,11 @@ from ..engine.config import dicts, first_line, load_config, type_name, without_s
 from ..engine.errors import UsageError
 from ..engine.guard import WholeWeightsHook, load_from_guarded
 from ..engine.tta import use_tta
+from .images import UnreadableImage, check_whole
 from .overlay import colours
 
 Image = Union[str, Path, np.ndarray]
 """Path of a file, or (H, W, 3) uint8 with channels in the order blue, green, red."""
-
-
-class UnreadableImage(UsageError):
-    """A file is no image, or only a part of one."""
 
 
 class Prediction(NamedTuple):
@@ -200,7 +196,7 @@ class Inferencer:
             results = self._loader(dict(img=image))
         else:
             path = str(Path(image).expanduser())
-            _check_whole(path)
+            check_whole(path)
             try:
                 results = self._loader(dict(img_path=path))
             except Exception as error:  # whatever a decoder raises
@@ -341,22 +337,3 @@ def _reduces_zero_label(dataset: Config) -> bool:
     kind = find_type(type_name(dataset))
     parameter = inspect.signature(kind).parameters.get('reduce_zero_label') if kind else None
     return bool(dataset.get('reduce_zero_label', parameter and parameter.default))
-
-
-def _check_whole(path: str) -> None:
-    """Make sure that a file is an image up to its end; OpenCV fills what is missing with grey."""
-    from PIL import Image as Pillow
-    from PIL import UnidentifiedImageError
-
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of many pixels
-        try:
-            with Pillow.open(path) as image:
-                image.draft(image.mode, (1, 1))  # JPEG: reads all of the file, in less time
-                image.load()
-        except UnidentifiedImageError:
-            raise UnreadableImage(f'{path} is not an image') from None
-        except Pillow.DecompressionBombError:
-            pass  # more pixels than Pillow wants to load
-        except Exception as error:  # whatever a decoder raises
-            raise UnreadableImage(f'{path} cannot be read: {first_line(error)}') from error

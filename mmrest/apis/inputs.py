@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from ..engine.errors import UsageError
-from .inferencer import UnreadableImage
+from .images import UnreadableImage
 
 VIDEOS = {'.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ts', '.webm', '.wmv'}
 """Suffixes of videos; every other file is read as an image."""

@@ -1,6 +1,7 @@
 """Networks that a config or a name stands for, for the programs that look at them."""
 
 import copy
+import inspect
 import logging
 import os.path as osp
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
@@ -98,8 +100,16 @@ def backbone_config(cfg: Config) -> Config:
 
 
 def is_backbone(cfg: Config) -> bool:
-    """Whether the model of a config is what :func:`network_config` made of a name."""
-    return cfg.filename in {**OURS, **PEERS}
+    """Whether the model of a config is a backbone, as that of a name is, by its type."""
+    if cfg.filename in {**OURS, **PEERS}:
+        return True
+    kind = cfg.model.get('type')
+    if isinstance(kind, str):
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+            with MODELS.switch_scope_and_registry(None) as models:  # as building does
+                kind = models.get(kind)
+    # Detectors, segmentors and classifiers have losses and predictions.
+    return inspect.isclass(kind) and not issubclass(kind, BaseModel)
 
 
 def usual_size(cfg: Config) -> Tuple[int, int]:

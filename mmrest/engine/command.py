@@ -3,6 +3,7 @@
 import argparse
 import ast
 import errno
+import math
 import os
 import os.path as osp
 import sys
@@ -86,6 +87,17 @@ def at_least(least: int) -> Callable[[str], int]:
         return value
 
     return integer
+
+
+def not_negative(text: str) -> float:
+    """Type of an argument that is a number from 0 up, and a finite one."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not (value >= 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number of at least 0')
+    return value
 
 
 class _Options(DictAction):

@@ -145,6 +145,17 @@ def test_decay():
         torch.testing.assert_close(weights, gamma[:, None, None] ** distance)
 
 
+@pytest.mark.parametrize('arch', RMT.archs)
+def test_grid_of_the_decay(arch):
+    """It is that of the network's own maps, whatever its strides."""
+    with torch.device('meta'):
+        stages = len(RMT.archs[arch].dims)
+        network = RMT(arch, out_indices=tuple(range(stages))).eval()
+        maps = network(torch.zeros(1, 3, 97, 130))
+    found = [each.weights.shape[1:] for each in decays(network, 97, 130, (50, 129))]
+    assert found == [each.shape[2:] for each in maps]
+
+
 @pytest.mark.parametrize(
     'point, token', [((0, 0), (0, 0)), ((96, 130), (2, 4)), ((50, 70), (1, 2))]
 )

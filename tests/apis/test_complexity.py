@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmrest import RMT, ResT
 from mmrest.apis.complexity import count, count_config, count_parts
 from mmrest.apis.networks import OURS, backbone_config, network_config, on_meta
+from mmrest.engine.errors import UsageError
 from mmrest.models.lean import has_hooks
 from mmrest.ops import BACKENDS, use_backend
 from tests.shared import needs_reference, reference
@@ -149,6 +150,12 @@ def test_what_belongs_to_no_part():
     assert parts['other'].macs == 3 * 5 * 6 * 6
 
 
+def test_pythons_before_3_10(monkeypatch):
+    """Their Counter has no `total`."""
+    monkeypatch.delattr(Counter, 'total', raising=False)
+    assert count(nn.Conv2d(3, 8, 1), 10, 20).macs == 8 * 3 * 200
+
+
 def test_the_network_is_left_as_it_was():
     network = backbone('rest_lite').train()
     count(network, 32, 32)
@@ -171,6 +178,23 @@ def test_configs(config, heads):
     assert whole == (sum(p.parameters for p in parts), sum(p.macs for p in parts))
     training_only = [part.name for part in parts if part.parameters and not part.macs]
     assert set(training_only) <= {'backbone: output norms', 'auxiliary_head'}
+    assert all(part.counted for part in parts)
+
+
+@pytest.mark.parametrize('config, part', [
+    ('solo/solo_r50_fpn_1x_coco', 'mask_head'),
+    ('mask2former/mask2former_r50_8xb2-lsj-50e_coco', 'panoptic_head'),
+    ('point_rend/point-rend_r50-caffe_fpn_ms-1x_coco', 'roi_head.point_head'),
+])  # fmt: skip
+def test_heads_of_another_kind(config, part, tmp_path):
+    """They are named, not taken for none."""
+    (tmp_path / 'x.py').write_text(f"_base_ = 'mmdet::{config}.py'")
+    network = on_meta(network_config(str(tmp_path / 'x.py')))
+    parts = count_parts(network, 64, 64)
+    assert [each.name for each in parts if not each.counted] == [part]
+    assert all(each.macs > 0 for each in parts if each.name != part)
+    with pytest.raises(UsageError, match=f'multiply-adds of {part} of .* cannot be counted'):
+        count(network, 64, 64)
 
 
 @pytest.mark.parametrize('backend', BACKENDS)

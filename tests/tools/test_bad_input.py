@@ -585,7 +585,22 @@ CASES.update(
         'image to draw': (
             'visualize',
             ['pca', 'tiny.py', '--image', 'notes.txt'],
-            'image notes.txt does not exist or cannot be read',
+            'notes.txt is not an image',
+        ),
+        'absent image to draw': (
+            'visualize',
+            ['receptive-field', 'tiny.py', '--image', 'absent.jpg'],
+            'image absent.jpg does not exist; give an image file',
+        ),
+        'noise and images to draw': (
+            'visualize',
+            ['receptive-field', 'tiny.py', *PICTURE, '--samples', '16'],
+            'argument --samples: not allowed with argument --image',
+        ),
+        'torn image to draw': (
+            'visualize',
+            ['attention', 'tiny.py', '--image', 'torn.jpg'],
+            'torn.jpg cannot be read: OSError: image file is truncated',
         ),
         'weights to draw': (
             'visualize',
@@ -621,6 +636,21 @@ CASES.update(
             'export_onnx',
             ['rmt_t', '--out', 'new/x.onnx', '--opset', '11'],
             "--opset: '11' is not an integer of at least 18",
+        ),
+        'operators of the future': (
+            'export_onnx',
+            ['rmt_t', '--out', 'new/x.onnx', '--opset', '99'],
+            '--opset: 99 is unknown to the installed onnx, which has 18 to ',
+        ),
+        'negative tolerance': (
+            'export_onnx',
+            ['rmt_t', '--out', 'new/x.onnx', '--tolerance', '-1'],
+            "--tolerance: '-1' is not a number of at least 0",
+        ),
+        'tolerance that is no number': (
+            'export_onnx',
+            ['rmt_t', '--out', 'new/x.onnx', '--tolerance', 'nan'],
+            "--tolerance: 'nan' is not a number of at least 0",
         ),
         'weights of another arch as ONNX': (
             'export_onnx',
@@ -774,6 +804,8 @@ def folder(tmp_path_factory, coco_root, ade_root):
         "custom_imports = dict(imports=['mmrest.classification'], allow_failed_imports=False)\n"
     )
     (folder / 'notes.txt').write_text('model')
+    picture = (coco_root / 'train2017' / '000000000001.jpg').read_bytes()
+    (folder / 'torn.jpg').write_bytes(picture[: len(picture) // 2])
     (folder / LOGGED).parent.mkdir(parents=True)
     (folder / LOGGED).write_text('{"lr": 0.1, "loss": 2.0, "iter": 1, "step": 1}\n')
     shutil.rmtree(folder / 'no_json' / 'annotations')

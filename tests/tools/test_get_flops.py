@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from mmrest.apis.complexity import count_parts
+from mmrest.apis.networks import network_config, on_meta
 from tests.tools.runs import ROOT, SEGMENTOR, run
 
 TOOL = ROOT / 'tools' / 'get_flops.py'
@@ -42,3 +44,32 @@ def test_config(tmp_path):
     assert {part['name'] for part in alone['parts']} | {'neck', 'decode_head'} == set(shared)
     assert all(shared[part['name']] == part['macs'] for part in alone['parts'])
     assert shared['stage 2'] > shared['stage 3']  # by its second block
+
+
+def test_a_head_that_is_not_counted(tmp_path):
+    """It has a dash and null; a line names it, and the total says that it is without it."""
+    (tmp_path / 'solo.py').write_text("_base_ = 'mmdet::solo/solo_r50_fpn_1x_coco.py'")
+    done = run(TOOL, 'solo.py', '--shape', '64', '--json', 'x.json', cwd=tmp_path, COLUMNS='100')
+    content = json.loads((tmp_path / 'x.json').read_text())
+    assert content['not_counted'] == ['mask_head']
+    *others, head = content['parts']
+    assert head['parameters'] > 0 and head['macs'] is head['attention'] is None
+    assert content['macs'] == sum(part['macs'] for part in others) > 0
+    assert content['parameters'] == sum(part['parameters'] for part in content['parts'])
+    rows = [line.split('│')[1:-1] for line in done.stdout.splitlines() if '│' in line]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    assert cells[-2] == ['mask_head', f'{head["parameters"]:,}', '-', '-']
+    assert cells[-1][0] == 'total without -'
+    assert 'Not counted, and missing in the total: mask_head;' in done.stdout
+
+
+def test_config_of_a_backbone(tmp_path):
+    """It is what the name stands for, with or without --backbone-only; its path is not broken."""
+    path = tmp_path / ('a_folder_of_a_long_name/' * 6) / 'rest.py'
+    path.parent.mkdir(parents=True)
+    path.write_text("model = dict(type='ResT', arch='lite')")
+    done = run(TOOL, path, '--backbone-only', '--json', 'x.json', cwd=tmp_path, COLUMNS='80')
+    assert f'{path}, one image of 224 x 224\n' in done.stdout
+    parts = count_parts(on_meta(network_config('rest_lite')), 224, 224)
+    found = json.loads((tmp_path / 'x.json').read_text())['parts']
+    assert [part['macs'] for part in found] == [part.macs for part in parts]

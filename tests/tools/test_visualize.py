@@ -119,8 +119,8 @@ def test_one_head(folder, monkeypatch):
 
 @pytest.mark.parametrize('images', [[], ['--image', 'a.jpg', 'b.png']])
 def test_receptive_field(folder, monkeypatch, images):
-    size = ['--size', '64', '96'] if not images else []
-    figure = drawn(monkeypatch, 'receptive-field', 'rest.py', '--samples', '2', *size, *images)
+    options = images or ['--size', '64', '96', '--samples', '2']
+    figure = drawn(monkeypatch, 'receptive-field', 'rest.py', *options)
     axes = [axis for axis in figure.axes if axis.images]
     height, width = (60, 80) if images else (64, 96)
     assert len(axes) == 4
