@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import os
 import warnings
 from pathlib import Path
 from typing import (
@@ -42,7 +43,7 @@ Image = Union[str, Path, np.ndarray]
 
 
 class UnreadableImage(UsageError):
-    """A file is no image, or only a part of one."""
+    """A file is no image, or only a part of one, or an image that the pipeline cannot take."""
 
 
 class Prediction(NamedTuple):
@@ -142,7 +143,8 @@ class Inferencer:
               every class, which take much memory, are those of :meth:`stream` alone.
 
         Raises:
-            UnreadableImage: a file is not an image or damaged; the message names it.
+            UnreadableImage: a file is not an image or damaged, or the pipeline of the config cannot
+                take an image; the message names it.
             ValueError: an array has another shape or type.
         """
         if isinstance(images, (str, Path, np.ndarray)):
@@ -165,7 +167,7 @@ class Inferencer:
         Args:
             images: any number of them.
             batch_size: as for calling the object.
-            on_unreadable: called with an image that cannot be read and the reason; it is then
+            on_unreadable: called with an image that cannot be read or prepared and the reason; it is then
                 left out. Without it the error is raised.
 
         Yields:
@@ -197,16 +199,21 @@ class Inferencer:
                 raise ValueError(
                     f'an image is an array (H, W, 3) of uint8, got {image.shape} of {image.dtype}'
                 )
+            path = f'an array {image.shape}'
             results = self._loader(dict(img=image))
         else:
-            path = str(Path(image).expanduser())
+            path = _existing(image)
             _check_whole(path)
             try:
                 results = self._loader(dict(img_path=path))
             except Exception as error:  # whatever a decoder raises
                 raise UnreadableImage(f'{path} cannot be read: {first_line(error)}') from error
         pixels = np.asarray(results['img']).astype(np.uint8, copy=False)
-        return Loaded(image, pixels, self._pipeline(results))
+        try:
+            data = self._pipeline(results)
+        except Exception as error:  # whatever a transform raises, for instance of a narrow image
+            raise UnreadableImage(f'{path} cannot be prepared: {first_line(error)}') from error
+        return Loaded(image, pixels, data)
 
     def _predict(self, batch: List[Loaded]) -> List[Prediction]:
         if not batch:
@@ -341,6 +348,12 @@ def _reduces_zero_label(dataset: Config) -> bool:
     kind = find_type(type_name(dataset))
     parameter = inspect.signature(kind).parameters.get('reduce_zero_label') if kind else None
     return bool(dataset.get('reduce_zero_label', parameter and parameter.default))
+
+
+def _existing(image: Union[str, Path]) -> str:
+    """The path of a file; ``~`` stands for the home folder where no file is called so."""
+    path = str(image)
+    return path if os.path.exists(path) else os.path.expanduser(path)
 
 
 def _check_whole(path: str) -> None:
