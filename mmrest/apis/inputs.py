@@ -55,7 +55,7 @@ def find_inputs(given: Sequence[str], leave_out: Path) -> List[Input]:
 
 def _files(text: str, leave_out: Path) -> List[Tuple[Path, Path]]:
     """Files with the folder that their names are relative to."""
-    path = Path(text).expanduser()
+    path = Path(text if os.path.exists(text) else os.path.expanduser(text))
     if path.exists():
         matches = [path]
     elif glob.has_magic(text):

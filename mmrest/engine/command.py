@@ -42,19 +42,23 @@ class Parser(argparse.ArgumentParser):
 
 def folder(text: str) -> Path:
     """Type of an argument that names a folder to write to, which need not exist yet."""
-    path = Path(text).expanduser()
+    path = Path(osp.expanduser(text))
+    _check_folder(path)
+    return path
+
+
+def _check_folder(path: Path) -> None:
     nearest = next(part for part in (path, *path.parents) if part.exists())
     if not nearest.is_dir():
         raise argparse.ArgumentTypeError(f'{nearest} is not a folder; choose another')
-    return path
 
 
 def published_file(text: str) -> Path:
     """Type of an argument that names a file of weights to write."""
-    path = Path(text).expanduser()
+    path = Path(osp.expanduser(text))
     if path.suffix not in ('.pth', '.safetensors'):
         raise argparse.ArgumentTypeError(f'{text} is neither a .pth nor a .safetensors file')
-    folder(str(path.parent))
+    _check_folder(path.parent)
     return path
 
 
@@ -62,12 +66,12 @@ def written_file(*suffixes: str) -> Callable[[str], Path]:
     """Type of an argument that names a file to write, which has one of some suffixes."""
 
     def file(text: str) -> Path:
-        path = Path(text).expanduser()
+        path = Path(osp.expanduser(text))
         if path.suffix not in suffixes:
             raise argparse.ArgumentTypeError(f'{text} is not a {" or ".join(suffixes)} file')
         if path.is_dir():
             raise argparse.ArgumentTypeError(f'{text} is a folder; give a file')
-        folder(str(path.parent))
+        _check_folder(path.parent)
         return path
 
     return file
