@@ -143,7 +143,7 @@ class Inferencer:
               every class, which take much memory, are those of :meth:`stream` alone.
 
         Raises:
-            UnreadableImage: a file is not an image or damaged, or the pipeline of the config cannot
+            UnreadableImage: a file is not an image or damaged, or the config's pipeline cannot
                 take an image; the message names it.
             ValueError: an array has another shape or type.
         """
@@ -167,8 +167,8 @@ class Inferencer:
         Args:
             images: any number of them.
             batch_size: as for calling the object.
-            on_unreadable: called with an image that cannot be read or prepared and the reason; it is then
-                left out. Without it the error is raised.
+            on_unreadable: called with an image that cannot be read or prepared and the reason; it
+                is then left out. Without it the error is raised.
 
         Yields:
             Predictions in the order of the images; the samples hold all that the network gives.
