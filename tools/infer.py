@@ -77,6 +77,10 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+FRAMES = '.frames'
+"""Suffix of the folders of a video's label maps."""
+
+
 class Outputs:
     """The files of a run, by what they are made from.
 
@@ -102,19 +106,25 @@ class Outputs:
     def label_map(self, given: Input, frame: str = '') -> Path:
         """The label map of an image or of a frame; without a frame the folder of a video's."""
         if given.is_video:
-            return self.folder / 'preds' / f'{given.name}.frames' / frame
+            return self.folder / 'preds' / f'{given.name}{FRAMES}' / frame
         return self.folder / 'preds' / f'{given.name}.png'
 
     def check(self, inputs: Sequence[Input], overwrite: bool) -> None:
         """Make sure that no file is lost.
 
         Raises:
-            UsageError: an output would replace an input, or without `overwrite` any file.
+            UsageError: an output would replace an input or a folder, or without `overwrite` any
+                file.
         """
         read = {osp.realpath(given.path) for given in inputs}
         for path in self._planned(inputs):
             if osp.realpath(path) in read:
                 raise UsageError(f'{path} is an input; choose another --out-dir')
+            if path.is_dir() and path.suffix != FRAMES:
+                raise UsageError(
+                    f'{path} is a folder, and a file is to be written there; choose another '
+                    '--out-dir'
+                )
             if path.exists() and not overwrite:
                 raise UsageError(
                     f'{path} exists; choose another --out-dir, or replace it with --overwrite'

@@ -15,6 +15,10 @@ VIDEOS = {'.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ts', '.webm
 """Suffixes of videos; every other file is read as an image."""
 
 
+FASTEST = 240
+"""Frames a second; above are clocks that a file notes in place of its rate."""
+
+
 class Input(NamedTuple):
     """A file to look at.
 
@@ -107,7 +111,7 @@ class Video:
 
     Attributes:
         announced: how many frames the file says it has; 0 where it does not say.
-        rate: frames a second; 25 where the file does not say.
+        rate: frames a second; 25 where the file does not say, or says what no camera does.
 
     Raises:
         UnreadableImage: it is no video that OpenCV can read.
@@ -118,7 +122,8 @@ class Video:
         if not self._capture.isOpened():
             raise UnreadableImage(f'{path} is not a video that OpenCV can read')
         self.announced = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-        self.rate = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.rate = rate if 0 < rate <= FASTEST else 25.0
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield (H, W, 3) uint8 frames, BGR; a video can be read once."""

@@ -14,6 +14,7 @@ from PIL import Image
 from pycocotools import mask as run_lengths
 
 from ..checkpoint import write_whole
+from ..engine.errors import UsageError
 
 COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 """Ids between 1 and 90 that no category of COCO has."""
@@ -159,10 +160,20 @@ class VideoPictures:
             self._writer.release()
 
     def add(self, picture: np.ndarray) -> None:
-        """Add a (H, W, 3) picture, BGR; all are of one size."""
+        """Add a (H, W, 3) picture, BGR; all are of one size.
+
+        Raises:
+            UsageError: the file cannot be written, of which OpenCV says nothing by itself.
+        """
         if self._writer is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             code = cv2.VideoWriter_fourcc(*'mp4v')
             size = picture.shape[1::-1]
             self._writer = cv2.VideoWriter(str(self._path), code, self._rate, size)
+            if not self._writer.isOpened():
+                raise UsageError(
+                    f'video {self._path} cannot be written by OpenCV, with {size[0]} x {size[1]} '
+                    f'pixels and {self._rate:g} frames a second; choose another --out-dir, or '
+                    'leave pictures out with --no-save-vis'
+                )
         self._writer.write(picture)

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
-from mmrest.apis.inputs import find_inputs
+from mmrest.apis.inputs import Video, find_inputs
 from mmrest.engine.errors import UsageError
 
 
@@ -23,3 +25,13 @@ def test_names_with_a_tilde(tmp_path, monkeypatch):
     assert paths('~') == ['~'] and paths('~/y.jpg') == [str(tmp_path / 'home' / 'y.jpg')]
     with pytest.raises(UsageError, match=r'input ~\$z.jpg does not exist'):
         paths('~$z.jpg')
+
+
+@pytest.mark.parametrize('noted, rate', [(10, 10), (240, 240), (1000, 25)])
+def test_rate(tmp_path, noted, rate):
+    """One that no camera has is that of a clock."""
+    path = tmp_path / 'x.avi'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), noted, (80, 60))
+    writer.write(np.zeros((60, 80, 3), np.uint8))
+    writer.release()
+    assert Video(path).rate == rate

@@ -192,6 +192,10 @@ def test_nothing_is_lost(tmp_path):
     for option in ([], ['--overwrite']):
         message = run_here(*given[:3], picture, *given[4:], *option)
         assert 'is an input; choose another --out-dir' in message
+    picture.unlink()
+    picture.mkdir()
+    message = run_here(*given, '--overwrite')
+    assert '000000000001.jpg is a folder, and a file is to be written there' in message
 
 
 def test_predictions_of_another_kind(tmp_path, monkeypatch):
