@@ -150,7 +150,7 @@ def _name(path: Path) -> str:
 
 def _lines(file: Path) -> List[Dict[str, float]]:
     """Lines of a log; the last one of a run that was killed may be half a line."""
-    texts = file.read_text(errors='replace').splitlines()
+    texts = file.read_text(encoding='utf-8', errors='replace').splitlines()
     lines = []
     for number, text in enumerate(texts, 1):
         try:
@@ -182,7 +182,7 @@ def write_csv(logs: Sequence[Log], path: Path, keys: Sequence[str]) -> None:
     Raises:
         UsageError: a run has logged nothing of that name.
     """
-    with path.open('w', newline='') as file:
+    with path.open('w', newline='', encoding='utf-8', errors='surrogateescape') as file:
         writer = csv.writer(file)
         writer.writerow(['run', 'iter', *keys])
         for log in logs:
