@@ -89,8 +89,8 @@ def summary(logs: List[Log]) -> Table:
             f'{sum(times) / len(times):.3f}' if times else '-',
         ]
         for key in metrics:
-            found = log.points(key) if key in log.keys else []
-            cells.append(f'{max(value for _, value in found):.4g}' if found else '-')
+            best = log.best(key) if key in log.keys else None
+            cells.append('-' if best is None else f'{best[1]:.4g}')
         table.add_row(escape(log.name), *cells)
     return table
 

@@ -117,10 +117,10 @@ def _metrics(log: Log) -> List[Tuple[str, str, str, int]]:
     """Metrics of the log: name, the last value, the best one and its iteration."""
     rows = []
     for key in log.metrics:
-        points = [(step, value) for step, value in log.points(key) if math.isfinite(value)]
-        if points:
-            step, best = max(points, key=lambda point: point[1])
-            last = points[-1][1]
+        found = log.best(key)
+        if found is not None:
+            step, best = found
+            last = [value for _, value in log.points(key) if math.isfinite(value)][-1]
             rows.append((title_of(key), _metric_text(last, key), _metric_text(best, key), step))
     return rows
 
