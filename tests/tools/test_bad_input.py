@@ -447,7 +447,7 @@ CASES.update(
         'suffix of the curves': (
             'analyze_logs',
             ['logged', '--out', 'new/x.bmp'],
-            'new/x.bmp is none of .png, .svg, .pdf, .jpg, .csv',
+            'new/x.bmp is not a .png or .svg or .pdf or .jpg or .csv file',
         ),
         'run of the report': ('report', ['absent'], 'absent is not a folder; give the work dir'),
         'config of the report': (
@@ -484,12 +484,22 @@ CASES.update(
         'page of the report': (
             'report',
             ['logged', '--config', 'tiny.py', '--no-eval', '--out', 'new/report.pdf'],
-            'new/report.pdf is not an .html file',
+            'new/report.pdf is not a .html or .htm file',
         ),
         'folder of the report': (
             'report',
             ['logged', '--config', 'tiny.py', '--no-eval', '--out', 'tiny.py/report.html'],
             'tiny.py is not a folder; choose another',
+        ),
+        'folder as a page of the report': (
+            'report',
+            ['logged', '--config', 'tiny.py', '--no-eval', '--out', 'folder.html'],
+            'folder.html is a folder; give a file',
+        ),
+        'folder as a picture of curves': (
+            'analyze_logs',
+            ['logged', '--out', 'x.csv', 'folder.png'],
+            'folder.png is a folder; give a file',
         ),
         'device of the report': (
             'report',
@@ -774,6 +784,8 @@ def folder(tmp_path_factory, coco_root, ade_root):
         "custom_imports = dict(imports=['mmrest.classification'], allow_failed_imports=False)\n"
     )
     (folder / 'notes.txt').write_text('model')
+    (folder / 'folder.html').mkdir()
+    (folder / 'folder.png').mkdir()
     (folder / LOGGED).parent.mkdir(parents=True)
     (folder / LOGGED).write_text('{"lr": 0.1, "loss": 2.0, "iter": 1, "step": 1}\n')
     shutil.rmtree(folder / 'no_json' / 'annotations')
