@@ -15,7 +15,7 @@ from mmrest.apis.inferencer import Prediction, UnreadableImage
 from mmrest.apis.inputs import Input, Video, announced_frames, find_inputs
 from mmrest.apis.outputs import Results, VideoPictures, coco_ids, write_label_map, write_picture
 from mmrest.apis.overlay import draw
-from mmrest.engine.command import Parser, add_cfg_options, at_least, folder, run
+from mmrest.engine.command import Parser, add_cfg_options, at_least, device, folder, fraction, run
 from mmrest.engine.display import progress_bar
 from mmrest.engine.errors import UsageError
 
@@ -24,17 +24,6 @@ SKIPPED = 3
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
-
-
-def fraction(text: str) -> float:
-    """Type of an argument from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number from 0 to 1')
-    return value
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,7 +46,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--overwrite', action='store_true', help='replace files in --out-dir')
     parser.add_argument('--batch-size', type=at_least(1), default=1, help='(default: 1)')
     parser.add_argument(
-        '--device', help='such as cpu or cuda:1 (default: an accelerator where there is one)'
+        '--device',
+        type=device,
+        help='such as cpu or cuda:1 (default: an accelerator where there is one)',
     )
     parser.add_argument(
         '--score-thr',

@@ -3,13 +3,20 @@
 import argparse
 from pathlib import Path
 
-import torch
 from mmengine.device import get_device
 
 from mmrest.apis.logs import read_log
 from mmrest.apis.report import write_report
 from mmrest.apis.run_summary import find_checkpoint, find_config
-from mmrest.engine.command import Parser, add_config_arguments, at_least, run, written_file
+from mmrest.engine.command import (
+    Parser,
+    add_config_arguments,
+    at_least,
+    device,
+    fraction,
+    run,
+    written_file,
+)
 from mmrest.engine.config import load_config
 
 
@@ -38,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--score-thr',
-        type=score,
+        type=fraction,
         default=0.3,
         help='detections below it are neither drawn nor counted for an image (default: 0.3)',
     )
@@ -50,28 +57,6 @@ def parse_args() -> argparse.Namespace:
     if args.no_eval and args.checkpoint is not None:
         parser.error('--checkpoint is what to evaluate, and --no-eval says not to')
     return args
-
-
-def score(text: str) -> float:
-    """Type of an argument that is a least score."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number of at least 0')
-    return value
-
-
-def device(text: str) -> torch.device:
-    """Type of an argument that names a device of torch that is there."""
-    try:
-        found = torch.device(text)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split('\n')[0]
-        raise argparse.ArgumentTypeError(f'{text} cannot be used ({reason})') from error
-    return found
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ from ..engine.arguments import find_type
 from ..engine.checks import check_model
 from ..engine.checks.classes import heads, known_classes
 from ..engine.config import dicts, first_line, load_config, type_name, without_sync_bn
+from ..engine.devices import usable_device
 from ..engine.errors import UsageError
 from ..engine.guard import WholeWeightsHook, load_from_guarded
 from ..engine.tta import use_tta
@@ -96,11 +97,15 @@ class Inferencer:
     """
 
     def __init__(
-        self, cfg: Config, checkpoint: str, device: Optional[str] = None, tta: bool = False
+        self,
+        cfg: Config,
+        checkpoint: str,
+        device: Union[str, torch.device, None] = None,
+        tta: bool = False,
     ) -> None:
         cfg = copy.deepcopy(cfg)
         self.cfg = cfg
-        self._device = _usable(device or get_device())
+        self._device = usable_device(device or get_device())
         dataset = _test_data(cfg)
         without_sync_bn(cfg)
         if cfg.get('data_preprocessor'):
@@ -230,7 +235,7 @@ class Inferencer:
 def inference(
     config: Union[str, Path, Config],
     checkpoint: Union[str, Path],
-    device: Optional[str] = None,
+    device: Union[str, torch.device, None] = None,
     tta: bool = False,
     cfg_options: Optional[Dict[str, Any]] = None,
 ) -> Inferencer:
@@ -264,17 +269,6 @@ def inference(
     else:
         config = load_config(str(config), cfg_options)
     return Inferencer(config, str(checkpoint), device, tta)
-
-
-def _usable(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except Exception as error:  # of the backend of a device
-        raise UsageError(
-            f'device {name} cannot be used: {first_line(error)}; cpu always can'
-        ) from error
-    return device
 
 
 def _test_data(cfg: Config) -> Config:

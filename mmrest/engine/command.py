@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 
 from ..checkpoint import CheckpointError
 from .config import load_config, make_resumable, without_sync_bn
+from .devices import usable_device
 from .display import DisplayHook
 from .errors import Interrupted, UsageError
 from .guard import guard_checkpoints
@@ -90,6 +91,25 @@ def at_least(least: int) -> Callable[[str], int]:
         return value
 
     return integer
+
+
+def fraction(text: str) -> float:
+    """Type of an argument from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number from 0 to 1')
+    return value
+
+
+def device(text: str) -> torch.device:
+    """Type of an argument that names a device which can be used."""
+    try:
+        return usable_device(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 class _Options(DictAction):

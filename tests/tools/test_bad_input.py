@@ -504,7 +504,7 @@ CASES.update(
         'device of the report': (
             'report',
             ['logged', '--config', 'tiny.py', '--device', 'gpu'],
-            '--device: gpu cannot be used',
+            '--device: device gpu cannot be used',
         ),
         'what to evaluate in the report': (
             'report',
@@ -514,7 +514,17 @@ CASES.update(
         'threshold of the report': (
             'report',
             ['logged', '--config', 'tiny.py', '--no-eval', '--score-thr', '-1'],
-            "--score-thr: '-1' is not a number of at least 0",
+            "--score-thr: '-1' is not a number from 0 to 1",
+        ),
+        'threshold of the report beyond all scores': (
+            'report',
+            ['logged', '--config', 'tiny.py', '--no-eval', '--score-thr', '30'],
+            "--score-thr: '30' is not a number from 0 to 1",
+        ),
+        'device of the report without values': (
+            'report',
+            ['logged', '--config', 'tiny.py', '--no-eval', '--device', 'meta'],
+            'device meta cannot be used: it holds no values',
         ),
         'option that is half a dict': (
             'train',
@@ -693,6 +703,7 @@ for case, options, message in [
     ('pickle', ['tiny.py', 'command.pth', 'whole'], 'command.pth is refused'),
     ('config', ['broken.py', 'good.pth', 'whole'], 'config broken.py cannot be read'),
     ('device', [*GOOD, '--device', 'cuda:99'], 'device cuda:99 cannot be used'),
+    ('device without values', [*GOOD, '--device', 'meta'], 'device meta cannot be used: it hol'),
     ('batch size', [*GOOD, '--batch-size', '0'], "'0' is not an integer of at least 1"),
     ('threshold', [*GOOD, '--score-thr', '30'], "'30' is not a number from 0 to 1"),
     ('file as folder', [*GOOD, '--out-dir', 'tiny.py'], 'tiny.py is not a folder'),
