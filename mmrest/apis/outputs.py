@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 from mmengine.structures import BaseDataElement
 from PIL import Image
-from pycocotools import mask as run_lengths
 
 from ..checkpoint import write_whole
 from ..engine.errors import UsageError
@@ -109,6 +108,8 @@ def annotations(instances: Any, ids: Sequence[int]) -> Iterator[Dict[str, Any]]:
             category_id=ids[label], bbox=box, area=box[2] * box[3], iscrowd=0, score=score
         )
         if mask is not None:
+            from pycocotools import mask as run_lengths
+
             encoded = run_lengths.encode(np.asfortranarray(mask, np.uint8))
             annotation['area'] = int(run_lengths.area(encoded))
             size, counts = encoded['size'], encoded['counts'].decode()
