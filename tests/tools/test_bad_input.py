@@ -211,7 +211,7 @@ CASES = {
     'augmentation of masks': (
         'test',
         ['tiny.py', 'tiny.py', '--data-root', 'whole', '--tta'],
-        '--tta: mmdet offers no test-time augmentation for masks',
+        'mmdet offers no test-time augmentation (tta) for masks; leave it out',
     ),
     'pair of the benchmark': ('benchmark_zoo', ['tiny.py'], "'tiny.py' is not of the form"),
     'checkpoint of the benchmark': (
