@@ -123,7 +123,7 @@ class Inferencer:
             self.reduces_zero_label = _reduces_zero_label(dataset)
         self.palette = colours(palette, len(self.classes))
         self.model = model.to(self._device).eval()
-        self.is_segmentor = cfg.get('default_scope') == 'mmseg'
+        self.is_segmentor = is_segmentor(cfg)
         self._fp16 = bool((cfg.get('test_cfg') or {}).get('fp16'))
 
     def __call__(
@@ -269,6 +269,11 @@ def inference(
     else:
         config = load_config(str(config), cfg_options)
     return Inferencer(config, str(checkpoint), device, tta)
+
+
+def is_segmentor(cfg: Config) -> bool:
+    """Whether the network of a config gives label maps."""
+    return cfg.get('default_scope') == 'mmseg'
 
 
 def _test_data(cfg: Config) -> Config:

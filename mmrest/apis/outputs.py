@@ -26,7 +26,8 @@ class Results:
 
     Args:
         path: of the JSON file; it is written when the object is left, whole or not at all, also
-            on an error or an interruption, with what there is by then.
+            on an error or an interruption, with what there is by then; after an error before the
+            first image it is not.
         categories: the classes in the order of the labels, each with an ``id``.
     """
 
@@ -49,7 +50,7 @@ class Results:
         traceback: Optional[TracebackType],
     ) -> None:
         with self._images, self._annotations:
-            if self._counts['images']:
+            if self._counts['images'] or kind is None:
                 write_whole(self._path, self._write)
 
     def add(self, image: Dict[str, Any], sample: BaseDataElement) -> None:

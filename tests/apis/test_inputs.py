@@ -35,3 +35,23 @@ def test_rate(tmp_path, noted, rate):
     writer.write(np.zeros((60, 80, 3), np.uint8))
     writer.release()
     assert Video(path).rate == rate
+
+
+def test_outputs_among_the_inputs(tmp_path, monkeypatch):
+    """Where a run wrote into the folder that it reads, the next one reads the same as it."""
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        'in/a.jpg',
+        'in/b/c.jpg',
+        'in/vis/a.jpg',
+        'in/preds/a.png',
+        'in/predictions.json',
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    own = [Path('in', name) for name in ('vis', 'preds', 'predictions.json')]
+    for text in ('in', 'in/*', 'in/**/*.*'):
+        found = {str(given.path) for given in find_inputs([text], Path('in'), own)}
+        assert found == {'in/a.jpg', 'in/b/c.jpg'}
+    with pytest.raises(UsageError, match='holds no file'):
+        find_inputs(['.'], Path('in'), own)
