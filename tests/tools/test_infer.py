@@ -206,7 +206,7 @@ def test_nothing_is_lost(tmp_path):
 def test_progress_of_a_video_without_frames(tmp_path):
     """It was not counted, and does not count when it is skipped."""
     (tmp_path / 'empty.avi').write_text('no video')
-    model = SimpleNamespace(is_segmentor=False, classes=['cat'])
+    model = SimpleNamespace(is_segmentor=False, classes=['cat'], stream=lambda *args: iter(()))
     outputs = SimpleNamespace(predictions=False, picture=lambda given: tmp_path / 'x.mp4')
     work_of = runpy.run_path(str(ROOT / 'tools' / 'infer.py'))['Work']
     with progress_bar(Console(), 'img') as bar:
