@@ -38,6 +38,7 @@ PRINTED = {
         'own_coco.py is ready to train',
         'best so far: coco/segm_mAP',
     ],
+    'docs/inference.md': ['4 images and frames in ', ' pixels', '3 images'],
     'docs/migration.md': ['True'],
     'docs/own_data_detection.md': ['my_boxes.py is ready to train', 'best so far: coco/segm_mAP'],
     'docs/own_data_segmentation.md': ['own_segmentation.py is ready', 'best so far: mIoU'],

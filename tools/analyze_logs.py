@@ -10,7 +10,7 @@ from rich.table import Table
 
 from mmrest.apis.curves import SUFFIXES, default_keys, draw_curves, title_of
 from mmrest.apis.logs import Log, read_log, write_csv
-from mmrest.engine.command import Parser, folder, run
+from mmrest.engine.command import Parser, run, written_file
 from mmrest.engine.errors import UsageError
 
 
@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out',
         nargs='+',
-        type=output,
+        type=written_file(*SUFFIXES, '.csv'),
         default=[Path('curves.png'), Path('curves.csv')],
         metavar='FILE',
         help=f'files to write: pictures ({", ".join(SUFFIXES)}) and tables (.csv) (default: '
@@ -44,16 +44,6 @@ def parse_args() -> argparse.Namespace:
     if args.legend is not None and len(args.legend) != len(args.runs):
         parser.error(f'--legend names {len(args.legend)} run(s), but there are {len(args.runs)}')
     return args
-
-
-def output(text: str) -> Path:
-    """Type of an argument that names a picture or a table to write."""
-    path = Path(text).expanduser()
-    if path.suffix not in (*SUFFIXES, '.csv'):
-        allowed = ', '.join((*SUFFIXES, '.csv'))
-        raise argparse.ArgumentTypeError(f'{text} is none of {allowed}')
-    folder(str(path.parent))
-    return path
 
 
 def common_keys(logs: List[Log]) -> List[str]:
@@ -89,8 +79,8 @@ def summary(logs: List[Log]) -> Table:
             f'{sum(times) / len(times):.3f}' if times else '-',
         ]
         for key in metrics:
-            found = log.points(key) if key in log.keys else []
-            cells.append(f'{max(value for _, value in found):.4g}' if found else '-')
+            best = log.best(key) if key in log.keys else None
+            cells.append('-' if best is None else f'{best[1]:.4g}')
         table.add_row(escape(log.name), *cells)
     return table
 

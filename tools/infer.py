@@ -12,11 +12,12 @@ from rich.progress import Progress
 
 from mmrest.apis import Inferencer, inference
 from mmrest.apis.images import UnreadableImage
-from mmrest.apis.inferencer import Prediction
+from mmrest.apis.inferencer import Prediction, is_segmentor
 from mmrest.apis.inputs import Input, Video, announced_frames, find_inputs
 from mmrest.apis.outputs import Results, VideoPictures, coco_ids, write_label_map, write_picture
 from mmrest.apis.overlay import draw
-from mmrest.engine.command import Parser, add_cfg_options, at_least, folder, run
+from mmrest.engine.command import Parser, add_cfg_options, at_least, device, folder, fraction, run
+from mmrest.engine.config import load_config
 from mmrest.engine.display import progress_bar
 from mmrest.engine.errors import UsageError
 
@@ -25,17 +26,6 @@ SKIPPED = 3
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
-
-
-def fraction(text: str) -> float:
-    """Type of an argument from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number from 0 to 1')
-    return value
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,7 +48,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--overwrite', action='store_true', help='replace files in --out-dir')
     parser.add_argument('--batch-size', type=at_least(1), default=1, help='(default: 1)')
     parser.add_argument(
-        '--device', help='such as cpu or cuda:1 (default: an accelerator where there is one)'
+        '--device',
+        type=device,
+        help='such as cpu or cuda:1 (default: an accelerator where there is one)',
     )
     parser.add_argument(
         '--score-thr',
@@ -78,6 +70,10 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+FRAMES = '.frames'
+"""Suffix of the folders of a video's label maps."""
+
+
 class Outputs:
     """The files of a run, by what they are made from.
 
@@ -92,6 +88,11 @@ class Outputs:
         self.score_thr = args.score_thr
 
     @property
+    def own(self) -> List[Path]:
+        """All that a run leaves in its folder."""
+        return [self.folder / 'vis', self.folder / 'preds', self.json]
+
+    @property
     def json(self) -> Path:
         """The file of results."""
         return self.folder / 'predictions.json'
@@ -103,28 +104,36 @@ class Outputs:
     def label_map(self, given: Input, frame: str = '') -> Path:
         """The label map of an image or of a frame; without a frame the folder of a video's."""
         if given.is_video:
-            return self.folder / 'preds' / f'{given.name}.frames' / frame
+            return self.folder / 'preds' / f'{given.name}{FRAMES}' / frame
         return self.folder / 'preds' / f'{given.name}.png'
 
-    def check(self, inputs: Sequence[Input], overwrite: bool) -> None:
-        """Make sure that no file is lost.
+    def check(self, inputs: Sequence[Input], label_maps: bool, overwrite: bool) -> None:
+        """Make sure that no file is lost; `label_maps` says whether there will be some.
 
         Raises:
-            UsageError: an output would replace an input, or without `overwrite` any file.
+            UsageError: an output would replace an input or a folder, or without `overwrite` any
+                file.
         """
         read = {osp.realpath(given.path) for given in inputs}
-        for path in self._planned(inputs):
+        for path in self._planned(inputs, label_maps):
             if osp.realpath(path) in read:
                 raise UsageError(f'{path} is an input; choose another --out-dir')
+            if path.is_dir() and path.suffix != FRAMES:
+                raise UsageError(
+                    f'{path} is a folder, and a file is to be written there; choose another '
+                    '--out-dir'
+                )
             if path.exists() and not overwrite:
                 raise UsageError(
                     f'{path} exists; choose another --out-dir, or replace it with --overwrite'
                 )
 
-    def _planned(self, inputs: Sequence[Input]) -> List[Path]:
+    def _planned(self, inputs: Sequence[Input], label_maps: bool) -> List[Path]:
         paths = [self.picture(given) for given in inputs] if self.pictures else []
         if self.predictions:
-            paths += [self.json, *(self.label_map(given) for given in inputs)]
+            paths.append(self.json)
+            if label_maps:
+                paths += [self.label_map(given) for given in inputs]
         return paths
 
 
@@ -176,7 +185,7 @@ class Work:
             try:
                 self._video(given, announced, add)
             except UnreadableImage as error:
-                self._skip(given.path, error)
+                self._skip(given.path, error, announced)
 
     def _found(self, images: Iterable, on_unreadable: Optional[Callable] = None) -> Iterator:
         for found in self.model.stream(images, self.batch_size, on_unreadable):
@@ -188,10 +197,11 @@ class Work:
                 )
             yield found
 
-    def _skip(self, source: Any, error: UnreadableImage) -> None:
+    def _skip(self, source: Any, error: UnreadableImage, counted: int = 1) -> None:
+        """Name an input that is left out; `counted` is what the total has for it."""
         self.skipped.append(str(error))
         self.bar.console.print(f'skipped: {error}', markup=False, soft_wrap=True)
-        self.bar.advance(self.task)
+        self.bar.advance(self.task, counted)
 
     def _image(self, given: Input, found: Prediction, add: Callable) -> None:
         fields = {}
@@ -239,10 +249,11 @@ class Work:
 def main() -> None:
     """Infer."""
     args = parse_args()
-    inputs = find_inputs(args.inputs, args.out_dir)
     outputs = Outputs(args)
-    outputs.check(inputs, args.overwrite)
-    model = inference(args.config, args.checkpoint, args.device, args.tta, args.cfg_options)
+    inputs = find_inputs(args.inputs, args.out_dir, outputs.own)
+    cfg = load_config(args.config, args.cfg_options)
+    outputs.check(inputs, is_segmentor(cfg), args.overwrite)
+    model = inference(cfg, args.checkpoint, args.device, args.tta)
     args.out_dir.mkdir(parents=True, exist_ok=True)
     console = Console()
     begin = time.perf_counter()

@@ -3,13 +3,20 @@
 import argparse
 from pathlib import Path
 
-import torch
 from mmengine.device import get_device
 
 from mmrest.apis.logs import read_log
 from mmrest.apis.report import write_report
 from mmrest.apis.run_summary import find_checkpoint, find_config
-from mmrest.engine.command import Parser, add_config_arguments, at_least, folder, not_negative, run
+from mmrest.engine.command import (
+    Parser,
+    add_config_arguments,
+    at_least,
+    device,
+    fraction,
+    run,
+    written_file,
+)
 from mmrest.engine.config import load_config
 
 
@@ -25,7 +32,9 @@ def parse_args() -> argparse.Namespace:
         '--no-eval', action='store_true', help='do not evaluate: a report of the logs alone'
     )
     parser.add_argument(
-        '--out', type=page, help='file for the page (default: report.html in the work dir)'
+        '--out',
+        type=written_file('.html', '.htm'),
+        help='file for the page (default: report.html in the work dir)',
     )
     parser.add_argument(
         '--num-pictures',
@@ -36,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--score-thr',
-        type=not_negative,
+        type=fraction,
         default=0.3,
         help='detections below it are neither drawn nor counted for an image (default: 0.3)',
     )
@@ -48,26 +57,6 @@ def parse_args() -> argparse.Namespace:
     if args.no_eval and args.checkpoint is not None:
         parser.error('--checkpoint is what to evaluate, and --no-eval says not to')
     return args
-
-
-def page(text: str) -> Path:
-    """Type of an argument that names the page to write."""
-    path = Path(text).expanduser()
-    if path.suffix not in ('.html', '.htm'):
-        raise argparse.ArgumentTypeError(f'{text} is not an .html file')
-    folder(str(path.parent))
-    return path
-
-
-def device(text: str) -> torch.device:
-    """Type of an argument that names a device of torch that is there."""
-    try:
-        found = torch.device(text)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split('\n')[0]
-        raise argparse.ArgumentTypeError(f'{text} cannot be used ({reason})') from error
-    return found
 
 
 def main() -> None:

@@ -46,6 +46,7 @@ def draw_classes(
         text = f'{classes[found]} {sample.pred_score[found]:.2f}'
         if found != truth:
             text += f', is {classes[truth]}'
-        axis.set_title(text, fontsize=12, color=RIGHT if found == truth else WRONG)
+        colour = RIGHT if found == truth else WRONG
+        axis.set_title(text, fontsize=12, color=colour, parse_math=False)
     figure.savefig(path)
     plt.close(figure)

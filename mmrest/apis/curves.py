@@ -10,6 +10,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence
 import matplotlib
 from cycler import cycler
 
+from .legends import add_legend
 from .logs import MAIN_METRIC, PERCENTAGE, Log, Points
 
 matplotlib.use('Agg')  # files only, with or without a screen
@@ -163,14 +164,14 @@ def draw_curves(
     for axis, panel in zip(axes.flat, found):
         _draw(axis, panel)
         if len(logs) == 1 and _needs_legend(panel):
-            _legend(axis)
+            _legend(axis, panel)
     for axis in axes.flat[len(found) :]:
         axis.set_axis_off()
     if len(logs) > 1:
-        handles, labels = axes.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc='outside lower left')
+        names = [line.label for line in found[0].lines]
+        add_legend(figure, axes.flat[0].get_lines(), names, loc='outside lower left')
     if title is not None:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -183,8 +184,10 @@ def _draw(axis: plt.Axes, panel: Panel) -> None:
         style = dict(linewidth=max(1.2, 2.6 - 0.7 * index), clip_on=panel.top is None)
         if longest <= 12:
             style.update(marker='os^D'[index % 4], markersize=9 - 1.5 * (index % 4))
-        axis.plot(*zip(*line.points), label=line.label, **style)
-    axis.set(title=panel.title, xlabel='iteration', ylabel=panel.quantity)
+        axis.plot(*zip(*line.points), **style)
+    axis.set_title(panel.title, parse_math=False)
+    axis.set_xlabel('iteration')
+    axis.set_ylabel(panel.quantity, parse_math=False)
     axis.set_xlim(0, None)
     values = [value for line in panel.lines for _, value in line.points if math.isfinite(value)]
     if values and min(values) >= 0:  # hardly anything that is logged is negative
@@ -192,11 +195,11 @@ def _draw(axis: plt.Axes, panel: Panel) -> None:
     axis.grid(alpha=0.3)
 
 
-def _legend(axis: plt.Axes) -> None:
+def _legend(axis: plt.Axes, panel: Panel) -> None:
     """Below the axes, where it covers no curve."""
-    axis.legend(
-        loc='upper center', bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=9, frameon=False
-    )
+    names = [line.label for line in panel.lines]
+    style = dict(loc='upper center', bbox_to_anchor=(0.5, -0.16), ncols=3)
+    add_legend(axis, axis.get_lines(), names, fontsize=9, frameon=False, **style)
 
 
 def _needs_legend(panel: Panel) -> bool:
@@ -219,7 +222,7 @@ def svg_of(panel: Panel, prefix: str, description: str) -> str:
         _draw(axis, panel)
         axis.grid(color=INK, alpha=0.2)
         if _needs_legend(panel):
-            _legend(axis)
+            _legend(axis, panel)
         buffer = io.StringIO()
         nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
         figure.savefig(buffer, format='svg', transparent=True, metadata=nothing)

@@ -3,7 +3,7 @@
 import statistics
 import tempfile
 import time
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Union
 
 import torch
 from mmengine.config import Config
@@ -17,10 +17,12 @@ from ..engine.command import build_runner
 from ..engine.display import peak_memory_mb
 from ..engine.errors import UsageError
 from ..engine.guard import WholeWeightsHook
-from .instance_scores import InstanceScores
 from .label_map_scores import LabelMapScores
 
-Scores = Union[InstanceScores, LabelMapScores]
+if TYPE_CHECKING:  # it needs pycocotools, which segmentors and classifiers do without
+    from .instance_scores import InstanceScores
+
+Scores = Union['InstanceScores', LabelMapScores]
 
 
 class Evaluation(NamedTuple):
@@ -77,6 +79,8 @@ class ScoresHook(Hook):
     def _start(self, sample: Any, dataset: BaseDataset) -> Scores:
         classes = dataset.metainfo.get('classes') or ()
         if 'pred_instances' in sample:
+            from .instance_scores import InstanceScores
+
             by_path = {}
             for index in range(len(dataset)):
                 info = dataset.get_data_info(index)

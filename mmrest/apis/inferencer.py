@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import os
 from pathlib import Path
 from typing import (
     Any,
@@ -31,6 +32,7 @@ from ..engine.arguments import find_type
 from ..engine.checks import check_model
 from ..engine.checks.classes import heads, known_classes
 from ..engine.config import dicts, first_line, load_config, type_name, without_sync_bn
+from ..engine.devices import usable_device
 from ..engine.errors import UsageError
 from ..engine.guard import WholeWeightsHook, load_from_guarded
 from ..engine.tta import use_tta
@@ -91,11 +93,15 @@ class Inferencer:
     """
 
     def __init__(
-        self, cfg: Config, checkpoint: str, device: Optional[str] = None, tta: bool = False
+        self,
+        cfg: Config,
+        checkpoint: str,
+        device: Union[str, torch.device, None] = None,
+        tta: bool = False,
     ) -> None:
         cfg = copy.deepcopy(cfg)
         self.cfg = cfg
-        self._device = _usable(device or get_device())
+        self._device = usable_device(device or get_device())
         dataset = _test_data(cfg)
         without_sync_bn(cfg)
         if cfg.get('data_preprocessor'):
@@ -113,7 +119,7 @@ class Inferencer:
             self.reduces_zero_label = _reduces_zero_label(dataset)
         self.palette = colours(palette, len(self.classes))
         self.model = model.to(self._device).eval()
-        self.is_segmentor = cfg.get('default_scope') == 'mmseg'
+        self.is_segmentor = is_segmentor(cfg)
         self._fp16 = bool((cfg.get('test_cfg') or {}).get('fp16'))
 
     def __call__(
@@ -138,7 +144,8 @@ class Inferencer:
               every class, which take much memory, are those of :meth:`stream` alone.
 
         Raises:
-            UnreadableImage: a file is not an image or damaged; the message names it.
+            UnreadableImage: a file is not an image or damaged, or the config's pipeline cannot
+                take an image; the message names it.
             ValueError: an array has another shape or type.
         """
         if isinstance(images, (str, Path, np.ndarray)):
@@ -161,8 +168,8 @@ class Inferencer:
         Args:
             images: any number of them.
             batch_size: as for calling the object.
-            on_unreadable: called with an image that cannot be read and the reason; it is then
-                left out. Without it the error is raised.
+            on_unreadable: called with an image that cannot be read or prepared and the reason; it
+                is then left out. Without it the error is raised.
 
         Yields:
             Predictions in the order of the images; the samples hold all that the network gives.
@@ -193,16 +200,21 @@ class Inferencer:
                 raise ValueError(
                     f'an image is an array (H, W, 3) of uint8, got {image.shape} of {image.dtype}'
                 )
+            path = f'an array {image.shape}'
             results = self._loader(dict(img=image))
         else:
-            path = str(Path(image).expanduser())
+            path = _existing(image)
             check_whole(path)
             try:
                 results = self._loader(dict(img_path=path))
             except Exception as error:  # whatever a decoder raises
                 raise UnreadableImage(f'{path} cannot be read: {first_line(error)}') from error
         pixels = np.asarray(results['img']).astype(np.uint8, copy=False)
-        return Loaded(image, pixels, self._pipeline(results))
+        try:
+            data = self._pipeline(results)
+        except Exception as error:  # whatever a transform raises, for instance of a narrow image
+            raise UnreadableImage(f'{path} cannot be prepared: {first_line(error)}') from error
+        return Loaded(image, pixels, data)
 
     def _predict(self, batch: List[Loaded]) -> List[Prediction]:
         if not batch:
@@ -219,7 +231,7 @@ class Inferencer:
 def inference(
     config: Union[str, Path, Config],
     checkpoint: Union[str, Path],
-    device: Optional[str] = None,
+    device: Union[str, torch.device, None] = None,
     tta: bool = False,
     cfg_options: Optional[Dict[str, Any]] = None,
 ) -> Inferencer:
@@ -255,15 +267,9 @@ def inference(
     return Inferencer(config, str(checkpoint), device, tta)
 
 
-def _usable(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except Exception as error:  # of the backend of a device
-        raise UsageError(
-            f'device {name} cannot be used: {first_line(error)}; cpu always can'
-        ) from error
-    return device
+def is_segmentor(cfg: Config) -> bool:
+    """Whether the network of a config gives label maps."""
+    return cfg.get('default_scope') == 'mmseg'
 
 
 def _test_data(cfg: Config) -> Config:
@@ -337,3 +343,9 @@ def _reduces_zero_label(dataset: Config) -> bool:
     kind = find_type(type_name(dataset))
     parameter = inspect.signature(kind).parameters.get('reduce_zero_label') if kind else None
     return bool(dataset.get('reduce_zero_label', parameter and parameter.default))
+
+
+def _existing(image: Union[str, Path]) -> str:
+    """The path of a file; ``~`` stands for the home folder where no file is called so."""
+    path = str(image)
+    return path if os.path.exists(path) else os.path.expanduser(path)

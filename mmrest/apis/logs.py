@@ -2,9 +2,10 @@
 
 import csv
 import json
+import math
 import re
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..engine.errors import UsageError
 
@@ -71,6 +72,15 @@ class Log(NamedTuple):
             key = name[len('val/') :] if name.startswith('val/') else name
             return [(step, line[key]) for step, line in self.val if key in line]
         return [(line['iter'], line[name]) for line in self.train if name in line]
+
+    def best(self, key: str) -> Optional[Tuple[int, float]]:
+        """Iteration and value of a key where it was highest; None where it was never finite.
+
+        Raises:
+            UsageError: see :meth:`points`.
+        """
+        finite = [point for point in self.points(key) if math.isfinite(point[1])]
+        return max(finite, key=lambda point: point[1], default=None)
 
     def full_name(self, key: str) -> str:
         """A key as it was logged: bbox_mAP, as mmdet's own tool says, is coco/bbox_mAP.
@@ -150,7 +160,7 @@ def _name(path: Path) -> str:
 
 def _lines(file: Path) -> List[Dict[str, float]]:
     """Lines of a log; the last one of a run that was killed may be half a line."""
-    texts = file.read_text(errors='replace').splitlines()
+    texts = file.read_text(encoding='utf-8', errors='replace').splitlines()
     lines = []
     for number, text in enumerate(texts, 1):
         try:
@@ -182,7 +192,7 @@ def write_csv(logs: Sequence[Log], path: Path, keys: Sequence[str]) -> None:
     Raises:
         UsageError: a run has logged nothing of that name.
     """
-    with path.open('w', newline='') as file:
+    with path.open('w', newline='', encoding='utf-8', errors='surrogateescape') as file:
         writer = csv.writer(file)
         writer.writerow(['run', 'iter', *keys])
         for log in logs:

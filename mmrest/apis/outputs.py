@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from mmengine.structures import BaseDataElement
 from PIL import Image
-from pycocotools import mask as run_lengths
 
 from ..checkpoint import write_whole
+from ..engine.errors import UsageError
 
 COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 """Ids between 1 and 90 that no category of COCO has."""
@@ -26,7 +26,8 @@ class Results:
 
     Args:
         path: of the JSON file; it is written when the object is left, whole or not at all, also
-            on an error or an interruption, with what there is by then.
+            on an error or an interruption, with what there is by then; after an error before the
+            first image it is not.
         categories: the classes in the order of the labels, each with an ``id``.
     """
 
@@ -49,7 +50,7 @@ class Results:
         traceback: Optional[TracebackType],
     ) -> None:
         with self._images, self._annotations:
-            if self._counts['images']:
+            if self._counts['images'] or kind is None:
                 write_whole(self._path, self._write)
 
     def add(self, image: Dict[str, Any], sample: BaseDataElement) -> None:
@@ -108,6 +109,8 @@ def annotations(instances: Any, ids: Sequence[int]) -> Iterator[Dict[str, Any]]:
             category_id=ids[label], bbox=box, area=box[2] * box[3], iscrowd=0, score=score
         )
         if mask is not None:
+            from pycocotools import mask as run_lengths
+
             encoded = run_lengths.encode(np.asfortranarray(mask, np.uint8))
             annotation['area'] = int(run_lengths.area(encoded))
             size, counts = encoded['size'], encoded['counts'].decode()
@@ -159,10 +162,20 @@ class VideoPictures:
             self._writer.release()
 
     def add(self, picture: np.ndarray) -> None:
-        """Add a (H, W, 3) picture, BGR; all are of one size."""
+        """Add a (H, W, 3) picture, BGR; all are of one size.
+
+        Raises:
+            UsageError: the file cannot be written, of which OpenCV says nothing by itself.
+        """
         if self._writer is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             code = cv2.VideoWriter_fourcc(*'mp4v')
             size = picture.shape[1::-1]
             self._writer = cv2.VideoWriter(str(self._path), code, self._rate, size)
+            if not self._writer.isOpened():
+                raise UsageError(
+                    f'video {self._path} cannot be written by OpenCV, with {size[0]} x {size[1]} '
+                    f'pixels and {self._rate:g} frames a second; choose another --out-dir, or '
+                    'leave pictures out with --no-save-vis'
+                )
         self._writer.write(picture)

@@ -13,6 +13,7 @@ from mmengine.dataset import BaseDataset, pseudo_collate
 from torch import nn
 
 from .labels import Box, free_place
+from .legends import add_legend
 
 matplotlib.use('Agg')  # files only, with or without a screen
 from matplotlib import pyplot as plt
@@ -82,7 +83,8 @@ def draw_predictions(
                 _draw_label_map(axis, label_map, palette)
                 present.update(np.unique(label_map).tolist())
     occurring = [index for index in range(len(classes)) if index in present]
-    figure.legend(
+    add_legend(
+        figure,
         [plt.Rectangle((0, 0), 1, 1, color=palette[index]) for index in occurring],
         [classes[index] for index in occurring],
         loc='outside lower center',
@@ -196,7 +198,7 @@ def _write_labels(axis: Any, labels: Sequence[Label]) -> None:
     taken: List[Box] = []
     for text, box, colour in labels:
         style = dict(facecolor=colour, edgecolor='none', pad=1.5)
-        artist = axis.text(0, 0, text, fontsize=9, color='white', bbox=style)
+        artist = axis.text(0, 0, text, fontsize=9, color='white', bbox=style, parse_math=False)
         # Where the patch of a label at the origin begins and how large it is, in pixels of the
         # image, whose rows count downwards.
         artist.update_bbox_position_size(axis.figure.canvas.get_renderer())

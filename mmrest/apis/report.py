@@ -14,6 +14,7 @@ from markupsafe import Markup
 from matplotlib.colors import to_hex
 from mmengine.config import Config
 
+from ..checkpoint import write_whole
 from ..version import __version__
 from .curves import default_keys, panels, svg_of, title_of
 from .evaluation import Evaluation, evaluate
@@ -61,7 +62,7 @@ def write_report(
 
     Raises:
         UsageError: see :func:`.evaluation.evaluate`.
-        CheckpointError: likewise.
+        CheckpointError: likewise, or the page cannot be written.
     """
     environment_rows = environment(work_dir)
     processes = next((int(then) for key, then, _ in environment_rows if key == 'GPU number'
@@ -94,7 +95,9 @@ def write_report(
     )
     text = pages.get_template('report.html').render(content)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text)
+    # Of a name that is not text its bytes' numbers are left.
+    encoded = text.encode('utf-8', 'xmlcharrefreplace')
+    write_whole(out, lambda temporary: Path(temporary).write_bytes(encoded))
 
 
 def _curves(log: Log) -> List[Markup]:
@@ -114,10 +117,10 @@ def _metrics(log: Log) -> List[Tuple[str, str, str, int]]:
     """Metrics of the log: name, the last value, the best one and its iteration."""
     rows = []
     for key in log.metrics:
-        points = [(step, value) for step, value in log.points(key) if math.isfinite(value)]
-        if points:
-            step, best = max(points, key=lambda point: point[1])
-            last = points[-1][1]
+        found = log.best(key)
+        if found is not None:
+            step, best = found
+            last = [value for _, value in log.points(key) if math.isfinite(value)][-1]
             rows.append((title_of(key), _metric_text(last, key), _metric_text(best, key), step))
     return rows
 

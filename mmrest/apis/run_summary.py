@@ -252,7 +252,7 @@ def logged_environment(work_dir: Path) -> Dict[str, str]:
     """What mmengine wrote of the machine when a run began last; empty where it wrote no log."""
     paths = sorted(work_dir.glob('*/*.log'))
     for path in reversed(paths):
-        with path.open(errors='replace') as file:
+        with path.open(encoding='utf-8', errors='replace') as file:
             head = file.read(20000)
         found = re.search(r'^System environment:\n(.*?)\n-{20,}', head, re.M | re.S)
         if found:

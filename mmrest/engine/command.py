@@ -3,7 +3,6 @@
 import argparse
 import ast
 import errno
-import math
 import os
 import os.path as osp
 import sys
@@ -20,6 +19,7 @@ from mmengine.runner import Runner
 
 from ..checkpoint import CheckpointError
 from .config import load_config, make_resumable, without_sync_bn
+from .devices import usable_device
 from .display import DisplayHook
 from .errors import Interrupted, UsageError
 from .guard import guard_checkpoints
@@ -43,19 +43,23 @@ class Parser(argparse.ArgumentParser):
 
 def folder(text: str) -> Path:
     """Type of an argument that names a folder to write to, which need not exist yet."""
-    path = Path(text).expanduser()
+    path = Path(osp.expanduser(text))
+    _check_folder(path)
+    return path
+
+
+def _check_folder(path: Path) -> None:
     nearest = next(part for part in (path, *path.parents) if part.exists())
     if not nearest.is_dir():
         raise argparse.ArgumentTypeError(f'{nearest} is not a folder; choose another')
-    return path
 
 
 def published_file(text: str) -> Path:
     """Type of an argument that names a file of weights to write."""
-    path = Path(text).expanduser()
+    path = Path(osp.expanduser(text))
     if path.suffix not in ('.pth', '.safetensors'):
         raise argparse.ArgumentTypeError(f'{text} is neither a .pth nor a .safetensors file')
-    folder(str(path.parent))
+    _check_folder(path.parent)
     return path
 
 
@@ -63,12 +67,12 @@ def written_file(*suffixes: str) -> Callable[[str], Path]:
     """Type of an argument that names a file to write, which has one of some suffixes."""
 
     def file(text: str) -> Path:
-        path = Path(text).expanduser()
+        path = Path(osp.expanduser(text))
         if path.suffix not in suffixes:
             raise argparse.ArgumentTypeError(f'{text} is not a {" or ".join(suffixes)} file')
         if path.is_dir():
             raise argparse.ArgumentTypeError(f'{text} is a folder; give a file')
-        folder(str(path.parent))
+        _check_folder(path.parent)
         return path
 
     return file
@@ -90,14 +94,31 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def not_negative(text: str) -> float:
-    """Type of an argument that is a number from 0 up, and a finite one."""
+    """Type of an argument that is a finite number from 0 up."""
+    return _number(text, sys.float_info.max, 'of at least 0')
+
+
+def fraction(text: str) -> float:
+    """Type of an argument from 0 to 1."""
+    return _number(text, 1, 'from 0 to 1')
+
+
+def _number(text: str, most: float, words: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not (value >= 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number of at least 0')
+    if not 0 <= value <= most:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number {words}')
     return value
+
+
+def device(text: str) -> torch.device:
+    """Type of an argument that names a device which can be used."""
+    try:
+        return usable_device(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 class _Options(DictAction):

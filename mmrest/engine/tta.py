@@ -13,15 +13,15 @@ def check_tta(cfg: Config) -> None:
         UsageError: it cannot.
     """
     if any(part.get('mask_head') for _, part in dicts(cfg.model, 'model')):
-        raise UsageError('--tta: mmdet offers no test-time augmentation for masks; leave it out')
+        raise UsageError('mmdet offers no test-time augmentation (tta) for masks; leave it out')
     if cfg.get('tta_model') is None or cfg.get('tta_pipeline') is None:
         raise UsageError(
-            f'--tta needs tta_model and tta_pipeline in {cfg.filename}; '
+            f'test-time augmentation (tta) needs tta_model and tta_pipeline in {cfg.filename}; '
             'configs/_base_/detection_runtime.py shows how they look'
         )
     if 'pipeline' not in cfg.test_dataloader.dataset:
         raise UsageError(
-            f'--tta replaces test_dataloader.dataset.pipeline, which a '
+            'test-time augmentation (tta) replaces test_dataloader.dataset.pipeline, which a '
             f'{type_name(cfg.test_dataloader.dataset)} does not have; give one data set'
         )
 

@@ -1,5 +1,6 @@
 """Curves: what stands in which panel, and how panels look."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 
 import cv2
@@ -74,6 +75,19 @@ def test_picture(tmp_path, monkeypatch, count, legends):
     assert cv2.imread(str(tmp_path / 'x.png')).std() > 10
     monkeypatch.undo()
     plt.close(figure)
+
+
+def test_names_are_shown_as_they_are(tmp_path):
+    """Neither left out nor taken for mathematics, which could be wrong."""
+    names = ('_run', r'$\run{$')
+    train = [{'iter': step, names[1]: 1.0, f'loss_{names[1]}': 1.0, 'loss': 1} for step in (1, 2)]
+    logs = [Log(name, train, []) for name in names]
+    draw_curves(logs, tmp_path / 'x.svg', [names[1]], names[1])
+    comments = re.findall('<!-- (.*?) -->', (tmp_path / 'x.svg').read_text())
+    assert comments.count('_run') == 1  # the legend
+    assert comments.count(names[1]) == 4  # title, panel, axis and legend
+    panel = panels(logs[:1], [f'loss_{names[1]}', 'loss'])[0]
+    assert f'>{names[1]}<' in svg_of(panel, 'a', 'x')
 
 
 @pytest.mark.parametrize('suffix, start', [('svg', b'<?xml'), ('pdf', b'%PDF')])

@@ -163,6 +163,32 @@ def test_unreadable(folder, images, tmp_path, spoil, reason):
     assert told[0][0] == path and str(path) in str(told[0][1])
 
 
+def test_what_the_pipeline_cannot_take(folder, images, tmp_path):
+    """A line of one pixel, of which a resize to 80 x 60 leaves less than one."""
+    path = tmp_path / 'line.png'
+    line = np.zeros((1, 300, 3), np.uint8)
+    cv2.imwrite(str(path), line)
+    infer = model(folder, 'det')
+    for image, name in ((path, 'line.png'), (line, r'an array \(1, 300, 3\)')):
+        with pytest.raises(UnreadableImage, match=f'{name} cannot be prepared: '):
+            infer(image)
+    told = []
+    found = list(infer.stream([path, images[1]], 2, lambda *what: told.append(what)))
+    assert [p.source for p in found] == [images[1]] and told[0][0] == path
+
+
+def test_names_with_a_tilde(folder, images, tmp_path, monkeypatch):
+    """Of a file first; then it is the home folder of a user, where there is one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('HOME', str(images[0].parent))
+    infer = model(folder, 'det')
+    (tmp_path / '~$x.jpg').write_bytes(images[0].read_bytes())
+    wanted = infer(images[0])
+    assert same(infer('~$x.jpg'), wanted) and same(infer(f'~/{images[0].name}'), wanted)
+    with pytest.raises(UnreadableImage, match='No such file'):
+        infer('~$y.jpg')
+
+
 @pytest.mark.parametrize('array', [
     np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3)),
     np.zeros((0, 8, 3), np.uint8),
@@ -175,7 +201,8 @@ def test_arrays_of_another_kind(folder, array):
 @pytest.mark.parametrize('config, options, error, message', [
     ('det', dict(device='cuda:99'), UsageError, 'device cuda:99 cannot be used'),
     ('det', dict(device='gpu'), UsageError, 'device gpu cannot be used'),
-    ('det', dict(tta=True), UsageError, '--tta'),
+    ('det', dict(device='meta'), UsageError, 'device meta cannot be used: it holds no values'),
+    ('det', dict(tta=True), UsageError, '^mmdet offers no test-time augmentation'),
     ('det', dict(cfg_options={'model.roi_head.bbox_head.num_classes': 4,
                               'model.roi_head.mask_head.num_classes': 4}),
      CheckpointError, 'of another shape'),

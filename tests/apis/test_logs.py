@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import pytest
 
@@ -76,6 +77,14 @@ def test_losses(tmp_path):
     assert read_log(write(tmp_path, 'x', line(1, 2.0, **parts))).losses == ['loss', *parts]
     one = {'decode.loss_ce': 2.0}
     assert read_log(write(tmp_path, 'y', line(1, 2.0, **one))).losses == ['loss']
+
+
+def test_best(tmp_path):
+    """Of numbers alone."""
+    values = (math.nan, 3.0, 5.0, math.inf, 4.0)
+    evaluations = [dict(mIoU=value, aAcc=math.nan, step=n) for n, value in enumerate(values, 1)]
+    log = read_log(write(tmp_path, 'x', line(1, 2.0), *evaluations))
+    assert log.best('mIoU') == (3, 5) and log.best('aAcc') is None
 
 
 @pytest.mark.parametrize('lines, message', [

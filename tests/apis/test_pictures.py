@@ -1,6 +1,7 @@
 """Pictures: drawn for detectors and segmentors, from what a run leaves."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import cv2
@@ -15,6 +16,7 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from mmrest.apis import pictures
+from mmrest.apis.class_pictures import draw_classes
 from mmrest.apis.pictures import draw_panel, draw_predictions, palette_of
 
 COLOURS = [(255, 0, 0), (0, 0, 255)]
@@ -53,13 +55,13 @@ def colours(path):
 def legend(monkeypatch):
     """Collects the texts of legends of figures."""
     texts = []
-    original = plt.Figure.legend
+    original = pictures.add_legend
 
-    def kept(self, handles, labels, **kwargs):
-        texts.extend(labels)
-        return original(self, handles, labels, **kwargs)
+    def kept(*args, **kwargs):
+        legend = original(*args, **kwargs)
+        texts.extend(text.get_text() for text in legend.get_texts())
 
-    monkeypatch.setattr(plt.Figure, 'legend', kept)
+    monkeypatch.setattr(pictures, 'add_legend', kept)
     return texts
 
 
@@ -87,6 +89,30 @@ def test_instances(image, tmp_path, monkeypatch, scores, drawn, with_masks):
     draw_predictions(Found(sample), data, tmp_path / 'x.png', [0])
     assert texts == (['square', 'disc'] if drawn else [])
     assert ({(255, 0, 0), (0, 0, 255)} <= colours(tmp_path / 'x.png')) is drawn
+
+
+def test_names_are_shown_as_they_are(image, tmp_path, monkeypatch):
+    """Neither left out nor taken for mathematics, which could be wrong."""
+    names = ('_square', r'$\disc{$')
+    monkeypatch.setattr(Data, 'metainfo', dict(classes=names, palette=COLOURS))
+    texts = legend(monkeypatch)
+    found = InstanceData(
+        bboxes=torch.tensor([[5.0, 5, 15, 15], [30, 20, 50, 35]]),
+        labels=torch.tensor([0, 1]),
+        scores=torch.ones(2),
+    )
+    sample = DetDataSample(metainfo=image, pred_instances=found)
+    truth = DetDataSample(metainfo=image, gt_instances=found)
+    data = Data([dict(inputs=torch.zeros(3, 20, 30), data_samples=truth)])
+    draw_predictions(Found(sample), data, tmp_path / 'x.png', [0])
+    assert texts == list(names)
+    label = SimpleNamespace(item=lambda: 1)
+    sample = SimpleNamespace(
+        img_path=image['img_path'], pred_label=label, gt_label=label, pred_score=[0, 1.0]
+    )
+    sample.cpu = lambda: sample
+    draw_classes(Found(sample), data, tmp_path / 'y.png', [0])
+    assert (tmp_path / 'y.png').is_file()
 
 
 def test_label_maps(image, tmp_path):

@@ -1,5 +1,6 @@
 """The page of a report: what it says, and that it copes with what data and configs bring."""
 
+import json
 import re
 
 import cv2
@@ -14,9 +15,10 @@ from mmrest.apis import report
 from mmrest.apis.evaluation import Evaluation
 from mmrest.apis.label_map_scores import LabelMapScores
 from mmrest.apis.logs import Log
+from mmrest.checkpoint import CheckpointError
 from mmrest.engine.config import load_config
 from tests.chromium import check_page, needs_chromium
-from tests.tools.runs import ROOT, SEGMENTOR
+from tests.tools.runs import ROOT, SEGMENTOR, run
 
 NAMES = [f'class {number} <b>{"of_a_very_long_name" * 6}</b>' for number in range(150)]
 LOG = Log(
@@ -109,3 +111,51 @@ def test_differences(tmp_path):
     assert re.findall('<code>(.*?)</code>', table) == [
         'optim_wrapper.optimizer.lr', '0.0003', '0.5',
     ]  # fmt: skip
+
+
+WITHOUT_UTF8 = """
+import sys
+from pathlib import Path
+import torch
+from mmengine.config import Config
+from mmrest.apis.logs import read_log, write_csv
+from mmrest.apis.report import write_report
+run, config = map(Path, sys.argv[1:])
+log = read_log(run, 'r\xfcn')
+write_csv([log], run / 'x.csv', ['\xe4'])
+write_report(run, Config.fromfile(config), log, run / 'x.html', None, torch.device('cpu'))
+"""
+
+
+def test_whatever_the_locale(tmp_path, cfg):
+    """Logs are read and pages and tables are written as UTF-8."""
+    folder = tmp_path / 'run' / '20260101_000000'
+    (folder / 'vis_data').mkdir(parents=True)
+    line = json.dumps(dict(iter=1, loss=2.0, lr=0.1, ä=1.0), ensure_ascii=False)
+    (folder / 'vis_data' / 'scalars.json').write_text(line + '\n', encoding='utf-8')
+    head = f'System environment:\n    Ort: Zürich\n{"-" * 30}\n'
+    (folder / 'x.log').write_text(head, encoding='utf-8')
+    (tmp_path / 'script.py').write_text(WITHOUT_UTF8, encoding='utf-8')
+    run(
+        tmp_path / 'script.py', folder.parent, cfg.filename, cwd=ROOT, LC_ALL='C', PYTHONUTF8='0',
+        PYTHONCOERCECLOCALE='0', PYTHONPATH=str(ROOT),
+    )  # fmt: skip
+    page = (folder.parent / 'x.html').read_text(encoding='utf-8')
+    assert 'rün' in page and 'Zürich' in page
+    assert 'rün,1,1.0' in (folder.parent / 'x.csv').read_text(encoding='utf-8')
+
+
+def test_a_page_that_was_there_is_kept(tmp_path, cfg, monkeypatch):
+    """Until the new one is written whole."""
+    before = write(tmp_path, cfg, None).read_bytes()
+
+    def full(path, content):
+        with open(path, 'wb') as file:
+            file.write(content[:10])
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('pathlib.Path.write_bytes', full)
+    monkeypatch.setattr('pathlib.Path.write_text', lambda p, c: full(p, c.encode()))
+    with pytest.raises(CheckpointError, match=r'report.html cannot be written: No space left'):
+        write(tmp_path, cfg, None)
+    assert (tmp_path / 'new' / 'report.html').read_bytes() == before

@@ -2,10 +2,13 @@
 
 import csv
 import json
+import math
+import runpy
 
 import cv2
 import pytest
 
+from mmrest.apis.logs import Log
 from tests.tools.runs import ROOT, run
 
 ANALYZE = ROOT / 'tools' / 'analyze_logs.py'
@@ -48,3 +51,10 @@ def test_two_runs(runs):
         (name, step) for name in 'AB' for step in ('10', '15', '30')
     }
     assert (runs / 'new' / 'x.svg').read_text().count('<!-- A -->') == 1
+
+
+def test_best_metrics():
+    """What is no number is not the best, and does not hide it."""
+    table = runpy.run_path(str(ANALYZE))['summary']
+    log = Log('run', [], [(n, dict(mIoU=value)) for n, value in enumerate((math.nan, 3, 5, 4))])
+    assert list(table([log]).columns[-1].cells) == ['5']

@@ -211,7 +211,7 @@ CASES = {
     'augmentation of masks': (
         'test',
         ['tiny.py', 'tiny.py', '--data-root', 'whole', '--tta'],
-        '--tta: mmdet offers no test-time augmentation for masks',
+        'mmdet offers no test-time augmentation (tta) for masks; leave it out',
     ),
     'pair of the benchmark': ('benchmark_zoo', ['tiny.py'], "'tiny.py' is not of the form"),
     'checkpoint of the benchmark': (
@@ -447,7 +447,7 @@ CASES.update(
         'suffix of the curves': (
             'analyze_logs',
             ['logged', '--out', 'new/x.bmp'],
-            'new/x.bmp is none of .png, .svg, .pdf, .jpg, .csv',
+            'new/x.bmp is not a .png or .svg or .pdf or .jpg or .csv file',
         ),
         'run of the report': ('report', ['absent'], 'absent is not a folder; give the work dir'),
         'config of the report': (
@@ -484,17 +484,27 @@ CASES.update(
         'page of the report': (
             'report',
             ['logged', '--config', 'tiny.py', '--no-eval', '--out', 'new/report.pdf'],
-            'new/report.pdf is not an .html file',
+            'new/report.pdf is not a .html or .htm file',
         ),
         'folder of the report': (
             'report',
             ['logged', '--config', 'tiny.py', '--no-eval', '--out', 'tiny.py/report.html'],
             'tiny.py is not a folder; choose another',
         ),
+        'folder as a page of the report': (
+            'report',
+            ['logged', '--config', 'tiny.py', '--no-eval', '--out', 'folder.html'],
+            'folder.html is a folder; give a file',
+        ),
+        'folder as a picture of curves': (
+            'analyze_logs',
+            ['logged', '--out', 'x.csv', 'folder.png'],
+            'folder.png is a folder; give a file',
+        ),
         'device of the report': (
             'report',
             ['logged', '--config', 'tiny.py', '--device', 'gpu'],
-            '--device: gpu cannot be used',
+            '--device: device gpu cannot be used',
         ),
         'what to evaluate in the report': (
             'report',
@@ -504,7 +514,17 @@ CASES.update(
         'threshold of the report': (
             'report',
             ['logged', '--config', 'tiny.py', '--no-eval', '--score-thr', '-1'],
-            "--score-thr: '-1' is not a number of at least 0",
+            "--score-thr: '-1' is not a number from 0 to 1",
+        ),
+        'threshold of the report beyond all scores': (
+            'report',
+            ['logged', '--config', 'tiny.py', '--no-eval', '--score-thr', '30'],
+            "--score-thr: '30' is not a number from 0 to 1",
+        ),
+        'device of the report without values': (
+            'report',
+            ['logged', '--config', 'tiny.py', '--no-eval', '--device', 'meta'],
+            'device meta cannot be used: it holds no values',
         ),
         'option that is half a dict': (
             'train',
@@ -713,6 +733,7 @@ for case, options, message in [
     ('pickle', ['tiny.py', 'command.pth', 'whole'], 'command.pth is refused'),
     ('config', ['broken.py', 'good.pth', 'whole'], 'config broken.py cannot be read'),
     ('device', [*GOOD, '--device', 'cuda:99'], 'device cuda:99 cannot be used'),
+    ('device without values', [*GOOD, '--device', 'meta'], 'device meta cannot be used: it hol'),
     ('batch size', [*GOOD, '--batch-size', '0'], "'0' is not an integer of at least 1"),
     ('threshold', [*GOOD, '--score-thr', '30'], "'30' is not a number from 0 to 1"),
     ('file as folder', [*GOOD, '--out-dir', 'tiny.py'], 'tiny.py is not a folder'),
@@ -806,6 +827,8 @@ def folder(tmp_path_factory, coco_root, ade_root):
     (folder / 'notes.txt').write_text('model')
     picture = (coco_root / 'train2017' / '000000000001.jpg').read_bytes()
     (folder / 'torn.jpg').write_bytes(picture[: len(picture) // 2])
+    (folder / 'folder.html').mkdir()
+    (folder / 'folder.png').mkdir()
     (folder / LOGGED).parent.mkdir(parents=True)
     (folder / LOGGED).write_text('{"lr": 0.1, "loss": 2.0, "iter": 1, "step": 1}\n')
     shutil.rmtree(folder / 'no_json' / 'annotations')

@@ -2,11 +2,13 @@
 
 import json
 import pickle
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,9 +18,12 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import PixelData
 from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
+from rich.console import Console
 
 from mmrest.apis import Inferencer, inference
 from mmrest.apis.inferencer import Prediction
+from mmrest.apis.inputs import Input
+from mmrest.engine.display import progress_bar
 from tests.shared import SHARED, needs_data
 from tests.tools.runs import DETECTOR, ROOT, SMALL_SEGMENTOR, lay_out, run_here
 
@@ -192,6 +197,50 @@ def test_nothing_is_lost(tmp_path):
     for option in ([], ['--overwrite']):
         message = run_here(*given[:3], picture, *given[4:], *option)
         assert 'is an input; choose another --out-dir' in message
+    picture.unlink()
+    picture.mkdir()
+    message = run_here(*given, '--overwrite')
+    assert '000000000001.jpg is a folder, and a file is to be written there' in message
+
+
+def test_progress_of_a_video_without_frames(tmp_path):
+    """It was not counted, and does not count when it is skipped."""
+    (tmp_path / 'empty.avi').write_text('no video')
+    model = SimpleNamespace(is_segmentor=False, classes=['cat'], stream=lambda *args: iter(()))
+    outputs = SimpleNamespace(predictions=False, picture=lambda given: tmp_path / 'x.mp4')
+    work_of = runpy.run_path(str(ROOT / 'tools' / 'infer.py'))['Work']
+    with progress_bar(Console(), 'img') as bar:
+        work = work_of(model, outputs, 1, bar)
+        work.run([Input(tmp_path / 'empty.avi', 'empty')])
+        assert work.skipped and bar.tasks[0].completed == bar.tasks[0].total == 0
+
+
+def test_nothing_can_be_read(tmp_path):
+    """Old predictions are not left for those of this run."""
+    video(tmp_path / 'empty.avi', 0, 'MJPG')
+    (tmp_path / 'torn.jpg').write_text('no image')
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'predictions.json').write_text('old')
+    given = ('infer', 'det.py', 'det.pth', tmp_path / 'torn.jpg', tmp_path / 'empty.avi')
+    assert run_here(*given, '--out-dir', tmp_path / 'out', '--overwrite') == 3
+    content = results(tmp_path / 'out' / 'predictions.json')
+    assert content['images'] == [] and len(content['categories']) == 3
+
+
+def test_label_maps_of_others_do_not_matter(tmp_path):
+    """A detector writes none, so none stands in its way."""
+    (tmp_path / 'preds').mkdir()
+    (tmp_path / 'preds' / '000000000001.png').write_text('of the user')
+    given = ('photos/000000000001.jpg', '--out-dir', tmp_path, '--no-save-vis')
+    assert not run_here('infer', 'det.py', 'det.pth', *given)
+
+
+def test_out_dir_that_is_read(tmp_path, coco_root):
+    """A second run finds the images of the first, and not what that one wrote."""
+    shutil.copytree(coco_root / 'val2017', tmp_path, dirs_exist_ok=True)
+    for option in ([], ['--overwrite']):
+        assert not run_here('infer', 'det.py', 'det.pth', tmp_path, '--out-dir', tmp_path, *option)
+        assert len(results(tmp_path / 'predictions.json')['images']) == 4
 
 
 def test_predictions_of_another_kind(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from mmrest.engine.checks.backends import check_backends
 from mmrest.engine.command import Parser, add_config_arguments
 from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
-from tests.tools.runs import ROOT
+from tests.tools.runs import ROOT, run
 
 
 @pytest.mark.parametrize('several', [False, True])
@@ -146,3 +146,23 @@ def test_tensorboard_that_is_not_installed(monkeypatch, installed):
         return
     with pytest.raises(UsageError, match='pip install tensorboard'):
         check_backends(cfg)
+
+
+WITHOUT_COCO = """
+import runpy, sys
+sys.modules['pycocotools'] = None
+for program in sys.argv[1:]:
+    sys.argv = [program, '--help']
+    try:
+        runpy.run_path(program, run_name='__main__')
+    except SystemExit as end:
+        assert not end.code
+"""
+
+
+def test_help_without_pycocotools(tmp_path):
+    """Which segmentors and classifiers do without."""
+    (tmp_path / 'script.py').write_text(WITHOUT_COCO)
+    programs = [ROOT / 'tools' / f'{name}.py' for name in ('infer', 'report')]
+    done = run(tmp_path / 'script.py', *programs, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert done.stdout.count('usage: ') == 2
