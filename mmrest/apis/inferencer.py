@@ -31,7 +31,14 @@ from torch import nn
 from ..engine.arguments import find_type
 from ..engine.checks import check_model
 from ..engine.checks.classes import heads, known_classes
-from ..engine.config import dicts, first_line, load_config, type_name, without_sync_bn
+from ..engine.config import (
+    dicts,
+    first_line,
+    is_classifier,
+    load_config,
+    type_name,
+    without_sync_bn,
+)
 from ..engine.errors import UsageError
 from ..engine.guard import WholeWeightsHook, load_from_guarded
 from ..engine.tta import use_tta
@@ -97,6 +104,11 @@ class Inferencer:
     def __init__(
         self, cfg: Config, checkpoint: str, device: Optional[str] = None, tta: bool = False
     ) -> None:
+        if is_classifier(cfg):
+            raise UsageError(
+                f'{cfg.filename} is the config of a classifier, where inference takes detectors '
+                'and segmentors; tools/test.py --show-dir DIR draws what a classifier predicts'
+            )
         cfg = copy.deepcopy(cfg)
         self.cfg = cfg
         self._device = _usable(device or get_device())

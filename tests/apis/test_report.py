@@ -11,10 +11,11 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mmrest.apis import report
-from mmrest.apis.evaluation import Evaluation
+from mmrest.apis.evaluation import Evaluation, evaluate
 from mmrest.apis.label_map_scores import LabelMapScores
 from mmrest.apis.logs import Log
 from mmrest.engine.config import load_config
+from mmrest.engine.errors import UsageError
 from tests.chromium import check_page, needs_chromium
 from tests.tools.runs import ROOT, SEGMENTOR
 
@@ -109,3 +110,12 @@ def test_differences(tmp_path):
     assert re.findall('<code>(.*?)</code>', table) == [
         'optim_wrapper.optimizer.lr', '0.0003', '0.5',
     ]  # fmt: skip
+
+
+def test_a_classifier_is_not_evaluated(tmp_path):
+    """Which is said before anything is built or read."""
+    path = tmp_path / 'cls.py'
+    path.write_text("default_scope = 'mmpretrain'\nmodel = dict(type='ImageClassifier')\n")
+    message = r'cls\.py is the config of a classifier, .*; give --no-eval$'
+    with pytest.raises(UsageError, match=message):
+        evaluate(Config.fromfile(path), 'absent.pth', torch.device('cpu'), 0.3)
