@@ -15,7 +15,7 @@ from mmrest import RMT
 from mmrest.checkpoint import CheckpointError
 from mmrest.classification import TokenLabelHead, token_labelling
 from mmrest.models.token_labelling import Box
-from tests.classification.networks import released_name
+from tests.classification.networks import released_name, small_arch
 from tests.models.networks import TINY
 from tests.tools.runs import ROOT
 
@@ -32,9 +32,9 @@ def build(cfg):
     return MODELS.build(cfg.model)
 
 
-def small(tokens='projected', arch=TINY[RMT]):
-    """The config of S* with a small network of few classes, and its model."""
-    cfg = config('s')
+def small(tokens='projected', arch=TINY[RMT], size='s'):
+    """The config of a size with a small network of few classes, and its model."""
+    cfg = config(size)
     dims = arch['dims']
     channels = dims[-1] if tokens == 'last' else 16
     cfg.merge_from_dict(
@@ -270,17 +270,25 @@ def test_evaluation_ignores_labels():
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize('tokens', ['last', 'projected'])
-def test_a_step_updates_every_parameter(tokens, dtype):
-    cfg, model = small(tokens)
+@pytest.mark.parametrize(
+    'size, tokens', [('s', 'last'), ('s', 'projected'), ('b', 'last'), ('l', 'last')]
+)
+def test_a_step_updates_every_parameter(size, tokens, dtype):
+    """At the highest rate of the recipe; the second step moves what a layer scale hid."""
+    cfg, model = small(tokens, small_arch(size), size)
     model.train()
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
-    with torch.autocast('cpu', dtype=dtype, enabled=dtype != torch.float32):
-        data = model.data_preprocessor(batch(), True)
-        loss, parts = model.parse_losses(model(**data, mode='loss'))
-    assert set(parts) == {'loss', 'loss_cls', 'loss_dense'} and loss.isfinite()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimizer.update_params(loss)
+    for _ in range(2 if any(model.backbone.arch.layer_scale) else 1):
+        with torch.autocast('cpu', dtype=dtype, enabled=dtype != torch.float32):
+            data = model.data_preprocessor(batch(), True)
+            loss, parts = model.parse_losses(model(**data, mode='loss'))
+        assert set(parts) == {'loss', 'loss_cls', 'loss_dense'} and loss.isfinite()
+        optimizer.zero_grad()
+        loss.backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad.isfinite().all() and parameter.grad.any(), name
+        optimizer.optimizer.step()
     for name, parameter in model.named_parameters():
         assert parameter.isfinite().all(), name
         assert not torch.equal(parameter, before[name]), name
