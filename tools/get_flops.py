@@ -36,8 +36,9 @@ def parse_args() -> argparse.Namespace:
     add_shape_argument(
         parser,
         '--shape',
-        'of the image, one number for a square (default: 224 224 for a backbone alone, 800 1280 '
-        'for a detector, for a segmentor what its data_preprocessor says, or 512 512)',
+        'of the image, one number for a square (default: 224 224 for a classifier or a backbone '
+        'alone, 800 1280 for a detector, for a segmentor what its data_preprocessor says, or '
+        '512 512)',
     )
     parser.add_argument(
         '--backbone-only', action='store_true', help='leave out neck and heads of a config'

@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from mmrest.engine.checks import check
 from mmrest.engine.command import Parser, add_run_arguments, build_runner, run, run_config
+from mmrest.engine.config import is_classifier
 from mmrest.engine.errors import UsageError
 from mmrest.engine.guard import WholeWeightsHook
 from mmrest.engine.processes import join_processes
@@ -45,11 +46,6 @@ def parse_args() -> argparse.Namespace:
 def is_segmentor(cfg: Config) -> bool:
     """Whether the config is one of mmseg, rather than of mmdet."""
     return cfg.get('default_scope') == 'mmseg'
-
-
-def is_classifier(cfg: Config) -> bool:
-    """Whether the config is one of mmpretrain."""
-    return cfg.get('default_scope') == 'mmpretrain'
 
 
 def keep_predictions(cfg: Config, path: str) -> None:

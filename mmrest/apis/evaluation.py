@@ -14,6 +14,7 @@ from torch import nn
 
 from ..engine.checks import check
 from ..engine.command import build_runner
+from ..engine.config import is_classifier
 from ..engine.display import peak_memory_mb
 from ..engine.errors import UsageError
 from ..engine.guard import WholeWeightsHook
@@ -106,9 +107,14 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
         score_thr: see :class:`.InstanceScores`.
 
     Raises:
-        UsageError: see :func:`mmrest.engine.checks.check`.
+        UsageError: it is the config of a classifier, or see :func:`mmrest.engine.checks.check`.
         CheckpointError: the weights cannot be read or do not fit.
     """
+    if is_classifier(cfg):
+        raise UsageError(
+            f'{cfg.filename} is the config of a classifier, where reports evaluate detectors and '
+            'segmentors; give --no-eval'
+        )
     phase = 'val' if cfg.get('val_dataloader') else 'test'
     if not cfg.get(f'{phase}_dataloader'):
         raise UsageError('the config has no val_dataloader to evaluate on; give --no-eval')

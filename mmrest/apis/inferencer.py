@@ -31,7 +31,14 @@ from torch import nn
 from ..engine.arguments import find_type
 from ..engine.checks import check_model
 from ..engine.checks.classes import heads, known_classes
-from ..engine.config import dicts, first_line, load_config, type_name, without_sync_bn
+from ..engine.config import (
+    dicts,
+    first_line,
+    is_classifier,
+    load_config,
+    type_name,
+    without_sync_bn,
+)
 from ..engine.devices import usable_device
 from ..engine.errors import UsageError
 from ..engine.guard import WholeWeightsHook, load_from_guarded
@@ -99,6 +106,11 @@ class Inferencer:
         device: Union[str, torch.device, None] = None,
         tta: bool = False,
     ) -> None:
+        if is_classifier(cfg):
+            raise UsageError(
+                f'{cfg.filename} is the config of a classifier, where inference takes detectors '
+                'and segmentors; tools/test.py --show-dir DIR draws what a classifier predicts'
+            )
         cfg = copy.deepcopy(cfg)
         self.cfg = cfg
         self._device = usable_device(device or get_device())

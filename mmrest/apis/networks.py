@@ -16,7 +16,7 @@ from torch import nn
 
 from ..checkpoint import read_weights
 from ..engine.checks import check_model
-from ..engine.config import load_config, without_sync_bn
+from ..engine.config import is_classifier, load_config, without_sync_bn
 from ..engine.errors import UsageError
 from ..engine.guard import WholeWeightsHook, fitted_to, guard_checkpoints, load_from_guarded
 from ..models.pyramid import PyramidBackbone
@@ -114,7 +114,7 @@ def is_backbone(cfg: Config) -> bool:
 
 def usual_size(cfg: Config) -> Tuple[int, int]:
     """Height and width, pixels, of the images that the network of a config is compared at."""
-    if is_backbone(cfg):
+    if is_backbone(cfg) or is_classifier(cfg):
         return CLASSIFICATION_SIZE
     if cfg.get('default_scope') != 'mmseg':
         return DETECTION_SIZE

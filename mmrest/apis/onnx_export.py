@@ -134,10 +134,15 @@ def exportable(model: nn.Module, name: str) -> nn.Module:
     if isinstance(getattr(model, 'decode_head', None), nn.ModuleList) or not hasattr(
         model, 'decode_head'
     ):
+        # mmpretrain's classifiers have a `head`, mmdet's detectors heads of other names.
+        others = (
+            'the heads of classifiers'
+            if hasattr(model, 'head')
+            else 'what detectors do with boxes (anchors, RoIAlign, NMS)'
+        )
         raise UsageError(
             f'{name} is a {type(model).__name__}: backbones and segmentors with one head are '
-            'exported, not what detectors do with boxes (anchors, RoIAlign, NMS); '
-            '--backbone-only exports its backbone'
+            f'exported, not {others}; --backbone-only exports its backbone'
         )
     return Segmentor(model).eval()
 

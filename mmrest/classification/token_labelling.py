@@ -17,9 +17,6 @@ from torch import Tensor, nn
 from ..models.token_labelling import Box, draw_box, swap
 from .classifier import ReleasedClassifier
 
-STEM_STRIDE = 4
-"""Pixels between the tokens that are mixed."""
-
 SHARE = 0.5
 """What the strongest token adds to the logits of the image, as in the released code."""
 
@@ -139,6 +136,6 @@ class TokenLabelClassifier(ReleasedClassifier):
         """Losses of a batch of images (B, 3, H, W), see :meth:`TokenLabelHead.loss`."""
         stride = self.backbone.out_strides[-1]
         box = draw_box(*(math.ceil(length / stride) for length in inputs.shape[2:]))
-        mix = functools.partial(swap, box=box, cell=stride // STEM_STRIDE)
+        mix = functools.partial(swap, box=box, cell=stride // self.backbone.arch.stem_stride)
         feats = self.neck(self.backbone(inputs, after_stem=mix))
         return self.head.loss(feats, data_samples, box)

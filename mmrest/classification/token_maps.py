@@ -22,6 +22,7 @@ from mmpretrain.datasets.transforms.auto_augment import Rotate, Shear, Translate
 from torch import Tensor
 
 from ..checkpoint import CheckpointError, read_checkpoint
+from ..models.arch import is_positive_int
 
 Results = Dict[str, Any]
 
@@ -147,9 +148,14 @@ class LoadTokenLabels(BaseTransform):
     ) -> None:
         if suffix not in ('.pt', '.npy'):
             raise ValueError(f"suffix must be '.pt' or '.npy', got {suffix!r}")
+        if not is_positive_int(num_classes):
+            raise ValueError(f'num_classes must be a positive integer, got {num_classes!r}')
+        sides = tuple(grid) if isinstance(grid, (list, tuple)) else (grid, grid)
+        if len(sides) != 2 or not all(map(is_positive_int, sides)):
+            raise ValueError(f'grid must be one or two positive integers, got {grid!r}')
         self.label_root = label_root
         self.num_classes = num_classes
-        self.grid = (grid, grid) if isinstance(grid, int) else tuple(grid)
+        self.grid = sides
         self.relabel = relabel
         self.suffix = suffix
 

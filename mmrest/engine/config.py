@@ -169,6 +169,11 @@ def make_resumable(cfg: Config) -> None:
             hook['type'] = 'WholeCheckpointHook'
 
 
+def is_classifier(cfg: Config) -> bool:
+    """Whether a config is one of mmpretrain."""
+    return cfg.get('default_scope') == 'mmpretrain'
+
+
 def type_name(part: dict) -> Optional[str]:
     """Name of a type that is given by name, or as a class."""
     return getattr(part.get('type'), '__name__', part.get('type'))

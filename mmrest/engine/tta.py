@@ -2,7 +2,7 @@
 
 from mmengine.config import Config
 
-from .config import dicts, type_name
+from .config import dicts, is_classifier, type_name
 from .errors import UsageError
 
 
@@ -15,9 +15,12 @@ def check_tta(cfg: Config) -> None:
     if any(part.get('mask_head') for _, part in dicts(cfg.model, 'model')):
         raise UsageError('mmdet offers no test-time augmentation (tta) for masks; leave it out')
     if cfg.get('tta_model') is None or cfg.get('tta_pipeline') is None:
+        example = 'configs/_base_/detection_runtime.py shows how they look'
+        if is_classifier(cfg):
+            example = 'AverageClsScoreTTA of mmpretrain is a tta_model for classifiers'
         raise UsageError(
             f'test-time augmentation (tta) needs tta_model and tta_pipeline in {cfg.filename}; '
-            'configs/_base_/detection_runtime.py shows how they look'
+            f'{example}'
         )
     if 'pipeline' not in cfg.test_dataloader.dataset:
         raise UsageError(

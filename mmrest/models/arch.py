@@ -1,5 +1,6 @@
 """Architectures: what tells the networks of one family apart, and the checking of it."""
 
+import math
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Mapping, Tuple, Type, TypeVar, Union
 
@@ -125,8 +126,8 @@ def check_rate(name: str, value: Any) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a real number; True and False are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether `value` is a finite real number; True and False are not."""
+    return math.isfinite(value) if isinstance(value, float) else is_integer(value)
 
 
 def is_positive_int(value: Any) -> bool:

@@ -87,6 +87,11 @@ class RMTArch(Arch):
                 'arch: patch_size must be 4 with the convolutional stem, got '
                 f'{self.patch_size}; set conv_stem=False for another'
             )
+        if self.conv_stem and not self.patch_norm:
+            raise ValueError(
+                'arch: patch_norm must be True with the convolutional stem, which has norms of '
+                'its own, got False; set conv_stem=False to leave the norm out'
+            )
         for stage, (dim, heads) in enumerate(zip(self.dims, self.num_heads)):
             if dim // heads % 2:
                 raise ValueError(

@@ -12,11 +12,12 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mmrest.apis import report
-from mmrest.apis.evaluation import Evaluation
+from mmrest.apis.evaluation import Evaluation, evaluate
 from mmrest.apis.label_map_scores import LabelMapScores
 from mmrest.apis.logs import Log
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.config import load_config
+from mmrest.engine.errors import UsageError
 from tests.chromium import check_page, needs_chromium
 from tests.tools.runs import ROOT, SEGMENTOR, run
 
@@ -159,3 +160,12 @@ def test_a_page_that_was_there_is_kept(tmp_path, cfg, monkeypatch):
     with pytest.raises(CheckpointError, match=r'report.html cannot be written: No space left'):
         write(tmp_path, cfg, None)
     assert (tmp_path / 'new' / 'report.html').read_bytes() == before
+
+
+def test_a_classifier_is_not_evaluated(tmp_path):
+    """Which is said before anything is built or read."""
+    path = tmp_path / 'cls.py'
+    path.write_text("default_scope = 'mmpretrain'\nmodel = dict(type='ImageClassifier')\n")
+    message = r'cls\.py is the config of a classifier, .*; give --no-eval$'
+    with pytest.raises(UsageError, match=message):
+        evaluate(Config.fromfile(path), 'absent.pth', torch.device('cpu'), 0.3)

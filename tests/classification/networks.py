@@ -9,22 +9,24 @@ from mmrest.engine.config import load_config
 from tests.tools.runs import ROOT
 
 ARCH = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
-ABLATION_ARCHS = {
-    'rmt_swin_t': dict(ARCH, base='swin_t'),
-    'rmt_swin_s': dict(ARCH, base='swin_s'),
-    'rmt_deit_s': dict(base='deit_s', dims=(32,), depths=(2,), num_heads=(4,)),
-}
+SMALL = {'deit_s': dict(dims=(32,), depths=(2,), num_heads=(4,))}
+"""Few channels and layers: ARCH for all but these."""
 
 NETWORKS = (
     'rest_lite', 'rest_small', 'rest_base', 'rest_large', 'rmt_t', 'rmt_s', 'rmt_b', 'rmt_l',
 )  # fmt: skip
 
 
+def small_arch(name):
+    """Few channels and layers for an arch; its ratios, decays, scales and switches stay."""
+    return dict(SMALL.get(name, ARCH), base=name)
+
+
 def config(name, small=False):
     """The config of a network, on request with few channels and layers."""
     cfg = load_config(str(ROOT / 'configs' / f'imagenet_{name}_300e.py'))
     if small:
-        cfg.model.backbone.arch = ABLATION_ARCHS.get(name, dict(ARCH))
+        cfg.model.backbone.arch = small_arch(cfg.model.backbone.arch)
         part = cfg.model.neck if cfg.model.neck.type == 'RMTProjection' else cfg.model.head
         part.in_channels = ARCH['dims'][-1]
     return cfg

@@ -47,7 +47,11 @@ FAULTS = {
     ),
     'argument': (
         {'val_dataloader.dataset.split': 'val'},
-        r'the data set val_dataloader\.dataset cannot be built|knows no such argument',
+        r'^val_dataloader\.dataset\.split: CustomDataset knows no such argument; leave it out$',
+    ),
+    'value': (
+        {'val_dataloader.dataset.extensions': 3},
+        r"^the data set val_dataloader\.dataset cannot be built: TypeError: 'int' object is not",
     ),
 }
 
@@ -65,7 +69,8 @@ def test_data_of_other_classes_than_imagenet(data):
 
 def test_classes_that_only_training_has(data):
     shutil.rmtree(data / 'val' / 'square')
-    with pytest.raises(UsageError, match=r'holds 2 folders|square is in one of them only'):
+    message = r'^model\.head\.num_classes is 3, but \S+/val holds 2 folders, one a class; set '
+    with pytest.raises(UsageError, match=message):
         checked(data)
 
 
@@ -86,11 +91,18 @@ def test_a_damaged_image(data):
         checked(data)
 
 
-def test_no_image(data):
+@pytest.mark.parametrize(
+    'thorough, message',
+    [
+        (False, 'holds no image: none of its files in \\S+/train is one$'),
+        (True, 'cannot be listed: RuntimeError: Found 0 files'),
+    ],
+)
+def test_no_image(data, thorough, message):
     for image in data.glob('train/*/*.jpg'):
         image.unlink()
-    with pytest.raises(UsageError, match=r'holds no image|cannot be listed'):
-        checked(data)
+    with pytest.raises(UsageError, match=rf'^train_dataloader\.dataset {message}'):
+        checked(data, thorough=thorough)
 
 
 def test_lists_with_labels(data):

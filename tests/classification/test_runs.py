@@ -73,15 +73,31 @@ def test_training(folder):
 
 
 def test_going_on_changes_nothing(folder):
-    """The average of the weights too."""
-    options = '--work-dir', 'parts', '--cfg-options'
-    train('tiny.py', *options, 'train_cfg.max_epochs=1', 'param_scheduler.1.end=300', cwd=folder)
-    train('tiny.py', '--work-dir', 'parts', '--resume', cwd=folder)
-    whole, parts = (weights(folder / name / 'epoch_2.pth') for name in ('whole', 'parts'))
-    for key in ('state_dict', 'ema_state_dict'):
-        assert whole[key].keys() == parts[key].keys()
-        for name, tensor in whole[key].items():
-            assert torch.equal(tensor, parts[key][name]), (key, name)
+    """In the middle of an epoch of three iterations, with images from another process."""
+    options = (
+        '--cfg-options', 'train_dataloader.num_workers=1', 'default_hooks.checkpoint.interval=2',
+        'default_hooks.checkpoint.by_epoch=False',
+    )  # fmt: skip
+    train('tiny.py', '--work-dir', 'at_once', *options, cwd=folder)
+    begun = folder / 'at_once' / 'iter_4.pth'
+    train('tiny.py', '--work-dir', 'parts', '--resume', begun, *options, cwd=folder)
+    whole, parts = (weights(folder / name / 'iter_6.pth') for name in ('at_once', 'parts'))
+    begun = weights(begun)
+    for key in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
+        before, first, second = (dict(leaves(c[key], key)) for c in (begun, whole, parts))
+        assert first.keys() == second.keys()
+        for name, value in first.items():
+            assert np.array_equal(value, second[name]), name
+        assert any(not np.array_equal(value, before[name]) for name, value in first.items())
+
+
+def leaves(node, where):
+    """Everything in nested dicts and lists, with the way to it."""
+    if isinstance(node, (dict, list, tuple)):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from leaves(value, f'{where}.{key}')
+    else:
+        yield where, node
 
 
 def top1(done):
@@ -89,7 +105,7 @@ def top1(done):
 
 
 def test_a_released_file_is_tested(folder):
-    """Its accuracy is that of the same weights in a checkpoint of a run."""
+    """Its scores are those of the same weights in a checkpoint of a run."""
     cfg = Config.fromfile(folder / 'tiny.py')
     torch.manual_seed(2)
     model = build(cfg)
@@ -100,10 +116,16 @@ def test_a_released_file_is_tested(folder):
     log = ' '.join((done.stdout + done.stderr).split())
     assert 'tensors loaded from released.pth' in log and 'keep their values' not in log
     assert '4 of the file ignored (backbone.layers.0.Relpos.angle' in log
-    assert top1(done) == top1(evaluate('tiny.py', 'own.pth', '--work-dir', 'test', cwd=folder))
-    with (folder / 'found.pkl').open('rb') as file:
-        found = pickle.load(file)
-    assert len(found) == 6 and found[0]['pred_score'].shape == (3,)
+    evaluate('tiny.py', 'own.pth', '--out', 'own.pkl', '--work-dir', 'test', cwd=folder)
+    found, of_own = (
+        pickle.loads((folder / f'{name}.pkl').read_bytes()) for name in ('found', 'own')
+    )
+    assert len(found) == len(of_own) == 6 and found[0]['pred_score'].shape == (3,)
+    for sample, other in zip(found, of_own):
+        assert sample['img_path'] == other['img_path']
+        assert torch.equal(sample['pred_score'], other['pred_score'])
+    right = sum(int(sample['pred_score'].argmax() == sample['gt_label']) for sample in found)
+    assert top1(done) == pytest.approx(100 * right / 6, abs=1e-3)
     pictures = list((folder / 'pictures').iterdir())
     assert len(pictures) == 6
     for path in pictures:  # in true colours; the text is in the upper half

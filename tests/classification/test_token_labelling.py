@@ -15,7 +15,7 @@ from mmrest import RMT
 from mmrest.checkpoint import CheckpointError
 from mmrest.classification import TokenLabelHead, token_labelling
 from mmrest.models.token_labelling import Box
-from tests.classification.networks import released_name
+from tests.classification.networks import released_name, small_arch
 from tests.models.networks import TINY
 from tests.tools.runs import ROOT
 
@@ -32,15 +32,20 @@ def build(cfg):
     return MODELS.build(cfg.model)
 
 
-def small(tokens='projected'):
-    """The config of S* with a small network of few classes, and its model."""
-    cfg = config('s')
-    channels = 32 if tokens == 'last' else 16
+def small(tokens='projected', arch=TINY[RMT], size='s'):
+    """The config of a size with a small network of few classes, and its model."""
+    cfg = config(size)
+    dims = arch['dims']
+    channels = dims[-1] if tokens == 'last' else 16
     cfg.merge_from_dict(
         dict(
             model=dict(
-                backbone=dict(arch=dict(_delete_=True, **TINY[RMT]), drop_path_rate=0.0),
-                neck=dict(in_channels=32, out_channels=16, tokens=tokens),
+                backbone=dict(
+                    arch=dict(_delete_=True, **arch),
+                    out_indices=(len(dims) - 1,),
+                    drop_path_rate=0.0,
+                ),
+                neck=dict(in_channels=dims[-1], out_channels=16, tokens=tokens),
                 head=dict(in_channels=16, token_channels=channels, num_classes=CLASSES),
             ),
             data_preprocessor=dict(num_classes=CLASSES),
@@ -51,12 +56,12 @@ def small(tokens='projected'):
     return cfg, model
 
 
-def batch(count=4, height=64, width=96):
+def batch(count=4, height=64, width=96, stride=32):
     """Images and samples with the labels of a grid of tokens."""
     samples = []
     for index in range(count):
         sample = DataSample().set_gt_label(index % CLASSES)
-        labels = torch.randn(CLASSES, height // 32, width // 32).softmax(0)
+        labels = torch.randn(CLASSES, height // stride, width // stride).softmax(0)
         sample.set_field(labels.half(), 'token_label')
         samples.append(sample)
     images = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
@@ -176,11 +181,23 @@ def test_scores_of_a_teacher_take_the_place_of_the_class():
     assert losses['loss_cls'].item() == pytest.approx((first + math.log(2)) / 2, rel=1e-6)
 
 
+STEMS = {
+    # arch, stride of the last map, tokens of the stem along a side of one of its tokens
+    'rmt': (TINY[RMT], 32, 8),
+    'fine patches': (dict(TINY[RMT], conv_stem=False, patch_size=2), 16, 8),
+    'swin': (TINY['swin'], 8, 2),
+    'deit': (TINY['deit'], 16, 1),
+}
+
+
+@pytest.mark.parametrize('arch, stride, cell', STEMS.values(), ids=STEMS)
 @pytest.mark.parametrize(
     'box', [Box(0, 1, 1, 3), Box(1, 2, 0, 1), Box(0, 2, 0, 3), Box(1, 1, 0, 2)]
 )
-def test_tokens_and_dense_labels_are_swapped_in_the_same_region(box, monkeypatch):
-    _, model = small()
+def test_tokens_and_dense_labels_are_swapped_in_the_same_region(
+    box, arch, stride, cell, monkeypatch
+):
+    _, model = small(arch=arch)
     model.train()
     monkeypatch.setattr(token_labelling, 'draw_box', lambda height, width: box)
     seen = {}
@@ -193,14 +210,14 @@ def test_tokens_and_dense_labels_are_swapped_in_the_same_region(box, monkeypatch
     model.head.loss_module.register_forward_hook(
         lambda module, args, *_: seen.setdefault('labels', []).append(args[1])
     )
-    data = model.data_preprocessor(batch(), True)
+    data = model.data_preprocessor(batch(4, 2 * stride, 3 * stride, stride), True)
     original = torch.stack([sample.token_label for sample in data['data_samples']]).float()
     model(**data, mode='loss')
 
     stem = seen['stem'][1]
     entered = seen['block'][0][0].permute(0, 3, 1, 2)
-    moved = (entered != stem).flatten(0, 1).any(0)  # (16, 24) tokens of the stem
-    cells = moved.unfold(0, 8, 8).unfold(1, 8, 8).flatten(2)
+    moved = (entered != stem).flatten(0, 1).any(0)  # tokens of the stem
+    cells = moved.unfold(0, cell, cell).unfold(1, cell, cell).flatten(2)
     assert torch.equal(cells.all(-1), cells.any(-1))  # whole cells alone
     assert torch.equal(entered[:, :, moved], stem.flip(0)[:, :, moved])
 
@@ -253,17 +270,25 @@ def test_evaluation_ignores_labels():
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize('tokens', ['last', 'projected'])
-def test_a_step_updates_every_parameter(tokens, dtype):
-    cfg, model = small(tokens)
+@pytest.mark.parametrize(
+    'size, tokens', [('s', 'last'), ('s', 'projected'), ('b', 'last'), ('l', 'last')]
+)
+def test_a_step_updates_every_parameter(size, tokens, dtype):
+    """At the highest rate of the recipe; the second step moves what a layer scale hid."""
+    cfg, model = small(tokens, small_arch(size), size)
     model.train()
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
-    with torch.autocast('cpu', dtype=dtype, enabled=dtype != torch.float32):
-        data = model.data_preprocessor(batch(), True)
-        loss, parts = model.parse_losses(model(**data, mode='loss'))
-    assert set(parts) == {'loss', 'loss_cls', 'loss_dense'} and loss.isfinite()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimizer.update_params(loss)
+    for _ in range(2 if any(model.backbone.arch.layer_scale) else 1):
+        with torch.autocast('cpu', dtype=dtype, enabled=dtype != torch.float32):
+            data = model.data_preprocessor(batch(), True)
+            loss, parts = model.parse_losses(model(**data, mode='loss'))
+        assert set(parts) == {'loss', 'loss_cls', 'loss_dense'} and loss.isfinite()
+        optimizer.zero_grad()
+        loss.backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad.isfinite().all() and parameter.grad.any(), name
+        optimizer.optimizer.step()
     for name, parameter in model.named_parameters():
         assert parameter.isfinite().all(), name
         assert not torch.equal(parameter, before[name]), name

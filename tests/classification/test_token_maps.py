@@ -209,9 +209,30 @@ def test_a_pickled_array_is_not_unpickled(tmp_path, monkeypatch):
     assert not (tmp_path / 'evil_was_here').exists()
 
 
-def test_bad_suffix():
-    with pytest.raises(ValueError, match=r"suffix must be '\.pt' or '\.npy', got '\.npz'"):
-        LoadTokenLabels('labels', suffix='.npz')
+SIDES = 'grid must be one or two positive integers, got'
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (dict(suffix='.npz'), "suffix must be '.pt' or '.npy', got '.npz'"),
+    (dict(num_classes=0), 'num_classes must be a positive integer, got 0'),
+    (dict(num_classes=10.0), 'num_classes must be a positive integer, got 10.0'),
+    (dict(num_classes=None), 'num_classes must be a positive integer, got None'),
+    (dict(grid=0), f'{SIDES} 0'),
+    (dict(grid=-7), f'{SIDES} -7'),
+    (dict(grid=True), f'{SIDES} True'),
+    (dict(grid='77'), f"{SIDES} '77'"),
+    (dict(grid=(7,)), f'{SIDES} (7,)'),
+    (dict(grid=(7, 0)), f'{SIDES} (7, 0)'),
+    (dict(grid=[7, 7, 7]), f'{SIDES} [7, 7, 7]'),
+])  # fmt: skip
+def test_arguments_out_of_range(arguments, message):
+    with pytest.raises(ValueError) as error:
+        LoadTokenLabels('labels', **arguments)
+    assert str(error.value) == message
+
+
+def test_sides_of_a_list():
+    assert LoadTokenLabels('labels', grid=[2, 3]).grid == (2, 3)
 
 
 def test_an_image_without_places(tmp_path):

@@ -60,6 +60,9 @@ def test_an_odd_number_of_channels_without_the_convolutional_stem():
         RMT(dict(arch, conv_stem=True))
 
 
+INF, NAN = float('inf'), float('nan')
+
+
 @pytest.mark.parametrize(
     'family, arch, message',
     [
@@ -86,6 +89,29 @@ def test_an_odd_number_of_channels_without_the_convolutional_stem():
         (RMT, dict(decay=None), 'arch: decay must be True or False, got None'),
         (RMT, dict(conv_stem=False, patch_size=0), 'patch_size must be a positive integer, got 0'),
         (RMT, dict(patch_size=16), 'patch_size must be 4 with the convolutional stem, got 16'),
+        (
+            RMT,
+            dict(patch_norm=False),
+            'patch_norm must be True with the convolutional stem.*False',
+        ),
+        (RMT, dict(base='t', patch_norm=False), 'patch_norm must be True with the convolutional'),
+        (
+            RMT,
+            dict(ffn_ratios=(INF, 4, 3, 3)),
+            r'ffn_ratios must hold positive numbers, got \(inf',
+        ),
+        (
+            RMT,
+            dict(ffn_ratios=(NAN, 4, 3, 3)),
+            r'ffn_ratios must hold positive numbers, got \(nan',
+        ),
+        (RMT, dict(decay_a=INF, decay_b=(INF,) * 4), 'decay_a must be a positive number, got inf'),
+        (RMT, dict(decay_a=NAN), 'decay_a must be a positive number, got nan'),
+        (RMT, dict(decay_b=(INF, 6, 8, 8)), 'decay_b must hold numbers from decay_a=2 up, got'),
+        (RMT, dict(layer_scale=(None, None, NAN, 1.0)), 'layer_scale must hold numbers or None'),
+        (RMT, dict(layer_scale=(None, None, INF, 1.0)), 'layer_scale must hold numbers or None'),
+        (ResT, dict(mlp_ratio=INF), 'mlp_ratio must be a positive number, got inf'),
+        (ResT, dict(drop_path_rate=NAN), r'drop_path_rate must be a number in \[0, 1\), got nan'),
         (ResT, dict(dims=(8,)), 'arch: missing depths'),
         (ResT, dict(dims=(8,) * 5), r'arch: dims must list 1 to 4 stages, got \(8, 8, 8, 8, 8\)'),
         (ResT, dict(dims=64), 'arch: dims must list 1 to 4 stages, got 64'),

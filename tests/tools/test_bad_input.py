@@ -303,7 +303,7 @@ CASES = {
     'out': (
         'test',
         ['tiny.py', 'tiny.py', '--data-root', 'whole', '--out', 'x.json'],
-        '--out x.json: the predictions of a detector go to a .pkl file',
+        '--out x.json: the predictions of a detector or classifier go to a .pkl file',
     ),
 }
 
@@ -559,6 +559,21 @@ for program, (before, behind) in NETWORK_PROGRAMS.items():
     )
 
 PICTURE = ['--image', 'whole/train2017/000000000001.jpg']
+
+CLASSIFIER = str(ROOT / 'configs' / 'imagenet_rmt_t_300e.py')
+
+for program, args in {
+    'infer': [CLASSIFIER, 'good.pth', 'whole/val2017'],
+    'get_flops': [CLASSIFIER],
+    'browse_dataset': [CLASSIFIER, '--not-show', '--output-dir', 'new'],
+    'export_onnx': [CLASSIFIER, '--out', 'new/x.onnx'],
+    'visualize': ['pca', CLASSIFIER, *PICTURE],
+}.items():
+    CASES[f'{program} for classification without mmpretrain'] = (
+        program,
+        args,
+        'imagenet_rmt_t_300e.py needs mmpretrain, which is not installed: pip install mmrest[cls]',
+    )
 
 CASES.update(
     {
