@@ -10,7 +10,11 @@ def parse_args() -> argparse.Namespace:
     """Arguments of the command line."""
     parser = Parser(description=__doc__)
     size, count = at_least(MIN_SIZE), at_least(1)
-    parser.add_argument('out', type=folder, help='folder; gets coco/, ade/ and imagenet/')
+    parser.add_argument(
+        'out',
+        type=folder,
+        help='folder; gets coco/, ade/ and imagenet/, in the place of such as were drawn before',
+    )
     parser.add_argument('--train', type=count, default=200, help='images to train on')
     parser.add_argument('--val', type=count, default=50, help='images held out')
     parser.add_argument('--height', type=size, default=160, help='pixels')

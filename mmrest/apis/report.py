@@ -113,7 +113,7 @@ def _curves(log: Log) -> List[Markup]:
     return found
 
 
-def _metrics(log: Log) -> List[Tuple[str, str, str, int]]:
+def _metrics(log: Log) -> List[Tuple[str, str, str, str]]:
     """Metrics of the log: name, the last value, the best one and its iteration."""
     rows = []
     for key in log.metrics:
@@ -121,7 +121,9 @@ def _metrics(log: Log) -> List[Tuple[str, str, str, int]]:
         if found is not None:
             step, best = found
             last = [value for _, value in log.points(key) if math.isfinite(value)][-1]
-            rows.append((title_of(key), _metric_text(last, key), _metric_text(best, key), step))
+            text = _metric_text(best, key)
+            where = '-' if text == '-' else str(step)
+            rows.append((title_of(key), _metric_text(last, key), text, where))
     return rows
 
 
@@ -144,15 +146,17 @@ def _speed(cfg: Config, log: Log, processes: int) -> Rows:
     }
     seconds = columns['time']
     if columns['img_per_s']:
-        rows.append(('training', f'{statistics.median(columns["img_per_s"]):.1f} images/s'))
+        rows.append(
+            ('training, median', f'{statistics.median(columns["img_per_s"]):.1f} images/s')
+        )
     elif seconds and cfg.get('train_dataloader', {}).get('batch_size'):
         batch = cfg.train_dataloader.batch_size * processes
-        rows.append(('training', f'{batch / statistics.median(seconds):.1f} images/s'))
+        rows.append(('training, median', f'{batch / statistics.median(seconds):.1f} images/s'))
     if seconds:
         text = f'{statistics.median(seconds):.3f} s'
         if columns['data_time']:
             text += f', of which {statistics.median(columns["data_time"]):.3f} s wait for data'
-        rows.append(('one iteration', text))
+        rows.append(('one iteration, median', text))
         total = datetime.timedelta(seconds=round(statistics.mean(seconds) * log.train[-1]['iter']))
         rows.append(('all iterations', f'{total} without evaluations'))
     for name, where in (('memory', 'of the GPU'), ('memory_mb', 'of the process')):

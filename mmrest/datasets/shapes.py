@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from shapely.geometry import Point, Polygon
 
+from ..engine.errors import UsageError
+
 CLASSES = ('square', 'disc', 'triangle')
 PALETTE = ((220, 60, 60), (60, 130, 230), (60, 180, 75))
 """Colours of the classes in pictures of predictions, RGB; the shapes have any colour."""
@@ -22,6 +24,9 @@ SPLITS = {'train': ('train2017', 'training'), 'val': ('val2017', 'validation')}
 
 MIN_SIZE = 32
 """Pixels below which shapes would be too few to tell apart."""
+
+MARK = 'drawn_by_mmrest.txt'
+"""File of a folder whose content may be drawn anew."""
 
 _SHIFT = 4  # OpenCV takes corners in 16ths of a pixel
 
@@ -119,7 +124,7 @@ def write_shapes(
     0 is unlabelled and unused, 1 the background, then :data:`CLASSES` from 2 up.
 
     Args:
-        root: folder; files in it are replaced.
+        root: folder. Sets that were drawn there before are replaced.
         counts: number of images of each split, 'train' and 'val'.
         height: pixels of every image.
         width: pixels of every image.
@@ -127,8 +132,10 @@ def write_shapes(
 
     Raises:
         ValueError: an image is to have less than 32 pixels in height or width.
+        UsageError: there are files that were not drawn.
     """
     _check_size(height, width)
+    _claim(root / 'coco', root / 'ade')
     for part, (split, count) in enumerate(counts.items()):
         coco_name, ade_name = SPLITS[split]
         folders = [
@@ -157,7 +164,7 @@ def write_classes(
     """Write images of one shape each in ImageNet's layout, ``root/imagenet/SPLIT/CLASS/*.jpg``.
 
     Args:
-        root: folder; files in it are replaced.
+        root: folder. A set that was drawn there before is replaced.
         counts: number of images of each split, 'train' and 'val', of all classes in turn.
         height: pixels of every image.
         width: pixels of every image.
@@ -165,8 +172,10 @@ def write_classes(
 
     Raises:
         ValueError: an image is to have less than 32 pixels in height or width.
+        UsageError: there are files that were not drawn.
     """
     _check_size(height, width)
+    _claim(root / 'imagenet')
     for part, (split, count) in enumerate(counts.items()):
         for label, name in enumerate(CLASSES):
             folder = root / 'imagenet' / split / name
@@ -181,6 +190,18 @@ def write_classes(
 def _check_size(height: int, width: int) -> None:
     if min(height, width) < MIN_SIZE:
         raise ValueError(f'shapes need images of at least {MIN_SIZE} pixels, got {height}x{width}')
+
+
+def _claim(*folders: Path) -> None:
+    """Make folders for drawn sets, unless one holds files of somebody else: COCO, for instance."""
+    for folder in folders:
+        if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+            raise UsageError(
+                f'{folder} holds files that were not drawn by mmrest; choose another folder'
+            )
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARK).write_text('Drawn by mmrest, and replaced when shapes are drawn here.\n')
 
 
 def _remove_images_after(folder: Path, count: int) -> None:

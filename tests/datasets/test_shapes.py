@@ -8,6 +8,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from mmrest.datasets.shapes import CLASSES, draw_scene, write_classes, write_shapes
+from mmrest.engine.errors import UsageError
 
 
 def digest(root):
@@ -108,6 +109,18 @@ def test_a_smaller_set_replaces_a_larger_one(tmp_path):
         images = [path for path in (tmp_path / folder).iterdir() if path.suffix != '.txt']
         assert len(images) == 3
     assert (tmp_path / 'ade' / 'images' / 'training' / 'notes.txt').is_file()
+
+
+@pytest.mark.parametrize('write, layout', [(write_shapes, 'ade'), (write_classes, 'imagenet')])
+def test_files_of_others_are_left_alone(tmp_path, write, layout):
+    """Whose names look drawn: those of COCO are numbers, too."""
+    mine = tmp_path / layout / 'train' / '000000391895.jpg'
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b'mine')
+    with pytest.raises(UsageError, match=rf'{layout} holds files that were not drawn by mmrest'):
+        write(tmp_path, dict(train=2, val=2), 32, 32)
+    assert [path for path in tmp_path.rglob('*') if path.is_file()] == [mine]
+    assert mine.read_bytes() == b'mine'
 
 
 def test_folders_of_classes(tmp_path):
