@@ -27,7 +27,7 @@ def attention(form):
         heads = 1 if 'one head' in form else 3
         module = randomised(EMSA(12, heads, 1 if 'without' in form else 2))
         return module, (x,), module.projected(x)[2]
-    module = randomised(MaSA(12, 3, axial=form == 'axial'))
+    module = randomised(MaSA(12, 3, axial=form == 'axial', lce=True))
     tables = RelPos2d(4, 3, 1, 3)(HEIGHT, WIDTH, x.device)
     return module, (x, tables), module.projected(x)[2].flatten(1, 2).transpose(1, 2)
 

@@ -66,8 +66,12 @@ def prepared(request, coco_root, ade_root):
         yield model, cfg, *batches
 
 
+# Products in float16 take the CPU a minute a config.
+SLOW_FLOAT16 = pytest.param(torch.float16, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize('prepared', CONFIGS, indirect=True)
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, SLOW_FLOAT16])
 def test_step(prepared, dtype):
     check_step(prepared, dtype)
 

@@ -752,7 +752,7 @@ for case, options, message in [
     ('batch size', [*GOOD, '--batch-size', '0'], "'0' is not an integer of at least 1"),
     ('threshold', [*GOOD, '--score-thr', '30'], "'30' is not a number from 0 to 1"),
     ('file as folder', [*GOOD, '--out-dir', 'tiny.py'], 'tiny.py is not a folder'),
-    ('augmented masks', [*GOOD, '--tta'], 'no test-time augmentation for masks'),
+    ('augmented masks', [*GOOD, '--tta'], 'no test-time augmentation (tta) for masks'),
     ('nothing to write', [*GOOD, '--no-save-vis', '--no-save-pred'], 'leave nothing to do'),
     ('option', [*GOOD, '--cfg-options', 'modle.x=1'], 'the config has no modle; did you mean'),
 ]:

@@ -259,6 +259,8 @@ def test_interrupted(folder, tmp_path):
         [sys.executable, ROOT / 'tools' / 'infer.py', 'det.py', 'det.pth', tmp_path / 'long.avi',
          '--out-dir', tmp_path / 'out', '--score-thr', '0'],
         cwd=folder, stdout=subprocess.PIPE, text=True,
+        # Shells have what they start in the background ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     drawn = tmp_path / 'out' / 'vis' / 'long.mp4'
     while process.poll() is None and not (drawn.is_file() and drawn.stat().st_size > 10**5):

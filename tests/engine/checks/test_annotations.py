@@ -37,6 +37,11 @@ def dataset(root, **fields):
     )
 
 
+def built(part):
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return DATASETS.build(part)
+
+
 def listing(part, classes=CLASSES):
     with DefaultScope.overwrite_default_scope('mmdet'):
         return Annotations().listing('train', part, classes)
@@ -54,13 +59,13 @@ def listing(part, classes=CLASSES):
 )
 def test_as_many_as_the_data_set_keeps(root, rule, test_mode, kept):
     part = dataset(root, filter_cfg=rule, test_mode=test_mode)
-    assert listing(part).used == len(DATASETS.build(part)) == kept
+    assert listing(part).used == len(built(part)) == kept
 
 
 def test_images_without_the_classes(root):
     part = dataset(root, filter_cfg=dict(filter_empty_gt=True))
     part['metainfo'] = dict(classes=['car'])
-    assert listing(part, ['car']).used == len(DATASETS.build(part)) == 2
+    assert listing(part, ['car']).used == len(built(part)) == 2
 
 
 @pytest.mark.parametrize(
