@@ -65,8 +65,7 @@ def write_report(
         CheckpointError: likewise, or the page cannot be written.
     """
     environment_rows = environment(work_dir)
-    processes = next((int(then) for key, then, _ in environment_rows if key == 'GPU number'
-                      and then.isdigit()), 1)  # fmt: skip
+    processes = _processes(environment_rows)
     name = Path(cfg.filename).name
     package, changes = changes_of(cfg, name)
     content = dict(
@@ -98,6 +97,12 @@ def write_report(
     # Of a name that is not text its bytes' numbers are left.
     encoded = text.encode('utf-8', 'xmlcharrefreplace')
     write_whole(out, lambda temporary: Path(temporary).write_bytes(encoded))
+
+
+def _processes(environment_rows: List[Tuple[str, str, str]]) -> int:
+    """How many processes the run had: mmengine logs them as GPUs, and on a CPU too."""
+    logged = {key: then for key, then, _ in environment_rows}.get('GPU number', '')
+    return int(logged) if logged.isdigit() else 1
 
 
 def _curves(log: Log) -> List[Markup]:
@@ -177,8 +182,8 @@ def _inference(found: Evaluation) -> Rows:
 def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any]:
     """What the template is to know of an evaluation."""
     scores = found.scores.per_image()
-    ranked = sorted((index for index, score in enumerate(scores) if score is not None),
-                    key=lambda index: scores[index])  # fmt: skip
+    scored = (index for index, score in enumerate(scores) if score is not None)
+    ranked = sorted(scored, key=scores.__getitem__)
     number = min(number, len(ranked) // 2) if len(ranked) > 1 else min(number, len(ranked))
     best, worst = ranked[::-1][:number], ranked[:number]
     return dict(
