@@ -16,6 +16,7 @@ from ..ops import emsa
 from .arch import Arch, is_number, is_positive_int, resolve_arch
 from .by_rows import by_rows
 from .lean import add_into, channels_first, conv_norm, gated, gelu_of
+from .linear import linear
 from .pyramid import InitCfg, PyramidBackbone
 
 
@@ -123,14 +124,14 @@ class EMSA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.attended(*self.projected(x))
-        return self.proj(out.transpose(1, 2).reshape(x.shape))
+        return linear(self.proj, out.transpose(1, 2).reshape(x.shape))
 
     def projected(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Queries (B, n, H * W, C / n), and keys and values of the reduced map."""
-        q = self._split_heads(self.q(x))
+        q = self._split_heads(linear(self.q, x))
         if self.sr is not None:
             x = self.sr_norm(self.sr(channels_first(x)).permute(0, 2, 3, 1))
-        k, v = (self._split_heads(part) for part in self.kv(x).chunk(2, dim=-1))
+        k, v = (self._split_heads(part) for part in linear(self.kv, x).chunk(2, dim=-1))
         return q, k, v
 
     def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -152,7 +153,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(gelu_of(self.fc1(x)))
+        return linear(self.fc2, gelu_of(linear(self.fc1, x)))
 
 
 class Block(nn.Module):

@@ -19,6 +19,7 @@ from ..ops import PositionTables, in_graph, masa, position_tables
 from .arch import Arch, is_number, is_positive_int, resolve_arch
 from .by_rows import by_rows
 from .lean import add_into, channels_first, conv_norm, gelu_of, is_plain
+from .linear import linear
 from .pyramid import InitCfg, PyramidBackbone
 
 
@@ -360,12 +361,15 @@ class MaSA(nn.Module):
     def forward(self, x: Tensor, tables: PositionTables) -> Tensor:
         q, k, v = self.projected(x)
         out = masa(q, k, v, tables, self.axial).flatten(-2)
-        return self.out_proj(out if self.lepe is None else self.lepe.plus(v.flatten(-2), out))
+        out = out if self.lepe is None else self.lepe.plus(v.flatten(-2), out)
+        return linear(self.out_proj, out)
 
     def projected(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (B, H, W, n, C / n) each."""
         projections = self.q_proj, self.k_proj, self.v_proj
-        q, k, v = (project(x).unflatten(-1, (self.num_heads, -1)) for project in projections)
+        q, k, v = (
+            linear(project, x).unflatten(-1, (self.num_heads, -1)) for project in projections
+        )
         return q, k, v
 
 
@@ -379,8 +383,8 @@ class FFN(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = gelu_of(self.fc1(x))
-        return self.fc2(x if self.dwconv is None else self.dwconv.plus(x, x))
+        x = gelu_of(linear(self.fc1, x))
+        return linear(self.fc2, x if self.dwconv is None else self.dwconv.plus(x, x))
 
 
 class Block(nn.Module):

@@ -1,6 +1,6 @@
 """The attention kernels: pure functions of tensors that import torch alone."""
 
-from .autocast import autocast_as_now
+from .autocast import autocast_as_now, without_autocast
 from .backend import (
     BACKENDS,
     chosen_backend,
@@ -11,13 +11,8 @@ from .backend import (
 )
 from .block import block_elements
 from .emsa import emsa, emsa_reference
-from .masa import (
-    PositionTables,
-    masa,
-    masa_axial_reference,
-    masa_full_reference,
-    position_tables,
-)
+from .masa import masa, masa_axial_reference, masa_full_reference
+from .positions import PositionTables, position_tables
 
 __all__ = [
     'BACKENDS',
@@ -35,4 +30,5 @@ __all__ = [
     'masa_full_reference',
     'position_tables',
     'use_backend',
+    'without_autocast',
 ]

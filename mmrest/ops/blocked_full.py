@@ -1,0 +1,129 @@
+"""Full MaSA in blocks of its maps, with a backward pass of its own that makes them again."""
+
+from typing import Iterator, List, Optional, Tuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from .autocast import without_autocast
+from .block import block_elements
+from .positions import PositionTables
+from .rotation import Rotate
+
+
+def masa_full_blocked(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Full :func:`masa` in memory linear in H W: some rows of the image's queries at a time.
+
+    The decay of a block is made where it is used, and the backward pass makes the blocks again.
+    """
+    q, k = Rotate.apply(q, tables.turn), Rotate.apply(k, tables.turn)
+    return _BlockedFull.apply(q, k, v, tables.decay_h, tables.decay_w)
+
+
+class _BlockedFull(Function):
+    """``softmax(q k^T / sqrt(d) + decay) v`` of rotated queries and keys, block by block."""
+
+    @staticmethod
+    @without_autocast
+    def forward(
+        ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, decay_h: Tensor, decay_w: Tensor
+    ) -> Tensor:
+        out = torch.empty_like(v, memory_format=torch.contiguous_format)
+        for samples, blocks in _blocks(q):
+            queries, into = _by_head(q[samples]), _by_head(out[samples])
+            keys_t, values = _flat(k[samples]).mT.contiguous(), _flat(v[samples])
+            for heads, rows in blocks:
+                softmax = _softmax_of_decayed(
+                    queries[:, heads, rows],
+                    keys_t[:, heads],
+                    decay_h[heads, rows],
+                    decay_w[heads],
+                )
+                part = into[:, heads, rows]
+                part.copy_((softmax @ values[:, heads]).view(part.shape))
+        ctx.save_for_backward(q, k, v, decay_h, decay_w)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    @without_autocast
+    def backward(ctx: FunctionCtx, grad_out: Tensor) -> Tuple[Optional[Tensor], ...]:
+        q, k, v, decay_h, decay_w = ctx.saved_tensors
+        grad_q, grad_k, grad_v = (
+            torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)
+        )
+        scale = q.shape[-1] ** -0.5
+        for samples, blocks in _blocks(q):
+            queries, grads, into = (_by_head(x[samples]) for x in (q, grad_out, grad_q))
+            keys, values = _flat(k[samples]), _flat(v[samples])
+            keys_t, values_t = keys.mT.contiguous(), values.mT.contiguous()
+            sum_k, sum_v = torch.zeros_like(keys), torch.zeros_like(values)
+            for heads, rows in blocks:
+                query, part = queries[:, heads, rows], into[:, heads, rows]
+                softmax = _softmax_of_decayed(
+                    query, keys_t[:, heads], decay_h[heads, rows], decay_w[heads]
+                )
+                grad = grads[:, heads, rows].flatten(2, 3).to(softmax.dtype)
+                sum_v[:, heads] += softmax.mT @ grad
+                grad_logits = torch.ops.aten._softmax_backward_data(
+                    grad @ values_t[:, heads], softmax, -1, softmax.dtype
+                )
+                part.copy_((grad_logits @ keys[:, heads]).mul_(scale).view(part.shape))
+                sum_k[:, heads] += grad_logits.mT @ query.flatten(2, 3).to(softmax.dtype)
+            for total, of_map in ((sum_k.mul_(scale), grad_k), (sum_v, grad_v)):
+                part = _by_head(of_map[samples])
+                part.copy_(total.view(part.shape))
+        return grad_q, grad_k, grad_v, None, None
+
+
+def _blocks(q: Tensor) -> Iterator[Tuple[slice, List[Tuple[slice, slice]]]]:
+    """Ranges of samples, and for each its ranges of heads and image rows, that make blocks.
+
+    A block of maps holds about :func:`~mmrest.ops.block.block_elements`, and never less than one
+    image row of one head.
+
+    Args:
+        q: queries, (B, H, W, n, d).
+    """
+    batch, height, width, heads, _ = q.shape
+    most, row_elements = block_elements(q.device), width * height * width
+    rows = min(height, max(1, most // row_elements))
+    heads_at_once = min(heads, max(1, most // (rows * row_elements)))
+    group = max(1, most // (heads * height * row_elements))
+    blocks = [
+        (slice(head, head + heads_at_once), slice(row, row + rows))
+        for head in range(0, heads, heads_at_once)
+        for row in range(0, height, rows)
+    ]
+    for start in range(0, batch, group):
+        yield slice(start, start + group), blocks
+
+
+def _by_head(x: Tensor) -> Tensor:
+    """(B, H, W, n, d) -> (B, n, H, W, d)."""
+    return x.permute(0, 3, 1, 2, 4)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """(B, H, W, n, d) -> (B, n, H * W, d), copied, at least float32."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return _by_head(x).flatten(2, 3).to(wide).contiguous()
+
+
+def _softmax_of_decayed(q: Tensor, keys_t: Tensor, decay_h: Tensor, decay_w: Tensor) -> Tensor:
+    """Attention of some heads and image rows, (B, n, rows * W, H * W).
+
+    Args:
+        q: (B, n, rows, W, d).
+        keys_t: (B, n, d, H * W), at least float32.
+        decay_h: (n, rows, H).
+        decay_w: (n, W, W).
+    """
+    decay = decay_h[:, :, None, :, None] + decay_w[:, None, :, None, :]
+    decay = decay.to(keys_t.dtype).view(q.shape[1], -1, keys_t.shape[-1])
+    logits = decay.expand(len(q), -1, -1, -1).flatten(0, 1)  # a copy for several samples alone
+    query = q.flatten(2, 3).flatten(0, 1).to(keys_t.dtype)
+    logits = logits.baddbmm_(query, keys_t.flatten(0, 1), alpha=q.shape[-1] ** -0.5)
+    return logits.softmax(-1).unflatten(0, q.shape[:2])
