@@ -67,12 +67,12 @@ def _along_height(x: Tensor) -> Tensor:
 
 def _from_width(x: Tensor, like: Tensor) -> Tensor:
     """(n, B * H, W, d) -> (B, H, W, n, d), as a view."""
-    return x.unflatten(1, (len(like), -1)).permute(1, 2, 3, 0, 4)
+    return x.unflatten(1, like.shape[:2]).permute(1, 2, 3, 0, 4)
 
 
 def _from_height(x: Tensor, like: Tensor) -> Tensor:
     """(n, B * W, H, d) -> (B, H, W, n, d), as a view."""
-    return _from_width(x, like).transpose(1, 2)
+    return _from_width(x, like.transpose(1, 2)).transpose(1, 2)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def _parts(q: Tensor) -> List[Tuple[slice, slice]]:
     heads, rows, length = q.shape[:3]
     most = block_elements(q.device) // length**2
     rows_at_once = max(1, min(rows, most))
-    heads_at_once = max(1, most // rows)
+    heads_at_once = max(1, most // max(1, rows))
     return [
         (slice(head, head + heads_at_once), slice(row, row + rows_at_once))
         for head in range(0, heads, heads_at_once)
