@@ -1,12 +1,11 @@
 """Networks through torch.compile, torch.export and ONNX, against eager mode."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
 
-from tests.models.networks import FAMILIES, KINDS, randomised, tiny
+from mmrest import RMT
+from tests.models.networks import FAMILIES, KINDS, tiny
 
 BATCH_AND_SIZES = [(2, 64, 96), (2, 97, 131)]
 """The first one is what is compiled and exported."""
@@ -21,11 +20,16 @@ over_all = pytest.mark.parametrize('kind, arch', ALL)
 
 
 def network_of(kind, arch):
-    """In evaluation, with weights and statistics of norms that keep signals in range."""
+    """In evaluation, every parameter away from its start, signals in range throughout."""
     network = tiny(kind) if arch is None else kind(arch)
+    network.init_weights()
     with torch.no_grad():
-        for parameter in randomised(network).parameters():
-            if parameter.ndim > 1:
+        for parameter in network.parameters():
+            if parameter.ndim == 1 or parameter.shape[:-1].numel() == 1:  # layer scales, too
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            elif arch is None or kind is RMT:
+                # At this scale ResT's norm of the maps would magnify the rounding of eager mode
+                # in 24 blocks to more than what is asked for.
                 nn.init.xavier_normal_(parameter)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -39,19 +43,13 @@ def images_of(batch, height, width):
 
 
 def assert_same_as_eager(network, run, batch_and_sizes=BATCH_AND_SIZES):
-    """To 1e-4, or to three times eager mode's own rounding errors where these are larger.
-
-    The norm of the maps magnifies them: in ResT with random weights they reach 4e-4.
-    """
-    exact = copy.deepcopy(network).double()
     for shape in batch_and_sizes:
         images = images_of(*shape)
         with torch.no_grad():
-            expected, found, truth = network(images), run(images), exact(images.double())
+            expected, found = network(images), run(images)
         assert len(found) == len(expected)
-        for a, b, true in zip(found, expected, truth):
-            atol = min(max(1e-4, 3 * float((b - true).abs().max())), 2e-3)
-            torch.testing.assert_close(torch.as_tensor(a), b, rtol=0, atol=atol)
+        for a, b in zip(found, expected):
+            torch.testing.assert_close(torch.as_tensor(a), b, rtol=1e-4, atol=1e-4)
 
 
 def dynamic_batch_and_size():
