@@ -203,12 +203,15 @@ def kept_bytes(run: Callable[[], Tensor], known: Iterable[Tensor] = ()) -> int:
 def matrix_rate(device: str, dtype: str, size: int = 2048, repeats: int = 7) -> float:
     """Multiply-adds a second of a large product of matrices: what the machine can reach.
 
-    That of the faster one of torch's libraries, for products and for 1x1 convolutions.
+    On the CPU that of the faster one of torch's libraries, for products and for convolutions.
     """
     a = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
     as_map, kernel = a.view(1, 1, size, size).permute(0, 3, 1, 2), a[:, :, None, None]
+    products = [partial(torch.mm, a, a)]
+    if device == 'cpu':
+        products.append(partial(torch.conv2d, as_map, kernel))
     times = []
-    for product in (partial(torch.mm, a, a), partial(torch.conv2d, as_map, kernel)):
+    for product in products:
         for _ in range(repeats):
             start = time.perf_counter()
             product()

@@ -254,7 +254,7 @@ class PatchMerging(nn.Module):
         x = _padded(x, 2).permute(0, 2, 3, 1)
         x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # B H/2 2 W/2 2 C
         x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # by column, row and channel, as Swin has them
-        return channels_first(self.reduction(self.norm(x)))
+        return channels_first(linear(self.reduction, self.norm(x)))
 
 
 def _stem(arch: RMTArch, in_channels: int, norm_cfg: dict) -> Union[ConvStem, PatchEmbed]:

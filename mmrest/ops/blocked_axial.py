@@ -56,12 +56,12 @@ class _BlockedAxial(Function):
 
 
 def _along_width(x: Tensor) -> Tensor:
-    """(B, H, W, n, d) -> (n, B * H, W, d), copied."""
+    """(B, H, W, n, d) -> (n, B * H, W, d), dense."""
     return x.permute(3, 0, 1, 2, 4).flatten(1, 2).contiguous()
 
 
 def _along_height(x: Tensor) -> Tensor:
-    """(B, H, W, n, d) -> (n, B * W, H, d), copied."""
+    """(B, H, W, n, d) -> (n, B * W, H, d), dense."""
     return _along_width(x.transpose(1, 2))
 
 
@@ -113,7 +113,7 @@ def _attention_backward(
 def _parts(q: Tensor) -> List[Tuple[slice, slice]]:
     """Ranges of heads and rows of (n, R, L, d) that make blocks of maps."""
     heads, rows, length = q.shape[:3]
-    most = block_elements(q.device) // length**2
+    most = block_elements(q.device) // max(1, length**2)
     rows_at_once = max(1, min(rows, most))
     heads_at_once = max(1, most // max(1, rows))
     return [

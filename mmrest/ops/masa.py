@@ -32,7 +32,7 @@ def masa(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables, axial: bool) -
     axial one goes along the width and, on its result, along the height; the same queries and
     keys serve both ("Decomposed Manhattan Self-Attention").
 
-    Rotation and softmax are computed in the wider of the tables' and the inputs' types.
+    Rotation and softmax are computed in float32 at least.
     See :mod:`mmrest.ops.backend` for how the implementation is chosen.
 
     Args:

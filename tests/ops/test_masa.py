@@ -1,6 +1,7 @@
 """MaSA, full and axial, against loops that compute one output token at a time."""
 
 import functools
+import importlib
 import math
 
 import pytest
@@ -179,6 +180,29 @@ def compare(axial, tensors, dtype, times=2.0):
         return masa(spread(q), spread(k), v, tables_for(q), axial)
 
     assert_as_exact(chosen, plain, tensors, dtype, times)
+
+
+@pytest.mark.parametrize(
+    'height, width, dtype, is_blocked',
+    [
+        (5, 256, torch.float32, True),
+        (5, 7, torch.float64, True),
+        (5, 257, torch.float32, False),
+        (257, 5, torch.float32, False),
+        (5, 7, torch.bfloat16, False),
+    ],
+)
+def test_where_maps_of_axes_are_made_in_blocks(height, width, dtype, is_blocked):
+    q, k, v = (x.to(dtype).requires_grad_() for x in inputs(height, width))
+    out = masa(q, k, v, tables_of(height, width, 2, 4, torch.float32), axial=True)
+    assert (out.grad_fn.name() == '_BlockedAxialBackward') == is_blocked
+
+
+@pytest.mark.parametrize('batch', [1, 2])
+def test_fused_axes_are_as_exact(batch, monkeypatch):
+    """The form for long axes, where blocks would be made."""
+    monkeypatch.setattr(importlib.import_module('mmrest.ops.masa'), 'LONG', 0)
+    compare(True, inputs(7, 13, 2, 16, batch), torch.float32)
 
 
 @pytest.mark.parametrize('axial', [False, True])
