@@ -1,5 +1,7 @@
 """Linear layers through oneDNN: as exact as torch's own, and only where that suits."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,13 +10,18 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrizations
 from torch.profiler import profile
 
+from mmrest import RMT, ResT
 from mmrest.models.linear import by_onednn, linear
 from mmrest.ops import use_backend
+from tests.models.networks import gradients, randomised
 from tests.ops.exactness import assert_as_exact, spread
 
-pytestmark = pytest.mark.skipif(
-    not torch.backends.mkldnn.is_available(), reason='this torch has no oneDNN'
-)
+pytestmark = [
+    pytest.mark.usefixtures('two_threads'),
+    pytest.mark.skipif(
+        not torch.backends.mkldnn.is_available(), reason='this torch has no oneDNN'
+    ),
+]
 
 LARGE = [(1, 521, 64, 40), (2, 33, 37, 64, 256), (3, 5, 100, 384, 1536), (97, 1025, 333)]
 SMALL = [(1, 32, 64, 64), (97, 33, 7), (1, 5, 334, 1, 3), (3, 41, 5, 1)]
@@ -22,14 +29,6 @@ SMALL = [(1, 32, 64, 64), (97, 33, 7), (1, 5, 334, 1, 3), (3, 41, 5, 1)]
 
 SUMS = dict(rtol=1e-4, atol=1e-4)
 """Tolerance for sums over all tokens, of which a half type would miss hundredths."""
-
-
-@pytest.fixture(autouse=True)
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -116,6 +115,25 @@ def test_what_serves_no_gradient_is_not_kept(layer, tokens):
     layer.weight.requires_grad_(True)
     out = linear(layer, tokens.detach())
     assert [each is None for each in out.grad_fn.saved_tensors] == [False, True]
+
+
+@pytest.mark.parametrize('family, base', [(ResT, 'lite'), (RMT, 's')])
+def test_gradients_of_a_network(family, base, monkeypatch):
+    network = randomised(family(dict(base=base, depths=(1, 1, 1, 1)), drop_path_rate=0))
+    calls = []
+    counted = functools.wraps(by_onednn)(lambda *each: calls.append(each) or by_onednn(*each))
+    monkeypatch.setattr('mmrest.models.linear.by_onednn', counted)
+    images = torch.randn(2, 3, 96, 160)
+    found = gradients(network, images)
+    number = len(calls)
+    with use_backend('reference'):
+        expected = gradients(network, images)
+    assert 12 <= number == len(calls)
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-3, atol=1e-3)
+    for name, gradient in expected[1].items():
+        # ResT's norm of the maps magnifies the roundings of what comes before it.
+        allowed = 5e-3 * float(gradient.abs().max()) + 1e-3
+        torch.testing.assert_close(found[1][name], gradient, rtol=0, atol=allowed, msg=name)
 
 
 class Doubled(nn.Linear):
