@@ -1,5 +1,7 @@
 """Networks through torch.compile, torch.export and ONNX, against eager mode."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
@@ -10,11 +12,12 @@ from tests.models.networks import FAMILIES, KINDS, randomised, tiny
 BATCH_AND_SIZES = [(2, 64, 96), (2, 97, 131)]
 """The first one is what is compiled and exported."""
 
-# What the graphs of a small DeiT hold, that of a small Swin holds too.
-ALL = [(kind, None) for kind in KINDS if kind != 'deit'] + [
-    pytest.param(family, arch, marks=pytest.mark.slow)
-    for family in FAMILIES
-    for arch in family.archs
+ALL = list(product(FAMILIES, [None])) + [
+    pytest.param(kind, arch, marks=pytest.mark.slow)
+    for kind, arch in [
+        *((kind, None) for kind in KINDS if kind not in FAMILIES),
+        *((family, arch) for family in FAMILIES for arch in family.archs),
+    ]
 ]
 over_all = pytest.mark.parametrize('kind, arch', ALL)
 
