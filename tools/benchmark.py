@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from mmrest.apis.complexity import count
-from mmrest.apis.measure import OURS, PEERS, Job, build, machine, matrix_rate, memory, seconds
+from mmrest.apis.measure import OURS, PEERS, Job, build, machine, matrix_rates, memory, seconds
 from mmrest.engine.command import Parser, at_least, folder, run
 from mmrest.engine.errors import UsageError
 from mmrest.ops import BACKENDS
@@ -90,9 +90,14 @@ def multiply_adds(job: Job) -> int:
     return count(network, *job.size).macs
 
 
-def measure(args: argparse.Namespace, console: Console) -> List[Dict[str, Any]]:
-    """Everything that was asked for: one dict a job."""
-    rate = matrix_rate(args.device, args.dtype)
+def measure(args: argparse.Namespace, rate: float, console: Console) -> List[Dict[str, Any]]:
+    """Everything that was asked for: one dict a job.
+
+    Args:
+        args: of the command line.
+        rate: multiply-adds a second that the machine can reach.
+        console: where the progress is told.
+    """
     found = []
     for image_size in args.sizes:
         jobs = jobs_of(args, image_size)
@@ -168,14 +173,16 @@ def main() -> None:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     console = Console()
-    entries = measure(args, console)
+    rates = matrix_rates(args.device, args.dtype)
+    entries = measure(args, max(rates.values()), console)
     args.work_dir.mkdir(parents=True, exist_ok=True)
     (args.work_dir / 'benchmark.json').write_text(
-        json.dumps(dict(machine=machine(args.device), entries=entries), indent=2)
+        json.dumps(dict(machine=machine(args.device), rates=rates, entries=entries), indent=2)
     )
     step = 'forward and backward' if args.train else 'forward'
     heading = f'{step}, batch {args.batch}, {args.dtype}, {machine(args.device)}'
-    text = f'{heading}\n\n{table(entries)}\n'
+    reached = ', '.join(f'{rate / 1e9:.0f} ({name})' for name, rate in rates.items())
+    text = f'{heading}; GMAC/s: {reached}\n\n{table(entries)}\n'
     (args.work_dir / 'benchmark.md').write_text(text)
     draw(entries, args.work_dir / 'benchmark.png')
     console.print(text, soft_wrap=True, markup=False)

@@ -200,25 +200,30 @@ def kept_bytes(run: Callable[[], Tensor], known: Iterable[Tensor] = ()) -> int:
     return sum(kept.values())
 
 
-def matrix_rate(device: str, dtype: str, size: int = 2048, repeats: int = 7) -> float:
+def matrix_rates(device: str, dtype: str, size: int = 2048, repeats: int = 7) -> Dict[str, float]:
     """Multiply-adds a second of a large product of matrices: what the machine can reach.
 
-    On the CPU that of the faster one of torch's libraries, for products and for convolutions.
+    Returns:
+        The rate of torch's product of matrices and, on a CPU, of its 1x1 convolution, which
+        another library computes.
     """
     a = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
     as_map, kernel = a.view(1, 1, size, size).permute(0, 3, 1, 2), a[:, :, None, None]
-    products = [partial(torch.mm, a, a)]
+    products = {'product': partial(torch.mm, a, a)}
     if device == 'cpu':
-        products.append(partial(torch.conv2d, as_map, kernel))
+        products['1x1 convolution'] = partial(torch.conv2d, as_map, kernel)
+    return {name: size**3 / _fastest(run, device, repeats) for name, run in products.items()}
+
+
+def _fastest(run: Callable[[], Tensor], device: str, repeats: int) -> float:
     times = []
-    for product in products:
-        for _ in range(repeats):
-            start = time.perf_counter()
-            product()
-            if device == 'cuda':
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-    return size**3 / min(times)
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        if device == 'cuda':
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def machine(device: str) -> str:

@@ -176,8 +176,8 @@ def _refuse_blocked_axial(
         return refuse_in_graphs()
     if q.device.type != 'cpu':
         return f'torch has a fused attention for {q.device.type}'
-    if not q.dtype == k.dtype == v.dtype or q.dtype not in (torch.float32, torch.float64):
-        return 'torch has a fused attention for half types'
+    if {q.dtype, k.dtype, v.dtype} not in ({torch.float32}, {torch.float64}):
+        return 'it is for float32 and float64'
     longest = max(q.shape[1:3])
     return f'torch is faster along axes of {longest} tokens' if longest > LONG else None
 

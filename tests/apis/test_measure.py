@@ -5,7 +5,7 @@ from concurrent.futures import Future
 import pytest
 import torch
 
-from mmrest.apis.measure import OURS, PEERS, Job, build, kept_by, matrix_rate, seconds, step
+from mmrest.apis.measure import OURS, PEERS, Job, build, kept_by, matrix_rates, seconds, step
 from mmrest.ops import forced_backend, use_backend
 
 SMALL = (64, 96)
@@ -86,5 +86,7 @@ def test_checkpointing_keeps_less():
     assert 0 < kept[True] < kept[False] / 2
 
 
-def test_matrix_rate():
-    assert matrix_rate('cpu', 'float32', size=256, repeats=3) > 1e8
+def test_matrix_rates():
+    rates = matrix_rates('cpu', 'float32', size=256, repeats=3)
+    assert list(rates) == ['product', '1x1 convolution']
+    assert min(rates.values()) > 1e8

@@ -48,7 +48,7 @@ def is_by_onednn(out):
 @pytest.mark.parametrize('has_bias', [True, False])
 @pytest.mark.parametrize('shape', LARGE + SMALL, ids=str)
 def test_as_exact_as_torch(shape, has_bias):
-    *tokens, channels, results = torch.Size(shape)
+    *tokens, channels, results = shape
     tensors = [torch.randn(*tokens, channels), torch.randn(results, channels)]
     tensors += [torch.randn(results)] * has_bias
 

@@ -23,8 +23,9 @@ def test_benchmark(tmp_path):
         assert len(entry['seconds']) == 2 and min(entry['seconds']) > 0
         assert min(entry['seconds']) <= entry['median'] <= max(entry['seconds'])
         assert entry['peak'] > entry['kept'] > 0 and 0 < entry['share'] < 1
-    assert '1 threads' in content['machine']
+    assert '1 threads' in content['machine'] and min(content['rates'].values()) > 0
     table = (folder / 'benchmark.md').read_text()
+    assert '(1x1 convolution)' in table
     assert table.count('| rest_lite reference |') == 2 and table.count('| 1.00 |') == 2
     assert table.strip() in done.stdout.replace(' \n', '\n')
     assert (folder / 'benchmark.png').stat().st_size > 1000
