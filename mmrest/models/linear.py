@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.grad import conv2d_weight
-from torch.nn.modules.module import _has_any_global_hook
 
 from ..ops import without_autocast
-from .lean import is_plain
+from .onednn import suits_onednn
 
 SMALL = 20480
 """Elements of a map up to which torch convolves it by 1x1 kernels without oneDNN."""
@@ -33,36 +32,12 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
 
 def _suits(layer: nn.Module, x: Tensor) -> bool:
     """Whether a layer does nothing but multiply, and torch would convolve by oneDNN."""
-    if type(layer) is not nn.Linear or _is_watched(layer) or is_plain():
-        return False
-    if not (_is_usual(x) and _is_usual(layer.weight)) or torch.is_autocast_enabled('cpu'):
+    if not suits_onednn(layer, nn.Linear, x):
         return False
     # The result is what the backward pass convolves.
     smaller = x.numel() // x.shape[-1] * min(layer.weight.shape)
     # torch does not convolve by oneDNN in a single thread.
-    return smaller > SMALL and torch.get_num_threads() > 1 and _has_onednn()
-
-
-def _is_watched(layer: nn.Module) -> bool:
-    """Whether something else happens when a layer is called."""
-    hooks = (
-        layer._forward_hooks,
-        layer._forward_pre_hooks,
-        layer._backward_hooks,
-        layer._backward_pre_hooks,
-    )
-    return any(hooks) or 'forward' in vars(layer) or _has_any_global_hook()
-
-
-def _is_usual(x: Tensor) -> bool:
-    """Whether a tensor is dense, on the CPU, in float32, and of no class of its own."""
-    if type(x) not in (Tensor, nn.Parameter) or x.layout is not torch.strided:
-        return False
-    return x.device.type == 'cpu' and x.dtype is torch.float32
-
-
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return smaller > SMALL and torch.get_num_threads() > 1
 
 
 def by_onednn(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
@@ -78,6 +53,8 @@ def by_onednn(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     Returns:
         (..., C').
     """
+    if not torch.is_grad_enabled():
+        return _product(x, weight, bias)
     return _Linear.apply(x, weight, bias)
 
 

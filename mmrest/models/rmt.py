@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..ops import PositionTables, in_graph, masa, position_tables
 from .arch import Arch, is_number, is_positive_int, resolve_arch
 from .by_rows import by_rows
+from .depthwise import depthwise
 from .lean import add_into, channels_first, conv_norm, gelu_of, is_plain
 from .linear import linear
 from .pyramid import InitCfg, PyramidBackbone
@@ -277,14 +278,15 @@ class DWConv2d(nn.Module):
         self.conv = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(channels_first(x)).permute(0, 2, 3, 1)
+        return depthwise(self.conv, channels_first(x)).permute(0, 2, 3, 1)
 
     def plus(self, x: Tensor, y: Tensor) -> Tensor:
         """``self(x) + y``."""
         if is_plain():
             return self(x) + y
         # Into the result itself: autograd copies where one writes into a view.
-        return add_into(self.conv(channels_first(x)), channels_first(y)).permute(0, 2, 3, 1)
+        out = depthwise(self.conv, channels_first(x))
+        return add_into(out, channels_first(y)).permute(0, 2, 3, 1)
 
 
 class RelPos2d:

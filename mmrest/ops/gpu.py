@@ -1,5 +1,6 @@
 """Whether the Triton kernels can take given tensors."""
 
+import functools
 import importlib.util
 from contextlib import nullcontext
 from typing import ContextManager, Optional
@@ -27,7 +28,7 @@ def refuse_triton(q: Tensor, k: Tensor, v: Tensor) -> Optional[str]:
         return in_graph
     if torch.version.hip is not None:
         return 'the kernels are made for NVIDIA GPUs'
-    if importlib.util.find_spec('triton') is None:
+    if not _has_triton():
         return 'Triton is not installed'
     if q.is_cuda:
         if torch.cuda.get_device_capability(q.device) < CAPABILITY:
@@ -41,6 +42,12 @@ def refuse_triton(q: Tensor, k: Tensor, v: Tensor) -> Optional[str]:
     if max(q.shape[-1], v.shape[-1]) > MOST_CHANNELS:
         return f'a head of {max(q.shape[-1], v.shape[-1])} channels is larger than {MOST_CHANNELS}'
     return None
+
+
+@functools.lru_cache(maxsize=None)
+def _has_triton() -> bool:
+    """Searched for once: that takes as long as a small layer."""
+    return importlib.util.find_spec('triton') is not None
 
 
 def _interpreted(q: Tensor) -> bool:

@@ -40,7 +40,7 @@ def test_large_heads():
 
 
 def test_without_triton(monkeypatch):
-    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    monkeypatch.setattr('mmrest.ops.gpu._has_triton', lambda: False)
     assert refusal(*inputs(2, 5, 3)[:3]) == 'Triton is not installed'
 
 
