@@ -14,7 +14,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.grad import conv2d_weight
 
 from ..ops import without_autocast
-from .onednn import suits_onednn
+from ..ops.onednn import has_onednn
+from .unwatched import is_mere
 
 
 def depthwise(conv: nn.Module, x: Tensor) -> Tensor:
@@ -24,8 +25,9 @@ def depthwise(conv: nn.Module, x: Tensor) -> Tensor:
         conv: a depthwise convolution, or whatever has taken its place.
         x: (B, C, H, W).
     """
-    if torch.is_grad_enabled() and suits_onednn(conv, nn.Conv2d, x) and _has_five_columns(conv):
-        return by_columns(x, conv.weight, conv.bias)
+    if torch.is_grad_enabled() and has_onednn() and is_mere(conv, nn.Conv2d, x):
+        if _has_five_columns(conv):
+            return by_columns(x, conv.weight, conv.bias)
     return conv(x)
 
 

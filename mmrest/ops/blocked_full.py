@@ -9,8 +9,12 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from .autocast import without_autocast
 from .block import block_elements
+from .onednn import product, suits_onednn
 from .positions import PositionTables
 from .rotation import Rotate
+
+CPU_BLOCKS = 4
+"""Size of a block on a CPU, in those of other attentions: rows of an image are long."""
 
 
 def masa_full_blocked(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
@@ -42,7 +46,7 @@ class _BlockedFull(Function):
                     decay_w[heads],
                 )
                 part = into[:, heads, rows]
-                part.copy_((softmax @ values[:, heads]).view(part.shape))
+                part.copy_(_product(softmax, values[:, heads]).view(part.shape))
         ctx.save_for_backward(q, k, v, decay_h, decay_w)
         return out
 
@@ -70,7 +74,8 @@ class _BlockedFull(Function):
                 grad_logits = torch.ops.aten._softmax_backward_data(
                     grad @ values_t[:, heads], softmax, -1, softmax.dtype
                 )
-                part.copy_((grad_logits @ keys[:, heads]).mul_(scale).view(part.shape))
+                of_queries = _product(grad_logits, keys[:, heads])
+                part.copy_(of_queries.mul_(scale).view(part.shape))
                 sum_k[:, heads] += grad_logits.mT @ query.flatten(2, 3).to(softmax.dtype)
             for total, of_map in ((sum_k.mul_(scale), grad_k), (sum_v, grad_v)):
                 part = _by_head(of_map[samples])
@@ -81,14 +86,15 @@ class _BlockedFull(Function):
 def _blocks(q: Tensor) -> Iterator[Tuple[slice, List[Tuple[slice, slice]]]]:
     """Ranges of samples, and for each its ranges of heads and image rows, that make blocks.
 
-    A block of maps holds about :func:`~mmrest.ops.block.block_elements`, and never less than one
-    image row of one head.
+    A block of maps holds about :func:`~mmrest.ops.block.block_elements`, on a CPU so many times
+    :data:`CPU_BLOCKS`, and never less than one image row of one head.
 
     Args:
         q: queries, (B, H, W, n, d).
     """
     batch, height, width, heads, _ = q.shape
-    most, row_elements = block_elements(q.device), width * height * width
+    most = block_elements(q.device) * (CPU_BLOCKS if q.is_cpu else 1)
+    row_elements = width * height * width
     rows = min(height, max(1, most // row_elements))
     heads_at_once = min(heads, max(1, most // (rows * row_elements)))
     group = max(1, most // (heads * height * row_elements))
@@ -127,3 +133,11 @@ def _softmax_of_decayed(q: Tensor, keys_t: Tensor, decay_h: Tensor, decay_w: Ten
     query = q.flatten(2, 3).flatten(0, 1).to(keys_t.dtype)
     logits = logits.baddbmm_(query, keys_t.flatten(0, 1), alpha=q.shape[-1] ** -0.5)
     return logits.softmax(-1).unflatten(0, q.shape[:2])
+
+
+def _product(maps: Tensor, values: Tensor) -> Tensor:
+    """``maps @ values`` for (B, n, R, M) and (B, n, M, d)."""
+    is_single = len(maps) == maps.shape[1] == 1
+    if is_single and maps.dtype is torch.float32 and maps.is_cpu and suits_onednn(maps.numel()):
+        return product(maps[0, 0], values[0, 0].mT)[None, None]
+    return maps @ values

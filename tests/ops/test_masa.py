@@ -15,6 +15,7 @@ from mmrest.ops import (
     position_tables,
     use_backend,
 )
+from mmrest.ops.onednn import product
 from mmrest.ops.positions import decay_table, rotary_tables
 from mmrest.ops.rotation import rotate
 from tests.ops.exactness import assert_as_exact, kept_bytes, spread
@@ -152,6 +153,19 @@ def test_gradients(backend, axial):
 @pytest.mark.parametrize('axial', [False, True])
 def test_as_exact_as_the_plain_form(axial, batch, height, width, heads, dim, dtype):
     compare(axial, inputs(height, width, heads, dim, batch), dtype)
+
+
+@pytest.mark.usefixtures('two_threads')
+@pytest.mark.parametrize('elements', [2**18, 2**13], ids=['one block', 'some rows'])
+@pytest.mark.parametrize('dim', [16, 96])
+def test_full_maps_multiplied_by_onednn(dim, elements, monkeypatch):
+    monkeypatch.setattr('mmrest.ops.block.CPU_BLOCK_ELEMENTS', elements)
+    calls = []
+    counted = functools.wraps(product)(lambda *args: calls.append(1) or product(*args))
+    monkeypatch.setattr('mmrest.ops.blocked_full.product', counted)
+    compare(False, inputs(17, 29, 1, dim, batch=1), torch.float32)
+    # Forward twice and backward once, of two rows at a time; the last one alone is small.
+    assert len(calls) == (3 if elements == 2**18 else 3 * 8)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, *HALF])

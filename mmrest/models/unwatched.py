@@ -1,4 +1,4 @@
-"""Where layers may be computed by the kernels of oneDNN, without a call of the layer."""
+"""Which layers may be computed otherwise than by a call."""
 
 import torch
 from torch import Tensor, nn
@@ -7,8 +7,8 @@ from torch.nn.modules.module import _has_any_global_hook
 from .lean import is_plain
 
 
-def suits_onednn(layer: nn.Module, kind: type, x: Tensor) -> bool:
-    """Whether a layer does nothing but the arithmetic of its kind, and oneDNN can do that.
+def is_mere(layer: nn.Module, kind: type, x: Tensor) -> bool:
+    """Whether a layer does nothing but the arithmetic of its kind, in float32 on a CPU.
 
     Args:
         layer: it may be whatever has taken the layer's place.
@@ -17,9 +17,7 @@ def suits_onednn(layer: nn.Module, kind: type, x: Tensor) -> bool:
     """
     if type(layer) is not kind or _is_watched(layer) or is_plain():
         return False
-    if not (_is_usual(x) and _is_usual(layer.weight)) or torch.is_autocast_enabled('cpu'):
-        return False
-    return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return _is_usual(x) and _is_usual(layer.weight) and not torch.is_autocast_enabled('cpu')
 
 
 def _is_watched(layer: nn.Module) -> bool:
