@@ -37,7 +37,7 @@ class _BlockedFull(Function):
         out = torch.empty_like(v, memory_format=torch.contiguous_format)
         for samples, blocks in _blocks(q):
             queries, into = _by_head(q[samples]), _by_head(out[samples])
-            keys_t, values = _flat(k[samples]).mT.contiguous(), _flat(v[samples])
+            keys_t, values_t = _transposed(k[samples]), _transposed(v[samples])
             for heads, rows in blocks:
                 softmax = _softmax_of_decayed(
                     queries[:, heads, rows],
@@ -46,7 +46,7 @@ class _BlockedFull(Function):
                     decay_w[heads],
                 )
                 part = into[:, heads, rows]
-                part.copy_(_product(softmax, values[:, heads]).view(part.shape))
+                part.copy_(_product(softmax, values_t[:, heads]).view(part.shape))
         ctx.save_for_backward(q, k, v, decay_h, decay_w)
         return out
 
@@ -61,9 +61,8 @@ class _BlockedFull(Function):
         scale = q.shape[-1] ** -0.5
         for samples, blocks in _blocks(q):
             queries, grads, into = (_by_head(x[samples]) for x in (q, grad_out, grad_q))
-            keys, values = _flat(k[samples]), _flat(v[samples])
-            keys_t, values_t = keys.mT.contiguous(), values.mT.contiguous()
-            sum_k, sum_v = torch.zeros_like(keys), torch.zeros_like(values)
+            keys_t, values_t = _transposed(k[samples]), _transposed(v[samples])
+            sum_k, sum_v = (x.new_zeros(x.mT.shape) for x in (keys_t, values_t))
             for heads, rows in blocks:
                 query, part = queries[:, heads, rows], into[:, heads, rows]
                 softmax = _softmax_of_decayed(
@@ -74,7 +73,7 @@ class _BlockedFull(Function):
                 grad_logits = torch.ops.aten._softmax_backward_data(
                     grad @ values_t[:, heads], softmax, -1, softmax.dtype
                 )
-                of_queries = _product(grad_logits, keys[:, heads])
+                of_queries = _product(grad_logits, keys_t[:, heads])
                 part.copy_(of_queries.mul_(scale).view(part.shape))
                 sum_k[:, heads] += grad_logits.mT @ query.flatten(2, 3).to(softmax.dtype)
             for total, of_map in ((sum_k.mul_(scale), grad_k), (sum_v, grad_v)):
@@ -112,10 +111,10 @@ def _by_head(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2, 4)
 
 
-def _flat(x: Tensor) -> Tensor:
-    """(B, H, W, n, d) -> (B, n, H * W, d), copied, at least float32."""
+def _transposed(x: Tensor) -> Tensor:
+    """(B, H, W, n, d) -> (B, n, d, H * W), copied, at least float32."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    return _by_head(x).flatten(2, 3).to(wide).contiguous()
+    return _by_head(x).flatten(2, 3).mT.to(wide).contiguous()
 
 
 def _softmax_of_decayed(q: Tensor, keys_t: Tensor, decay_h: Tensor, decay_w: Tensor) -> Tensor:
@@ -135,9 +134,9 @@ def _softmax_of_decayed(q: Tensor, keys_t: Tensor, decay_h: Tensor, decay_w: Ten
     return logits.softmax(-1).unflatten(0, q.shape[:2])
 
 
-def _product(maps: Tensor, values: Tensor) -> Tensor:
-    """``maps @ values`` for (B, n, R, M) and (B, n, M, d)."""
+def _product(maps: Tensor, values_t: Tensor) -> Tensor:
+    """``maps @ values`` for (B, n, R, M) and the transposed values (B, n, d, M)."""
     is_single = len(maps) == maps.shape[1] == 1
     if is_single and maps.dtype is torch.float32 and maps.is_cpu and suits_onednn(maps.numel()):
-        return product(maps[0, 0], values[0, 0].mT)[None, None]
-    return maps @ values
+        return product(maps[0, 0], values_t[0, 0])[None, None]
+    return maps @ values_t.mT
