@@ -20,7 +20,7 @@ def _seeded():
 
 @pytest.fixture
 def two_threads():
-    """With one, torch has no oneDNN compute 1x1 convolutions, and so no linear layers."""
+    """With one, torch has no oneDNN compute 1x1 convolutions, and so no products."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield

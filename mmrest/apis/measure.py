@@ -201,11 +201,11 @@ def kept_bytes(run: Callable[[], Tensor], known: Iterable[Tensor] = ()) -> int:
 
 
 def matrix_rates(device: str, dtype: str, size: int = 2048, repeats: int = 7) -> Dict[str, float]:
-    """Multiply-adds a second of a large product of matrices: what the machine can reach.
+    """Multiply-adds a second of a large product of matrices; the most is what can be reached.
 
     Returns:
-        The rate of torch's product of matrices and, on a CPU, of its 1x1 convolution, which
-        another library computes.
+        The rate of torch's product of matrices and, on a CPU, of its 1x1 convolution, for which
+        torch has another library where it computes float32 in several threads.
     """
     a = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
     as_map, kernel = a.view(1, 1, size, size).permute(0, 3, 1, 2), a[:, :, None, None]
@@ -216,6 +216,7 @@ def matrix_rates(device: str, dtype: str, size: int = 2048, repeats: int = 7) ->
 
 
 def _fastest(run: Callable[[], Tensor], device: str, repeats: int) -> float:
+    """Seconds of the fastest of some runs."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -1,7 +1,7 @@
 """Depthwise convolutions with kernels of five columns and a fast backward pass on a CPU.
 
 oneDNN sums the gradient of a kernel of up to three columns in a fraction of the time that it takes
-for wider ones, or for a bias. That of five columns is put together from two of three.
+for wider ones, or together with that of a bias. That of five columns is made of two of three.
 """
 
 from typing import Optional, Tuple
@@ -15,7 +15,7 @@ from torch.nn.grad import conv2d_weight
 
 from ..ops import without_autocast
 from ..ops.onednn import has_onednn
-from .unwatched import is_mere
+from .replaceable import is_replaceable
 
 
 def depthwise(conv: nn.Module, x: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def depthwise(conv: nn.Module, x: Tensor) -> Tensor:
         conv: a depthwise convolution, or whatever has taken its place.
         x: (B, C, H, W).
     """
-    if torch.is_grad_enabled() and has_onednn() and is_mere(conv, nn.Conv2d, x):
+    if torch.is_grad_enabled() and has_onednn() and is_replaceable(conv, nn.Conv2d, x):
         if _has_five_columns(conv):
             return by_columns(x, conv.weight, conv.bias)
     return conv(x)

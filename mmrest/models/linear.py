@@ -10,7 +10,7 @@ from torch.nn.grad import conv2d_weight
 
 from ..ops import without_autocast
 from ..ops.onednn import as_map, product, suits_onednn
-from .unwatched import is_mere
+from .replaceable import is_replaceable
 
 
 def linear(layer: nn.Module, x: Tensor) -> Tensor:
@@ -24,9 +24,9 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _suits(layer: nn.Module, x: Tensor) -> bool:
-    """Whether a layer does nothing but multiply, forward and backward by oneDNN."""
+    """Whether a layer does nothing but multiply, and torch would use oneDNN in both passes."""
     # The result is what the backward pass convolves.
-    return is_mere(layer, nn.Linear, x) and suits_onednn(
+    return is_replaceable(layer, nn.Linear, x) and suits_onednn(
         x.numel() // x.shape[-1] * min(layer.weight.shape)
     )
 
@@ -44,9 +44,14 @@ def by_onednn(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     Returns:
         (..., C').
     """
-    if not torch.is_grad_enabled():
-        return product(x, weight, bias)
+    if not torch.is_grad_enabled():  # spares what it costs to enter autograd
+        return _own(product(x, weight, bias))
     return _Linear.apply(x, weight, bias)
+
+
+def _own(x: Tensor) -> Tensor:
+    """The memory of a view as a tensor of its own, which may be written into without a copy."""
+    return x.new_empty(0).set_(x)
 
 
 class _Linear(Function):
@@ -59,8 +64,7 @@ class _Linear(Function):
         needs_x, needs_weight, _ = ctx.needs_input_grad
         # Each serves the gradient of the other one.
         ctx.save_for_backward(x if needs_weight else None, weight if needs_x else None)
-        # A tensor of its own on that memory: autograd copies where one writes into a view.
-        return x.new_empty(0).set_(product(x, weight, bias))
+        return _own(product(x, weight, bias))
 
     @staticmethod
     @once_differentiable

@@ -12,6 +12,9 @@ from .block import block_elements
 from .positions import PositionTables
 from .rotation import turned
 
+VECTOR = 16
+"""Numbers in a vector of a processor with AVX-512, in float32."""
+
 
 def masa_axial_blocked(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
     """Axial :func:`masa` on a CPU: some of the maps of an axis at a time, which fit its caches."""
@@ -126,8 +129,8 @@ def _parts(q: Tensor) -> List[Tuple[slice, slice]]:
 
 def _decayed_softmax(q: Tensor, k: Tensor, decay: Tensor) -> Tensor:
     """Maps of some heads and rows (n, R, L, d), with the decay of these heads: (n * R, L, L)."""
-    if _is_short(q):  # the decay is the same from key to query
-        return _decayed_logits(k, q, decay).softmax(1).mT
+    if _is_short(q):
+        return _decayed_logits(k, q, decay.mT).softmax(1).mT
     return _decayed_logits(q, k, decay).softmax(2)
 
 
@@ -136,7 +139,7 @@ def _is_short(q: Tensor) -> bool:
 
     torch takes three times as long for a softmax along rows that fill no vector of the processor.
     """
-    return q.shape[2] < 16
+    return q.shape[2] < VECTOR
 
 
 def _decayed_logits(q: Tensor, k: Tensor, decay: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from .positions import PositionTables
 from .rotation import Rotate
 
 CPU_BLOCKS = 4
-"""Size of a block on a CPU, in those of other attentions: rows of an image are long."""
+"""Size of a block on a CPU, in those of other attentions: oneDNN is faster for some image rows."""
 
 
 def masa_full_blocked(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
@@ -85,8 +85,8 @@ class _BlockedFull(Function):
 def _blocks(q: Tensor) -> Iterator[Tuple[slice, List[Tuple[slice, slice]]]]:
     """Ranges of samples, and for each its ranges of heads and image rows, that make blocks.
 
-    A block of maps holds about :func:`~mmrest.ops.block.block_elements`, on a CPU so many times
-    :data:`CPU_BLOCKS`, and never less than one image row of one head.
+    A block of maps holds about :func:`~mmrest.ops.block.block_elements`, on a CPU
+    :data:`CPU_BLOCKS` times as many, and never less than one image row of one head.
 
     Args:
         q: queries, (B, H, W, n, d).

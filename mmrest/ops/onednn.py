@@ -1,7 +1,7 @@
 """Products of float32 matrices on a CPU through oneDNN.
 
 torch multiplies matrices by MKL and convolves by oneDNN, which is twice as fast on AMD
-processors. A product of matrices is a 1x1 convolution.
+processors (``tools/benchmark.py`` prints both rates). A product of matrices is a 1x1 convolution.
 """
 
 from typing import Optional
@@ -26,7 +26,7 @@ def suits_onednn(elements: int) -> bool:
 
 
 def product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-    """``x weight^T + bias`` as a convolution.
+    """``x weight^T + bias`` as a convolution, of whose result it returns a view.
 
     Args:
         x: (..., C).
@@ -41,5 +41,5 @@ def product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
 
 
 def as_map(x: Tensor) -> Tensor:
-    """(..., C) -> (1, C, 1, tokens), channels last: the same form for every image."""
+    """(..., C) -> (1, C, 1, tokens), channels last, for any number of dimensions."""
     return x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Depthwise convolutions of five columns: as exact as torch's own, and only where they suit."""
+"""Depthwise convolutions of five columns: close to torch's own, and only where they suit."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def convolved(x, weight, bias=None):
 @pytest.mark.parametrize('last', [True, False], ids=['channels last', 'channels first'])
 @pytest.mark.parametrize('kernel', [(5, 5), (1, 5), (9, 5)], ids=str)
 @pytest.mark.parametrize('shape', [(2, 24, 13, 29), (1, 17, 1, 6), (3, 8, 5, 1)], ids=str)
-def test_as_exact_as_torch(shape, kernel, last, has_bias):
+def test_nearly_as_exact_as_torch(shape, kernel, last, has_bias):
     channels = shape[1]
     tensors = [torch.randn(shape), torch.randn(channels, 1, *kernel)]
     tensors += [torch.randn(channels)] * has_bias
@@ -48,6 +48,7 @@ def test_as_exact_as_torch(shape, kernel, last, has_bias):
         memory_format = torch.channels_last if last else torch.contiguous_format
         return by_columns(x.contiguous(memory_format=memory_format), *parameters)
 
+    # The sums of oneDNN's narrow kernels have larger roundings than torch's for wide ones.
     assert_as_exact(ours, convolved, [each.double() for each in tensors], torch.float32, times=4)
 
 
@@ -98,6 +99,23 @@ def test_gradients_of_frozen_tensors_are_left_out(conv, image):
     assert [each is None for each in out.grad_fn.saved_tensors] == [False, True]
 
 
+def test_gradients_without_that_of_the_bias(conv, image):
+    conv.bias.requires_grad_(False)
+    depthwise(conv, image).sum().backward()
+    assert conv.bias.grad is None and conv.weight.grad is not None
+
+
+@pytest.mark.parametrize('samples', [0, 2])
+def test_backward_under_autocast(conv, samples):
+    image = torch.randn(samples, 12, 9, 14, requires_grad=True)
+    leaves = [image, *conv.parameters()]
+    out = depthwise(conv, image).square().sum()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        found = torch.autograd.grad(out, leaves)
+    expected = torch.autograd.grad(conv(image).square().sum(), leaves)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
 def test_no_second_derivative(conv, image):
     (grad,) = torch.autograd.grad(depthwise(conv, image).square().sum(), image, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
@@ -128,7 +146,7 @@ def test_other_convolutions_are_called(other, image):
     assert not is_by_columns(out) and torch.equal(out, conv(image))
 
 
-def test_contexts_in_which_the_convolution_is_called(conv, image):
+def test_contexts_in_which_the_convolution_is_called(conv, image, monkeypatch):
     assert is_by_columns(depthwise(conv, image))
     with use_backend('reference'):
         assert not is_by_columns(depthwise(conv, image))
@@ -136,6 +154,9 @@ def test_contexts_in_which_the_convolution_is_called(conv, image):
         assert depthwise(conv, image).dtype is torch.bfloat16
     with torch.no_grad():
         assert torch.equal(depthwise(conv, image), conv(image))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.mkldnn, 'enabled', False)
+        assert not is_by_columns(depthwise(conv, image))
     seen = []
     conv.register_forward_hook(lambda *_: seen.append(True))
     depthwise(conv, image)

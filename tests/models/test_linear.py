@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrizations
 from torch.profiler import profile
+from torch.utils.checkpoint import checkpoint
 
 from mmrest import RMT, ResT
 from mmrest.models.linear import by_onednn, linear
@@ -82,6 +83,10 @@ def test_result_may_be_overwritten(layer, tokens):
     found = torch.autograd.grad(linear(layer, tokens).add_(1).square().sum(), leaves)
     expected = torch.autograd.grad(layer(tokens).add_(1).square().sum(), leaves)
     torch.testing.assert_close(found, expected, **SUMS)
+    with torch.no_grad():
+        out = linear(layer, tokens)
+    assert out.add_(tokens.sum()).requires_grad
+    checkpoint(lambda x: linear(layer, x), tokens, use_reentrant=True).add_(1).sum().backward()
 
 
 def test_gradients_of_frozen_tensors_are_left_out(layer, tokens):

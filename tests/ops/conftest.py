@@ -19,6 +19,7 @@ def in_turn(params):
             pytest.importorskip('triton')
         if block_elements is not None:
             monkeypatch.setattr('mmrest.ops.block.CPU_BLOCK_ELEMENTS', block_elements)
+            monkeypatch.setattr('mmrest.ops.blocked_full.CPU_BLOCKS', 1)
         with use_backend(name):
             yield name
 

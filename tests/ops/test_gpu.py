@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmrest.ops import emsa, masa, use_backend
-from mmrest.ops.gpu import refuse_triton
+from mmrest.ops.gpu import _has_triton, refuse_triton
 from tests.ops.test_emsa import inputs
 from tests.ops.test_masa import inputs as maps
 from tests.ops.test_masa import tables_of
@@ -40,7 +40,8 @@ def test_large_heads():
 
 
 def test_without_triton(monkeypatch):
-    monkeypatch.setattr('mmrest.ops.gpu._has_triton', lambda: False)
+    monkeypatch.setattr('mmrest.ops.gpu._has_triton', _has_triton.__wrapped__)  # not remembered
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     assert refusal(*inputs(2, 5, 3)[:3]) == 'Triton is not installed'
 
 

@@ -156,16 +156,18 @@ def test_as_exact_as_the_plain_form(axial, batch, height, width, heads, dim, dty
 
 
 @pytest.mark.usefixtures('two_threads')
-@pytest.mark.parametrize('elements', [2**18, 2**13], ids=['one block', 'some rows'])
-@pytest.mark.parametrize('dim', [16, 96])
-def test_full_maps_multiplied_by_onednn(dim, elements, monkeypatch):
+@pytest.mark.parametrize(
+    'batch, heads, elements, blocks',
+    # A head's map whole, and two of its image rows at a time, of which the last one is small.
+    [(1, 1, 2**18, 1), (1, 1, 2**13, 8), (2, 3, 2**16, 6), (2, 2, 2**13, 4 * 8)],
+)
+def test_full_maps_multiplied_by_onednn(batch, heads, elements, blocks, monkeypatch):
     monkeypatch.setattr('mmrest.ops.block.CPU_BLOCK_ELEMENTS', elements)
     calls = []
     counted = functools.wraps(product)(lambda *args: calls.append(1) or product(*args))
     monkeypatch.setattr('mmrest.ops.blocked_full.product', counted)
-    compare(False, inputs(17, 29, 1, dim, batch=1), torch.float32)
-    # Forward twice and backward once, of two rows at a time; the last one alone is small.
-    assert len(calls) == (3 if elements == 2**18 else 3 * 8)
+    compare(False, inputs(17, 29, heads, 16, batch), torch.float32)
+    assert len(calls) == 3 * blocks  # forward twice and backward once
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, *HALF])

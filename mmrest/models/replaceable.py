@@ -7,8 +7,10 @@ from torch.nn.modules.module import _has_any_global_hook
 from .lean import is_plain
 
 
-def is_mere(layer: nn.Module, kind: type, x: Tensor) -> bool:
+def is_replaceable(layer: nn.Module, kind: type, x: Tensor) -> bool:
     """Whether a layer does nothing but the arithmetic of its kind, in float32 on a CPU.
+
+    It is not where plain steps are asked for, in graphs, and under autocast.
 
     Args:
         layer: it may be whatever has taken the layer's place.
