@@ -25,10 +25,14 @@ def depthwise(conv: nn.Module, x: Tensor) -> Tensor:
         conv: a depthwise convolution, or whatever has taken its place.
         x: (B, C, H, W).
     """
-    if torch.is_grad_enabled() and has_onednn() and is_replaceable(conv, nn.Conv2d, x):
-        if _has_five_columns(conv):
-            return by_columns(x, conv.weight, conv.bias)
-    return conv(x)
+    return by_columns(x, conv.weight, conv.bias) if _suits(conv, x) else conv(x)
+
+
+def _suits(conv: nn.Module, x: Tensor) -> bool:
+    """Whether there will be a backward pass that is faster by columns."""
+    if not torch.is_grad_enabled() or not is_replaceable(conv, nn.Conv2d, x):
+        return False
+    return has_onednn() and _has_five_columns(conv)
 
 
 def _has_five_columns(conv: nn.Conv2d) -> bool:
