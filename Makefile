@@ -1,31 +1,69 @@
-PYTHON ?= python3
 VENV ?= .venv
-VENV_CLS ?= .venv-cls
-TORCH ?=
 JOBS ?= 2
 
+# The environment remembers what it was made with; another choice makes it anew.
+recorded = $(shell sed -n 's/^$(1): //p' "$(VENV)/ready" 2>/dev/null)
+PYTHON ?= $(or $(call recorded,PYTHON),python3)
+TORCH ?= $(or $(call recorded,TORCH),-r requirements/torch.txt)
+OPERATORS ?= $(or $(call recorded,OPERATORS),torchvision)
+
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-seg test test-all test-faults lint docs env-cls demo-cls test-cls
+.PHONY: help env demo demo-seg demo-cls test test-all test-faults lint docs FORCE
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
-	@echo "PYTHON=, VENV= and TORCH= choose the interpreter, the folder of the environment and"
-	@echo "pip's arguments for torch, for instance make env TORCH='torch==2.4.1'; JOBS= is the"
-	@echo "number of processes that run the tests"
+	@echo "PYTHON= and VENV= select the interpreter and the folder of the environment."
+	@echo "TORCH= replaces pip's arguments for torch and torchvision, for instance"
+	@echo "  make env TORCH='torch torchvision --index-url https://download.pytorch.org/whl/cpu'"
+	@echo "OPERATORS=compiled compiles mmcv's operators, JOBS= is the number of test processes."
 
-env:  ## set up the environment in .venv; again: nothing
-	@$(PYTHON) requirements/install.py "$(VENV)" --torch "$(TORCH)"
+env: $(VENV)/ready  ## set up the environment in .venv, once
 
-demo: env  ## set up, draw a data set, learn it and show the outcome in work_dirs/demo
-	"$(VENV)/bin/python" tools/demo.py
+PIP = "$(VENV)/bin/python" -m pip --disable-pip-version-check install -q
 
-demo-seg: env  ## the same for segmentation, in work_dirs/demo-seg
-	"$(VENV)/bin/python" tools/demo.py semfpn --work-dir work_dirs/demo-seg
+$(VENV)/ready: $(wildcard requirements/*.txt) setup.py
+	@echo "[make env] creating $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) "$(VENV)"
+	@echo "[make env] installing $(TORCH)"
+	@$(PIP) $(TORCH)
+	@echo "[make env] installing mmdet, mmseg, mmpretrain and what the tests and documents need"
+	@$(PIP) $(patsubst %,-r requirements/%.txt,core det seg cls runtime optional tests docs)
+	@$(PIP) --no-build-isolation --no-deps -e .
+ifeq ($(OPERATORS),compiled)
+	@echo "[make env] compiling the operators of mmcv; this takes 10 to 40 minutes"
+	@$(PIP) -r requirements/compiled.txt
+	@"$(VENV)/bin/python" -m pip uninstall -q -y mmcv-lite
+	@MMCV_WITH_OPS=1 $(PIP) --no-cache-dir --no-deps --no-build-isolation mmcv==2.1.0
+	@"$(VENV)/bin/python" -c 'import mmcv._ext'
+else ifneq ($(OPERATORS),torchvision)
+	$(error OPERATORS is $(OPERATORS); use torchvision or compiled)
+endif
+	@"$(VENV)/bin/python" -W ignore -c \
+		'import mmrest, mmcv.ops, mmdet.models, mmseg.models, mmpretrain.models'
+	@printf '%s\n' 'PYTHON: $(PYTHON)' 'TORCH: $(TORCH)' 'OPERATORS: $(OPERATORS)' \
+		'clone: $(CURDIR)' > $@
+
+ifneq ($(PYTHON) $(TORCH) $(OPERATORS) $(CURDIR),$(call recorded,PYTHON) $(call \
+	recorded,TORCH) $(call recorded,OPERATORS) $(call recorded,clone))
+$(VENV)/ready: FORCE
+endif
+
+DEMO = "$(VENV)/bin/python" tools/demo.py
+
+demo: env  ## generate a dataset of shapes, train Mask R-CNN on it, see work_dirs/demo
+	$(DEMO)
+
+demo-seg: env  ## the same with Semantic FPN, see work_dirs/demo-seg
+	$(DEMO) semfpn --work-dir work_dirs/demo-seg
+
+demo-cls: env  ## the same with two classifiers, see work_dirs/demo-cls_*
+	$(DEMO) cls_rest_lite
+	$(DEMO) cls_rmt_t
 
 # Several processes of one thread each, a file of tests to each in turn.
 PYTEST = OMP_NUM_THREADS=1 "$(VENV)/bin/python" -m pytest -n $(JOBS) --dist loadfile
 
-test: env  ## set up and run the tests
+test: env  ## run the tests
 	$(PYTEST) -m "not slow"
 
 test-all: env  ## the same with the long grids
@@ -41,18 +79,3 @@ lint: env  ## check style, format and spelling
 
 docs: env  ## build the documentation into site/; open site/index.html
 	NO_MKDOCS_2_WARNING=1 "$(VENV)/bin/mkdocs" build --strict --quiet
-
-# Classification has an environment of its own: mmpretrain needs torchvision, which is built for one
-# torch only.
-env-cls:  ## set up the environment of classification in .venv-cls; again: nothing
-	@$(PYTHON) requirements/install.py "$(VENV_CLS)" --set cls --torch "$(TORCH)"
-
-demo-cls: env-cls  ## learn to classify, with ResT-Lite and RMT-T, in work_dirs/demo-cls_*
-	"$(VENV_CLS)/bin/python" tools/demo.py cls_rest_lite
-	"$(VENV_CLS)/bin/python" tools/demo.py cls_rmt_t
-
-# The tests that need neither mmdet nor mmseg, on a second release of torch.
-test-cls: env-cls  ## set up and run the tests of classification, and what needs no detector
-	OMP_NUM_THREADS=1 "$(VENV_CLS)/bin/python" -m pytest -n $(JOBS) --dist loadfile -m "not slow" \
-		tests/classification tests/models tests/checkpoint tests/ops/test_emsa.py \
-		tests/ops/test_masa.py --ignore tests/models/test_float32.py

@@ -5,6 +5,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+LIBRARIES = ('det', 'seg', 'cls')
 
 
 def requirements(name):
@@ -54,11 +55,12 @@ setup(
     package_data={'mmrest.apis': ['templates/*.html']},
     python_requires='>=3.8',
     install_requires=requirements('runtime'),
-    # What mmrest was tried with: python -m mmrest.check_env reads it from here.
+    # Each makes an empty environment complete; check_env compares the versions with what it finds.
     extras_require={
-        'cls': requirements('cls'),
+        **{name: requirements('core') + requirements(name) for name in LIBRARIES},
+        'all': sum(map(requirements, LIBRARIES), requirements('core')),
         'optional': requirements('optional'),
         'tests': requirements('tests') + requirements('optional'),
-        'mim': requirements('torch') + requirements('mminstall'),
+        'mim': requirements('mminstall'),
     },
 )

@@ -2,14 +2,17 @@
 
 Importing this package registers ``ResT`` and ``RMT``, and the parts that the configs use beside
 them, in MMEngine's root registries, where every OpenMMLab project finds them. It needs torch,
-mmengine and mmcv (mmcv-lite will do).
+mmengine and mmcv. To mmcv-lite it lends torchvision's operators, see :mod:`mmrest.operators`.
 """
 
 from .engine.invalid_loss import InvalidLossHook
 from .engine.loops import ResumableEpochLoop, ResumableIterLoop
 from .engine.saving import WholeCheckpointHook
 from .models import RMT, ResT
+from .operators import install as _install_operators
 from .version import __version__
+
+_install_operators()
 
 __all__ = [
     'RMT',

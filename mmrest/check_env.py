@@ -1,4 +1,4 @@
-"""``python -m mmrest.check_env``: what is installed, what was tried, what to do.
+"""``python -m mmrest.check_env``: what is installed, what is supported, what to do.
 
 Exit status 1 when something is broken. With ``--markdown`` it prints what belongs into an issue.
 """
@@ -20,6 +20,8 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from rich.console import Console
 from rich.table import Table
+
+from .operators import ENVIRONMENT_VARIABLE, describe
 
 
 class Package(NamedTuple):
@@ -94,6 +96,7 @@ def look() -> State:
             from mmcv.ops import get_compiling_cuda_version
 
             facts['mmcv cuda'] = get_compiling_cuda_version() != 'not available'
+            facts['operators'] = describe()
     return State(versions, faults, facts)
 
 
@@ -105,13 +108,13 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def tried_versions() -> Dict[str, str]:
-    """Distribution -> version that mmrest was tried with, as its own metadata says."""
+def supported_versions() -> Dict[str, str]:
+    """Distribution -> versions that the extras of mmrest ask for."""
     try:
         requirements = metadata.requires('mmrest') or []
     except metadata.PackageNotFoundError:
         return {}
-    return dict(re.findall(r'^([\w-]+)==([\w.]+)', '\n'.join(requirements), re.M))
+    return dict(re.findall(r'^([\w-]+) *\(?([=<>][^;)]*[^; )])', '\n'.join(requirements), re.M))
 
 
 def _number(version: str) -> Tuple[int, ...]:
@@ -131,23 +134,26 @@ def remedies(state: State) -> Dict[str, str]:
             found[package.module] = f'does not import ({faults[package.module]}): reinstall it'
     mmcv, mmcv_version = versions.get('mmcv', ('', ''))
     mmdet, mmdet_version = versions.get('mmdet', ('', ''))
+    swap = (
+        f'pip uninstall -y mmcv, then pip install mmcv-lite=={mmcv_version}: torchvision does the '
+        'work of its operators; or install the wheel of mmcv that was built for your torch'
+    )
     if facts.get('both mmcv'):
-        found['mmcv'] = (
-            'mmcv and mmcv-lite overwrite each other: pip uninstall both, then install mmcv'
-        )
+        found['mmcv'] = 'mmcv and mmcv-lite overwrite each other: uninstall both, then install one'
     elif mmcv == 'mmcv' and mmdet == 'mmdet' and _number(mmcv_version) >= (2, 2):
         found['mmcv'] = f'mmdet {mmdet_version} refuses mmcv from 2.2.0 on: pip install "mmcv<2.2"'
     elif {'mmdet', 'mmseg'} & versions.keys() and 'mmcv._ext' in faults and mmcv:
-        if mmcv == 'mmcv-lite':
-            found['mmcv'] = 'has no operators: pip uninstall mmcv-lite, then install mmcv'
+        if mmcv != 'mmcv-lite':
+            reason = faults['mmcv._ext']
+            found['mmcv'] = f'its compiled operators do not import ({reason}): {swap}'
+        elif os.environ.get(ENVIRONMENT_VARIABLE) == 'off':
+            found['mmcv'] = f'{ENVIRONMENT_VARIABLE}=off leaves it without operators: unset it'
         else:
-            found['mmcv'] = (
-                f'its operators do not import ({faults["mmcv._ext"]}): they were made for another '
-                'torch, or not at all; MMCV_WITH_OPS=1 pip install --no-cache-dir '
-                f'--force-reinstall --no-deps --no-build-isolation mmcv=={mmcv_version}'
+            found['torchvision'] = (
+                'mmcv-lite has no operators without it: install the release of your torch'
             )
     elif facts.get('cuda works') and facts.get('mmcv cuda') is False:
-        found['mmcv'] = 'its operators were built without CUDA: reinstall it with nvcc on the PATH'
+        found['mmcv'] = f'its operators were compiled without CUDA: {swap}'
     if facts.get('gpu') and 'torch' in versions and 'torch' not in faults:
         if not facts.get('torch cuda'):
             found['torch'] = 'there is a GPU, but this build has no CUDA: install a CUDA build'
@@ -156,7 +162,7 @@ def remedies(state: State) -> Dict[str, str]:
                 f'there is a GPU, but CUDA {facts["torch cuda"]} does not start: see nvidia-smi, '
                 'the driver may be too old for it'
             )
-    if 'torchvision' in found:
+    if 'torchvision' in found and 'mmpretrain' in versions:
         found['torchvision'] = 'mmpretrain imports it: install the release of your torch'
     for module in ('ftfy', 'regex'):
         if module in found:
@@ -194,8 +200,8 @@ def surroundings(state: State) -> Dict[str, str]:
     }
     if facts.get('cuda works'):
         found['GPU'] = '; '.join(_gpus())
-    if 'mmcv cuda' in facts:
-        found['operators of mmcv'] = f'made for {"CUDA" if facts["mmcv cuda"] else "the CPU"}'
+    if 'operators' in facts:
+        found['operators of mmcv'] = str(facts['operators'])
     if not {'torch', 'mmcv', 'mmengine'} & state.faults.keys() and 'torch' in state.versions:
         found['attention'] = _attention()
     return found
@@ -230,19 +236,26 @@ def _attention() -> str:
 
 
 def rows(state: State) -> List[Tuple[str, str, str, str]]:
-    """Distribution, version, version that was tried, and what to do, of each package."""
-    tried, broken = tried_versions(), remedies(state)
+    """Distribution, version, versions that are supported, and what to do, of each package."""
+    supported, broken = supported_versions(), remedies(state)
     found = []
     for package in PACKAGES:
         name, version = state.versions.get(package.module, (package.distributions[0], '-'))
         status = broken.get(package.module, 'fine')
         if version == '-' and package.module not in broken:
             status = f'only for {package.needed_by}'
-        found.append((name, version, tried.get(package.distributions[0], 'any'), status))
+        found.append(
+            (
+                name,
+                version,
+                supported.get(name, supported.get(package.distributions[0], 'any')),
+                status,
+            )
+        )
     return found
 
 
-COLUMNS = ('package', 'found', 'tried', 'what to do')
+COLUMNS = ('package', 'found', 'supported', 'what to do')
 
 
 def markdown(state: State) -> str:

@@ -85,7 +85,7 @@ class Chromium:
             pass
 
     def _receive(self):
-        end = time.monotonic() + 60
+        end = time.monotonic() + 600
         while b'\0' not in self._left:
             if not select([self._of], [], [], max(0, end - time.monotonic()))[0]:
                 raise TimeoutError('Chromium does not answer')

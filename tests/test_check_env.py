@@ -25,7 +25,13 @@ GOOD = State(
         'pycocotools': ('pycocotools', '2'),
     },
     faults={},
-    facts={'gpu': False, 'torch cuda': None, 'cuda works': False, 'mmcv cuda': False},
+    facts={
+        'gpu': False,
+        'torch cuda': None,
+        'cuda works': False,
+        'mmcv cuda': False,
+        'operators': 'compiled',
+    },
 )
 
 
@@ -61,15 +67,15 @@ def test_what_fits_is_fine():
         (
             changed(faults={'mmcv._ext': 'undefined symbol'}),
             'mmcv',
-            r'undefined symbol.*--no-cache',
+            r'undefined symbol.*pip uninstall -y mmcv, then pip install mmcv-lite==2\.1\.0',
         ),
         (
             changed({'mmcv': ('mmcv-lite', '2.1.0')}, {'mmcv._ext': 'No module'}),
-            'mmcv',
-            'has no operators: pip uninstall mmcv-lite',
+            'torchvision',
+            'mmcv-lite has no operators without it: install the release of your torch',
         ),
         (changed(both_mmcv=True), 'mmcv', 'overwrite each other'),
-        (changed(cuda_works=True, torch_cuda='12.6', gpu=True), 'mmcv', 'built without CUDA'),
+        (changed(cuda_works=True, torch_cuda='12.6', gpu=True), 'mmcv', 'compiled without CUDA'),
         (changed(without=('ftfy',)), 'ftfy', 'mmseg imports it without asking.*install ftfy'),
         (changed(without=('regex',)), 'regex', 'mmseg imports it without asking.*install regex'),
         (changed(gpu=True), 'torch', 'there is a GPU, but this build has no CUDA'),
@@ -93,6 +99,12 @@ def test_what_does_not_fit_is_named_with_its_remedy(state, module, remedy):
     assert re.search(remedy, found[module])
 
 
+def test_operators_that_were_turned_off(monkeypatch):
+    monkeypatch.setenv('MMREST_OPERATORS', 'off')
+    state = changed({'mmcv': ('mmcv-lite', '2.1.0')}, {'mmcv._ext': 'No module'})
+    assert 'MMREST_OPERATORS=off' in remedies(state)['mmcv']
+
+
 def test_table_and_exit_status(monkeypatch, capsys):
     monkeypatch.setattr(check_env, 'look', lambda: GOOD)
     assert check_env.main([]) == 0
@@ -111,9 +123,9 @@ def test_what_belongs_into_an_issue(monkeypatch, capsys):
         f'- Python: {re.escape(platform.python_version())}',
         r'- commit of mmrest: ([0-9a-f]{7,}(-dirty)?|none, it is installed)',
         '- GPU: none',
-        '- operators of mmcv: made for the CPU',
+        '- operators of mmcv: compiled',
         '- attention: reference, forced by MMREST_BACKEND',
-        r'\| mmdet \| 3\.3\.0 \| 3\.3\.0 \| fine \|',
+        r'\| mmdet \| 3\.3\.0 \| ==3\.3\.0 \| fine \|',
         r'\| ftfy \| - \| any \| mmseg imports it without asking for it: pip install ftfy \|',
     ):
         assert re.search(f'^{line}$', said, re.M), line
@@ -140,6 +152,6 @@ def test_this_environment_is_fine():
     assert remedies(check_env.look()) == {}
 
 
-def test_tried_versions_are_those_of_the_requirements():
-    assert check_env.tried_versions()['mmdet'] == '3.3.0'
-    assert 'torch' in check_env.tried_versions()
+def test_supported_versions_are_those_of_the_requirements():
+    assert check_env.supported_versions()['mmdet'] == '==3.3.0'
+    assert check_env.supported_versions()['torch'] == '>=2.1'

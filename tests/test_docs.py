@@ -33,7 +33,7 @@ PRINTED = {
     'docs/architecture.md': ['0 [1.0, 0.75, 0.562', '3 [1.0, 0.969, 0.938'],
     'docs/config_naming.md': ['with_cp=True'],
     'docs/index.md': [
-        'requirements/install.py ".venv-other" --torch "torch==2.13.0"',
+        'creating .venv-cpu with python3',
         'images to train on and 50 held out are in data/shapes',
         'own_coco.py is ready to train',
         'best so far: coco/segm_mAP',
@@ -190,7 +190,7 @@ def test_in_the_browser(site, tmp_path):
             assert all(url.startswith(('file:', 'data:')) for url in browser.requests)
             assert browser.value('document.documentElement.scrollWidth') == 360, page
         browser.call('Page.navigate', url=(site / 'index.html').as_uri() + '?q=decay')
-        found, end = '', time.monotonic() + 30
+        found, end = '', time.monotonic() + 600
         while 'matching' not in found and time.monotonic() < end:
             time.sleep(0.2)
             found = browser.value(

@@ -27,10 +27,9 @@ def test_table_of_networks(page):
 
 def test_versions():
     readme = (ROOT / 'README.md').read_text()
-    for file in ('torch', 'mminstall'):
-        for name, version in re.findall(
-            r'^(\w+)==(\S+)$', (ROOT / 'requirements' / f'{file}.txt').read_text(), re.M
-        ):
+    for file in ('torch', 'core', 'det', 'seg', 'cls'):
+        pins = (ROOT / 'requirements' / f'{file}.txt').read_text()
+        for name, version in re.findall(r'^([\w-]+)==([\w.]+)(?:; .* >= .*)?$', pins, re.M):
             assert f'{name} {version}' in readme
 
 

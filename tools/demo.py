@@ -1,5 +1,7 @@
 """Learn drawn shapes from scratch and show the outcome: see mmrest's main job within minutes."""
 
+import openmp  # noqa: F401, before torch
+
 import argparse
 import time
 from pathlib import Path

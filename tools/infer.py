@@ -1,5 +1,7 @@
 """Detect or segment in images, folders of them, and videos: pictures, COCO JSON, label maps."""
 
+import openmp  # noqa: F401, before torch
+
 import argparse
 import os.path as osp
 import sys

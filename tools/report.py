@@ -1,5 +1,7 @@
 """Write the report of a run: one HTML page with its config, curves, metrics and predictions."""
 
+import openmp  # noqa: F401, before torch
+
 import argparse
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Test a detector, segmentor or classifier: metrics, on request predictions and pictures."""
 
+import openmp  # noqa: F401, before torch
+
 import argparse
 import os
 import os.path as osp

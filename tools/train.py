@@ -1,5 +1,7 @@
 """Train a detector, segmentor or classifier from a config of mmrest or its OpenMMLab project."""
 
+import openmp  # noqa: F401, before torch
+
 import argparse
 import logging
 from typing import Optional

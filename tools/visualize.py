@@ -1,5 +1,7 @@
 """Draw what a backbone does: decay, attention, effective receptive field, feature pyramid."""
 
+import openmp  # noqa: F401, before torch
+
 import argparse
 from pathlib import Path
 from typing import Any, Dict, List, Tuple

@@ -18,6 +18,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..checkpoint import CheckpointError
+from ..operators import describe
 from .config import load_config, make_resumable, without_sync_bn
 from .devices import usable_device
 from .display import DisplayHook
@@ -251,6 +252,7 @@ def build_runner(cfg: Config) -> Runner:
         use_cpu_wrapper(cfg)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     runner.register_hook(DisplayHook())
+    print_log(f'operators of mmcv: {describe()}', 'current')
     if reverted:
         lacking = 'a process group' if torch.cuda.is_available() else 'CUDA'
         print_log(

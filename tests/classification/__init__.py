@@ -1,5 +1,5 @@
-"""What needs mmpretrain, as `make env-cls` installs it; elsewhere these tests are skipped."""
+"""What needs mmpretrain; without it these tests are skipped."""
 
 import pytest
 
-pytest.importorskip('mmpretrain', reason='mmpretrain is not installed: make test-cls')
+pytest.importorskip('mmpretrain', reason='mmpretrain is not installed')

@@ -24,7 +24,7 @@ CONFIGS = [
 ]
 ABLATIONS = [
     pytest.param('upernet_rmt_swin_t_160k', marks=pytest.mark.slow),
-    'upernet_rmt_deit_s_160k',
+    pytest.param('upernet_rmt_deit_s_160k', marks=pytest.mark.slow),
 ]
 
 
@@ -66,12 +66,11 @@ def prepared(request, coco_root, ade_root):
         yield model, cfg, *batches
 
 
-# Products in float16 take the CPU a minute a config.
-SLOW_FLOAT16 = pytest.param(torch.float16, marks=pytest.mark.slow)
+HALF = [pytest.param(t, marks=pytest.mark.slow) for t in (torch.bfloat16, torch.float16)]
 
 
 @pytest.mark.parametrize('prepared', CONFIGS, indirect=True)
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, SLOW_FLOAT16])
+@pytest.mark.parametrize('dtype', [torch.float32, *HALF])
 def test_step(prepared, dtype):
     check_step(prepared, dtype)
 

@@ -106,6 +106,7 @@ def test_export(kind, arch):
     assert_same_as_eager(network, program.module(), [*BATCH_AND_SIZES, (3, 64, 64)])
 
 
+@pytest.mark.slow
 @over_all
 def test_onnx(kind, arch, tmp_path):
     onnxruntime = pytest.importorskip('onnxruntime')

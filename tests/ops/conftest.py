@@ -4,9 +4,14 @@ import pytest
 
 from mmrest.ops import use_backend
 
-# The kernels of Triton run in its interpreter. PyTorch's form has all maps in one block, some rows
-# of one, or some samples.
-FUSED = [('triton', None), ('torch', None), ('torch', 40), ('torch', 1200)]
+# PyTorch's form has all maps in one block, some rows of one, or some samples. Triton's interpreter
+# takes a hundred times as long; make test leaves it to tests/ops/kernels.
+FUSED = [
+    pytest.param(('triton', None), marks=pytest.mark.slow),
+    ('torch', None),
+    ('torch', 40),
+    ('torch', 1200),
+]
 
 
 def in_turn(params):

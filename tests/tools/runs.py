@@ -120,7 +120,7 @@ def run(program, *args, cwd, check=True, **environ):
         env={'OMP_NUM_THREADS': '2', **os.environ, **environ},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     if check:
         assert done.returncode == 0, f'{program} failed:\n{done.stdout}\n{done.stderr}'

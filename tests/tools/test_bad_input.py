@@ -70,12 +70,12 @@ CASES = {
         [str(ROOT / 'configs/imagenet_rmt_t_300e.py')],
         'imagenet_rmt_t_300e.py needs mmpretrain, which is not installed: pip install mmrest[cls]',
     ),
-    'a test of it': (
+    'test of a classifier without mmpretrain': (
         'test',
         [str(ROOT / 'configs/imagenet_rest_lite_300e.py'), 'tiny.py'],
         'needs mmpretrain, which is not installed: pip install mmrest[cls]',
     ),
-    'its own parts alone': (
+    'parts of a classifier without mmpretrain': (
         'print_config',
         ['classifier.py'],
         'classifier.py needs mmpretrain, which is not installed: pip install mmrest[cls]',
@@ -856,12 +856,28 @@ def written(folder):
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob('*')}
 
 
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name == 'mmpretrain':
+            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+
+
+def hide_mmpretrain(monkeypatch):
+    """Have it look as if it were not installed, nor what needs it imported."""
+    for name in list(sys.modules):
+        if name.startswith(('mmrest.classification', 'mmpretrain')):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, 'meta_path', [Absent(), *sys.meta_path])
+
+
 @pytest.mark.parametrize('name', CASES)
 def test_one_line(name, folder, monkeypatch, capsys):
     program, args, message = CASES[name]
     before = written(folder)
     monkeypatch.chdir(folder)
     monkeypatch.delenv('DISPLAY', raising=False)
+    if 'without mmpretrain' in name:
+        hide_mmpretrain(monkeypatch)
     monkeypatch.setattr(sys, 'argv', [f'{program}.py', *args])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(ROOT / 'tools' / f'{program}.py'), run_name='__main__')

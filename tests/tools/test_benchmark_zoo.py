@@ -34,6 +34,7 @@ def data(coco_root, ade_root):
     return ['--coco', coco_root, '--ade', ade_root]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('how', [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_and_continued(folder, coco_root, ade_root, how):
     """Stopped during its second pair, it goes on with that one."""

@@ -50,14 +50,18 @@ MASKS = (*BOXES, 'mask AP', 'mask AP50')
 LABEL_MAPS = ('mIoU', 'mAcc', 'aAcc')
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     'method, work_dir, metrics',
     [
         ('maskrcnn', 'demo', MASKS),
-        ('cascade_maskrcnn', 'demo-cascade_maskrcnn', MASKS),
-        ('retinanet', 'demo-retinanet', BOXES),
+        slow('cascade_maskrcnn', 'demo-cascade_maskrcnn', MASKS),
+        slow('retinanet', 'demo-retinanet', BOXES),
         ('semfpn', 'demo-semfpn', LABEL_MAPS),
-        ('upernet', 'demo-upernet', LABEL_MAPS),
+        slow('upernet', 'demo-upernet', LABEL_MAPS),
     ],
 )
 def test_demo(tmp_path, method, work_dir, metrics):

@@ -142,6 +142,7 @@ def survives(home, whole, coco_root, kills, workers, seed):
     assert not list(folder.glob('.*.part'))
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_three_kills(home, whole, coco_root):
     survives(home, whole, coco_root, kills=3, workers=[0, 2], seed=0)

@@ -41,7 +41,7 @@ def script(name, *args, cwd, check=True, **variables):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=1800,
     )
     if check:
         assert done.returncode == 0, f'{name} failed:\n{done.stdout}'
@@ -260,7 +260,7 @@ def test_stopped(tmp_path, coco_root, how):
             command, cwd=tmp_path, env=environment(), stdout=output, stderr=output
         )
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 600
         while not re.search(r'Epoch\(train\) +\[ *3\]', (tmp_path / 'output').read_text()):
             assert job.poll() is None and time.monotonic() < until
             time.sleep(0.2)

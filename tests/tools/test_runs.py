@@ -161,7 +161,9 @@ tta_pipeline = [
 
 
 @pytest.mark.parametrize(
-    'text, out', [(RETINANET, 'boxes.pkl'), (SCALED, 'maps')], ids=['boxes', 'maps']
+    'text, out',
+    [(RETINANET, 'boxes.pkl'), pytest.param(SCALED, 'maps', marks=pytest.mark.slow)],
+    ids=['boxes', 'maps'],
 )
 def test_augmentation(tmp_path, coco_root, ade_root, text, out):
     """--tta goes through the whole set, with the weights of the checkpoint it was given."""

@@ -1,0 +1,523 @@
+"""Stand-in for ``mmcv._ext``: the functions that ``mmcv.ops`` calls, on torchvision and torch.
+
+Names and signatures are those of mmcv's ``csrc/pytorch/pybind.cpp``. Like the compiled functions,
+most of them write their results into tensors that the caller allocated. Forward and backward run
+on every device that torchvision runs on. Half precision is computed in float32.
+
+The file is loaded under the name ``mmcv._ext``, so that it must not import its neighbours.
+"""
+
+from typing import Any, Callable, List, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from torch import Tensor
+
+try:
+    import torchvision
+except Exception as error:  # a torchvision for another torch raises RuntimeError
+    raise ImportError(
+        f'torchvision does not import ({error}): install the release that belongs to torch '
+        f'{torch.__version__}'
+    ) from error
+
+# Its functions call these; the gradients are registered here alone.
+_torchvision = torch.ops.torchvision
+
+print_log(
+    f'mmcv has no compiled operators: torchvision {torchvision.__version__} is used instead',
+    'current',
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Return a function that says that an operator is missing: mmcv.ops wants every name."""
+    if name.startswith('__'):
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+    def missing(*args: Any, **kwargs: Any) -> Any:
+        _refuse(name)
+
+    return missing
+
+
+def _refuse(operator: str) -> None:
+    raise NotImplementedError(
+        f'the operator {operator} needs compiled mmcv, which is not installed: '
+        'pip uninstall mmcv-lite, then MMCV_WITH_OPS=1 pip install --no-build-isolation '
+        '"mmcv>=2.0.0,<2.2.0" (or the prebuilt wheel of your torch)'
+    )
+
+
+def get_compiler_version() -> str:
+    """Return what stands in for the compiler."""
+    return f'none (torchvision {torchvision.__version__})'
+
+
+def get_compiling_cuda_version() -> str:
+    """Return the CUDA version of torch, on which the operators run."""
+    return torch.version.cuda or 'not available'
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """Return a tensor in at least single precision."""
+    return tensor.float() if tensor.element_size() < 4 else tensor
+
+
+def _gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], grad: Tensor) -> List:
+    """Return the gradients of a function, which is computed again, in at least float32."""
+    with torch.enable_grad():
+        inputs = [_single(x.detach()).requires_grad_() for x in inputs]
+        output = function(*inputs)
+    return list(torch.autograd.grad(output, inputs, grad.to(output.dtype)))
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    """Return the indices of boxes that non-maximum suppression keeps, by falling score."""
+    boxes, scores = _single(boxes), _single(scores)
+    if offset:
+        boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
+    # mmcv compares in float32, torchvision in float64: 0.6 of float32 is above 0.6.
+    return _torchvision.nms(boxes, scores, float(np.float32(iou_threshold)))
+
+
+def softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> Tensor:
+    """Decay the scores of overlapping boxes: Bodla et al., Soft-NMS, 2017.
+
+    Args:
+        boxes: (N, 4), on the CPU.
+        scores: (N,).
+        dets: (N, 5), receives boxes and decayed scores, by falling score.
+        iou_threshold: overlap from which naive (0) and linear (1) decay begin.
+        sigma: width of the Gaussian (method 2).
+        min_score: a box whose score falls below it is dropped.
+        method: 0 naive, 1 linear, 2 Gaussian.
+        offset: added to widths and heights, 0 or 1.
+
+    Returns:
+        Indices of the boxes in `dets`.
+    """
+    table = torch.cat([_single(boxes), _single(scores)[:, None]], dim=1).numpy().copy()
+    indices = np.arange(len(table))
+    with np.errstate(invalid='ignore'):
+        first = 0
+        while first < len(table):
+            best = first + table[first:, 4].argmax()
+            table[[first, best]] = table[[best, first]]
+            indices[[first, best]] = indices[[best, first]]
+            rest = table[first + 1 :]
+            size = np.minimum(table[first, 2:4], rest[:, 2:4])
+            size = np.maximum(size - np.maximum(table[first, :2], rest[:, :2]) + offset, 0)
+            inter = size.prod(1)
+            areas = (table[first:, 2:4] - table[first:, :2] + offset).prod(1)
+            iou = inter / (areas[0] + areas[1:] - inter)
+            if method == 2:
+                weight = np.exp(-(iou * iou) / np.float32(sigma))
+            else:
+                weight = np.where(iou >= np.float32(iou_threshold), (1 - iou) * method, 1)
+            rest[:, 4] *= weight
+            kept = first + 1 + _compact(rest[:, 4] < np.float32(min_score))
+            order = np.concatenate([np.arange(first + 1), kept])
+            table, indices = table[order], indices[order]
+            first += 1
+    dets[: len(table)] = torch.from_numpy(table).to(dets)
+    return torch.from_numpy(indices)
+
+
+def _compact(dropped: np.ndarray) -> np.ndarray:
+    """Return the order of what is kept when the last kept one fills each gap.
+
+    Boxes of equal score come out in this order.
+    """
+    count = int((~dropped).sum())
+    order = np.arange(count)
+    last = count + np.flatnonzero(~dropped[count:])[::-1]
+    order[np.flatnonzero(dropped[:count])] = last
+    return order
+
+
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    *,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Average bilinear samples of each region: He et al., Mask R-CNN, section 3."""
+    if pool_mode == 0:
+        _refuse("roi_align with pool_mode='max'")
+    output.copy_(
+        _torchvision.roi_align(
+            _single(input),
+            _single(rois),
+            spatial_scale,
+            aligned_height,
+            aligned_width,
+            sampling_ratio,
+            aligned,
+        )
+    )
+
+
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    *,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Gradient of :func:`roi_align_forward`."""
+    grad_input.copy_(
+        _torchvision._roi_align_backward(
+            _single(grad_output),
+            _single(rois),
+            spatial_scale,
+            aligned_height,
+            aligned_width,
+            *grad_input.shape,
+            sampling_ratio,
+            aligned,
+        )
+    )
+
+
+def roi_pool_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax: Tensor,
+    *,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
+    """Maximum of each bin of each region: Girshick, Fast R-CNN, section 2.1.
+
+    Bins are those of mmcv, which rounds each edge; torchvision rounds the regions.
+    """
+    width = input.shape[3]
+    argmax.fill_(-1)
+    columns = _bins(rois[:, 1::2] * spatial_scale, pooled_width, spatial_scale, width)
+    rows = _bins(rois[:, 2::2] * spatial_scale, pooled_height, spatial_scale, input.shape[2])
+    for n, image in enumerate(rois[:, 0].int().tolist()):
+        for i, (top, bottom) in enumerate(rows[n]):
+            for j, (left, right) in enumerate(columns[n]):
+                if top < bottom and left < right:
+                    bin_ = input[image, :, top:bottom, left:right]
+                    output[n, :, i, j], index = bin_.flatten(1).max(1)
+                    y = torch.div(index, right - left, rounding_mode='floor')
+                    argmax[n, :, i, j] = (y + top) * width + index - y * (right - left) + left
+
+
+def _bins(edges: Tensor, count: int, spatial_scale: float, size: int) -> List:
+    """Return start and end of the bins of each region along an axis, of each (N, count, 2)."""
+    start, length = edges[:, :1], edges[:, 1:] - edges[:, :1] + spatial_scale
+    at = start + length / count * torch.arange(count + 1, device=edges.device)
+    bins = torch.stack([at[:, :-1].floor(), at[:, 1:].ceil()], dim=2).clamp(0, size)
+    return (bins * (length > 0)[:, :, None]).int().tolist()
+
+
+def roi_pool_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax: Tensor,
+    grad_input: Tensor,
+    *,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
+    """Gradient of :func:`roi_pool_forward`."""
+    _, channels, height, width = grad_input.shape
+    plane = rois[:, :1].long() * channels + torch.arange(channels, device=rois.device)
+    index = plane[:, :, None, None] * (height * width) + argmax
+    pooled = argmax >= 0
+    grad_input.view(-1).index_add_(0, index[pooled], grad_output[pooled])
+
+
+def deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    **geometry: int,
+) -> None:
+    """Deformable convolution without modulation: Dai et al., 2017, equation 2."""
+    bias = weight.new_zeros(len(weight))
+    output.copy_(_deform_conv(input, weight, offset, None, bias, _geometry_v1(geometry)))
+
+
+def deform_conv_backward_input(
+    input: Tensor,
+    offset: Tensor,
+    gradOutput: Tensor,
+    gradInput: Tensor,
+    gradOffset: Tensor,
+    weight: Tensor,
+    columns: Tensor,
+    **geometry: int,
+) -> None:
+    """Gradients of :func:`deform_conv_forward` by input and offset."""
+    bias = weight.new_zeros(len(weight))
+    grads = _deform_conv_backward(
+        gradOutput, input, weight, offset, None, bias, _geometry_v1(geometry)
+    )
+    gradInput.copy_(grads[0])
+    gradOffset.copy_(grads[2])
+
+
+def deform_conv_backward_parameters(
+    input: Tensor,
+    offset: Tensor,
+    gradOutput: Tensor,
+    gradWeight: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    scale: float,
+    **geometry: int,
+) -> None:
+    """Gradient of :func:`deform_conv_forward` by the weight, added to `gradWeight`."""
+    bias = gradWeight.new_zeros(len(gradWeight))
+    grads = _deform_conv_backward(
+        gradOutput, input, torch.zeros_like(gradWeight), offset, None, bias, _geometry_v1(geometry)
+    )
+    gradWeight.add_(grads[1].to(gradWeight), alpha=scale)
+
+
+def modulated_deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    with_bias: bool,
+    **geometry: int,
+) -> None:
+    """Modulated deformable convolution: Zhu et al., Deformable ConvNets v2, equation 1."""
+    bias = bias if with_bias else weight.new_zeros(len(weight))
+    output.copy_(_deform_conv(input, weight, offset, mask, bias, _geometry_v2(geometry)))
+
+
+def modulated_deform_conv_backward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    columns: Tensor,
+    grad_input: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_offset: Tensor,
+    grad_mask: Tensor,
+    grad_output: Tensor,
+    with_bias: bool,
+    **geometry: int,
+) -> None:
+    """Gradients of :func:`modulated_deform_conv_forward`."""
+    fake = bias if with_bias else weight.new_zeros(len(weight))
+    grads = _deform_conv_backward(
+        grad_output, input, weight, offset, mask, fake, _geometry_v2(geometry)
+    )
+    targets = [grad_input, grad_weight, grad_offset, grad_mask]
+    for target, grad in zip(targets + [grad_bias] * with_bias, grads):
+        target.copy_(grad)
+
+
+def _geometry_v1(named: dict) -> List[int]:
+    """Stride, padding, dilation, groups and offset groups, as torchvision orders them."""
+    names = ('dH', 'dW', 'padH', 'padW', 'dilationH', 'dilationW', 'group', 'deformable_group')
+    return [named[name] for name in names]
+
+
+def _geometry_v2(named: dict) -> List[int]:
+    pairs = [f'{name}_{axis}' for name in ('stride', 'pad', 'dilation') for axis in 'hw']
+    return [named[name] for name in (*pairs, 'group', 'deformable_group')]
+
+
+def _deform_conv(
+    input: Tensor, weight: Tensor, offset: Tensor, mask: Any, bias: Tensor, geometry: List[int]
+) -> Tensor:
+    tensors = _deform_tensors(input, weight, offset, mask, bias)
+    return _torchvision.deform_conv2d(*tensors, *geometry, mask is not None)
+
+
+def _deform_conv_backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Any,
+    bias: Tensor,
+    geometry: List[int],
+) -> Sequence[Tensor]:
+    """Return the gradients by input, weight, offset, mask and bias."""
+    tensors = _deform_tensors(input, weight, offset, mask, bias)
+    return _torchvision._deform_conv2d_backward(
+        _single(grad), *tensors, *geometry, mask is not None
+    )
+
+
+def _deform_tensors(
+    input: Tensor, weight: Tensor, offset: Tensor, mask: Any, bias: Tensor
+) -> List[Tensor]:
+    mask = input.new_zeros(len(input), 1) if mask is None else mask
+    return [_single(x) for x in (input, weight, offset, mask, bias)]
+
+
+def _sigmoid_focal_loss(
+    input: Tensor, target: Tensor, weight: Tensor, gamma: float, alpha: float
+) -> Tensor:
+    hit = target[:, None] == torch.arange(input.shape[1], device=input.device)
+    loss = F.binary_cross_entropy_with_logits(input, hit.to(input), reduction='none')
+    p = input.sigmoid()
+    loss = loss * torch.where(hit, alpha * (1 - p) ** gamma, (1 - alpha) * p**gamma)
+    return loss * weight[target][:, None] if len(weight) else loss
+
+
+def sigmoid_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, *, gamma: float, alpha: float
+) -> None:
+    """Focal loss of each class by itself: Lin et al., Focal Loss, equation 5.
+
+    Args:
+        input: logits, (N, C).
+        target: classes, (N,); others than 0 to C - 1 are background.
+        weight: one per class, or empty.
+        output: receives the losses, (N, C).
+        gamma: exponent that plays down sure predictions.
+        alpha: weight of the class, 1 - alpha that of the others.
+    """
+    output.copy_(_sigmoid_focal_loss(_single(input), target, weight, gamma, alpha))
+
+
+def sigmoid_focal_loss_backward(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    grad_input: Tensor,
+    *,
+    gamma: float,
+    alpha: float,
+) -> None:
+    """Gradient of :func:`sigmoid_focal_loss_forward`, each loss by its own logit."""
+    (grad,) = _gradients(
+        lambda x: _sigmoid_focal_loss(x, target, weight, gamma, alpha),
+        [input],
+        torch.ones_like(input),
+    )
+    grad_input.copy_(grad)
+
+
+def _softmax_focal_loss(
+    softmax: Tensor, target: Tensor, weight: Tensor, gamma: float, alpha: float
+) -> Tensor:
+    """Return the losses, (N,), of softmax scores; a negative target costs nothing."""
+    label = target.clamp(min=0)
+    p = softmax.gather(1, label[:, None])[:, 0]
+    loss = -alpha * (1 - p) ** gamma * p.clamp(min=torch.finfo(torch.float32).tiny).log()
+    if len(weight):
+        loss = loss * weight[label]
+    return torch.where(target >= 0, loss, torch.zeros_like(loss))
+
+
+def softmax_focal_loss_forward(
+    softmax: Tensor, target: Tensor, weight: Tensor, output: Tensor, *, gamma: float, alpha: float
+) -> None:
+    """Focal loss of the true class under a softmax, of shape (N,), written to `output`."""
+    output.copy_(_softmax_focal_loss(_single(softmax), target, weight, gamma, alpha))
+
+
+def softmax_focal_loss_backward(
+    softmax: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    buff: Tensor,
+    grad_input: Tensor,
+    *,
+    gamma: float,
+    alpha: float,
+) -> None:
+    """Gradient of :func:`softmax_focal_loss_forward` by the logits of the softmax."""
+    (grad,) = _gradients(
+        lambda x: _softmax_focal_loss(x, target, weight, gamma, alpha),
+        [softmax],
+        torch.ones_like(buff),
+    )
+    weighted = grad * softmax
+    grad_input.copy_(weighted - softmax * weighted.sum(1, keepdim=True))
+
+
+def _ms_deform_attn(
+    value: Tensor, spatial_shapes: Tensor, sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
+    return multi_scale_deformable_attn_pytorch(
+        value, spatial_shapes, sampling_locations, attention_weights
+    )
+
+
+def ms_deform_attn_forward(
+    value: Tensor,
+    value_spatial_shapes: Tensor,
+    value_level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    im2col_step: int,
+) -> Tensor:
+    """Multi-scale deformable attention, see mmcv: Zhu et al., Deformable DETR, equation 3."""
+    return _ms_deform_attn(value, value_spatial_shapes, sampling_locations, attention_weights)
+
+
+def ms_deform_attn_backward(
+    value: Tensor,
+    value_spatial_shapes: Tensor,
+    value_level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    grad_output: Tensor,
+    grad_value: Tensor,
+    grad_sampling_loc: Tensor,
+    grad_attn_weight: Tensor,
+    im2col_step: int,
+) -> None:
+    """Gradients of :func:`ms_deform_attn_forward`."""
+    grads = _gradients(
+        lambda value, *rest: _ms_deform_attn(value, value_spatial_shapes, *rest),
+        [value, sampling_locations, attention_weights],
+        grad_output,
+    )
+    for target, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads):
+        target.copy_(grad)

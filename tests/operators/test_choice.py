@@ -1,0 +1,59 @@
+"""Which operators mmcv gets: compiled ones first, torchvision's, or none."""
+
+import importlib.machinery
+import importlib.util
+import sys
+
+import pytest
+from mmengine.utils.dl_utils import mmcv_full_available
+
+from mmrest import operators
+
+
+@pytest.fixture
+def before_import(monkeypatch):
+    """A process in which mmrest has not been imported, nor mmcv.ops."""
+    others = [finder for finder in sys.meta_path if not isinstance(finder, operators._Finder)]
+    monkeypatch.setattr(sys, 'meta_path', others)
+    for name in [name for name in sys.modules if name.startswith(('mmcv.ops', 'mmcv._ext'))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delenv(operators.ENVIRONMENT_VARIABLE, raising=False)
+    if importlib.util.find_spec('mmcv._ext') is not None:
+        pytest.skip('mmcv has compiled operators here')
+
+
+def test_torchvision_takes_their_place_and_says_so_once(before_import, log):
+    operators.install()
+    operators.install()
+    assert sum(isinstance(finder, operators._Finder) for finder in sys.meta_path) == 1
+    assert operators.describe().startswith('torchvision ') and mmcv_full_available()
+    import mmcv.ops
+
+    assert mmcv.ops.get_compiler_version().startswith('none (torchvision ')
+    assert [line for line in log.messages if 'no compiled operators: torchvision' in line]
+
+
+def test_the_variable_turns_it_off(before_import, monkeypatch):
+    monkeypatch.setenv('MMREST_OPERATORS', 'off')
+    operators.install()
+    assert operators.describe() == 'none' and not mmcv_full_available()
+    monkeypatch.setenv('MMREST_OPERATORS', 'no')
+    with pytest.raises(ValueError, match="MMREST_OPERATORS is 'no'; use auto or off"):
+        operators.install()
+
+
+def test_without_torchvision_mmcv_stays_as_it_is(before_import, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torchvision', None)
+    operators.install()
+    assert operators.describe() == 'none' and not mmcv_full_available()
+
+
+def test_compiled_operators_are_left_alone(before_import, monkeypatch):
+    class Compiled:
+        def find_spec(self, name, path=None, target=None):
+            if name == 'mmcv._ext':
+                return importlib.machinery.ModuleSpec(name, None, origin='_ext.so')
+
+    operators.install()
+    sys.meta_path.insert(0, Compiled())
+    assert operators.describe() == 'compiled'

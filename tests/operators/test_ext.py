@@ -1,0 +1,175 @@
+"""Operators from torchvision and torch against compiled mmcv, and against definitions."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.operators.cases import REFERENCE, cases, sample, with_gradients
+
+CASES = cases()
+# Of the largest number. mmcv rounds half types at each step, and what it computed in float64 is
+# stored in float32.
+TOLERANCES = {torch.float16: 1e-2, torch.float32: 1e-6, torch.float64: 2e-7}
+
+
+@pytest.fixture(scope='module')
+def reference():
+    with np.load(REFERENCE) as arrays:
+        yield dict(arrays)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_equal_to_compiled_mmcv(name, reference):
+    outputs = CASES[name]()
+    for index, found in enumerate(outputs):
+        expected = torch.from_numpy(reference[f'{name}:{index}'])
+        assert found.shape == expected.shape
+        if ('nms' in name and 'gaussian' not in name) or not found.is_floating_point():
+            assert torch.equal(found, expected)
+        elif found.numel():
+            tolerance = TOLERANCES[found.dtype] * expected.abs().max().item()
+            torch.testing.assert_close(found, expected.to(found.dtype), rtol=0, atol=tolerance)
+
+
+def test_the_reference_holds_these_cases(reference):
+    assert {key.rpartition(':')[0] for key in reference} == set(CASES)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_where_mmcv_has_none(dtype):
+    from mmcv import ops
+
+    x, rois = sample(1, 2, 9, 9, dtype=dtype), torch.tensor([[0, 1.0, 2.0, 7.0, 8.0]])
+    found = ops.roi_align(x, rois.to(dtype), (3, 3), 1.0, 2, 'avg', True)
+    expected = ops.roi_align(x.float(), rois, (3, 3), 1.0, 2, 'avg', True)
+    assert found.dtype == dtype and torch.equal(found, expected.to(dtype))
+    boxes = torch.tensor([[0, 0, 8, 8], [0, 0, 8, 7], [4, 4, 9, 9]], dtype=dtype)
+    _, kept = ops.nms(boxes, torch.tensor([0.5, 0.75, 0.25], dtype=dtype), 0.5)
+    assert kept.tolist() == [1, 2]
+
+
+def pool_by_definition(x, rois, size, scale):
+    """RoIPool as mmcv's CUDA kernel defines it, bin by bin."""
+    pooled = torch.zeros(len(rois), x.shape[1], *size, dtype=x.dtype)
+    for n, (image, x1, y1, x2, y2) in enumerate(rois.tolist()):
+        w, h = (x2 + 1 - x1) * scale, (y2 + 1 - y1) * scale
+        for i in range(size[0]):
+            for j in range(size[1]):
+                top, bottom = (
+                    np.floor(y1 * scale + i * h / size[0]),
+                    y1 * scale + h / size[0] * (i + 1),
+                )
+                left, right = (
+                    np.floor(x1 * scale + j * w / size[1]),
+                    x1 * scale + w / size[1] * (j + 1),
+                )
+                rows = slice(int(max(top, 0)), int(max(np.ceil(bottom), 0)))
+                columns = slice(int(max(left, 0)), int(max(np.ceil(right), 0)))
+                bin_ = x[int(image), :, rows, columns]
+                if w > 0 and h > 0 and bin_.numel():
+                    pooled[n, :, i, j] = bin_.amax((1, 2))
+    return pooled
+
+
+def test_roi_pool():
+    from mmcv import ops
+
+    rois = torch.tensor([
+        [0, 1.0, 2.0, 16.0, 20.0], [1, -5.0, -3.0, 9.0, 6.0], [1, 20.0, 9.0, 90.0, 70.0],
+        [0, 9.0, 9.0, 4.0, 4.0], [0, 50.0, 60.0, 60.0, 70.0],
+    ], dtype=torch.float64)  # fmt: skip
+    x = sample(2, 3, 11, 7, dtype=torch.float64)
+    found = with_gradients(lambda x: ops.roi_pool(x, rois, (3, 2), 0.25), [x])
+    expected = with_gradients(lambda x: pool_by_definition(x, rois, (3, 2), 0.25), [x])
+    torch.testing.assert_close(found, expected)
+    assert found[0].count_nonzero() > 20
+    assert ops.roi_pool(x, rois[:0], (3, 2), 0.25).shape == (0, 3, 3, 2)
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+@pytest.mark.parametrize('reduction', ['none', 'mean', 'sum'])
+def test_sigmoid_focal_loss(weighted, reduction):
+    """Equation 5 of the paper; the class beyond the last one is background."""
+    from mmcv import ops
+
+    logits = sample(9, 5, scale=4, dtype=torch.float64)
+    target = torch.tensor([0, 1, 2, 3, 4, 4, 0, 2, 1] if weighted else [0, 1, 5, 3, 5, 4, 0, 2, 1])
+    weight = torch.linspace(0.5, 1.5, 5, dtype=torch.float64) if weighted else None
+
+    def definition(x):
+        hit = F.one_hot(target, 6)[:, :5].double()
+        p = torch.where(hit > 0, x.sigmoid(), 1 - x.sigmoid())
+        alpha = 0.25 * hit + 0.75 * (1 - hit)
+        loss = -alpha * (1 - p) ** 1.5 * p.log()
+        loss = loss if weight is None else loss * weight[target][:, None]
+        return {'none': loss, 'mean': loss.sum() / 9, 'sum': loss.sum()}[reduction]
+
+    found = with_gradients(
+        lambda x: ops.sigmoid_focal_loss(x, target, 1.5, 0.25, weight, reduction), [logits]
+    )
+    torch.testing.assert_close(found, with_gradients(definition, [logits]))
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+def test_softmax_focal_loss(weighted):
+    from mmcv import ops
+
+    logits = sample(9, 5, scale=2, dtype=torch.float64)
+    target = torch.tensor([0, 1, 2, 3, 4, 4, 0, 2, 1])
+    weight = torch.linspace(0.5, 1.5, 5, dtype=torch.float64) if weighted else None
+
+    def definition(x):
+        p = x.softmax(1).gather(1, target[:, None])[:, 0]
+        loss = -0.25 * (1 - p) ** 2 * p.log()
+        return (loss if weight is None else loss * weight[target]).sum()
+
+    found = with_gradients(
+        lambda x: ops.softmax_focal_loss(x, target, 2.0, 0.25, weight, 'sum'), [logits]
+    )
+    torch.testing.assert_close(found, with_gradients(definition, [logits]))
+
+
+def test_sure_predictions_stay_finite():
+    from mmcv import ops
+
+    logits = torch.tensor([[200.0, -200.0]])
+    for label in (0, 1):
+        loss, grad = with_gradients(
+            lambda x, label=label: ops.sigmoid_focal_loss(
+                x, torch.tensor([label]), 2.0, 0.25, None, 'none'
+            ),
+            [logits],
+        )
+        assert loss.isfinite().all() and grad.isfinite().all()
+
+
+def test_multi_scale_deformable_attention():
+    """The Function that mmcv takes on a GPU against the module's form on a CPU, in gradients."""
+    from mmcv.ops import multi_scale_deform_attn as ms
+
+    shapes = torch.tensor([[5, 7], [3, 4]])
+    start = torch.tensor([0, 35])
+    value = sample(2, 47, 2, 4, dtype=torch.float64)
+    locations = sample(2, 6, 2, 2, 3, 2, seed=1, dtype=torch.float64).sigmoid()
+    weights = sample(2, 6, 2, 2, 3, seed=2, dtype=torch.float64)
+    found = with_gradients(
+        lambda v, x, w: ms.MultiScaleDeformableAttnFunction.apply(v, shapes, start, x, w, 64),
+        [value, locations, weights],
+    )
+    expected = with_gradients(
+        lambda v, x, w: ms.multi_scale_deformable_attn_pytorch(v, shapes, x, w),
+        [value, locations, weights],
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize('operator', ['nms_match', "roi_align with pool_mode='max'"])
+def test_what_is_missing_is_named(operator):
+    from mmcv import ops
+
+    with pytest.raises(NotImplementedError, match=f'^the operator {operator} needs compiled mmcv'):
+        if operator == 'nms_match':
+            ops.nms_match(torch.rand(4, 5), 0.5)
+        else:
+            ops.roi_align(torch.rand(1, 1, 4, 4), torch.rand(1, 5), 2, 1.0, 0, 'max', True)
