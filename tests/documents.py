@@ -159,7 +159,7 @@ class Place:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=1800,
+            timeout=900,
         )
         self.printed += done.stdout
         assert done.returncode == 0, f'{text} failed:\n{done.stdout}'

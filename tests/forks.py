@@ -5,6 +5,9 @@ has it fork for each command: the command runs in a process of its own, with its
 folder, environment and streams, and the seconds of the imports are spent once.
 """
 
+import atexit
+import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -17,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 CLIENT = '''\
@@ -59,10 +63,21 @@ class Forks:
         self._temporary.cleanup()
 
 
+@functools.lru_cache(maxsize=None)
+def warm_folder() -> Path:
+    """Folder of the program `python` of this process; it ends with the process."""
+    if not hasattr(socket, 'send_fds'):  # Python 3.8
+        return Path(sys.executable).parent
+    forks = Forks()
+    atexit.register(forks.close)
+    return forks.folder
+
+
 def serve(address: str) -> None:
     """Import, and fork for each command that comes."""
-    for library in ('mmdet.apis', 'mmseg.apis'):
-        importlib.import_module(library)
+    for library in ('mmrest', 'mmdet.apis', 'mmseg.apis', 'mmpretrain.apis'):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(library)
 
     gc.freeze()  # or every collection of a child would copy what it looks at
     server = socket.socket(socket.AF_UNIX)
@@ -101,6 +116,19 @@ def _run(streams: list, arguments: list, folder: str, environ: dict) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environ)
+    status = None
+    try:
+        _execute(arguments, environ)
+    except SystemExit as end:
+        status = end.code
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    gc.collect()  # the frames of the command, and with them its loaders, which end their workers
+    sys.exit(status)
+
+
+def _execute(arguments: list, environ: dict) -> None:
     kind, *rest = arguments
     sys.path[0] = '' if kind in ('-c', '-m') else os.path.dirname(os.path.abspath(kind))
     sys.path[1:1] = environ.get('PYTHONPATH', '').split(os.pathsep)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.chromium import Chromium, needs_chromium
 from tests.documents import PAGES, Place, anchors, blocks, links, name
-from tests.forks import Forks
+from tests.forks import warm_folder
 from tests.tools.runs import ROOT
 
 # What the blocks of a page print, among other things.
@@ -55,9 +55,7 @@ PRINTED = {
 @pytest.fixture(scope='module')
 def programs():
     """Folder with a python that has imported everything."""
-    forks = Forks()
-    yield forks.folder
-    forks.close()
+    return warm_folder()
 
 
 RUN = [page for page in PAGES if {'bash', 'python'} & {block.language for block in blocks(page)}]

@@ -70,14 +70,14 @@ def test_registries_build_both(library, tmp_path):
         "custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)\n"
     )
     (tmp_path / 'build.py').write_text(BUILD)
-    done = run('build.py', library, cwd=tmp_path)
+    done = run('build.py', library, cwd=tmp_path, fresh=True)
     assert done.stdout.splitlines()[-2:] == ['mmrest.models.rest ResT', 'mmrest.models.rmt RMT']
 
 
 def test_mmdets_own_train_program(tmp_path, coco_root):
     (tmp_path / 'swapped.py').write_text(SWAPPED.replace('{root}', f'{coco_root}/'))
     mmdet = Path(importlib.metadata.distribution('mmdet').locate_file('mmdet'))
-    run(mmdet / '.mim' / 'tools' / 'train.py', 'swapped.py', cwd=tmp_path)
+    run(mmdet / '.mim' / 'tools' / 'train.py', 'swapped.py', cwd=tmp_path, fresh=True)
     work_dir = tmp_path / 'work_dirs' / 'swapped'
     assert (work_dir / 'iter_2.pth').is_file()
     (scalars,) = work_dir.glob('*/vis_data/scalars.json')
@@ -87,7 +87,12 @@ def test_mmdets_own_train_program(tmp_path, coco_root):
 
 def test_importing_needs_neither_mmdet_nor_mmseg_nor_operators(tmp_path):
     (tmp_path / 'blocked.py').write_text(BLOCKED)
-    assert run('blocked.py', cwd=tmp_path).stdout.split('\n')[-4:] == ['4', '4', '[]', '']
+    assert run('blocked.py', cwd=tmp_path, fresh=True).stdout.split('\n')[-4:] == [
+        '4',
+        '4',
+        '[]',
+        '',
+    ]
 
 
 def test_installing_asks_for_nothing_that_asks_for_more():

@@ -93,7 +93,7 @@ def test_an_epoch_and_an_evaluation(root):
 def test_a_missing_file_ends_a_run_with_one_line(root):
     missing = next((root / 'data' / 'imagenet' / 'labels' / 'disc').iterdir())
     missing.unlink()
-    done = train('tiny.py', cwd=root, check=False)
+    done = train('tiny.py', cwd=root, check=False, fresh=True)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if 'error: ' in line]
     path = f'data/imagenet/labels/disc/{missing.name}'

@@ -11,16 +11,11 @@ from mmrest.engine.config import dicts, without_sync_bn
 from tests.drawn import HEIGHT, WIDTH
 from tests.tools.runs import ROOT
 
-CONFIGS = [
-    f'{method}_{backbone}_{schedule}'
-    for method, schedule in (
-        ('retinanet', '1x'),
-        ('maskrcnn', '1x'),
-        ('cascade_maskrcnn', '1x'),
-        ('upernet', '160k'),
-        ('semfpn', '80k'),
-    )
-    for backbone in ('rest_lite', 'rmt_t')
+METHODS = {'retinanet': '1x', 'maskrcnn': '1x', 'upernet': '160k', 'semfpn': '80k'}
+BACKBONES = ('rest_lite', 'rmt_t')
+CONFIGS = [f'{m}_{backbone}_{METHODS[m]}' for m in METHODS for backbone in BACKBONES] + [
+    pytest.param(f'cascade_maskrcnn_{backbone}_1x', marks=pytest.mark.slow)
+    for backbone in BACKBONES
 ]
 ABLATIONS = [
     pytest.param('upernet_rmt_swin_t_160k', marks=pytest.mark.slow),

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from mmrest.engine.config import load_config, without_sync_bn
 from tests.drawn import CLASSES
+from tests.forks import warm_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -112,15 +113,19 @@ tta_pipeline = [
 """
 
 
-def run(program, *args, cwd, check=True, **environ):
-    """Run Python with a file and arguments; returns the finished process with its output."""
+def run(program, *args, cwd, check=True, fresh=False, **environ):
+    """Run Python with a file and arguments; returns the finished process with its output.
+
+    It is a fork of a process that has imported the libraries, or, with `fresh`, a new one.
+    """
+    python = sys.executable if fresh else warm_folder() / 'python'
     done = subprocess.run(
-        [sys.executable, str(program), *map(str, args)],
+        [str(python), str(program), *map(str, args)],
         cwd=cwd,
         env={'OMP_NUM_THREADS': '2', **os.environ, **environ},
         capture_output=True,
         text=True,
-        timeout=1800,
+        timeout=900,
     )
     if check:
         assert done.returncode == 0, f'{program} failed:\n{done.stdout}\n{done.stderr}'
@@ -175,7 +180,8 @@ torch.save(dict(state_dict=model.state_dict()), path)
 def save_weights(path, config, seed=0):
     """Save fresh weights for a config."""
     arguments = [str(argument) for argument in (path, config, seed)]
-    subprocess.run([sys.executable, '-c', WEIGHTS, *arguments], check=True, capture_output=True)
+    python = str(warm_folder() / 'python')
+    subprocess.run([python, '-c', WEIGHTS, *arguments], check=True, capture_output=True)
 
 
 def lay_out(folder, **texts):

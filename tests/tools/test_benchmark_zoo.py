@@ -84,6 +84,7 @@ def test_stopped_and_continued(folder, coco_root, ade_root, how):
     assert 'Epoch(test)' not in again.stdout and 'Iter(test)' not in again.stdout
 
 
+@pytest.mark.slow
 def test_another_checkpoint_is_another_pair(folder, coco_root, ade_root):
     """The same name with other weights is evaluated anew; one that fails spares the others."""
     state = torch.load(folder / 'detector.pth')['state_dict']

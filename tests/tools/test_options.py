@@ -164,5 +164,6 @@ def test_help_without_pycocotools(tmp_path):
     """Which segmentors and classifiers do without."""
     (tmp_path / 'script.py').write_text(WITHOUT_COCO)
     programs = [ROOT / 'tools' / f'{name}.py' for name in ('infer', 'report')]
-    done = run(tmp_path / 'script.py', *programs, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    paths = f'{ROOT}:{ROOT}/tools'
+    done = run(tmp_path / 'script.py', *programs, cwd=tmp_path, fresh=True, PYTHONPATH=paths)
     assert done.stdout.count('usage: ') == 2

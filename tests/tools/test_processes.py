@@ -41,7 +41,7 @@ def script(name, *args, cwd, check=True, **variables):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=1800,
+        timeout=900,
     )
     if check:
         assert done.returncode == 0, f'{name} failed:\n{done.stdout}'
@@ -171,6 +171,7 @@ def slurm(tmp_path):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_segmentor_is_evaluated_as_by_one(tmp_path, ade_root, slurm):
     """By the processes of a Slurm job."""
     (tmp_path / 'tiny.py').write_text(SEGMENTOR)
@@ -246,7 +247,9 @@ def rank_of(pid):
 
 
 @pytest.mark.skipif(not Path('/proc/self/environ').is_file(), reason='finds processes in /proc')
-@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    'how', [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_stopped(tmp_path, coco_root, how):
     """A process that dies takes the others with it; a job that is told to stop saves first."""
     (tmp_path / 'tiny.py').write_text(DETECTOR)
@@ -267,7 +270,7 @@ def test_stopped(tmp_path, coco_root, how):
         ranks = {rank_of(pid): pid for pid in children(job.pid)}
         assert {0, 1} <= ranks.keys()
         os.kill(ranks[1] if how == signal.SIGKILL else job.pid, how)
-        assert job.wait(timeout=40) != 0
+        assert job.wait(timeout=900) != 0
         for pid in (ranks[0], ranks[1]):
             assert not Path(f'/proc/{pid}').exists()
     finally:
