@@ -20,6 +20,9 @@ help:  ## list the commands
 env: $(VENV)/ready  ## set up the environment in .venv, once
 
 PIP = "$(VENV)/bin/python" -m pip --disable-pip-version-check install -q
+# Libraries keep their caches in the environment, too.
+RUN = XDG_CACHE_HOME="$(abspath $(VENV))/cache" MPLCONFIGDIR="$(abspath $(VENV))/cache" \
+	"$(VENV)/bin/python"
 
 $(VENV)/ready: $(wildcard requirements/*.txt) setup.py
 	@echo "[make env] creating $(VENV) with $(PYTHON)"
@@ -38,7 +41,7 @@ ifeq ($(OPERATORS),compiled)
 else ifneq ($(OPERATORS),torchvision)
 	$(error OPERATORS is $(OPERATORS); use torchvision or compiled)
 endif
-	@"$(VENV)/bin/python" -W ignore -c \
+	@$(RUN) -W ignore -c \
 		'import mmrest, mmcv.ops, mmdet.models, mmseg.models, mmpretrain.models'
 	@printf '%s\n' 'PYTHON: $(PYTHON)' 'TORCH: $(TORCH)' 'OPERATORS: $(OPERATORS)' \
 		'clone: $(CURDIR)' > $@
@@ -48,7 +51,7 @@ ifneq ($(PYTHON) $(TORCH) $(OPERATORS) $(CURDIR),$(call recorded,PYTHON) $(call 
 $(VENV)/ready: FORCE
 endif
 
-DEMO = "$(VENV)/bin/python" tools/demo.py
+DEMO = $(RUN) tools/demo.py
 
 demo: env  ## generate a dataset of shapes, train Mask R-CNN on it, see work_dirs/demo
 	$(DEMO)
@@ -61,7 +64,8 @@ demo-cls: env  ## the same with two classifiers, see work_dirs/demo-cls_*
 	$(DEMO) cls_rmt_t
 
 # Several processes of one thread each, a file of tests to each in turn.
-PYTEST = OMP_NUM_THREADS=1 "$(VENV)/bin/python" -m pytest -n $(JOBS) --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile \
+	--basetemp "$(abspath $(VENV))/pytest"
 
 test: env  ## run the tests
 	$(PYTEST) -m "not slow"
@@ -70,7 +74,7 @@ test-all: env  ## the same with the long grids
 	$(PYTEST)
 
 test-faults: env  ## kill trainings again and again, and fill disks
-	"$(VENV)/bin/python" -m pytest -m faults
+	$(RUN) -m pytest -m faults
 
 lint: env  ## check style, format and spelling
 	"$(VENV)/bin/ruff" check .
@@ -78,4 +82,4 @@ lint: env  ## check style, format and spelling
 	"$(VENV)/bin/codespell"
 
 docs: env  ## build the documentation into site/; open site/index.html
-	NO_MKDOCS_2_WARNING=1 "$(VENV)/bin/mkdocs" build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet

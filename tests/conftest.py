@@ -18,15 +18,6 @@ def _seeded():
     torch.manual_seed(0)
 
 
-@pytest.fixture
-def two_threads():
-    """With one, torch has no oneDNN compute 1x1 convolutions, and so no products."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope='session')
 def coco_root(tmp_path_factory):
     """Folder of a small drawn set in COCO's layout."""

@@ -48,7 +48,7 @@ def draw_scene(
         rng: source of all choices.
         height: pixels.
         width: pixels.
-        label: draw one shape, of this class; None draws one to four of any.
+        label: draw one shape, of this class; None draws up to six of any.
 
     Returns:
         The image, (height, width, 3) uint8 in OpenCV's channel order, and its shapes from back
@@ -56,7 +56,7 @@ def draw_scene(
     """
     image = _background(rng, height, width)
     shapes: List[Shape] = []
-    wanted = rng.integers(1, 5) if label is None else 1
+    wanted = rng.integers(2, 7) if label is None else 1
     for _ in range(40):
         if len(shapes) == wanted:
             break

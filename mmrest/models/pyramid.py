@@ -1,8 +1,7 @@
 """What the two families share: a pyramid of stages with OpenMMLab's habits."""
 
-import functools
 from abc import abstractmethod
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import (
     Callable,
     ClassVar,
@@ -21,10 +20,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..ops import chosen_backend, exactly_backend, in_graph
+from ..ops import chosen_backend, exactly_backend, in_graph, is_compiling
 from . import pretrained
 from .arch import Arch, check_rate, is_integer, is_positive_int
-from .lean import channels_first, has_hooks, is_plain, keep_heap, steps
 
 InitCfg = Union[dict, List[dict], None]
 
@@ -190,14 +188,6 @@ class PyramidBackbone(BaseModule):
                 f'{type(self).__name__} takes images of shape (B, {self.in_channels}, H, W), '
                 f'got {tuple(x.shape)}'
             )
-        if x.device.type == 'cpu' and not is_plain():
-            keep_heap()
-        with steps(plain=not in_graph() and has_hooks(self)):
-            return self._maps(x, after_stem)
-
-    def _maps(
-        self, x: Tensor, after_stem: Optional[Callable[[Tensor], Tensor]]
-    ) -> Tuple[Tensor, ...]:
         outputs = []
         for stage in range(self.num_stages):
             x = self.embedding(stage)(x)
@@ -282,20 +272,25 @@ class PyramidBackbone(BaseModule):
         pretrained.load(self, path, prefix, map_location)
 
 
+def channels_first(x: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W) for a convolution, without a copy in eager mode."""
+    x = x.permute(0, 3, 1, 2)
+    # torch 2.13's inductor raises "ValueRangeError: Invalid ranges [0:-1]" when it compares the
+    # strides of a permuted map of dynamic size; it gives a copy the layout that it likes.
+    return x.contiguous() if is_compiling() else x
+
+
 def _checkpoint(block: nn.Module, *inputs: Tensor) -> Tensor:
-    """Result of a block that the backward pass computes again, in the way it was computed."""
+    """Result of a block that the backward pass computes again, by the same backend."""
     if in_graph():  # which holds no contexts, and in which everything has one way
         return checkpoint(block, *inputs, use_reentrant=False)
-    as_now = functools.partial(_chosen, chosen_backend(), is_plain())
+    backend = chosen_backend()
     return checkpoint(
-        block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), as_now())
+        block,
+        *inputs,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), exactly_backend(backend)),
     )
-
-
-@contextmanager
-def _chosen(backend: Optional[str], plain: bool) -> Iterator[None]:
-    with exactly_backend(backend), steps(plain):
-        yield
 
 
 def _through_load_pretrained(cfg: dict) -> dict:

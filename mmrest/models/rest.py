@@ -14,10 +14,7 @@ from torch import Tensor, nn
 
 from ..ops import emsa
 from .arch import Arch, is_number, is_positive_int, resolve_arch
-from .by_rows import by_rows
-from .lean import add_into, channels_first, conv_norm, gated, gelu_of
-from .linear import linear
-from .pyramid import InitCfg, PyramidBackbone
+from .pyramid import InitCfg, PyramidBackbone, channels_first
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class PixelAttention(nn.Module):
         self.pa_conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return gated(self.pa_conv(x), x)
+        return x * self.pa_conv(x).sigmoid()
 
 
 class Stem(nn.Module):
@@ -81,8 +78,8 @@ class Stem(nn.Module):
         self.pos = PixelAttention(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(conv_norm(self.conv1, self.norm1, x))
-        x = self.act(conv_norm(self.conv2, self.norm2, x))
+        x = self.act(self.norm1(self.conv1(x)))
+        x = self.act(self.norm2(self.conv2(x)))
         return self.pos(self.conv3(x))
 
 
@@ -96,7 +93,7 @@ class PatchEmbed(nn.Module):
         self.pos = PixelAttention(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pos(conv_norm(self.conv, self.norm, x))
+        return self.pos(self.norm(self.conv(x)))
 
 
 class EMSA(nn.Module):
@@ -124,14 +121,14 @@ class EMSA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.attended(*self.projected(x))
-        return linear(self.proj, out.transpose(1, 2).reshape(x.shape))
+        return self.proj(out.transpose(1, 2).reshape(x.shape))
 
     def projected(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Queries (B, n, H * W, C / n), and keys and values of the reduced map."""
-        q = self._split_heads(linear(self.q, x))
+        q = self._split_heads(self.q(x))
         if self.sr is not None:
             x = self.sr_norm(self.sr(channels_first(x)).permute(0, 2, 3, 1))
-        k, v = (self._split_heads(part) for part in linear(self.kv, x).chunk(2, dim=-1))
+        k, v = (self._split_heads(part) for part in self.kv(x).chunk(2, dim=-1))
         return q, k, v
 
     def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -150,10 +147,11 @@ class MLP(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(self.fc2, gelu_of(linear(self.fc1, x)))
+        return self.fc2(self.act(self.fc1(x)))
 
 
 class Block(nn.Module):
@@ -170,12 +168,8 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = add_into(self.drop_path(self.attn(self.norm1(x))), x)
-        fed = by_rows(self._fed, (self.norm2, self.mlp), x, hidden=self.mlp.fc1.out_features)
-        return add_into(self.drop_path(fed), x)
-
-    def _fed(self, x: Tensor) -> Tensor:
-        return self.mlp(self.norm2(x))
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 @MODELS.register_module()

@@ -15,13 +15,9 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops import PositionTables, in_graph, masa, position_tables
+from ..ops import PositionTables, in_graph, is_compiling, masa, position_tables
 from .arch import Arch, is_number, is_positive_int, resolve_arch
-from .by_rows import by_rows
-from .depthwise import depthwise
-from .lean import add_into, channels_first, conv_norm, gelu_of, is_plain
-from .linear import linear
-from .pyramid import InitCfg, PyramidBackbone
+from .pyramid import InitCfg, PyramidBackbone, channels_first
 
 
 @dataclass(frozen=True)
@@ -198,15 +194,7 @@ class ConvStem(nn.Module):
         self.proj = nn.Sequential(*layers[:-1])  # no activation after the last norm
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_plain():
-            return self.proj(x)
-        # Convolution, norm and, but for the last one, activation.
-        for index in range(0, len(self.proj), 3):
-            conv, norm, *activations = self.proj[index : index + 3]
-            x = conv_norm(conv, norm, x)
-            for activation in activations:
-                x = gelu_of(x) if type(activation) is nn.GELU else activation(x)
-        return x
+        return self.proj(x)
 
 
 class PatchEmbed(nn.Module):
@@ -240,7 +228,7 @@ class Downsample(nn.Module):
         self.norm = build_norm_layer(norm_cfg, dim)[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv_norm(self.reduction, self.norm, x)
+        return self.norm(self.reduction(x))
 
 
 class PatchMerging(nn.Module):
@@ -255,7 +243,7 @@ class PatchMerging(nn.Module):
         x = _padded(x, 2).permute(0, 2, 3, 1)
         x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # B H/2 2 W/2 2 C
         x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # by column, row and channel, as Swin has them
-        return channels_first(linear(self.reduction, self.norm(x)))
+        return channels_first(self.reduction(self.norm(x)))
 
 
 def _stem(arch: RMTArch, in_channels: int, norm_cfg: dict) -> Union[ConvStem, PatchEmbed]:
@@ -278,15 +266,7 @@ class DWConv2d(nn.Module):
         self.conv = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return depthwise(self.conv, channels_first(x)).permute(0, 2, 3, 1)
-
-    def plus(self, x: Tensor, y: Tensor) -> Tensor:
-        """``self(x) + y``."""
-        if is_plain():
-            return self(x) + y
-        # Into the result itself: autograd copies where one writes into a view.
-        out = depthwise(self.conv, channels_first(x))
-        return add_into(out, channels_first(y)).permute(0, 2, 3, 1)
+        return self.conv(channels_first(x)).permute(0, 2, 3, 1)
 
 
 class RelPos2d:
@@ -315,7 +295,7 @@ class RelPos2d:
         self._kept: Dict[Tuple[int, int, torch.device], PositionTables] = {}
 
     def __call__(self, height: int, width: int, device: torch.device) -> PositionTables:
-        if torch.compiler.is_compiling():  # sizes may be symbols, and a graph keeps nothing
+        if is_compiling():  # sizes may be symbols, and a graph keeps nothing
             return self._make(height, width, device)
         key = (height, width, device)
         kept = self._kept.get(key)
@@ -363,15 +343,14 @@ class MaSA(nn.Module):
     def forward(self, x: Tensor, tables: PositionTables) -> Tensor:
         q, k, v = self.projected(x)
         out = masa(q, k, v, tables, self.axial).flatten(-2)
-        out = out if self.lepe is None else self.lepe.plus(v.flatten(-2), out)
-        return linear(self.out_proj, out)
+        if self.lepe is not None:
+            out = out + self.lepe(v.flatten(-2))
+        return self.out_proj(out)
 
     def projected(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (B, H, W, n, C / n) each."""
         projections = self.q_proj, self.k_proj, self.v_proj
-        q, k, v = (
-            linear(project, x).unflatten(-1, (self.num_heads, -1)) for project in projections
-        )
+        q, k, v = (project(x).unflatten(-1, (self.num_heads, -1)) for project in projections)
         return q, k, v
 
 
@@ -381,12 +360,15 @@ class FFN(nn.Module):
     def __init__(self, dim: int, hidden: int, conv: bool) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
         self.dwconv = DWConv2d(hidden, 3) if conv else None
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = gelu_of(linear(self.fc1, x))
-        return linear(self.fc2, x if self.dwconv is None else self.dwconv.plus(x, x))
+        x = self.act(self.fc1(x))
+        if self.dwconv is not None:
+            x = x + self.dwconv(x)
+        return self.fc2(x)
 
 
 class Block(nn.Module):
@@ -413,17 +395,12 @@ class Block(nn.Module):
             self.gamma_2 = nn.Parameter(torch.full((1, 1, 1, dim), float(layer_scale)))
 
     def forward(self, x: Tensor, tables: PositionTables) -> Tensor:
-        x = x if self.pos is None else self.pos.plus(x, x)
+        if self.pos is not None:
+            x = x + self.pos(x)
         attended = self.retention(self.retention_layer_norm(x), tables)
-        attended = self.gamma_1 * attended if self.has_layer_scale else attended
-        x = add_into(self.drop_path(attended), x)
-        layers = self.final_layer_norm, self.ffn
-        halo = 0 if self.ffn.dwconv is None else 1
-        fed = by_rows(self._fed, layers, x, hidden=self.ffn.fc1.out_features, halo=halo)
-        return add_into(self.drop_path(self.gamma_2 * fed if self.has_layer_scale else fed), x)
-
-    def _fed(self, x: Tensor) -> Tensor:
-        return self.ffn(self.final_layer_norm(x))
+        x = x + self.drop_path(self.gamma_1 * attended if self.has_layer_scale else attended)
+        fed = self.ffn(self.final_layer_norm(x))
+        return x + self.drop_path(self.gamma_2 * fed if self.has_layer_scale else fed)
 
 
 class Stage(nn.Module):

@@ -28,19 +28,3 @@ def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(ctx, tensor, *args)
 
     return wrapped
-
-
-def autocast_as_now(device: torch.device) -> Callable[[], ContextManager]:
-    """Maker of contexts in which autocast is what it is at the moment of this call.
-
-    Its cache is off there, because the weights are needed with gradients and without.
-    """
-    if device.type == 'meta':
-        return nullcontext
-    return functools.partial(
-        torch.autocast,
-        device.type,
-        dtype=torch.get_autocast_dtype(device.type),
-        enabled=torch.is_autocast_enabled(device.type),
-        cache_enabled=False,
-    )

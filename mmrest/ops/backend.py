@@ -72,7 +72,7 @@ class Operation:
         raise ValueError(f'{self.name}: the backend {forced!r} cannot run: {why}')
 
     def _log(self, backend: str, reason: str) -> None:
-        if not torch.compiler.is_compiling() and (backend, reason) not in self._logged:
+        if not is_compiling() and (backend, reason) not in self._logged:
             self._logged.add((backend, reason))
             _logger.debug('%s: %s cannot run: %s', self.name, backend, reason)
 
@@ -132,9 +132,15 @@ def always(*_: Any) -> None:
     """Refusal of an implementation that takes everything."""
 
 
+def is_compiling() -> bool:
+    """Whether torch.compile or torch.export is at work."""
+    found = getattr(torch.compiler, 'is_compiling', torch._dynamo.is_compiling)  # torch < 2.3
+    return found()
+
+
 def in_graph() -> bool:
     """Whether the network is being compiled, exported or traced, and not computed."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return is_compiling() or torch.jit.is_tracing()
 
 
 def refuse_in_graphs(*_: Any) -> Optional[str]:

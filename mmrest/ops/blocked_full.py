@@ -9,7 +9,6 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from .autocast import without_autocast
 from .block import block_elements
-from .onednn import product, suits_onednn
 from .positions import PositionTables
 from .rotation import Rotate
 
@@ -46,7 +45,7 @@ class _BlockedFull(Function):
                     decay_w[heads],
                 )
                 part = into[:, heads, rows]
-                part.copy_(_product(softmax, values_t[:, heads]).view(part.shape))
+                part.copy_((softmax @ values_t[:, heads].mT).view(part.shape))
         ctx.save_for_backward(q, k, v, decay_h, decay_w)
         return out
 
@@ -73,7 +72,7 @@ class _BlockedFull(Function):
                 grad_logits = torch.ops.aten._softmax_backward_data(
                     grad @ values_t[:, heads], softmax, -1, softmax.dtype
                 )
-                of_queries = _product(grad_logits, keys_t[:, heads])
+                of_queries = grad_logits @ keys_t[:, heads].mT
                 part.copy_(of_queries.mul_(scale).view(part.shape))
                 sum_k[:, heads] += grad_logits.mT @ query.flatten(2, 3).to(softmax.dtype)
             for total, of_map in ((sum_k.mul_(scale), grad_k), (sum_v, grad_v)):
@@ -132,11 +131,3 @@ def _softmax_of_decayed(q: Tensor, keys_t: Tensor, decay_h: Tensor, decay_w: Ten
     query = q.flatten(2, 3).flatten(0, 1).to(keys_t.dtype)
     logits = logits.baddbmm_(query, keys_t.flatten(0, 1), alpha=q.shape[-1] ** -0.5)
     return logits.softmax(-1).unflatten(0, q.shape[:2])
-
-
-def _product(maps: Tensor, values_t: Tensor) -> Tensor:
-    """``maps @ values`` for (B, n, R, M) and the transposed values (B, n, d, M)."""
-    is_single = len(maps) == maps.shape[1] == 1
-    if is_single and maps.dtype is torch.float32 and maps.is_cpu and suits_onednn(maps.numel()):
-        return product(maps[0, 0], values_t[0, 0])[None, None]
-    return maps @ values_t.mT

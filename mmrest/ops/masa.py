@@ -14,14 +14,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .autocast import autocast_off
 from .backend import Implementation, Operation, always, in_graph, refuse_in_graphs
-from .blocked_axial import masa_axial_blocked
 from .blocked_full import masa_full_blocked
 from .gpu import on_device_of, refuse_triton
 from .positions import PositionTables
 from .rotation import Rotate, rotate
-
-LONG = 256
-"""Length of an axis beyond which torch's fused attention is the fastest on a CPU."""
 
 
 def masa(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables, axial: bool) -> Tensor:
@@ -168,20 +164,6 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
     return attend(*(x.flatten(0, 1) for x in (q, k, v))).unflatten(0, q.shape[:2])
 
 
-def _refuse_blocked_axial(
-    q: Tensor, k: Tensor, v: Tensor, tables: PositionTables
-) -> Optional[str]:
-    """Why torch's fused attention is to be preferred to blocks of maps along the axes."""
-    if in_graph():
-        return refuse_in_graphs()
-    if q.device.type != 'cpu':
-        return f'torch has a fused attention for {q.device.type}'
-    if {q.dtype, k.dtype, v.dtype} not in ({torch.float32}, {torch.float64}):
-        return 'it is for float32 and float64'
-    longest = max(q.shape[1:3])
-    return f'torch is faster along axes of {longest} tokens' if longest > LONG else None
-
-
 def _refuse_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Optional[str]:
     return refuse_triton(q, k, v)
 
@@ -199,7 +181,6 @@ _axial = Operation(
     'axial MaSA',
     [
         Implementation('triton', masa_axial_triton, _refuse_triton),
-        Implementation('torch', masa_axial_blocked, _refuse_blocked_axial),
         Implementation('torch', masa_axial_fused, refuse_in_graphs),
         Implementation('torch', masa_axial_whole, always),
         Implementation('reference', masa_axial_reference, always),

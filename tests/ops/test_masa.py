@@ -1,7 +1,6 @@
 """MaSA, full and axial, against loops that compute one output token at a time."""
 
 import functools
-import importlib
 import math
 
 import pytest
@@ -15,7 +14,6 @@ from mmrest.ops import (
     position_tables,
     use_backend,
 )
-from mmrest.ops.onednn import product
 from mmrest.ops.positions import decay_table, rotary_tables
 from mmrest.ops.rotation import rotate
 from tests.ops.exactness import assert_as_exact, kept_bytes, spread
@@ -155,19 +153,14 @@ def test_as_exact_as_the_plain_form(axial, batch, height, width, heads, dim, dty
     compare(axial, inputs(height, width, heads, dim, batch), dtype)
 
 
-@pytest.mark.usefixtures('two_threads')
 @pytest.mark.parametrize(
-    'batch, heads, elements, blocks',
+    'batch, heads, elements',
     # A head's map whole, and two of its image rows at a time, of which the last one is small.
-    [(1, 1, 2**18, 1), (1, 1, 2**13, 8), (2, 3, 2**16, 6), (2, 2, 2**13, 4 * 8)],
+    [(1, 1, 2**18), (1, 1, 2**13), (2, 3, 2**16), (2, 2, 2**13)],
 )
-def test_full_maps_multiplied_by_onednn(batch, heads, elements, blocks, monkeypatch):
+def test_full_maps_in_blocks(batch, heads, elements, monkeypatch):
     monkeypatch.setattr('mmrest.ops.block.CPU_BLOCK_ELEMENTS', elements)
-    calls = []
-    counted = functools.wraps(product)(lambda *args: calls.append(1) or product(*args))
-    monkeypatch.setattr('mmrest.ops.blocked_full.product', counted)
     compare(False, inputs(17, 29, heads, 16, batch), torch.float32)
-    assert len(calls) == 3 * blocks  # forward twice and backward once
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, *HALF])
@@ -196,29 +189,6 @@ def compare(axial, tensors, dtype, times=2.0):
         return masa(spread(q), spread(k), v, tables_for(q), axial)
 
     assert_as_exact(chosen, plain, tensors, dtype, times)
-
-
-@pytest.mark.parametrize(
-    'height, width, dtype, is_blocked',
-    [
-        (5, 256, torch.float32, True),
-        (5, 7, torch.float64, True),
-        (5, 257, torch.float32, False),
-        (257, 5, torch.float32, False),
-        (5, 7, torch.bfloat16, False),
-    ],
-)
-def test_where_maps_of_axes_are_made_in_blocks(height, width, dtype, is_blocked):
-    q, k, v = (x.to(dtype).requires_grad_() for x in inputs(height, width))
-    out = masa(q, k, v, tables_of(height, width, 2, 4, torch.float32), axial=True)
-    assert (out.grad_fn.name() == '_BlockedAxialBackward') == is_blocked
-
-
-@pytest.mark.parametrize('batch', [1, 2])
-def test_fused_axes_are_as_exact(batch, monkeypatch):
-    """The form for long axes, where blocks would be made."""
-    monkeypatch.setattr(importlib.import_module('mmrest.ops.masa'), 'LONG', 0)
-    compare(True, inputs(7, 13, 2, 16, batch), torch.float32)
 
 
 @pytest.mark.parametrize('axial', [False, True])
