@@ -7,6 +7,10 @@ PYTHON ?= $(or $(call recorded,PYTHON),python3)
 TORCH ?= $(or $(call recorded,TORCH),-r requirements/torch.txt)
 OPERATORS ?= $(or $(call recorded,OPERATORS),torchvision)
 
+ifneq ($(word 2,$(VENV)),)
+$(error VENV must not contain spaces)
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help env demo demo-seg demo-cls test test-all test-faults lint docs FORCE
 

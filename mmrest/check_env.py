@@ -79,7 +79,9 @@ def look() -> State:
             with contextlib.suppress(metadata.PackageNotFoundError):
                 versions.setdefault(package.module, (name, metadata.version(name)))
     for module in (*(p.module for p in PACKAGES if p.module in versions), 'mmcv._ext'):
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stderr(
+            io.StringIO()
+        ), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter('ignore')
             try:
                 importlib.import_module(module)
@@ -95,8 +97,11 @@ def look() -> State:
         if 'mmcv._ext' not in faults:
             from mmcv.ops import get_compiling_cuda_version
 
-            facts['mmcv cuda'] = get_compiling_cuda_version() != 'not available'
             facts['operators'] = describe()
+            facts['compiled without CUDA'] = (
+                facts['operators'] == 'compiled'
+                and get_compiling_cuda_version() == 'not available'
+            )
     return State(versions, faults, facts)
 
 
@@ -152,7 +157,9 @@ def remedies(state: State) -> Dict[str, str]:
             found['torchvision'] = (
                 'mmcv-lite has no operators without it: install the release of your torch'
             )
-    elif facts.get('cuda works') and facts.get('mmcv cuda') is False:
+    elif (
+        facts.get('cuda works') and facts.get('operators') == 'compiled' and not facts['mmcv cuda']
+    ):
         found['mmcv'] = f'its operators were compiled without CUDA: {swap}'
     if facts.get('gpu') and 'torch' in versions and 'torch' not in faults:
         if not facts.get('torch cuda'):

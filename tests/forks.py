@@ -131,7 +131,7 @@ def _run(streams: list, arguments: list, folder: str, environ: dict) -> None:
 def _execute(arguments: list, environ: dict) -> None:
     kind, *rest = arguments
     sys.path[0] = '' if kind in ('-c', '-m') else os.path.dirname(os.path.abspath(kind))
-    sys.path[1:1] = environ.get('PYTHONPATH', '').split(os.pathsep)
+    sys.path[1:1] = filter(None, environ.get('PYTHONPATH', '').split(os.pathsep))
     if kind == '-c':
         sys.argv = ['-c', *rest[1:]]
         exec(compile(rest[0], '<string>', 'exec'), {'__name__': '__main__'})

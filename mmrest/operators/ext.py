@@ -76,11 +76,11 @@ def _gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], grad: 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Return the indices of boxes that non-maximum suppression keeps, by falling score."""
-    boxes, scores = _single(boxes), _single(scores)
+    boxes = _single(boxes)
     if offset:
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
     # mmcv compares in float32, torchvision in float64: 0.6 of float32 is above 0.6.
-    return _torchvision.nms(boxes, scores, float(np.float32(iou_threshold)))
+    return _torchvision.nms(boxes, scores.to(boxes.dtype), float(np.float32(iou_threshold)))
 
 
 def softnms(
@@ -167,7 +167,7 @@ def roi_align_forward(
     output.copy_(
         _torchvision.roi_align(
             _single(input),
-            _single(rois),
+            _single(rois).to(_single(input).dtype),
             spatial_scale,
             aligned_height,
             aligned_width,
@@ -195,7 +195,7 @@ def roi_align_backward(
     grad_input.copy_(
         _torchvision._roi_align_backward(
             _single(grad_output),
-            _single(rois),
+            _single(rois).to(_single(grad_output).dtype),
             spatial_scale,
             aligned_height,
             aligned_width,
@@ -222,8 +222,8 @@ def roi_pool_forward(
     """
     width = input.shape[3]
     argmax.fill_(-1)
-    columns = _bins(rois[:, 1::2] * spatial_scale, pooled_width, spatial_scale, width)
-    rows = _bins(rois[:, 2::2] * spatial_scale, pooled_height, spatial_scale, input.shape[2])
+    columns = _bins(_single(rois)[:, 1::2], pooled_width, spatial_scale, width)
+    rows = _bins(_single(rois)[:, 2::2], pooled_height, spatial_scale, input.shape[2])
     for n, image in enumerate(rois[:, 0].int().tolist()):
         for i, (top, bottom) in enumerate(rows[n]):
             for j, (left, right) in enumerate(columns[n]):
@@ -236,7 +236,8 @@ def roi_pool_forward(
 
 def _bins(edges: Tensor, count: int, spatial_scale: float, size: int) -> List:
     """Return start and end of the bins of each region along an axis, of each (N, count, 2)."""
-    start, length = edges[:, :1], edges[:, 1:] - edges[:, :1] + spatial_scale
+    start = edges[:, :1] * spatial_scale
+    length = (edges[:, 1:] + 1) * spatial_scale - start
     at = start + length / count * torch.arange(count + 1, device=edges.device)
     bins = torch.stack([at[:, :-1].floor(), at[:, 1:].ceil()], dim=2).clamp(0, size)
     return (bins * (length > 0)[:, :, None]).int().tolist()
@@ -401,8 +402,9 @@ def _sigmoid_focal_loss(
 ) -> Tensor:
     hit = target[:, None] == torch.arange(input.shape[1], device=input.device)
     loss = F.binary_cross_entropy_with_logits(input, hit.to(input), reduction='none')
-    p = input.sigmoid()
-    loss = loss * torch.where(hit, alpha * (1 - p) ** gamma, (1 - alpha) * p**gamma)
+    # Never 0, whose power below 1 has no gradient.
+    missed = torch.where(hit, -input, input).sigmoid().clamp(min=torch.finfo(input.dtype).tiny)
+    loss = loss * missed**gamma * torch.where(hit, alpha, 1 - alpha)
     return loss * weight[target][:, None] if len(weight) else loss
 
 
@@ -484,9 +486,9 @@ def _ms_deform_attn(
 ) -> Tensor:
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
-    return multi_scale_deformable_attn_pytorch(
-        value, spatial_shapes, sampling_locations, attention_weights
-    )
+    # grid_sample has no half types on a CPU, and rounds positions in them.
+    tensors = (_single(x) for x in (sampling_locations, attention_weights))
+    return multi_scale_deformable_attn_pytorch(_single(value), spatial_shapes, *tensors)
 
 
 def ms_deform_attn_forward(
@@ -498,7 +500,8 @@ def ms_deform_attn_forward(
     im2col_step: int,
 ) -> Tensor:
     """Multi-scale deformable attention, see mmcv: Zhu et al., Deformable DETR, equation 3."""
-    return _ms_deform_attn(value, value_spatial_shapes, sampling_locations, attention_weights)
+    out = _ms_deform_attn(value, value_spatial_shapes, sampling_locations, attention_weights)
+    return out.to(value.dtype)
 
 
 def ms_deform_attn_backward(

@@ -134,8 +134,9 @@ def always(*_: Any) -> None:
 
 def is_compiling() -> bool:
     """Whether torch.compile or torch.export is at work."""
-    found = getattr(torch.compiler, 'is_compiling', torch._dynamo.is_compiling)  # torch < 2.3
-    return found()
+    if not hasattr(torch.compiler, 'is_compiling'):  # torch < 2.3
+        return torch._dynamo.is_compiling()
+    return torch.compiler.is_compiling()
 
 
 def in_graph() -> bool:

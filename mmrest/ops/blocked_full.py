@@ -13,7 +13,7 @@ from .positions import PositionTables
 from .rotation import Rotate
 
 CPU_BLOCKS = 4
-"""Size of a block on a CPU, in those of other attentions: oneDNN is faster for some image rows."""
+"""Size of a block on a CPU, in those of other attentions."""
 
 
 def masa_full_blocked(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:

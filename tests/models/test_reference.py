@@ -28,7 +28,6 @@ def test_names_and_shapes(name):
 
 
 @needs_reference
-@pytest.mark.usefixtures('two_threads')
 @pytest.mark.parametrize('entry', FEATURE_MAPS, ids=entry_name)
 def test_feature_maps(entry):
     family, arch = entry['arch'], entry['variant']

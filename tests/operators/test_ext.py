@@ -44,6 +44,13 @@ def test_half_precision_where_mmcv_has_none(dtype):
     found = ops.roi_align(x, rois.to(dtype), (3, 3), 1.0, 2, 'avg', True)
     expected = ops.roi_align(x.float(), rois, (3, 3), 1.0, 2, 'avg', True)
     assert found.dtype == dtype and torch.equal(found, expected.to(dtype))
+    shapes, start = torch.tensor([[3, 4]]), torch.tensor([0])
+    value, place, weight = (
+        sample(1, *s, dtype=dtype) for s in ((12, 2, 4), (5, 2, 1, 3, 2), (5, 2, 1, 3))
+    )
+    attend = ops.multi_scale_deform_attn.MultiScaleDeformableAttnFunction.apply
+    found = attend(value, shapes, start, place.sigmoid(), weight, 64)
+    assert found.dtype == dtype and found.isfinite().all()
     boxes = torch.tensor([[0, 0, 8, 8], [0, 0, 8, 7], [4, 4, 9, 9]], dtype=dtype)
     _, kept = ops.nms(boxes, torch.tensor([0.5, 0.75, 0.25], dtype=dtype), 0.5)
     assert kept.tolist() == [1, 2]
@@ -130,14 +137,15 @@ def test_softmax_focal_loss(weighted):
     torch.testing.assert_close(found, with_gradients(definition, [logits]))
 
 
-def test_sure_predictions_stay_finite():
+@pytest.mark.parametrize('gamma', [0.5, 2.0])
+def test_sure_predictions_stay_finite(gamma):
     from mmcv import ops
 
     logits = torch.tensor([[200.0, -200.0]])
     for label in (0, 1):
         loss, grad = with_gradients(
             lambda x, label=label: ops.sigmoid_focal_loss(
-                x, torch.tensor([label]), 2.0, 0.25, None, 'none'
+                x, torch.tensor([label]), gamma, 0.25, None, 'none'
             ),
             [logits],
         )
