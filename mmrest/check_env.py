@@ -157,9 +157,7 @@ def remedies(state: State) -> Dict[str, str]:
             found['torchvision'] = (
                 'mmcv-lite has no operators without it: install the release of your torch'
             )
-    elif (
-        facts.get('cuda works') and facts.get('operators') == 'compiled' and not facts['mmcv cuda']
-    ):
+    elif facts.get('cuda works') and facts.get('compiled without CUDA'):
         found['mmcv'] = f'its operators were compiled without CUDA: {swap}'
     if facts.get('gpu') and 'torch' in versions and 'torch' not in faults:
         if not facts.get('torch cuda'):
