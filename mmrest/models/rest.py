@@ -128,8 +128,8 @@ class EMSA(nn.Module):
         q = self._split_heads(self.q(x))
         if self.sr is not None:
             x = self.sr_norm(self.sr(channels_first(x)).permute(0, 2, 3, 1))
-        k, v = (self._split_heads(part) for part in self.kv(x).chunk(2, dim=-1))
-        return q, k, v
+        k, v = self.kv(x).chunk(2, dim=-1)
+        return q, self._split_heads(k), self._split_heads(v)
 
     def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The attention of what :meth:`projected` gives, (B, n, H * W, C / n)."""

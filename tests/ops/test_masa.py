@@ -168,7 +168,8 @@ def test_full_maps_in_blocks(batch, heads, elements, monkeypatch):
 def test_logits_whose_exponentials_overflow(fused_backend, axial, dtype):
     q, k, v = inputs(7, 13, 2, 16, scale=7.0)
     assert torch.einsum('bhwnd,bijnd->bnhwij', q, k).max() / 16**0.5 > 89
-    compare(axial, (q, k, v), dtype)
+    # torch's fused attention rounds such logits once more than the plain form.
+    compare(axial, (q, k, v), dtype, times=3.0)
 
 
 def compare(axial, tensors, dtype, times=2.0):

@@ -15,7 +15,10 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
 train_cfg = dict(max_iters=2, val_interval=1)
 """
 MODELS = {
-    'maskrcnn_rmt_t': 'neck=dict(in_channels=[8, 16, 24, 32]), test_cfg=dict(rcnn=thr)',
+    'maskrcnn_rmt_t': (
+        'neck=dict(in_channels=[8, 16, 24, 32]), test_cfg=dict(rcnn=thr))\n'
+        "model['backbone']['norm_cfg'] = dict(num_groups=4"
+    ),
     'cascade_maskrcnn_rmt_t': 'neck=dict(in_channels=[8, 16, 24, 32]), test_cfg=dict(rcnn=thr)',
     'retinanet_rest_lite': 'neck=dict(in_channels=[16, 24, 32]), test_cfg=thr',
     'semfpn_rest_lite': 'neck=dict(in_channels=[8, 16, 24, 32])',

@@ -89,7 +89,7 @@ def home(tmp_path_factory):
 @pytest.fixture(scope='module')
 def whole(home, coco_root):
     """Work dir of the uninterrupted run."""
-    train(*arguments(home / 'whole', coco_root, 0), cwd=home, OMP_NUM_THREADS='2')
+    train(*arguments(home / 'whole', coco_root, 0), cwd=home, fresh=True, OMP_NUM_THREADS='2')
     return home / 'whole'
 
 
@@ -137,7 +137,7 @@ def survives(home, whole, coco_root, kills, workers, seed):
             folder = home / f'run_{seed}_{next(numbers)}'
         else:
             killed += 1
-    train(*arguments(folder, coco_root, next(workers)), cwd=home, OMP_NUM_THREADS='2')
+    train(*arguments(folder, coco_root, next(workers)), cwd=home, fresh=True, OMP_NUM_THREADS='2')
     assert_same(folder, whole)
     assert not list(folder.glob('.*.part'))
 
@@ -204,7 +204,7 @@ def test_a_truncated_checkpoint(home, whole, coco_root, tmp_path):
         if number == ITERATIONS:
             content = content[: len(content) // 2]
         (folder / f'iter_{number}.pth').write_bytes(content)
-    done = train(*arguments(folder, coco_root, 0), cwd=home, OMP_NUM_THREADS='2')
+    done = train(*arguments(folder, coco_root, 0), cwd=home, fresh=True, OMP_NUM_THREADS='2')
     output = done.stdout + done.stderr
     assert f'iter_{ITERATIONS}.pth cannot be read as a checkpoint' in output
     assert f'resumed epoch: 2, iter: {ITERATIONS - 1}' in output
@@ -235,7 +235,7 @@ def test_preemption(home, whole, coco_root, tmp_path):
     assert status == 75, errors
     assert 'interrupted.pth is saved, and tools/train.py --resume goes on from there' in errors
     assert 'Traceback' not in errors
-    train(*arguments(folder, coco_root, 0), cwd=home, OMP_NUM_THREADS='2')
+    train(*arguments(folder, coco_root, 0), cwd=home, fresh=True, OMP_NUM_THREADS='2')
     found, expected = (
         torch.load(f / f'iter_{ITERATIONS}.pth', weights_only=False)['state_dict']
         for f in (folder, whole)
