@@ -249,14 +249,8 @@ def rows(state: State) -> List[Tuple[str, str, str, str]]:
         status = broken.get(package.module, 'fine')
         if version == '-' and package.module not in broken:
             status = f'only for {package.needed_by}'
-        found.append(
-            (
-                name,
-                version,
-                supported.get(name, supported.get(package.distributions[0], 'any')),
-                status,
-            )
-        )
+        wanted = supported.get(name) or supported.get(package.distributions[0], 'any')
+        found.append((name, version, wanted, status))
     return found
 
 

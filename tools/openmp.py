@@ -1,8 +1,8 @@
 """Limit how long OpenMP's threads spin while they wait, unless a GPU works or the user decided.
 
-Torch's threads spin for each other. Beside another job on the same cores, each spins for one that
-is not running: a training step then takes four times as long instead of twice. Threads that sleep
-at once need a third longer on an idle machine, and those that spin briefly no longer than before.
+Torch's threads spin for each other. Beside another job on the same cores, each may spin for one
+that is not running, and takes its core from it. Threads that sleep at once cost time on an idle
+machine, because waking them takes longer than many operations do; so these spin, but briefly.
 OpenMP reads its environment when torch is loaded, so scripts import this module first.
 """
 

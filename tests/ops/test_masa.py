@@ -168,8 +168,8 @@ def test_full_maps_in_blocks(batch, heads, elements, monkeypatch):
 def test_logits_whose_exponentials_overflow(fused_backend, axial, dtype):
     q, k, v = inputs(7, 13, 2, 16, scale=7.0)
     assert torch.einsum('bhwnd,bijnd->bnhwij', q, k).max() / 16**0.5 > 89
-    # torch's fused attention rounds such logits once more than the plain form.
-    compare(axial, (q, k, v), dtype, times=3.0)
+    # In float32 the gradient of the values of torch's fused attention has 2.02 times the error.
+    compare(axial, (q, k, v), dtype, 2.1 if axial and dtype is torch.float32 else 2.0)
 
 
 def compare(axial, tensors, dtype, times=2.0):
