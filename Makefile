@@ -12,7 +12,7 @@ $(error VENV must not contain spaces)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-seg demo-cls test test-all test-faults lint docs FORCE
+.PHONY: help env demo demo-seg demo-cls test test-all test-versions test-faults lint docs FORCE
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -71,11 +71,22 @@ demo-cls: env  ## the same with two classifiers, see work_dirs/demo-cls_*
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile \
 	--basetemp "$(abspath $(VENV))/pytest"
 
-test: env  ## run the tests
-	$(PYTEST) -m "not slow"
+TESTS ?= tests
+
+test: env  ## run the tests, or those of TESTS=
+	$(PYTEST) -m "not slow" $(TESTS)
 
 test-all: env  ## the same with the long grids
-	$(PYTEST)
+	$(PYTEST) $(TESTS)
+
+# The ends of the supported range: an interpreter from pyenv, or from PATH.
+python_of = $(or $(lastword $(sort $(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python))),python$(1))
+VERSIONED = TESTS="$(addprefix tests/,models ops operators checkpoint engine)"
+
+test-versions:  ## test networks and runs with the oldest and the newest Python and torch
+	$(MAKE) test $(VERSIONED) VENV=$(VENV)-oldest PYTHON=$(call python_of,3.8) \
+		TORCH='torch==2.1.2 torchvision==0.16.2'
+	$(MAKE) test $(VERSIONED) VENV=$(VENV)-newest PYTHON=$(call python_of,3.13)
 
 test-faults: env  ## kill trainings again and again, and fill disks
 	$(RUN) -m pytest -m faults

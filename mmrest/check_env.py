@@ -57,6 +57,10 @@ PACKAGES = (
 )
 
 
+SUPPORTED = {'Python': ((3, 8), (3, 13)), 'torch': ((2, 1), (2, 14))}
+"""Oldest and newest release that mmrest was tried with; ``make test-versions`` runs both ends."""
+
+
 class State(NamedTuple):
     """What was found.
 
@@ -126,10 +130,29 @@ def _number(version: str) -> Tuple[int, ...]:
     return tuple(map(int, re.findall(r'\d+', version)[:3]))
 
 
+def supported_range(name: str) -> str:
+    """The range of :data:`SUPPORTED`, in words."""
+    return ' to '.join('.'.join(map(str, release)) for release in SUPPORTED[name])
+
+
+def outside(name: str, version: str) -> Optional[str]:
+    """What to know of a release that is not in :data:`SUPPORTED`; None for the others."""
+    oldest, newest = SUPPORTED[name]
+    release = _number(version)[:2]
+    if release < oldest:
+        return f'too old, mmrest supports {supported_range(name)}: install a newer one'
+    if release > newest:
+        return f'newer than what mmrest was tried with, {supported_range(name)}: run its tests'
+    return None
+
+
 def remedies(state: State) -> Dict[str, str]:
     """What is broken and what to do: module -> remedy."""
     found: Dict[str, str] = {}
     versions, faults, facts = state
+    torch_version = versions.get('torch', ('', ''))[1]
+    if torch_version and _number(torch_version)[:2] < SUPPORTED['torch'][0]:
+        found['torch'] = outside('torch', torch_version) or ''
     for package in PACKAGES:
         needed = package.needed_by is None or package.needed_by in versions
         if package.module not in versions and needed:
@@ -193,10 +216,10 @@ def commit() -> Optional[str]:
 
 def surroundings(state: State) -> Dict[str, str]:
     """What a run depends on besides packages, by name."""
-    facts = state.facts
+    facts, python = state.facts, platform.python_version()
     threads = os.environ.get('OMP_NUM_THREADS', 'not set')
     found = {
-        'Python': platform.python_version(),
+        'Python': f'{python} ({outside("Python", python) or "supported"})',
         'system': platform.platform(),
         'processor': f'{os.cpu_count()} cores, OMP_NUM_THREADS {threads}',
         'commit of mmrest': commit() or 'none, it is installed',
@@ -226,7 +249,7 @@ def _attention() -> str:
     """The backend that a backbone would take here, and why not the first one."""
     import torch
 
-    from .ops.backend import ENVIRONMENT_VARIABLE, forced_backend
+    from .ops.dispatch import ENVIRONMENT_VARIABLE, forced_backend
     from .ops.gpu import refuse_triton
 
     try:
@@ -246,11 +269,15 @@ def rows(state: State) -> List[Tuple[str, str, str, str]]:
     found = []
     for package in PACKAGES:
         name, version = state.versions.get(package.module, (package.distributions[0], '-'))
-        status = broken.get(package.module, 'fine')
+        status = broken.get(package.module)
+        if status is None and package.module in SUPPORTED:
+            status = outside(package.module, version)
         if version == '-' and package.module not in broken:
             status = f'only for {package.needed_by}'
+        if package.module in SUPPORTED:
+            supported[name] = supported_range(package.module)
         wanted = supported.get(name) or supported.get(package.distributions[0], 'any')
-        found.append((name, version, wanted, status))
+        found.append((name, version, wanted, status or 'fine'))
     return found
 
 

@@ -114,13 +114,26 @@ def test_table_and_exit_status(monkeypatch, capsys):
     assert 'pip install ftfy' in capsys.readouterr().out.replace('\n', ' ')
 
 
+def test_what_is_newer_than_what_was_tried(monkeypatch):
+    """It is no fault, and it is said."""
+    state = changed({'torch': ('torch', '2.99.0')})
+    assert remedies(state) == {}
+    (row,) = (row for row in check_env.rows(state) if row[0] == 'torch')
+    assert row[2:] == (
+        '2.1 to 2.14',
+        'newer than what mmrest was tried with, 2.1 to 2.14: run its tests',
+    )
+    monkeypatch.setattr('platform.python_version', lambda: '3.14.1')
+    assert check_env.surroundings(state)['Python'].startswith('3.14.1 (newer than what mmrest')
+
+
 def test_what_belongs_into_an_issue(monkeypatch, capsys):
     monkeypatch.setattr(check_env, 'look', lambda: changed(without=('ftfy',)))
     monkeypatch.setenv('MMREST_BACKEND', 'reference')
     assert check_env.main(['--markdown']) == 1
     said = capsys.readouterr().out
     for line in (
-        f'- Python: {re.escape(platform.python_version())}',
+        rf'- Python: {re.escape(platform.python_version())} \(supported\)',
         r'- commit of mmrest: ([0-9a-f]{7,}(-dirty)?|none, it is installed)',
         '- GPU: none',
         '- operators of mmcv: compiled',
@@ -150,6 +163,15 @@ def test_versions_stand_in_one_place():
 
 def test_this_environment_is_fine():
     assert remedies(check_env.look()) == {}
+
+
+def test_one_range_of_versions():
+    """The README, the documents and setup.py say what check_env says."""
+    python, torch = map(check_env.supported_range, ('Python', 'torch'))
+    for page in ('README.md', 'CONTRIBUTING.md', 'docs/index.md'):
+        text = (ROOT / page).read_text()
+        assert f'Python {python} and PyTorch {torch}' in text, page
+    assert f"python_requires='>={python.split()[0]}'" in (ROOT / 'setup.py').read_text()
 
 
 def test_supported_versions_are_those_of_the_requirements():

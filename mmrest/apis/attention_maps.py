@@ -93,7 +93,7 @@ def token_weights(attention: Union[EMSA, MaSA], inputs: Tuple[Any, ...], token: 
     makes them exact for every form of it and whatever a head does after the softmax: of axial
     MaSA these are the products of the weights along the height and along the width, of EMSA what
     mix and instance norm leave. The maps of other tokens are never in memory where the chosen
-    backend (see :mod:`mmrest.ops.backend`) keeps none.
+    backend (see :mod:`mmrest.ops.dispatch`) keeps none.
 
     Args:
         attention: a module.

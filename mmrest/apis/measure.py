@@ -24,7 +24,7 @@ class Job(NamedTuple):
 
     Attributes:
         network: key of OURS or PEERS.
-        backend: of the attention, see :mod:`mmrest.ops.backend`; None for peers.
+        backend: of the attention, see :mod:`mmrest.ops.dispatch`; None for peers.
         size: height and width of the images, pixels.
         batch: images.
         train: forward and backward, rather than forward without gradients.

@@ -349,9 +349,12 @@ class MaSA(nn.Module):
 
     def projected(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (B, H, W, n, C / n) each."""
-        projections = self.q_proj, self.k_proj, self.v_proj
-        q, k, v = (project(x).unflatten(-1, (self.num_heads, -1)) for project in projections)
-        return q, k, v
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        return self._split_heads(q), self._split_heads(k), self._split_heads(v)
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, n, C / n)."""
+        return x.unflatten(-1, (self.num_heads, -1))
 
 
 class FFN(nn.Module):

@@ -1,6 +1,6 @@
-"""The attention kernels: pure functions of tensors that import torch alone."""
+"""The attention of both papers: functions of tensors alone, which import nothing but torch."""
 
-from .backend import (
+from .dispatch import (
     BACKENDS,
     chosen_backend,
     exactly_backend,
@@ -11,7 +11,7 @@ from .backend import (
 )
 from .emsa import emsa, emsa_reference
 from .masa import masa, masa_axial_reference, masa_full_reference
-from .positions import PositionTables, position_tables
+from .masa.tables import PositionTables, position_tables
 
 __all__ = [
     'BACKENDS',

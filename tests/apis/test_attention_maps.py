@@ -87,7 +87,7 @@ def test_weights_by_their_equations(form):
 def masa_weights(module, x, tables):
     """Of the token (2, 4): of axial MaSA, P_H of its column times P_W of each row there."""
     q, k, _ = (part.double() for part in module.projected(x))
-    turn = torch.view_as_complex(tables.turn.double())[:, :, None]
+    turn = torch.view_as_complex(tables.cos_sin.double())[:, :, None]
     q, k = (
         torch.view_as_complex(part.unflatten(-1, (-1, 2)).contiguous()) * turn for part in (q, k)
     )

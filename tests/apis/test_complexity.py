@@ -15,7 +15,7 @@ from mmrest.apis.complexity import count, count_config, count_parts
 from mmrest.apis.networks import OURS, backbone_config, network_config, on_meta
 from mmrest.engine.errors import UsageError
 from mmrest.ops import BACKENDS, use_backend
-from tests.shared import needs_reference, reference
+from tests.reference import KEYS
 from tests.tools.runs import ROOT
 
 # In G at 224 x 224: all products of the backbone.
@@ -76,11 +76,10 @@ def test_backbones(name):
     assert sum(part.parameters for part in parts) == sum(p.numel() for p in network.parameters())
 
 
-@needs_reference
 @pytest.mark.parametrize('name', ATTENTION)
 def test_parameters_of_the_released_networks(name):
     """Of every part, by the names of the tensors in a released file."""
-    shapes = reference('checkpoint_keys')[name]
+    shapes = KEYS[name]
     network = backbone(name)
     trained = dict(network.named_parameters())
     expected = Counter()

@@ -10,16 +10,13 @@ from mmrest.engine.checks.weights import check_weights
 from mmrest.engine.config import load_config
 from mmrest.engine.guard import BeginningWeightsHook, WholeWeightsHook
 from tests.classification.networks import NETWORKS, build, config, released, released_name
-from tests.models.test_reference import TOLERANCE
-from tests.shared import needs_reference, reference, weights
+from tests.reference import CLASSIFICATION, KEYS, TOLERANCE, fill, image, samples
 from tests.tools.runs import ROOT
 
 PARAMETERS = {
     'rest_lite': 10508300, 'rest_small': 13679708, 'rest_base': 30327052, 'rest_large': 51676156,
     'rmt_t': 14334216, 'rmt_s': 26967240, 'rmt_b': 54154896, 'rmt_l': 95464864,
 }  # fmt: skip
-KEYS = reference('checkpoint_keys')
-ENTRIES = reference('classification') or []
 
 
 @pytest.mark.parametrize('name', NETWORKS)
@@ -53,8 +50,7 @@ def shapes(entry):
     return {**backbone, **entry['extra_keys']}
 
 
-@needs_reference
-@pytest.mark.parametrize('entry', ENTRIES, ids=lambda entry: entry['name'])
+@pytest.mark.parametrize('entry', CLASSIFICATION, ids=lambda entry: entry['name'])
 def test_names_and_shapes(entry):
     model = build(config(entry['name']), 'meta')
     assert sum(p.numel() for p in model.parameters()) == entry['parameters']
@@ -66,14 +62,13 @@ def test_names_and_shapes(entry):
     assert found == shapes(entry)
 
 
-@needs_reference
 @pytest.mark.parametrize(
-    'entry', [e for e in ENTRIES if 'logits' in e], ids=lambda entry: entry['name']
+    'entry', [e for e in CLASSIFICATION if 'logits' in e], ids=lambda entry: entry['name']
 )
 def test_logits(entry, tmp_path):
     """A file of released form gives the logits that the released code gives."""
-    given, logits = weights(), entry['logits']
-    tensors = given.fill(shapes(entry))
+    logits = entry['logits']
+    tensors = fill(shapes(entry))
     if entry['name'].startswith('rmt'):
         tensors['layers.0.Relpos.decay'] = torch.zeros(4)
     torch.save({'model': tensors}, tmp_path / 'x.pth')
@@ -81,10 +76,10 @@ def test_logits(entry, tmp_path):
     model.load_pretrained(str(tmp_path / 'x.pth'))
     batch, _, height, width = logits['image']
     with torch.no_grad():
-        found = model(given.image(batch, height, width, logits['seed']))
+        found = model(image(batch, height, width, logits['seed']))
     tolerance = TOLERANCE[entry['name'].split('_')[0]] * logits['std']
     expected = torch.tensor(logits['samples'])
-    torch.testing.assert_close(given.samples(found), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(samples(found), expected, rtol=0, atol=tolerance)
     assert float(found.mean()) == pytest.approx(logits['mean'], abs=tolerance)
     assert float(found.std()) == pytest.approx(logits['std'], abs=tolerance)
 

@@ -10,7 +10,7 @@ from mmrest import RMT, ResT
 from mmrest.checkpoint import CheckpointError
 from tests.models.networks import FAMILIES, TINY, randomised, tiny
 from tests.models.test_reference import assert_maps
-from tests.shared import needs_reference, reference, weights
+from tests.reference import CLASSIFICATION, FEATURE_MAPS, KEYS, fill
 
 both = pytest.mark.parametrize('family', FAMILIES)
 
@@ -118,15 +118,15 @@ NETWORKS = {'rmt': RMT, 'rest': ResT}
 @functools.lru_cache(maxsize=1)
 def released(name, kind):
     """Weights of one of the eight networks as a file of some kind holds them."""
-    shapes = dict(reference('checkpoint_keys')[name])
+    shapes = dict(KEYS[name])
     extra = {'neck.lateral_convs.0.conv.weight': [8, 8, 1, 1]}
     if kind == 'classification':
-        (entry,) = (e for e in reference('classification') if e['name'] == name)
+        (entry,) = (e for e in CLASSIFICATION if e['name'] == name)
         for missing in entry['not_in_classification_checkpoint']:
             del shapes[missing]
         extra = entry['extra_keys']
-    state = weights().fill(shapes)
-    return state, weights().fill(extra)
+    state = fill(shapes)
+    return state, fill(extra)
 
 
 CONTAINERS = [None, 'model', 'state_dict', 'model_ema', 'state_dict_ema']
@@ -151,7 +151,6 @@ def load_released(name, kind, container, prefix, path):
     return network
 
 
-@needs_reference
 @pytest.mark.parametrize('kind', ['detection', 'classification'])
 @pytest.mark.parametrize('name', ['rmt_t', 'rest_lite'])
 def test_released_files(name, kind, tmp_path):
@@ -163,16 +162,14 @@ def test_released_files(name, kind, tmp_path):
 
 
 @pytest.mark.slow
-@needs_reference
 @pytest.mark.parametrize('prefix', PREFIXES)
 @pytest.mark.parametrize('container', CONTAINERS)
 @pytest.mark.parametrize('kind', ['detection', 'classification'])
-@pytest.mark.parametrize('name', reference('checkpoint_keys'))
+@pytest.mark.parametrize('name', KEYS)
 def test_released_files_of_every_network(name, kind, container, prefix, tmp_path):
     load_released(name, kind, container, prefix, tmp_path / 'x.pth')
 
 
-@needs_reference
 @pytest.mark.parametrize('name', ['rmt_t', 'rmt_s', 'rest_lite', 'rest_small', 'rest_base'])
 def test_maps_of_a_released_file(name, tmp_path):
     """The path from a detector's file to the numbers of the released networks."""
@@ -180,7 +177,7 @@ def test_maps_of_a_released_file(name, tmp_path):
     family, arch = name.split('_')
     entry = next(
         entry
-        for entry in reference('feature_maps')
+        for entry in FEATURE_MAPS
         if (entry['arch'], entry['variant'], entry['norm_in_path']) == (family, arch, False)
     )
     assert_maps(network, entry)
@@ -209,7 +206,6 @@ def test_weights_of_the_network_with_a_part_that_is_switched_off(switch, tmp_pat
     assert equal(network, before)
 
 
-@needs_reference
 def test_what_is_not_of_a_network_names_whose_it_is(tmp_path):
     path = tmp_path / 'x.pth'
     for name, network, of in [

@@ -4,12 +4,9 @@ import pytest
 import torch
 
 from mmrest import RMT, ResT
-from tests.shared import needs_reference, reference, weights
+from tests.reference import FEATURE_MAPS, KEYS, TOLERANCE, fill, image, samples
 
 CLASSES = {'rmt': RMT, 'rest': ResT}
-KEYS = reference('checkpoint_keys')
-FEATURE_MAPS = reference('feature_maps') or []
-TOLERANCE = {'rmt': 1e-4, 'rest': 1e-3}  # of the map's standard deviation
 
 
 def entry_name(entry):
@@ -17,7 +14,6 @@ def entry_name(entry):
     return f'{entry["arch"]}_{entry["variant"]}-{size}' + '-path' * entry['norm_in_path']
 
 
-@needs_reference
 @pytest.mark.parametrize('name', KEYS)
 def test_names_and_shapes(name):
     family, arch = name.split('_')
@@ -27,12 +23,11 @@ def test_names_and_shapes(name):
     assert shapes == KEYS[name]
 
 
-@needs_reference
 @pytest.mark.parametrize('entry', FEATURE_MAPS, ids=entry_name)
 def test_feature_maps(entry):
     family, arch = entry['arch'], entry['variant']
     network = CLASSES[family](arch, **({'norm_in_path': True} if entry['norm_in_path'] else {}))
-    state = weights().fill(KEYS[f'{family}_{arch}'])
+    state = fill(KEYS[f'{family}_{arch}'])
     result = network.load_state_dict(state, strict=False)
     assert not result.unexpected_keys
     assert all('num_batches_tracked' in name for name in result.missing_keys)
@@ -41,15 +36,14 @@ def test_feature_maps(entry):
 
 def assert_maps(network, entry):
     """The feature maps of `network` are those of an entry of the reference."""
-    given = weights()
     batch, _, height, width = entry['image']
     with torch.no_grad():
-        maps = network.eval()(given.image(batch, height, width, entry['seed']))
+        maps = network.eval()(image(batch, height, width, entry['seed']))
     assert len(maps) == len(entry['levels'])
     for found, level in zip(maps, entry['levels']):
         assert list(found.shape) == level['shape']
         tolerance = TOLERANCE[entry['arch']] * level['std']
         expected = torch.tensor(level['samples'])
-        torch.testing.assert_close(given.samples(found), expected, rtol=0, atol=tolerance)
+        torch.testing.assert_close(samples(found), expected, rtol=0, atol=tolerance)
         assert float(found.mean()) == pytest.approx(level['mean'], abs=tolerance)
         assert float(found.std()) == pytest.approx(level['std'], abs=tolerance)

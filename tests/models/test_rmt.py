@@ -177,7 +177,7 @@ def test_without_one_part_everything_holds(switch):
 def test_without_decay_every_step_counts_alike():
     decayed, flat = (RelPos2d(8, 4, 2, 6, decay)(3, 5, CPU) for decay in (True, False))
     assert not flat.decay_h.any() and not flat.decay_w.any() and not flat.log_gamma.any()
-    assert torch.equal(flat.turn, decayed.turn)
+    assert torch.equal(flat.cos_sin, decayed.cos_sin)
     network = randomised(RMT(dict(SMALL, decay=False))).double().eval()
     assert not network.layers[0].rel_pos(3, 5, CPU).log_gamma.any()
     other = RMT(SMALL).double().eval()

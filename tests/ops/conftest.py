@@ -5,7 +5,7 @@ import pytest
 from mmrest.ops import use_backend
 
 # PyTorch's form has all maps in one block, some rows of one, or some samples. Triton's interpreter
-# takes a hundred times as long; make test leaves it to tests/ops/kernels.
+# takes a hundred times as long; make test leaves it to test_kernels.py.
 FUSED = [
     pytest.param(('triton', None), marks=pytest.mark.slow),
     ('torch', None),
@@ -21,10 +21,9 @@ def in_turn(params):
     def fixture(request, monkeypatch):
         name, block_elements = request.param
         if name == 'triton':
-            pytest.importorskip('triton')
+            pytest.importorskip('triton', '3.3')
         if block_elements is not None:
-            monkeypatch.setattr('mmrest.ops.block.CPU_BLOCK_ELEMENTS', block_elements)
-            monkeypatch.setattr('mmrest.ops.blocked_full.CPU_BLOCKS', 1)
+            monkeypatch.setattr('mmrest.ops.blocks.CPU_BLOCK_ELEMENTS', block_elements)
         with use_backend(name):
             yield name
 

@@ -1,15 +1,17 @@
 """What the Triton kernels take."""
 
+import sys
+
 import pytest
 import torch
 
-from mmrest.ops import emsa, masa, use_backend
-from mmrest.ops.gpu import _has_triton, refuse_triton
-from tests.ops.test_emsa import inputs
-from tests.ops.test_masa import inputs as maps
-from tests.ops.test_masa import tables_of
+from mmrest.ops import emsa, gpu, masa, use_backend
+from mmrest.ops.gpu import refuse_triton
+from tests.ops.emsa.test_emsa import inputs
+from tests.ops.masa.test_masa import inputs as maps
+from tests.ops.masa.test_masa import tables_of
 
-pytest.importorskip('triton')
+pytest.importorskip('triton', '3.3')
 
 
 def refusal(*tensors):
@@ -40,9 +42,12 @@ def test_large_heads():
 
 
 def test_without_triton(monkeypatch):
-    monkeypatch.setattr('mmrest.ops.gpu._has_triton', _has_triton.__wrapped__)  # not remembered
-    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    assert refusal(*inputs(2, 5, 3)[:3]) == 'Triton is not installed'
+    monkeypatch.setattr(gpu, '_triton_refusal', gpu._triton_refusal.__wrapped__)  # not remembered
+    tensors = inputs(2, 5, 3)[:3]
+    monkeypatch.setattr('triton.__version__', '3.2.0')
+    assert refusal(*tensors) == 'Triton 3.2.0 is older than 3.3'
+    monkeypatch.setitem(sys.modules, 'triton', None)
+    assert refusal(*tensors) == 'Triton is not installed'
 
 
 def test_graphs():

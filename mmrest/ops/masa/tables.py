@@ -1,9 +1,11 @@
 """What MaSA knows of positions: angles of rotation, and decays along the axes."""
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from ..rotary import rotary_tables, rotate
 
 
 class PositionTables(NamedTuple):
@@ -11,7 +13,7 @@ class PositionTables(NamedTuple):
 
     sin: Tensor  # H W d
     cos: Tensor  # H W d
-    turn: Tensor  # H W d/2 2, real and imaginary part of cos + i sin
+    cos_sin: Tensor  # H W d/2 2, one angle a pair of channels
     decay_h: Tensor  # n H H, logarithms
     decay_w: Tensor  # n W W
     log_gamma: Tensor  # n
@@ -56,16 +58,13 @@ def decay_table(log_gamma: Tensor, length: int) -> Tensor:
     return log_gamma[:, None, None] * distance
 
 
-def rotary_tables(frequencies: Tensor, tokens: int) -> Tuple[Tensor, Tensor]:
-    """Sine and cosine of ``position * frequency``.
+def full_decay(tables: PositionTables) -> Tensor:
+    """Logarithm of the decay between all tokens, (n, H * W, H * W)."""
+    decay = tables.decay_h[:, :, None, :, None] + tables.decay_w[:, None, :, None, :]
+    tokens = decay.shape[1] * decay.shape[2]
+    return decay.reshape(-1, tokens, tokens)
 
-    Args:
-        frequencies: radians a position, (d / 2,).
-        tokens: number of positions.
 
-    Returns:
-        Sine and cosine, (tokens, d) each: neighbouring channels share a frequency.
-    """
-    position = torch.arange(tokens, device=frequencies.device, dtype=frequencies.dtype)
-    angle = position[:, None] * frequencies.repeat_interleave(2)
-    return angle.sin(), angle.cos()
+def rotated(x: Tensor, tables: PositionTables) -> Tensor:
+    """Queries or keys (B, H, W, n, d), rotated by the angle of their token."""
+    return rotate(x, tables.sin[:, :, None], tables.cos[:, :, None])

@@ -1,27 +1,73 @@
-"""Full MaSA in blocks of its maps, with a backward pass of its own that makes them again."""
+"""MaSA in PyTorch: axes through its fused attention, all tokens in blocks of the maps."""
 
 from typing import Iterator, List, Optional, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .autocast import without_autocast
-from .block import block_elements
-from .positions import PositionTables
-from .rotation import Rotate
+from ..autocast import autocast_off, without_autocast
+from ..blocks import block_elements
+from ..dispatch import in_graph
+from ..rotary import Rotate
+from .tables import PositionTables, full_decay, rotated
 
-CPU_BLOCKS = 4
-"""Size of a block on a CPU, in those of other attentions."""
+
+def masa_axial_fused(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Axial :func:`mmrest.ops.masa` through torch's fused attention, which stores no map."""
+    q, k = Rotate.apply(q, tables.cos_sin), Rotate.apply(k, tables.cos_sin)
+    with autocast_off(q.device):
+        return _axes(q, k, v, tables)
+
+
+def _axes(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Axial attention of rotated queries and keys."""
+    v = _fused_attention(q, k, v, tables.decay_w)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # B W H n d
+    return _fused_attention(q, k, v, tables.decay_h).transpose(1, 2)
+
+
+def masa_axial_whole(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Axial :func:`mmrest.ops.masa` of plain operations, which compilers and exporters take."""
+    q, k = rotated(q, tables), rotated(k, tables)
+    return _axes(q, k, v, tables)
+
+
+def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
+    """``softmax(q k^T / sqrt(d) + decay) v`` along the third dimension of (B, P, L, n, d)."""
+    mask = decay[None].to(q.dtype)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The same for (P, L, n, d), which is what torch's fused attention takes."""
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+    if in_graph():  # where the number of samples may be a symbol
+        return attend(*(x.flatten(0, 1) for x in (q, k, v))).unflatten(0, q.shape[:2])
+    if len(q) == 1:
+        return attend(q[0], k[0], v[0])[None]
+    if q.device.type == 'cpu' and len(q) > 1:
+        # To join the first two dimensions would copy all three maps where they are transposed.
+        return torch.stack([attend(*sample) for sample in zip(q, k, v)])
+    return attend(*(x.flatten(0, 1) for x in (q, k, v))).unflatten(0, q.shape[:2])
+
+
+def masa_full_whole(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Full :func:`mmrest.ops.masa` of plain operations, which compilers and exporters take."""
+    decay = full_decay(tables)
+    q, k = rotated(q, tables), rotated(k, tables)
+    flat = (x.flatten(1, 2)[:, None] for x in (q, k, v))
+    return _fused_attention(*flat, decay).reshape(v.shape)
 
 
 def masa_full_blocked(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Full :func:`masa` in memory linear in H W: some rows of the image's queries at a time.
+    """Full :func:`mmrest.ops.masa` in memory linear in H W: some image rows of queries at a time.
 
     The decay of a block is made where it is used, and the backward pass makes the blocks again.
     """
-    q, k = Rotate.apply(q, tables.turn), Rotate.apply(k, tables.turn)
+    q, k = Rotate.apply(q, tables.cos_sin), Rotate.apply(k, tables.cos_sin)
     return _BlockedFull.apply(q, k, v, tables.decay_h, tables.decay_w)
 
 
@@ -84,18 +130,18 @@ class _BlockedFull(Function):
 def _blocks(q: Tensor) -> Iterator[Tuple[slice, List[Tuple[slice, slice]]]]:
     """Ranges of samples, and for each its ranges of heads and image rows, that make blocks.
 
-    A block of maps holds about :func:`~mmrest.ops.block.block_elements`, on a CPU
-    :data:`CPU_BLOCKS` times as many, and never less than one image row of one head.
+    A block of maps holds about :func:`~mmrest.ops.blocks.block_elements`, and never less than
+    one image row of one head.
 
     Args:
         q: queries, (B, H, W, n, d).
     """
     batch, height, width, heads, _ = q.shape
-    most = block_elements(q.device) * (CPU_BLOCKS if q.is_cpu else 1)
+    limit = block_elements(q.device)
     row_elements = width * height * width
-    rows = min(height, max(1, most // row_elements))
-    heads_at_once = min(heads, max(1, most // (rows * row_elements)))
-    group = max(1, most // (heads * height * row_elements))
+    rows = min(height, max(1, limit // row_elements))
+    heads_at_once = min(heads, max(1, limit // (rows * row_elements)))
+    group = max(1, limit // (heads * height * row_elements))
     blocks = [
         (slice(head, head + heads_at_once), slice(row, row + rows))
         for head in range(0, heads, heads_at_once)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmrest.ops import emsa, use_backend
-from mmrest.ops.backend import (
+from mmrest.ops.dispatch import (
     ENVIRONMENT_VARIABLE,
     Implementation,
     Operation,

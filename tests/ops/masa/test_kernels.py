@@ -3,10 +3,10 @@
 import pytest
 
 from mmrest.ops import use_backend
-from tests.ops.kernels.test_emsa import DTYPES
-from tests.ops.test_masa import compare, inputs
+from tests.ops.emsa.test_kernels import DTYPES
+from tests.ops.masa.test_masa import compare, inputs
 
-pytest.importorskip('triton')
+pytest.importorskip('triton', '3.3')
 
 slow = pytest.mark.slow
 

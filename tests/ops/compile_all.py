@@ -11,11 +11,11 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mmrest.ops.kernels.tiles import padded, tile
+from mmrest.ops.tiles import padded, tile
 
 TYPES = {torch.bfloat16: 'bf16', torch.float32: 'fp32'}
 IN_FLOAT32 = (
-    'turn log_gamma most_of total_of delta mix sums squares of_pairs factor shrink mean'.split()
+    'cos_sin log_gamma m_of l_of delta mix sums squares of_pairs factor norm_term mean'.split()
 )
 CASES = [
     ('masa', 5, dict(DIM=32, CHANNELS=32), 'TILE'),
@@ -44,7 +44,7 @@ def compiled(kernel, strides, constants, dtype, capability):
 def main():
     """Compile them all."""
     for module, strides, channels, tokens in CASES:
-        kernels = importlib.import_module(f'mmrest.ops.kernels.{module}')
+        kernels = importlib.import_module(f'mmrest.ops.{module}.kernels')
         for name in ('_forward', '_backward_queries', '_backward_keys'):
             for dtype, capability in ((torch.bfloat16, 90), (torch.float32, 80)):
                 size = tile(1050, max(channels.values()), dtype)

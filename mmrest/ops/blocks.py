@@ -2,8 +2,8 @@
 
 import torch
 
-CPU_BLOCK_ELEMENTS = 2**18
-"""A megabyte in float32, which the caches of a core hold."""
+CPU_BLOCK_ELEMENTS = 2**20
+"""4 MB in float32, which the caches of a processor hold."""
 
 DEVICE_BLOCK_ELEMENTS = 2**25
 """128 MB in float32: on other devices every operation has to be worth its launch."""

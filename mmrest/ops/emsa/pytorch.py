@@ -1,6 +1,6 @@
-"""Efficient multi-head self-attention of ResT, after the projections."""
+"""EMSA in PyTorch: a block of rows of the maps at a time, with a backward pass of its own."""
 
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -8,71 +8,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .autocast import without_autocast
-from .backend import Implementation, Operation, always, refuse_in_graphs
-from .block import block_elements
-from .gpu import on_device_of, refuse_triton
-
-EPS = 1e-5
-"""What the instance norm of the released networks adds to a variance."""
-
-
-def emsa(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mix_weight: Optional[Tensor] = None,
-    mix_bias: Optional[Tensor] = None,
-    eps: float = EPS,
-) -> Tensor:
-    """EMSA: ``IN(softmax(Conv(q k^T / sqrt(d)))) v`` (ResT, the equation of EMSA).
-
-    ``Conv`` is a 1x1 convolution over the heads and ``IN`` an instance norm without affine
-    parameters over each head's (N, M) map, with the statistics of the sample in evaluation
-    too. Both belong together: without `mix_weight` (a single head) neither is applied. A map of
-    one element has no variance and is normalised to 0.
-
-    Softmax and norm are computed in float32 for half types. See :mod:`mmrest.ops.backend` for
-    how the implementation is chosen.
-
-    Args:
-        q: queries, (B, n, N, d).
-        k: keys, (B, n, M, d); M is N reduced by the stride squared.
-        v: values, (B, n, M, d).
-        mix_weight: weight of the convolution over heads, (n, n, 1, 1).
-        mix_bias: its bias, (n,). It moves all logits of a head alike, so the result and the
-            other gradients do not depend on it, and its own gradient is zero.
-        eps: what the instance norm adds to a variance.
-
-    Returns:
-        (B, n, N, d), in the type of `v`.
-
-    Raises:
-        ValueError: a forced backend cannot run.
-    """
-    if mix_weight is None:
-        return _single(q, k, v)
-    return _mixed(q, k, v, mix_weight, mix_bias, eps)
-
-
-def emsa_reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mix_weight: Optional[Tensor] = None,
-    mix_bias: Optional[Tensor] = None,
-    eps: float = EPS,
-) -> Tensor:
-    """Plain form of :func:`emsa`, with the whole maps in memory."""
-    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    if mix_weight is not None:
-        logits = F.conv2d(logits, mix_weight, mix_bias)
-    attention = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    if mix_weight is not None:
-        # The layer norm over both dimensions of a map is its instance norm, and unlike torch's
-        # instance_norm it accepts maps of a single element.
-        attention = F.layer_norm(attention, attention.shape[-2:], eps=eps)
-    return attention.to(v.dtype) @ v
+from ..autocast import without_autocast
+from ..blocks import block_elements
+from .plain import EPS
 
 
 def emsa_whole(
@@ -83,7 +21,7 @@ def emsa_whole(
     mix_bias: Optional[Tensor] = None,
     eps: float = EPS,
 ) -> Tensor:
-    """:func:`emsa` over several heads with the algebra of :func:`emsa_blocked`, in one block.
+    """EMSA over several heads with the algebra of :func:`emsa_blocked`, in one block.
 
     Its few plain operations are what compilers and exporters take.
     """
@@ -115,7 +53,7 @@ def emsa_blocked(
     mix_bias: Optional[Tensor] = None,
     eps: float = EPS,
 ) -> Tensor:
-    """:func:`emsa` over several heads, in memory linear in N: a block of rows at a time.
+    """EMSA over several heads, in memory linear in N: a block of rows at a time.
 
     Rows of the softmax P sum to 1, so the mean of a map is exactly 1 / M. With R = P - 1/M, the
     result is ``R v * rsqrt(mean(R^2) + eps)``: each block adds to R v and to the sum of squares,
@@ -123,21 +61,6 @@ def emsa_blocked(
     would cancel. The backward pass makes the blocks again.
     """
     return _BlockedEMSA.apply(q, k, v, mix_weight, mix_bias, eps)
-
-
-def emsa_triton(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mix_weight: Tensor,
-    mix_bias: Optional[Tensor] = None,
-    eps: float = EPS,
-) -> Tensor:
-    """:func:`emsa` over several heads in one kernel; the algebra is :func:`emsa_blocked`'s."""
-    from .kernels.emsa import mixed
-
-    with on_device_of(q):
-        return mixed(q, k, v, mix_weight, mix_bias, eps)
 
 
 class _BlockedEMSA(Function):
@@ -190,7 +113,7 @@ class _BlockedEMSA(Function):
         factor = torch.rsqrt(squares / (queries * keys) + ctx.eps * unit**2) * unit
         # d loss / d (R * factor), summed with R * factor over the map, needs no map: it is the
         # product of the result and its gradient. The mean of the map is constant.
-        shrink = (grad_out.to(wide) * out).sum((2, 3)) * factor**2 / (queries * keys)
+        norm_term = (grad_out.to(wide) * out).sum((2, 3)) * factor**2 / (queries * keys)
 
         grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
         grad_weight = torch.zeros_like(weight)
@@ -204,7 +127,7 @@ class _BlockedEMSA(Function):
                 softmax, logits = _softmax_of_mixed(query, keys_t, weight)
                 deviation = softmax - 1 / keys
                 sum_v += deviation.mT @ grad
-                deviation *= -shrink[samples][..., None, None]
+                deviation *= -norm_term[samples][..., None, None]
                 # Adds to the deviation in place, which is not needed any more.
                 deviation.flatten(0, 1).baddbmm_(grad.flatten(0, 1), values_t.flatten(0, 1))
                 grad_mixed = torch.ops.aten._softmax_backward_data(
@@ -226,16 +149,16 @@ class _BlockedEMSA(Function):
 def _blocks(q: Tensor, row_elements: int) -> Iterator[Tuple[slice, List[slice]]]:
     """Ranges of samples, and for each its ranges of rows, that make blocks of maps.
 
-    A block holds about :func:`~mmrest.ops.block.block_elements`: several samples of small maps,
+    A block holds about :func:`~mmrest.ops.blocks.block_elements`: several samples of small maps,
     or some rows of one sample, no range much smaller than the others.
 
     Args:
         q: queries, (B, n, N, d).
         row_elements: of one row of all heads' maps.
     """
-    batch, queries, most = q.shape[0], q.shape[2], block_elements(q.device)
-    group = max(1, most // (queries * row_elements))
-    number = max(1, round(queries * row_elements / most))
+    batch, queries, limit = q.shape[0], q.shape[2], block_elements(q.device)
+    group = max(1, limit // (queries * row_elements))
+    number = max(1, round(queries * row_elements / limit))
     step = -(-queries // number)
     rows = [slice(start, start + step) for start in range(0, queries, step)]
     for start in range(0, batch, group):
@@ -262,31 +185,3 @@ def _softmax_of_mixed(q: Tensor, keys_t: Tensor, weight: Tensor) -> Tuple[Tensor
 def _mixed_heads(weight: Tensor, maps: Tensor) -> Tensor:
     """The 1x1 convolution over the heads of (B, n, rows, M), without a copy to other strides."""
     return weight.expand(len(maps), -1, -1).bmm(maps.flatten(2)).view_as(maps)
-
-
-def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v)
-
-
-def _refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
-    return refuse_triton(q, k, v)
-
-
-_single = Operation(
-    'emsa over one head',
-    [
-        # Without mix and norm it is plain attention, whose kernels torch has.
-        Implementation('triton', _sdpa, always),
-        Implementation('torch', _sdpa, always),
-        Implementation('reference', emsa_reference, always),
-    ],
-)
-_mixed = Operation(
-    'emsa',
-    [
-        Implementation('triton', emsa_triton, _refuse_triton),
-        Implementation('torch', emsa_blocked, refuse_in_graphs),
-        Implementation('torch', emsa_whole, always),
-        Implementation('reference', emsa_reference, always),
-    ],
-)

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from mmrest.ops import emsa, emsa_reference, use_backend
+from tests.ops.emsa.test_emsa import fused, inputs
 from tests.ops.exactness import assert_as_exact
-from tests.ops.test_emsa import fused, inputs
 
-pytest.importorskip('triton')
+pytest.importorskip('triton', '3.3')
 
 slow = pytest.mark.slow
 

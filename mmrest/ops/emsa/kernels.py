@@ -17,7 +17,7 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from ..autocast import without_autocast
-from .tiles import padded, product, tile, wide_type
+from ..tiles import padded, product, tile, wide_type
 
 
 def mixed(
@@ -45,15 +45,15 @@ class _Mixed(Function):
         wide = wide_type(q)[0]
         mix = mix_weight.reshape(heads, heads).to(wide).contiguous()
         sums = q.new_empty((batch, heads, queries, channels), dtype=wide)
-        most, total, squares = (q.new_empty((batch, heads, queries), dtype=wide) for _ in range(3))
+        m_i, l_i, squares = (q.new_empty((batch, heads, queries), dtype=wide) for _ in range(3))
         _forward[_grid(queries, q, v)](
-            q, k, v, mix, sums, most, total, squares, **_layout(q, k, v)
+            q, k, v, mix, sums, m_i, l_i, squares, **_layout(q, k, v)
         )  # fmt: skip
         variance = squares.sum(-1) / (queries * keys)
         # Next to each other for each token, as the output projection wants them.
         out = v.new_empty(batch, queries, heads, channels).transpose(1, 2)
         out.copy_(sums.mul_(torch.rsqrt(variance + eps * keys**2)[..., None, None]))
-        ctx.save_for_backward(q, k, v, mix_weight, out, most, total, squares)
+        ctx.save_for_backward(q, k, v, mix_weight, out, m_i, l_i, squares)
         ctx.eps = eps
         ctx.has_bias = mix_bias is not None
         return out
@@ -62,25 +62,25 @@ class _Mixed(Function):
     @once_differentiable
     @without_autocast
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tuple[Any, ...]:
-        q, k, v, mix_weight, out, most, total, squares = ctx.saved_tensors
+        q, k, v, mix_weight, out, m_i, l_i, squares = ctx.saved_tensors
         batch, heads, queries, dim = q.shape
         keys = k.shape[2]
-        wide = total.dtype
+        wide = l_i.dtype
         mix = mix_weight.reshape(heads, heads).to(wide).contiguous()
         grad = grad if grad.stride(-1) == 1 else grad.contiguous()
 
         factor = torch.rsqrt(squares.sum(-1) / (queries * keys) + ctx.eps * keys**2) * keys
         by_token = (grad.to(wide) * out).sum(-1)
-        shrink = by_token.sum(-1) * factor**2 / (queries * keys)
-        shrink /= keys
+        norm_term = by_token.sum(-1) * factor**2 / (queries * keys)
+        norm_term /= keys
         # What the softmax subtracts from each row of its gradient: the sum of both, which needs
         # no map, because P (v - mean of v) is the result, and the sum of P R that of R^2. The
         # mean changes nothing in exact arithmetic; without it large numbers would cancel.
         mean = v.mean(2, dtype=wide)
-        delta = by_token - (shrink / keys)[..., None] * squares
+        delta = by_token - (norm_term / keys)[..., None] * squares
 
         of_pairs = q.new_zeros((batch, heads, *q.shape[1:]), dtype=wide)
-        shared = (q, k, v, mix, grad, most, total, delta, factor, shrink, mean)
+        shared = (q, k, v, mix, grad, m_i, l_i, delta, factor, norm_term, mean)
         layout = dict(_layout(q, k, v), GRAD=grad.stride()[:-1])
         _backward_queries[_grid(queries, q, v)](*shared, of_pairs, **layout)
         scaled = mix * dim**-0.5
@@ -181,7 +181,7 @@ def _mixed_logits(
 
 @triton.jit
 def _forward(
-    q, k, v, mix, sums, most_of, total_of, squares,
+    q, k, v, mix, sums, m_of, l_of, squares,
     Q, K, V, heads, queries, keys, dim, channels, scale,
     DIM: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     WIDE: tl.constexpr,
@@ -193,18 +193,18 @@ def _forward(
     v += sample * V[0] + head * V[1]
     place = (sample * heads + head) * queries
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    most = tl.full((ROWS,), float('-inf'), WIDE)
-    total = tl.zeros((ROWS,), WIDE)
+    m_i = tl.full((ROWS,), float('-inf'), WIDE)
+    l_i = tl.zeros((ROWS,), WIDE)
     for start in range(0, keys, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
         logits = _mixed_logits(
             q, Q, k, K, mix, head, row, column, heads, queries, keys, dim, scale, DIM, WIDE
         )
-        new = tl.maximum(most, tl.max(logits, 1))
-        total = total * tl.exp(most - new) + tl.sum(tl.exp(logits - new[:, None]), 1)
-        most = new
-    tl.store(most_of + place + row, most, mask=row < queries)
-    tl.store(total_of + place + row, total, mask=row < queries)
+        new = tl.maximum(m_i, tl.max(logits, 1))
+        l_i = l_i * tl.exp(m_i - new) + tl.sum(tl.exp(logits - new[:, None]), 1)
+        m_i = new
+    tl.store(m_of + place + row, m_i, mask=row < queries)
+    tl.store(l_of + place + row, l_i, mask=row < queries)
     square = tl.zeros((ROWS,), WIDE)
     product_sums = tl.zeros((ROWS, CHANNELS), WIDE)
     for start in range(0, keys, COLUMNS):
@@ -213,7 +213,7 @@ def _forward(
             q, Q, k, K, mix, head, row, column, heads, queries, keys, dim, scale, DIM, WIDE
         )
         # In units of 1 / M, so that half types do not lose small deviations.
-        deviation = tl.exp(logits - most[:, None]) * (keys / total)[:, None] - 1
+        deviation = tl.exp(logits - m_i[:, None]) * (keys / l_i)[:, None] - 1
         deviation = tl.where((column < keys)[None, :], deviation, 0.0)
         square += tl.sum(deviation * deviation, 1)
         value = _read(v, V[2], column, keys, channels, CHANNELS)
@@ -223,17 +223,17 @@ def _forward(
 
 
 @triton.jit
-def _map_and_gradient(logits, most, total, gradient, factor, shrink, delta, keys):
+def _map_and_gradient(logits, m_i, l_i, gradient, factor, norm_term, delta, keys):
     """Deviation of the softmax of a tile, in units of 1 / M, and gradient of the mixed logits."""
-    softmax = tl.exp(logits - most[:, None]) / total[:, None]
+    softmax = tl.exp(logits - m_i[:, None]) / l_i[:, None]
     deviation = keys * softmax - 1
-    of_softmax = factor * gradient - shrink * deviation
+    of_softmax = factor * gradient - norm_term * deviation
     return deviation, softmax * (of_softmax - delta[:, None])
 
 
 @triton.jit
 def _backward_queries(
-    q, k, v, mix, grad, most_of, total_of, delta, factor, shrink, mean, of_pairs,
+    q, k, v, mix, grad, m_of, l_of, delta, factor, norm_term, mean, of_pairs,
     Q, K, V, heads, queries, keys, dim, channels, scale,
     DIM: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     WIDE: tl.constexpr,
@@ -248,10 +248,10 @@ def _backward_queries(
     place = sample * heads + head
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     g = _read(grad, GRAD[2], row, queries, channels, CHANNELS)
-    most = tl.load(most_of + place * queries + row, mask=row < queries, other=float('inf'))
-    total = tl.load(total_of + place * queries + row, mask=row < queries, other=1.0)
+    m_i = tl.load(m_of + place * queries + row, mask=row < queries, other=float('inf'))
+    l_i = tl.load(l_of + place * queries + row, mask=row < queries, other=1.0)
     shift = tl.load(delta + place * queries + row, mask=row < queries, other=0.0)
-    of_map, of_square = tl.load(factor + place), tl.load(shrink + place)
+    of_map, of_square = tl.load(factor + place), tl.load(norm_term + place)
     for start in range(0, keys, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
         logits = _mixed_logits(
@@ -260,7 +260,7 @@ def _backward_queries(
         value = _read_centred(v, V[2], mean + place * channels, column, keys, channels, CHANNELS)
         gradient = product(g, tl.trans(value), WIDE)
         _, grad_logits = _map_and_gradient(
-            logits, most, total, gradient, of_map, of_square, shift, keys
+            logits, m_i, l_i, gradient, of_map, of_square, shift, keys
         )
         for other in range(heads):
             key = _read(k + other * K[1], K[2], column, keys, dim, DIM)
@@ -271,7 +271,7 @@ def _backward_queries(
 
 @triton.jit
 def _backward_keys(
-    q, k, v, mix, grad, most_of, total_of, delta, factor, shrink, mean, of_pairs, grad_v,
+    q, k, v, mix, grad, m_of, l_of, delta, factor, norm_term, mean, of_pairs, grad_v,
     Q, K, V, heads, queries, keys, dim, channels, scale,
     DIM: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     WIDE: tl.constexpr,
@@ -287,7 +287,7 @@ def _backward_keys(
     place = sample * heads + head
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     value = _read_centred(v, V[2], mean + place * channels, column, keys, channels, CHANNELS)
-    of_map, of_square = tl.load(factor + place), tl.load(shrink + place)
+    of_map, of_square = tl.load(factor + place), tl.load(norm_term + place)
     sum_v = tl.zeros((COLUMNS, CHANNELS), WIDE)
     for start in range(0, queries, ROWS):
         row = start + tl.arange(0, ROWS)
@@ -296,12 +296,12 @@ def _backward_keys(
         )
         g = _read(grad, GRAD[2], row, queries, channels, CHANNELS)
         # Rows beyond the last query have a softmax of 0, and a gradient of 0 by it.
-        most = tl.load(most_of + place * queries + row, mask=row < queries, other=float('inf'))
-        total = tl.load(total_of + place * queries + row, mask=row < queries, other=1.0)
+        m_i = tl.load(m_of + place * queries + row, mask=row < queries, other=float('inf'))
+        l_i = tl.load(l_of + place * queries + row, mask=row < queries, other=1.0)
         shift = tl.load(delta + place * queries + row, mask=row < queries, other=0.0)
         gradient = product(g, tl.trans(value), WIDE)
         deviation, grad_logits = _map_and_gradient(
-            logits, most, total, gradient, of_map, of_square, shift, keys
+            logits, m_i, l_i, gradient, of_map, of_square, shift, keys
         )
         sum_v += product(tl.trans(deviation.to(g.dtype)), g, WIDE)
         for other in range(heads):

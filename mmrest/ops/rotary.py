@@ -1,4 +1,4 @@
-"""Rotation of queries and keys by the angle of their token."""
+"""Rotary embedding: queries and keys rotated by the angle of their token."""
 
 from typing import Tuple
 
@@ -8,6 +8,21 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from .autocast import without_autocast
+
+
+def rotary_tables(frequencies: Tensor, tokens: int) -> Tuple[Tensor, Tensor]:
+    """Sine and cosine of ``position * frequency``.
+
+    Args:
+        frequencies: radians a position, (d / 2,).
+        tokens: number of positions.
+
+    Returns:
+        Sine and cosine, (tokens, d) each: neighbouring channels share a frequency.
+    """
+    position = torch.arange(tokens, device=frequencies.device, dtype=frequencies.dtype)
+    angle = position[:, None] * frequencies.repeat_interleave(2)
+    return angle.sin(), angle.cos()
 
 
 def rotate(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
@@ -22,8 +37,8 @@ def rotate(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
         Shape and type of `x`.
     """
     even, odd = x[..., ::2], x[..., 1::2]
-    quarter_turn = torch.stack((-odd, even), dim=-1).flatten(-2)
-    return (x * cos + quarter_turn * sin).to(x.dtype)
+    rotated_half = torch.stack((-odd, even), dim=-1).flatten(-2)
+    return (x * cos + rotated_half * sin).to(x.dtype)
 
 
 class Rotate(Function):
@@ -31,20 +46,20 @@ class Rotate(Function):
 
     @staticmethod
     @without_autocast
-    def forward(ctx: FunctionCtx, x: Tensor, turn: Tensor) -> Tensor:
-        ctx.save_for_backward(turn)
-        return turned(x, torch.view_as_complex(turn))
+    def forward(ctx: FunctionCtx, x: Tensor, cos_sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_sin)
+        return rotate_pairs(x, torch.view_as_complex(cos_sin))
 
     @staticmethod
     @once_differentiable
     @without_autocast
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tuple[Tensor, None]:
-        (turn,) = ctx.saved_tensors
-        return turned(grad, torch.view_as_complex(turn).conj()), None
+        (cos_sin,) = ctx.saved_tensors
+        return rotate_pairs(grad, torch.view_as_complex(cos_sin).conj()), None
 
 
-def turned(x: Tensor, turn: Tensor) -> Tensor:
-    """`x` (B, H, W, n, d) with its pairs of channels times the complex (H, W, d / 2)."""
+def rotate_pairs(x: Tensor, phase: Tensor) -> Tensor:
+    """`x` (B, H, W, n, d) with its pairs of channels times the complex `phase` (H, W, d / 2)."""
     wide = torch.promote_types(x.dtype, torch.float32)
     pairs = x.to(wide).unflatten(-1, (-1, 2))
     # Complex numbers lie at even places, their two parts side by side.
@@ -52,4 +67,4 @@ def turned(x: Tensor, turn: Tensor) -> Tensor:
     if pairs.stride(-1) != 1 or any(place % 2 for place in places):
         pairs = pairs.clone(memory_format=torch.contiguous_format)
     pairs = torch.view_as_complex(pairs)
-    return torch.view_as_real(pairs * turn[:, :, None]).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * phase[:, :, None]).flatten(-2).to(x.dtype)

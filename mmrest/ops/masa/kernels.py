@@ -15,20 +15,20 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from ..autocast import without_autocast
-from .tiles import padded, pair_turned, product, tile, wide_type
+from ..tiles import padded, product, rotated_pairs, tile, wide_type
 
 
-def full(q: Tensor, k: Tensor, v: Tensor, turn: Tensor, log_gamma: Tensor) -> Tensor:
+def full(q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, log_gamma: Tensor) -> Tensor:
     """Full MaSA of unrotated queries and keys; see :func:`mmrest.ops.masa`."""
-    return _Attention.apply(*(x[:, None] for x in (q, k, v)), turn[None], log_gamma)[:, 0]
+    return _Attention.apply(*(x[:, None] for x in (q, k, v)), cos_sin[None], log_gamma)[:, 0]
 
 
-def axial(q: Tensor, k: Tensor, v: Tensor, turn: Tensor, log_gamma: Tensor) -> Tensor:
+def axial(q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, log_gamma: Tensor) -> Tensor:
     """Axial MaSA of unrotated queries and keys; see :func:`mmrest.ops.masa`."""
     rows = [x[:, :, None] for x in (q, k, v)]
-    v = _Attention.apply(*rows, turn[:, None], log_gamma)[:, :, 0]
+    v = _Attention.apply(*rows, cos_sin[:, None], log_gamma)[:, :, 0]
     columns = [x.transpose(1, 2).unsqueeze(3) for x in (q, k, v)]
-    out = _Attention.apply(*columns, turn.transpose(0, 1).unsqueeze(2), log_gamma)
+    out = _Attention.apply(*columns, cos_sin.transpose(0, 1).unsqueeze(2), log_gamma)
     return out.squeeze(3).transpose(1, 2)
 
 
@@ -38,35 +38,44 @@ class _Attention(Function):
     @staticmethod
     @without_autocast
     def forward(
-        ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, turn: Tensor, log_gamma: Tensor
+        ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, log_gamma: Tensor
     ) -> Tensor:
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
         wide = wide_type(q)[0]
-        turn, log_gamma = turn.to(wide), log_gamma.to(wide)
+        cos_sin, log_gamma = cos_sin.to(wide), log_gamma.to(wide)
         out = torch.empty_like(v)  # laid out as the values, transposed views too
         outer, tokens, heads = _sizes(q)
-        most, total = (q.new_empty((len(q), outer, heads, tokens), dtype=wide) for _ in range(2))
+        m_i, l_i = (q.new_empty((len(q), outer, heads, tokens), dtype=wide) for _ in range(2))
         _forward[_grid(q, v)](
-            q, k, v, turn, log_gamma, out, most, total, **_layout(q, k, v, turn), OUT=_strides(out)
+            q,
+            k,
+            v,
+            cos_sin,
+            log_gamma,
+            out,
+            m_i,
+            l_i,
+            **_layout(q, k, v, cos_sin),
+            OUT=_strides(out),
         )
-        ctx.save_for_backward(q, k, v, turn, log_gamma, out, most, total)
+        ctx.save_for_backward(q, k, v, cos_sin, log_gamma, out, m_i, l_i)
         return out
 
     @staticmethod
     @once_differentiable
     @without_autocast
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tuple[Any, ...]:
-        q, k, v, turn, log_gamma, out, most, total = ctx.saved_tensors
+        q, k, v, cos_sin, log_gamma, out, m_i, l_i = ctx.saved_tensors
         grad = grad if grad.stride(-1) == 1 else grad.contiguous()
         grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
-        delta = torch.empty_like(total)
-        layout = dict(_layout(q, k, v, turn), GRAD=_strides(grad))
+        delta = torch.empty_like(l_i)
+        layout = dict(_layout(q, k, v, cos_sin), GRAD=_strides(grad))
         _backward_queries[_grid(q, v)](
-            q, k, v, turn, log_gamma, out, most, total, grad, delta, grad_q,
+            q, k, v, cos_sin, log_gamma, out, m_i, l_i, grad, delta, grad_q,
             **layout, OUT=_strides(out), GRAD_Q=_strides(grad_q),
         )  # fmt: skip
         _backward_keys[_grid(q, v)](
-            q, k, v, turn, log_gamma, most, total, grad, delta, grad_k, grad_v,
+            q, k, v, cos_sin, log_gamma, m_i, l_i, grad, delta, grad_k, grad_v,
             **layout, GRAD_K=_strides(grad_k), GRAD_V=_strides(grad_v),
         )  # fmt: skip
         return grad_q, grad_k, grad_v, None, None
@@ -92,7 +101,7 @@ def _strides(x: Tensor) -> Tuple[int, ...]:
     return x.stride()[:-1]
 
 
-def _layout(q: Tensor, k: Tensor, v: Tensor, turn: Tensor) -> dict:
+def _layout(q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> dict:
     """Arguments by name that every kernel takes."""
     _, tokens, heads = _sizes(q)
     dim, channels = q.shape[-1], v.shape[-1]
@@ -101,7 +110,7 @@ def _layout(q: Tensor, k: Tensor, v: Tensor, turn: Tensor) -> dict:
         K=_strides(k),
         V=_strides(v),
         # As if of the sample, map and head too, for all of which the angles are the same.
-        TURN=(0, *turn.stride()[:-2], 0),
+        COS_SIN=(0, *cos_sin.stride()[:-2], 0),
         heads=heads,
         tokens=tokens,
         width=q.shape[3],
@@ -146,20 +155,20 @@ def _write(x, values, STRIDES, token, tokens, width, dim, DIM: tl.constexpr):
 
 
 @triton.jit
-def _angles(turn, TURN, token, tokens, width, dim, DIM: tl.constexpr):
+def _angles(cos_sin, COS_SIN, token, tokens, width, dim, DIM: tl.constexpr):
     """Cosines and sines of some tokens, (tokens, DIM / 2) each."""
     pair = tl.arange(0, DIM // 2)
     inside = (token < tokens)[:, None] & (pair < dim // 2)[None, :]
-    address = _addresses(turn, TURN, token, width, 2 * pair)
+    address = _addresses(cos_sin, COS_SIN, token, width, 2 * pair)
     return tl.load(address, mask=inside, other=1.0), tl.load(address + 1, mask=inside, other=0.0)
 
 
 @triton.jit
-def _rotated(x, STRIDES, turn, TURN, token, tokens, width, dim, DIM: tl.constexpr):
+def _rotated(x, STRIDES, cos_sin, COS_SIN, token, tokens, width, dim, DIM: tl.constexpr):
     """Rotated queries or keys of some tokens, in their own type."""
     values = _read(x, STRIDES, token, tokens, width, dim, DIM)
-    cos, sin = _angles(turn, TURN, token, tokens, width, dim, DIM)
-    return pair_turned(values, cos, sin).to(values.dtype)
+    cos, sin = _angles(cos_sin, COS_SIN, token, tokens, width, dim, DIM)
+    return rotated_pairs(values, cos, sin).to(values.dtype)
 
 
 @triton.jit
@@ -173,8 +182,8 @@ def _logits(q, k, row, column, tokens, width, scale, slope, WIDE: tl.constexpr):
 
 @triton.jit
 def _forward(
-    q, k, v, turn, log_gamma, out, most_of, total_of,
-    Q, K, V, TURN, heads, tokens, width, dim, channels, scale,
+    q, k, v, cos_sin, log_gamma, out, m_of, l_of,
+    Q, K, V, COS_SIN, heads, tokens, width, dim, channels, scale,
     DIM: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr,
     OUT,
 ):  # fmt: skip
@@ -186,34 +195,34 @@ def _forward(
     k = _of(k, K, sample, outer, head)
     v = _of(v, V, sample, outer, head)
     out = _of(out, OUT, sample, outer, head)
-    turn += outer * TURN[1]
+    cos_sin += outer * COS_SIN[1]
     row = tl.program_id(0) * TILE + tl.arange(0, TILE)
     slope = tl.load(log_gamma + head)
-    query = _rotated(q, Q, turn, TURN, row, tokens, width, dim, DIM)
-    most = tl.full((TILE,), float('-inf'), WIDE)
-    total = tl.zeros((TILE,), WIDE)
+    query = _rotated(q, Q, cos_sin, COS_SIN, row, tokens, width, dim, DIM)
+    m_i = tl.full((TILE,), float('-inf'), WIDE)
+    l_i = tl.zeros((TILE,), WIDE)
     sums = tl.zeros((TILE, CHANNELS), WIDE)
     for start in range(0, tokens, TILE):
         column = start + tl.arange(0, TILE)
-        key = _rotated(k, K, turn, TURN, column, tokens, width, dim, DIM)
+        key = _rotated(k, K, cos_sin, COS_SIN, column, tokens, width, dim, DIM)
         value = _read(v, V, column, tokens, width, channels, CHANNELS)
         logits = _logits(query, key, row, column, tokens, width, scale, slope, WIDE)
-        new = tl.maximum(most, tl.max(logits, 1))
-        shrink = tl.exp(most - new)
+        new = tl.maximum(m_i, tl.max(logits, 1))
+        alpha = tl.exp(m_i - new)
         weights = tl.exp(logits - new[:, None])
-        total = total * shrink + tl.sum(weights, 1)
-        sums = sums * shrink[:, None] + product(weights.to(value.dtype), value, WIDE)
-        most = new
-    _write(out, sums / total[:, None], OUT, row, tokens, width, channels, CHANNELS)
+        l_i = l_i * alpha + tl.sum(weights, 1)
+        sums = sums * alpha[:, None] + product(weights.to(value.dtype), value, WIDE)
+        m_i = new
+    _write(out, sums / l_i[:, None], OUT, row, tokens, width, channels, CHANNELS)
     place = ((sample * tl.num_programs(1) + outer) * heads + head) * tokens
-    tl.store(most_of + place + row, most, mask=row < tokens)
-    tl.store(total_of + place + row, total, mask=row < tokens)
+    tl.store(m_of + place + row, m_i, mask=row < tokens)
+    tl.store(l_of + place + row, l_i, mask=row < tokens)
 
 
 @triton.jit
 def _backward_queries(
-    q, k, v, turn, log_gamma, out, most_of, total_of, grad, delta, grad_q,
-    Q, K, V, TURN, heads, tokens, width, dim, channels, scale,
+    q, k, v, cos_sin, log_gamma, out, m_of, l_of, grad, delta, grad_q,
+    Q, K, V, COS_SIN, heads, tokens, width, dim, channels, scale,
     DIM: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr,
     GRAD, OUT, GRAD_Q,
 ):  # fmt: skip
@@ -227,37 +236,37 @@ def _backward_queries(
     out = _of(out, OUT, sample, outer, head)
     grad = _of(grad, GRAD, sample, outer, head)
     grad_q = _of(grad_q, GRAD_Q, sample, outer, head)
-    turn += outer * TURN[1]
+    cos_sin += outer * COS_SIN[1]
     row = tl.program_id(0) * TILE + tl.arange(0, TILE)
     slope = tl.load(log_gamma + head)
-    query = _rotated(q, Q, turn, TURN, row, tokens, width, dim, DIM)
+    query = _rotated(q, Q, cos_sin, COS_SIN, row, tokens, width, dim, DIM)
     g = _read(grad, GRAD, row, tokens, width, channels, CHANNELS)
     o = _read(out, OUT, row, tokens, width, channels, CHANNELS)
     shift = tl.sum(g.to(WIDE) * o.to(WIDE), 1)
     place = ((sample * tl.num_programs(1) + outer) * heads + head) * tokens
     tl.store(delta + place + row, shift, mask=row < tokens)
-    most = tl.load(most_of + place + row, mask=row < tokens, other=0.0)
-    total = tl.load(total_of + place + row, mask=row < tokens, other=1.0)
+    m_i = tl.load(m_of + place + row, mask=row < tokens, other=0.0)
+    l_i = tl.load(l_of + place + row, mask=row < tokens, other=1.0)
     sums = tl.zeros((TILE, DIM), WIDE)
     for start in range(0, tokens, TILE):
         column = start + tl.arange(0, TILE)
-        key = _rotated(k, K, turn, TURN, column, tokens, width, dim, DIM)
+        key = _rotated(k, K, cos_sin, COS_SIN, column, tokens, width, dim, DIM)
         value = _read(v, V, column, tokens, width, channels, CHANNELS)
         logits = _logits(query, key, row, column, tokens, width, scale, slope, WIDE)
-        weights = tl.exp(logits - most[:, None]) / total[:, None]
+        weights = tl.exp(logits - m_i[:, None]) / l_i[:, None]
         grad_logits = weights * (product(g, tl.trans(value), WIDE) - shift[:, None])
         sums += product(grad_logits.to(key.dtype), key, WIDE)
-    cos, sin = _angles(turn, TURN, row, tokens, width, dim, DIM)
+    cos, sin = _angles(cos_sin, COS_SIN, row, tokens, width, dim, DIM)
     _write(
-        grad_q, pair_turned(sums * scale, cos, -sin),
+        grad_q, rotated_pairs(sums * scale, cos, -sin),
         GRAD_Q, row, tokens, width, dim, DIM,
     )  # fmt: skip
 
 
 @triton.jit
 def _backward_keys(
-    q, k, v, turn, log_gamma, most_of, total_of, grad, delta, grad_k, grad_v,
-    Q, K, V, TURN, heads, tokens, width, dim, channels, scale,
+    q, k, v, cos_sin, log_gamma, m_of, l_of, grad, delta, grad_k, grad_v,
+    Q, K, V, COS_SIN, heads, tokens, width, dim, channels, scale,
     DIM: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr,
     GRAD, GRAD_K, GRAD_V,
 ):  # fmt: skip
@@ -271,30 +280,30 @@ def _backward_keys(
     grad = _of(grad, GRAD, sample, outer, head)
     grad_k = _of(grad_k, GRAD_K, sample, outer, head)
     grad_v = _of(grad_v, GRAD_V, sample, outer, head)
-    turn += outer * TURN[1]
+    cos_sin += outer * COS_SIN[1]
     column = tl.program_id(0) * TILE + tl.arange(0, TILE)
     slope = tl.load(log_gamma + head)
-    key = _rotated(k, K, turn, TURN, column, tokens, width, dim, DIM)
+    key = _rotated(k, K, cos_sin, COS_SIN, column, tokens, width, dim, DIM)
     value = _read(v, V, column, tokens, width, channels, CHANNELS)
     place = ((sample * tl.num_programs(1) + outer) * heads + head) * tokens
     sum_k = tl.zeros((TILE, DIM), WIDE)
     sum_v = tl.zeros((TILE, CHANNELS), WIDE)
     for start in range(0, tokens, TILE):
         row = start + tl.arange(0, TILE)
-        query = _rotated(q, Q, turn, TURN, row, tokens, width, dim, DIM)
+        query = _rotated(q, Q, cos_sin, COS_SIN, row, tokens, width, dim, DIM)
         g = _read(grad, GRAD, row, tokens, width, channels, CHANNELS)
         # Rows beyond the last query weigh nothing.
-        most = tl.load(most_of + place + row, mask=row < tokens, other=float('inf'))
-        total = tl.load(total_of + place + row, mask=row < tokens, other=1.0)
+        m_i = tl.load(m_of + place + row, mask=row < tokens, other=float('inf'))
+        l_i = tl.load(l_of + place + row, mask=row < tokens, other=1.0)
         shift = tl.load(delta + place + row, mask=row < tokens, other=0.0)
         logits = _logits(query, key, row, column, tokens, width, scale, slope, WIDE)
-        weights = tl.exp(logits - most[:, None]) / total[:, None]
+        weights = tl.exp(logits - m_i[:, None]) / l_i[:, None]
         sum_v += product(tl.trans(weights.to(g.dtype)), g, WIDE)
         grad_logits = weights * (product(g, tl.trans(value), WIDE) - shift[:, None])
         sum_k += product(tl.trans(grad_logits.to(query.dtype)), query, WIDE)
-    cos, sin = _angles(turn, TURN, column, tokens, width, dim, DIM)
+    cos, sin = _angles(cos_sin, COS_SIN, column, tokens, width, dim, DIM)
     _write(
-        grad_k, pair_turned(sum_k * scale, cos, -sin),
+        grad_k, rotated_pairs(sum_k * scale, cos, -sin),
         GRAD_K, column, tokens, width, dim, DIM,
     )  # fmt: skip
     _write(grad_v, sum_v, GRAD_V, column, tokens, width, channels, CHANNELS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmrest.ops import emsa, emsa_reference, use_backend
-from mmrest.ops.emsa import emsa_whole
+from mmrest.ops.emsa.pytorch import emsa_whole
 from tests.ops.exactness import assert_as_exact, kept_bytes, spread
 
 HALF = [torch.float16, torch.bfloat16]

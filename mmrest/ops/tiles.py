@@ -27,10 +27,10 @@ def tile(length: int, channels: int, dtype: torch.dtype) -> int:
         channels: of a head, padded.
         dtype: of the inputs.
     """
-    most = 64 if channels <= 32 else 32
+    limit = 64 if channels <= 32 else 32
     if dtype.itemsize > 2:  # products of wide types run without tensor cores and hold more
-        most //= 2
-    return max(16, min(most, triton.next_power_of_2(length)))  # products want 16 at least
+        limit //= 2
+    return max(16, min(limit, triton.next_power_of_2(length)))  # products want 16 at least
 
 
 def padded(dim: int) -> int:
@@ -45,13 +45,13 @@ def wide_type(x: Tensor) -> Tuple[torch.dtype, tl.dtype]:
 
 
 @triton.jit
-def pair_turned(x, cos, sin):
-    """Each pair of neighbouring channels of (tokens, channels), turned by its angle."""
+def rotated_pairs(x, cos, sin):
+    """Each pair of neighbouring channels of (tokens, channels), rotated by its angle."""
     tokens: tl.constexpr = x.shape[0]
     channels: tl.constexpr = x.shape[1]
     even, odd = tl.split(tl.reshape(x, (tokens, channels // 2, 2)))
-    turned = tl.join(even * cos - odd * sin, odd * cos + even * sin)
-    return tl.reshape(turned, (tokens, channels))
+    rotated = tl.join(even * cos - odd * sin, odd * cos + even * sin)
+    return tl.reshape(rotated, (tokens, channels))
 
 
 @triton.jit

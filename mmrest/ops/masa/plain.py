@@ -1,0 +1,50 @@
+"""Plain forms of MaSA, with the whole maps in memory."""
+
+from typing import Tuple
+
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ..dispatch import in_graph
+from .tables import PositionTables, full_decay, rotated
+
+
+def masa_full_reference(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Plain form of full :func:`mmrest.ops.masa`, with the decay in memory, too.
+
+    The decay is kept as long as the tables are, as the released code keeps it for a stage.
+    """
+    q, k = _rotated(q, k, tables)
+    decay = _full_decays.get(tables.decay_h)
+    if decay is None:
+        decay = full_decay(tables)
+        if not in_graph():
+            _full_decays[tables.decay_h] = decay
+    q, k, tokens = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))  # B n HW d
+    return _decayed_attention(q, k, tokens, decay).transpose(1, 2).reshape(v.shape)
+
+
+_full_decays = WeakIdKeyDictionary()
+
+
+def masa_axial_reference(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Plain form of axial :func:`mmrest.ops.masa`, with all maps of an axis in memory."""
+    q, k = _rotated(q, k, tables)
+    q, k, v = (x.transpose(2, 3) for x in (q, k, v))  # B H n W d
+    v = _decayed_attention(q, k, v, tables.decay_w)
+    q, k, v = (x.permute(0, 3, 2, 1, 4) for x in (q, k, v))  # B W n H d
+    return _decayed_attention(q, k, v, tables.decay_h).permute(0, 3, 1, 2, 4)
+
+
+def _rotated(q: Tensor, k: Tensor, tables: PositionTables) -> Tuple[Tensor, Tensor]:
+    """Rotated queries, and keys scaled and rotated, as the released code does it."""
+    return rotated(q, tables), rotated(k * k.shape[-1] ** -0.5, tables)
+
+
+def _decayed_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
+    """``softmax(q k^T + decay) v`` for (..., n, L, d) and (n, L, L).
+
+    The decay is a float32 table, so that logits and softmax are at least float32 too.
+    """
+    attention = (q @ k.transpose(-2, -1) + decay).softmax(-1)
+    return attention.to(v.dtype) @ v

@@ -1,0 +1,175 @@
+"""The same outputs and gradients under every wrapper, at a size above every threshold."""
+
+import contextlib
+import functools
+import itertools
+import math
+import subprocess
+
+import pytest
+import torch
+
+from mmrest import RMT, ResT
+from mmrest.ops import use_backend
+from mmrest.ops.blocks import block_elements
+from tests.forks import warm_folder
+from tests.models import wrapped
+from tests.tools.runs import ROOT
+
+families = pytest.mark.parametrize('family', [ResT, RMT])
+TOLERANCE = 1e-6
+"""Of the norm of a tensor, in float64: a gradient that should be zero is mere rounding."""
+
+
+@functools.lru_cache(maxsize=None)
+def plain(family, **options):
+    """A step of the plain form of the bare network."""
+    with use_backend('reference'):
+        return wrapped.step(wrapped.network_of(family, **options), wrapped.named)
+
+
+def error(found, expected):
+    """Of a tensor, relative to its norm."""
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+def assert_same(found, expected):
+    """Outputs, and the gradient of every parameter."""
+    outputs, weights = found
+    assert len(outputs) == len(expected.outputs)
+    for a, b in zip(outputs, expected.outputs):
+        assert error(a, b) <= TOLERANCE
+    wrong = {
+        name: error(weights[name], weight)
+        for name, weight in expected.weights.items()
+        if not error(weights[name], weight) <= TOLERANCE
+    }
+    assert not wrong
+
+
+def test_the_size_is_above_every_threshold():
+    """So that maps are computed in blocks of rows."""
+    stage_2, stage_3 = (math.prod(side // stride for side in wrapped.SIZE) for stride in (8, 16))
+    heads = wrapped.ARCH['num_heads']
+    limit = block_elements(torch.device('cpu'))
+    assert heads[1] * stage_2 * (stage_2 // 16) > limit  # EMSA, whose keys are reduced
+    assert heads[2] * stage_3**2 > limit  # full MaSA
+
+
+@families
+@pytest.mark.parametrize('with_cp', [False, True], ids=['', 'with_cp'])
+@pytest.mark.parametrize('name', ['alone', *wrapped.LOCAL])
+def test_in_one_process(name, with_cp, family):
+    network = wrapped.network_of(family, with_cp=with_cp)
+    wrap = wrapped.LOCAL.get(name, lambda network: network)
+    assert_same(wrapped.step(wrap(network), wrapped.named), plain(family))
+
+
+@pytest.fixture(scope='module')
+def distributed(tmp_path_factory):
+    """What two processes have found that work on the same batch."""
+    path = tmp_path_factory.mktemp('distributed') / 'steps'
+    program = [warm_folder() / 'python', '-m', 'tests.models.wrapped']
+    processes = [
+        subprocess.Popen(
+            [*program, str(rank), '2', str(path)],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [process.communicate()[0] for process in processes]
+    assert all(process.returncode == 0 for process in processes), '\n'.join(said)
+    return [torch.load(f'{path}.{rank}', weights_only=False) for rank in range(2)]
+
+
+@families
+@pytest.mark.parametrize('with_cp', [False, True], ids=['', 'with_cp'])
+@pytest.mark.parametrize('name', wrapped.DISTRIBUTED)
+def test_in_two_processes(name, with_cp, family, distributed):
+    for reason in wrapped.missing(name):
+        pytest.skip(reason)
+    for steps in distributed:
+        assert_same(steps[family.__name__, name, with_cp], plain(family))
+
+
+@families
+@pytest.mark.parametrize('frozen_stages', [0, 2])
+def test_frozen_stages(frozen_stages, family):
+    options = dict(frozen_stages=frozen_stages)
+    found = wrapped.step(wrapped.network_of(family, **options), wrapped.named)
+    assert_same(found, plain(family, **options))
+
+
+@families
+def test_layers_exchanged_learn(family):
+    """What is added to a layer gets its gradient, too."""
+    network = wrapped.exchanged(wrapped.network_of(family))
+    _, weights = wrapped.step(network, wrapped.named)
+    added = [weight for name, weight in weights.items() if name.endswith('up.weight')]
+    assert len(added) == 2
+    assert all(weight.norm() > 0 for weight in added)
+
+
+def _note(seen, name, *_):
+    seen.append(name)
+
+
+@families
+def test_hooks_see_every_call(family):
+    """The same modules in the same order, whatever the size, and hooks that change nothing."""
+    calls = []
+    for size in ((32, 40), wrapped.SIZE):
+        network, seen = wrapped.network_of(family), []
+        for name, module in network.named_modules():
+            module.register_forward_hook(functools.partial(_note, seen, name))
+        network(torch.randn(1, 3, *size, dtype=torch.float64))
+        calls.append(seen)
+    assert calls[0] == calls[1]
+    with_parameters = {name.rpartition('.')[0] for name, _ in network.named_parameters()}
+    # The convolution over the heads is a part of the attention.
+    assert all(name.endswith('transform_conv') for name in with_parameters - set(calls[0]))
+
+
+@families
+def test_hooks_see_what_the_plain_form_has(family):
+    """Values inside a block of many tokens."""
+
+    def seen_by_hooks():
+        network, values = wrapped.network_of(family), {}
+        for name, module in network.named_modules():
+            if not list(module.children()):
+                module.register_forward_hook(
+                    lambda _, inputs, output, name=name: values.update(
+                        {f'{name} in': inputs[0].detach(), f'{name} out': output.detach()}
+                    )
+                )
+        found = wrapped.step(network, wrapped.named)
+        return found, values
+
+    found, values = seen_by_hooks()
+    with use_backend('reference'):
+        _, expected = seen_by_hooks()
+    assert_same(found, plain(family))
+    assert values.keys() == expected.keys()
+    for name, value in expected.items():
+        assert error(values[name], value) <= TOLERANCE, name
+
+
+@families
+@pytest.mark.parametrize('with_cp', [False, True], ids=['', 'with_cp'])
+def test_autocast(with_cp, family):
+    """No further from float32 than the plain form in the same types."""
+    exact = plain(family)
+    steps = []
+    for backend in (None, 'reference'):
+        context = use_backend(backend) if backend else contextlib.nullcontext()
+        with context, torch.autocast('cpu', torch.bfloat16):
+            network = wrapped.network_of(family, torch.float32, with_cp=with_cp)
+            steps.append(wrapped.step(network, wrapped.named))
+    ours, theirs = steps
+    tensors = itertools.chain(
+        zip(ours.outputs, theirs.outputs, exact.outputs),
+        ((ours.weights[n], theirs.weights[n], weight) for n, weight in exact.weights.items()),
+    )
+    for our, their, truth in tensors:
+        assert error(our, truth) <= 2 * error(their, truth) + torch.finfo(torch.bfloat16).eps

@@ -1,0 +1,204 @@
+"""Networks inside what people put around them, and the step of training that each of them takes.
+
+As a program it is one process of a distributed run, ``wrapped RANK WORLD FILE``: it steps with
+every wrapper of :data:`DISTRIBUTED` and saves what :func:`step` gives.
+"""
+
+import copy
+import functools
+import sys
+from typing import Callable, Dict, List, NamedTuple, Tuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from mmrest import RMT, ResT
+from mmrest.engine.sharding import wrap_blocks
+from mmrest.models.rest import Block as ResTBlock
+from mmrest.models.rmt import Block as RMTBlock
+from tests.models.networks import randomised
+
+ARCH = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
+ARCHS = {ResT: ARCH, RMT: dict(ARCH, axial=(True, True, False, False))}
+SIZE = 448, 464
+RATE = 1e3
+"""Of learning, so large that the weights after a step are the gradients."""
+
+
+class Step(NamedTuple):
+    """Outputs of a network, and its weights after a step of plain gradient descent."""
+
+    outputs: Tuple[Tensor, ...]
+    weights: Dict[str, Tensor]
+
+
+def network_of(family, dtype=torch.float64, **options):
+    """A network in training; all of a family have the same weights, far from their start."""
+    torch.manual_seed(5)
+    return randomised(family(ARCHS[family], **options).train()).to(dtype)
+
+
+def images():
+    """One batch, above the sizes from which the attention is computed in blocks."""
+    return torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(7))
+
+
+def step(wrapped: nn.Module, weights_of: Callable[[nn.Module], Dict[str, Tensor]]) -> Step:
+    """Forward, backward, and a step of the optimizer."""
+    optimizer = torch.optim.SGD(wrapped.parameters(), RATE)
+    dtype = next(wrapped.parameters()).dtype
+    outputs = wrapped(images().to(dtype))
+    # A mean of the plain outputs would be constant behind a layer norm.
+    loss = sum((output.to(dtype) * output.detach().to(dtype).cos()).sum() for output in outputs)
+    loss.backward()
+    optimizer.step()
+    return Step(tuple(output.detach() for output in outputs), weights_of(wrapped))
+
+
+def named(wrapped: nn.Module) -> Dict[str, Tensor]:
+    """Copies of the parameters, under the names of the bare network."""
+    return {
+        _bare(name): parameter.detach().clone() for name, parameter in wrapped.named_parameters()
+    }
+
+
+def _bare(name: str) -> str:
+    for wrapper in ('_orig_mod.', '_fsdp_wrapped_module.', 'module.'):
+        name = name.replace(wrapper, '')
+    return name
+
+
+def _sharded(wrapped: FSDP) -> Dict[str, Tensor]:
+    with FSDP.summon_full_params(wrapped):
+        return named(wrapped)
+
+
+def _unsharded(wrapped: nn.Module) -> Dict[str, Tensor]:
+    return {name: tensor.full_tensor() for name, tensor in named(wrapped).items()}
+
+
+class Replica(nn.Module):
+    """The network as DataParallel runs it: copies whose parameters are results, not leaves."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def named_parameters(self, *args, **kwargs):
+        return self.network.named_parameters(*args, **kwargs)
+
+    def forward(self, x):
+        return _replica_of(self.network)(x)
+
+
+def _replica_of(module: nn.Module) -> nn.Module:
+    """What torch's `replicate` makes of a module on a second GPU."""
+    replica = module._replicate_for_data_parallel()
+    for name, child in module._modules.items():
+        replica._modules[name] = None if child is None else _replica_of(child)
+    for name, parameter in module._parameters.items():
+        setattr(replica, name, None if parameter is None else parameter.view_as(parameter))
+    return replica
+
+
+class LowRank(nn.Linear):
+    """A linear layer as LoRA exchanges it: beside its product one of low rank, 0 at first."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer.in_features, layer.out_features)
+        self.weight, self.bias = layer.weight, layer.bias
+        self.down = nn.Linear(layer.in_features, 2, bias=False)
+        self.up = nn.Linear(2, layer.out_features, bias=False)
+        self.to(layer.weight.dtype)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.up(self.down(x))
+
+
+def exchanged(network: nn.Module) -> nn.Module:
+    """The network with such layers in place of a projection and of the first of an MLP."""
+    for block in network.blocks(1):
+        rest = isinstance(block, ResTBlock)
+        attention, mlp = (block.attn, block.mlp) if rest else (block.retention, block.ffn)
+        projection = 'q' if rest else 'q_proj'
+        setattr(attention, projection, LowRank(getattr(attention, projection)))
+        mlp.fc1 = LowRank(mlp.fc1)
+    return network
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    """Through the compiler's graph, forward and backward, without a C++ compiler behind it."""
+    torch._dynamo.reset()
+    return torch.compile(network, backend='aot_eager')
+
+
+LOCAL = {
+    'replica of DataParallel': Replica,
+    'torch.compile': compiled,
+    'AveragedModel': AveragedModel,
+    'layers exchanged': exchanged,
+    'a copy': copy.deepcopy,
+}
+"""Wrappers inside one process."""
+
+
+def _fully_shard(network: nn.Module) -> nn.Module:
+    try:
+        from torch.distributed.fsdp import fully_shard
+    except ImportError:
+        from torch.distributed._composable.fsdp import fully_shard
+    mesh = dist.device_mesh.init_device_mesh('cpu', (dist.get_world_size(),))
+    for module in network.modules():
+        if isinstance(module, (ResTBlock, RMTBlock)):
+            fully_shard(module, mesh=mesh)
+    return fully_shard(network, mesh=mesh)
+
+
+def _fsdp(network: nn.Module, use_orig_params: bool) -> FSDP:
+    return FSDP(
+        network,
+        auto_wrap_policy=wrap_blocks,
+        use_orig_params=use_orig_params,
+        device_id=torch.device('cpu'),
+    )
+
+
+DISTRIBUTED = {
+    'DDP': (DistributedDataParallel, named),
+    'FSDP, use_orig_params': (functools.partial(_fsdp, use_orig_params=True), _sharded),
+    'FSDP, flat parameters': (functools.partial(_fsdp, use_orig_params=False), _sharded),
+    'fully_shard': (_fully_shard, _unsharded),
+}
+"""Wrappers of several processes, and how one gets at the weights inside."""
+
+
+def missing(name: str) -> List[str]:
+    """Why this torch cannot run a wrapper."""
+    version = tuple(int(part) for part in torch.__version__.split('.')[:2])
+    if name == 'fully_shard' and version < (2, 6):
+        return [f'torch {torch.__version__} has no fully_shard for CPUs']
+    return []
+
+
+def main(rank: int, world: int, path: str) -> None:
+    """Steps with every distributed wrapper, alone and with checkpoints."""
+    store = dist.FileStore(f'{path}.store', world)
+    dist.init_process_group('gloo', store=store, rank=rank, world_size=world)
+    steps = {}
+    for family in (ResT, RMT):
+        for name, (wrap, weights_of) in DISTRIBUTED.items():
+            for with_cp in (False, True):
+                if not missing(name):
+                    wrapped = wrap(network_of(family, with_cp=with_cp))
+                    steps[family.__name__, name, with_cp] = tuple(step(wrapped, weights_of))
+    torch.save(steps, f'{path}.{rank}')
+    dist.destroy_process_group()
+
+
+if __name__ == '__main__':
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

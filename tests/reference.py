@@ -1,0 +1,62 @@
+"""What the released networks compute, as numbers, and the weights for which they compute it.
+
+The weights follow from names and shapes alone, so that no checkpoint is needed. The numbers were
+written by the released code.
+"""
+
+import json
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+TOLERANCE = {'rmt': 1e-4, 'rest': 1e-3}
+"""Of a map's standard deviation; ResT's instance norm magnifies what float32 rounds."""
+
+
+def _numbers(name):
+    path = Path(__file__).parent / 'data' / 'reference' / f'{name}.json'
+    return json.loads(path.read_text())
+
+
+KEYS = _numbers('checkpoint_keys')
+"""Of each network of a detector: name of a tensor in the checkpoint -> its shape."""
+
+FEATURE_MAPS = _numbers('feature_maps')
+"""Shape, mean, deviation and samples of the four maps of a network for an image."""
+
+CLASSIFICATION = _numbers('classification')
+"""Of each network for ImageNet: parameters, tensors beyond the backbone, logits."""
+
+
+def fill(shapes):
+    """State dict for a mapping of names to shapes."""
+    return {name: _tensor(name, tuple(shape)) for name, shape in shapes.items()}
+
+
+def _tensor(name, shape):
+    """Standard normal numbers, seeded by the name, scaled to what the tensor is for."""
+    normal = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()))).standard_normal(shape)
+    kind = name.split('.')[-1]
+    if kind == 'running_var':
+        normal = 1 + np.abs(normal) / 5
+    elif kind in ('bias', 'running_mean') or kind.startswith('gamma'):
+        normal = normal * 0.2
+    elif kind == 'weight':
+        inputs = math.prod(shape[1:])
+        normal = 1 + normal * 0.2 if len(shape) == 1 else normal / math.sqrt(inputs)
+    return torch.from_numpy(np.asarray(normal, dtype=np.float32))
+
+
+def image(batch, height, width, seed=0):
+    """Images of standard normal noise, (batch, 3, height, width)."""
+    noise = np.random.Generator(np.random.PCG64(seed)).standard_normal((batch, 3, height, width))
+    return torch.from_numpy(noise.astype(np.float32))
+
+
+def samples(tensor, count=16):
+    """`count` values, spaced evenly from the first to the last."""
+    places = torch.linspace(0, tensor.numel() - 1, count).round().long()
+    return tensor.detach().flatten()[places]
