@@ -63,9 +63,8 @@ demo: env  ## generate a dataset of shapes, train Mask R-CNN on it, see work_dir
 demo-seg: env  ## the same with Semantic FPN, see work_dirs/demo-seg
 	$(DEMO) semfpn --work-dir work_dirs/demo-seg
 
-demo-cls: env  ## the same with two classifiers, see work_dirs/demo-cls_*
-	$(DEMO) cls_rest_lite
-	$(DEMO) cls_rmt_t
+demo-cls: env  ## the same with a classifier, see work_dirs/demo-cls
+	$(DEMO) cls_rmt_t --work-dir work_dirs/demo-cls
 
 # Several processes of one thread each, a file of tests to each in turn.
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile \

@@ -1,5 +1,4 @@
-# What `make demo-cls` trains: ResT-Lite as a classifier of drawn shapes, from scratch, in minutes
-# on two cores. The schedule is that of a small job, not of the papers.
+# ResT-Lite as a classifier of a synthetic dataset: `python tools/demo.py cls_rest_lite`.
 _base_ = [
     './_base_/backbones/rest_lite.py',
     './_base_/models/average_classifier.py',

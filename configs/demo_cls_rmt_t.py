@@ -1,4 +1,4 @@
-# What `make demo-cls` trains: RMT-T as a classifier of drawn shapes, from scratch, in minutes
+# What `make demo-cls` trains: RMT-T as a classifier of a synthetic dataset, from scratch, in minutes
 # on two cores. The schedule is that of a small job, not of the papers.
 _base_ = [
     './_base_/backbones/rmt_t.py',
@@ -9,9 +9,18 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmrest.classification'])
 
+norm_cfg = dict(type='GN', num_groups=16)
 model = dict(
-    backbone=dict(_base_.backbone, norm_cfg=dict(type='BN'), drop_path_rate=0.0),
+    backbone=dict(_base_.backbone, norm_cfg=norm_cfg, drop_path_rate=0.0),
     neck=dict(in_channels=_base_.channels[3]),
     head=dict(num_classes=3),
     train_cfg=None,  # neither Mixup nor CutMix
 )
+max_iters = 280
+train_cfg = dict(max_iters=max_iters, val_interval=140)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', eta_min_ratio=0.02, begin=0, end=max_iters, by_epoch=False),
+]
+optim_wrapper = dict(optimizer=dict(lr=5e-4))
+default_hooks = dict(checkpoint=dict(interval=140))

@@ -5,7 +5,7 @@ import openmp  # noqa: F401, before torch
 import argparse
 import time
 from pathlib import Path
-from typing import Dict, NamedTuple
+from typing import Callable, Dict, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -20,9 +20,31 @@ from mmrest.engine.config import load_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 
-COUNTS = {'train': 800, 'val': 50}
-CLASS_COUNTS = {'train': 9600, 'val': 300}
-"""Images of a demo; those that are classified are smaller, and show one shape each."""
+
+class Images(NamedTuple):
+    """The drawn set of a demo.
+
+    Attributes:
+        layout: folder of it, in the layout that the config wants.
+        write: what draws it.
+        train: images to train on.
+        val: images held out.
+        height: pixels of each.
+        width: pixels of each.
+    """
+
+    layout: str
+    write: Callable
+    train: int
+    val: int
+    height: int
+    width: int
+
+
+# As small as the method can do with, so that a demo takes minutes.
+DETECTION = Images('coco', write_shapes, 800, 50, 160, 192)
+SEGMENTATION = Images('ade', write_shapes, 2400, 50, 96, 112)
+CLASSIFICATION = Images('imagenet', write_classes, 4800, 300, 48, 48)
 
 
 class Demo(NamedTuple):
@@ -30,13 +52,13 @@ class Demo(NamedTuple):
 
     Attributes:
         config: file in configs/.
-        data: folder of the drawn set, in the layout that the config wants.
+        images: what it learns from.
         metrics: name in the log -> what people call it.
         perfect: the most that they can be; mmdet gives fractions, the others percentages.
     """
 
     config: str
-    data: str
+    images: Images
     metrics: Dict[str, str]
     perfect: float
 
@@ -47,13 +69,13 @@ CLASSES = {'accuracy/top1': 'top-1'}
 LABEL_MAPS = {'mIoU': 'mIoU', 'mAcc': 'mAcc', 'aAcc': 'aAcc'}
 
 DEMOS = {
-    'maskrcnn': Demo('demo_maskrcnn_rmt_t.py', 'coco', MASKS, 1),
-    'cascade_maskrcnn': Demo('demo_cascade_maskrcnn_rmt_t.py', 'coco', MASKS, 1),
-    'retinanet': Demo('demo_retinanet_rest_lite.py', 'coco', BOXES, 1),
-    'semfpn': Demo('demo_semfpn_rest_lite.py', 'ade', LABEL_MAPS, 100),
-    'upernet': Demo('demo_upernet_rmt_t.py', 'ade', LABEL_MAPS, 100),
-    'cls_rest_lite': Demo('demo_cls_rest_lite.py', 'imagenet', CLASSES, 100),
-    'cls_rmt_t': Demo('demo_cls_rmt_t.py', 'imagenet', CLASSES, 100),
+    'maskrcnn': Demo('demo_maskrcnn_rmt_t.py', DETECTION, MASKS, 1),
+    'cascade_maskrcnn': Demo('demo_cascade_maskrcnn_rmt_t.py', DETECTION, MASKS, 1),
+    'retinanet': Demo('demo_retinanet_rest_lite.py', DETECTION, BOXES, 1),
+    'semfpn': Demo('demo_semfpn_rest_lite.py', SEGMENTATION, LABEL_MAPS, 100),
+    'upernet': Demo('demo_upernet_rmt_t.py', SEGMENTATION, LABEL_MAPS, 100),
+    'cls_rest_lite': Demo('demo_cls_rest_lite.py', CLASSIFICATION, CLASSES, 100),
+    'cls_rmt_t': Demo('demo_cls_rmt_t.py', CLASSIFICATION, CLASSES, 100),
 }
 
 
@@ -80,24 +102,23 @@ def main() -> None:
     console = Console()
     start = time.time()
     data = args.work_dir / 'data'
-    classifies = demo.metrics is CLASSES
-    counts = CLASS_COUNTS if classifies else COUNTS
-    (write_classes if classifies else write_shapes)(data, counts)
-    console.print(f'Drew {counts["train"]} images to train on, {counts["val"]} held out: {data}')
+    layout, write, train, val, height, width = demo.images
+    write(data, {'train': train, 'val': val}, height, width)
+    console.print(f'Drew {train} images to train on, {val} held out: {data}')
 
-    cfg = load_config(str(CONFIGS / demo.config), data_root=str(data / demo.data))
+    cfg = load_config(str(CONFIGS / demo.config), data_root=str(data / layout))
     cfg.work_dir, cfg.launcher = str(args.work_dir), 'none'
     runner = build_runner(cfg)
     runner.train()
 
     log = read_log(Path(runner.log_dir, 'vis_data', 'scalars.json'))
-    draw = draw_classes if classifies else draw_predictions
+    draw = draw_classes if demo.metrics is CLASSES else draw_predictions
     draw(runner.model, runner.val_dataloader.dataset, args.work_dir / 'predictions.png')
     draw_curves([log], args.work_dir / 'curves.png', [*log.losses, *demo.metrics])
     _, last = log.val[-1]
 
     table = Table(title=f'{demo.config}: {time.time() - start:.0f} s', title_justify='left')
-    table.add_column(f'on {counts["val"]} held-out images')
+    table.add_column(f'on {val} held-out images')
     table.add_column('', justify='right')
     for name, title in demo.metrics.items():
         table.add_row(title, f'{last[name] / demo.perfect:.3f}')

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..engine.errors import UsageError
 from ..models import RMT, ResT
+from ..models.projection import RMTTokenProjection
 from ..models.pyramid import PyramidBackbone
-from ..models.token_labelling import RMTTokenProjection
 from ..ops import use_backend
 from .networks import on_meta
 
@@ -245,7 +245,7 @@ def count_classifier(
         height: pixels.
         width: pixels.
         tokens: which tokens have a classifier of their own, see
-            :class:`~mmrest.models.token_labelling.RMTTokenProjection`; None for none.
+            :class:`~mmrest.models.projection.RMTTokenProjection`; None for none.
     """
     with torch.device('meta'):
         return count(_Classifier(family, arch, tokens), height, width)

@@ -14,8 +14,8 @@ from mmpretrain.models import LinearClsHead
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from ..models.token_labelling import Box, draw_box, swap
 from .classifier import ReleasedClassifier
+from .mix_token import Box, draw_box, swap
 
 SHARE = 0.5
 """What the strongest token adds to the logits of the image, as in the released code."""
@@ -123,7 +123,7 @@ class TokenLabelClassifier(ReleasedClassifier):
     In training the tokens after the stem are mixed with those of the flipped batch in a region
     whose borders lie between the tokens of the last map, so that every one of these has one
     label. Evaluation mixes nothing and needs no labels. The backbone is one of mmrest, the neck
-    hands on averages and tokens, as :class:`~mmrest.models.token_labelling.RMTTokenProjection`
+    hands on averages and tokens, as :class:`~mmrest.models.projection.RMTTokenProjection`
     does, and the head is a :class:`TokenLabelHead`.
     """
 

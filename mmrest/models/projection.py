@@ -1,4 +1,4 @@
-"""The end of the released RMT classifier, between its last map and its linear layer."""
+"""Necks of RMT for classification, between its last map and the linear layer."""
 
 from typing import ClassVar, Sequence, Tuple
 
@@ -43,3 +43,31 @@ class RMTProjection(BaseModule):
     def forward(self, maps: Sequence[Tensor]) -> Tuple[Tensor]:
         """The averages (B, out_channels) of the last map, in a tuple as heads expect them."""
         return (self.project(maps[-1]).mean((2, 3)),)
+
+
+@MODELS.register_module()
+class RMTTokenProjection(RMTProjection):
+    """Neck of RMT for token labelling: the tokens beside the average of the projected map.
+
+    Args:
+        tokens: ``'last'``, the last map's, as in the released code and its B* and L*, or
+            ``'projected'``, those that are averaged, as the number of parameters in the authors'
+            log of S* says.
+
+    The other arguments are those of :class:`RMTProjection`.
+
+    Raises:
+        ValueError: for any other `tokens`.
+    """
+
+    def __init__(self, *args: object, tokens: str = 'last', **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        if tokens not in ('last', 'projected'):
+            raise ValueError(f"tokens must be 'last' or 'projected', got {tokens!r}")
+        self.tokens = tokens
+
+    def forward(self, maps: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
+        """The averages (B, out_channels) and the tokens (B, C, H, W) of the last map."""
+        projected = self.project(maps[-1])
+        tokens = projected if self.tokens == 'projected' else maps[-1]
+        return projected.mean((2, 3)), tokens

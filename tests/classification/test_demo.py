@@ -18,7 +18,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, '{ROOT}/tools')
 import demo
-demo.CONFIGS, demo.CLASS_COUNTS = Path(), dict(train=6, val=6)
+demo.CONFIGS = Path()
+for name, kept in demo.DEMOS.items():
+    demo.DEMOS[name] = kept._replace(images=kept.images._replace(train=6, val=6))
 demo.main()
 """
 

@@ -14,7 +14,7 @@ from mmpretrain.utils import register_all_modules
 from mmrest import RMT
 from mmrest.checkpoint import CheckpointError
 from mmrest.classification import TokenLabelHead, token_labelling
-from mmrest.models.token_labelling import Box
+from mmrest.classification.mix_token import Box
 from tests.classification.networks import released_name, small_arch
 from tests.models.networks import TINY
 from tests.tools.runs import ROOT

@@ -21,9 +21,13 @@ MODELS = {
     ),
     'cascade_maskrcnn_rmt_t': 'neck=dict(in_channels=[8, 16, 24, 32]), test_cfg=dict(rcnn=thr)',
     'retinanet_rest_lite': 'neck=dict(in_channels=[16, 24, 32]), test_cfg=thr',
-    'semfpn_rest_lite': 'neck=dict(in_channels=[8, 16, 24, 32])',
+    'semfpn_rest_lite': (
+        'neck=dict(in_channels=[8, 16, 24, 32]))\n'
+        "model['backbone']['norm_cfg'] = dict(num_groups=4"
+    ),
     'upernet_rmt_t': (
-        'decode_head=dict(in_channels=[8, 16, 24, 32]), auxiliary_head=dict(in_channels=24)'
+        'decode_head=dict(in_channels=[8, 16, 24, 32]), auxiliary_head=dict(in_channels=24))\n'
+        "model['backbone']['norm_cfg'] = dict(num_groups=4"
     ),
 }
 SMALL = {
@@ -43,7 +47,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, '{ROOT}/tools')
 import demo
-demo.CONFIGS, demo.COUNTS = Path(), dict(train=4, val=4)
+demo.CONFIGS = Path()
+for name, kept in demo.DEMOS.items():
+    demo.DEMOS[name] = kept._replace(images=kept.images._replace(train=4, val=4))
 demo.main()
 """
 

@@ -1,17 +1,14 @@
-"""What token labelling needs besides a classifier: mixed tokens, and tokens beside their average.
+"""MixToken: a region of the tokens of each image comes from another one.
 
 All Tokens Matter: Token Labeling for Training Better Vision Transformers (NeurIPS 2021,
 https://arxiv.org/abs/2104.10858), section 3.2, as the released code of RMT uses it.
 """
 
 import math
-from typing import NamedTuple, Sequence, Tuple
+from typing import NamedTuple, Tuple
 
 import numpy as np
-from mmengine.registry import MODELS
 from torch import Tensor
-
-from .projection import RMTProjection
 
 
 class Box(NamedTuple):
@@ -66,31 +63,3 @@ def swap(x: Tensor, box: Box, cell: int = 1) -> Tensor:
     mixed = x.clone()
     mixed[..., rows, columns] = x[..., rows, columns].flip(0)
     return mixed
-
-
-@MODELS.register_module()
-class RMTTokenProjection(RMTProjection):
-    """Neck of RMT for token labelling: the tokens beside the average of the projected map.
-
-    Args:
-        tokens: ``'last'``, the last map's, as in the released code and its B* and L*, or
-            ``'projected'``, those that are averaged, as the number of parameters in the authors'
-            log of S* says.
-
-    The other arguments are those of :class:`~mmrest.models.projection.RMTProjection`.
-
-    Raises:
-        ValueError: for any other `tokens`.
-    """
-
-    def __init__(self, *args: object, tokens: str = 'last', **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)
-        if tokens not in ('last', 'projected'):
-            raise ValueError(f"tokens must be 'last' or 'projected', got {tokens!r}")
-        self.tokens = tokens
-
-    def forward(self, maps: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
-        """The averages (B, out_channels) and the tokens (B, C, H, W) of the last map."""
-        projected = self.project(maps[-1])
-        tokens = projected if self.tokens == 'projected' else maps[-1]
-        return projected.mean((2, 3)), tokens

@@ -1,4 +1,4 @@
-"""The region that MixToken swaps, and the neck that hands on tokens."""
+"""The region that MixToken swaps."""
 
 import functools
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmrest.models.token_labelling import Box, RMTTokenProjection, draw_box, swap
+from mmrest.classification.mix_token import Box, draw_box, swap
 from tests.models.networks import FAMILIES, tiny
 
 
@@ -51,22 +51,3 @@ def test_a_swap_of_everything_is_a_flip_of_the_batch(family, size):
         mixed = network(images, after_stem=mix)
     for a, b in zip(mixed, flipped):
         torch.testing.assert_close(a, b)
-
-
-@pytest.mark.parametrize('tokens, channels', [('last', 6), ('projected', 10)])
-def test_neck_hands_on_averages_and_tokens(tokens, channels):
-    neck = RMTTokenProjection(6, 10, tokens=tokens).eval()
-    last = torch.randn(2, 6, 3, 4)
-    averages, handed = neck([None, last])
-    assert handed.shape == (2, channels, 3, 4)
-    if tokens == 'last':
-        assert handed is last
-    else:
-        torch.testing.assert_close(handed.mean((2, 3)), averages)
-    projected = neck.act(neck.norm(neck.proj(last.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)))
-    torch.testing.assert_close(averages, projected.mean((2, 3)))
-
-
-def test_unknown_tokens():
-    with pytest.raises(ValueError, match="tokens must be 'last' or 'projected', got 'first'"):
-        RMTTokenProjection(6, tokens='first')
