@@ -79,13 +79,15 @@ test-all: env  ## the same with the long grids
 	$(PYTEST) $(TESTS)
 
 # The ends of the supported range: an interpreter from pyenv, or from PATH.
-python_of = $(or $(lastword $(sort $(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python))),python$(1))
-VERSIONED = TESTS="$(addprefix tests/,models ops operators checkpoint engine)"
+python_of = $(or $(shell ls -d "$(HOME)"/.pyenv/versions/$(1).*[0-9]/bin/python 2>/dev/null \
+	| sort -V | tail -n 1),python$(1))
+VERSIONED = TESTS="tests/test_check_env.py $(addprefix tests/,models ops operators checkpoint engine)"
 
-test-versions:  ## test networks and runs with the oldest and the newest Python and torch
+test-versions:  ## the tests of networks and engine with the oldest and the newest Python and torch
 	$(MAKE) test $(VERSIONED) VENV=$(VENV)-oldest PYTHON=$(call python_of,3.8) \
 		TORCH='torch==2.1.2 torchvision==0.16.2'
-	$(MAKE) test $(VERSIONED) VENV=$(VENV)-newest PYTHON=$(call python_of,3.13)
+	$(MAKE) test $(VERSIONED) VENV=$(VENV)-newest PYTHON=$(call python_of,3.13) \
+		TORCH='-r requirements/torch.txt'
 
 test-faults: env  ## kill trainings again and again, and fill disks
 	$(RUN) -m pytest -m faults

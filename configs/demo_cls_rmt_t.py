@@ -1,5 +1,5 @@
-# What `make demo-cls` trains: RMT-T as a classifier of a synthetic dataset, from scratch, in minutes
-# on two cores. The schedule is that of a small job, not of the papers.
+# What `make demo-cls` trains: RMT-T as a classifier of a synthetic dataset, from scratch, in
+# minutes on two cores. The schedule is that of a small job, not of the papers.
 _base_ = [
     './_base_/backbones/rmt_t.py',
     './_base_/models/rmt_classifier.py',

@@ -8,12 +8,12 @@ _base_ = [
     './_base_/segmentation_runtime.py',
 ]
 
-# Half of the usual channels. Group norm, because the statistics of four small images are too noisy
+# Half of the usual channels. Group norm, because the statistics of small images are too noisy
 # for batch norm.
 width = 64
 norm_cfg = dict(type='GN', num_groups=16)
 model = dict(
-    data_preprocessor=dict(size=(96, 112)),
+    data_preprocessor=dict(size=(64, 80)),
     backbone=dict(_delete_=True, **dict(_base_.backbone, norm_cfg=norm_cfg, drop_path_rate=0.0)),
     neck=dict(in_channels=_base_.channels, out_channels=width),
     decode_head=dict(

@@ -8,10 +8,10 @@ _base_ = [
 ]
 
 # A quarter of the usual channels, which would take most of the time. Group norm, because the
-# statistics of four small images are too noisy for batch norm.
+# statistics of small images are too noisy for batch norm.
 norm_cfg = dict(type='GN', num_groups=16)
 model = dict(
-    data_preprocessor=dict(size=(96, 112)),
+    data_preprocessor=dict(size=(64, 80)),
     backbone=dict(_delete_=True, **dict(_base_.backbone, norm_cfg=norm_cfg, drop_path_rate=0.0)),
     decode_head=dict(
         in_channels=_base_.channels,

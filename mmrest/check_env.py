@@ -150,9 +150,6 @@ def remedies(state: State) -> Dict[str, str]:
     """What is broken and what to do: module -> remedy."""
     found: Dict[str, str] = {}
     versions, faults, facts = state
-    torch_version = versions.get('torch', ('', ''))[1]
-    if torch_version and _number(torch_version)[:2] < SUPPORTED['torch'][0]:
-        found['torch'] = outside('torch', torch_version) or ''
     for package in PACKAGES:
         needed = package.needed_by is None or package.needed_by in versions
         if package.module not in versions and needed:
@@ -190,6 +187,9 @@ def remedies(state: State) -> Dict[str, str]:
                 f'there is a GPU, but CUDA {facts["torch cuda"]} does not start: see nvidia-smi, '
                 'the driver may be too old for it'
             )
+    torch_version = versions.get('torch', ('', ''))[1]
+    if torch_version and _number(torch_version)[:2] < SUPPORTED['torch'][0]:
+        found['torch'] = str(outside('torch', torch_version))
     if 'torchvision' in found and 'mmpretrain' in versions:
         found['torchvision'] = 'mmpretrain imports it: install the release of your torch'
     for module in ('ftfy', 'regex'):

@@ -43,7 +43,7 @@ class Images(NamedTuple):
 
 # As small as the method can do with, so that a demo takes minutes.
 DETECTION = Images('coco', write_shapes, 800, 50, 160, 192)
-SEGMENTATION = Images('ade', write_shapes, 2400, 50, 96, 112)
+SEGMENTATION = Images('ade', write_shapes, 1600, 50, 64, 80)
 CLASSIFICATION = Images('imagenet', write_classes, 4800, 300, 48, 48)
 
 

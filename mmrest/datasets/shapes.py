@@ -25,6 +25,9 @@ SPLITS = {'train': ('train2017', 'training'), 'val': ('val2017', 'validation')}
 MIN_SIZE = 32
 """Pixels below which shapes would be too few to tell apart."""
 
+SMALL_SIZE = 64
+"""Pixels of images in which shapes are larger, compared with the image."""
+
 MARK = 'drawn_by_mmrest.txt'
 """File of a folder whose content may be drawn anew."""
 
@@ -99,7 +102,10 @@ def _outline(
     rng: np.random.Generator, height: int, width: int, label: Optional[int]
 ) -> Tuple[int, Polygon]:
     """Class, drawn where none is given, and outline of a new shape, inside the image."""
-    sizes = (0.14, 0.28) if label is None else (0.25, 0.4)  # one alone has more room
+    if label is not None:  # one alone has more room
+        sizes = 0.25, 0.4
+    else:  # below some 12 pixels, a shape is hard to tell from another one
+        sizes = (0.14, 0.28) if min(height, width) >= 2 * SMALL_SIZE else (0.2, 0.36)
     if label is None:
         label = int(rng.integers(len(CLASSES)))
     radius = rng.uniform(*sizes) * min(height, width)

@@ -99,8 +99,10 @@ class PatchEmbed(nn.Module):
 class EMSA(nn.Module):
     """Efficient multi-head self-attention on a map (B, H, W, C).
 
-    Queries come from every token, keys and values from a map that a depthwise convolution has
-    reduced by `sr_ratio`. See :func:`mmrest.ops.emsa` for the attention itself.
+    ``IN(softmax(Conv(Q K^T / sqrt(d)))) V``: queries come from every token, keys and values from
+    a map that a depthwise convolution (`sr`) has reduced by `sr_ratio`; Conv is 1x1 over the heads
+    (`transform_conv`), IN an instance norm. :func:`mmrest.ops.emsa.emsa` computes that from the
+    weights of `transform_conv`, which is never called as a module.
     """
 
     def __init__(self, dim: int, num_heads: int, sr_ratio: int) -> None:
@@ -133,8 +135,8 @@ class EMSA(nn.Module):
 
     def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The attention of what :meth:`projected` gives, (B, n, H * W, C / n)."""
-        mix = self.transform_conv
-        return emsa(q, k, v) if mix is None else emsa(q, k, v, mix.weight, mix.bias)
+        conv = self.transform_conv
+        return emsa(q, k, v) if conv is None else emsa(q, k, v, conv.weight, conv.bias)
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, n, H * W, C / n)."""

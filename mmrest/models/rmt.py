@@ -326,8 +326,10 @@ class RelPos2d:
 class MaSA(nn.Module):
     """Manhattan self-attention on a map (B, H, W, C), full or axial.
 
-    LCE, a depthwise convolution of the values, is added before the output projection where there
-    is one. See :mod:`mmrest.ops.masa` for the attention itself.
+    ``softmax(Q K^T / sqrt(d) + log D) V + LCE(V)``, with Q and K rotated by their position and D
+    the decay in the Manhattan distance, as the released code has it; the paper multiplies the
+    softmax by D. LCE is a depthwise convolution (`lepe`). :func:`mmrest.ops.masa.masa` computes
+    the attention.
     """
 
     def __init__(self, dim: int, num_heads: int, axial: bool, lce: bool) -> None:
@@ -386,13 +388,13 @@ class Block(nn.Module):
     def __init__(self, arch: RMTArch, stage: int, drop_path: float) -> None:
         super().__init__()
         dim, layer_scale = arch.dims[stage], arch.layer_scale[stage]
-        self.pos = DWConv2d(dim, 3) if arch.cpe else None
+        self.pos = DWConv2d(dim, 3) if arch.cpe else None  # CPE
         self.retention_layer_norm = nn.LayerNorm(dim, eps=1e-6)
         self.retention = MaSA(dim, arch.num_heads[stage], arch.axial[stage], arch.lce)
         self.final_layer_norm = nn.LayerNorm(dim, eps=1e-6)
         self.ffn = FFN(dim, int(dim * arch.ffn_ratios[stage]), arch.conv_ffn)
         self.drop_path = DropPath(drop_path)
-        self.has_layer_scale = layer_scale is not None
+        self.has_layer_scale = layer_scale is not None  # gamma_1 and gamma_2, not the decay's
         if self.has_layer_scale:
             self.gamma_1 = nn.Parameter(torch.full((1, 1, 1, dim), float(layer_scale)))
             self.gamma_2 = nn.Parameter(torch.full((1, 1, 1, dim), float(layer_scale)))

@@ -1,4 +1,4 @@
-"""The attention of both papers: functions of tensors alone, which import nothing but torch."""
+"""The attention of both papers: functions of tensors, of torch alone (and Triton, on a GPU)."""
 
 from .dispatch import (
     BACKENDS,

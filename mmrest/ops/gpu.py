@@ -2,7 +2,7 @@
 
 import functools
 from contextlib import nullcontext
-from typing import ContextManager, Optional
+from typing import Any, ContextManager, Optional
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ CAPABILITY = (8, 0)
 """Of the GPU, that of the A100; older ones have no bfloat16 products."""
 
 
-def refuse_triton(q: Tensor, k: Tensor, v: Tensor) -> Optional[str]:
+def refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
     """Why the kernels cannot take queries, keys and values; None if they can.
 
     On the CPU they run in Triton's interpreter, where ``TRITON_INTERPRET=1`` was set before their
@@ -31,7 +31,7 @@ def refuse_triton(q: Tensor, k: Tensor, v: Tensor) -> Optional[str]:
     if torch.version.hip is not None:
         return 'the kernels are made for NVIDIA GPUs'
     if not q.is_cuda and (q.device.type != 'cpu' or forced_backend() != 'triton'):
-        return f'the tensors are on {q.device.type}, and not in an interpreter that is forced'
+        return f'the tensors are on {q.device.type}, and the kernels need an NVIDIA GPU'
     reason = _triton_refusal()
     if reason is not None:
         return reason

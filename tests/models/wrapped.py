@@ -7,7 +7,8 @@ every wrapper of :data:`DISTRIBUTED` and saves what :func:`step` gives.
 import copy
 import functools
 import sys
-from typing import Callable, Dict, List, NamedTuple, Tuple
+from datetime import timedelta
+from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 import torch
 import torch.distributed as dist
@@ -20,11 +21,15 @@ from mmrest import RMT, ResT
 from mmrest.engine.sharding import wrap_blocks
 from mmrest.models.rest import Block as ResTBlock
 from mmrest.models.rmt import Block as RMTBlock
+from mmrest.ops import blocks
 from tests.models.networks import randomised
 
 ARCH = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
 ARCHS = {ResT: ARCH, RMT: dict(ARCH, axial=(True, True, False, False))}
-SIZE = 448, 464
+SIZE = 192, 208
+BLOCK_ELEMENTS = 2**13
+"""So few that images of this size are above every threshold: their maps are made in blocks."""
+
 RATE = 1e3
 """Of learning, so large that the weights after a step are the gradients."""
 
@@ -43,7 +48,7 @@ def network_of(family, dtype=torch.float64, **options):
 
 
 def images():
-    """One batch, above the sizes from which the attention is computed in blocks."""
+    """One batch."""
     return torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(7))
 
 
@@ -177,18 +182,21 @@ DISTRIBUTED = {
 """Wrappers of several processes, and how one gets at the weights inside."""
 
 
-def missing(name: str) -> List[str]:
-    """Why this torch cannot run a wrapper."""
+def missing(name: str) -> Optional[str]:
+    """Why this torch cannot run a wrapper; None if it can."""
     version = tuple(int(part) for part in torch.__version__.split('.')[:2])
     if name == 'fully_shard' and version < (2, 6):
-        return [f'torch {torch.__version__} has no fully_shard for CPUs']
-    return []
+        return f'torch {torch.__version__} has no fully_shard for CPUs'
+    return None
 
 
 def main(rank: int, world: int, path: str) -> None:
     """Steps with every distributed wrapper, alone and with checkpoints."""
     store = dist.FileStore(f'{path}.store', world)
-    dist.init_process_group('gloo', store=store, rank=rank, world_size=world)
+    dist.init_process_group(
+        'gloo', store=store, rank=rank, world_size=world, timeout=timedelta(minutes=5)
+    )
+    blocks.CPU_BLOCK_ELEMENTS = BLOCK_ELEMENTS
     steps = {}
     for family in (ResT, RMT):
         for name, (wrap, weights_of) in DISTRIBUTED.items():

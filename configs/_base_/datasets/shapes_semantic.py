@@ -23,7 +23,7 @@ shapes = dict(
     img_suffix='.jpg', seg_map_suffix='.png',
 )  # fmt: skip
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=8,
     num_workers=0,
     persistent_workers=False,
     dataset=dict(

@@ -1,6 +1,6 @@
 """Efficient multi-head self-attention of ResT, after the projections."""
 
-from typing import Any, Optional
+from typing import Optional
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -68,10 +68,6 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def _refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
-    return refuse_triton(q, k, v)
-
-
 _single = Operation(
     'emsa over one head',
     [
@@ -84,7 +80,7 @@ _single = Operation(
 _mixed = Operation(
     'emsa',
     [
-        Implementation('triton', emsa_triton, _refuse_triton),
+        Implementation('triton', emsa_triton, refuse_triton),
         Implementation('torch', emsa_blocked, refuse_in_graphs),
         Implementation('torch', emsa_whole, always),
         Implementation('reference', emsa_reference, always),

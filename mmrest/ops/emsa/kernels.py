@@ -23,7 +23,7 @@ from ..tiles import padded, product, tile, wide_type
 def mixed(
     q: Tensor, k: Tensor, v: Tensor, mix_weight: Tensor, mix_bias: Optional[Tensor], eps: float
 ) -> Tensor:
-    """EMSA over several heads; see :func:`mmrest.ops.emsa`."""
+    """EMSA over several heads; see :func:`mmrest.ops.emsa.emsa`."""
     return _Mixed.apply(q, k, v, mix_weight, mix_bias, eps)
 
 
@@ -250,8 +250,8 @@ def _backward_queries(
     g = _read(grad, GRAD[2], row, queries, channels, CHANNELS)
     m_i = tl.load(m_of + place * queries + row, mask=row < queries, other=float('inf'))
     l_i = tl.load(l_of + place * queries + row, mask=row < queries, other=1.0)
-    shift = tl.load(delta + place * queries + row, mask=row < queries, other=0.0)
-    of_map, of_square = tl.load(factor + place), tl.load(norm_term + place)
+    delta_i = tl.load(delta + place * queries + row, mask=row < queries, other=0.0)
+    factor_i, norm_term_i = tl.load(factor + place), tl.load(norm_term + place)
     for start in range(0, keys, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
         logits = _mixed_logits(
@@ -260,7 +260,7 @@ def _backward_queries(
         value = _read_centred(v, V[2], mean + place * channels, column, keys, channels, CHANNELS)
         gradient = product(g, tl.trans(value), WIDE)
         _, grad_logits = _map_and_gradient(
-            logits, m_i, l_i, gradient, of_map, of_square, shift, keys
+            logits, m_i, l_i, gradient, factor_i, norm_term_i, delta_i, keys
         )
         for other in range(heads):
             key = _read(k + other * K[1], K[2], column, keys, dim, DIM)
@@ -287,7 +287,7 @@ def _backward_keys(
     place = sample * heads + head
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     value = _read_centred(v, V[2], mean + place * channels, column, keys, channels, CHANNELS)
-    of_map, of_square = tl.load(factor + place), tl.load(norm_term + place)
+    factor_i, norm_term_i = tl.load(factor + place), tl.load(norm_term + place)
     sum_v = tl.zeros((COLUMNS, CHANNELS), WIDE)
     for start in range(0, queries, ROWS):
         row = start + tl.arange(0, ROWS)
@@ -298,10 +298,10 @@ def _backward_keys(
         # Rows beyond the last query have a softmax of 0, and a gradient of 0 by it.
         m_i = tl.load(m_of + place * queries + row, mask=row < queries, other=float('inf'))
         l_i = tl.load(l_of + place * queries + row, mask=row < queries, other=1.0)
-        shift = tl.load(delta + place * queries + row, mask=row < queries, other=0.0)
+        delta_i = tl.load(delta + place * queries + row, mask=row < queries, other=0.0)
         gradient = product(g, tl.trans(value), WIDE)
         deviation, grad_logits = _map_and_gradient(
-            logits, m_i, l_i, gradient, of_map, of_square, shift, keys
+            logits, m_i, l_i, gradient, factor_i, norm_term_i, delta_i, keys
         )
         sum_v += product(tl.trans(deviation.to(g.dtype)), g, WIDE)
         for other in range(heads):
@@ -310,4 +310,4 @@ def _backward_keys(
             by_query = product(tl.trans(grad_logits.to(query.dtype)), query, WIDE)
             _add(into, by_query, dim, column, keys, dim, DIM)
         tl.debug_barrier()  # the next round adds to the same addresses, maybe by other threads
-    _write(grad_v, sum_v * (of_map / keys), GRAD_V[2], column, keys, channels, CHANNELS)
+    _write(grad_v, sum_v * (factor_i / keys), GRAD_V[2], column, keys, channels, CHANNELS)

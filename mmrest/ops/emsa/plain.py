@@ -18,7 +18,7 @@ def emsa_reference(
     mix_bias: Optional[Tensor] = None,
     eps: float = EPS,
 ) -> Tensor:
-    """Plain form of :func:`mmrest.ops.emsa`, term by term."""
+    """Plain form of :func:`mmrest.ops.emsa.emsa`, term by term."""
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if mix_weight is not None:
         logits = F.conv2d(logits, mix_weight, mix_bias)

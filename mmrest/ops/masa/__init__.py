@@ -5,8 +5,6 @@ add the logarithm of that decay to the logits before the softmax, and so do thes
 Because the distance is a sum, the decay is kept as two small tables, one an axis.
 """
 
-from typing import Optional
-
 from torch import Tensor
 
 from ..dispatch import Implementation, Operation, always, refuse_in_graphs
@@ -59,14 +57,10 @@ def masa_axial_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -
         return axial(q, k, v, tables.cos_sin, tables.log_gamma)
 
 
-def _refuse_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Optional[str]:
-    return refuse_triton(q, k, v)
-
-
 _full = Operation(
     'full MaSA',
     [
-        Implementation('triton', masa_full_triton, _refuse_triton),
+        Implementation('triton', masa_full_triton, refuse_triton),
         Implementation('torch', masa_full_blocked, refuse_in_graphs),
         Implementation('torch', masa_full_whole, always),
         Implementation('reference', masa_full_reference, always),
@@ -75,7 +69,7 @@ _full = Operation(
 _axial = Operation(
     'axial MaSA',
     [
-        Implementation('triton', masa_axial_triton, _refuse_triton),
+        Implementation('triton', masa_axial_triton, refuse_triton),
         Implementation('torch', masa_axial_fused, refuse_in_graphs),
         Implementation('torch', masa_axial_whole, always),
         Implementation('reference', masa_axial_reference, always),

@@ -19,12 +19,12 @@ from ..tiles import padded, product, rotated_pairs, tile, wide_type
 
 
 def full(q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, log_gamma: Tensor) -> Tensor:
-    """Full MaSA of unrotated queries and keys; see :func:`mmrest.ops.masa`."""
+    """Full MaSA of unrotated queries and keys; see :func:`mmrest.ops.masa.masa`."""
     return _Attention.apply(*(x[:, None] for x in (q, k, v)), cos_sin[None], log_gamma)[:, 0]
 
 
 def axial(q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, log_gamma: Tensor) -> Tensor:
-    """Axial MaSA of unrotated queries and keys; see :func:`mmrest.ops.masa`."""
+    """Axial MaSA of unrotated queries and keys; see :func:`mmrest.ops.masa.masa`."""
     rows = [x[:, :, None] for x in (q, k, v)]
     v = _Attention.apply(*rows, cos_sin[:, None], log_gamma)[:, :, 0]
     columns = [x.transpose(1, 2).unsqueeze(3) for x in (q, k, v)]
@@ -226,7 +226,7 @@ def _backward_queries(
     DIM: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr,
     GRAD, OUT, GRAD_Q,
 ):  # fmt: skip
-    """Gradient of one tile of queries, and what the keys' needs of each: result by gradient."""
+    """Gradient of one tile of queries, and delta: the result times its gradient, for the keys."""
     sample = tl.program_id(2).to(tl.int64) // heads
     head = tl.program_id(2) % heads
     outer = tl.program_id(1)
@@ -242,9 +242,9 @@ def _backward_queries(
     query = _rotated(q, Q, cos_sin, COS_SIN, row, tokens, width, dim, DIM)
     g = _read(grad, GRAD, row, tokens, width, channels, CHANNELS)
     o = _read(out, OUT, row, tokens, width, channels, CHANNELS)
-    shift = tl.sum(g.to(WIDE) * o.to(WIDE), 1)
+    delta_i = tl.sum(g.to(WIDE) * o.to(WIDE), 1)
     place = ((sample * tl.num_programs(1) + outer) * heads + head) * tokens
-    tl.store(delta + place + row, shift, mask=row < tokens)
+    tl.store(delta + place + row, delta_i, mask=row < tokens)
     m_i = tl.load(m_of + place + row, mask=row < tokens, other=0.0)
     l_i = tl.load(l_of + place + row, mask=row < tokens, other=1.0)
     sums = tl.zeros((TILE, DIM), WIDE)
@@ -254,7 +254,7 @@ def _backward_queries(
         value = _read(v, V, column, tokens, width, channels, CHANNELS)
         logits = _logits(query, key, row, column, tokens, width, scale, slope, WIDE)
         weights = tl.exp(logits - m_i[:, None]) / l_i[:, None]
-        grad_logits = weights * (product(g, tl.trans(value), WIDE) - shift[:, None])
+        grad_logits = weights * (product(g, tl.trans(value), WIDE) - delta_i[:, None])
         sums += product(grad_logits.to(key.dtype), key, WIDE)
     cos, sin = _angles(cos_sin, COS_SIN, row, tokens, width, dim, DIM)
     _write(
@@ -295,11 +295,11 @@ def _backward_keys(
         # Rows beyond the last query weigh nothing.
         m_i = tl.load(m_of + place + row, mask=row < tokens, other=float('inf'))
         l_i = tl.load(l_of + place + row, mask=row < tokens, other=1.0)
-        shift = tl.load(delta + place + row, mask=row < tokens, other=0.0)
+        delta_i = tl.load(delta + place + row, mask=row < tokens, other=0.0)
         logits = _logits(query, key, row, column, tokens, width, scale, slope, WIDE)
         weights = tl.exp(logits - m_i[:, None]) / l_i[:, None]
         sum_v += product(tl.trans(weights.to(g.dtype)), g, WIDE)
-        grad_logits = weights * (product(g, tl.trans(value), WIDE) - shift[:, None])
+        grad_logits = weights * (product(g, tl.trans(value), WIDE) - delta_i[:, None])
         sum_k += product(tl.trans(grad_logits.to(query.dtype)), query, WIDE)
     cos, sin = _angles(cos_sin, COS_SIN, column, tokens, width, dim, DIM)
     _write(

@@ -3,32 +3,23 @@
 from typing import Tuple
 
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
-from ..dispatch import in_graph
-from .tables import PositionTables, full_decay, rotated
+from .tables import PositionTables, kept_full_decay, rotated
 
 
 def masa_full_reference(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Plain form of full :func:`mmrest.ops.masa`, with the decay in memory, too.
+    """Plain form of full MaSA, with the decay in memory, too.
 
     The decay is kept as long as the tables are, as the released code keeps it for a stage.
     """
     q, k = _rotated(q, k, tables)
-    decay = _full_decays.get(tables.decay_h)
-    if decay is None:
-        decay = full_decay(tables)
-        if not in_graph():
-            _full_decays[tables.decay_h] = decay
+    decay = kept_full_decay(tables)
     q, k, tokens = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))  # B n HW d
     return _decayed_attention(q, k, tokens, decay).transpose(1, 2).reshape(v.shape)
 
 
-_full_decays = WeakIdKeyDictionary()
-
-
 def masa_axial_reference(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Plain form of axial :func:`mmrest.ops.masa`, with all maps of an axis in memory."""
+    """Plain form of axial MaSA, with all maps of an axis in memory."""
     q, k = _rotated(q, k, tables)
     q, k, v = (x.transpose(2, 3) for x in (q, k, v))  # B H n W d
     v = _decayed_attention(q, k, v, tables.decay_w)

@@ -16,7 +16,7 @@ from .tables import PositionTables, full_decay, rotated
 
 
 def masa_axial_fused(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Axial :func:`mmrest.ops.masa` through torch's fused attention, which stores no map."""
+    """Axial MaSA through torch's fused attention, which stores no map."""
     q, k = Rotate.apply(q, tables.cos_sin), Rotate.apply(k, tables.cos_sin)
     with autocast_off(q.device):
         return _axes(q, k, v, tables)
@@ -30,7 +30,7 @@ def _axes(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
 
 
 def masa_axial_whole(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Axial :func:`mmrest.ops.masa` of plain operations, which compilers and exporters take."""
+    """Axial MaSA of plain operations, which compilers and exporters take."""
     q, k = rotated(q, tables), rotated(k, tables)
     return _axes(q, k, v, tables)
 
@@ -44,18 +44,15 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
-    if in_graph():  # where the number of samples may be a symbol
-        return attend(*(x.flatten(0, 1) for x in (q, k, v))).unflatten(0, q.shape[:2])
-    if len(q) == 1:
-        return attend(q[0], k[0], v[0])[None]
-    if q.device.type == 'cpu' and len(q) > 1:
+    # In a graph the number of samples may be a symbol.
+    if not in_graph() and q.device.type == 'cpu' and len(q) > 1:
         # To join the first two dimensions would copy all three maps where they are transposed.
         return torch.stack([attend(*sample) for sample in zip(q, k, v)])
     return attend(*(x.flatten(0, 1) for x in (q, k, v))).unflatten(0, q.shape[:2])
 
 
 def masa_full_whole(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Full :func:`mmrest.ops.masa` of plain operations, which compilers and exporters take."""
+    """Full MaSA of plain operations, which compilers and exporters take."""
     decay = full_decay(tables)
     q, k = rotated(q, tables), rotated(k, tables)
     flat = (x.flatten(1, 2)[:, None] for x in (q, k, v))
@@ -63,7 +60,7 @@ def masa_full_whole(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> 
 
 
 def masa_full_blocked(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Full :func:`mmrest.ops.masa` in memory linear in H W: some image rows of queries at a time.
+    """Full MaSA in memory linear in H W: some image rows of queries at a time.
 
     The decay of a block is made where it is used, and the backward pass makes the blocks again.
     """

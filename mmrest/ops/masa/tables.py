@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
+from ..dispatch import in_graph
 from ..rotary import rotary_tables, rotate
 
 
@@ -63,6 +65,19 @@ def full_decay(tables: PositionTables) -> Tensor:
     decay = tables.decay_h[:, :, None, :, None] + tables.decay_w[:, None, :, None, :]
     tokens = decay.shape[1] * decay.shape[2]
     return decay.reshape(-1, tokens, tokens)
+
+
+def kept_full_decay(tables: PositionTables) -> Tensor:
+    """:func:`full_decay`, made once and kept as long as the tables are."""
+    decay = _full_decays.get(tables.decay_h)
+    if decay is None:
+        decay = full_decay(tables)
+        if not in_graph():
+            _full_decays[tables.decay_h] = decay
+    return decay
+
+
+_full_decays = WeakIdKeyDictionary()
 
 
 def rotated(x: Tensor, tables: PositionTables) -> Tensor:

@@ -127,7 +127,7 @@ def test_memory_grows_linearly(heads):
 
 
 def test_no_second_derivative(fused_backend):
-    """The fused forms have none, and says so instead of giving a wrong one."""
+    """The fused forms have none, and say so instead of giving a wrong one."""
     q, *others = (t.requires_grad_() for t in inputs(2, 5, 3))
     (grad,) = torch.autograd.grad(emsa(q, *others).square().sum(), q, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
