@@ -171,8 +171,10 @@ def test_one_range_of_versions():
     for page in ('README.md', 'CONTRIBUTING.md', 'docs/index.md'):
         text = (ROOT / page).read_text()
         assert f'Python {python} and PyTorch {torch}' in text, page
-    newest = max(re.findall(r'torch==([\d.]+)', (ROOT / 'requirements/torch.txt').read_text()))
-    assert newest.startswith(torch.split()[-1])
+    pinned = re.findall(
+        r'^torch==(\d+)\.(\d+)', (ROOT / 'requirements/torch.txt').read_text(), re.M
+    )
+    assert max(tuple(map(int, release)) for release in pinned) == check_env.SUPPORTED['torch'][1]
     assert f"python_requires='>={python.split()[0]}'" in (ROOT / 'setup.py').read_text()
 
 

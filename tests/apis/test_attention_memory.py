@@ -4,8 +4,12 @@ import pytest
 
 from mmrest.apis.attention_memory import ATTENTIONS, attention_memory
 
+EMSA, *OTHERS = ATTENTIONS
 
-@pytest.mark.parametrize('name', ATTENTIONS)
+
+@pytest.mark.parametrize(
+    'name', [EMSA, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+)
 def test_maps_are_kept_by_the_plain_form_alone(name):
     """The peak of so small an image is within the noise of the process."""
     attention, side = ATTENTIONS[name], 256

@@ -9,6 +9,7 @@ from tests.tools.runs import ROOT, run
 CONFIG = """
 _base_ = '{root}/configs/demo_{name}.py'
 model = dict(backbone=dict(arch=dict(_delete_=True, **{arch})), {last}=dict(in_channels=32))
+model['backbone']['norm_cfg'] = dict(_delete_=True, type='GN', num_groups=2)
 train_cfg = dict(max_iters=2, val_interval=1)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
 """

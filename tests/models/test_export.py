@@ -8,6 +8,7 @@ from torch import nn
 
 from mmrest import RMT
 from tests.models.networks import FAMILIES, KINDS, randomised, tiny
+from tests.torch_versions import needs_compile, needs_torch
 
 BATCH_AND_SIZES = [(2, 64, 96), (2, 97, 131)]
 """The first one is what is compiled and exported."""
@@ -62,6 +63,7 @@ def dynamic_batch_and_size():
     return ({0: dynamic, 2: dynamic, 3: dynamic},)
 
 
+@needs_compile
 @over_all
 def test_compile(kind, arch):
     """One graph, forward and backward. With inductor and dynamic sizes it takes minutes: below."""
@@ -79,15 +81,6 @@ def test_compile(kind, arch):
         torch.testing.assert_close(found[1][name], expected, rtol=0, atol=atol, msg=name)
 
 
-@pytest.mark.parametrize('kind', FAMILIES)
-def test_compile_with_checkpoints(kind):
-    torch.compiler.reset()
-    network = tiny(kind, with_cp=True).train()
-    compiled = torch.compile(network, fullgraph=True, dynamic=False, backend='aot_eager')
-    sum(output.square().mean() for output in compiled(images_of(2, 64, 96))).backward()
-    assert all(parameter.grad is not None for parameter in network.parameters())
-
-
 @pytest.mark.slow
 @over_all
 def test_inductor(kind, arch):
@@ -97,6 +90,7 @@ def test_inductor(kind, arch):
     assert_same_as_eager(network, compiled)
 
 
+@needs_torch(2, 5, 'torch.export.Dim.AUTO')
 @over_all
 def test_export(kind, arch):
     network = network_of(kind, arch)

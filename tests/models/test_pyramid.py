@@ -12,6 +12,7 @@ from torch import nn
 from mmrest import RMT, ResT
 from mmrest.models import rest, rmt
 from tests.models.networks import FAMILIES, KINDS, TINY, gradients, randomised, tiny
+from tests.torch_versions import FLOAT16
 
 SUBSETS = [s for n in range(1, 5) for s in itertools.combinations(range(4), n)]
 
@@ -228,7 +229,7 @@ def test_copies_and_pickles(kind):
 
 
 @every
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize('dtype', [FLOAT16, torch.bfloat16, torch.float64])
 def test_types(kind, dtype):
     """Casting a network costs a few roundings of the narrower type; ResT's norm magnifies them."""
     roundings = 40 if kind is ResT else 10

@@ -23,6 +23,7 @@ from mmrest.models.rest import Block as ResTBlock
 from mmrest.models.rmt import Block as RMTBlock
 from mmrest.ops import blocks
 from tests.models.networks import randomised
+from tests.torch_versions import VERSION
 
 ARCH = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
 ARCHS = {ResT: ARCH, RMT: dict(ARCH, axial=(True, True, False, False))}
@@ -184,9 +185,9 @@ DISTRIBUTED = {
 
 def missing(name: str) -> Optional[str]:
     """Why this torch cannot run a wrapper; None if it can."""
-    version = tuple(int(part) for part in torch.__version__.split('.')[:2])
-    if name == 'fully_shard' and version < (2, 6):
-        return f'torch {torch.__version__} has no fully_shard for CPUs'
+    for wrapper, oldest in (('torch.compile', (2, 3)), ('FSDP', (2, 3)), ('fully_shard', (2, 6))):
+        if name.startswith(wrapper) and oldest > VERSION:
+            return f'torch {torch.__version__} has no {wrapper} that works here'
     return None
 
 

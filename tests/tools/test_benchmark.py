@@ -11,14 +11,14 @@ TOOL = ROOT / 'tools' / 'benchmark.py'
 
 def test_benchmark(tmp_path):
     done = run(
-        TOOL, 'rest_lite', '--sizes', '32x48', '48x32', '--repeats', '2', '--train', '--memory',
+        TOOL, 'rest_lite', '--sizes', '32x48', '--repeats', '2', '--train', '--memory',
         '--threads', '1', cwd=tmp_path,
     )  # fmt: skip
     folder = tmp_path / 'work_dirs' / 'benchmark'
     content = json.loads((folder / 'benchmark.json').read_text())
     names = [(tuple(entry['size']), entry['name']) for entry in content['entries']]
     jobs = ['rest_lite torch', 'rest_lite reference']
-    assert names == [(size, job) for size in ((32, 48), (48, 32)) for job in jobs]
+    assert names == [((32, 48), job) for job in jobs]
     for entry in content['entries']:
         assert len(entry['seconds']) == 2 and min(entry['seconds']) > 0
         assert min(entry['seconds']) <= entry['median'] <= max(entry['seconds'])
@@ -26,7 +26,7 @@ def test_benchmark(tmp_path):
     assert '1 threads' in content['machine'] and min(content['rates'].values()) > 0
     table = (folder / 'benchmark.md').read_text()
     assert '(1x1 convolution)' in table
-    assert table.count('| rest_lite reference |') == 2 and table.count('| 1.00 |') == 2
+    assert table.count('| rest_lite reference |') == 1 and table.count('| 1.00 |') == 1
     assert table.strip() in done.stdout.replace(' \n', '\n')
     assert (folder / 'benchmark.png').stat().st_size > 1000
 

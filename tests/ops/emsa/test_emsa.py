@@ -8,8 +8,9 @@ import torch
 from mmrest.ops import emsa, emsa_reference, use_backend
 from mmrest.ops.emsa.pytorch import emsa_whole
 from tests.ops.exactness import assert_as_exact, kept_bytes, spread
+from tests.torch_versions import FLOAT16
 
-HALF = [torch.float16, torch.bfloat16]
+HALF = [FLOAT16, torch.bfloat16]
 
 
 def emsa_token_by_token(q, k, v, mix_weight=None, mix_bias=None):

@@ -1,0 +1,17 @@
+"""What an old torch lacks, for the tests that need it."""
+
+import pytest
+import torch
+
+VERSION = tuple(int(part) for part in torch.__version__.split('.')[:2])
+
+
+def needs_torch(major, minor, what):
+    """Mark of a test that older releases skip, saying what they lack."""
+    return pytest.mark.skipif(
+        (major, minor) > VERSION, reason=f'torch {torch.__version__} has no {what}'
+    )
+
+
+FLOAT16 = pytest.param(torch.float16, marks=needs_torch(2, 3, 'products of float16 on a CPU'))
+needs_compile = needs_torch(2, 3, 'compiler that takes own functions of autograd')
