@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 
 from ..checkpoint import CheckpointError
 from ..operators import describe
+from ..ops import forced_backend
 from .config import load_config, make_resumable, without_sync_bn
 from .devices import usable_device
 from .display import DisplayHook
@@ -221,10 +222,15 @@ def run_config(args: argparse.Namespace) -> Config:
     """Config of the run that `args` (see :func:`add_run_arguments`) ask for.
 
     Raises:
-        UsageError: see :func:`mmrest.engine.config.load_config`.
+        UsageError: see :func:`mmrest.engine.config.load_config`; or ``MMREST_BACKEND`` names no
+            backend.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     check_launcher(args.launcher)
+    try:
+        forced_backend()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     cfg.launcher = args.launcher
     if args.work_dir is not None:

@@ -40,7 +40,7 @@ def install() -> None:
     Raises:
         ValueError: the environment variable is neither ``auto`` nor ``off``.
     """
-    choice = os.environ.get(ENVIRONMENT_VARIABLE, 'auto')
+    choice = os.environ.get(ENVIRONMENT_VARIABLE) or 'auto'
     if choice not in CHOICES:
         raise ValueError(f'{ENVIRONMENT_VARIABLE} is {choice!r}; use {" or ".join(CHOICES)}')
     if choice == 'auto' and not any(isinstance(finder, _Finder) for finder in sys.meta_path):

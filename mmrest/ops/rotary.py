@@ -5,9 +5,9 @@ from typing import Tuple
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
-from .autocast import without_autocast
+from .autograd import differentiable_once, without_autocast
 
 
 def rotary_tables(frequencies: Tensor, tokens: int) -> Tuple[Tensor, Tensor]:
@@ -51,7 +51,7 @@ class Rotate(Function):
         return rotate_pairs(x, torch.view_as_complex(cos_sin))
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     @without_autocast
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tuple[Tensor, None]:
         (cos_sin,) = ctx.saved_tensors

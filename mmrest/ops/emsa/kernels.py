@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
-from ..autocast import without_autocast
+from ..autograd import differentiable_once, without_autocast
 from ..tiles import padded, product, tile, wide_type
 
 
@@ -59,7 +59,7 @@ class _Mixed(Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     @without_autocast
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tuple[Any, ...]:
         q, k, v, mix_weight, out, m_i, l_i, squares = ctx.saved_tensors

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
-from ..autocast import without_autocast
+from ..autograd import differentiable_once, without_autocast
 from ..blocks import block_elements
 from .plain import EPS
 
@@ -100,7 +100,7 @@ class _BlockedEMSA(Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     @without_autocast
     def backward(ctx: FunctionCtx, grad_out: Tensor) -> Tuple[Optional[Tensor], ...]:
         q, k, v, mix_weight, out, squares = ctx.saved_tensors

@@ -12,9 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
-from ..autocast import without_autocast
+from ..autograd import differentiable_once, without_autocast
 from ..tiles import padded, product, rotated_pairs, tile, wide_type
 
 
@@ -62,7 +62,7 @@ class _Attention(Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     @without_autocast
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tuple[Any, ...]:
         q, k, v, cos_sin, log_gamma, out, m_i, l_i = ctx.saved_tensors

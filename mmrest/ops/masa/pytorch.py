@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
-from ..autocast import autocast_off, without_autocast
+from ..autograd import autocast_off, differentiable_once, without_autocast
 from ..blocks import block_elements
 from ..dispatch import in_graph
 from ..rotary import Rotate
@@ -93,7 +93,7 @@ class _BlockedFull(Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     @without_autocast
     def backward(ctx: FunctionCtx, grad_out: Tensor) -> Tuple[Optional[Tensor], ...]:
         q, k, v, decay_h, decay_w = ctx.saved_tensors

@@ -69,11 +69,11 @@ def full_decay(tables: PositionTables) -> Tensor:
 
 def kept_full_decay(tables: PositionTables) -> Tensor:
     """:func:`full_decay`, made once and kept as long as the tables are."""
+    if in_graph():
+        return full_decay(tables)
     decay = _full_decays.get(tables.decay_h)
     if decay is None:
-        decay = full_decay(tables)
-        if not in_graph():
-            _full_decays[tables.decay_h] = decay
+        decay = _full_decays[tables.decay_h] = full_decay(tables)
     return decay
 
 

@@ -1,4 +1,4 @@
-"""Keeping autocast out of functions that choose their types themselves."""
+"""What our own functions of autograd share: no autocast inside, and no second derivative."""
 
 import functools
 from contextlib import nullcontext
@@ -26,5 +26,26 @@ def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(ctx: Any, tensor: Tensor, *args: Any) -> Any:
         with autocast_off(tensor.device):
             return function(ctx, tensor, *args)
+
+    return wrapped
+
+
+def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse a backward pass that is to be differentiated again, instead of giving it wrong.
+
+    torch's ``once_differentiable`` notices it only where the incoming gradient requires one.
+
+    Raises:
+        RuntimeError: the backward pass runs with ``create_graph=True``.
+    """
+
+    @functools.wraps(backward)
+    def wrapped(ctx: Any, *grads: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                'this form of the attention has no second derivative: run it inside '
+                "mmrest.ops.use_backend('reference')"
+            )
+        return backward(ctx, *grads)
 
     return wrapped
