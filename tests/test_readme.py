@@ -48,7 +48,7 @@ def test_lines_of_configs(page, config):
 
 def test_hooks_have_the_versions_of_the_tests():
     pinned = dict(
-        re.findall(r'^(\w+)==(\S+)$', (ROOT / 'requirements' / 'tests.txt').read_text(), re.M)
+        re.findall(r'^(\w+)==([\w.]+)', (ROOT / 'requirements' / 'tests.txt').read_text(), re.M)
     )
     hooks = (ROOT / '.pre-commit-config.yaml').read_text()
     assert set(re.findall(r'ruff==([\w.]+)', hooks)) == {pinned['ruff']}

@@ -110,7 +110,7 @@ def test_differences(tmp_path):
     text = write(tmp_path, cfg, None).read_text()
     table = text[text.index('What differs from') : text.index('Whole config')]
     assert re.findall('<code>(.*?)</code>', table) == [
-        'optim_wrapper.optimizer.lr', '0.0003', '0.5',
+        'optim_wrapper.optimizer.lr', '0.0015', '0.5',
     ]  # fmt: skip
 
 
