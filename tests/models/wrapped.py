@@ -154,10 +154,8 @@ LOCAL = {
 
 
 def _fully_shard(network: nn.Module) -> nn.Module:
-    try:
-        from torch.distributed.fsdp import fully_shard
-    except ImportError:
-        from torch.distributed._composable.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard
+
     mesh = dist.device_mesh.init_device_mesh('cpu', (dist.get_world_size(),))
     for module in network.modules():
         if isinstance(module, (ResTBlock, RMTBlock)):
