@@ -17,8 +17,8 @@ from mmengine.registry import MODELS
 
 from mmrest import RMT
 from mmrest.checkpoint import match
-from mmrest.engine.checks import check_classes, check_files
 from mmrest.engine.config import load_config
+from mmrest.preflight import rehearse
 from tests.tools.runs import ROOT
 
 # Text in the tables of the page -> what brings it about.
@@ -34,7 +34,9 @@ def trouble(text):
 
 
 def real_config(**options):
-    return load_config(str(ROOT / 'configs' / 'maskrcnn_rmt_s_3x.py'), options)
+    cfg = load_config(str(ROOT / 'configs' / 'maskrcnn_rmt_s_3x.py'), options)
+    cfg.work_dir = '.'
+    return cfg
 
 
 @trouble("No module named 'mmcv._ext'")
@@ -116,19 +118,19 @@ def _(tmp_path, **_):
 @trouble('data folder (train_dataloader.dataset.data_root) data/coco/ does not exist')
 def _(monkeypatch, tmp_path, **_):
     monkeypatch.chdir(tmp_path)
-    check_files(real_config(), ('train',))
+    rehearse(real_config(), ('train',))
 
 
 @trouble('where a list of names belongs')
-def _(**_):
-    options = {'train_dataloader.dataset.metainfo': dict(classes='car')}
-    check_classes(real_config(**options), ('train',))
+def _(coco_root, **_):
+    dataset = dict(data_root=str(coco_root), metainfo=dict(classes='car'))
+    rehearse(real_config(**{'train_dataloader.dataset': dataset}), ('train',))
 
 
 @trouble('equal to the letter')
 def _(coco_root, **_):
     dataset = dict(data_root=str(coco_root), metainfo=dict(classes=['lorry']))
-    check_classes(real_config(**{'train_dataloader.dataset': dataset}), ('train',))
+    rehearse(real_config(**{'train_dataloader.dataset': dataset}), ('train',))
 
 
 @trouble('need at least one array to concatenate')
@@ -148,7 +150,7 @@ def _(coco_root, **_):
 @trouble('num_classes is 80, but')
 def _(coco_root, **_):
     dataset = dict(data_root=str(coco_root), metainfo=dict(classes=['car']))
-    check_classes(real_config(**{'train_dataloader.dataset': dataset}), ('train',))
+    rehearse(real_config(**{'train_dataloader.dataset': dataset}), ('train',))
 
 
 @trouble('--amp needs an accelerator')

@@ -9,10 +9,10 @@ from typing import Any
 from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope, init_default_scope
 from rich.progress import track
 
-from mmrest.engine.checks import check_files
 from mmrest.engine.command import Parser, add_config_arguments, at_least, folder, run
 from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
+from mmrest.preflight import check_files
 
 
 def parse_args() -> argparse.Namespace:

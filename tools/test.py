@@ -9,13 +9,13 @@ import sys
 
 from mmengine.config import Config
 
-from mmrest.engine.checks import check
 from mmrest.engine.command import Parser, add_run_arguments, build_runner, run, run_config
-from mmrest.engine.config import is_classifier
+from mmrest.engine.config import TESTED, is_classifier
 from mmrest.engine.errors import UsageError
 from mmrest.engine.guard import WholeWeightsHook
 from mmrest.engine.processes import join_processes
 from mmrest.engine.tta import check_tta, use_tta
+from mmrest.preflight import rehearse
 
 
 def parse_args() -> argparse.Namespace:
@@ -110,10 +110,14 @@ def main() -> None:
         cfg.default_hooks.visualization[switch_of_pictures(cfg)] = False
     if args.tta:
         check_tta(cfg)
-    check(cfg, ('test',))
+    rehearsal = None if args.skip_preflight else rehearse(cfg, ('test',))
     if args.tta:
         use_tta(cfg)
-    runner = build_runner(cfg)
+    # The work dir keeps the config that was trained, which names other weights to begin with.
+    stem = osp.splitext(osp.basename(args.config))[0]
+    runner = build_runner(Config(cfg.to_dict(), cfg.text, filename=f'{stem}{TESTED}'))
+    if rehearsal is not None and not args.tta:  # which has a pipeline of its own
+        rehearsal.hand_over(runner)
     runner.register_hook(WholeWeightsHook())
     runner.test()
 

@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mmrest.engine.checks import Fact, Facts, check
 from mmrest.engine.command import Parser, add_run_arguments, build_runner, run, run_config
 from mmrest.engine.errors import UsageError
 from mmrest.engine.guard import BeginningWeightsHook, WholeWeightsHook
 from mmrest.engine.processes import join_processes, of_first_process
+from mmrest.engine.resuming import ScheduleHook
 from mmrest.engine.saving import newest_checkpoint
+from mmrest.preflight import Report, rehearse
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,7 +55,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--dry-run',
         action='store_true',
-        help='check data, config, weights and room, say what was found, and write nothing',
+        help='rehearse the run with its own data, evaluator and network, say what was found, and '
+        'write nothing',
     )
     add_run_arguments(parser)
     args = parser.parse_args()
@@ -124,13 +126,15 @@ def warn_of_batch_size(cfg: Config) -> None:
         )
 
 
-def summary(config: str, facts: Facts) -> Table:
+def summary(config: str, report: Report) -> Table:
     """What a dry run has found."""
     rows = Table(title=f'{config} is ready to train', title_justify='left')
     rows.add_column('checked')
     rows.add_column('found', overflow='fold')
-    for fact in facts:
+    for fact in report.facts:
         rows.add_row(escape(fact.what), escape(fact.found))
+    for warning in report.warnings:
+        rows.add_row('[bold yellow]warning', escape(warning))
     return rows
 
 
@@ -156,25 +160,29 @@ def main() -> None:
         cfg.resume = newest is not None
         # With nothing to go on from, the run begins as it would without --resume.
         cfg.load_from = newest or cfg.get('load_from')
-    facts = check(cfg, ('train', 'val'), thorough=args.dry_run)
+    rehearsal = None
+    if args.dry_run or not args.skip_preflight:
+        rehearsal = rehearse(cfg, ('train', 'val'), thorough=args.dry_run)
     nothing = f'nothing to resume in {cfg.work_dir}: training begins from the beginning'
     if args.dry_run:
         if resuming and not cfg.resume:
-            facts.append(Fact('resume', nothing))
+            rehearsal.report.add('resume', nothing)
         if get_rank() == 0:
-            Console().print(summary(args.config, facts))
+            Console().print(summary(args.config, rehearsal.report))
         return
     runner = build_runner(cfg)
+    if rehearsal is not None:
+        rehearsal.hand_over(runner)
+        for warning in rehearsal.report.warnings:
+            print_log(warning, 'current', logging.WARNING)
     warn_of_batch_size(cfg)
     if cfg.get('resume'):
         runner.register_hook(WholeWeightsHook(resuming=True))
+        runner.register_hook(ScheduleHook())
     else:
         runner.register_hook(BeginningWeightsHook())
     if resuming and not cfg.get('resume'):
         print_log(nothing, 'current', logging.WARNING)
-    elif resuming and args.auto_scale_lr:
-        message = 'the learning rate is that of the checkpoint: --auto-scale-lr does not change it'
-        print_log(message, 'current', logging.WARNING)
     runner.train()
 
 

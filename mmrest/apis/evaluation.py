@@ -12,12 +12,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from ..engine.checks import check
 from ..engine.command import build_runner
 from ..engine.config import is_classifier
 from ..engine.display import peak_memory_mb
 from ..engine.errors import UsageError
 from ..engine.guard import WholeWeightsHook
+from ..preflight import rehearse
 from .label_map_scores import LabelMapScores
 
 if TYPE_CHECKING:  # it needs pycocotools, which segmentors and classifiers do without
@@ -107,7 +107,7 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
         score_thr: see :class:`.InstanceScores`.
 
     Raises:
-        UsageError: it is the config of a classifier, or see :func:`mmrest.engine.checks.check`.
+        UsageError: it is the config of a classifier, or see :func:`mmrest.preflight.rehearse`.
         CheckpointError: the weights cannot be read or do not fit.
     """
     if is_classifier(cfg):
@@ -126,8 +126,9 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
         cfg.default_hooks.visualization.draw = False
     with tempfile.TemporaryDirectory() as folder:
         cfg.work_dir = folder
-        check(cfg, ('test',))
+        rehearsal = rehearse(cfg, ('test',))
         runner = build_runner(cfg)
+        rehearsal.hand_over(runner)
         runner.register_hook(WholeWeightsHook())
         hook = ScoresHook(score_thr)
         runner.register_hook(hook, priority='VERY_LOW')

@@ -22,18 +22,18 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
+from mmengine.fileio import list_from_file
 from mmengine.model import BaseTTAModel
-from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
 from mmengine.runner.amp import autocast
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from ..engine.arguments import find_type
-from ..engine.checks import check_model
-from ..engine.checks.classes import heads, known_classes
+from ..engine.building import check_model, find_type
 from ..engine.config import (
     dicts,
     first_line,
+    heads,
     is_classifier,
     load_config,
     type_name,
@@ -335,9 +335,16 @@ def _classes(
     cfg: Config, dataset: Config, meta: Dict[str, Any], counts: set
 ) -> Tuple[List[str], Optional[list]]:
     """Names and colours of the classes that the heads predict."""
-    of_type = getattr(find_type(type_name(dataset)), 'METAINFO', None) or {}
+    of_type = getattr(find_type(DATASETS, type_name(dataset)), 'METAINFO', None) or {}
     of_config = dict(of_type, **(dataset.get('metainfo') or {}))
-    of_config['classes'] = known_classes('test_dataloader.dataset', dataset)
+    classes = of_config.get('classes')
+    if isinstance(classes, str):
+        if not os.path.isfile(classes):
+            raise UsageError(
+                f'test_dataloader.dataset.metainfo.classes is the string {classes!r}, where a '
+                'list of names belongs'
+            )
+        of_config['classes'] = list_from_file(classes)
     sources = [known for known in (meta, of_config) if known.get('classes')]
     for known in sources:
         if not counts or len(known['classes']) in counts:
@@ -352,7 +359,7 @@ def _classes(
 
 
 def _reduces_zero_label(dataset: Config) -> bool:
-    kind = find_type(type_name(dataset))
+    kind = find_type(DATASETS, type_name(dataset))
     parameter = inspect.signature(kind).parameters.get('reduce_zero_label') if kind else None
     return bool(dataset.get('reduce_zero_label', parameter and parameter.default))
 

@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from ..checkpoint import read_weights
-from ..engine.checks import check_model
+from ..engine.building import check_model
 from ..engine.config import is_classifier, load_config, without_sync_bn
 from ..engine.errors import UsageError
 from ..engine.guard import WholeWeightsHook, fitted_to, guard_checkpoints, load_from_guarded

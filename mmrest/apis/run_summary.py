@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 from mmengine.config import Config
 from mmengine.utils.dl_utils import collect_env
 
-from ..engine.config import RUN_KEYS, dicts, load_config, make_resumable, type_name
+from ..engine.config import RUN_KEYS, TESTED, dicts, load_config, make_resumable, type_name
 from ..engine.errors import UsageError
 from ..engine.saving import newest_checkpoint
 from .logs import Log
@@ -40,6 +40,7 @@ def find_config(work_dir: Path) -> Path:
     if not work_dir.is_dir():
         raise UsageError(f'{work_dir} is not a folder; give the work dir of a run')
     paths = sorted(work_dir.glob('*.py'))
+    paths = [path for path in paths if not path.name.endswith(TESTED)] or paths
     if len(paths) > 1:
         names = ', '.join(path.name for path in paths)
         raise UsageError(f'{work_dir} holds several configs ({names}); choose with --config PATH')

@@ -2,16 +2,17 @@
 
 import argparse
 import ast
+import contextlib
 import errno
 import os
 import os.path as osp
 import sys
 import warnings
 from pathlib import Path
-from typing import Callable, NoReturn, Optional, Sequence
+from typing import Any, Callable, Iterator, NoReturn, Optional, Sequence
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
@@ -20,6 +21,7 @@ from mmengine.runner import Runner
 from ..checkpoint import CheckpointError
 from ..operators import describe
 from ..ops import forced_backend
+from .children import isolate_children
 from .config import load_config, make_resumable, without_sync_bn
 from .devices import usable_device
 from .display import DisplayHook
@@ -28,7 +30,7 @@ from .guard import guard_checkpoints
 from .processes import check_launcher, is_first_to_say, leave_processes, use_cpu_wrapper
 from .saving import save_whole
 from .sharding import check_sharding
-from .stopping import STOPPED, have_workers_wait
+from .stopping import STOPPED
 
 # mmengine still looks packages up through it; nobody at the command line can mend that.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
@@ -123,10 +125,11 @@ def device(text: str) -> torch.device:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-class _Options(DictAction):
-    """KEY=VALUE pairs, as mmengine's DictAction has them, and dicts.
+class _Options(argparse.Action):
+    """KEY=VALUE pairs; values as Python writes them, lists and tuples without quotes too.
 
-    mmengine's action takes a dict for a string and ends in a traceback where the = is missing.
+    mmengine's DictAction takes white space out of values and dicts for strings, and ends in a
+    traceback where the = is missing.
     """
 
     def __call__(
@@ -136,17 +139,45 @@ class _Options(DictAction):
         values: Sequence[str],
         option_string: Optional[str] = None,
     ) -> None:
-        for value in values:
-            if not value.partition('=')[1] or value.startswith('='):
-                raise argparse.ArgumentError(self, f'{value!r} is not of the form KEY=VALUE')
-        super().__call__(parser, namespace, values, option_string)
-        for key, _, text in (value.partition('=') for value in values):
+        options = dict(getattr(namespace, self.dest) or {})
+        for pair in values:
+            key, equals, text = pair.partition('=')
+            if not key or not equals:
+                raise argparse.ArgumentError(self, f'{pair!r} is not of the form KEY=VALUE')
             if '{' in text:
                 try:
-                    getattr(namespace, self.dest)[key] = ast.literal_eval(text)
+                    options[key] = ast.literal_eval(text)
                 except (ValueError, SyntaxError):
                     reason = f'{text} is no dict or list of dicts as Python writes them'
                     raise argparse.ArgumentError(self, f'{key}: {reason}') from None
+            else:
+                options[key] = _value(text.strip())
+        setattr(namespace, self.dest, options)
+
+
+def _value(text: str) -> Any:
+    """A value of the command line; a path keeps its white space and its commas."""
+    with contextlib.suppress(ValueError, SyntaxError):
+        return ast.literal_eval(text)
+    if text.lower() in ('true', 'false'):
+        return text.lower() == 'true'
+    if text[:1] + text[-1:] in ('[]', '()'):
+        parts = [_value(part.strip()) for part in _split(text[1:-1]) if part.strip()]
+        return parts if text[0] == '[' else tuple(parts)
+    if ',' in text and not set(text) & set(' /\\[]()'):
+        return [_value(part) for part in text.split(',')]
+    return text
+
+
+def _split(text: str) -> Iterator[str]:
+    """Parts between the commas that are in no brackets."""
+    depth = begin = 0
+    for place, letter in enumerate(text):
+        depth += (letter in '[(') - (letter in '])')
+        if letter == ',' and not depth:
+            yield text[begin:place]
+            begin = place + 1
+    yield text[begin:]
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -212,6 +243,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         default='none',
         help='what started the processes of a distributed run',
     )
+    parser.add_argument(
+        '--skip-preflight',
+        action='store_true',
+        help='go on without the checks that come before a run, where one of them is wrong',
+    )
     # torch.distributed.launch passes it, torchrun sets LOCAL_RANK instead.
     parser.add_argument(
         '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
@@ -248,7 +284,6 @@ def build_runner(cfg: Config) -> Runner:
     """
     guard_checkpoints()
     save_whole()
-    have_workers_wait()
     make_resumable(cfg)
     check_sharding(cfg)
     reverted = 0
@@ -273,6 +308,7 @@ def run(main: Callable[[], None]) -> None:
     A run that was asked to stop ends with :data:`~.stopping.STOPPED`. Of many processes that have
     the same to say one says it.
     """
+    isolate_children()
     try:
         main()
     except (UsageError, CheckpointError) as error:

@@ -4,6 +4,7 @@ import difflib
 import inspect
 import os.path as osp
 import re
+import traceback
 from typing import Any, Iterator, Optional, Tuple
 
 from mmengine.config import Config
@@ -16,6 +17,9 @@ from .errors import UsageError
 MODULE2PACKAGE.setdefault('mmrest', 'mmrest')
 
 PHASES = ('train', 'val', 'test')
+
+TESTED = '_tested.py'
+"""End of the name under which a work dir keeps the config of a test."""
 
 INSTALLED_BY = {
     'mmdet': 'pip install mmdet',
@@ -69,6 +73,7 @@ def load_config(
         _replace_data_root(cfg, data_root)
     for key, value in (cfg_options or {}).items():
         _check_key(key, value, cfg)
+        _check_kind(key, value, cfg)
         try:
             cfg.merge_from_dict({key: value})
         except Exception as error:  # an index beyond a list, a key below a number, ...
@@ -104,8 +109,26 @@ def _check_key(key: str, value: Any, cfg: Config) -> None:
         raise UsageError(f'--cfg-options {key}: the config has no {name}; {hint}')
 
 
+def _check_kind(key: str, value: Any, cfg: Config) -> None:
+    """Refuse the list that a comma in a path makes."""
+    before: Any = cfg
+    for part in key.split('.'):
+        before = before.get(part) if isinstance(before, (dict, Config)) else None
+    paths = ('work_dir', 'load_from', 'data_root')
+    name = key.rpartition('.')[2]
+    is_string = isinstance(before, str) and name != 'ann_file'  # which the pre-flight explains
+    if (is_string or name in paths) and isinstance(value, list):
+        raise UsageError(
+            f'--cfg-options {key} is the list {value}, where one string belongs; put a string '
+            f'that has commas in quotes: {key}=\'"{",".join(map(str, value))}"\''
+        )
+
+
 def first_line(error: Exception) -> str:
-    """Type and first line of an error, for a message of one line."""
+    """Type and first line of an error, for a message of one line; of none, the line of code."""
+    if not str(error).strip() and error.__traceback__ is not None:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return f'{type(error).__name__}: {frame.line} ({frame.name})'
     return f'{type(error).__name__}: {str(error).strip()}'.split('\n')[0].rstrip(' :')
 
 
@@ -188,3 +211,21 @@ def dicts(node: Any, where: str) -> Iterator[Tuple[str, dict]]:
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
             yield from dicts(value, f'{where}.{index}')
+
+
+OF_CLASSES = {'bbox_head', 'mask_head', 'decode_head', 'auxiliary_head', 'head'}
+"""Heads whose num_classes is the length of the class list.
+
+Those of panoptic segmentation, and of extra supervision, count something else.
+"""
+
+
+def heads(cfg: Config) -> Iterator[Tuple[str, int]]:
+    """The heads of a network that predict classes, by dotted key, and how many they do."""
+    for head, part in dicts(cfg.model, 'model'):
+        predicted = part.get('num_classes')
+        # An RPN tells objects from background, and a head of STDC what is a boundary.
+        others = 'rpn' in head or type_name(part) == 'STDCHead'
+        of_classes = OF_CLASSES & set(head.split('.')[-2:])
+        if of_classes and isinstance(predicted, int) and not others:
+            yield head, predicted

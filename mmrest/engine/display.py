@@ -7,6 +7,7 @@ import sys
 from logging import StreamHandler
 from typing import Any, Callable, Dict, Optional, Tuple
 
+import numpy as np
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -74,10 +75,12 @@ class DisplayHook(Hook):
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Show the bar."""
+        fill_palette(runner.visualizer.dataset_meta)
         self._start('evaluation', len(runner.val_dataloader), runner)
 
     def before_test_epoch(self, runner: Runner) -> None:
         """Show the bar."""
+        fill_palette(runner.visualizer.dataset_meta)
         self._start('test', len(runner.test_dataloader), runner)
 
     def after_val_iter(self, *args: Any, **kwargs: Any) -> None:
@@ -139,6 +142,21 @@ class DisplayHook(Hook):
             self._progress.stop()
             self._progress = None
             atexit.unregister(self._stop)
+
+
+def fill_palette(metainfo: Optional[Dict[str, Any]]) -> None:
+    """Give every class a colour; the renderers of mmdet and mmseg fail where one lacks.
+
+    Args:
+        metainfo: of a data set; its palette is filled up in place.
+    """
+    classes, palette = (metainfo or {}).get('classes'), (metainfo or {}).get('palette')
+    if not isinstance(classes, (list, tuple)) or not isinstance(palette, (list, tuple)):
+        return
+    missing = len(classes) - len(palette)
+    if missing > 0:
+        colours = np.random.default_rng(0).integers(0, 256, (missing, 3))
+        metainfo['palette'] = [*palette, *map(tuple, colours.tolist())]
 
 
 def progress_bar(console: Console, unit: str, transient: bool = False) -> Progress:

@@ -1,10 +1,12 @@
 """Training data that can be gone on with in the middle, the same for any number of workers."""
 
 import itertools
+from functools import partial
 from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .children import begin_worker, held_sigterm
 from .randomness import kept_random_states, seeded
 
 
@@ -125,7 +127,7 @@ class ResumableLoader(DataLoader):
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
             timeout=loader.timeout,
-            worker_init_fn=loader.worker_init_fn,
+            worker_init_fn=partial(begin_worker, loader.worker_init_fn),
             **workers,
         )
 
@@ -142,7 +144,7 @@ class ResumableLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         # A generator, so that no worker starts before the first batch is asked for.
-        with kept_random_states():
+        with kept_random_states(), held_sigterm():
             batches = super().__iter__()
         yield from batches
 

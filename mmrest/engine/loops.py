@@ -6,9 +6,9 @@ weights of one that was not, bit for bit where the machine's operations are dete
 
 import logging
 from contextlib import closing
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, List, Optional, Union
 
-from mmengine.hooks import EMAHook
+from mmengine.hooks import EarlyStoppingHook, EMAHook
 from mmengine.logging import print_log
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
@@ -53,12 +53,15 @@ class _Resumable:
             batches=len(self.dataloader),
             seeds=self.dataloader.seeds,
             evaluated=self.evaluated,
+            patience=[(hook.wait_count, hook.best_score) for hook in self._patient()],
             random_states=self._before_evaluation or random_states(),
         )
 
     def recall(self, remembered: Optional[Dict[str, Any]]) -> None:
         """Go on from what :meth:`remembered` returned; None: a checkpoint without it."""
         self._resumed = remembered or {}
+        for hook, (count, best) in zip(self._patient(), self._resumed.get('patience', ())):
+            hook.wait_count, hook.best_score = count, best
         batches = self._resumed.get('batches', len(self.dataloader))
         if batches != len(self.dataloader):
             print_log(
@@ -68,6 +71,9 @@ class _Resumable:
                 'current',
                 logging.WARNING,
             )
+
+    def _patient(self) -> List[EarlyStoppingHook]:
+        return [hook for hook in self.runner.hooks if isinstance(hook, EarlyStoppingHook)]
 
     def run(self) -> nn.Module:
         """Train, and evaluate in between.

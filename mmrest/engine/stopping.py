@@ -1,15 +1,14 @@
 """A cluster's request to stop, which a run grants at the end of an iteration."""
 
-import atexit
-import multiprocessing
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any, Optional, Type
+from typing import Optional, Type
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
-from mmengine.runner import runner
+
+from .children import isolate_children
 
 STOPPED = 75
 """Exit status of a run that was asked to stop and has saved what it had (EX_TEMPFAIL)."""
@@ -27,6 +26,7 @@ class StopRequest:
         self._calls = 0
 
     def __enter__(self) -> 'StopRequest':
+        isolate_children()
         # Only the main thread may listen; a run in another one is left as it is.
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._listen)
@@ -59,32 +59,3 @@ class StopRequest:
     def asked_here(self) -> bool:
         """Whether this process was asked to stop, and is the only one of its run."""
         return self._asked and get_world_size() == 1
-
-
-def have_workers_wait() -> None:
-    """Have the workers that load data go on when all processes of a run are asked to stop.
-
-    torchrun and Slurm tell the whole group. Without its workers a run could not finish its
-    iteration; they end when it does.
-    """
-    runner.default_worker_init_fn = _begin_worker
-    atexit.register(_end_workers)
-
-
-_worker_init_fn = runner.default_worker_init_fn
-
-
-def _begin_worker(*args: Any, **kwargs: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _worker_init_fn(*args, **kwargs)
-
-
-def _end_workers() -> None:
-    """End the workers that an error has left.
-
-    multiprocessing would ask them with the signal that they ignore, and wait for ever.
-    """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise where one is killed
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()

@@ -5,10 +5,11 @@ import torch
 
 from mmrest.apis.complexity import count_classifier, count_config
 from mmrest.checkpoint import CheckpointError
-from mmrest.engine.checks import check_model
-from mmrest.engine.checks.weights import check_weights
+from mmrest.engine.building import check_model
 from mmrest.engine.config import load_config
 from mmrest.engine.guard import BeginningWeightsHook, WholeWeightsHook
+from mmrest.preflight import Report
+from mmrest.preflight.weights import check_weights
 from tests.classification.networks import NETWORKS, build, config, released, released_name
 from tests.reference import CLASSIFICATION, KEYS, TOLERANCE, fill, image, samples
 from tests.tools.runs import ROOT
@@ -112,8 +113,9 @@ def test_a_released_file_is_loaded_whole(small, log):
     derived = type(model.backbone).__name__ == 'RMT'
     assert ('4 of the file ignored (backbone.layers.0.Relpos.angle' in line) is derived
     cfg.load_from, cfg.work_dir = None, '.'
-    (fact,) = check_weights(cfg, check_model(cfg), ('train',))
-    assert fact.found == line
+    report = Report()
+    check_weights(cfg, check_model(cfg), ('train',), report)
+    assert [fact.found for fact in report.facts] == [line]
 
 
 @pytest.mark.parametrize('hook', [WholeWeightsHook(), BeginningWeightsHook()])

@@ -8,9 +8,9 @@ import torch
 
 from mmrest import RMT
 from mmrest.datasets.shapes import CLASSES, write_classes
-from mmrest.engine.checks import check_files
 from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
+from mmrest.preflight import check_files
 from tests.classification.networks import released_name
 from tests.models.networks import TINY
 from tests.tools.runs import ROOT, evaluate, train

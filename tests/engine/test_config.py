@@ -6,9 +6,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmrest.engine.checks import check_files
 from mmrest.engine.config import load_config, without_sync_bn
 from mmrest.engine.errors import UsageError
+from mmrest.preflight import check_files
 
 CONFIG = """
 data_root = '{root}'

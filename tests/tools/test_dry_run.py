@@ -4,7 +4,6 @@ import json
 import runpy
 import shutil
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -73,15 +72,17 @@ def test_a_detector(folder, capsys):
     assert everything(folder) == before
     out = ' '.join(capsys.readouterr().out.replace('│', ' ').split())
     for figure in (
-        '3: person, bicycle, car; 3 among the categories of coco/annotations/instances_train2017',
-        'images of train_dataloader.dataset 4 used of 4; 4 decoded',
+        'classes of train_dataloader.dataset 3: person, bicycle, car',
+        'images of train_dataloader.dataset 4 used of 4',
+        'val_evaluator on the ground truth coco/segm_mAP 1.000',
+        'first step loss ',
         'tensors loaded from x.pth, backbone.*',
         'batch 2 x 1 process(es)',
         'iterations per epoch 2',
         'length 1 epochs',
         'optimizer AdamW, lr 0.0001 (meant for a total batch of 16)',
         'are free',
-        'for weights, gradients and moments and about',
+        'for weights, gradients and moments, the images come on top',
     ):
         assert figure in out, figure
 
@@ -92,7 +93,8 @@ def test_a_segmentor(folder, capsys):
     assert everything(folder) == before
     out = ' '.join(capsys.readouterr().out.replace('│', ' ').split())
     assert '150: wall, building, sky, ...' in out and 'length 2 iterations' in out
-    assert '4 used of 4; 4 decoded, with 3 classes in their label maps' in out
+    assert 'val_evaluator on the ground truth mIoU 100.000' in out and 'first step loss' in out
+    assert '3 classes in a sample' in out
 
 
 def test_resuming(folder):
@@ -191,20 +193,14 @@ def test_an_annotation_of_no_image(folder):
 @pytest.mark.slow
 @needs_data
 def test_every_config(tmp_path, monkeypatch, capsys):
-    """In one process, each within 20 seconds."""
+    """In one process; each takes a step with the network that it names."""
     monkeypatch.chdir(tmp_path)
     # The largest keep 65 GiB, which not every machine that tests has.
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=2**40))
-    seconds = {}
     for config in ALL:
         root = 'coco' if config[0] in DETECTORS else 'ade/ADEChallengeData2016'
         name = '_'.join(config)
-        begin = time.perf_counter()
         code = dry_run(ROOT / 'configs' / f'{name}.py', SHARED / 'data' / root)
-        seconds[name] = time.perf_counter() - begin
         assert code is None and 'is ready to train' in capsys.readouterr().out, (name, code)
         assert torch.initial_seed() == 0
-    assert not list(tmp_path.iterdir())
-    slowest = max(seconds, key=seconds.get)
-    assert len(seconds) == 64 and seconds[slowest] < 20, (slowest, seconds[slowest])
-    print(f'slowest: {slowest}, {seconds[slowest]:.1f} s')
+    assert not list(tmp_path.iterdir()) and len(ALL) == 64

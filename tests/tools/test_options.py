@@ -5,11 +5,12 @@ import runpy
 
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
-from mmrest.engine.checks.backends import check_backends
 from mmrest.engine.command import Parser, add_config_arguments
 from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
+from mmrest.preflight.names import check_names
 from tests.tools.runs import ROOT, run
 
 
@@ -126,26 +127,40 @@ def test_batch_size(program, monkeypatch, each, world, accumulated, enabled, mes
 
 
 def test_dicts_in_options(monkeypatch):
-    """They come as Python writes them; what else there is comes as mmengine has it."""
+    """They come as Python writes them; and paths as they are."""
     parser = Parser()
     add_config_arguments(parser)
-    given = ["a=[{'type': 'X', 'n': 1}]", 'b={}', 'c=[1,x]', 'd=1e-3']
+    given = ["a=[{'type': 'X', 'n': 1}]", 'b={}', 'c=[1,x]', 'd=1e-3', 'e=true', 'f=(1,(2,x y))']
+    given += ['g=my runs/out', 'h=a, b/c', 'i=a,2', 'j="a,b"', "k={'a': (1, 2)}", 'l=']
     options = parser.parse_args(['--cfg-options', *given]).cfg_options
-    assert options == dict(a=[dict(type='X', n=1)], b={}, c=[1, 'x'], d=1e-3)
+    assert options == dict(
+        a=[dict(type='X', n=1)],
+        b={},
+        c=[1, 'x'],
+        d=1e-3,
+        e=True,
+        f=(1, (2, 'x y')),
+        g='my runs/out',
+        h='a, b/c',
+        i=['a', 2],
+        j='a,b',
+        k=dict(a=(1, 2)),
+        l='',
+    )
 
 
 @pytest.mark.parametrize('installed', [True, False])
 def test_tensorboard_that_is_not_installed(monkeypatch, installed):
     cfg = load_config(str(ROOT / 'configs' / 'demo_semfpn_rest_lite.py'))
     cfg.visualizer.vis_backends = [dict(type='TensorboardVisBackend')]
-    monkeypatch.setattr(
-        'mmrest.engine.checks.backends.find_spec', lambda name: installed or None
-    )  # fmt: skip
+    monkeypatch.setattr('mmrest.preflight.names.find_spec', lambda name: installed or None)
     if installed:
-        check_backends(cfg)
+        with DefaultScope.overwrite_default_scope('mmseg'):
+            check_names(cfg, ())
         return
-    with pytest.raises(UsageError, match='pip install tensorboard'):
-        check_backends(cfg)
+    scope = DefaultScope.overwrite_default_scope('mmseg')
+    with scope, pytest.raises(UsageError, match='pip install tensorboard'):
+        check_names(cfg, ())
 
 
 WITHOUT_COCO = """

@@ -27,7 +27,7 @@ def test_two_lines(tmp_path, coco_root, data_root):
     config = clone / 'configs' / 'own_coco.py'
     before = config.read_text()
     after = before.replace("'data/shapes/coco/'", repr(data_root))
-    after = after.replace("('square', 'disc', 'triangle')", "('dog', 'tabby cat')")
+    after = after.replace("('square', 'disc', 'triangle')", "('tabby cat', 'dog')")
     changed = [line for line in difflib.ndiff(before.split('\n'), after.split('\n'))]
     assert sum(line.startswith('+ ') for line in changed) == 2
     config.write_text(after)
@@ -35,5 +35,5 @@ def test_two_lines(tmp_path, coco_root, data_root):
     done = train('configs/own_coco.py', cwd=clone)
     assert 'bbox_mAP: ' in done.stdout and 'segm_mAP: ' in done.stdout
     state = torch.load(clone / 'work_dirs/own_coco/epoch_1.pth', weights_only=False)
-    assert state['meta']['dataset_meta']['classes'] == ('dog', 'tabby cat')
+    assert state['meta']['dataset_meta']['classes'] == ('tabby cat', 'dog')
     assert state['state_dict']['roi_head.mask_head.conv_logits.bias'].shape == (2,)

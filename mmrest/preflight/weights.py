@@ -7,16 +7,16 @@ from mmengine.config import Config
 from mmengine.model import BaseTTAModel
 from torch import nn
 
-from ...checkpoint import CheckpointError, read_weights, summary
-from ...models.pretrained import fit, is_from_file
-from ...models.pyramid import PyramidBackbone
-from ...models.released import ReleasedNames
-from ..guard import BeginningWeightsHook, WholeWeightsHook, load_from_guarded
-from .facts import Fact, Facts
+from ..checkpoint import CheckpointError, read_weights, summary
+from ..engine.guard import BeginningWeightsHook, WholeWeightsHook, load_from_guarded
+from ..models.pretrained import fit, is_from_file
+from ..models.pyramid import PyramidBackbone
+from ..models.released import ReleasedNames
 from .files import is_remote
+from .report import Report
 
 
-def check_weights(cfg: Config, model: nn.Module, phases: Tuple[str, ...]) -> Facts:
+def check_weights(cfg: Config, model: nn.Module, phases: Tuple[str, ...], report: Report) -> None:
     """Make sure that the weights a run begins with can be read and fit.
 
     Those of a backbone of mmrest must cover it, as :func:`mmrest.models.pretrained.fit` has it;
@@ -27,29 +27,34 @@ def check_weights(cfg: Config, model: nn.Module, phases: Tuple[str, ...]) -> Fac
         cfg: config of the run.
         model: its network, on any device.
         phases: which of 'train', 'val' and 'test' it goes through.
+        report: facts are added to it.
 
     Raises:
         CheckpointError: a file cannot be read or does not fit.
     """
     while isinstance(model, BaseTTAModel):
         model = model.module
-    facts: Facts = []
     training = 'train' in phases
     # A run that resumes initialises its network all the same.
     for name, module, init_cfg in _from_files(model) if training else ():
-        facts.append(_pretrained(name, module, init_cfg))
+        what, path = f'pretrained weights of {name or "the model"}', str(init_cfg['checkpoint'])
+        if is_remote(path):
+            report.add(what, f'{path}: not looked at, it is not on this machine')
+        else:
+            report.add(what, _fitted(module, path, init_cfg.get('prefix')))
     path = cfg.get('load_from')
     if not path:
-        return facts
+        return
     if is_remote(path):
-        return [*facts, Fact('checkpoint', f'{path}: not looked at, it is not on this machine')]
+        report.add('checkpoint', f'{path}: not looked at, it is not on this machine')
+        return
     if not training:
         hook = WholeWeightsHook()
     else:
         hook = WholeWeightsHook(resuming=True) if cfg.get('resume') else BeginningWeightsHook()
     path = str(Path(path).expanduser())
     fitted = hook.fitted(model, path, load_from_guarded(path, 'cpu'))
-    return [*facts, Fact('checkpoint', fitted.report)]
+    report.add('checkpoint', fitted.report)
 
 
 def _from_files(model: nn.Module) -> Iterator[Tuple[str, nn.Module, dict]]:
@@ -61,15 +66,7 @@ def _from_files(model: nn.Module) -> Iterator[Tuple[str, nn.Module, dict]]:
                 yield name, module, cfg
 
 
-def _pretrained(name: str, module: nn.Module, init_cfg: dict) -> Fact:
-    what = f'pretrained weights of {name or "the model"}'
-    path, prefix = str(init_cfg['checkpoint']), init_cfg.get('prefix')
-    if is_remote(path):
-        return Fact(what, f'{path}: not looked at, it is not on this machine')
-    return Fact(what, _report(module, path, prefix))
-
-
-def _report(module: nn.Module, path: str, prefix: Optional[str]) -> str:
+def _fitted(module: nn.Module, path: str, prefix: Optional[str]) -> str:
     weights = read_weights(path, prefix)
     if isinstance(module, PyramidBackbone):
         return fit(module, weights)[1]

@@ -1,14 +1,15 @@
-"""The network of a run, built without memory or random numbers."""
+"""What a run builds: its network, without memory or random numbers, and types by name."""
 
 import copy
+from typing import Any, Callable, Optional
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS, DefaultScope, Registry
 from torch import nn
 
-from ..config import first_line
-from ..errors import UsageError
+from .config import first_line
+from .errors import UsageError
 
 
 def check_model(cfg: Config) -> nn.Module:
@@ -39,3 +40,11 @@ def _built(cfg: Config) -> nn.Module:
     model = MODELS.build(copy.deepcopy(cfg.model))
     model.train()  # which returns nothing for some of mmdet's backbones
     return model
+
+
+def find_type(root: Registry, name: Optional[str]) -> Optional[Callable[..., Any]]:
+    """What a type name stands for in the default scope, as building would have it."""
+    if not isinstance(name, str):
+        return None
+    with root.switch_scope_and_registry(None) as of_scope:
+        return of_scope.get(name)

@@ -1,20 +1,16 @@
-"""Room on the disk and in memory, in figures."""
+"""Length of a run, and room for it on the disk and in memory, in figures."""
 
 import shutil
 from types import SimpleNamespace
 
 import pytest
-import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmrest.engine.checks import room
-from mmrest.engine.checks.files import check_writable
-from mmrest.engine.checks.plan import Plan, plan
-from mmrest.engine.checks.room import check_disk, check_memory, largest_image
-from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
-from tests.tools.runs import ROOT
+from mmrest.preflight import Report, room
+from mmrest.preflight.files import check_writable
+from mmrest.preflight.room import Plan, check_disk, check_memory, check_schedule
 
 EACH = 3 * 4000
 """Bytes of a checkpoint of the network below: weights and two moments."""
@@ -35,8 +31,8 @@ def run_of(tmp_path, checkpoint, optimizer='AdamW', **fields):
     )
 
 
-EPOCHS = Plan(batch=2, processes=1, iterations=5, length=12, by_epoch=True)
-ITERATIONS = Plan(batch=2, processes=1, iterations=5, length=103, by_epoch=False)
+EPOCHS = Plan(epoch=5, length=12, by_epoch=True)
+ITERATIONS = Plan(epoch=5, length=103, by_epoch=False)
 
 
 @pytest.mark.parametrize(
@@ -58,28 +54,29 @@ def test_checkpoints(tmp_path, monkeypatch, planned, checkpoint, number):
     """As many bytes as they take are enough, and one less is not."""
     cfg = run_of(tmp_path, checkpoint)
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=number * EACH))
-    (fact,) = check_disk(cfg, network(), planned, tmp_path)
-    assert fact.found.startswith(f'{number} of ')
+    report = Report()
+    check_disk(cfg, network(), planned, tmp_path, report)
+    assert report.facts[0].found.startswith(f'{number} of ')
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=number * EACH - 1))
     with pytest.raises(UsageError, match=rf'has no room .* \({number} of .*max_keep_ckpts=2'):
-        check_disk(cfg, network(), planned, tmp_path)
+        check_disk(cfg, network(), planned, tmp_path, report)
 
 
 def test_those_that_are_there_are_not_counted_again(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=2 * EACH))
     cfg = run_of(tmp_path, dict(interval=1))
     with pytest.raises(UsageError):
-        check_disk(cfg, network(), EPOCHS, tmp_path)
+        check_disk(cfg, network(), EPOCHS, tmp_path, Report())
     for epoch in range(10):
         (tmp_path / f'epoch_{epoch + 1}.pth').touch()
-    check_disk(cfg, network(), EPOCHS, tmp_path)
+    check_disk(cfg, network(), EPOCHS, tmp_path, Report())
 
 
 def test_what_a_checkpoint_holds(tmp_path):
     frozen = network().requires_grad_(False)
-    assert room.sizes(run_of(tmp_path, {}), network()) == (4000, 4000, 8000)
-    assert room.sizes(run_of(tmp_path, {}, 'SGD'), network()) == (4000, 4000, 4000)
-    assert room.sizes(run_of(tmp_path, {}), frozen) == (4000, 0, 0)
+    assert room._sizes(run_of(tmp_path, {}), network()) == (4000, 4000, 8000)
+    assert room._sizes(run_of(tmp_path, {}, 'SGD'), network()) == (4000, 4000, 4000)
+    assert room._sizes(run_of(tmp_path, {}), frozen) == (4000, 0, 0)
 
 
 def test_a_work_dir_that_cannot_be_written_to(tmp_path, monkeypatch):
@@ -94,43 +91,36 @@ def test_a_work_dir_that_cannot_be_written_to(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ['file']
 
 
-@pytest.mark.parametrize(
-    'name, wanted',
-    [
-        ('maskrcnn_rmt_s_3x', (800, 1333)),
-        ('retinanet_rest_lite_1x', (800, 1333)),
-        ('upernet_rmt_t_160k', (512, 512)),
-    ],
-)
-def test_largest_image(name, wanted):
-    assert largest_image(load_config(str(ROOT / 'configs' / f'{name}.py'))) == wanted
-
-
-class Network(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 1, bias=False)
-
-    def extract_feat(self, x):
-        return self.conv(x).relu()
-
-
 def test_memory(monkeypatch):
-    """The convolution keeps the image, the ReLU its result."""
-    step = dict(type='Resize', scale=(64, 32))
-    loader = dict(batch_size=2, dataset=dict(pipeline=[step]))
-    cfg = Config(dict(model={}, train_dataloader=loader))
-    with torch.device('meta'):
-        model = Network()
-    assert room._kept_for_backward(model, 2, 32, 64) == 2 * 32 * 64 * (3 + 8) * 4
-    planned = plan(cfg, {})
+    cfg, report = Config(dict(model={})), Report()
     monkeypatch.setattr(room, '_memory', lambda: ('it', 10**9))
-    (fact,) = check_memory(cfg, model, planned)
-    assert '2 image(s) of 32 x 64' in fact.found and 'MAY NOT' not in fact.found
-    monkeypatch.setattr(room, '_memory', lambda: ('it', 10**4))
-    assert 'IT MAY NOT FIT' in check_memory(cfg, model, planned)[0].found
+    check_memory(cfg, network(), report)
+    assert report.facts[0].found.endswith('it has 954 MiB')
     monkeypatch.setattr(room, '_memory', lambda: ('it', 100))
     with pytest.raises(UsageError, match='it has 0 MiB; choose a smaller network'):
-        check_memory(cfg, model, planned)
+        check_memory(cfg, network(), report)
     monkeypatch.setattr(room, '_memory', lambda: ('it', None))
-    assert 'it cannot be asked' in check_memory(cfg, Network(), planned)[0].found
+    check_memory(cfg, network(), report)
+    assert 'it cannot be asked' in report.facts[-1].found
+
+
+@pytest.mark.parametrize('end, warns', [(40, False), (500, True)])
+def test_schedule(end, warns):
+    cfg = Config(
+        dict(
+            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-4)),
+            param_scheduler=[dict(type='LinearLR', begin=0, end=end, by_epoch=False)],
+            auto_scale_lr=dict(base_batch_size=16),
+            train_cfg=dict(max_epochs=3),
+            train_dataloader=dict(batch_size=2),
+        )
+    )
+    report = Report()
+    plan = check_schedule(cfg, 100, report)
+    found = dict(report.facts)
+    assert plan.iterations == 300 and found['iterations per epoch'] == '100'
+    assert found['length'] == '3 epochs' and found['batch'] == '2 x 1 process(es)'
+    assert found['optimizer'] == 'AdamW, lr 0.0001 (meant for a total batch of 16)'
+    assert found['schedule'] == f'LinearLR 0 to {end} (iterations)'
+    assert bool(report.warnings) == warns
+    assert not warns or 'takes 500 of the 300 iterations' in report.warnings[0]

@@ -7,7 +7,8 @@ from torch import nn
 
 from mmrest import ResT
 from mmrest.checkpoint import CheckpointError
-from mmrest.engine.checks.weights import check_weights
+from mmrest.preflight import Report
+from mmrest.preflight.weights import check_weights
 
 ARCH = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
 
@@ -25,7 +26,9 @@ def built(init_cfg=None):
 
 
 def facts(model, phases=('train', 'val'), **options):
-    return check_weights(Config(options), model, phases)
+    report = Report()
+    check_weights(Config(options), model, phases, report)
+    return report.facts
 
 
 def test_pretrained(tmp_path):

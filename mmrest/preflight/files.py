@@ -7,8 +7,8 @@ from typing import Any, Callable, Tuple
 
 from mmengine.config import Config
 
-from ..config import dicts, type_name
-from ..errors import UsageError
+from ..engine.config import dicts, type_name
+from ..engine.errors import UsageError
 
 DATA_REMEDY = 'give --data-root DIR, or set it with --cfg-options'
 
@@ -60,6 +60,8 @@ def _check_data(where: str, part: dict) -> None:
         path = osp.join(root, annotations)
         check_path(path, f'annotation file ({where}.ann_file)', osp.isfile, DATA_REMEDY)
     prefixes = part.get('data_prefix')
+    if isinstance(prefixes, str):  # of mmpretrain's class folders
+        check_path(osp.join(root, prefixes), f'data folder ({where})', osp.isdir, DATA_REMEDY)
     if isinstance(prefixes, dict):
         for key, prefix in prefixes.items():
             if isinstance(prefix, str) and prefix:

@@ -1,0 +1,116 @@
+"""Resumed runs follow their config: schedule, rate, decay; another optimizer is refused."""
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmrest.checkpoint import CheckpointError
+from mmrest.engine.command import build_runner
+from mmrest.engine.resuming import ScheduleHook
+from tests.engine.test_loops import config
+
+COSINE = dict(type='CosineAnnealingLR', by_epoch=False, T_max=16)
+LONGER = dict(type='CosineAnnealingLR', by_epoch=False, T_max=32)
+STEPS = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=3),
+    dict(type='MultiStepLR', by_epoch=True, begin=0, end=8, milestones=[2, 6]),
+]
+
+
+def run(folder, epochs=4, schedule=(COSINE,), resume=None, optimizer=None, **options):
+    """The rates of a run, by iteration, and its runner."""
+    saving = dict(type='CheckpointHook', interval=1)
+    cfg = Config(config(folder, checkpoint=saving, **options).to_dict())
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=epochs)
+    cfg.param_scheduler = [dict(part) for part in schedule]
+    cfg.optim_wrapper.optimizer = optimizer or dict(type='AdamW', lr=1e-2)
+    cfg.load_from, cfg.resume = resume, resume is not None
+    runner, rates = build_runner(cfg), {}
+    runner.register_hook(ScheduleHook())
+    step = runner.train_loop.run_iter
+
+    def counted(*args):
+        rates[runner.iter] = runner.optim_wrapper.param_groups[0]['lr']
+        step(*args)
+
+    runner.train_loop.run_iter = counted
+    runner.train()
+    return rates, runner
+
+
+@pytest.mark.parametrize(
+    'before, after',
+    [((COSINE,), (LONGER,)), ((COSINE,), STEPS), (STEPS, (LONGER,))],
+    ids=['longer', 'other', 'fewer'],
+)
+def test_a_schedule_that_changes(tmp_path, caplog, before, after):
+    """From the checkpoint on, the rates are those of a run that had the schedule all along."""
+    run(tmp_path / 'a', 4, before)
+    rates, _ = run(tmp_path / 'a', 8, after, str(tmp_path / 'a' / 'epoch_4.pth'))
+    expected, _ = run(tmp_path / 'b', 8, after)
+    assert len(rates) == len(expected) // 2 > 0 and max(rates.values()) > 0
+    assert rates == pytest.approx({i: expected[i] for i in rates}, rel=1e-9)
+
+
+def test_a_rate_and_a_decay_that_change(tmp_path):
+    run(tmp_path)
+    changed = dict(type='AdamW', lr=3e-2, weight_decay=0.5)
+    checkpoint = str(tmp_path / 'epoch_4.pth')
+    rates, runner = run(tmp_path, 5, (LONGER,), checkpoint, changed)
+    expected, _ = run(tmp_path / 'b', 5, (LONGER,), None, changed)
+    assert rates == pytest.approx({i: expected[i] for i in rates}, rel=1e-9)
+    assert all(group['weight_decay'] == 0.5 for group in runner.optim_wrapper.param_groups)
+
+
+def test_nothing_that_changes(tmp_path, capsys):
+    run(tmp_path, 8, (LONGER,))
+    run(tmp_path, 8, (LONGER,), str(tmp_path / 'epoch_4.pth'))
+    assert 'asks for something else' not in capsys.readouterr().out
+
+
+def test_nothing_that_is_left(tmp_path):
+    run(tmp_path)
+    rates, runner = run(tmp_path, 4, resume=str(tmp_path / 'epoch_4.pth'))
+    assert not rates
+    log = next(tmp_path.rglob(f'{runner.timestamp}.log')).read_text()
+    assert 'nothing is left to do: the checkpoint stands at 4 of 4 epochs' in log
+
+
+@pytest.mark.parametrize(
+    'optimizer, message',
+    [
+        (
+            dict(type='SGD', lr=0.1, momentum=0.9),
+            r'with betas, and the config asks for .* momentum',
+        ),
+    ],
+)
+def test_another_optimizer(tmp_path, optimizer, message):
+    run(tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        run(tmp_path, 5, resume=str(tmp_path / 'epoch_4.pth'), optimizer=optimizer)
+
+
+def test_other_groups(tmp_path):
+    run(tmp_path)
+    path = str(tmp_path / 'epoch_4.pth')
+    content = torch.load(path, weights_only=False)
+    first = content['optimizer']['param_groups'][0]
+    content['optimizer']['param_groups'].append(dict(first, params=[]))
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r'groups of .*paramwise_cfg, frozen_stages or the'):
+        run(tmp_path, 5, resume=path)
+
+
+def test_patience(tmp_path):
+    """EarlyStoppingHook goes on counting."""
+    hook = dict(type='EarlyStoppingHook', monitor='mean', rule='less', patience=100, min_delta=9)
+    counts = []
+    for epochs, path in ((4, None), (6, str(tmp_path / 'epoch_4.pth'))):
+        cfg = config(tmp_path, checkpoint=dict(type='CheckpointHook', interval=1))
+        cfg.train_cfg.max_epochs, cfg.custom_hooks = epochs, [hook]
+        cfg.load_from, cfg.resume = path, path is not None
+        runner = build_runner(cfg)
+        runner.train()
+        counts += [h.wait_count for h in runner.hooks if type(h).__name__ == hook['type']]
+    assert counts[1] == counts[0] + 2

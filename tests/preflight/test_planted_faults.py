@@ -1,0 +1,464 @@
+"""Faults that people's data and configs have: each ends a rehearsal with one line that names it.
+
+The kinds are those of reports in the trackers of mmdet, mmseg and mmengine. What is no fault, if
+unusual, is in test_sound_data.py.
+"""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmrest.checkpoint import CheckpointError
+from mmrest.engine.config import load_config
+from mmrest.engine.errors import UsageError
+from mmrest.preflight import rehearse
+from tests.drawn import draw_ade, draw_coco
+from tests.tools.runs import DETECTOR, SMALL_SEGMENTOR
+
+TRAIN = 'annotations/instances_train2017.json'
+VAL = 'annotations/instances_val2017.json'
+
+
+@pytest.fixture(scope='session')
+def drawn(tmp_path_factory):
+    """Folder with the configs and data that are copied for each fault."""
+    folder = tmp_path_factory.mktemp('drawn')
+    (folder / 'coco').mkdir()
+    (folder / 'ade').mkdir()
+    draw_coco(folder / 'coco')
+    draw_ade(folder / 'ade')
+    (folder / 'det.py').write_text(DETECTOR)
+    (folder / 'seg.py').write_text(SMALL_SEGMENTOR)
+    return folder
+
+
+@pytest.fixture
+def folder(drawn, tmp_path, monkeypatch):
+    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def rehearsed(name, options=None, thorough=False):
+    """Rehearse one of the two configs; returns what was found."""
+    root = dict(det='coco', seg='ade')[name]
+    cfg = load_config(f'{name}.py', options, root)
+    cfg.launcher, cfg.work_dir = 'none', 'work'
+    return rehearse(cfg, ('train', 'val'), thorough).report
+
+
+def line(name, options=None, thorough=False):
+    """The one line with which a rehearsal ends."""
+    with pytest.raises((UsageError, CheckpointError)) as caught:
+        rehearsed(name, options, thorough)
+    message = str(caught.value)
+    assert '\n' not in message
+    return message
+
+
+def edited(path, change):
+    """Have a function change a JSON file."""
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(change(content) or content))
+
+
+def each(key, **values):
+    """A change of every entry of a JSON file."""
+
+    def change(content):
+        for entry in content[key]:
+            entry.update(values)
+
+    return change
+
+
+def without(key, *names, first=None):
+    """A change that takes keys out of entries of a JSON file."""
+
+    def change(content):
+        for entry in content[key][:first]:
+            for name in names:
+                entry.pop(name, None)
+
+    return change
+
+
+def turned(content):
+    content['categories'].reverse()
+
+
+def twice(key, name):
+    """A change that gives two entries of a JSON file one value."""
+
+    def change(content):
+        content[key][1][name] = content[key][0][name]
+
+    return change
+
+
+JSON_FAULTS = {
+    'categories in another order': (TRAIN, turned, 'lists the categories in the order (car, bi'),
+    'categories of val in another order': (VAL, turned, 'lists the categories in the order (car'),
+    'two categories of one name': (TRAIN, twice('categories', 'name'), "are called 'person'"),
+    'every area 0': (TRAIN, each('annotations', area=0), 'every annotation has iscrowd 1 or an'),
+    'all crowds': (TRAIN, each('annotations', iscrowd=1), 'every annotation has iscrowd 1 or an'),
+    'no segmentation': (
+        TRAIN,
+        without('annotations', 'segmentation', first=1),
+        '1 of 12 annotations have no segmentation (annotation 1 is the first)',
+    ),
+    'empty segmentation': (
+        TRAIN,
+        each('annotations', segmentation=[]),
+        '12 of 12 annotations have no segmentation',
+    ),
+    'no iscrowd': (VAL, without('annotations', 'iscrowd'), 'lack iscrowd, which the evaluation'),
+    'no id': (TRAIN, without('annotations', 'id'), 'annotation number 0 of the list has no id'),
+    'one id twice': (TRAIN, twice('annotations', 'id'), '1 is the id of several annotations'),
+    'image id twice': (TRAIN, twice('images', 'id'), '1 is the id of several images'),
+    'bbox of no numbers': (TRAIN, each('annotations', bbox=[]), 'has the bbox [], where four'),
+    'no bbox': (TRAIN, without('annotations', 'bbox'), 'annotation 1 has no bbox; add it'),
+    'no area': (TRAIN, without('annotations', 'area'), 'annotation 1 has no area; add it'),
+    'no file name': (TRAIN, without('images', 'file_name'), 'image 1 has no file_name'),
+    'no size': (TRAIN, without('images', 'height'), 'image 1 has no height'),
+    'no categories': (
+        TRAIN,
+        lambda content: dict(content, categories=[]),
+        'is no COCO JSON: it has no categories',
+    ),
+    'no category key': (
+        VAL,
+        lambda content: {k: v for k, v in content.items() if k != 'categories'},
+        'is no COCO JSON: it has no categories',
+    ),
+    'other categories': (
+        TRAIN,
+        each('categories', name='dog'),
+        "several categories are called 'dog'",
+    ),
+    'a category less': (
+        TRAIN,
+        lambda content: dict(content, categories=content['categories'][:2]),
+        "class 'car' of train_dataloader.dataset is not in",
+    ),
+    'sizes of another image': (
+        TRAIN,
+        each('images', height=50, width=70),
+        'is 80 x 60 pixels, and its annotation says 70 x 50',
+    ),
+    'width and height exchanged': (
+        TRAIN,
+        each('images', height=80, width=60),
+        'says 60 x 80',
+    ),
+    'boxes outside of the images': (
+        TRAIN,
+        each('annotations', bbox=[500, 500, 10, 10]),
+        'none of its 4 images has an object to learn from',
+    ),
+    'no annotation': (
+        TRAIN,
+        lambda content: dict(content, annotations=[]),
+        'has a data set without images',
+    ),
+    'a list': (TRAIN, lambda content: [1], 'is no COCO JSON'),
+}
+
+
+@pytest.mark.parametrize('fault', JSON_FAULTS)
+def test_annotations_of_coco(folder, fault):
+    path, change, words = JSON_FAULTS[fault]
+    edited(folder / 'coco' / path, change)
+    assert words in line('det')
+
+
+OPTION_FAULTS = {
+    'classes in another order': (
+        'det',
+        {
+            f'{phase}_dataloader.dataset.metainfo.classes': ('car', 'bicycle', 'person')
+            for phase in ('train', 'val')
+        },
+        'set metainfo.classes in the order of the file',
+    ),
+    'a class twice': (
+        'det',
+        {'train_dataloader.dataset.metainfo.classes': ('person', 'person', 'car')},
+        'names a class twice',
+    ),
+    'a class list that is a string': (
+        'det',
+        {'train_dataloader.dataset.metainfo.classes': 'person'},
+        "is the string 'person', where a list of names belongs",
+    ),
+    'evaluator of other annotations': (
+        'det',
+        {'val_evaluator.ann_file': f'coco/{TRAIN}'},
+        'val_evaluator (CocoMetric) gives coco/bbox_mAP',
+    ),
+    'metric that is not given': (
+        'det',
+        {'default_hooks.checkpoint.save_best': 'bbox_mAP'},
+        'save_best is bbox_mAP, which val_evaluator does not give; it gives coco/bbox_mAP',
+    ),
+    'masks that are not evaluated': (
+        'det',
+        {'val_evaluator.metric': 'bbox'},
+        'save_best is coco/segm_mAP, which val_evaluator does not give',
+    ),
+    'metric of segmentation': (
+        'det',
+        {'val_evaluator': dict(type='mmseg.IoUMetric')},
+        'val_evaluator',
+    ),
+    'metric that is not known': (
+        'det',
+        {'val_evaluator.metric': 'mask'},
+        "metric should be one of 'bbox', 'segm'",
+    ),
+    'several annotation files': (
+        'det',
+        {'train_dataloader.dataset.ann_file': ['a.json', 'b.json']},
+        'where one file belongs; use a ConcatDataset',
+    ),
+    'mosaic in a plain pipeline': (
+        'det',
+        {
+            'train_dataloader.dataset.pipeline': [
+                dict(type='LoadImageFromFile'),
+                dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+                dict(type='Mosaic', img_scale=(64, 64)),
+                dict(type='PackDetInputs'),
+            ]
+        },
+        'Mosaic of train_dataloader.dataset.pipeline fails on',
+    ),
+    'masks that are not loaded': (
+        'det',
+        {'train_dataloader.dataset.pipeline.1.with_mask': False},
+        'the first step of training fails',
+    ),
+    'maps for another neck': (
+        'det',
+        {'model.neck.in_channels': [8, 16, 24]},
+        'the first step of training fails',
+    ),
+    'misspelt hook': (
+        'det',
+        {'custom_hooks': [dict(type='EarlyStopHook', monitor='coco/segm_mAP')]},
+        'custom_hooks.0.type: EarlyStopHook is not registered; did you mean EarlyStoppingHook?',
+    ),
+    'misspelt argument of a hook': (
+        'det',
+        {'default_hooks.checkpoint.max_keep_ckpt': 3},
+        'CheckpointHook knows no such argument; did you mean max_keep_ckpts?',
+    ),
+    'misspelt optimizer': (
+        'det',
+        {'optim_wrapper.optimizer.type': 'AdanW'},
+        'optim_wrapper.optimizer.type: AdanW is not registered; did you mean AdamW?',
+    ),
+    'misspelt argument of the optimizer': (
+        'det',
+        {'optim_wrapper.optimizer.weight_decy': 0.1},
+        'AdamW knows no such argument; did you mean weight_decay?',
+    ),
+    'misspelt scheduler': (
+        'det',
+        {'param_scheduler.0.type': 'LinearLr'},
+        'LinearLr is not registered; did you mean LinearLR?',
+    ),
+    'misspelt argument of a loop': (
+        'det',
+        {'train_cfg.val_intervall': 2},
+        'knows no such argument; did you mean val_interval?',
+    ),
+    'misspelt argument of a data set': (
+        'det',
+        {'train_dataloader.dataset.filter_cfgs': dict(min_size=3)},
+        'CocoDataset knows no such argument; did you mean filter_cfg?',
+    ),
+    'misspelt argument of a loader': (
+        'det',
+        {'train_dataloader.num_worker': 2},
+        'DataLoader knows no such argument; did you mean num_workers?',
+    ),
+    'misspelt transform': (
+        'det',
+        {'train_dataloader.dataset.pipeline.2.type': 'Resise'},
+        'Resise is not in the',
+    ),
+    'backend that is not installed': (
+        'det',
+        {'visualizer.vis_backends': [dict(type='ClearMLVisBackend')]},
+        'ClearMLVisBackend needs clearml, which is not installed: pip install clearml',
+    ),
+    'images of one channel': (
+        'det',
+        {'train_dataloader.dataset.pipeline.0.color_type': 'grayscale'},
+        'the first step of training fails',
+    ),
+    'heads for other classes': (
+        'det',
+        {'model.roi_head.bbox_head.num_classes': 7},
+        'model.roi_head.bbox_head.num_classes is 7, but train_dataloader.dataset',
+    ),
+    'a filter that keeps nothing': (
+        'det',
+        {'train_dataloader.dataset.filter_cfg.min_size': 500},
+        'has a data set without images',
+    ),
+    'one channel and no sigmoid': (
+        'seg',
+        {'model.decode_head.num_classes': 1},
+        'decode_head',
+    ),
+    'zero labels not reduced': (
+        'seg',
+        {'model.decode_head.num_classes': 2},
+        'model.decode_head.num_classes is 2, but train_dataloader.dataset',
+    ),
+    'suffix of no image': (
+        'seg',
+        {'train_dataloader.dataset.img_suffix': '.jpeg'},
+        'without images',
+    ),
+    'labels that are resized before an evaluation': (
+        'seg',
+        {
+            'val_dataloader.dataset.pipeline': [
+                dict(type='LoadImageFromFile'),
+                dict(type='LoadAnnotations', reduce_zero_label=True),
+                dict(type='Resize', scale=(40, 30), keep_ratio=True),
+                dict(type='PackSegInputs'),
+            ]
+        },
+        'put LoadAnnotations after the step that resizes',
+    ),
+    'metric of boxes': (
+        'seg',
+        {'val_evaluator': dict(type='IoUMetric', iou_metrics=['mAP'])},
+        'val_evaluator',
+    ),
+}
+
+
+@pytest.mark.parametrize('fault', OPTION_FAULTS)
+def test_configs(folder, fault):
+    name, options, words = OPTION_FAULTS[fault]
+    assert words in line(name, options, thorough='first step' in words)
+
+
+def label_map(folder, split='training', number=1):
+    return folder / 'ade' / 'annotations' / split / f'{number}.png'
+
+
+def colours(folder):
+    cv2.imwrite(str(label_map(folder)), np.zeros((60, 80, 3), np.uint8))
+
+
+def another_size(folder):
+    cv2.imwrite(str(label_map(folder)), np.zeros((30, 40), np.uint8))
+
+
+def sixteen_bits(folder):
+    cv2.imwrite(str(label_map(folder)), np.full((60, 80), 1000, np.uint16))
+
+
+def masks_of_255(folder):
+    for number in range(1, 5):
+        labels = cv2.imread(str(label_map(folder, number=number)), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(label_map(folder, number=number)), np.uint8(255 * (labels > 0)))
+
+
+def beyond(folder):
+    cv2.imwrite(str(label_map(folder)), np.full((60, 80), 200, np.uint8))
+
+
+def truncated(folder):
+    path = label_map(folder)
+    path.write_bytes(path.read_bytes()[:30])
+
+
+def no_map(folder):
+    label_map(folder).unlink()
+
+
+MAP_FAULTS = {
+    'three channels': (colours, 'has 3 channels, where one with the number of the class'),
+    'another size': (another_size, 'is 40 x 30 pixels and its image'),
+    '16 bits': (sixteen_bits, 'has 16 bits, and mmseg keeps the lower 8 alone'),
+    'masks of 0 and 255': (masks_of_255, 'so that nothing tells one class from another'),
+    'a value beyond the classes': (beyond, 'holds 199, where model.decode_head.num_classes is'),
+    'a damaged file': (truncated, 'annotations/training/1.png (train_dataloader.dataset) cannot'),
+    'a missing file': (no_map, 'annotations/training/1.png (train_dataloader.dataset) does not'),
+}
+
+
+@pytest.mark.parametrize('fault', MAP_FAULTS)
+def test_label_maps(folder, fault):
+    change, words = MAP_FAULTS[fault]
+    change(folder)
+    assert words in line('seg')
+
+
+def test_an_image_that_its_exif_turns(folder):
+    path = folder / 'coco' / 'train2017' / '000000000001.jpg'
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(path).save(path, exif=exif)
+    assert 'is 60 x 80 pixels (turned by its EXIF orientation)' in line('det')
+
+
+def test_a_damaged_image(folder):
+    path = folder / 'coco' / 'val2017' / '000000000002.jpg'
+    path.write_bytes(path.read_bytes()[:30])
+    assert f'image {path.relative_to(folder)} (val_dataloader.dataset) cannot be' in line('det')
+
+
+def test_a_missing_image(folder):
+    (folder / 'coco' / 'train2017' / '000000000003.jpg').unlink()
+    assert '000000000003.jpg (train_dataloader.dataset) does not exist' in line('det')
+
+
+def test_a_locale_that_is_not_utf8(folder, monkeypatch):
+    path = folder / 'coco' / TRAIN
+    edited(path, each('images', license='Zürich'))
+    path.write_text(json.dumps(json.loads(path.read_text()), ensure_ascii=False), 'utf-8')
+    import builtins
+
+    opened = builtins.open
+
+    def ascii_open(file, mode='r', *args, **kwargs):
+        if str(file).endswith(TRAIN) and mode == 'r':
+            kwargs['encoding'] = 'ascii'
+        return opened(file, mode, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, 'open', ascii_open)
+    assert 'set PYTHONUTF8=1' in line('det')
+
+
+WARNINGS = {
+    'warm-up longer than the run': ('det', {}, 'the warm-up takes 500 of the 2 iterations'),
+    'decay of norms': (
+        'det',
+        {'optim_wrapper.paramwise_cfg.custom_keys': {'backbone': dict(lr_mult=0.1)}},
+        'undoes norm_decay_mult=0 for them',
+    ),
+    'a map that no neck reads': (
+        'det',
+        {'model.neck.start_level': 1, 'model.neck.num_outs': 5},
+        'Expected to have finished reduction',
+    ),
+}
+
+
+@pytest.mark.parametrize('fault', WARNINGS)
+def test_warnings(folder, fault):
+    name, options, words = WARNINGS[fault]
+    warnings = rehearsed(name, options, thorough='Expected' in words).warnings
+    assert any(words in warning for warning in warnings), warnings

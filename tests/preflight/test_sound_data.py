@@ -1,0 +1,228 @@
+"""Unusual data that is no fault: a rehearsal lets it pass, and evaluators give the best score."""
+
+import json
+import shutil
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as masks
+
+from mmrest.engine.config import load_config
+from mmrest.preflight import rehearse
+from tests.preflight.test_planted_faults import TRAIN, VAL, drawn, edited, folder, rehearsed
+from tests.shared import SHARED, needs_data
+from tests.tools.runs import ROOT
+
+__all__ = ['drawn', 'folder']
+
+BEST = {'coco/bbox_mAP 1.000', 'coco/segm_mAP 1.000'}
+
+
+def scores(report):
+    return {fact.found for fact in report.facts if 'ground truth' in fact.what}
+
+
+def crowd(content):
+    """A crowd, as COCO writes it: RLE that is not compressed."""
+    content['annotations'][0].update(
+        iscrowd=1, segmentation=dict(size=[60, 80], counts=[100, 200, 4500])
+    )
+
+
+def gaps(content):
+    renumbered = {image['id']: 1000 * image['id'] for image in content['images']}
+    for image in content['images']:
+        image['id'] = renumbered[image['id']]
+    for annotation in content['annotations']:
+        annotation.update(id=7 * annotation['id'], image_id=renumbered[annotation['image_id']])
+
+
+def negatives(content):
+    content['annotations'] = [a for a in content['annotations'] if a['image_id'] != 1]
+
+
+def rle(content):
+    for annotation in content['annotations'][::2]:
+        polygon = masks.frPyObjects(annotation['segmentation'], 60, 80)
+        whole = masks.merge(polygon)
+        annotation['segmentation'] = dict(whole, counts=whole['counts'].decode())
+
+
+def renamed(content):
+    content['images'][0]['file_name'] = 'Bäume im Frühling 1.jpg'
+
+
+def other_numbers(content):
+    for category in content['categories']:
+        category['id'] *= 10
+    for annotation in content['annotations']:
+        annotation['category_id'] *= 10
+
+
+ODDITIES = [crowd, gaps, negatives, rle, renamed, other_numbers]
+
+
+@pytest.mark.parametrize('oddity', ODDITIES, ids=lambda oddity: oddity.__name__)
+def test_annotations_of_coco(folder, oddity):
+    for path, split in ((TRAIN, 'train2017'), (VAL, 'val2017')):
+        edited(folder / 'coco' / path, oddity)
+        if oddity is renamed:
+            images = folder / 'coco' / split
+            (images / '000000000001.jpg').rename(images / 'Bäume im Frühling 1.jpg')
+    assert scores(rehearsed('det', thorough=True)) == BEST
+
+
+def changed_images(folder, change):
+    for path in folder.glob('coco/*2017/*.jpg'):
+        change(path)
+
+
+def grey(path):
+    Image.open(path).convert('L').save(path)
+
+
+def palette(path):
+    Image.open(path).convert('P').save(path.with_suffix('.png'))
+    path.with_suffix('.png').rename(path)
+
+
+def upright(path):
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    Image.open(path).save(path, exif=exif)
+
+
+@pytest.mark.parametrize('change', [grey, palette, upright], ids=lambda change: change.__name__)
+def test_images(folder, change):
+    changed_images(folder, change)
+    assert scores(rehearsed('det')) == BEST
+
+
+@pytest.mark.parametrize(
+    'wrapper',
+    [
+        dict(type='RepeatDataset', times=2),
+        dict(type='ClassBalancedDataset', oversample_thr=0.5),
+        dict(type='ConcatDataset'),
+    ],
+    ids=lambda wrapper: wrapper['type'],
+)
+def test_wrappers(folder, wrapper):
+    inner = load_config('det.py', None, 'coco').train_dataloader.dataset.to_dict()
+    data = dict(datasets=[inner, inner]) if 'Concat' in wrapper['type'] else dict(dataset=inner)
+    (folder / 'wrapped.py').write_text(
+        f"_base_ = './det.py'\n"
+        f'train_dataloader = dict(dataset=dict(_delete_=True, **{dict(wrapper, **data)!r}))\n'
+    )
+    (folder / 'det.py').rename(folder / 'plain.py')
+    (folder / 'wrapped.py').rename(folder / 'det.py')
+    text = (folder / 'det.py').read_text()
+    (folder / 'det.py').write_text(text.replace('./det.py', './plain.py'))
+    report = rehearsed('det', thorough=True)
+    assert scores(report) == BEST and any(fact.what == 'first step' for fact in report.facts)
+
+
+def test_a_void_of_another_value(folder):
+    for path in folder.glob('ade/annotations/*/*.png'):
+        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        labels[labels == 0] = 201  # 200 once zero is taken off
+        cv2.imwrite(str(path), labels)
+    options = {
+        'model.decode_head.ignore_index': 200,
+        'model.data_preprocessor.seg_pad_val': 200,
+    }
+    report = rehearsed('seg', options, thorough=True)
+    assert scores(report) == {'mIoU 100.000'}
+
+
+VOC = """
+_base_ = ['./det.py']
+data = dict(
+    _delete_=True, type='XMLDataset', data_root='voc', img_subdir='JPEGImages',
+    ann_file='all.txt', data_prefix=dict(sub_data_root=''),
+    metainfo=dict(classes=('person', 'bicycle', 'car')),
+)
+load = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(80, 60), keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True),
+]
+keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+pack = dict(type='PackDetInputs', meta_keys=keys)
+train_dataloader = dict(dataset=dict(**data, pipeline=[*load, pack]))
+val_dataloader = dict(dataset=dict(**data, test_mode=True, pipeline=[*load, pack]))
+test_dataloader = val_dataloader
+val_evaluator = dict(_delete_=True, type='VOCMetric', metric='mAP', eval_mode='11points')
+test_evaluator = val_evaluator
+model = dict(roi_head=dict(mask_roi_extractor=None, mask_head=None))
+default_hooks = dict(checkpoint=dict(save_best='pascal_voc/mAP'))
+"""
+
+
+def draw_voc(folder, names=('person', 'bicycle', 'car')):
+    """Write the drawn COCO set as one of VOC."""
+    root = folder / 'voc'
+    shutil.copytree(folder / 'coco' / 'train2017', root / 'JPEGImages')
+    (root / 'Annotations').mkdir()
+    content = json.loads((folder / 'coco' / TRAIN).read_text())
+    for image in content['images']:
+        tree = ElementTree.Element('annotation')
+        size = ElementTree.SubElement(tree, 'size')
+        for key in ('width', 'height'):
+            ElementTree.SubElement(size, key).text = str(image[key])
+        for annotation in content['annotations']:
+            if annotation['image_id'] == image['id']:
+                entry = ElementTree.SubElement(tree, 'object')
+                ElementTree.SubElement(entry, 'name').text = names[annotation['category_id'] - 1]
+                box = ElementTree.SubElement(entry, 'bndbox')
+                x, y, w, h = annotation['bbox']
+                for key, value in zip(('xmin', 'ymin', 'xmax', 'ymax'), (x, y, x + w, y + h)):
+                    ElementTree.SubElement(box, key).text = str(value + 1)
+        name = image['file_name'][:-4]
+        ElementTree.ElementTree(tree).write(root / 'Annotations' / f'{name}.xml')
+    stems = [image['file_name'][:-4] for image in content['images']]
+    (root / 'all.txt').write_text('\n'.join(stems))
+    (folder / 'voc.py').write_text(VOC)
+
+
+def rehearsed_voc(options=None):
+    cfg = load_config('voc.py', options)
+    cfg.launcher, cfg.work_dir = 'none', 'work'
+    return rehearse(cfg, ('train', 'val'), thorough=True).report
+
+
+def test_voc(folder):
+    draw_voc(folder)
+    report = rehearsed_voc()
+    assert scores(report) == {'pascal_voc/mAP 1.000'} and not report.warnings[1:]
+
+
+def test_voc_with_other_names(folder):
+    draw_voc(folder, ('person', 'bicycle', 'Car'))
+    with pytest.raises(Exception, match="names an object 'Car', and train_data"):
+        rehearsed_voc()
+
+
+def test_voc_with_small_boxes(folder):
+    edited(folder / 'coco' / TRAIN, lambda content: content['annotations'][0].update(bbox=[9] * 4))
+    draw_voc(folder)
+    report = rehearsed_voc({'train_dataloader.dataset.filter_cfg': dict(bbox_min_size=30)})
+    assert any('leaves out 1 of 12 boxes of a sample: bbox_min' in w for w in report.warnings)
+
+
+@needs_data
+@pytest.mark.parametrize(
+    'name, root, best',
+    [
+        ('maskrcnn_rmt_t_1x', 'coco', BEST),
+        ('semfpn_rest_lite_80k', 'ade/ADEChallengeData2016', {'mIoU 100.000'}),
+    ],
+)
+def test_photographs(tmp_path, name, root, best):
+    cfg = load_config(str(ROOT / 'configs' / f'{name}.py'), None, str(SHARED / 'data' / root))
+    cfg.launcher, cfg.work_dir = 'none', str(tmp_path)
+    assert scores(rehearse(cfg, ('train', 'val')).report) == best
+    assert np.random.get_state()[0] == 'MT19937' and not list(tmp_path.iterdir())
