@@ -58,10 +58,22 @@ def programs():
     return warm_folder()
 
 
+# Minutes each, of programs that have tests of their own.
+LONG = {
+    'docs/train.md',
+    'docs/reports.md',
+    'docs/visualization.md',
+    'docs/own_data_segmentation.md',
+}
+
 RUN = [page for page in PAGES if {'bash', 'python'} & {block.language for block in blocks(page)}]
 
 
-@pytest.mark.parametrize('page', RUN, ids=name)
+@pytest.mark.parametrize(
+    'page',
+    [pytest.param(p, marks=pytest.mark.slow) if name(p) in LONG else p for p in RUN],
+    ids=name,
+)
 def test_blocks(page, tmp_path, coco_root, ade_root, programs, monkeypatch):
     """Every block, in order, in a clone with small networks and data."""
     monkeypatch.syspath_prepend(ROOT)

@@ -46,6 +46,7 @@ def test_in_turn(monkeypatch):
     assert times == {'rmt_t torch': [3, 5], 'swin_t': [4, 6]}
 
 
+@pytest.mark.slow
 def test_in_processes():
     """A failure in one is that of the call."""
     job = Job('rest_lite', 'torch', (32, 32))

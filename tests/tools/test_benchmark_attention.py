@@ -9,6 +9,7 @@ from tests.tools.runs import ROOT, run
 TOOL = ROOT / 'tools' / 'benchmark_attention.py'
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='measures on Linux')
 def test_table(tmp_path):
     lines = run(TOOL, '--sides', '96', cwd=tmp_path).stdout.splitlines()

@@ -194,6 +194,7 @@ def test_a_full_disk(home, small_disk, coco_root):
         assert torch.load(path, weights_only=False)['meta']['iter'] == int(path.stem[5:])
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_a_truncated_checkpoint(home, whole, coco_root, tmp_path):
     """It is noticed, and the one before is gone on from."""
@@ -211,6 +212,7 @@ def test_a_truncated_checkpoint(home, whole, coco_root, tmp_path):
     assert_same(folder, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_preemption(home, whole, coco_root, tmp_path):
     """SIGTERM: the run saves, says so, and exits with status 75."""

@@ -252,6 +252,7 @@ def test_predictions_of_another_kind(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob('*.*'))
 
 
+@pytest.mark.slow
 def test_interrupted(folder, tmp_path):
     """What was done until Ctrl-C is kept."""
     video(tmp_path / 'long.avi', 2000, 'MJPG')

@@ -96,6 +96,7 @@ def test_resumed_training_gives_the_same(trained, coco_root):
     assert moved > 100
 
 
+@pytest.mark.slow
 def test_sharded_training_gives_the_same(trained, coco_root):
     """Under FSDP, from a checkpoint without it, to one that is again as those without it."""
     folder, _ = trained
@@ -123,6 +124,7 @@ def test_sharded_training_gives_the_same(trained, coco_root):
 THREE = ('--cfg-options', 'test_dataloader.dataset.indices=3')
 
 
+@pytest.mark.slow
 def test_detector_is_evaluated_as_by_one(trained, coco_root):
     folder, _ = trained
     weights = folder / 'work_dirs' / 'tiny' / 'epoch_2.pth'
