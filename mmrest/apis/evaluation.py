@@ -107,7 +107,7 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
         score_thr: see :class:`.InstanceScores`.
 
     Raises:
-        UsageError: it is the config of a classifier, or see ``mmrest.preflight``.
+        UsageError: it is the config of a classifier, or see :func:`mmrest.preflight.rehearse`.
         CheckpointError: the weights cannot be read or do not fit.
     """
     if is_classifier(cfg):
