@@ -158,7 +158,10 @@ class _Options(argparse.Action):
 def _value(text: str) -> Any:
     """A value of the command line; a path keeps its white space and its commas."""
     with contextlib.suppress(ValueError, SyntaxError):
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
+        # Quotes that no shell took off stand around lists, as mmengine's help has them.
+        listed = isinstance(value, str) and value[:1] + value[-1:] in ('[]', '()')
+        return _value(value) if listed else value
     if text.lower() in ('true', 'false'):
         return text.lower() == 'true'
     if text[:1] + text[-1:] in ('[]', '()'):

@@ -159,7 +159,6 @@ def test_dry_run(folder):
         'iterations per epoch 3',
         'length 2 epochs',
         '(meant for a total batch of 1024)',
-        '4 image(s) of 224 x 224',
     ):
         assert figure in out, figure
     assert sorted(folder.rglob('*')) == before
