@@ -17,7 +17,7 @@ _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
 
 _parent: Optional[int] = None
-"""The process that forks, where its main thread does: the kernel tells of the end of a thread."""
+"""Process that forks, if its main thread does: the kernel signals the end of a thread."""
 
 
 def isolate_children() -> None:

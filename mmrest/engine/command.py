@@ -249,7 +249,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--skip-preflight',
         action='store_true',
-        help='go on without the checks that come before a run, where one of them is wrong',
+        help='skip the checks before the run, for data that one of them gets wrong',
     )
     # torch.distributed.launch passes it, torchrun sets LOCAL_RANK instead.
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""A run that goes on with another schedule, rate or decay than its checkpoint was trained with."""
+"""Resume a run whose config has another schedule, learning rate or decay than its checkpoint."""
 
 import logging
 import warnings
@@ -107,7 +107,7 @@ class ScheduleHook(Hook):
         if any(getattr(scheduler, 'need_val_args', False) for scheduler in schedulers):
             raise CheckpointError(
                 'the schedule of the config is not that of the checkpoint, and depends on '
-                'evaluations; go on with the schedule it was trained with, or begin from its '
+                'evaluations; resume with the schedule of the checkpoint, or initialise from its '
                 'weights: --cfg-options load_from=PATH'
             )
         done, epochs = meta.get('iter', 0), meta.get('epoch', 0)
@@ -132,7 +132,7 @@ def _asked(state: Dict[str, Any]) -> Dict[str, Any]:
 def _check_same_kind(source: str, saved: Dict[str, Any], now: Dict[str, Any]) -> None:
     before, groups = saved['param_groups'], now['param_groups']
     remedy = (
-        'go on with the config that it was trained with, or begin from its weights: '
+        'resume with the config of the checkpoint, or initialise from its weights: '
         '--cfg-options load_from=PATH, without --resume'
     )
     kinds = [sorted(k for k in _KINDS if k in of[0]) for of in (before, groups) if of]

@@ -21,9 +21,9 @@ from .data import SAMPLES, Part, build_loader, sample
 from .evaluation import build_evaluator, check_evaluator
 from .files import check_files, check_writable
 from .names import check_names
-from .report import Fact, Report
+from .report import Fact, Report, quiet
 from .room import check_disk, check_memory, check_schedule
-from .step import check_optimizer, check_step, quiet
+from .step import check_optimizer, check_step
 from .weights import check_weights
 
 __all__ = ['Fact', 'Report', 'Rehearsal', 'check_files', 'rehearse']

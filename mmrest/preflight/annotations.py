@@ -1,7 +1,6 @@
 """COCO JSON files as mmdet's data sets and metrics read them, looked at on the way."""
 
 import contextlib
-import io
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence
 from xml.etree import ElementTree
 
@@ -42,7 +41,7 @@ def watched() -> Iterator[Dict[str, Listed]]:
     """Look at each COCO JSON that is read meanwhile; yields what they list, by path.
 
     pycocotools drops one of two annotations of one number in silence and has a traceback for an
-    entry that lacks a key. What it prints is left out.
+    entry that lacks a key.
     """
     try:
         from mmdet.datasets.api_wrappers import COCO
@@ -72,8 +71,7 @@ def watched() -> Iterator[Dict[str, Listed]]:
 
     COCO.__init__, COCO.createIndex = reading, indexing
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield found
+        yield found
     finally:
         COCO.__init__, COCO.createIndex = read, index
 

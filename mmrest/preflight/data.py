@@ -214,7 +214,7 @@ def _failed(
             )
         return f'{fault}; if it is damaged, fetch it again or remove it from the data'
     hint = ''
-    if 'mix_results' in str(error) or hasattr(error, 'mix_results'):
+    if 'mix_results' in first_line(error):
         hint = '; it mixes images and belongs into the pipeline of a MultiImageMixDataset'
     return f'{step} of {part.where}.pipeline fails on {path} ({first_line(error)}){hint}'
 

@@ -1,8 +1,6 @@
 """The evaluators of a run, fed with the ground truth as predictions: the score must be best."""
 
-import contextlib
 import copy
-import io
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
@@ -73,7 +71,7 @@ def check_evaluator(
         best = next((BEST[k.__name__] for k in type(metric).__mro__ if k.__name__ in BEST), None)
         samples = [sample for sample in part.samples if sample.packed is not None]
         if best is None or getattr(metric, 'format_only', False) or not samples:
-            all_known = all_known and not hasattr(metric, 'compute_metrics')
+            all_known = False
             continue
         scores = _scores(where, metric, part, samples)
         prefix = f'{metric.prefix}/' if metric.prefix else ''
@@ -101,11 +99,7 @@ def check_evaluator(
 
 
 def _scores(where: str, metric: Any, part: Part, samples: List[Sample]) -> Dict[str, float]:
-    metric = copy.copy(metric)
-    metric.results, metric.dataset_meta = [], part.dataset.metainfo
-    for name in ('outfile_prefix', 'output_dir'):
-        if hasattr(metric, name):
-            setattr(metric, name, None)
+    metric = fresh(metric, part)
     used = [perfect(part, sample) for sample in samples]
     used = [sample for sample in used if sample is not None]
     if not used:
@@ -113,14 +107,23 @@ def _scores(where: str, metric: Any, part: Part, samples: List[Sample]) -> Dict[
     if hasattr(metric, 'img_ids'):
         metric.img_ids = [sample.img_id for sample in used]
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            metric.process({}, [sample.to_dict() for sample in used])
-            return dict(metric.compute_metrics(metric.results))
+        metric.process({}, [sample.to_dict() for sample in used])
+        return dict(metric.compute_metrics(metric.results))
     except Exception as error:  # whatever a metric raises
         raise UsageError(
             f'{where} ({type(metric).__name__}) fails on the annotations of {part.where} '
             f'({first_line(error)}); see whether it is meant for this data'
         ) from error
+
+
+def fresh(metric: Any, part: Part) -> Any:
+    """Copy a metric without results, and without the files that it would write."""
+    metric = copy.copy(metric)
+    metric.results, metric.dataset_meta = [], part.dataset.metainfo
+    for name in ('outfile_prefix', 'output_dir'):
+        if hasattr(metric, name):
+            setattr(metric, name, None)
+    return metric
 
 
 def perfect(part: Part, sample: Sample) -> Optional[Any]:

@@ -1,6 +1,12 @@
 """What the pre-flight tells the person who starts a run."""
 
-from typing import Any, List, NamedTuple, Sequence
+import contextlib
+import io
+import logging
+import warnings
+from typing import Any, Iterator, List, NamedTuple, Sequence
+
+from mmengine.logging import MMLogger
 
 MIB = 2**20
 GIB = 2**30
@@ -50,3 +56,17 @@ def spread(count: int, most: int) -> List[int]:
     """At most so many of `count` indices, at equal distances, the first one among them."""
     chosen = min(most, count)
     return [index * count // chosen for index in range(chosen)]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what mmengine logs of every parameter, and what metrics print."""
+    logger = MMLogger.get_current_instance()
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logger.setLevel(before)

@@ -1,18 +1,13 @@
 """One step of training and one prediction, on small crops of real samples."""
 
-import contextlib
 import copy
-import io
-import logging
-import warnings
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
-from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS
 from torch import nn
@@ -21,29 +16,16 @@ from torch.utils.data import DataLoader
 
 from ..engine.config import first_line
 from ..engine.errors import UsageError
-from ..models.pretrained import is_from_file
 from .data import Part, count_instances
+from .evaluation import fresh
 from .report import Report, some
+from .weights import from_files
 
 SIDE = 320
 """Pixels of a crop around an object, which keeps its size: a step takes seconds on a laptop."""
 
 SIDE_OF_MAP = 128
 """Pixels of a crop where only label maps are learnt."""
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Leave out what mmengine logs of every parameter, and what metrics print."""
-    logger = MMLogger.get_current_instance()
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logger.setLevel(before)
 
 
 def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> None:
@@ -85,8 +67,7 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> None:
 
 def _optimizer(cfg: Config, model: nn.Module) -> Any:
     try:
-        with quiet():
-            return build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
+        return build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
     except Exception as error:  # whatever an optimizer raises
         raise UsageError(f'optim_wrapper cannot be built: {first_line(error)}') from error
 
@@ -98,7 +79,7 @@ def check_step(
     evaluator: Optional[Evaluator],
     report: Report,
 ) -> None:
-    """Train for one step on the device of the run, then predict and score one image.
+    """Train for one step on the device of the run, and hand one prediction to the metrics.
 
     Weights of files are not loaded; nothing is kept.
 
@@ -112,15 +93,13 @@ def check_step(
     Raises:
         UsageError: the step or the prediction fails, or a loss is not finite.
     """
-    with quiet():
-        network = copy.deepcopy(cfg.model)
-        if cfg.get('data_preprocessor'):
-            network.setdefault('data_preprocessor', cfg.data_preprocessor)  # as the Runner does
-        model = MODELS.build(network)
-        for module in model.modules():
-            if _reads_file(getattr(module, 'init_cfg', None)):
-                module.init_cfg = None
-        model.init_weights()
+    network = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor'):
+        network.setdefault('data_preprocessor', cfg.data_preprocessor)  # as the Runner does
+    model = MODELS.build(network)
+    for _, module, _ in list(from_files(model)):
+        module.init_cfg = None
+    model.init_weights()
     model.to(get_device())
     if getattr(model.data_preprocessor, 'size', None) is not None:  # it would pad the crop
         model.data_preprocessor.size = (SIDE_OF_MAP, SIDE_OF_MAP)
@@ -134,13 +113,8 @@ def check_step(
     evaluated = [s.packed for p in parts if p.phase == 'val' for s in p.samples if s.packed]
     if evaluated and evaluator is not None and _is_packed(evaluated[0]):
         batch = loaders['val'].collate_fn([cropped(evaluated[0])])
-        dataset = next(p.dataset for p in parts if p.phase == 'val')
-        _predict(model, batch, evaluator, dataset)
-
-
-def _reads_file(init_cfg: Any) -> bool:
-    cfgs = init_cfg if isinstance(init_cfg, (list, tuple)) else (init_cfg,)
-    return any(isinstance(cfg, dict) and is_from_file(cfg) for cfg in cfgs)
+        part = next(p for p in parts if p.phase == 'val')
+        _predict(model, batch, evaluator, part)
 
 
 def _is_packed(sample: Any) -> bool:
@@ -153,7 +127,7 @@ def _train(cfg: Config, model: nn.Module, batch: Any, report: Report) -> None:
         return
     model.train()
     try:
-        with quiet(), optimizer.optim_context(model):
+        with optimizer.optim_context(model):
             data = model.data_preprocessor(batch, True)
             total, losses = model.parse_losses(model(**data, mode='loss'))
             optimizer.backward(total)
@@ -197,17 +171,13 @@ def _warn_of_unused(cfg: Config, names: List[str], report: Report) -> None:
     )
 
 
-def _predict(model: nn.Module, batch: Any, evaluator: Evaluator, dataset: Any) -> None:
+def _predict(model: nn.Module, batch: Any, evaluator: Evaluator, part: Part) -> None:
     model.eval()
     try:
-        with quiet(), torch.no_grad():
+        with torch.no_grad():
             outputs = [output.to_dict() for output in model.test_step(batch)]
-            for metric in map(copy.copy, evaluator.metrics):
-                metric.results, metric.dataset_meta = [], dataset.metainfo
-                for name in ('outfile_prefix', 'output_dir'):
-                    if getattr(metric, name, None) is not None:
-                        setattr(metric, name, None)
-                metric.process(batch, outputs)
+        for metric in evaluator.metrics:
+            fresh(metric, part).process(batch, outputs)
     except Exception as error:  # whatever a network or a metric raises
         raise UsageError(
             f'the first evaluation fails: {first_line(error)}; see whether heads, test_cfg and '

@@ -36,7 +36,7 @@ def check_weights(cfg: Config, model: nn.Module, phases: Tuple[str, ...], report
         model = model.module
     training = 'train' in phases
     # A run that resumes initialises its network all the same.
-    for name, module, init_cfg in _from_files(model) if training else ():
+    for name, module, init_cfg in from_files(model) if training else ():
         what, path = f'pretrained weights of {name or "the model"}', str(init_cfg['checkpoint'])
         if is_remote(path):
             report.add(what, f'{path}: not looked at, it is not on this machine')
@@ -57,8 +57,8 @@ def check_weights(cfg: Config, model: nn.Module, phases: Tuple[str, ...], report
     report.add('checkpoint', fitted.report)
 
 
-def _from_files(model: nn.Module) -> Iterator[Tuple[str, nn.Module, dict]]:
-    """The parts of a network that begin with the weights of a file."""
+def from_files(model: nn.Module) -> Iterator[Tuple[str, nn.Module, dict]]:
+    """Find the parts of a network that are initialised from a file: name, part, init_cfg."""
     for name, module in model.named_modules():
         cfgs = getattr(module, 'init_cfg', None) or ()
         for cfg in cfgs if isinstance(cfgs, (list, tuple)) else (cfgs,):

@@ -43,7 +43,7 @@ def run(folder, epochs=4, schedule=(COSINE,), resume=None, optimizer=None, **opt
     [((COSINE,), (LONGER,)), ((COSINE,), STEPS), (STEPS, (LONGER,))],
     ids=['longer', 'other', 'fewer'],
 )
-def test_a_schedule_that_changes(tmp_path, caplog, before, after):
+def test_a_schedule_that_changes(tmp_path, before, after):
     """From the checkpoint on, the rates are those of a run that had the schedule all along."""
     run(tmp_path / 'a', 4, before)
     rates, _ = run(tmp_path / 'a', 8, after, str(tmp_path / 'a' / 'epoch_4.pth'))
@@ -62,17 +62,22 @@ def test_a_rate_and_a_decay_that_change(tmp_path):
     assert all(group['weight_decay'] == 0.5 for group in runner.optim_wrapper.param_groups)
 
 
-def test_nothing_that_changes(tmp_path, capsys):
+def log_of(runner, folder):
+    return next(folder.rglob(f'{runner.timestamp}.log')).read_text()
+
+
+@pytest.mark.parametrize('schedule, said', [((LONGER,), False), (STEPS, True)])
+def test_what_is_said_of_changes(tmp_path, schedule, said):
     run(tmp_path, 8, (LONGER,))
-    run(tmp_path, 8, (LONGER,), str(tmp_path / 'epoch_4.pth'))
-    assert 'asks for something else' not in capsys.readouterr().out
+    _, runner = run(tmp_path, 8, schedule, str(tmp_path / 'epoch_4.pth'))
+    assert ('the config asks for something else' in log_of(runner, tmp_path)) is said
 
 
 def test_nothing_that_is_left(tmp_path):
     run(tmp_path)
     rates, runner = run(tmp_path, 4, resume=str(tmp_path / 'epoch_4.pth'))
     assert not rates
-    log = next(tmp_path.rglob(f'{runner.timestamp}.log')).read_text()
+    log = log_of(runner, tmp_path)
     assert 'nothing is left to do: the checkpoint stands at 4 of 4 epochs' in log
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mmrest.checkpoint import CheckpointError
-from mmrest.engine.config import load_config
+from mmrest.engine.config import PHASES, load_config
 from mmrest.engine.errors import UsageError
 from mmrest.preflight import rehearse
 from tests.drawn import draw_ade, draw_coco
@@ -213,7 +213,7 @@ OPTION_FAULTS = {
     'metric of segmentation': (
         'det',
         {'val_evaluator': dict(type='mmseg.IoUMetric')},
-        'val_evaluator',
+        'val_evaluator (IoUMetric) fails on the annotations of val_dataloader.dataset',
     ),
     'metric that is not known': (
         'det',
@@ -235,7 +235,7 @@ OPTION_FAULTS = {
                 dict(type='PackDetInputs'),
             ]
         },
-        'Mosaic of train_dataloader.dataset.pipeline fails on',
+        'belongs into the pipeline of a MultiImageMixDataset',
     ),
     'masks that are not loaded': (
         'det',
@@ -312,12 +312,7 @@ OPTION_FAULTS = {
         {'train_dataloader.dataset.filter_cfg.min_size': 500},
         'has a data set without images',
     ),
-    'one channel and no sigmoid': (
-        'seg',
-        {'model.decode_head.num_classes': 1},
-        'decode_head',
-    ),
-    'zero labels not reduced': (
+    'heads for fewer classes than label maps': (
         'seg',
         {'model.decode_head.num_classes': 2},
         'model.decode_head.num_classes is 2, but train_dataloader.dataset',
@@ -342,7 +337,7 @@ OPTION_FAULTS = {
     'metric of boxes': (
         'seg',
         {'val_evaluator': dict(type='IoUMetric', iou_metrics=['mAP'])},
-        'val_evaluator',
+        'val_evaluator (IoUMetric) fails on the annotations of val_dataloader.dataset',
     ),
 }
 
@@ -404,6 +399,15 @@ def test_label_maps(folder, fault):
     change, words = MAP_FAULTS[fault]
     change(folder)
     assert words in line('seg')
+
+
+def test_one_channel_and_no_sigmoid(folder):
+    for path in folder.glob('ade/annotations/*/*.png'):
+        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(path), np.minimum(labels, 1))
+    one = {f'{phase}_dataloader.dataset.metainfo': dict(classes=('wall',)) for phase in PHASES}
+    options = {**one, 'model.decode_head.num_classes': 1}
+    assert 'model.decode_head has one channel, over which a softmax is' in line('seg', options)
 
 
 def test_an_image_that_its_exif_turns(folder):
