@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from rich.console import Console
 from torch.utils.data import Dataset
 
-from mmrest.engine.display import DisplayHook, peak_memory_mb
+from mmrest.engine.display import DisplayHook, fill_palette, peak_memory_mb
 from mmrest.engine.guard import guard_checkpoints
 
 
@@ -210,3 +210,14 @@ def test_bar(tmp_path, monkeypatch, phase, terminal, main):
     assert f'Epoch({phase})' in output and handlers
     assert screen.streams == {'FileProxy' if terminal and main else 'StringIO'}
     assert all(handler.stream is stdout for handler in handlers) and sys.stdout is stdout
+
+
+@pytest.mark.parametrize('palette', [[], [(1, 2, 3)], 'random', None])
+def test_a_palette_that_is_too_short(palette):
+    metainfo = dict(classes=('a', 'b'), palette=palette)
+    fill_palette(metainfo)
+    if isinstance(palette, list):
+        assert len(metainfo['palette']) == 2 and metainfo['palette'][: len(palette)] == palette
+        assert all(len(colour) == 3 for colour in metainfo['palette'])
+    else:
+        assert metainfo['palette'] == palette

@@ -59,6 +59,33 @@ def test_training_resumes(detector, coco_root):
     assert (folder / 'other' / 'epoch_2.pth').is_file()
 
 
+def test_testing_keeps_the_config_of_the_training(detector, coco_root):
+    folder, _ = detector
+    kept = folder / 'work_dirs' / 'tiny' / 'tiny.py'
+    before = kept.read_text()
+    evaluate('tiny.py', 'work_dirs/tiny/epoch_1.pth', '--data-root', coco_root, cwd=folder)
+    assert kept.read_text() == before and 'epoch_1.pth' not in before
+    assert 'epoch_1.pth' in (kept.parent / 'tiny_tested.py').read_text()
+
+
+def test_a_run_without_preflight(detector, coco_root):
+    folder, _ = detector
+    classes = 'train_dataloader.dataset.metainfo.classes=(car,bicycle,person)'
+    args = (
+        'tiny.py',
+        '--data-root',
+        coco_root,
+        '--work-dir',
+        'unchecked',
+        '--cfg-options',
+        classes,
+    )
+    done = train(*args, cwd=folder, check=False)
+    assert done.returncode == 1 and 'names would be swapped' in done.stderr
+    train(*args, '--skip-preflight', cwd=folder)
+    assert (folder / 'unchecked' / 'epoch_1.pth').is_file()
+
+
 def test_testing_repeats_the_validation(detector, coco_root):
     folder, _ = detector
     evaluate(
