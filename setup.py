@@ -51,6 +51,8 @@ setup(
     license='Apache-2.0',
     keywords='computer vision, object detection, semantic segmentation, backbone, transformer',
     cmdclass={'build_py': BuildWithConfigs},
+    py_modules=['mmrest_cli'],
+    entry_points={'console_scripts': ['mmrest = mmrest_cli:main']},
     packages=find_packages(include=['mmrest', 'mmrest.*']),
     package_data={'mmrest.apis': ['templates/*.html']},
     python_requires='>=3.8',

@@ -4,9 +4,9 @@ import importlib
 import importlib.abc
 import os
 import re
-import runpy
 import signal
 import sys
+from importlib import import_module
 
 import mmdet.registry
 import mmdet.utils
@@ -155,7 +155,7 @@ def _(coco_root, **_):
 
 @trouble('--amp needs an accelerator')
 def _(monkeypatch, **_):
-    program = runpy.run_path(str(ROOT / 'tools' / 'train.py'))
+    program = vars(import_module('mmrest.cli.train'))
     program['use_amp'].__globals__['get_device'] = lambda: 'cpu'
     program['use_amp'](real_config(), 'float16')
 

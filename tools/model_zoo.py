@@ -9,7 +9,7 @@ import yaml
 
 from mmrest import RMT
 from mmrest.apis.complexity import Complexity, count, count_classifier, count_config
-from mmrest.engine.command import Parser, run
+from mmrest.cli.command import Parser, run
 from mmrest.engine.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from ..engine.command import build_runner
+from ..engine.building import build_runner
 from ..engine.config import is_classifier
 from ..engine.display import peak_memory_mb
 from ..engine.errors import UsageError

@@ -1,15 +1,49 @@
-"""What a run builds: its network, without memory or random numbers, and types by name."""
+"""What a run builds: its runner, its network without memory or random numbers, types by name."""
 
 import copy
 from typing import Any, Callable, Optional
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope, Registry
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.registry import MODELS, RUNNERS, DefaultScope, Registry
+from mmengine.runner import Runner
 from torch import nn
 
-from .config import first_line
+from ..operators import describe
+from .config import first_line, make_resumable, without_sync_bn
+from .display import DisplayHook
 from .errors import UsageError
+from .guard import guard_checkpoints
+from .processes import use_cpu_wrapper
+from .saving import save_whole
+from .sharding import check_sharding
+
+
+def build_runner(cfg: Config) -> Runner:
+    """mmengine's Runner, or the config's own, fitted to this machine.
+
+    SyncBN needs CUDA and a process group; without either it becomes BN.
+    """
+    guard_checkpoints()
+    save_whole()
+    make_resumable(cfg)
+    check_sharding(cfg)
+    reverted = 0
+    if not torch.cuda.is_available() or cfg.launcher == 'none':
+        reverted = without_sync_bn(cfg)
+    if cfg.launcher != 'none' and get_device() == 'cpu':
+        use_cpu_wrapper(cfg)
+    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    runner.register_hook(DisplayHook())
+    print_log(f'operators of mmcv: {describe()}', 'current')
+    if reverted:
+        lacking = 'a process group' if torch.cuda.is_available() else 'CUDA'
+        print_log(
+            f'SyncBN became BN at {reverted} place(s) of the config: it needs {lacking}', 'current'
+        )
+    return runner
 
 
 def check_model(cfg: Config) -> nn.Module:

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.runner import Runner
 
+from ..shipped import find, nearest
 from .errors import UsageError
 
 # mmengine resolves `_base_ = 'mmrest::_base_/...'` for the packages of this table alone.
@@ -51,7 +52,7 @@ def load_config(
     """Read a config of mmdet, mmseg or mmrest.
 
     Args:
-        path: the config file.
+        path: a config file, or the name of a shipped config.
         cfg_options: values to replace, by dotted key; they come last.
         data_root: folder that replaces what the config calls ``data_root``, wherever a path
             begins with it.
@@ -60,9 +61,15 @@ def load_config(
         UsageError: the file does not exist or cannot be read, a value does not fit, or
             `data_root` has nothing to replace.
     """
+    if osp.isdir(path):
+        raise UsageError(f'config {path} is a directory; pass a config file')
     if not osp.isfile(path):
-        fault = 'is not a file' if osp.exists(path) else 'does not exist'
-        raise UsageError(f'config {path} {fault}; give the path of a config file')
+        shipped = find(path)
+        if shipped is None:
+            near = nearest(path)
+            hint = f'did you mean {near[0]}?' if near else 'mmrest configs lists the shipped ones'
+            raise UsageError(f'config {path} not found, neither as a file nor by name; {hint}')
+        path = str(shipped)
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program: it can fail in any way

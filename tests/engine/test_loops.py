@@ -19,7 +19,7 @@ from torch import nn
 
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine import saving
-from mmrest.engine.command import build_runner
+from mmrest.engine.building import build_runner
 from mmrest.engine.errors import Interrupted
 from mmrest.engine.loading import Draw, SeededDataset
 from mmrest.engine.saving import newest_checkpoint

@@ -5,7 +5,7 @@ import torch
 from mmengine.config import Config
 
 from mmrest.checkpoint import CheckpointError
-from mmrest.engine.command import build_runner
+from mmrest.engine.building import build_runner
 from mmrest.engine.resuming import ScheduleHook
 from tests.engine.test_loops import config
 

@@ -3,12 +3,12 @@
 import csv
 import json
 import math
-import runpy
 
 import cv2
 import pytest
 
 from mmrest.apis.logs import Log
+from mmrest.cli import curves
 from tests.tools.runs import ROOT, run
 
 ANALYZE = ROOT / 'tools' / 'analyze_logs.py'
@@ -55,6 +55,6 @@ def test_two_runs(runs):
 
 def test_best_metrics():
     """What is no number is not the best, and does not hide it."""
-    table = runpy.run_path(str(ANALYZE))['summary']
+    table = curves.summary
     log = Log('run', [], [(n, dict(mIoU=value)) for n, value in enumerate((math.nan, 3, 5, 4))])
     assert list(table([log]).columns[-1].cells) == ['5']

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tests.tools.runs import DETECTOR, ROOT, SEGMENTOR, save_weights, train
 
 CASES = {
-    'config': ('train', ['absent.py'], 'config absent.py does not exist'),
+    'config': ('train', ['absent.py'], 'config absent.py not found'),
     'data root': (
         'train',
         ['tiny.py', '--data-root', 'absent'],
@@ -80,7 +80,7 @@ CASES = {
         ['classifier.py'],
         'classifier.py needs mmpretrain, which is not installed: pip install mmrest[cls]',
     ),
-    'folder as config': ('train', ['whole'], 'config whole is not a file'),
+    'folder as config': ('train', ['whole'], 'config whole is a directory; pass a config file'),
     'file as data root': (
         'train',
         ['tiny.py', '--data-root', 'tiny.py'],
@@ -550,7 +550,7 @@ for program, (before, behind) in NETWORK_PROGRAMS.items():
     CASES[f'config of {program}'] = (
         program,
         [*before, 'absent.py', *behind],
-        'config absent.py does not exist',
+        'config absent.py not found',
     )
     CASES[f'arch of {program}'] = (
         program,

@@ -46,7 +46,7 @@ DEMO = f"""
 import sys
 from pathlib import Path
 sys.path.insert(0, '{ROOT}/tools')
-import demo
+from mmrest.cli import demo
 demo.CONFIGS = Path()
 for name, kept in demo.DEMOS.items():
     demo.DEMOS[name] = kept._replace(images=kept.images._replace(train=4, val=4))

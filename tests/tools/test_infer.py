@@ -2,12 +2,12 @@
 
 import json
 import pickle
-import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from types import SimpleNamespace
 
 import cv2
@@ -208,7 +208,7 @@ def test_progress_of_a_video_without_frames(tmp_path):
     (tmp_path / 'empty.avi').write_text('no video')
     model = SimpleNamespace(is_segmentor=False, classes=['cat'], stream=lambda *args: iter(()))
     outputs = SimpleNamespace(predictions=False, picture=lambda given: tmp_path / 'x.mp4')
-    work_of = runpy.run_path(str(ROOT / 'tools' / 'infer.py'))['Work']
+    work_of = import_module('mmrest.cli.infer').Work
     with progress_bar(Console(), 'img') as bar:
         work = work_of(model, outputs, 1, bar)
         work.run([Input(tmp_path / 'empty.avi', 'empty')])

@@ -1,13 +1,13 @@
 """Options of the programs that change a config."""
 
 import logging
-import runpy
+from importlib import import_module
 
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmrest.engine.command import Parser, add_config_arguments
+from mmrest.cli.command import Parser, add_config_arguments
 from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
 from mmrest.preflight.names import check_names
@@ -16,7 +16,7 @@ from tests.tools.runs import ROOT, run
 
 @pytest.mark.parametrize('several', [False, True])
 def test_out_of_a_segmentor_is_kept(several):
-    keep_predictions = runpy.run_path(str(ROOT / 'tools' / 'test.py'))['keep_predictions']
+    keep_predictions = import_module('mmrest.cli.test').keep_predictions
     metric = dict(type='CityscapesMetric')
     cfg = Config(dict(default_scope='mmseg', test_evaluator=[metric] if several else metric))
     keep_predictions(cfg, 'maps')
@@ -25,7 +25,7 @@ def test_out_of_a_segmentor_is_kept(several):
 
 
 def test_auto_scale_lr():
-    program = runpy.run_path(str(ROOT / 'tools' / 'train.py'))
+    program = vars(import_module('mmrest.cli.train'))
     cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16, enable=False)))
     program['use_auto_scale_lr'](cfg)
     assert cfg.auto_scale_lr == dict(base_batch_size=16, enable=True)
@@ -39,7 +39,7 @@ def test_auto_scale_lr():
 
 @pytest.fixture
 def program():
-    return runpy.run_path(str(ROOT / 'tools' / 'train.py'))
+    return vars(import_module('mmrest.cli.train'))
 
 
 @pytest.mark.parametrize('name', ['retinanet_rmt_t_1x', 'upernet_rest_lite_160k'])
@@ -64,7 +64,7 @@ def test_pretrained(program, name):
 )
 def test_options_of_others(tool, option, monkeypatch, capsys):
     """What another option would use is refused without that one."""
-    parse_args = runpy.run_path(str(ROOT / 'tools' / f'{tool}.py'))['parse_args']
+    parse_args = import_module(f'mmrest.cli.{tool}').parse_args
     monkeypatch.setattr('sys.argv', ['tool', 'config.py', *['x.pth'] * (tool == 'test'), *option])
     with pytest.raises(SystemExit):
         parse_args()
@@ -73,7 +73,7 @@ def test_options_of_others(tool, option, monkeypatch, capsys):
 
 
 def test_tta_of_a_wrapped_data_set():
-    use_tta = runpy.run_path(str(ROOT / 'tools' / 'test.py'))['use_tta']
+    use_tta = import_module('mmrest.cli.test').use_tta
     cfg = load_config(str(ROOT / 'configs' / 'retinanet_rest_lite_1x.py'))
     cfg.test_dataloader.dataset = dict(type='RepeatDataset', dataset=cfg.test_dataloader.dataset)
     with pytest.raises(UsageError, match='which a RepeatDataset does not have'):
@@ -179,6 +179,5 @@ def test_help_without_pycocotools(tmp_path):
     """Which segmentors and classifiers do without."""
     (tmp_path / 'script.py').write_text(WITHOUT_COCO)
     programs = [ROOT / 'tools' / f'{name}.py' for name in ('infer', 'report')]
-    paths = f'{ROOT}:{ROOT}/tools'
-    done = run(tmp_path / 'script.py', *programs, cwd=tmp_path, fresh=True, PYTHONPATH=paths)
+    done = run(tmp_path / 'script.py', *programs, cwd=tmp_path, fresh=True, PYTHONPATH=str(ROOT))
     assert done.stdout.count('usage: ') == 2

@@ -1,4 +1,4 @@
-"""What the programs in tools/ share: arguments, the runner they drive, errors in one line."""
+"""What the commands share: arguments, the runner that they drive, errors in one line."""
 
 import argparse
 import ast
@@ -13,24 +13,15 @@ from typing import Any, Callable, Iterator, NoReturn, Optional, Sequence
 
 import torch
 from mmengine.config import Config
-from mmengine.device import get_device
-from mmengine.logging import print_log
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 
 from ..checkpoint import CheckpointError
-from ..operators import describe
+from ..engine.children import isolate_children
+from ..engine.config import load_config
+from ..engine.devices import usable_device
+from ..engine.errors import Interrupted, UsageError
+from ..engine.processes import check_launcher, is_first_to_say, leave_processes
+from ..engine.stopping import STOPPED
 from ..ops import forced_backend
-from .children import isolate_children
-from .config import load_config, make_resumable, without_sync_bn
-from .devices import usable_device
-from .display import DisplayHook
-from .errors import Interrupted, UsageError
-from .guard import guard_checkpoints
-from .processes import check_launcher, is_first_to_say, leave_processes, use_cpu_wrapper
-from .saving import save_whole
-from .sharding import check_sharding
-from .stopping import STOPPED
 
 # mmengine still looks packages up through it; nobody at the command line can mend that.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
@@ -280,32 +271,7 @@ def run_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def build_runner(cfg: Config) -> Runner:
-    """mmengine's Runner, or the config's own, fitted to this machine.
-
-    SyncBN needs CUDA and a process group; without either it becomes BN.
-    """
-    guard_checkpoints()
-    save_whole()
-    make_resumable(cfg)
-    check_sharding(cfg)
-    reverted = 0
-    if not torch.cuda.is_available() or cfg.launcher == 'none':
-        reverted = without_sync_bn(cfg)
-    if cfg.launcher != 'none' and get_device() == 'cpu':
-        use_cpu_wrapper(cfg)
-    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
-    runner.register_hook(DisplayHook())
-    print_log(f'operators of mmcv: {describe()}', 'current')
-    if reverted:
-        lacking = 'a process group' if torch.cuda.is_available() else 'CUDA'
-        print_log(
-            f'SyncBN became BN at {reverted} place(s) of the config: it needs {lacking}', 'current'
-        )
-    return runner
-
-
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], Optional[int]]) -> None:
     """Run a program; what its user can mend ends it with one line and exit status 1.
 
     A run that was asked to stop ends with :data:`~.stopping.STOPPED`. Of many processes that have
@@ -313,7 +279,7 @@ def run(main: Callable[[], None]) -> None:
     """
     isolate_children()
     try:
-        main()
+        status = main()
     except (UsageError, CheckpointError) as error:
         _fail(_own_line(error))
     except Interrupted as stop:
@@ -330,6 +296,8 @@ def run(main: Callable[[], None]) -> None:
             'and go on with --resume'
         )
     leave_processes()
+    if status:
+        sys.exit(status)
 
 
 def _own_line(error: Exception) -> str:

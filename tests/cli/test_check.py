@@ -1,13 +1,15 @@
-"""check_env: what is broken, and what to do."""
+"""mmrest check: what is broken, and what to do."""
 
 import platform
 import re
+from unittest import mock
 
 import pytest
 import yaml
 
-from mmrest import __version__, check_env
-from mmrest.check_env import State, remedies
+from mmrest import __version__
+from mmrest.cli import check
+from mmrest.cli.check import State, remedies
 from tests.tools.runs import ROOT
 
 GOOD = State(
@@ -33,6 +35,11 @@ GOOD = State(
         'operators': 'compiled',
     },
 )
+
+
+def main(*options):
+    with mock.patch('sys.argv', ['mmrest check', *options]):
+        return check.main()
 
 
 def changed(versions=(), faults=(), without=(), **facts):
@@ -106,11 +113,11 @@ def test_operators_that_were_turned_off(monkeypatch):
 
 
 def test_table_and_exit_status(monkeypatch, capsys):
-    monkeypatch.setattr(check_env, 'look', lambda: GOOD)
-    assert check_env.main([]) == 0
+    monkeypatch.setattr(check, 'look', lambda: GOOD)
+    assert main() == 0
     assert 'mmdet' in capsys.readouterr().out
-    monkeypatch.setattr(check_env, 'look', lambda: changed(without=('ftfy',)))
-    assert check_env.main([]) == 1
+    monkeypatch.setattr(check, 'look', lambda: changed(without=('ftfy',)))
+    assert main() == 1
     assert 'pip install ftfy' in capsys.readouterr().out.replace('\n', ' ')
 
 
@@ -118,19 +125,19 @@ def test_what_is_newer_than_what_was_tried(monkeypatch):
     """It is no fault, and it is said."""
     state = changed({'torch': ('torch', '2.99.0')})
     assert remedies(state) == {}
-    (row,) = (row for row in check_env.rows(state) if row[0] == 'torch')
+    (row,) = (row for row in check.rows(state) if row[0] == 'torch')
     assert row[2:] == (
         '2.1 to 2.14',
         'newer than what mmrest was tried with, 2.1 to 2.14: run its tests',
     )
     monkeypatch.setattr('platform.python_version', lambda: '3.14.1')
-    assert check_env.surroundings(state)['Python'].startswith('3.14.1 (newer than what mmrest')
+    assert check.surroundings(state)['Python'].startswith('3.14.1 (newer than what mmrest')
 
 
 def test_what_belongs_into_an_issue(monkeypatch, capsys):
-    monkeypatch.setattr(check_env, 'look', lambda: changed(without=('ftfy',)))
+    monkeypatch.setattr(check, 'look', lambda: changed(without=('ftfy',)))
     monkeypatch.setenv('MMREST_BACKEND', 'reference')
-    assert check_env.main(['--markdown']) == 1
+    assert main('--markdown') == 1
     said = capsys.readouterr().out
     for line in (
         rf'- Python: {re.escape(platform.python_version())} \(supported\)',
@@ -150,7 +157,7 @@ def test_what_belongs_into_an_issue(monkeypatch, capsys):
 def test_attention_of_this_machine(monkeypatch, variable, said):
     monkeypatch.setenv('MMREST_BACKEND', variable)
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
-    assert said in check_env.surroundings(GOOD)['attention']
+    assert said in check.surroundings(GOOD)['attention']
 
 
 def test_versions_stand_in_one_place():
@@ -162,22 +169,22 @@ def test_versions_stand_in_one_place():
 
 
 def test_this_environment_is_fine():
-    assert remedies(check_env.look()) == {}
+    assert remedies(check.look()) == {}
 
 
 def test_one_range_of_versions():
     """The README, the documents and setup.py say what check_env says."""
-    python, torch = map(check_env.supported_range, ('Python', 'torch'))
+    python, torch = map(check.supported_range, ('Python', 'torch'))
     for page in ('README.md', 'CONTRIBUTING.md', 'docs/index.md'):
         text = (ROOT / page).read_text()
         assert f'Python {python} and PyTorch {torch}' in text, page
     pinned = re.findall(
         r'^torch==(\d+)\.(\d+)', (ROOT / 'requirements/torch.txt').read_text(), re.M
     )
-    assert max(tuple(map(int, release)) for release in pinned) == check_env.SUPPORTED['torch'][1]
+    assert max(tuple(map(int, release)) for release in pinned) == check.SUPPORTED['torch'][1]
     assert f"python_requires='>={python.split()[0]}'" in (ROOT / 'setup.py').read_text()
 
 
 def test_supported_versions_are_those_of_the_requirements():
-    assert check_env.supported_versions()['mmdet'] == '==3.3.0'
-    assert check_env.supported_versions()['torch'] == '>=2.1'
+    assert check.supported_versions()['mmdet'] == '==3.3.0'
+    assert check.supported_versions()['torch'] == '>=2.1'

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrest.engine.command import (
+from mmrest.cli.command import (
     Parser,
     add_run_arguments,
     folder,

@@ -1,0 +1,124 @@
+"""Learn drawn shapes from scratch and show the outcome: see mmrest's main job within minutes."""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Callable, Dict, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from ..apis.class_pictures import draw_classes
+from ..apis.curves import draw_curves
+from ..apis.logs import read_log
+from ..apis.pictures import draw_predictions
+from ..datasets.shapes import write_classes, write_shapes
+from ..engine.building import build_runner
+from ..engine.config import load_config
+from .command import Parser, folder
+
+
+class Images(NamedTuple):
+    """The drawn set of a demo.
+
+    Attributes:
+        layout: folder of it, in the layout that the config wants.
+        write: what draws it.
+        train: images to train on.
+        val: images held out.
+        height: pixels of each.
+        width: pixels of each.
+    """
+
+    layout: str
+    write: Callable
+    train: int
+    val: int
+    height: int
+    width: int
+
+
+# As small as the method can do with, so that a demo takes minutes.
+DETECTION = Images('coco', write_shapes, 800, 50, 160, 192)
+SEGMENTATION = Images('ade', write_shapes, 1600, 50, 64, 80)
+CLASSIFICATION = Images('imagenet', write_classes, 4800, 300, 48, 48)
+
+
+class Demo(NamedTuple):
+    """What a demo learns.
+
+    Attributes:
+        config: file in configs/.
+        images: what it learns from.
+        metrics: name in the log -> what people call it.
+        perfect: the most that they can be; mmdet gives fractions, the others percentages.
+    """
+
+    config: str
+    images: Images
+    metrics: Dict[str, str]
+    perfect: float
+
+
+BOXES = {'coco/bbox_mAP': 'box AP', 'coco/bbox_mAP_50': 'box AP50'}
+MASKS = {**BOXES, 'coco/segm_mAP': 'mask AP', 'coco/segm_mAP_50': 'mask AP50'}
+CLASSES = {'accuracy/top1': 'top-1'}
+LABEL_MAPS = {'mIoU': 'mIoU', 'mAcc': 'mAcc', 'aAcc': 'aAcc'}
+
+DEMOS = {
+    'maskrcnn': Demo('demo_maskrcnn_rmt_t.py', DETECTION, MASKS, 1),
+    'cascade_maskrcnn': Demo('demo_cascade_maskrcnn_rmt_t.py', DETECTION, MASKS, 1),
+    'retinanet': Demo('demo_retinanet_rest_lite.py', DETECTION, BOXES, 1),
+    'semfpn': Demo('demo_semfpn_rest_lite.py', SEGMENTATION, LABEL_MAPS, 100),
+    'upernet': Demo('demo_upernet_rmt_t.py', SEGMENTATION, LABEL_MAPS, 100),
+    'cls_rest_lite': Demo('demo_cls_rest_lite.py', CLASSIFICATION, CLASSES, 100),
+    'cls_rmt_t': Demo('demo_cls_rmt_t.py', CLASSIFICATION, CLASSES, 100),
+}
+
+
+def parse_args() -> argparse.Namespace:
+    """Arguments of the command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument('method', nargs='?', choices=DEMOS, default='maskrcnn')
+    parser.add_argument(
+        '--work-dir',
+        type=folder,
+        help='folder for what comes out (default: work_dirs/demo, or work_dirs/demo-METHOD)',
+    )
+    args = parser.parse_args()
+    if args.work_dir is None:
+        name = 'demo' if args.method == 'maskrcnn' else f'demo-{args.method}'
+        args.work_dir = Path('work_dirs', name)
+    return args
+
+
+def main() -> None:
+    """Draw, train, evaluate and show."""
+    args = parse_args()
+    demo = DEMOS[args.method]
+    console = Console()
+    start = time.time()
+    data = args.work_dir / 'data'
+    layout, write, train, val, height, width = demo.images
+    write(data, {'train': train, 'val': val}, height, width)
+    console.print(f'Drew {train} images to train on, {val} held out: {data}')
+
+    cfg = load_config(demo.config, data_root=str(data / layout))
+    cfg.work_dir, cfg.launcher = str(args.work_dir), 'none'
+    runner = build_runner(cfg)
+    runner.train()
+
+    log = read_log(Path(runner.log_dir, 'vis_data', 'scalars.json'))
+    draw = draw_classes if demo.metrics is CLASSES else draw_predictions
+    draw(runner.model, runner.val_dataloader.dataset, args.work_dir / 'predictions.png')
+    draw_curves([log], args.work_dir / 'curves.png', [*log.losses, *demo.metrics])
+    _, last = log.val[-1]
+
+    table = Table(title=f'{demo.config}: {time.time() - start:.0f} s', title_justify='left')
+    table.add_column(f'on {val} held-out images')
+    table.add_column('', justify='right')
+    for name, title in demo.metrics.items():
+        table.add_row(title, f'{last[name] / demo.perfect:.3f}')
+    console.print(table)
+    console.print(f'Look at {args.work_dir}/predictions.png and {args.work_dir}/curves.png')
+    console.print(f'Checkpoint and logs are in {args.work_dir}; README.md says how to go on')

@@ -1,0 +1,121 @@
+"""Export a backbone, or a whole segmentor, to ONNX and compare it in onnxruntime."""
+
+import argparse
+from typing import List, Tuple
+
+from ..apis.networks import (
+    CLASSIFICATION_SIZE,
+    OURS,
+    PEERS,
+    backbone_config,
+    build_network,
+    network_config,
+    on_meta,
+    usual_size,
+)
+from ..apis.onnx_export import (
+    PACKAGES,
+    Segmentor,
+    Shape,
+    check_packages,
+    export_checked,
+    exportable,
+    facts,
+    output_names,
+)
+from .command import (
+    Parser,
+    add_cfg_options,
+    add_shape_argument,
+    at_least,
+    not_negative,
+    written_file,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    """Arguments of the command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument(
+        'network', metavar='CONFIG', help=f'config file, or one of {", ".join([*OURS, *PEERS])}'
+    )
+    parser.add_argument('checkpoint', nargs='?', help='weights (default: random ones)')
+    parser.add_argument(
+        '--out', type=written_file('.onnx'), required=True, metavar='FILE', help='what to write'
+    )
+    add_shape_argument(
+        parser,
+        '--shape',
+        'of the image, one number for a square (default: 224 224 for a backbone, for a segmentor '
+        'what its data_preprocessor says, or 512 512)',
+    )
+    parser.add_argument(
+        '--static', action='store_true', help='one image of this size, not any number and size'
+    )
+    parser.add_argument(
+        '--backbone-only', action='store_true', help='leave out neck and heads of a config'
+    )
+    parser.add_argument(
+        '--opset', type=opset, default=18, help="of ONNX's operators (default: 18)"
+    )
+    parser.add_argument(
+        '--no-verify', dest='verify', action='store_false', help='do not compare with PyTorch'
+    )
+    parser.add_argument(
+        '--tolerance', type=not_negative, default=1e-3, metavar='X',
+        help='largest difference, as a multiple of the standard deviation (default: 0.001)',
+    )  # fmt: skip
+    add_cfg_options(parser, 'model.backbone.arch=b')
+    return parser.parse_args()
+
+
+def opset(text: str) -> int:
+    """Type of an argument that is a version of the operators, which the installed onnx knows."""
+    version = at_least(18)(text)
+    try:
+        from onnx.defs import onnx_opset_version
+    except ImportError:  # main says how to install it
+        return version
+    if version > onnx_opset_version():
+        raise argparse.ArgumentTypeError(
+            f'{version} is unknown to the installed onnx, which has 18 to {onnx_opset_version()}'
+        )
+    return version
+
+
+def compared_at(size: Tuple[int, int], static: bool) -> List[Shape]:
+    """Shapes of the images to compare at: two sizes, the other one of odd numbers."""
+    height, width = size
+    if static:
+        return [(1, height, width)]
+    return [(2, height, width), (1, height * 3 // 4 | 1, width * 5 // 4 | 1)]
+
+
+def main() -> None:
+    """Export and compare."""
+    args = parse_args()
+    check_packages(PACKAGES if args.verify else PACKAGES[:2])
+    cfg = network_config(args.network, args.cfg_options)
+    of_model = backbone_config(cfg) if args.backbone_only else cfg
+    exportable(on_meta(of_model), args.network)  # before weights are read
+    network = exportable(build_network(of_model, args.checkpoint), args.network)
+    usual = usual_size(cfg) if isinstance(network, Segmentor) else CLASSIFICATION_SIZE
+    size = args.shape or usual
+    shapes = compared_at(size, args.static) if args.verify else []
+    print('exporting, which takes up to some minutes', flush=True)
+    found = export_checked(
+        network, args.out, shapes, args.tolerance,
+        size=size, static=args.static, opset=args.opset, metadata=facts(cfg, args.network),
+    )  # fmt: skip
+    for shape, difference in found.items():
+        at = ' x '.join(map(str, (shape[0], 3, *shape[1:])))
+        print(
+            f'at {at} onnxruntime differs from PyTorch by at most {difference.onnx:.1e} standard '
+            f'deviations, float32 from float64 by {difference.rounding:.1e}'
+        )
+    takes = (
+        'one image of {} x {}'.format(*size) if args.static else 'images of any number and size'
+    )
+    outputs = ', '.join(output_names(network))
+    megabytes = args.out.stat().st_size / 1e6
+    print(f'{args.out} ({megabytes:.1f} MB): {takes} -> {outputs}; opset {args.opset}')

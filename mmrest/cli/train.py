@@ -1,0 +1,185 @@
+"""Train a detector, segmentor or classifier from a config of mmrest or its OpenMMLab project."""
+
+import argparse
+import logging
+from typing import Optional
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import get_rank, get_world_size
+from mmengine.logging import print_log
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..engine.building import build_runner
+from ..engine.errors import UsageError
+from ..engine.guard import BeginningWeightsHook, WholeWeightsHook
+from ..engine.processes import join_processes, of_first_process
+from ..engine.resuming import ScheduleHook
+from ..engine.saving import newest_checkpoint
+from ..preflight import Report, rehearse
+from .command import Parser, add_run_arguments, run_config
+
+
+def parse_args() -> argparse.Namespace:
+    """Arguments of the command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--amp', action='store_true', help='automatic mixed precision, on an accelerator'
+    )
+    parser.add_argument(
+        '--amp-dtype',
+        choices=['float16', 'bfloat16'],
+        help='type that --amp computes in (default: float16)',
+    )
+    parser.add_argument(
+        '--pretrained',
+        metavar='PATH',
+        help='weights of the backbone, as its authors released them',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the total batch size over that of the recipe',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CKPT',
+        help='go on from CKPT, or from the latest checkpoint of the work dir',
+    )
+    parser.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='rehearse the run with its own data, evaluator and network, say what was found, and '
+        'write nothing',
+    )
+    add_run_arguments(parser)
+    args = parser.parse_args()
+    if args.amp_dtype is not None and not args.amp:
+        parser.error(f'--amp-dtype {args.amp_dtype} is for --amp, which is not given')
+    return args
+
+
+def use_amp(cfg: Config, dtype: Optional[str]) -> None:
+    """Switch automatic mixed precision on."""
+    if get_device() == 'cpu':
+        raise UsageError('--amp needs an accelerator and torch finds none; leave it out')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.loss_scale = 'dynamic'
+    cfg.optim_wrapper.dtype = dtype or 'float16'
+
+
+def use_pretrained(cfg: Config, path: str) -> None:
+    """Have the backbone begin from `path`, in place of what the config names for it.
+
+    A prefix and other fields of an ``init_cfg`` that loads weights stay.
+    """
+    if not isinstance(cfg.model.get('backbone'), dict):
+        raise UsageError('--pretrained is for a model with a backbone, and this config has none')
+    before = cfg.model.backbone.get('init_cfg') or {}
+    if not isinstance(before, dict) or before.get('type', 'Pretrained') != 'Pretrained':
+        before = {}
+    cfg.model.backbone.init_cfg = dict(before, type='Pretrained', checkpoint=path)
+    if cfg.model.get('pretrained') is not None:
+        cfg.model.pretrained = None  # older bases of mmseg name ResNet's weights there
+
+
+def use_auto_scale_lr(cfg: Config) -> None:
+    """Switch the scaling of the learning rate on."""
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise UsageError(
+            '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config; set it with '
+            '--cfg-options'
+        )
+    cfg.auto_scale_lr.enable = True
+    if accumulation(cfg) > 1:  # mmengine counts the images of one iteration
+        cfg.auto_scale_lr.base_batch_size /= accumulation(cfg)
+
+
+def accumulation(cfg: Config) -> int:
+    """Iterations whose gradients make one step."""
+    return (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
+
+
+def warn_of_batch_size(cfg: Config) -> None:
+    """Say loudly that the learning rate is meant for another batch size."""
+    scaling = cfg.get('auto_scale_lr') or {}
+    meant, each = scaling.get('base_batch_size'), cfg.train_dataloader.get('batch_size')
+    if not meant or not each or scaling.get('enable'):
+        return
+    accumulated = accumulation(cfg)
+    total = each * get_world_size() * accumulated
+    if total != meant:
+        factors = f'{each} x {get_world_size()} process(es)'
+        if accumulated > 1:
+            factors += f' x {accumulated} accumulated'
+        print_log(
+            f'THE TOTAL BATCH IS {total} ({factors}), BUT THE LEARNING RATE IS MEANT FOR {meant}: '
+            '--auto-scale-lr scales it',
+            'current',
+            logging.WARNING,
+        )
+
+
+def summary(config: str, report: Report) -> Table:
+    """What a dry run has found."""
+    rows = Table(title=f'{config} is ready to train', title_justify='left')
+    rows.add_column('checked')
+    rows.add_column('found', overflow='fold')
+    for fact in report.facts:
+        rows.add_row(escape(fact.what), escape(fact.found))
+    for warning in report.warnings:
+        rows.add_row('[bold yellow]warning', escape(warning))
+    return rows
+
+
+def main() -> None:
+    """Train."""
+    args = parse_args()
+    cfg = run_config(args)
+    join_processes(cfg)
+    if args.amp:
+        use_amp(cfg, args.amp_dtype)
+    if args.pretrained is not None:
+        use_pretrained(cfg, args.pretrained)
+    if args.auto_scale_lr:
+        use_auto_scale_lr(cfg)
+    if args.resume is not None:
+        cfg.resume = True
+    resuming = bool(cfg.get('resume'))
+    if args.resume not in (None, 'auto'):
+        cfg.load_from = args.resume
+    elif args.resume == 'auto' or (resuming and not cfg.get('load_from')):
+        hook = (cfg.get('default_hooks') or {}).get('checkpoint')
+        newest = of_first_process(newest_checkpoint, cfg.work_dir, hook)
+        cfg.resume = newest is not None
+        # With nothing to go on from, the run begins as it would without --resume.
+        cfg.load_from = newest or cfg.get('load_from')
+    rehearsal = None
+    if args.dry_run or not args.skip_preflight:
+        rehearsal = rehearse(cfg, ('train', 'val'), thorough=args.dry_run)
+    nothing = f'nothing to resume in {cfg.work_dir}: training begins from the beginning'
+    if args.dry_run:
+        if resuming and not cfg.resume:
+            rehearsal.report.add('resume', nothing)
+        if get_rank() == 0:
+            Console().print(summary(args.config, rehearsal.report))
+        return
+    runner = build_runner(cfg)
+    if rehearsal is not None:
+        rehearsal.hand_over(runner)
+        for warning in rehearsal.report.warnings:
+            print_log(warning, 'current', logging.WARNING)
+    warn_of_batch_size(cfg)
+    if cfg.get('resume'):
+        runner.register_hook(WholeWeightsHook(resuming=True))
+        runner.register_hook(ScheduleHook())
+    else:
+        runner.register_hook(BeginningWeightsHook())
+    if resuming and not cfg.get('resume'):
+        print_log(nothing, 'current', logging.WARNING)
+    runner.train()

@@ -1,0 +1,94 @@
+"""The shipped configs: where they are, and a table of them (``mmrest configs``).
+
+Nothing of mmrest or torch is imported here, so that the table is shown at once.
+"""
+
+import argparse
+import difflib
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def folder() -> Path:
+    """Return the folder of the shipped configs: of the installed package or of the clone."""
+    installed = PACKAGE / '.mim' / 'configs'
+    return installed if installed.is_dir() else PACKAGE.parent / 'configs'
+
+
+def find(name: str) -> Optional[Path]:
+    """Return the path of a shipped config: ``NAME``, ``NAME.py`` or ``mmrest::NAME.py``."""
+    stem = name[len('mmrest::') :] if name.startswith('mmrest::') else name
+    path = folder() / f'{stem[:-3] if stem.endswith(".py") else stem}.py'
+    return path if path.is_file() else None
+
+
+def nearest(name: str) -> List[str]:
+    """Return up to three names of shipped configs that resemble `name`."""
+    known = [path.stem for path in folder().glob('*.py')]
+    return difflib.get_close_matches(Path(name).stem, known, 3, cutoff=0.5)
+
+
+class Shipped(NamedTuple):
+    """A shipped config: its cells in the table."""
+
+    config: str
+    backbone: str
+    method: str
+    schedule: str
+    params: str
+    reported: str
+
+
+METHODS = {
+    'retinanet': 'RetinaNet',
+    'maskrcnn': 'Mask R-CNN',
+    'cascade_maskrcnn': 'Cascade Mask R-CNN',
+    'upernet': 'UperNet',
+    'semfpn': 'Semantic FPN',
+    'imagenet': 'Classifier',
+}
+
+
+def described(model: Dict[str, Any]) -> Shipped:
+    """Describe an entry of the metafile; see docs/config_naming.md for the parts of its name."""
+    name = model['Name']
+    method = next(m for m in sorted(METHODS, key=len, reverse=True) if name.startswith(m))
+    parts = name[len(method) + 1 :].split('_')[1:]
+    place = next(i for i, part in enumerate(parts) if part == 'tl' or part[0].isdigit())
+    sizes = ['DeiT' if part == 'deit' else part.capitalize() for part in parts[:place]]
+    metrics = [f'{n} {v}' for r in model.get('Results', ()) for n, v in r['Metrics'].items()]
+    return Shipped(
+        name,
+        '-'.join((model['In Collection'], *sizes)),
+        METHODS[method],
+        ' '.join(parts[place:]),
+        f'{model["Metadata"]["Parameters"] / 1e6:.1f} M',
+        ', '.join(metrics) or '-',
+    )
+
+
+def main() -> None:
+    """Print the table, which is the metafile's."""
+    parser = argparse.ArgumentParser(description='List the shipped configs.')
+    parser.add_argument('word', nargs='*', help='show only configs that contain all these words')
+    args = parser.parse_args()
+    models = yaml.safe_load((folder() / 'metafile.yml').read_text(encoding='utf-8'))['Models']
+    words = [word.lower() for word in args.word]
+    rows = [row for row in map(described, models) if all(w in str(row).lower() for w in words)]
+    if not rows:
+        near = [name for word in words for name in nearest(word)]
+        hint = f'did you mean {near[0]}?' if near else 'without a word, all are listed'
+        parser.exit(1, f'{parser.prog}: no shipped config contains {" ".join(words)}; {hint}\n')
+    table = Table(box=None, pad_edge=False)
+    for column in Shipped._fields:
+        table.add_column(column, no_wrap=column == 'config', overflow='fold')
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    print('Results are as reported by the papers, not reproduced. Train with: mmrest train CONFIG')

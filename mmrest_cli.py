@@ -1,0 +1,102 @@
+"""Entry point of the ``mmrest`` command and of the scripts in tools/.
+
+It is a module beside the package because ``import mmrest`` imports torch, which takes seconds,
+and because OpenMP reads its environment when torch is loaded.
+"""
+
+import difflib
+import glob
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn, Optional
+
+COMMANDS = {
+    'train': 'train a detector, segmentor or classifier',
+    'test': 'evaluate a checkpoint',
+    'infer': 'run inference on images, folders and videos',
+    'report': 'write an HTML report of a run',
+    'curves': 'plot the training curves of runs',
+    'browse': 'draw the images of a dataset with their annotations',
+    'visualize': 'plot attention, decay, receptive fields and features',
+    'benchmark': 'measure speed and memory',
+    'flops': 'count parameters and MACs',
+    'export': 'export a network to ONNX',
+    'convert': 'convert a checkpoint to a clean file',
+    'publish': 'strip a checkpoint of a run to its weights',
+    'configs': 'list the shipped configs',
+    'config': 'print a resolved config',
+    'check': 'check the environment',
+    'shapes': 'generate the synthetic shapes dataset',
+    'demo': 'train and evaluate on synthetic shapes',
+}
+MORE = ('benchmark_attention', 'benchmark_zoo')
+"""Commands that only scripts in tools/ name."""
+
+
+def main(command: Optional[str] = None) -> None:
+    """Run a command of :mod:`mmrest.cli`.
+
+    Args:
+        command: its name; None takes it from the command line.
+    """
+    if command is None:
+        command = _chosen(sys.argv[1] if len(sys.argv) > 1 else '--help')
+        sys.argv = [f'mmrest {command}', *sys.argv[2:]]
+    limit_spinning()
+    if command == 'configs':  # needs neither mmrest nor torch
+        _load_alone('shipped').main()
+        return
+    from mmrest.cli.command import run
+
+    run(importlib.import_module(f'mmrest.cli.{command}').main)
+
+
+def _chosen(word: str) -> str:
+    if word in COMMANDS:
+        return word
+    if word in ('-h', '--help', 'help'):
+        width = max(map(len, COMMANDS))
+        lines = [f'  {name:{width}}  {summary}' for name, summary in COMMANDS.items()]
+        print('usage: mmrest COMMAND ...\n\ncommands:', *lines, sep='\n')
+        print('\n"mmrest COMMAND --help" lists the options of a command.')
+        sys.exit()
+    if word == '--version':
+        print(_load_alone('version').__version__)
+        sys.exit()
+    _refuse(word)
+
+
+def _refuse(word: str) -> NoReturn:
+    near = difflib.get_close_matches(word, COMMANDS, 1)
+    hint = f'did you mean {near[0]}?' if near else f'choose from {", ".join(COMMANDS)}'
+    print(f'mmrest: error: unknown command {word!r}; {hint}', file=sys.stderr)
+    sys.exit(2)
+
+
+def _load_alone(name: str):
+    """Load a module of the package without importing the package."""
+    package = Path(importlib.util.find_spec('mmrest').origin).parent
+    spec = importlib.util.spec_from_file_location(name, package / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def limit_spinning() -> None:
+    """Limit how long OpenMP's threads spin, unless a GPU computes or the user has decided.
+
+    Torch's threads spin for each other while they wait. Beside another job on the same cores, a
+    thread may spin for one that is not running and takes its core. Threads that sleep at once are
+    slow on an idle machine, because waking them takes longer than many operations; so these spin,
+    but briefly.
+    """
+    decided = any(name in os.environ for name in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT'))
+    if not decided and not glob.glob('/dev/nvidia[0-9]*'):
+        os.environ['GOMP_SPINCOUNT'] = '10000'
+
+
+if __name__ == '__main__':
+    main()
