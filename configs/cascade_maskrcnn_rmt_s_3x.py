@@ -3,7 +3,7 @@ _base_ = [
     './_base_/models/cascade_mask_rcnn.py',
     './_base_/datasets/coco_instance_ms.py',
     './_base_/schedules/coco_3x.py',
-    './_base_/instance_runtime.py',
+    './_base_/runtimes/instance.py',
 ]
 
 model = dict(

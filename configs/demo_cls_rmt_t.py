@@ -5,7 +5,7 @@ _base_ = [
     './_base_/models/rmt_classifier.py',
     './_base_/datasets/shapes_classes.py',
     './_base_/schedules/shapes_classification.py',
-    './_base_/shapes_classification_runtime.py',
+    './_base_/runtimes/shapes_classification.py',
 ]
 custom_imports = dict(imports=['mmrest.classification'])
 

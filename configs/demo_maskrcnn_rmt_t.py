@@ -5,7 +5,7 @@ _base_ = [
     './_base_/models/mask_rcnn.py',
     './_base_/datasets/shapes_instance.py',
     './_base_/schedules/shapes_detection.py',
-    './_base_/shapes_runtime.py',
+    './_base_/runtimes/shapes.py',
 ]
 
 # Half of the usual channels in neck and heads, on strides 8 to 64: the head of stride 4 would take

@@ -4,7 +4,7 @@ _base_ = [
     './_base_/models/retinanet.py',
     './_base_/datasets/shapes_instance.py',
     './_base_/schedules/shapes_detection.py',
-    './_base_/shapes_runtime.py',
+    './_base_/runtimes/shapes.py',
 ]
 
 # Half of the usual channels in neck and head, and half of its convolutions.

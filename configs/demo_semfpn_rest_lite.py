@@ -5,7 +5,7 @@ _base_ = [
     './_base_/models/semantic_fpn.py',
     './_base_/datasets/shapes_semantic.py',
     './_base_/schedules/shapes_segmentation.py',
-    './_base_/segmentation_runtime.py',
+    './_base_/runtimes/segmentation.py',
 ]
 
 # Half of the usual channels. Group norm, because the statistics of small images are too noisy

@@ -4,7 +4,7 @@ _base_ = [
     './_base_/models/upernet.py',
     './_base_/datasets/shapes_semantic.py',
     './_base_/schedules/shapes_segmentation.py',
-    './_base_/segmentation_runtime.py',
+    './_base_/runtimes/segmentation.py',
 ]
 
 # A quarter of the usual channels, which would take most of the time. Group norm, because the

@@ -3,7 +3,7 @@ _base_ = [
     './_base_/models/average_classifier.py',
     './_base_/datasets/imagenet.py',
     './_base_/schedules/imagenet_300e.py',
-    './_base_/classification_runtime.py',
+    './_base_/runtimes/classification.py',
 ]
 custom_imports = dict(imports=['mmrest.classification'])
 

@@ -3,7 +3,7 @@ _base_ = [
     './_base_/models/rmt_token_labelling.py',
     './_base_/datasets/imagenet_token_labels.py',
     './_base_/schedules/imagenet_310e.py',
-    './_base_/token_labelling_runtime.py',
+    './_base_/runtimes/token_labelling.py',
 ]
 custom_imports = dict(imports=['mmrest.classification'])
 

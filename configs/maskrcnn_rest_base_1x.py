@@ -3,7 +3,7 @@ _base_ = [
     './_base_/models/mask_rcnn.py',
     './_base_/datasets/coco_instance_rest.py',
     './_base_/schedules/coco_1x.py',
-    './_base_/instance_runtime.py',
+    './_base_/runtimes/instance.py',
 ]
 
 model = dict(

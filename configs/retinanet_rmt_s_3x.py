@@ -3,7 +3,7 @@ _base_ = [
     './_base_/models/retinanet.py',
     './_base_/datasets/coco_detection_ms.py',
     './_base_/schedules/coco_3x.py',
-    './_base_/detection_runtime.py',
+    './_base_/runtimes/detection.py',
 ]
 
 model = dict(

@@ -3,7 +3,7 @@ _base_ = [
     './_base_/models/semantic_fpn.py',
     'mmseg::_base_/datasets/ade20k.py',
     './_base_/schedules/ade20k_80k.py',
-    './_base_/segmentation_runtime.py',
+    './_base_/runtimes/segmentation.py',
 ]
 
 model = dict(

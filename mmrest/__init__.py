@@ -7,7 +7,7 @@ mmengine and mmcv. To mmcv-lite it lends torchvision's operators, see :mod:`mmre
 
 from .engine.invalid_loss import InvalidLossHook
 from .engine.loops import ResumableEpochLoop, ResumableIterLoop
-from .engine.saving import WholeCheckpointHook
+from .engine.saving import AtomicCheckpointHook
 from .models import RMT, ResT
 from .operators import install as _install_operators
 from .version import __version__
@@ -20,6 +20,6 @@ __all__ = [
     'ResT',
     'ResumableEpochLoop',
     'ResumableIterLoop',
-    'WholeCheckpointHook',
+    'AtomicCheckpointHook',
     '__version__',
 ]

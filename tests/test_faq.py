@@ -153,7 +153,7 @@ def _(coco_root, **_):
     rehearse(real_config(**{'train_dataloader.dataset': dataset}), ('train',))
 
 
-@trouble('--amp needs an accelerator')
+@trouble('--amp requires a GPU')
 def _(monkeypatch, **_):
     program = vars(import_module('mmrest.cli.train'))
     program['use_amp'].__globals__['get_device'] = lambda: 'cpu'

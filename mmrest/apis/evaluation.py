@@ -16,7 +16,7 @@ from ..engine.building import build_runner
 from ..engine.config import is_classifier
 from ..engine.display import peak_memory_mb
 from ..engine.errors import UsageError
-from ..engine.guard import WholeWeightsHook
+from ..engine.weights import StrictWeightsHook
 from ..preflight import rehearse
 from .label_map_scores import LabelMapScores
 
@@ -129,7 +129,7 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
         rehearsal = rehearse(cfg, ('test',))
         runner = build_runner(cfg)
         rehearsal.hand_over(runner)
-        runner.register_hook(WholeWeightsHook())
+        runner.register_hook(StrictWeightsHook())
         hook = ScoresHook(score_thr)
         runner.register_hook(hook, priority='VERY_LOW')
         runner.model.to(device)

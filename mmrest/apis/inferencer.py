@@ -30,6 +30,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from ..engine.building import check_model, find_type
+from ..engine.compat import load_guarded
 from ..engine.config import (
     dicts,
     first_line,
@@ -41,8 +42,8 @@ from ..engine.config import (
 )
 from ..engine.devices import usable_device
 from ..engine.errors import UsageError
-from ..engine.guard import WholeWeightsHook, load_from_guarded
 from ..engine.tta import use_tta
+from ..engine.weights import StrictWeightsHook
 from .images import UnreadableImage, check_whole
 from .overlay import colours
 
@@ -297,9 +298,9 @@ def _load(model: nn.Module, path: str) -> Dict[str, Any]:
     """Load all weights of a model; returns what the checkpoint says of its classes."""
     while isinstance(model, BaseTTAModel):
         model = model.module
-    content = load_from_guarded(path, 'cpu')
+    content = load_guarded(path, 'cpu')
     meta = content.get('meta')
-    model.load_state_dict(WholeWeightsHook().fitted(model, path, content).tensors, strict=False)
+    model.load_state_dict(StrictWeightsHook().fitted(model, path, content).tensors, strict=False)
     return (meta.get('dataset_meta') if isinstance(meta, dict) else None) or {}
 
 

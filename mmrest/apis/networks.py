@@ -16,9 +16,10 @@ from torch import nn
 
 from ..checkpoint import read_weights
 from ..engine.building import check_model
+from ..engine.compat import install_file_access, load_guarded
 from ..engine.config import is_classifier, load_config, without_sync_bn
 from ..engine.errors import UsageError
-from ..engine.guard import WholeWeightsHook, fitted_to, guard_checkpoints, load_from_guarded
+from ..engine.weights import StrictWeightsHook, fitted_to
 from ..models.pyramid import PyramidBackbone
 
 OURS = {
@@ -154,7 +155,7 @@ def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
         UsageError: it cannot be built.
         CheckpointError: the file cannot be read or does not cover the network.
     """
-    guard_checkpoints()
+    install_file_access()
     without_sync_bn(cfg)
     check_model(cfg)
     torch.manual_seed(0)
@@ -200,7 +201,7 @@ def load_weights(model: nn.Module, checkpoint: str) -> None:
     if backbone_of(model) is model:
         tensors, report = fitted_to(model, read_weights(checkpoint))
     else:
-        content = load_from_guarded(checkpoint, 'cpu')
-        tensors, report, _ = WholeWeightsHook().fitted(model, checkpoint, content)
+        content = load_guarded(checkpoint, 'cpu')
+        tensors, report, _ = StrictWeightsHook().fitted(model, checkpoint, content)
     model.load_state_dict(tensors, strict=False)
     print(report)

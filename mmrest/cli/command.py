@@ -19,7 +19,7 @@ from ..engine.children import isolate_children
 from ..engine.config import load_config
 from ..engine.devices import usable_device
 from ..engine.errors import Interrupted, UsageError
-from ..engine.processes import check_launcher, is_first_to_say, leave_processes
+from ..engine.processes import check_launcher, leave_processes, rank_prefix
 from ..engine.stopping import STOPPED
 from ..ops import forced_backend
 
@@ -176,9 +176,7 @@ def _split(text: str) -> Iterator[str]:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that change a config, under mmdet's names; see :func:`load_config`."""
-    parser.add_argument(
-        '--data-root', metavar='DIR', help='folder that replaces the data_root of the config'
-    )
+    parser.add_argument('--data-root', metavar='DIR', help="override the config's data_root")
     add_cfg_options(parser, 'train_dataloader.batch_size=1')
 
 
@@ -235,12 +233,15 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',
-        help='what started the processes of a distributed run',
+        help='job launcher',
     )
     parser.add_argument(
         '--skip-preflight',
         action='store_true',
         help='skip the checks before the run, for data that one of them gets wrong',
+    )
+    parser.add_argument(
+        '--verbose', action='store_true', help='show the full log on the terminal, too'
     )
     # torch.distributed.launch passes it, torchrun sets LOCAL_RANK instead.
     parser.add_argument(
@@ -274,8 +275,7 @@ def run_config(args: argparse.Namespace) -> Config:
 def run(main: Callable[[], Optional[int]]) -> None:
     """Run a program; what its user can mend ends it with one line and exit status 1.
 
-    A run that was asked to stop ends with :data:`~.stopping.STOPPED`. Of many processes that have
-    the same to say one says it.
+    A run that was asked to stop ends with :data:`~mmrest.engine.stopping.STOPPED`.
     """
     isolate_children()
     try:
@@ -283,8 +283,7 @@ def run(main: Callable[[], Optional[int]]) -> None:
     except (UsageError, CheckpointError) as error:
         _fail(_own_line(error))
     except Interrupted as stop:
-        if is_first_to_say(str(stop)):
-            print(f'{osp.basename(sys.argv[0])}: {stop}', file=sys.stderr, flush=True)
+        print(f'{osp.basename(sys.argv[0])}: {rank_prefix()}{stop}', file=sys.stderr, flush=True)
         leave_processes()
         sys.exit(STOPPED)
     except OSError as error:
@@ -292,8 +291,8 @@ def run(main: Callable[[], Optional[int]]) -> None:
             raise
         where = f' at {error.filename}' if error.filename else ''
         _fail(
-            f'the disk is full{where}; checkpoints that were there before are kept: make room, '
-            'and go on with --resume'
+            f'the disk is full{where}; earlier checkpoints are kept: free some space, then '
+            'continue with --resume'
         )
     leave_processes()
     if status:
@@ -309,5 +308,4 @@ def _own_line(error: Exception) -> str:
 
 
 def _fail(message: str) -> NoReturn:
-    line = f'{osp.basename(sys.argv[0])}: error: {message}'
-    sys.exit(line if is_first_to_say(line) else 1)
+    sys.exit(f'{osp.basename(sys.argv[0])}: error: {rank_prefix()}{message}')

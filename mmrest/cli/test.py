@@ -9,10 +9,11 @@ from mmengine.config import Config
 
 from ..engine.building import build_runner
 from ..engine.config import TESTED, is_classifier
+from ..engine.display import quiet_libraries
 from ..engine.errors import UsageError
-from ..engine.guard import WholeWeightsHook
 from ..engine.processes import join_processes
 from ..engine.tta import check_tta, use_tta
+from ..engine.weights import StrictWeightsHook
 from ..preflight import rehearse
 from .command import Parser, add_run_arguments, run_config
 
@@ -114,8 +115,11 @@ def main() -> None:
         use_tta(cfg)
     # The work dir keeps the config that was trained, which names other weights to begin with.
     stem = osp.splitext(osp.basename(args.config))[0]
-    runner = build_runner(Config(cfg.to_dict(), cfg.text, filename=f'{stem}{TESTED}'))
+    runner = build_runner(
+        Config(cfg.to_dict(), cfg.text, filename=f'{stem}{TESTED}'), args.verbose
+    )
     if rehearsal is not None and not args.tta:  # which has a pipeline of its own
         rehearsal.hand_over(runner)
-    runner.register_hook(WholeWeightsHook())
-    runner.test()
+    runner.register_hook(StrictWeightsHook())
+    with quiet_libraries(runner):
+        runner.test()

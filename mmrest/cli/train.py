@@ -13,11 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..engine.building import build_runner
+from ..engine.display import quiet_libraries
 from ..engine.errors import UsageError
-from ..engine.guard import BeginningWeightsHook, WholeWeightsHook
 from ..engine.processes import join_processes, of_first_process
 from ..engine.resuming import ScheduleHook
 from ..engine.saving import newest_checkpoint
+from ..engine.weights import InitWeightsHook, StrictWeightsHook
 from ..preflight import Report, rehearse
 from .command import Parser, add_run_arguments, run_config
 
@@ -27,17 +28,17 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument(
-        '--amp', action='store_true', help='automatic mixed precision, on an accelerator'
+        '--amp', action='store_true', help='enable automatic mixed precision (GPU only)'
     )
     parser.add_argument(
         '--amp-dtype',
         choices=['float16', 'bfloat16'],
-        help='type that --amp computes in (default: float16)',
+        help='AMP dtype (default: float16)',
     )
     parser.add_argument(
         '--pretrained',
         metavar='PATH',
-        help='weights of the backbone, as its authors released them',
+        help='path to pretrained backbone weights',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -49,7 +50,7 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CKPT',
-        help='go on from CKPT, or from the latest checkpoint of the work dir',
+        help='resume from CKPT (default: latest checkpoint in the work dir)',
     )
     parser.add_argument(
         '--dry-run',
@@ -65,18 +66,18 @@ def parse_args() -> argparse.Namespace:
 
 
 def use_amp(cfg: Config, dtype: Optional[str]) -> None:
-    """Switch automatic mixed precision on."""
+    """Enable automatic mixed precision."""
     if get_device() == 'cpu':
-        raise UsageError('--amp needs an accelerator and torch finds none; leave it out')
+        raise UsageError('--amp requires a GPU, but none is available')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.loss_scale = 'dynamic'
     cfg.optim_wrapper.dtype = dtype or 'float16'
 
 
 def use_pretrained(cfg: Config, path: str) -> None:
-    """Have the backbone begin from `path`, in place of what the config names for it.
+    """Initialise the backbone from `path` instead of from what the config names.
 
-    A prefix and other fields of an ``init_cfg`` that loads weights stay.
+    A prefix and other fields of an ``init_cfg`` that loads weights are kept.
     """
     if not isinstance(cfg.model.get('backbone'), dict):
         raise UsageError('--pretrained is for a model with a backbone, and this config has none')
@@ -89,7 +90,7 @@ def use_pretrained(cfg: Config, path: str) -> None:
 
 
 def use_auto_scale_lr(cfg: Config) -> None:
-    """Switch the scaling of the learning rate on."""
+    """Enable the scaling of the learning rate."""
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise UsageError(
             '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config; set it with '
@@ -101,12 +102,12 @@ def use_auto_scale_lr(cfg: Config) -> None:
 
 
 def accumulation(cfg: Config) -> int:
-    """Iterations whose gradients make one step."""
+    """Return the iterations whose gradients are accumulated for one step."""
     return (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
 
 
 def warn_of_batch_size(cfg: Config) -> None:
-    """Say loudly that the learning rate is meant for another batch size."""
+    """Warn if the learning rate is tuned for another batch size."""
     scaling = cfg.get('auto_scale_lr') or {}
     meant, each = scaling.get('base_batch_size'), cfg.train_dataloader.get('batch_size')
     if not meant or not each or scaling.get('enable'):
@@ -118,16 +119,16 @@ def warn_of_batch_size(cfg: Config) -> None:
         if accumulated > 1:
             factors += f' x {accumulated} accumulated'
         print_log(
-            f'THE TOTAL BATCH IS {total} ({factors}), BUT THE LEARNING RATE IS MEANT FOR {meant}: '
-            '--auto-scale-lr scales it',
+            f'total batch size is {total} ({factors}), but the learning rate is tuned for {meant};'
+            ' use --auto-scale-lr',
             'current',
             logging.WARNING,
         )
 
 
 def summary(config: str, report: Report) -> Table:
-    """What a dry run has found."""
-    rows = Table(title=f'{config} is ready to train', title_justify='left')
+    """Return the findings of a dry run."""
+    rows = Table(title=f'{config} passed all checks', title_justify='left')
     rows.add_column('checked')
     rows.add_column('found', overflow='fold')
     for fact in report.facts:
@@ -157,29 +158,30 @@ def main() -> None:
         hook = (cfg.get('default_hooks') or {}).get('checkpoint')
         newest = of_first_process(newest_checkpoint, cfg.work_dir, hook)
         cfg.resume = newest is not None
-        # With nothing to go on from, the run begins as it would without --resume.
+        # With nothing to resume, the run starts as it would without --resume.
         cfg.load_from = newest or cfg.get('load_from')
     rehearsal = None
     if args.dry_run or not args.skip_preflight:
         rehearsal = rehearse(cfg, ('train', 'val'), thorough=args.dry_run)
-    nothing = f'nothing to resume in {cfg.work_dir}: training begins from the beginning'
+    nothing = f'no checkpoint found in {cfg.work_dir}; starting from scratch'
     if args.dry_run:
         if resuming and not cfg.resume:
             rehearsal.report.add('resume', nothing)
         if get_rank() == 0:
             Console().print(summary(args.config, rehearsal.report))
         return
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, args.verbose)
     if rehearsal is not None:
         rehearsal.hand_over(runner)
         for warning in rehearsal.report.warnings:
             print_log(warning, 'current', logging.WARNING)
     warn_of_batch_size(cfg)
     if cfg.get('resume'):
-        runner.register_hook(WholeWeightsHook(resuming=True))
+        runner.register_hook(StrictWeightsHook(resuming=True))
         runner.register_hook(ScheduleHook())
     else:
-        runner.register_hook(BeginningWeightsHook())
+        runner.register_hook(InitWeightsHook())
     if resuming and not cfg.get('resume'):
         print_log(nothing, 'current', logging.WARNING)
-    runner.train()
+    with quiet_libraries(runner):
+        runner.train()

@@ -1,6 +1,7 @@
 """What a run builds: its runner, its network without memory or random numbers, types by name."""
 
 import copy
+import sys
 from typing import Any, Callable, Optional
 
 import torch
@@ -9,25 +10,29 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, RUNNERS, DefaultScope, Registry
 from mmengine.runner import Runner
+from rich.console import Console
 from torch import nn
 
 from ..operators import describe
+from .compat import install_file_access
 from .config import first_line, make_resumable, without_sync_bn
-from .display import DisplayHook
+from .display import DisplayHook, ScreenRunner
 from .errors import UsageError
-from .guard import guard_checkpoints
 from .processes import use_cpu_wrapper
-from .saving import save_whole
 from .sharding import check_sharding
 
 
-def build_runner(cfg: Config) -> Runner:
-    """mmengine's Runner, or the config's own, fitted to this machine.
+def build_runner(cfg: Config, verbose: bool = False) -> Runner:
+    """Build mmengine's Runner, or the config's own, adapted to this machine.
 
-    SyncBN needs CUDA and a process group; without either it becomes BN.
+    SyncBN needs CUDA and a process group; without them it is replaced by BN.
+
+    Args:
+        cfg: config of the run.
+        verbose: log to a terminal as mmengine does, in place of the screen of
+            :mod:`mmrest.engine.display`.
     """
-    guard_checkpoints()
-    save_whole()
+    install_file_access()
     make_resumable(cfg)
     check_sharding(cfg)
     reverted = 0
@@ -35,13 +40,18 @@ def build_runner(cfg: Config) -> Runner:
         reverted = without_sync_bn(cfg)
     if cfg.launcher != 'none' and get_device() == 'cpu':
         use_cpu_wrapper(cfg)
-    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
-    runner.register_hook(DisplayHook())
+    console = None if verbose or not sys.stdout.isatty() else Console()
+    if 'runner_type' in cfg:
+        runner, console = RUNNERS.build(cfg), None
+    else:
+        runner = type('ScreenRunner', (ScreenRunner,), {'console': console}).from_cfg(cfg)
+    runner.register_hook(DisplayHook(console))
     print_log(f'operators of mmcv: {describe()}', 'current')
     if reverted:
         lacking = 'a process group' if torch.cuda.is_available() else 'CUDA'
         print_log(
-            f'SyncBN became BN at {reverted} place(s) of the config: it needs {lacking}', 'current'
+            f'replaced {reverted} SyncBN layers of the config with BN: SyncBN needs {lacking}',
+            'current',
         )
     return runner
 

@@ -8,10 +8,9 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Callable, Iterator, Optional
 
-from mmengine.runner import runner
+from .compat import wrap_worker_init
 
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
@@ -29,11 +28,10 @@ def isolate_children() -> None:
     torchrun and Slurm send it to all processes of a run, which could not finish its iteration
     without them.
     """
-    if isinstance(runner.default_worker_init_fn, partial):
+    if not wrap_worker_init(begin_worker):
         return
     if hasattr(os, 'register_at_fork'):
         os.register_at_fork(before=_before_fork, after_in_child=_begin_child)
-    runner.default_worker_init_fn = partial(begin_worker, runner.default_worker_init_fn)
     atexit.register(_end_workers)
 
 

@@ -8,14 +8,10 @@ import traceback
 from typing import Any, Iterator, Optional, Tuple
 
 from mmengine.config import Config
-from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.runner import Runner
 
 from ..shipped import find, nearest
 from .errors import UsageError
-
-# mmengine resolves `_base_ = 'mmrest::_base_/...'` for the packages of this table alone.
-MODULE2PACKAGE.setdefault('mmrest', 'mmrest')
 
 PHASES = ('train', 'val', 'test')
 
@@ -182,7 +178,7 @@ def without_sync_bn(cfg: Config) -> int:
 
 
 def make_resumable(cfg: Config) -> None:
-    """Have a run use the loops and the checkpoint hook that lose nothing, in mmengine's place."""
+    """Replace mmengine's loops and checkpoint hook in configs that do not name those of mmrest."""
     loop = cfg.get('train_cfg')
     if loop:
         by_epoch = loop.pop('by_epoch', True) if 'type' not in loop else None
@@ -196,7 +192,7 @@ def make_resumable(cfg: Config) -> None:
     cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
     for hook in (*cfg.default_hooks.values(), *(cfg.get('custom_hooks') or ())):
         if isinstance(hook, dict) and type_name(hook) == 'CheckpointHook':
-            hook['type'] = 'WholeCheckpointHook'
+            hook['type'] = 'AtomicCheckpointHook'
 
 
 def is_classifier(cfg: Config) -> bool:

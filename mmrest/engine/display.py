@@ -1,28 +1,39 @@
-"""What a person wants to see of a run beyond mmengine's log."""
+"""Console output of a run: one screen on a terminal, or MMEngine's log with rate and memory.
+
+On a terminal, the log goes to its file, and the console shows what the run is, its progress, every
+evaluation as a table, and warnings.
+"""
 
 import atexit
+import contextlib
+import io
+import logging
 import math
 import operator
 import sys
-from logging import StreamHandler
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 import numpy as np
+from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
+from mmengine.logging import MMLogger
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
     Task,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
-from torch import cuda
+from torch import cuda, nn
 
 try:
     import resource
@@ -32,27 +43,111 @@ except ImportError:  # Windows has none
 Comparison = Callable[[float, float], bool]
 
 MAIN_METRICS = ('coco/segm_mAP', 'coco/bbox_mAP', 'mIoU')
-"""What a run is judged by where its config names no metric to save the best checkpoint by."""
+"""Metrics that judge a run whose config does not name one to save the best checkpoint by."""
+
+_NOISE = (
+    'paramwise_options -- ',  # one line per parameter
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias',
+)
+"""Beginnings of lines that the console never shows; they are in the log file."""
+
+
+def say(message: str) -> None:
+    """Log a line that the screen shows, too."""
+    MMLogger.get_current_instance().info(message, extra={'screen': True})
+
+
+class _ScreenHandler(logging.Handler):
+    """Prints warnings, and what :func:`say` said, above the progress bar."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = escape(record.getMessage())
+        if record.levelno >= logging.WARNING:
+            style = 'bold red' if record.levelno >= logging.ERROR else 'yellow'
+            message = f'[{style}]{record.levelname.lower()}:[/] {message}'
+        elif not hasattr(record, 'screen'):
+            return
+        self._console.print(message, highlight=False)
+
+
+class ScreenRunner(Runner):
+    """Runner whose console output is quiet; the log file has everything."""
+
+    console: Optional[Console] = None
+    """Terminal of the screen; None logs to the console, as MMEngine does."""
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """Build the logger, with a handler for the screen in place of the console's."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in list(logger.handlers):
+            if isinstance(handler, logging.FileHandler):
+                continue
+            if self.console is not None and is_main_process():
+                logger.removeHandler(handler)
+                handler = _ScreenHandler(self.console)
+                logger.addHandler(handler)
+            handler.addFilter(lambda record: not record.getMessage().startswith(_NOISE))
+        return logger
+
+
+@contextlib.contextmanager
+def quiet_libraries(runner: Runner) -> Iterator[None]:
+    """Log what libraries print, such as pycocotools, if the run has a screen."""
+    if getattr(runner, 'console', None) is None:
+        yield
+        return
+    with contextlib.redirect_stdout(_Logged(runner.logger)):
+        yield
+
+
+class _Logged(io.TextIOBase):
+    """A stream whose lines go to a logger."""
+
+    def __init__(self, logger: MMLogger) -> None:
+        self._logger = logger
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            self._logger.info(text.rstrip())
+        return len(text)
 
 
 class DisplayHook(Hook):
-    """Shows rate and memory of training, evaluation as it goes on, and the best metric so far.
+    """Shows throughput, memory, progress and the best metric so far.
 
-    - Lines of the training log get ``img_per_s`` and, where there is no GPU whose memory mmengine
-      would show, ``memory_mb``: the most that the process has held so far.
-    - On a terminal, evaluation shows a bar with its rate and the time that remains.
+    - Lines of the training log get ``img_per_s`` and, without a GPU, whose memory mmengine shows,
+      ``memory_mb``: the peak memory of the process.
     - Every evaluation of a training run ends with the best metric so far and where it was reached.
+    - On a terminal, the run is introduced in a few lines, training and evaluation have a bar, and
+      every evaluation is a table.
 
     Args:
-        console: where the bar is drawn; default: stdout.
+        console: terminal of the screen; None leaves the console to the log.
     """
 
-    priority = 'NORMAL'  # before LoggerHook, which writes what this one measures
+    priority = 'NORMAL'  # before LoggerHook, which writes what this hook measures
 
     def __init__(self, console: Optional[Console] = None) -> None:
-        self._console = console or Console()
+        self._console = console if is_main_process() else None
         self._progress: Optional[Progress] = None
         self._best: Optional[str] = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Introduce the run."""
+        if self._console is None:
+            return
+        self._console.print(introduction(runner))
+        self._console.print(f'log: {runner.log_dir}', highlight=False, soft_wrap=True)
+
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Show the bar of the training."""
+        if self._progress is None:
+            self._start('train', runner.max_iters, done=runner.iter)
 
     def after_train_iter(
         self,
@@ -66,22 +161,43 @@ class DisplayHook(Hook):
         images = data_batch.get('inputs') if isinstance(data_batch, dict) else None
         timed = 'train/time' in hub.log_scalars  # by IterTimerHook, which a config may leave out
         if timed and images is not None and not isinstance(images, dict):
-            # Over as many iterations as the time that stands in the same line.
+            # Over as many iterations as the time in the same line.
             seconds = hub.get_scalar('train/time').mean(runner.log_processor.window_size)
             hub.update_scalar('train/img_per_s', len(images) * get_world_size() / seconds)
-        memory = None if cuda.is_available() else peak_memory_mb()
-        if memory is not None:
+        memory = peak_memory_mb()
+        if memory is not None and not cuda.is_available():
             hub.update_scalar('train/memory_mb', memory)
+        if self._progress is not None:
+            done = f'iter {runner.iter + 1}/{runner.max_iters}'
+            if isinstance(runner.train_loop, EpochBasedTrainLoop):
+                done = f'epoch {runner.epoch + 1}/{runner.max_epochs}'
+            self._advance(description=done, numbers=self._numbers(runner, memory))
+
+    @staticmethod
+    def _numbers(runner: Runner, memory: Optional[float]) -> str:
+        scalars, found = runner.message_hub.log_scalars, []
+        for name, form in (
+            ('loss', 'loss {:.4g}'),
+            ('lr', 'lr {:.2g}'),
+            ('img_per_s', '{:.3g} img/s'),
+        ):
+            values = scalars.get(f'train/{name}')
+            if values is not None:
+                found.append(form.format(values.mean(runner.log_processor.window_size)))
+        if memory is not None:
+            found.append(f'{memory / 1024:.1f} GiB')
+        return ' '.join(found)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Show the bar."""
+        """Show the bar of the evaluation."""
         fill_palette(runner.visualizer.dataset_meta)
-        self._start('evaluation', len(runner.val_dataloader), runner)
+        self._stop()
+        self._start('evaluation', len(runner.val_dataloader))
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Show the bar."""
+        """Show the bar of the test."""
         fill_palette(runner.visualizer.dataset_meta)
-        self._start('test', len(runner.test_dataloader), runner)
+        self._start('test', len(runner.test_dataloader))
 
     def after_val_iter(self, *args: Any, **kwargs: Any) -> None:
         """Move the bar."""
@@ -92,56 +208,107 @@ class DisplayHook(Hook):
         self._advance()
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
-        """Remove the bar and keep the best, before CheckpointHook saves it."""
+        """Keep the best metric, before CheckpointHook saves it, and show the metrics."""
         self._stop()
         self._best = None
         if not metrics or runner.iter == 0:  # no training
+            self._show(metrics)
             return
         name, is_better = main_metric(runner, metrics)
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         now = f'epoch {runner.epoch}' if by_epoch else f'iteration {runner.iter}'
-        # The hub travels in checkpoints, so a resumed run knows the best of before.
+        # The hub is saved in checkpoints, so a resumed run knows the best metric of before.
         best = runner.message_hub.runtime_info.get('best_so_far', {})
         value = float(metrics[name])
         if name not in best or is_better(value, best[name][0]) or math.isnan(best[name][0]):
             best = {**best, name: (value, now)}
             runner.message_hub.update_info('best_so_far', best)
         self._best = f'{name} {best[name][0]:.4f} ({best[name][1]})'
+        self._show(metrics, f'{now}, best so far: {self._best}')
 
     def after_test_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
-        """Remove the bar, and add the memory to the metrics that LoggerHook writes."""
+        """Add the memory to the metrics that LoggerHook writes, and show them."""
         self._stop()
+        self._show(metrics)
         memory = peak_memory_mb()
         if memory is not None:
             runner.message_hub.update_scalar('test/memory_mb', memory)
 
     def after_val(self, runner: Runner) -> None:
-        """Say what is the best so far, after LoggerHook has said what it is now."""
+        """Log the best metric so far, after LoggerHook has logged the current one."""
         if self._best is not None:
             runner.logger.info(f'best so far: {self._best}')
 
-    def _start(self, what: str, total: int, runner: Runner) -> None:
-        if not self._console.is_terminal or not is_main_process():
-            return
-        stdout = sys.stdout
-        self._progress = progress_bar(self._console, 'it', transient=True)
-        self._progress.add_task(what, total=total)
-        self._progress.start()
-        # Lines of the log must pass above the bar, and the cursor comes back whatever happens.
-        _redirect(runner, stdout, sys.stdout)
-        self._restore_log = lambda: _redirect(runner, sys.stdout, stdout)
-        atexit.register(self._stop)
+    def after_train(self, runner: Runner) -> None:
+        """Say where everything is."""
+        self._stop()
+        if self._console is not None:
+            self._console.print(
+                f'checkpoints and log: {runner.work_dir}', highlight=False, soft_wrap=True
+            )
 
-    def _advance(self) -> None:
+    def _show(self, metrics: Optional[Dict[str, float]], title: Optional[str] = None) -> None:
+        if self._console is None or not metrics:
+            return
+        names = [name for name in metrics if not isinstance(metrics[name], (list, dict))]
+        table = Table(box=None, show_header=False)
+        for name in names:
+            table.add_row(escape(name), f'{float(metrics[name]):.4f}')
+        if title is not None:
+            self._console.print(title, highlight=False, soft_wrap=True)
+        self._console.print(table)
+
+    def _start(self, what: str, total: int, done: int = 0) -> None:
+        if self._console is None:
+            return
+        self._progress = _progress(self._console, what == 'train')
+        self._progress.add_task(what, total=total, completed=done, numbers='')
+        self._progress.start()
+        atexit.register(self._stop)  # the cursor comes back whatever happens
+
+    def _advance(self, **fields: str) -> None:
         if self._progress is not None:
-            self._progress.advance(self._progress.task_ids[0])
+            self._progress.update(self._progress.task_ids[0], advance=1, **fields)
 
     def _stop(self) -> None:
         if self._progress is not None:
-            self._restore_log()
             self._progress.stop()
             self._progress = None
             atexit.unregister(self._stop)
+
+
+def introduction(runner: Runner) -> Table:
+    """Describe a run in a few lines: network, data, schedule, device and folder."""
+    model = runner.model.module if hasattr(runner.model, 'module') else runner.model
+    backbone = getattr(model, 'backbone', None)
+    loader, loop = runner.train_dataloader, runner.train_loop
+    batch = loader.batch_sampler.batch_size
+    length = f'{runner.max_iters:,} iterations'
+    if isinstance(loop, EpochBasedTrainLoop):
+        length = f'{runner.max_epochs} epochs of {len(loader):,} iterations'
+    data = f'{len(loader.dataset):,} images to train on'
+    if runner.val_loop is not None:
+        data += f', {len(runner.val_dataloader.dataset):,} to evaluate on'
+    rows = {
+        'config': runner.experiment_name.rpartition('_')[0].rpartition('_')[0],
+        'model': f'{type(model).__name__}, {_millions(model)}',
+        'backbone': backbone and f'{type(backbone).__name__}, {_millions(backbone)}',
+        'data': data,
+        'schedule': f'{length}, effective batch size {batch * get_world_size()}',
+        'device': f'{get_device()}' + (f' x {get_world_size()}' if get_world_size() > 1 else ''),
+        'work dir': runner.work_dir,
+    }
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style='bold')
+    table.add_column(overflow='fold')
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, escape(str(value)))
+    return table
+
+
+def _millions(module: nn.Module) -> str:
+    return f'{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M parameters'
 
 
 def fill_palette(metainfo: Optional[Dict[str, Any]]) -> None:
@@ -159,13 +326,12 @@ def fill_palette(metainfo: Optional[Dict[str, Any]]) -> None:
         metainfo['palette'] = [*palette, *map(tuple, colours.tolist())]
 
 
-def progress_bar(console: Console, unit: str, transient: bool = False) -> Progress:
-    """A bar with the number of steps, their rate and the time that remains.
+def progress_bar(console: Console, unit: str) -> Progress:
+    """Return a bar with the number of steps, their rate and the ETA.
 
     Args:
         console: where it is drawn.
-        unit: what to call a step in the rate.
-        transient: whether the bar goes away in the end.
+        unit: name of a step in the rate.
     """
     return Progress(
         TextColumn('{task.description}'),
@@ -174,12 +340,11 @@ def progress_bar(console: Console, unit: str, transient: bool = False) -> Progre
         _RateColumn(unit),
         TimeRemainingColumn(),
         console=console,
-        transient=transient,
     )
 
 
 class _RateColumn(ProgressColumn):
-    """Steps a second."""
+    """Steps per second."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -189,10 +354,26 @@ class _RateColumn(ProgressColumn):
         return Text('' if task.speed is None else f'{task.speed:.1f} {self._unit}/s')
 
 
-def _redirect(runner: Runner, old: Any, new: Any) -> None:
-    for handler in runner.logger.handlers:
-        if isinstance(handler, StreamHandler) and handler.stream is old:
-            handler.setStream(new)
+class _NumbersColumn(ProgressColumn):
+    """What a training logs, cut where the terminal ends."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields['numbers'], no_wrap=True, overflow='ellipsis')
+
+
+def _progress(console: Console, training: bool) -> Progress:
+    """Return the bar of a run; that of a training fits into 80 columns."""
+    columns = (MofNCompleteColumn(), _RateColumn('it'), TimeRemainingColumn())
+    if training:
+        columns = (TaskProgressColumn(), TimeRemainingColumn(), _NumbersColumn())
+    return Progress(
+        TextColumn('{task.description}'),
+        BarColumn(bar_width=8),
+        *columns,
+        console=console,
+        transient=True,
+        redirect_stdout=False,  # see quiet_libraries
+    )
 
 
 def main_metric(runner: Runner, metrics: Dict[str, float]) -> Tuple[str, Comparison]:

@@ -1,7 +1,7 @@
-"""Training loops that go on where a checkpoint was taken, in the middle of an epoch too.
+"""Training loops that resume at the exact batch, in the middle of an epoch, too.
 
-What they do on the way is what mmengine's do. A run that was stopped and resumed gives the
-weights of one that was not, bit for bit where the machine's operations are deterministic.
+Otherwise they do what mmengine's loops do. An interrupted and resumed run ends with the weights of
+an uninterrupted one, bit for bit if the operations of the machine are deterministic.
 """
 
 import logging
@@ -15,18 +15,20 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .compat import has_seed_per_rank
+from .display import say
 from .errors import Interrupted
 from .loading import ResumableLoader
 from .randomness import RandomStates, kept_random_states, random_states, set_random_states
-from .saving import WholeCheckpointHook
+from .saving import AtomicCheckpointHook
 from .stopping import StopRequest
 
 
 class _Resumable:
-    """What both loops add to mmengine's.
+    """Additions to mmengine's loops.
 
     Attributes:
-        evaluated: whether the evaluation that is due where the training stands is done.
+        evaluated: whether the evaluation that is due at this iteration is done.
     """
 
     def __init__(
@@ -37,9 +39,8 @@ class _Resumable:
         **kwargs: Any,
     ) -> None:
         if isinstance(dataloader, dict):
-            different = runner._randomness_cfg.get('diff_rank_seed', False)
             dataloader = runner.build_dataloader(
-                dataloader, seed=runner.seed, diff_rank_seed=different
+                dataloader, seed=runner.seed, diff_rank_seed=has_seed_per_rank(runner)
             )
         super().__init__(runner, ResumableLoader(dataloader, runner.seed), *args, **kwargs)
         self.evaluated = False
@@ -48,7 +49,7 @@ class _Resumable:
         self._stop = StopRequest()
 
     def remembered(self) -> Dict[str, Any]:
-        """What a checkpoint holds of the loop; of each process its own."""
+        """Return the state of the loop on this rank, for a checkpoint."""
         return dict(
             batches=len(self.dataloader),
             seeds=self.dataloader.seeds,
@@ -58,16 +59,15 @@ class _Resumable:
         )
 
     def recall(self, remembered: Optional[Dict[str, Any]]) -> None:
-        """Go on from what :meth:`remembered` returned; None: a checkpoint without it."""
+        """Resume from what :meth:`remembered` returned; None for a checkpoint without it."""
         self._resumed = remembered or {}
         for hook, (count, best) in zip(self._patient(), self._resumed.get('patience', ())):
             hook.wait_count, hook.best_score = count, best
         batches = self._resumed.get('batches', len(self.dataloader))
         if batches != len(self.dataloader):
             print_log(
-                f'a pass over the data had {batches} batches and has {len(self.dataloader)} now: '
-                'with another data set, batch size or number of processes the run does not go on '
-                'as it would have',
+                f'the dataloader length changed from {batches} to {len(self.dataloader)} batches: '
+                'the resumed run will not be bit-exact',
                 'current',
                 logging.WARNING,
             )
@@ -100,14 +100,14 @@ class _Resumable:
 
     def _interrupt(self) -> None:
         message = f'stopped after iteration {self._iter} by SIGTERM'
-        hooks = [hook for hook in self.runner.hooks if isinstance(hook, WholeCheckpointHook)]
+        hooks = [hook for hook in self.runner.hooks if isinstance(hook, AtomicCheckpointHook)]
         for hook in hooks:
             path = hook.save_now(self.runner, self._epoch, self._iter)
-            message += f'; {path} is saved, and tools/train.py --resume goes on from there'
+            message += f'; saved {path}: continue with --resume'
         raise Interrupted(message)
 
     def stop_evaluation(self) -> None:
-        """Raise Interrupted where a run of one process was asked to stop."""
+        """Raise Interrupted if a run of one process was asked to stop."""
         if self._stop.asked_here():
             raise Interrupted('stopped by SIGTERM')
 
@@ -123,7 +123,7 @@ class _Resumable:
     def _begin_at(self, batch: int) -> int:
         self.dataloader.batch_sampler.skip = batch
         if batch:
-            print_log(f'the data goes on at batch {batch} of its pass', 'current')
+            say(f'resuming the dataloader at batch {batch} of the epoch')
         return batch
 
     def _evaluate_if_due(self, done: int, end: int) -> None:
@@ -150,7 +150,7 @@ class _Resumable:
 
 @LOOPS.register_module()
 class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
-    """mmengine's EpochBasedTrainLoop that goes on at the next batch."""
+    """EpochBasedTrainLoop that resumes at the next batch."""
 
     def _run(self, goes_on: bool, resumed: Dict[str, Any]) -> None:
         batches, done = len(self.dataloader), 0
@@ -159,7 +159,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
             if not 0 <= done <= batches:
                 done = 0
             if done == 0 and not resumed.get('evaluated', True):
-                print_log('the evaluation that was due is done now', 'current')
+                say('running the evaluation that was interrupted')
                 self._evaluate_if_due(self._epoch, self._max_epochs)
         while self._epoch < self._max_epochs and not self.stop_training:
             self._run_epoch(done, resumed)
@@ -180,7 +180,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
-    """mmengine's IterBasedTrainLoop that goes on at the next batch."""
+    """IterBasedTrainLoop that resumes at the next batch."""
 
     def _run(self, goes_on: bool, resumed: Dict[str, Any]) -> None:
         self.runner.call_hook('before_train_epoch')

@@ -1,73 +1,38 @@
-"""Checkpoints of a run: each one whole, an older one removed only after, the newest one found."""
+"""Checkpoints of a run: written atomically, pruned only afterwards, the newest one found."""
 
 import logging
-import os
 import os.path as osp
 import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from mmengine import runner as mmengine_runner
 from mmengine.dist import all_gather_object, barrier, get_rank, is_main_process
-from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner, checkpoint
-from mmengine.runner import runner as runner_module
+from mmengine.runner import Runner
 
-from ..checkpoint import (
-    CheckpointError,
-    read_checkpoint,
-    remove_unfinished,
-    save_checkpoint,
-    write_whole,
-)
+from ..checkpoint import CheckpointError, read_checkpoint, remove_unfinished, write_whole
+from .compat import install_file_access, is_resuming
 
 INTERRUPTED = 'interrupted.pth'
-"""What a run that was asked to stop leaves; the next regular checkpoint replaces it."""
+"""Checkpoint of a preempted run; the next regular checkpoint replaces it."""
 
 LAST = 'last_checkpoint'
-"""The file of a work dir that names its newest checkpoint."""
+"""File of a work dir that names its newest checkpoint."""
 
 _KEY = 'mmrest'
-"""Where a checkpoint holds what the loops of mmrest need; a list, an entry a process."""
-
-
-def save_whole() -> None:
-    """Have mmengine write checkpoints through :func:`mmrest.checkpoint.save_checkpoint`.
-
-    mmengine writes into the file itself: what is killed then leaves half of one.
-    """
-    for module in (mmengine_runner, checkpoint, runner_module):
-        module.save_checkpoint = _save
-
-
-_save_by_backend = checkpoint.save_checkpoint
-
-
-def _save(
-    content: Any,
-    filename: str,
-    file_client_args: Optional[dict] = None,
-    backend_args: Optional[dict] = None,
-) -> None:
-    if file_client_args is None and not filename.startswith('pavi://'):
-        backend = get_file_backend(filename, backend_args=backend_args)
-        if isinstance(backend, LocalBackend):
-            os.makedirs(osp.dirname(filename) or '.', exist_ok=True)
-            save_checkpoint(content, filename)
-            return
-    _save_by_backend(content, filename, file_client_args, backend_args)
+"""Key of a checkpoint for the states of the loops of mmrest: a list with one entry per rank."""
 
 
 @HOOKS.register_module()
-class WholeCheckpointHook(CheckpointHook):
-    """mmengine's CheckpointHook that loses nothing.
+class AtomicCheckpointHook(CheckpointHook):
+    """CheckpointHook with atomic writes.
 
     An older checkpoint is removed only after the newer one is complete and was read back, and
-    the best one so far only after the better one is complete. A checkpoint holds what the loops
-    of :mod:`.loops` need to go on as if nothing had happened.
+    the best one so far only after the better one is complete. Checkpoints contain what the loops
+    of :mod:`.loops` need for a bit-exact resume.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -78,44 +43,46 @@ class WholeCheckpointHook(CheckpointHook):
         self._is_read_back = False
         self._saves_best = False
 
+    def before_run(self, runner: Runner) -> None:
+        """Set up reading and writing, for scripts other than those of mmrest."""
+        install_file_access()
+
     def before_train(self, runner: Runner) -> None:
-        """Clear away what a killed process left."""
+        """Remove incomplete files of killed processes."""
         super().before_train(runner)
         if is_main_process() and isinstance(self.file_backend, LocalBackend):
             for folder in {self.out_dir, runner.work_dir}:
                 remove_unfinished(Path(folder))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add what the loop remembers; another hook's checkpoint is left alone."""
+        """Add the state of the loop, except to checkpoints of other hooks."""
         if self._remembered:
             checkpoint[_KEY] = self._remembered
-        # FlexibleRunner replaces the epoch and iteration that it is given.
+        # FlexibleRunner overwrites the epoch and iteration that it is given.
         checkpoint['meta'].update(self._place)
 
     def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Stop an evaluation where that was asked for; the loop saves."""
+        """Stop the evaluation on SIGTERM; the loop saves."""
         if hasattr(runner.train_loop, 'stop_evaluation'):
             runner.train_loop.stop_evaluation()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Have the loop go on from what it remembered."""
-        if not runner._resume or not hasattr(runner.train_loop, 'recall'):
+        """Restore the state of the loop."""
+        if not is_resuming(runner) or not hasattr(runner.train_loop, 'recall'):
             return
         remembered = checkpoint.get(_KEY) or []
         if get_rank() < len(remembered):
             runner.train_loop.recall(remembered[get_rank()])
         else:
             runner.train_loop.recall(None)
-            message = (
-                'the checkpoint holds no random states of this process: what is drawn differs'
-            )
+            message = 'the checkpoint has no random states of this rank: resuming is not bit-exact'
             print_log(message, 'current', logging.WARNING)
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> str:
-        """Save between two regular checkpoints; every process calls it.
+        """Save between two regular checkpoints; all ranks call it.
 
         Returns:
-            The newest checkpoint, which is a regular one where that was just saved.
+            The newest checkpoint: a regular one if it was just saved.
         """
         if self._saved_iter == iteration:
             return self.last_ckpt
@@ -178,11 +145,9 @@ class WholeCheckpointHook(CheckpointHook):
 
     def _note_last(self, runner: Runner, path: str) -> None:
         """Write the file in which mmengine and mmdet look for the newest checkpoint."""
-
-        def write(temporary: str) -> None:
-            Path(temporary).write_text(path)
-
-        write_whole(Path(runner.work_dir) / LAST, write)
+        write_whole(
+            Path(runner.work_dir) / LAST, lambda temporary: Path(temporary).write_text(path)
+        )
 
     def _check_readable(self, path: str) -> None:
         if isinstance(self.file_backend, LocalBackend):
@@ -232,61 +197,45 @@ class WholeCheckpointHook(CheckpointHook):
 
 
 def newest_checkpoint(work_dir: str, hook: Optional[dict] = None) -> Optional[str]:
-    """The newest checkpoint of a run from which it can go on; None where there is none at all.
+    """Return the newest checkpoint of a run, or None if there is none.
 
-    One that cannot be read, because the machine or the disk failed, is passed over with a
-    warning.
+    It is the one that the work dir names, also if the folder was moved, or else the last one
+    written.
 
     Args:
         work_dir: of the run.
         hook: config of its checkpoint hook, which may name another folder or other files.
 
     Raises:
-        CheckpointError: there are checkpoints, and none can be read.
+        CheckpointError: it is missing, cannot be read, or is not a training checkpoint.
     """
-    paths, message = _candidates(Path(work_dir), hook or {}), ''
-    for path in paths:
-        if '://' in path or osp.isdir(path):
-            return path  # of a remote storage or a strategy, which read it themselves
-        try:
-            content = read_checkpoint(path)
-            if not isinstance(content, dict) or not {'meta', 'state_dict'} <= content.keys():
-                raise CheckpointError(f'{path} is no checkpoint of a run')
-        except CheckpointError as error:
-            message = str(error)
-            print_log(
-                f'{error}; the checkpoint before it is looked at', 'current', logging.WARNING
-            )
-            continue
-        return path
-    if paths:
-        raise CheckpointError(
-            f'none of the {len(paths)} checkpoints of {work_dir} can be gone on from ({message}); '
-            'to begin anew, give another --work-dir or leave --resume out'
-        )
-    return None
+    path = _newest(Path(work_dir), hook or {})
+    if path is None or '://' in path or osp.isdir(path):
+        return path  # a remote storage or a strategy reads it itself
+    remedy = 'pass another checkpoint, --resume PATH, or start over with a new --work-dir'
+    try:
+        content = read_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(f'cannot resume: {error}; {remedy}') from error
+    if not isinstance(content, dict) or not {'meta', 'state_dict'} <= content.keys():
+        raise CheckpointError(f'cannot resume: {path} is not a training checkpoint; {remedy}')
+    return path
 
 
-def _candidates(work_dir: Path, hook: dict) -> List[str]:
-    """What a run may go on from, the newest first: the one that was noted, then by time."""
+def _newest(work_dir: Path, hook: dict) -> Optional[str]:
     folder = Path(hook['out_dir']) / work_dir.name if hook.get('out_dir') else work_dir
     template = hook.get('filename_tmpl') or 'epoch_{}.pth'
     names = [re.escape(name).replace(r'\{\}', r'\d+') for name in (template, INTERRUPTED)]
     pattern = re.compile('|'.join([*names, r'(?:epoch|iter)_\d+\.pth']))
     paths = [path for path in folder.glob('*') if pattern.fullmatch(path.name)]
-    paths.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
     noted = work_dir / LAST
-    if not noted.is_file():
-        return list(map(str, paths))
-    last = noted.read_text().strip()
+    last = noted.read_text().strip() if noted.is_file() else ''
     if '://' in last:
-        return [last]
-    # The folder may have been moved or copied since, all with one time.
-    places = [Path(last), folder / Path(last).name]
-    found = next((path for path in places if last and path.exists()), None)
-    if found is None and not paths and last:
-        raise CheckpointError(
-            f'{noted} names {last}, which does not exist; give the checkpoint: --resume PATH'
-        )
-    others = [path for path in paths if found is None or not path.samefile(found)]
-    return [str(path) for path in ([] if found is None else [found]) + others]
+        return last
+    # The folder may have been moved or copied, and all files have one time then.
+    found = next((path for path in (Path(last), folder / Path(last).name) if path.exists()), None)
+    if last and found is None and newest is None:
+        raise CheckpointError(f'{noted} names {last}, which was not found; pass --resume PATH')
+    chosen = found if last and found is not None else newest
+    return None if chosen is None else str(chosen)

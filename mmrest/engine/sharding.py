@@ -1,4 +1,4 @@
-"""Models that are sharded over the processes of a run by torch's FSDP."""
+"""Models sharded by FSDP."""
 
 import copy
 
@@ -11,57 +11,58 @@ from mmengine.registry import FUNCTIONS, MODELS, STRATEGIES
 from mmengine.runner import Runner
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.distributed.fsdp._common_utils import clean_tensor_name
 
 from ..models import rest, rmt
+from .compat import clean_tensor_name
 from .config import type_name
 from .errors import UsageError
 
 
 def is_sharded(cfg: Config) -> bool:
-    """Whether a run shards its model with FSDP."""
-    return type_name(cfg.get('strategy') or {}) in ('FSDPStrategy', 'WholeFSDPStrategy')
+    """Return True if a run shards its model with FSDP."""
+    strategies = ('FSDPStrategy', 'UnshardedFSDPStrategy')
+    return type_name(cfg.get('strategy') or {}) in strategies
 
 
 def check_sharding(cfg: Config) -> None:
-    """Make sure that FSDP can carry out what a config asks for.
+    """Make sure that FSDP supports what a config asks for.
 
-    In a run without a launcher there is nothing to shard: it becomes one without FSDP.
+    Without a launcher there is nothing to shard: the run continues without FSDP.
 
     Raises:
-        UsageError: gradients are to be clipped.
+        UsageError: gradients would be clipped.
     """
     if not is_sharded(cfg):
         return
     if cfg.launcher == 'none':
         cfg.pop('strategy')
         cfg.pop('runner_type', None)
-        print_log('there is one process: the model is not sharded', 'current')
+        print_log('one process: the model is not sharded', 'current')
     elif (cfg.get('optim_wrapper') or {}).get('clip_grad'):
         raise UsageError(
             'optim_wrapper.clip_grad: under FSDP each process would clip its own part of the '
-            'gradients by the norm of that part; set optim_wrapper.clip_grad=None'
+            'gradients by its own norm; set optim_wrapper.clip_grad=None'
         )
 
 
 @FUNCTIONS.register_module()
 def wrap_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
-    """Policy of FSDP: every block of a backbone is a unit, the rest of the model another one."""
+    """Policy of FSDP: each block of a backbone is a unit, the rest of the model another one."""
     return recurse or isinstance(module, (rest.Block, rmt.Block))
 
 
 @STRATEGIES.register_module()
-class WholeFSDPStrategy(FSDPStrategy):
-    """mmengine's FSDPStrategy that goes on from checkpoints, of runs without FSDP too.
+class UnshardedFSDPStrategy(FSDPStrategy):
+    """FSDPStrategy that resumes from unsharded checkpoints, also of runs without FSDP.
 
-    mmengine hands torch the parts of a checkpoint in an order that torch gave up with 2.1.
+    mmengine passes arguments in an order that torch gave up with 2.1.
     """
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Load the state of the optimizer."""
         optimizer = self.optim_wrapper.optimizer
         if any(isinstance(key, int) for key in state_dict['state']):
-            # Without FSDP an optimizer numbers its parameters; with it they have names.
+            # Without FSDP an optimizer numbers its parameters; with FSDP they have names.
             names = {id(p): clean_tensor_name(n) for n, p in self.model.named_parameters()}
             now = [names[id(p)] for group in optimizer.param_groups for p in group['params']]
             then = [key for group in state_dict['param_groups'] for key in group['params']]
@@ -80,11 +81,11 @@ class WholeFSDPStrategy(FSDPStrategy):
         )
 
 
-def whole_model(runner: Runner) -> nn.Module:
-    """The model of a runner without wrappers; of one that FSDP has sharded, a hull.
+def unwrapped(runner: Runner) -> nn.Module:
+    """Return the model of a runner without wrappers; for an FSDP model, a meta-device copy.
 
-    The hull has the names and shapes of all tensors, on the meta device: to ask FSDP for them
-    gathers the values too, and in some processes only.
+    The copy has the names and shapes of all tensors. Asking FSDP for them gathers the values, too,
+    and on some ranks only.
     """
     model = runner.model
     if isinstance(model, FullyShardedDataParallel):

@@ -15,7 +15,7 @@ def check_tta(cfg: Config) -> None:
     if any(part.get('mask_head') for _, part in dicts(cfg.model, 'model')):
         raise UsageError('mmdet offers no test-time augmentation (tta) for masks; leave it out')
     if cfg.get('tta_model') is None or cfg.get('tta_pipeline') is None:
-        example = 'configs/_base_/detection_runtime.py shows how they look'
+        example = 'configs/_base_/runtimes/detection.py shows how they look'
         if is_classifier(cfg):
             example = 'AverageClsScoreTTA of mmpretrain is a tta_model for classifiers'
         raise UsageError(

@@ -8,7 +8,8 @@ from mmengine.model import BaseTTAModel
 from torch import nn
 
 from ..checkpoint import CheckpointError, read_weights, summary
-from ..engine.guard import BeginningWeightsHook, WholeWeightsHook, load_from_guarded
+from ..engine.compat import load_guarded
+from ..engine.weights import InitWeightsHook, StrictWeightsHook
 from ..models.pretrained import fit, is_from_file
 from ..models.pyramid import PyramidBackbone
 from ..models.released import ReleasedNames
@@ -49,11 +50,11 @@ def check_weights(cfg: Config, model: nn.Module, phases: Tuple[str, ...], report
         report.add('checkpoint', f'{path}: not looked at, it is not on this machine')
         return
     if not training:
-        hook = WholeWeightsHook()
+        hook = StrictWeightsHook()
     else:
-        hook = WholeWeightsHook(resuming=True) if cfg.get('resume') else BeginningWeightsHook()
+        hook = StrictWeightsHook(resuming=True) if cfg.get('resume') else InitWeightsHook()
     path = str(Path(path).expanduser())
-    fitted = hook.fitted(model, path, load_from_guarded(path, 'cpu'))
+    fitted = hook.fitted(model, path, load_guarded(path, 'cpu'))
     report.add('checkpoint', fitted.report)
 
 

@@ -7,7 +7,7 @@ from mmrest.apis.complexity import count_classifier, count_config
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.building import check_model
 from mmrest.engine.config import load_config
-from mmrest.engine.guard import BeginningWeightsHook, WholeWeightsHook
+from mmrest.engine.weights import InitWeightsHook, StrictWeightsHook
 from mmrest.preflight import Report
 from mmrest.preflight.weights import check_weights
 from tests.classification.networks import NETWORKS, build, config, released, released_name
@@ -118,7 +118,7 @@ def test_a_released_file_is_loaded_whole(small, log):
     assert [fact.found for fact in report.facts] == [line]
 
 
-@pytest.mark.parametrize('hook', [WholeWeightsHook(), BeginningWeightsHook()])
+@pytest.mark.parametrize('hook', [StrictWeightsHook(), InitWeightsHook()])
 def test_hooks_take_it_whole(small, hook):
     cfg, _, content = small
     model = build(cfg)
@@ -144,15 +144,15 @@ def test_files_that_do_not_fit(small, tmp_path):
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=r'1 missing \(head\.fc\.bias\)'):
         model.load_pretrained(str(path))
-    with pytest.raises(CheckpointError, match='give the config that it was trained with'):
-        WholeWeightsHook().fitted(model, 'x.pth', content)
+    with pytest.raises(CheckpointError, match='pass the config that it was trained with'):
+        StrictWeightsHook().fitted(model, 'x.pth', content)
 
 
 def test_fine_tuning_keeps_a_new_head(small):
     cfg, _, content = small
     cfg.model.head.num_classes = 7
     model = build(cfg)
-    fitted = BeginningWeightsHook().fitted(model, 'x.pth', content)
+    fitted = InitWeightsHook().fitted(model, 'x.pth', content)
     assert not fitted.whole
     assert set(model.state_dict()) - set(fitted.tensors) == {'head.fc.weight', 'head.fc.bias'}
 

@@ -2,21 +2,26 @@
 
 import io
 import json
-import logging
 import math
-import sys
+import re
 
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook, IterTimerHook
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
 from rich.console import Console
 from torch.utils.data import Dataset
 
-from mmrest.engine.display import DisplayHook, fill_palette, peak_memory_mb
-from mmrest.engine.guard import guard_checkpoints
+from mmrest.engine.compat import install_file_access
+from mmrest.engine.display import (
+    DisplayHook,
+    ScreenRunner,
+    fill_palette,
+    peak_memory_mb,
+    quiet_libraries,
+    say,
+)
 
 
 class Model(BaseModel):
@@ -58,8 +63,8 @@ class Scores(BaseMetric):
         return dict(mIoU=next(self.scores), aAcc=0.5)
 
 
-def make_runner(folder, scores, epochs, resume=False, by_epoch=True, **checkpoint):
-    guard_checkpoints()
+def make_runner(folder, scores, epochs, resume=False, by_epoch=True, console=None, **checkpoint):
+    install_file_access()
     loader = dict(
         batch_size=2,
         sampler=dict(type='DefaultSampler', shuffle=False),
@@ -73,7 +78,7 @@ def make_runner(folder, scores, epochs, resume=False, by_epoch=True, **checkpoin
             type='CheckpointHook', by_epoch=by_epoch, interval=1 if by_epoch else 2, **checkpoint
         ),
     )
-    return Runner(
+    return type('Shown', (ScreenRunner,), {'console': console})(
         model=Model(),
         work_dir=str(folder),
         train_dataloader=loader,
@@ -176,40 +181,52 @@ def test_evaluation_alone_has_no_best(tmp_path):
     assert best(tmp_path) == []
 
 
-class Screen(Hook):
-    """Notes where the log goes during evaluation."""
+class Printing(Hook):
+    """A library that prints, warns and logs while a model is evaluated."""
 
-    def __init__(self, handlers):
-        self.handlers, self.streams = handlers, set()
+    def before_val(self, runner):
+        print('creating index...')
+        runner.logger.warning('an image is grey')
+        runner.logger.info('paramwise_options -- weight')
+        say('the weights fit')
 
-    def after_val_iter(self, runner, *args, **kwargs):
-        self.streams.update(type(handler.stream).__name__ for handler in self.handlers)
-
-    after_test_iter = after_val_iter
+    before_test = before_val
 
 
-@pytest.mark.parametrize('phase', ['val', 'test'])
-@pytest.mark.parametrize('terminal, main', [(True, True), (False, True), (True, False)])
-def test_bar(tmp_path, monkeypatch, phase, terminal, main):
-    monkeypatch.setattr('mmrest.engine.display.is_main_process', lambda: main)
-    stdout = io.StringIO()
-    monkeypatch.setattr(sys, 'stdout', stdout)
-    runner = make_runner(tmp_path, [0.3], epochs=1)
-    handlers = [h for h in runner.logger.handlers if type(h) is logging.StreamHandler]
-    for handler in handlers:
-        handler.setStream(stdout)
-    console = Console(file=stdout, force_terminal=terminal, width=100)
+@pytest.mark.parametrize('phase', ['train', 'test'])
+def test_screen(tmp_path, phase):
+    """On a terminal: what the run is, its bars, metrics and warnings; the rest is in the log."""
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=80)
+    runner = make_runner(tmp_path, [0.3, 0.6, 0.5], epochs=3, console=console)
     runner.register_hook(DisplayHook(console))
-    screen = Screen(handlers)
-    runner.register_hook(screen)
-    getattr(runner, phase)()
-    output = stdout.getvalue()
-    bar = dict(val='evaluation', test='test')[phase]
-    assert (f'{bar} ' in output and '2/2' in output and 'it/s' in output) is (terminal and main)
-    # The log goes on, above the bar, and to where it went before in the end.
-    assert f'Epoch({phase})' in output and handlers
-    assert screen.streams == {'FileProxy' if terminal and main else 'StringIO'}
-    assert all(handler.stream is stdout for handler in handlers) and sys.stdout is stdout
+    runner.register_hook(Printing())
+    with quiet_libraries(runner):
+        getattr(runner, phase)()
+    output = re.sub(r'\x1b\[[0-9;?]*[a-zA-Z]', '', shown.getvalue())
+    assert 'warning: an image is grey' in output and 'the weights fit' in output
+    assert re.search(r'mIoU +0\.3000', output) and '2/2' in output and 'it/s' in output
+    if phase == 'train':
+        assert re.search('model +Model, 0.0 M parameters', output)
+        assert '4 images to train on, 4 to evaluate on' in output
+        assert '3 epochs of 2 iterations, effective batch size 2' in output
+        assert re.search(
+            r'epoch 3/3 .* 100% \S+ loss 0 lr 0\.1 [0-9.e+]+ img/s [0-9.]+ GiB\n', output
+        )
+        assert 'epoch 3, best so far: mIoU 0.6000 (epoch 2)' in output
+    assert not re.search('creating index|INFO|paramwise', output)
+    assert re.search(r'INFO - creating index\.\.\.\n', ''.join(log(tmp_path)))
+
+
+def test_console_that_is_no_terminal(tmp_path, capsys):
+    """MMEngine's log, without a line for each parameter."""
+    runner = make_runner(tmp_path, [0.3], epochs=1)
+    runner.register_hook(DisplayHook())
+    runner.register_hook(Printing())
+    runner.train()
+    output = capsys.readouterr().out
+    assert 'Epoch(train)' in output and 'Epoch(val)' in output and 'creating index' in output
+    assert 'paramwise' not in output and 'paramwise' in ''.join(log(tmp_path))
 
 
 @pytest.mark.parametrize('palette', [[], [(1, 2, 3)], 'random', None])

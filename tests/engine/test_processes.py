@@ -108,7 +108,9 @@ def test_wrapper_of_strategies_on_the_cpu():
 def test_launcher_that_did_not_start(monkeypatch, launcher, program):
     for variable, _ in processes.LAUNCHERS.values():
         monkeypatch.delenv(variable, raising=False)
-    with pytest.raises(UsageError, match=f'--launcher {launcher} is for programs that {program}'):
+    with pytest.raises(
+        UsageError, match=f'--launcher {launcher} is for scripts started by {program}'
+    ):
         processes.check_launcher(launcher)
     processes.check_launcher('none')
 
@@ -123,12 +125,9 @@ def test_more_processes_than_gpus(monkeypatch):
         processes.join_processes(config())
 
 
-def test_a_message_is_said_once(monkeypatch):
-    store = distributed.TCPStore('127.0.0.1', 0, is_master=True)
-    monkeypatch.setenv('TORCHELASTIC_USE_AGENT_STORE', 'True')
-    monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
-    monkeypatch.setenv('MASTER_PORT', str(store.port))
-    assert processes.is_first_to_say('one') and processes.is_first_to_say('another')
-    assert not processes.is_first_to_say('one')
-    monkeypatch.delenv('MASTER_PORT')  # nobody to ask: said rather than hidden
-    assert processes.is_first_to_say('one')
+def test_messages_name_their_rank(monkeypatch):
+    monkeypatch.delenv('RANK', raising=False)
+    assert processes.rank_prefix() == ''
+    for rank, prefix in (('0', ''), ('3', '[rank 3] ')):
+        monkeypatch.setenv('RANK', rank)
+        assert processes.rank_prefix() == prefix

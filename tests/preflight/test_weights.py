@@ -69,7 +69,7 @@ def test_load_from(tmp_path):
     torch.save({'state_dict': {n: t for n, t in state.items() if n != 'head.bias'}}, path)
     (fact,) = facts(model, load_from=path)
     assert '1 keep their values (head.bias)' in fact.found
-    with pytest.raises(CheckpointError, match='holds weights alone: leave --resume out'):
+    with pytest.raises(CheckpointError, match='contains only weights'):
         facts(model, load_from=path, resume=True)
     with pytest.raises(CheckpointError, match='1 missing'):
         facts(model, ('test',), load_from=path)

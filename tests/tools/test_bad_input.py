@@ -54,7 +54,7 @@ CASES = {
         ],
         'pretrained weights (model.backbone.init_cfg.checkpoint) absent.pth does not exist',
     ),
-    'amp': ('train', ['tiny.py', '--data-root', 'whole', '--amp'], '--amp needs an accelerator'),
+    'amp': ('train', ['tiny.py', '--data-root', 'whole', '--amp'], '--amp requires a GPU'),
     'checkpoint': (
         'test',
         ['tiny.py', 'absent.pth', '--data-root', 'whole'],
@@ -373,7 +373,7 @@ CASES.update(
         'weights alone to resume': (
             'train',
             [*WHOLE, '--resume', 'good.pth'],
-            'good.pth is no checkpoint of a run, it holds weights alone: leave --resume out',
+            'good.pth contains only weights, so training cannot be resumed: drop --resume',
         ),
         'folder to resume': (
             'train',
@@ -393,7 +393,7 @@ CASES.update(
         'backbone as checkpoint': (
             'test',
             ['tiny.py', 'backbone.pth', '--data-root', 'whole'],
-            'it holds a backbone alone, to begin training from: --pretrained PATH',
+            'it contains only a backbone; initialise from it with --pretrained PATH',
         ),
         'suffix of a converted file': (
             'convert_checkpoint',
@@ -743,7 +743,7 @@ for case, options, message in [
     ('pattern', ['tiny.py', 'good.pth', 'x/*.jpg'], 'no file matches x/*.jpg; give another'),
     ('folder', ['tiny.py', 'good.pth', 'no_images/train2017'], 'train2017 holds no file; give'),
     ('checkpoint', ['tiny.py', 'absent.pth', 'whole'], 'checkpoint absent.pth does not exist'),
-    ('backbone', ['tiny.py', 'backbone.pth', 'whole'], 'it holds a backbone alone'),
+    ('backbone', ['tiny.py', 'backbone.pth', 'whole'], 'it contains only a backbone'),
     ('weights that do not fit', ['tiny.py', 'other.pth', 'whole'], 'of another shape'),
     ('pickle', ['tiny.py', 'command.pth', 'whole'], 'command.pth is refused'),
     ('config', ['broken.py', 'good.pth', 'whole'], 'config broken.py cannot be read'),

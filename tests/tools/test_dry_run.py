@@ -57,7 +57,7 @@ def test_a_program_of_its_own(folder):
     before = everything(folder)
     args = ('tiny.py', '--data-root', 'coco', '--dry-run')
     done = train(*args, cwd=folder, PYTHONDONTWRITEBYTECODE='1')
-    assert 'tiny.py is ready to train' in done.stdout
+    assert 'tiny.py passed all checks' in done.stdout
     done = train(*args, '--work-dir', 'tiny.py/x', cwd=folder, check=False)
     assert done.returncode == 2 and 'tiny.py is not a folder' in done.stderr
     done = train(*args, '--cfg-options', 'work_dir=tiny.py/x', cwd=folder, check=False)
@@ -108,7 +108,7 @@ def test_resuming(folder):
 def test_resuming_where_there_is_nothing(folder, capsys):
     """The run begins as it would have without --resume."""
     assert dry_run('tiny.py', 'coco', '--resume') is None
-    assert 'begins from the beginning' in ' '.join(capsys.readouterr().out.split())
+    assert 'starting from scratch' in ' '.join(capsys.readouterr().out.split())
     assert 'absent.pth does not exist' in fault(
         folder, 'tiny.py', 'coco', '--resume', '--cfg-options', 'load_from=absent.pth'
     )
@@ -201,6 +201,6 @@ def test_every_config(tmp_path, monkeypatch, capsys):
         root = 'coco' if config[0] in DETECTORS else 'ade/ADEChallengeData2016'
         name = '_'.join(config)
         code = dry_run(ROOT / 'configs' / f'{name}.py', SHARED / 'data' / root)
-        assert code is None and 'is ready to train' in capsys.readouterr().out, (name, code)
+        assert code is None and 'passed all checks' in capsys.readouterr().out, (name, code)
         assert torch.initial_seed() == 0
     assert not list(tmp_path.iterdir()) and len(ALL) == 64

@@ -63,7 +63,7 @@ def test_training(trained):
     folder, output = trained
     assert 'Epoch(train) [2][1/1]' in output  # of two batches each process has one
     assert 'Distributed launcher: pytorch' in output and 'GPU number: 2' in output
-    assert output.count('THE TOTAL BATCH IS 4 (2 x 2 process(es))') == 1  # one process talks
+    assert output.count('total batch size is 4 (2 x 2 process(es))') == 1  # one process talks
     assert 'best so far: coco/segm_mAP' in output
     assert len(list((folder / 'work_dirs' / 'tiny').glob('*/*.log'))) == 1
 

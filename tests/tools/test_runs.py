@@ -42,7 +42,7 @@ def test_training_evaluates_and_saves(detector):
     assert (work_dir / 'tiny.py').is_file()
     assert metrics(work_dir)['coco/bbox_mAP'] >= 0
     assert 'coco/segm_mAP' in metrics(work_dir)
-    assert 'SyncBN became BN at 1 place(s) of the config: it needs CUDA' in output
+    assert 'replaced 1 SyncBN layers of the config with BN: SyncBN needs CUDA' in output
 
 
 def test_training_resumes(detector, coco_root):

@@ -13,7 +13,7 @@ import torch
 
 from mmrest import ResT
 from mmrest.checkpoint import CheckpointError, read_checkpoint, reading
-from mmrest.engine.guard import load_from_guarded
+from mmrest.engine.compat import load_guarded
 from tests.models.networks import tiny
 from tests.tools.runs import DETECTOR, ROOT
 
@@ -167,7 +167,7 @@ def test_a_config_inside_a_checkpoint_is_not_run(home, coco_root, tmp_path, monk
     args = ['tiny.py', '--data-root', coco_root, '--resume', 'x.pth', '--work-dir', tmp_path / 'r']
     line = line_of('train', args, home, monkeypatch, capsys)
     assert 'x.pth for MaskRCNN does not fit' in line
-    assert 'config' not in load_from_guarded(str(home / 'x.pth'))['meta']
+    assert 'config' not in load_guarded(str(home / 'x.pth'))['meta']
     assert not witness.exists()
 
 

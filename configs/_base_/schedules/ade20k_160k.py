@@ -12,7 +12,9 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, begin=0, end=1500, by_epoch=False),
     dict(type='PolyLR', power=1.0, eta_min=0.0, begin=1500, end=160000, by_epoch=False),
 ]
+train_cfg = dict(type='ResumableIterLoop')
 default_hooks = dict(
-    checkpoint=dict(save_best='mIoU'), visualization=dict(draw=True, interval=200)
+    checkpoint=dict(type='AtomicCheckpointHook', save_best='mIoU'),
+    visualization=dict(draw=True, interval=200),
 )
 auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -9,7 +9,9 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(type='PolyLR', power=0.9, eta_min=1e-6, begin=0, end=80000, by_epoch=False)
 ]
+train_cfg = dict(type='ResumableIterLoop')
 default_hooks = dict(
-    checkpoint=dict(save_best='mIoU'), visualization=dict(draw=True, interval=200)
+    checkpoint=dict(type='AtomicCheckpointHook', save_best='mIoU'),
+    visualization=dict(draw=True, interval=200),
 )
 auto_scale_lr = dict(enable=False, base_batch_size=16)

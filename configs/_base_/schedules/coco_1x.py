@@ -4,6 +4,7 @@
 # an unstated number of GPUs.
 _base_ = 'mmdet::_base_/schedules/schedule_1x.py'
 
+train_cfg = dict(type='ResumableEpochLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),

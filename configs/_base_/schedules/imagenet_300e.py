@@ -2,7 +2,7 @@
 # else has one dimension; 5 warm-up epochs, then cosine decay.
 # The paper names no rate that the warm-up begins with and none that the decay ends with: 1e-6 and
 # 1e-5 are those of DeiT, whose augmentations the paper takes, and of RMT's released program; see
-# classification_runtime.py.
+# runtimes/classification.py.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
@@ -19,7 +19,7 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=1)
+train_cfg = dict(type='ResumableEpochLoop', max_epochs=300, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 auto_scale_lr = dict(enable=False, base_batch_size=1024)

@@ -1,7 +1,7 @@
 # A small job: AdamW with a short warm-up and cosine decay. Enough for a classifier to learn the
 # drawn shapes from scratch.
 max_iters = 600
-train_cfg = dict(by_epoch=False, max_iters=max_iters, val_interval=200)
+train_cfg = dict(type='ResumableIterLoop', max_iters=max_iters, val_interval=200)
 val_cfg = dict()
 test_cfg = dict()
 param_scheduler = [

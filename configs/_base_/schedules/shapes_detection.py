@@ -4,7 +4,7 @@ _base_ = './coco_1x.py'
 
 max_iters = 720
 train_cfg = dict(
-    _delete_=True, type='IterBasedTrainLoop', max_iters=max_iters, val_interval=180
+    _delete_=True, type='ResumableIterLoop', max_iters=max_iters, val_interval=180
 )  # fmt: skip
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=40),

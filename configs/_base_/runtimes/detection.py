@@ -1,9 +1,8 @@
-# What a run of a detector does besides training. The instance segmentors' child is
-# instance_runtime.py.
+# Hooks and test-time augmentation of a detector; instance.py is for instance segmentors.
 _base_ = 'mmdet::_base_/default_runtime.py'
 
 default_hooks = dict(
-    checkpoint=dict(save_best='coco/bbox_mAP'),
+    checkpoint=dict(type='AtomicCheckpointHook', save_best='coco/bbox_mAP'),
     visualization=dict(draw=True, interval=200, score_thr=0.3),
 )
 custom_hooks = [dict(type='InvalidLossHook')]

@@ -1,10 +1,10 @@
 # Parameters, gradients and the optimizer's state sharded over the processes of a run by torch's
 # FSDP: each block of the backbone is a unit, the rest of the model another one. To be listed
-# among a config's _base_. Checkpoints are whole, as those of any other run: rank 0 writes them,
-# and either kind of run goes on from either kind of checkpoint.
+# among a config's _base_. Checkpoints are unsharded: rank 0 writes them, and
+# runs with and without FSDP resume from them.
 runner_type = 'FlexibleRunner'
 strategy = dict(
-    type='WholeFSDPStrategy',
+    type='UnshardedFSDPStrategy',
     model_wrapper=dict(auto_wrap_policy=dict(type='wrap_blocks')),
     state_dict_cfg='full',
 )

@@ -1,6 +1,6 @@
 # What a run of an instance segmentor does besides training: masks choose the best checkpoint, and
 # mmdet has no test-time augmentation for them.
-_base_ = './detection_runtime.py'
+_base_ = './detection.py'
 
 default_hooks = dict(checkpoint=dict(save_best='coco/segm_mAP'))
 tta_model = None

@@ -5,5 +5,11 @@ custom_hooks = [dict(type='InvalidLossHook')]
 log_processor = dict(by_epoch=False)
 default_hooks = dict(
     logger=dict(interval=20),
-    checkpoint=dict(by_epoch=False, interval=180, max_keep_ckpts=1, save_best='coco/bbox_mAP'),
+    checkpoint=dict(
+        type='AtomicCheckpointHook',
+        by_epoch=False,
+        interval=180,
+        max_keep_ckpts=1,
+        save_best='coco/bbox_mAP',
+    ),
 )

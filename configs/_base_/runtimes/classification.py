@@ -1,0 +1,13 @@
+# Hooks of a classifier: EMA weights, with the statistics of batch norm, are evaluated and saved.
+# The official code raises its EMA decay of 0.99996 to the power of batch / 512, which makes 0.99992
+# for the batch of 1024.
+_base_ = 'mmpretrain::_base_/default_runtime.py'
+
+default_hooks = dict(
+    checkpoint=dict(type='AtomicCheckpointHook', max_keep_ckpts=3, save_best='accuracy/top1'),
+    visualization=dict(type='ClassPicturesHook'),
+)
+custom_hooks = [
+    dict(type='EMAHook', momentum=8e-5, update_buffers=True, priority='ABOVE_NORMAL'),
+    dict(type='InvalidLossHook'),
+]

@@ -1,0 +1,137 @@
+"""Every place where mmrest replaces a part of mmengine or reaches into mmengine or torch.
+
+Tried with mmengine 0.10.7 and torch 2.1 to 2.14; tests/engine/test_compat.py fails when a library
+changes under it. Methods of mmengine's classes that subclasses override are listed in
+:data:`OVERRIDDEN`, with the arguments that the overriding methods rely on.
+"""
+
+import os
+import os.path as osp
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Iterator
+from urllib.parse import urlparse
+
+import torch
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.fileio import io as fileio
+from mmengine.runner import CheckpointLoader, Runner, checkpoint, runner
+from torch.distributed.fsdp._common_utils import clean_tensor_name  # noqa: F401, for sharding
+
+from ..checkpoint import CheckpointError, read_checkpoint, write_whole
+
+# mmengine resolves `_base_ = 'mmrest::_base_/...'` only for the packages of this table.
+MODULE2PACKAGE.setdefault('mmrest', 'mmrest')
+
+OVERRIDDEN = {
+    'mmengine.hooks.CheckpointHook._save_checkpoint_with_step': ('self', 'runner', 'step', 'meta'),
+    'mmengine.hooks.CheckpointHook._save_best_checkpoint': ('self', 'runner', 'metrics'),
+    'mmengine.runner.EpochBasedTrainLoop.run': ('self',),
+    'mmengine.runner.EpochBasedTrainLoop.run_iter': ('self', 'idx', 'data_batch'),
+    'mmengine.runner.EpochBasedTrainLoop._decide_current_val_interval': ('self',),
+    'mmengine.runner.IterBasedTrainLoop.run': ('self',),
+    'mmengine.runner.IterBasedTrainLoop.run_iter': ('self', 'data_batch'),
+    'mmengine.runner.Runner.build_logger': ('self', 'log_level', 'log_file', 'kwargs'),
+    'mmengine._strategy.FSDPStrategy.load_optim_state_dict': ('self', 'state_dict'),
+}
+"""Methods that subclasses in engine/ override (saving, loops, display, sharding)."""
+
+
+class AtomicLocalBackend(LocalBackend):
+    """LocalBackend whose writes are atomic.
+
+    mmengine writes into the file itself: a process that is killed leaves half a checkpoint.
+    """
+
+    def put(self, obj: bytes, filepath: Any) -> None:
+        """Write bytes."""
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda temporary: Path(temporary).write_bytes(obj))
+
+
+def load_guarded(filename: str, map_location: Any = None, model_dir: Any = None) -> Any:
+    """Load a checkpoint with the weights-only unpickler; a loader of mmengine.
+
+    mmengine's own loaders fail on its own checkpoints with torch >= 2.6 (mmengine#1655), and
+    execute whatever a file contains with earlier ones, or when it comes by http.
+
+    Args:
+        filename: path or URL; downloads are kept in torch's hub folder.
+        map_location: as for ``torch.load``.
+        model_dir: folder to download to, in place of torch's hub folder.
+
+    Raises:
+        CheckpointError: see :func:`mmrest.checkpoint.read_checkpoint`.
+    """
+    if filename.startswith(('http://', 'https://')):
+        folder = model_dir or osp.join(torch.hub.get_dir(), 'checkpoints')
+        url, filename = filename, osp.join(folder, osp.basename(urlparse(filename).path))
+        if not osp.isfile(filename):
+            os.makedirs(folder, exist_ok=True)
+            try:
+                torch.hub.download_url_to_file(url, filename)
+            except OSError as error:
+                raise CheckpointError(f'checkpoint {url} cannot be downloaded: {error}') from error
+    content = read_checkpoint(filename, map_location)
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f'{filename} contains a {type(content).__name__}, not a checkpoint or a state dict'
+        )
+    if isinstance(content.get('meta'), dict):
+        # When resuming, mmengine executes this text of older files as a Python config.
+        content['meta'].pop('config', None)
+    return content
+
+
+def install_file_access() -> None:
+    """Have mmengine read checkpoints guarded and write local files atomically."""
+    schemes = ['', 'http://', 'https://', 'pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://']
+    CheckpointLoader.register_scheme(schemes, load_guarded, force=True)
+    # The names of model zoos are resolved into URLs for this function.
+    checkpoint.load_from_http = load_guarded
+    if not issubclass(fileio.prefix_to_backends[''], AtomicLocalBackend):
+        register_backend('local', AtomicLocalBackend, force=True, prefixes='')
+        fileio.backend_instances.clear()  # the backends that were built before
+
+
+def wrap_worker_init(wrapper: Callable[..., None]) -> bool:
+    """Have `wrapper` begin every worker of the loaders that mmengine builds.
+
+    Args:
+        wrapper: called with what mmengine calls in a worker, and its arguments.
+
+    Returns:
+        False if that was done before.
+    """
+    if isinstance(runner.default_worker_init_fn, partial):
+        return False
+    runner.default_worker_init_fn = partial(wrapper, runner.default_worker_init_fn)
+    return True
+
+
+@contextmanager
+def without_cuda_device() -> Iterator[None]:
+    """Let mmengine's ``init_dist`` run without CUDA: it selects a device with any backend."""
+    before, torch.cuda.set_device = torch.cuda.set_device, lambda device: None
+    try:
+        yield
+    finally:
+        torch.cuda.set_device = before
+
+
+def loaded_from(run: Runner) -> str:
+    """Return the path of the checkpoint that a run was asked to load."""
+    return str(run._load_from)
+
+
+def is_resuming(run: Runner) -> bool:
+    """Return True if a run was asked to resume, not just to load weights."""
+    return bool(run._resume)
+
+
+def has_seed_per_rank(run: Runner) -> bool:
+    """Return True if each rank has a random seed of its own."""
+    return bool(run._randomness_cfg.get('diff_rank_seed', False))

@@ -1,0 +1,66 @@
+"""What mmrest replaces or overrides in mmengine and torch is there, as it was tried."""
+
+import inspect
+
+import pytest
+import torch
+from mmengine.fileio import get_file_backend
+from mmengine.runner import CheckpointLoader, checkpoint, runner
+from mmengine.utils import get_object_from_string
+from torch.distributed.fsdp import FullyShardedDataParallel
+
+from mmrest.checkpoint import CheckpointError
+from mmrest.engine import compat
+
+
+@pytest.mark.parametrize('name', compat.OVERRIDDEN)
+def test_overridden_methods(name):
+    owner, _, method = name.rpartition('.')
+    found = inspect.signature(getattr(get_object_from_string(owner), method))
+    assert tuple(found.parameters) == compat.OVERRIDDEN[name]
+
+
+def test_file_access():
+    """Every scheme is guarded, but for zoo names, which resolve to URLs."""
+    compat.install_file_access()
+    zoos = ('modelzoo', 'torchvision', 'open-mmlab', 'openmmlab', 'mmcls')
+    for scheme, loader in CheckpointLoader._schemes.items():
+        assert scheme.startswith(zoos) or loader is compat.load_guarded, scheme
+    for name in ('load_from_torchvision', 'load_from_openmmlab', 'load_from_mmcls'):
+        assert 'load_from_http' in inspect.getsource(getattr(checkpoint, name))
+    assert 'file_backend.put(' in inspect.getsource(checkpoint.save_checkpoint)
+    assert isinstance(get_file_backend('x.pth'), compat.AtomicLocalBackend)
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    """A write that fails leaves the file that was there."""
+    path = tmp_path / 'x.pth'
+    path.write_bytes(b'before')
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match='cannot be written'):
+        patch.setattr('os.replace', lambda *args: (_ for _ in ()).throw(OSError(28, 'No space')))
+        compat.AtomicLocalBackend().put(b'after', str(path))
+    assert path.read_bytes() == b'before' and list(tmp_path.iterdir()) == [path]
+    compat.AtomicLocalBackend().put(b'after', str(path))
+    assert path.read_bytes() == b'after'
+
+
+def test_private_state():
+    source = inspect.getsource(runner.Runner)
+    for name in ('_load_from', '_resume', '_randomness_cfg'):
+        assert f'self.{name} = ' in source
+    assert 'default_worker_init_fn' in source
+    assert 'torch.cuda.set_device' in inspect.getsource(inspect.getmodule(runner.init_dist))
+
+
+def test_names_of_sharded_parameters():
+    assert compat.clean_tensor_name('_fsdp_wrapped_module.a._flat_param') == 'a._flat_param'
+    assert (
+        'model' in inspect.signature(FullyShardedDataParallel.optim_state_dict_to_load).parameters
+    )
+
+
+def test_cuda_device_is_left_alone():
+    before = torch.cuda.set_device
+    with compat.without_cuda_device():
+        torch.cuda.set_device(7)
+    assert torch.cuda.set_device is before
