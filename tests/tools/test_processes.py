@@ -231,12 +231,13 @@ def test_usage(tmp_path, name, args):
     assert done.stdout.startswith(f'usage: {name} ') and 'By environment: ' in done.stdout
 
 
-def test_an_error_is_said_once(tmp_path):
+def test_an_error_of_all_ranks(tmp_path):
     (tmp_path / 'tiny.py').write_text(DETECTOR)
     done = script('dist_train.sh', 'tiny.py', 2, cwd=tmp_path, check=False)
     assert done.returncode == 1
-    (line,) = [line for line in done.stdout.splitlines() if 'error: ' in line]
-    assert line.startswith('train.py: error: data folder (train_dataloader.dataset.data_root)')
+    lines = {line for line in done.stdout.splitlines() if line.startswith('train.py: error: ')}
+    said = 'data folder (train_dataloader.dataset.data_root)'
+    assert lines and all(f'error: {said}' in line.replace('[rank 1] ', '') for line in lines)
 
 
 def children(pid):

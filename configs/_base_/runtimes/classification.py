@@ -1,6 +1,5 @@
 # Hooks of a classifier: EMA weights, with the statistics of batch norm, are evaluated and saved.
-# The official code raises its EMA decay of 0.99996 to the power of batch / 512, which makes 0.99992
-# for the batch of 1024.
+# The official code raises its EMA decay of 0.99996 to the power of batch / 512: 0.99992 for 1024.
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 
 default_hooks = dict(
