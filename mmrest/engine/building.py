@@ -40,7 +40,8 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
         reverted = without_sync_bn(cfg)
     if cfg.launcher != 'none' and get_device() == 'cpu':
         use_cpu_wrapper(cfg)
-    console = None if verbose or not sys.stdout.isatty() else Console()
+    # The stream is named, because quiet_libraries exchanges sys.stdout.
+    console = None if verbose or not sys.stdout.isatty() else Console(file=sys.stdout)
     if 'runner_type' in cfg:
         runner, console = RUNNERS.build(cfg), None
     else:

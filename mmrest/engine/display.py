@@ -35,6 +35,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import cuda, nn
 
+from .compat import is_resuming, loaded_from
+
 try:
     import resource
 except ImportError:  # Windows has none
@@ -139,10 +141,8 @@ class DisplayHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Introduce the run."""
-        if self._console is None:
-            return
-        self._console.print(introduction(runner))
-        self._console.print(f'log: {runner.log_dir}', highlight=False, soft_wrap=True)
+        if self._console is not None:
+            self._console.print(introduction(runner))
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Show the bar of the training."""
@@ -296,7 +296,8 @@ def introduction(runner: Runner) -> Table:
         'data': data,
         'schedule': f'{length}, effective batch size {batch * get_world_size()}',
         'device': f'{get_device()}' + (f' x {get_world_size()}' if get_world_size() > 1 else ''),
-        'work dir': runner.work_dir,
+        'weights': _origin(runner),
+        'log': runner.log_dir,
     }
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style='bold')
@@ -305,6 +306,15 @@ def introduction(runner: Runner) -> Table:
         if value:
             table.add_row(name, escape(str(value)))
     return table
+
+
+def _origin(runner: Runner) -> str:
+    """Return where the weights come from; :mod:`.weights` says how many tensors fit."""
+    if loaded_from(runner) != 'None':
+        return f'{"resumed" if is_resuming(runner) else "initialised"} from {loaded_from(runner)}'
+    init = ((runner.cfg.get('model') or {}).get('backbone') or {}).get('init_cfg')
+    pretrained = init.get('checkpoint') if isinstance(init, dict) else None
+    return f'backbone from {pretrained}' if pretrained else 'random'
 
 
 def _millions(module: nn.Module) -> str:
