@@ -4,6 +4,7 @@ import argparse
 import ast
 import contextlib
 import errno
+import math
 import os
 import os.path as osp
 import sys
@@ -23,93 +24,71 @@ from ..engine.processes import check_launcher, leave_processes, rank_prefix
 from ..engine.stopping import STOPPED
 from ..ops import forced_backend
 
-# mmengine still looks packages up through it; nobody at the command line can mend that.
+# mmengine still uses it; nobody at the command line can fix that.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
 
 class Parser(argparse.ArgumentParser):
-    """Parser whose errors are one line, too."""
+    """Parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """End the program with exit status 2."""
-        program = self.prog.partition(' ')[0]  # a subcommand stands behind it
-        self.exit(2, f'{program}: error: {message}; --help lists the options\n')
+        """Exit with status 2."""
+        name = osp.basename(sys.argv[0])
+        self.exit(2, f'{name}: error: {message}; --help lists the options\n')
 
 
 def folder(text: str) -> Path:
-    """Type of an argument that names a folder to write to, which need not exist yet."""
+    """Return the path of an output folder, which need not exist yet."""
     path = Path(osp.expanduser(text))
-    _check_folder(path)
-    return path
-
-
-def _check_folder(path: Path) -> None:
     nearest = next(part for part in (path, *path.parents) if part.exists())
     if not nearest.is_dir():
         raise argparse.ArgumentTypeError(f'{nearest} is not a folder; choose another')
-
-
-def published_file(text: str) -> Path:
-    """Type of an argument that names a file of weights to write."""
-    path = Path(osp.expanduser(text))
-    if path.suffix not in ('.pth', '.safetensors'):
-        raise argparse.ArgumentTypeError(f'{text} is neither a .pth nor a .safetensors file')
-    _check_folder(path.parent)
     return path
 
 
 def written_file(*suffixes: str) -> Callable[[str], Path]:
-    """Type of an argument that names a file to write, which has one of some suffixes."""
+    """Return the type of an output file with one of some suffixes."""
 
     def file(text: str) -> Path:
         path = Path(osp.expanduser(text))
         if path.suffix not in suffixes:
             raise argparse.ArgumentTypeError(f'{text} is not a {" or ".join(suffixes)} file')
         if path.is_dir():
-            raise argparse.ArgumentTypeError(f'{text} is a folder; give a file')
-        _check_folder(path.parent)
+            raise argparse.ArgumentTypeError(f'{text} is a folder; pass a file')
+        folder(str(path.parent))
         return path
 
     return file
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """Type of an argument that is an integer with a lower bound."""
+published_file = written_file('.pth', '.safetensors')
+"""Type of an output file of weights."""
 
-    def integer(text: str) -> int:
+
+def _number(kind: Callable[[str], Any], least: float, most: float, words: str) -> Callable:
+    def number(text: str) -> Any:
         try:
-            value = int(text)
+            value = kind(text)
         except ValueError:
-            value = None
-        if value is None or value < least:
-            raise argparse.ArgumentTypeError(f'{text!r} is not an integer of at least {least}')
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f'{text!r} is not {words}')
         return value
 
-    return integer
+    return number
 
 
-def not_negative(text: str) -> float:
-    """Type of an argument that is a finite number from 0 up."""
-    return _number(text, sys.float_info.max, 'of at least 0')
+def at_least(least: int) -> Callable[[str], int]:
+    """Return the type of an integer with a lower bound."""
+    return _number(int, least, sys.maxsize, f'an integer of at least {least}')
 
 
-def fraction(text: str) -> float:
-    """Type of an argument from 0 to 1."""
-    return _number(text, 1, 'from 0 to 1')
-
-
-def _number(text: str, most: float, words: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= most:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number {words}')
-    return value
+not_negative = _number(float, 0, sys.float_info.max, 'a number of at least 0')
+fraction = _number(float, 0, 1, 'a number from 0 to 1')
 
 
 def device(text: str) -> torch.device:
-    """Type of an argument that names a device which can be used."""
+    """Return a device that can be used."""
     try:
         return usable_device(text)
     except UsageError as error:
@@ -117,10 +96,10 @@ def device(text: str) -> torch.device:
 
 
 class _Options(argparse.Action):
-    """KEY=VALUE pairs; values as Python writes them, lists and tuples without quotes too.
+    """KEY=VALUE pairs; values in Python's syntax, lists and tuples also without quotes.
 
-    mmengine's DictAction takes white space out of values and dicts for strings, and ends in a
-    traceback where the = is missing.
+    mmengine's DictAction removes white space from values, takes dicts for strings, and ends in a
+    traceback if the = is missing.
     """
 
     def __call__(
@@ -139,7 +118,7 @@ class _Options(argparse.Action):
                 try:
                     options[key] = ast.literal_eval(text)
                 except (ValueError, SyntaxError):
-                    reason = f'{text} is no dict or list of dicts as Python writes them'
+                    reason = f'{text} is not a dict or list of dicts in Python syntax'
                     raise argparse.ArgumentError(self, f'{key}: {reason}') from None
             else:
                 options[key] = _value(text.strip())
@@ -147,10 +126,10 @@ class _Options(argparse.Action):
 
 
 def _value(text: str) -> Any:
-    """A value of the command line; a path keeps its white space and its commas."""
+    """Parse a value; a path keeps its white space and its commas."""
     with contextlib.suppress(ValueError, SyntaxError):
         value = ast.literal_eval(text)
-        # Quotes that no shell took off stand around lists, as mmengine's help has them.
+        # Quotes that no shell removed are around lists, as in mmengine's help.
         listed = isinstance(value, str) and value[:1] + value[-1:] in ('[]', '()')
         return _value(value) if listed else value
     if text.lower() in ('true', 'false'):
@@ -164,7 +143,7 @@ def _value(text: str) -> Any:
 
 
 def _split(text: str) -> Iterator[str]:
-    """Parts between the commas that are in no brackets."""
+    """Split at the commas outside of brackets."""
     depth = begin = 0
     for place, letter in enumerate(text):
         depth += (letter in '[(') - (letter in '])')
@@ -175,25 +154,24 @@ def _split(text: str) -> Iterator[str]:
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that change a config, under mmdet's names; see :func:`load_config`."""
+    """Add the arguments that change a config, under mmdet's names."""
     parser.add_argument('--data-root', metavar='DIR', help="override the config's data_root")
     add_cfg_options(parser, 'train_dataloader.batch_size=1')
 
 
 def add_cfg_options(parser: argparse.ArgumentParser, example: str) -> None:
-    """The argument that replaces values of a config, under mmdet's name."""
+    """Add the argument that overrides values of a config, under mmdet's name."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=_Options,
         metavar='KEY=VALUE',
-        help='values that replace those of the config, for instance '
-        f'{example}; lists as key="[a,b]"',
+        help=f'override values of the config, for instance {example}; lists as key="[a,b]"',
     )
 
 
 class _Size(argparse.Action):
-    """One or two numbers: the height and width of an image, in pixels."""
+    """Height and width of an image, or one number for both, in pixels."""
 
     def __call__(
         self,
@@ -210,7 +188,7 @@ class _Size(argparse.Action):
 
 
 def add_shape_argument(parser: argparse.ArgumentParser, name: str, described: str) -> None:
-    """An argument that is the height and width of an image, or the side of a square one."""
+    """Add an argument for the height and width of an image."""
     parser.add_argument(
         name,
         nargs='+',
@@ -222,11 +200,11 @@ def add_shape_argument(parser: argparse.ArgumentParser, name: str, described: st
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that training and testing have in common, under mmdet's names."""
+    """Add the arguments of training and testing, under mmdet's names."""
     parser.add_argument(
         '--work-dir',
         type=folder,
-        help='folder for logs and checkpoints (default: work_dirs/ + config name)',
+        help='folder for logs and checkpoints (default: work_dirs/<config name>)',
     )
     add_config_arguments(parser)
     parser.add_argument(
@@ -238,7 +216,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--skip-preflight',
         action='store_true',
-        help='skip the checks before the run, for data that one of them gets wrong',
+        help='skip the checks before the run',
     )
     parser.add_argument(
         '--verbose', action='store_true', help='show the full log on the terminal, too'
@@ -250,11 +228,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_config(args: argparse.Namespace) -> Config:
-    """Config of the run that `args` (see :func:`add_run_arguments`) ask for.
+    """Return the config of the run that `args` (see :func:`add_run_arguments`) ask for.
 
     Raises:
-        UsageError: see :func:`mmrest.engine.config.load_config`; or ``MMREST_BACKEND`` names no
-            backend.
+        UsageError: see :func:`mmrest.engine.config.load_config`; or ``MMREST_BACKEND`` is not a
+            valid backend.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     check_launcher(args.launcher)
@@ -273,9 +251,9 @@ def run_config(args: argparse.Namespace) -> Config:
 
 
 def run(main: Callable[[], Optional[int]]) -> None:
-    """Run a program; what its user can mend ends it with one line and exit status 1.
+    """Run a command; an error that its user can fix is one line and exit status 1.
 
-    A run that was asked to stop ends with :data:`~mmrest.engine.stopping.STOPPED`.
+    A run that was preempted exits with :data:`~mmrest.engine.stopping.STOPPED`.
     """
     isolate_children()
     try:
@@ -300,7 +278,7 @@ def run(main: Callable[[], Optional[int]]) -> None:
 
 
 def _own_line(error: Exception) -> str:
-    """The message of an error; torch wraps that of a loader's worker in a traceback."""
+    """Return the message of an error, without the traceback that torch adds to a worker's."""
     message = str(error)
     if 'Original Traceback' not in message:
         return message

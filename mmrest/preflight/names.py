@@ -107,15 +107,16 @@ def _hint(name: str, names: Set[str], otherwise: str = 'leave it out') -> str:
 
 
 def arguments(kind: Any) -> Tuple[Set[str], bool]:
-    """Names of the arguments that a class takes, and whether it takes no others."""
-    if not inspect.isclass(kind):
-        return set(), False
-    parameters = inspect.signature(kind.__init__).parameters.values()
-    others = {parameter.kind for parameter in parameters} & {
-        inspect.Parameter.VAR_KEYWORD,
-        inspect.Parameter.VAR_POSITIONAL,
-    }
-    return {parameter.name for parameter in parameters}, not others
+    """Return the arguments of a class and its bases, and whether it takes no others."""
+    taken: Set[str] = set()
+    for base in kind.__mro__ if inspect.isclass(kind) else ():
+        if '__init__' in vars(base):
+            parameters = inspect.signature(base.__init__).parameters.values()
+            taken.update(parameter.name for parameter in parameters)
+            kinds = {parameter.kind for parameter in parameters}
+            if not kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}:
+                return taken, True
+    return taken, False
 
 
 def check_misspelt(where: str, node: Any, error: Exception) -> None:

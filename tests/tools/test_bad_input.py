@@ -63,7 +63,7 @@ CASES = {
     'launcher': (
         'train',
         ['tiny.py', '--data-root', 'whole', '--launcher', 'pytorch'],
-        '--launcher pytorch is for programs that torchrun started',
+        '--launcher pytorch is for scripts started by torchrun',
     ),
     'classification without mmpretrain': (
         'train',
@@ -222,7 +222,7 @@ CASES = {
     'argument of the loop': (
         'train',
         ['tiny.py', '--data-root', 'whole', '--cfg-options', 'train_cfg.max_epoch=1'],
-        'max_epoch: EpochBasedTrainLoop knows no such argument; did you mean max_epochs?',
+        'max_epoch: ResumableEpochLoop knows no such argument; did you mean max_epochs?',
     ),
     'argument of the data set': (
         'train',
@@ -398,7 +398,7 @@ CASES.update(
         'suffix of a converted file': (
             'convert_checkpoint',
             ['good.pth', 'new/out.bin'],
-            'new/out.bin is neither a .pth nor a .safetensors file',
+            'new/out.bin is not a .pth or .safetensors file',
         ),
         'converted file below a file': (
             'convert_checkpoint',
@@ -413,7 +413,7 @@ CASES.update(
         'suffix of a published file': (
             'publish_model',
             ['good.pth', 'new/out'],
-            'new/out is neither a .pth nor a .safetensors file',
+            'new/out is not a .pth or .safetensors file',
         ),
     }
 )
@@ -494,12 +494,12 @@ CASES.update(
         'folder as a page of the report': (
             'report',
             ['logged', '--config', 'tiny.py', '--no-eval', '--out', 'folder.html'],
-            'folder.html is a folder; give a file',
+            'folder.html is a folder; pass a file',
         ),
         'folder as a picture of curves': (
             'analyze_logs',
             ['logged', '--out', 'x.csv', 'folder.png'],
-            'folder.png is a folder; give a file',
+            'folder.png is a folder; pass a file',
         ),
         'device of the report': (
             'report',
@@ -529,7 +529,7 @@ CASES.update(
         'option that is half a dict': (
             'train',
             ['tiny.py', *OPTION, "visualizer.vis_backends=[{'type': 'LocalVisBackend']"],
-            'is no dict or list of dicts as Python writes them',
+            'is not a dict or list of dicts in Python syntax',
         ),
     }
 )

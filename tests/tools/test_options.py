@@ -104,11 +104,11 @@ def test_amp(program, monkeypatch, dtype):
             1,
             1,
             False,
-            'THE TOTAL BATCH IS 2 (2 x 1 process(es)), BUT THE LEARNING RATE IS MEANT',
+            'total batch size is 2 (2 x 1 process(es)), but the learning rate is tuned',
         ),
         (2, 8, 1, False, None),
         (2, 4, 2, False, None),
-        (4, 8, 2, False, 'IS 64 (4 x 8 process(es) x 2 accumulated), BUT'),
+        (4, 8, 2, False, 'is 64 (4 x 8 process(es) x 2 accumulated), but'),
         (2, 1, 1, True, None),
     ],
 )
@@ -123,7 +123,9 @@ def test_batch_size(program, monkeypatch, each, world, accumulated, enabled, mes
     cfg.auto_scale_lr.enable = enabled
     program['warn_of_batch_size'](cfg)
     assert [level for _, level in said] == ([] if message is None else [logging.WARNING])
-    assert message is None or (message in said[0][0] and 'FOR 16: --auto-scale-lr' in said[0][0])
+    assert message is None or (
+        message in said[0][0] and 'for 16; use --auto-scale-lr' in said[0][0]
+    )
 
 
 def test_dicts_in_options(monkeypatch):

@@ -1,0 +1,68 @@
+"""The command ``mmrest``: its list of commands, shipped configs by name, and near misses."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from mmrest.engine.config import load_config
+from mmrest.engine.errors import UsageError
+from mmrest_cli import COMMANDS
+from tests.tools.runs import ROOT
+
+
+def mmrest(*arguments):
+    command = [sys.executable, '-X', 'importtime', '-m', 'mmrest_cli', *arguments]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, 'COLUMNS': '200'},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize('arguments', [[], ['--help'], ['configs'], ['--version']])
+def test_answers_without_torch(arguments):
+    status, said, imported = mmrest(*arguments)
+    assert status == 0 and said
+    assert not any(f'| {name}\n' in imported for name in ('torch', 'mmengine', 'numpy'))
+    if arguments in ([], ['--help']):
+        assert all(f'  {name} ' in said for name in COMMANDS)
+
+
+def test_configs():
+    """Every config of the metafile, and those that contain words."""
+    models = yaml.safe_load((ROOT / 'configs' / 'metafile.yml').read_text())['Models']
+    listed = mmrest('configs')[1]
+    assert all(f'{model["Name"]} ' in listed for model in models)
+    rows = mmrest('configs', 'maskrcnn', 'small', '1x')[1].splitlines()
+    assert [row.split()[0] for row in rows[1:-1]] == [
+        'maskrcnn_rest_small_1x', 'cascade_maskrcnn_rest_small_1x'
+    ]  # fmt: skip
+    assert 'box AP 39.6, mask AP 37.2' in rows[1]
+
+
+@pytest.mark.parametrize(
+    'arguments, status, said',
+    [
+        (['trian'], 2, "unknown command 'trian'; did you mean train?"),
+        (['configs', 'zzz'], 1, 'no shipped config contains zzz'),
+        (['configs', 'semfpn_rmt_s_40k'], 1, 'did you mean semfpn_rmt_s_80k?'),
+    ],
+)
+def test_near_misses(arguments, status, said):
+    found, _, errors = mmrest(*arguments)
+    assert found == status and said in errors
+
+
+def test_a_config_by_name():
+    expected = load_config(str(ROOT / 'configs' / 'semfpn_rmt_s_80k.py')).pretty_text
+    for name in ('semfpn_rmt_s_80k', 'semfpn_rmt_s_80k.py', 'mmrest::semfpn_rmt_s_80k.py'):
+        assert load_config(name).pretty_text == expected
+    with pytest.raises(UsageError, match=r'not found, .*; did you mean semfpn_rmt_s_80k\?'):
+        load_config('semfpn_rtm_s_80k')
