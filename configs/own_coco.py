@@ -1,5 +1,5 @@
-# Your own data in COCO's format: change the two lines below, then train this file. As it stands,
-# it learns the shapes that `python tools/make_shapes.py data/shapes` draws.
+# A custom dataset in COCO's format: edit the two lines below, then train this file. By default it
+# uses the synthetic dataset that `python tools/make_shapes.py data/shapes` generates.
 _base_ = './maskrcnn_rmt_s_3x.py'
 
 data_root = 'data/shapes/coco/'  # the folder that holds annotations/, train2017/ and val2017/

@@ -1,19 +1,22 @@
-# Your own images with label maps: change the three lines below, then train this file. As it
-# stands, it learns the shapes that `python tools/make_shapes.py data/shapes` draws.
+# Custom images with label maps: edit the first lines below, then train this file. By default it
+# uses the synthetic dataset that `python tools/make_shapes.py data/shapes` generates.
 _base_ = './semfpn_rmt_s_80k.py'
 
 data_root = 'data/shapes/ade/'  # the folder that holds images/ and annotations/
 classes = ('background', 'square', 'disc', 'triangle')  # in the order of their values in the maps
 reduce_zero_label = True  # the first class has the value 1 and 0 is unlabelled; False: it has 0
+void = 255  # value of pixels without a class, after reduce_zero_label
+suffixes = ('.jpg', '.png')  # of images and of label maps
+palette = []  # a colour (R, G, B) per class; empty: chosen for you
 
-# The rest follows. Other names of files go into img_suffix, seg_map_suffix and data_prefix.
-metainfo = dict(classes=classes)
+# The rest follows. Other names of folders go into data_prefix.
+metainfo = dict(classes=classes, palette=palette)
 crop_size = (512, 512)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
     dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
+    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75, ignore_index=void),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
@@ -30,8 +33,9 @@ own = dict(
     data_root=data_root,
     metainfo=metainfo,
     reduce_zero_label=reduce_zero_label,
-    img_suffix='.jpg',
-    seg_map_suffix='.png',
+    ignore_index=void,
+    img_suffix=suffixes[0],
+    seg_map_suffix=suffixes[1],
 )
 train_dataloader = dict(
     dataset=dict(
@@ -48,4 +52,9 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-model = dict(data_preprocessor=dict(size=crop_size), decode_head=dict(num_classes=len(classes)))
+val_evaluator = dict(ignore_index=void)
+test_evaluator = val_evaluator
+model = dict(
+    data_preprocessor=dict(size=crop_size, seg_pad_val=void),
+    decode_head=dict(num_classes=len(classes), ignore_index=void),
+)

@@ -41,7 +41,8 @@ PRINTED = {
     'docs/inference.md': ['4 images and frames in ', ' pixels', '3 images'],
     'docs/migration.md': ['True'],
     'docs/own_data_detection.md': ['my_boxes.py passed all checks', 'best so far: coco/segm_mAP'],
-    'docs/own_data_segmentation.md': ['own_segmentation.py is ready', 'best so far: mIoU'],
+    'docs/own_data_segmentation.md': ['own_segmentation.py passed', 'best so far: mIoU'],
+    'docs/small_datasets.md': ['own_coco_small.py passed all checks'],
     'docs/train.md': [
         'maskrcnn_rmt_s_3x.py passed all checks',
         'best so far: mIoU',

@@ -88,7 +88,9 @@ def test_there_are_64_and_those_of_the_ablation_networks():
         'demo_upernet_rmt_t',
         'maskrcnn_rmt_l_3x_fsdp',
         'own_coco',
+        'own_coco_small',
         'own_segmentation',
+        'own_segmentation_small',
     }
     assert len(DETECTION + SEGMENTATION) == 64 and len(ALL) == 67
     assert {'_'.join(config) for config in ALL} <= names
