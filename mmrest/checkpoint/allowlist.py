@@ -1,8 +1,8 @@
-"""The types that a checkpoint may hold; whatever else a pickle asks for is refused.
+"""The types that a checkpoint may contain; everything else in a pickle is refused.
 
-torch's weights-only guard knows tensors and plain containers. Added are the types that training
-programs write beside the weights: mmengine's Runner logs and schedules, and the programs that
-ResT and RMT were trained with keep their arguments. None of them runs anything of the file.
+torch's weights-only unpickler reads tensors and plain containers. Added are the types that
+training scripts save with the weights: mmengine's logs and schedules, and the arguments of the
+official ResT and RMT scripts. None of them executes anything of the file.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import re
 from _compat_pickle import IMPORT_MAPPING
 from collections import Counter, OrderedDict
 from types import SimpleNamespace
-from typing import Any, BinaryIO, ClassVar, Dict, List
+from typing import Any, ClassVar, Dict, List
 
 import numpy as np
 import torch
@@ -23,11 +23,11 @@ from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
 _MULTIARRAY = ('numpy.core.multiarray', 'numpy._core.multiarray')
-"""What numpy calls the package of its rebuilders: before version 2, and since."""
+"""Package of numpy's pickle functions, before version 2 and since."""
 
 
 def _harmless_method(owner: type, name: str) -> Any:
-    """Stand-in for ``getattr``, which pickle writes for the methods that mmengine saves."""
+    """Replace ``getattr``, which pickle writes for the methods that mmengine saves."""
     of_history = owner is HistoryBuffer and not name.startswith('_')
     if of_history or (owner is OneCycleParamScheduler and name.startswith('_annealing_')):
         return getattr(owner, name)
@@ -46,7 +46,7 @@ def _numpy_types() -> List[Any]:
 
 
 NUMPY: List[Any] = [(codecs.encode, '_codecs.encode'), *_numpy_types()]
-"""Arrays and numbers of numpy; each entry a type, or a pair of what stands in and a name."""
+"""Arrays and numbers of numpy; an entry is a type, or a replacement and the name it has."""
 
 RUNS: List[Any] = [
     *NUMPY,
@@ -61,7 +61,7 @@ RUNS: List[Any] = [
     datetime.datetime,
     datetime.timedelta,
     (frozenset, 'builtins.frozenset'),
-    # The working system of a file's maker does not matter.
+    # The operating system on which a file was written does not matter.
     (pathlib.PurePosixPath, 'pathlib.PosixPath'),
     (pathlib.PurePosixPath, 'pathlib._local.PosixPath'),
     (pathlib.PureWindowsPath, 'pathlib.WindowsPath'),
@@ -73,11 +73,11 @@ RUNS: List[Any] = [
     (OrderedDict, 'mmcv.utils.config.ConfigDict'),
     (OrderedDict, 'addict.addict.Dict'),
 ]
-"""What programs of training write beside the weights."""
+"""What training scripts save with the weights."""
 
 
 def named(types: List[Any]) -> Dict[str, Any]:
-    """The entries of such a list by the name that a pickle calls them."""
+    """Return the entries of such a list by their names in a pickle."""
     return {
         entry[1] if isinstance(entry, tuple) else f'{entry.__module__}.{entry.__qualname__}': (
             entry[0] if isinstance(entry, tuple) else entry
@@ -87,10 +87,9 @@ def named(types: List[Any]) -> Dict[str, Any]:
 
 
 class _Dtype:
-    """Stands in for ``numpy.dtype``: numbers and texts of a fixed size, and nothing else.
+    """Replaces ``numpy.dtype``: only numbers and strings of fixed size.
 
-    A dtype of objects, or one whose state a file sets, would make an array of addresses out of
-    bytes.
+    A dtype of objects, or one whose state a file sets, would turn bytes into an array of pointers.
     """
 
     def __init__(self, code: str, *_: Any) -> None:
@@ -103,7 +102,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands in for an array of numpy while it is built."""
+    """Replaces a numpy array while it is unpickled."""
 
     def __init__(self, *_: Any) -> None:
         self.array = np.zeros(0)
@@ -129,7 +128,7 @@ for _package in _MULTIARRAY:
 
 
 def built(content: Any) -> Any:
-    """What was read, with the arrays for which :class:`_Array` stood in."""
+    """Return what was read, with arrays in place of :class:`_Array`."""
     if isinstance(content, _Array):
         return content.array
     if isinstance(content, dict):
@@ -145,9 +144,13 @@ def built(content: Any) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds what it is told of, and no other type."""
+    """Reads what torch's unpickler would read."""
 
-    allowed: ClassVar[Dict[str, Any]] = {}
+    allowed: ClassVar[Dict[str, Any]] = {
+        **torch._weights_only_unpickler._get_allowed_globals(),
+        **named(RUNS),
+        **_STAND_INS,
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         # torch.save writes names of Python 2.
@@ -157,33 +160,10 @@ class _Unpickler(pickle.Unpickler):
         return self.allowed[full_name]
 
 
-class ArraysUnpickler(_Unpickler):
-    """Reads a pickle of numpy's arrays, which is how detectron2 publishes weights."""
-
-    allowed: ClassVar[Dict[str, Any]] = {
-        **_STAND_INS,
-        '_codecs.encode': codecs.encode,
-        'collections.OrderedDict': OrderedDict,
-    }
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file, encoding='latin1')
-
-
-class _RunUnpickler(_Unpickler):
-    """Reads what torch's guard would read."""
-
-    allowed: ClassVar[Dict[str, Any]] = {
-        **torch._weights_only_unpickler._get_allowed_globals(),
-        **named(RUNS),
-        **_STAND_INS,
-    }
-
-
-# What torch.load takes for a module of pickle's kind.
+# The interface of a pickle module that torch.load uses.
 guarded_pickle = SimpleNamespace(
     __name__='mmrest_guarded_pickle',
-    Unpickler=_RunUnpickler,
-    load=lambda file, **kwargs: _RunUnpickler(file, **kwargs).load(),
+    Unpickler=_Unpickler,
+    load=lambda file, **kwargs: _Unpickler(file, **kwargs).load(),
 )
-"""Stands in for torch's guard where that, before 2.6, cannot be told of further types."""
+"""Replaces torch's weights-only unpickler before 2.6, which has no allowlist API."""

@@ -1,4 +1,4 @@
-"""Reading a file of weights: nothing of it is run, and one line says why it cannot be read."""
+"""Safe checkpoint reading: no code of the file is executed."""
 
 import contextlib
 import os.path as osp
@@ -10,28 +10,22 @@ from typing import Any
 import torch
 from mmengine.fileio import get_local_path
 
-from .allowlist import RUNS, ArraysUnpickler, built, guarded_pickle
+from .allowlist import RUNS, built, guarded_pickle
 from .errors import CheckpointError
-
-_TORCH_LEGACY = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
-"""How torch.save's files of before torch 1.6 begin."""
-
-_TORCH_MAGIC = 0x1950A86A20F9469CFC6C
-"""The first thing that is pickled in such a file, in whatever protocol."""
 
 
 def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
-    """Read a file that ``torch.save`` or safetensors wrote, or a pickle of numpy's arrays.
+    """Read a file that ``torch.save`` or safetensors wrote.
 
-    What is pickled passes torch's weights-only guard. Besides tensors and containers that lets
-    through the types of :mod:`.allowlist`; no other type is built and nothing of the file is run.
+    Pickles are read by torch's weights-only unpickler, extended with the types of
+    :mod:`.allowlist`.
 
     Args:
-        path: a local path or any address that mmengine's file clients know.
+        path: a local path or any URL that mmengine's file clients support.
         map_location: as for ``torch.load``.
 
     Raises:
-        CheckpointError: there is no such file, it is no checkpoint, or it holds other types.
+        CheckpointError: the file is not found, not a checkpoint, or contains other types.
     """
     path = osp.expanduser(str(path))
     with contextlib.ExitStack() as stack:
@@ -59,17 +53,12 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
 
 def _read(path: str, map_location: Any) -> Any:
     with open(path, 'rb') as file:
-        start = file.read(len(_TORCH_LEGACY))
-    if start[8:9] == b'{':  # the length of a JSON header precedes it
+        start = file.read(9)
+    if start[8:] == b'{':  # the length of a JSON header precedes it
         return _read_safetensors(path, map_location)
-    if start.startswith(b'\x80') and start != _TORCH_LEGACY:
-        with open(path, 'rb') as file:
-            content = ArraysUnpickler(file).load()
-        if content != _TORCH_MAGIC:
-            return built(content)
     if start.startswith(b'PK'):
         _check_archive(path)
-    if _torch_can_be_told_of_types():
+    if _torch_has_allowlist():
         with torch.serialization.safe_globals(RUNS):
             return torch.load(path, map_location=map_location, weights_only=True)
     return built(
@@ -79,8 +68,8 @@ def _read(path: str, map_location: Any) -> Any:
     )
 
 
-def _torch_can_be_told_of_types() -> bool:
-    """Whether torch's guard takes a list of types in which one may stand in for another."""
+def _torch_has_allowlist() -> bool:
+    """Return True if torch's unpickler takes types under the names of others."""
     return tuple(int(part) for part in torch.__version__.split('.')[:2]) >= (2, 6)
 
 
@@ -98,19 +87,18 @@ def _read_safetensors(path: str, map_location: Any) -> Any:
 
 
 def _check_archive(path: str) -> None:
-    """Look at a zip file before torch does.
+    """Check a zip file before torch reads it.
 
     Raises:
-        CheckpointError: it would unpack to more than it is long, though torch.save compresses
-            nothing; or it is a TorchScript program, which torch would run.
+        CheckpointError: it is compressed, which torch.save never does, or it is a TorchScript
+            program, which torch would execute.
     """
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
         names = archive.namelist()
     if any(name.rpartition('/')[2] == 'constants.pkl' for name in names):
         raise CheckpointError(
-            'is refused: it is a TorchScript program; save the state dict of the model it was '
-            'made from'
+            'is refused: it is a TorchScript program; save the state dict of its model'
         )
     if unpacked > osp.getsize(path):
         raise CheckpointError(
@@ -122,7 +110,7 @@ def _check_archive(path: str) -> None:
 def _unreadable(reason: str) -> str:
     return (
         'cannot be read as a checkpoint: it is empty, truncated or not what torch.save '
-        f'writes; fetch or save it again ({reason})'
+        f'writes; download or save it again ({reason})'
     )
 
 
@@ -133,7 +121,6 @@ def _refusal(error: str) -> str:
         return _unreadable(reason)
     name = next(filter(None, blocked.groups()))
     return (
-        f'is refused: it would build a {name}, and only tensors, plain containers and what '
-        'programs of training log are read; save its state dict alone, where the file comes '
-        'from and is trusted: torch.save(model.state_dict(), PATH)'
+        f'is refused: it would build a {name}, which is not on the allowlist; if you trust the '
+        'file, save only its state dict where it comes from: torch.save(model.state_dict(), PATH)'
     )

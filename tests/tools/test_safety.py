@@ -81,7 +81,7 @@ def with_arrays(content):
 @pytest.fixture(params=['guard of torch', 'guard for torch before 2.6'])
 def guard(request, monkeypatch):
     if request.param != 'guard of torch':
-        monkeypatch.setattr(reading, '_torch_can_be_told_of_types', lambda: False)
+        monkeypatch.setattr(reading, '_torch_has_allowlist', lambda: False)
 
 
 @pytest.mark.parametrize('container', containers(None))
