@@ -1,4 +1,4 @@
-"""What a run builds: its runner, its network without memory or random numbers, types by name."""
+"""Build the runner of a run, its network without memory, and find types by name."""
 
 import copy
 import sys
@@ -58,20 +58,20 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
 
 
 def check_model(cfg: Config) -> nn.Module:
-    """Make sure that the model of a config can be built, before anything is written.
+    """Build the model of a config, before anything is written.
 
     Returns:
-        The model, on the meta device where it can be built there, in training mode.
+        The model in training mode, on the meta device if it can be built there.
 
     Raises:
-        UsageError: it cannot; the message is the first line of what its constructor says.
+        UsageError: it cannot be built; the message is the first line of the error.
     """
     scope = cfg.get('default_scope') or 'mmengine'
     with DefaultScope.overwrite_default_scope(scope):
         try:
             with torch.device('meta'):
                 return _built(cfg)
-        except Exception:  # a network that computes with values while it is built, or a fault
+        except Exception:  # a network that computes while it is built, or an error
             pass
         try:
             return _built(cfg)
@@ -83,12 +83,12 @@ def check_model(cfg: Config) -> nn.Module:
 
 def _built(cfg: Config) -> nn.Module:
     model = MODELS.build(copy.deepcopy(cfg.model))
-    model.train()  # which returns nothing for some of mmdet's backbones
+    model.train()  # it returns None for some backbones of mmdet
     return model
 
 
 def find_type(root: Registry, name: Optional[str]) -> Optional[Callable[..., Any]]:
-    """What a type name stands for in the default scope, as building would have it."""
+    """Return the class of a type name in the default scope."""
     if not isinstance(name, str):
         return None
     with root.switch_scope_and_registry(None) as of_scope:

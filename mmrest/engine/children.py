@@ -1,4 +1,4 @@
-"""Processes that a run forks: they inherit no signal handler and do not outlive it."""
+"""Child processes of a run: they inherit no signal handler and do not outlive it."""
 
 import atexit
 import ctypes
@@ -16,17 +16,16 @@ _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
 
 _parent: Optional[int] = None
-"""Process that forks, if its main thread does: the kernel signals the end of a thread."""
+"""Process that forks, if by its main thread: the kernel signals the end of a thread."""
 
 
 def isolate_children() -> None:
-    """Have every process that this one forks begin with the default SIGTERM and end with it.
+    """Have every child process start with the default SIGTERM and end with its parent.
 
-    A handler of the parent would keep the workers of a ``multiprocessing.Pool`` from being
-    terminated, and workers whose parent is killed would wait for ever on the pipes that their
-    siblings hold open. The kernel kills them on Linux. Workers that load data ignore SIGTERM:
-    torchrun and Slurm send it to all processes of a run, which could not finish its iteration
-    without them.
+    With an inherited handler, ``multiprocessing.Pool`` could not terminate its workers. Workers
+    whose parent was killed would wait forever on pipes that their siblings keep open; on Linux the
+    kernel kills them. Data loading workers ignore SIGTERM: torchrun and Slurm send it to all
+    processes, and without workers a run could not finish its iteration.
     """
     if not wrap_worker_init(begin_worker):
         return
@@ -36,21 +35,21 @@ def isolate_children() -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends; on Linux alone.
+    """Have the kernel kill this process when its parent ends (Linux only).
 
     Args:
-        parent: process number of the parent.
+        parent: process ID of the parent.
     """
     if _LIBC is None:
         return
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it has ended in between
+    if os.getppid() != parent:  # it ended in between
         os._exit(1)
 
 
 @contextmanager
 def held_sigterm() -> Iterator[None]:
-    """Hold SIGTERM back while workers are forked, for them too until they ignore it."""
+    """Block SIGTERM while workers are forked, and in workers until they ignore it."""
     if not hasattr(signal, 'pthread_sigmask'):
         yield
         return
@@ -75,10 +74,10 @@ def _begin_child() -> None:
 
 
 def begin_worker(init: Optional[Callable[..., None]], *args: Any, **kwargs: Any) -> None:
-    """Begin a worker that loads data.
+    """Initialise a data loading worker.
 
     Args:
-        init: what else it begins with; called with the other arguments.
+        init: the loader's own initialisation, called with the other arguments.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if hasattr(signal, 'pthread_sigmask'):
@@ -88,11 +87,11 @@ def begin_worker(init: Optional[Callable[..., None]], *args: Any, **kwargs: Any)
 
 
 def _end_workers() -> None:
-    """End the workers that an error has left.
+    """Kill workers that an error left behind.
 
-    multiprocessing would ask them with the signal that they ignore, and wait for ever.
+    multiprocessing would send them the signal that they ignore, and wait forever.
     """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise where one is killed
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise when one is killed
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

@@ -16,15 +16,15 @@ from .errors import UsageError
 PHASES = ('train', 'val', 'test')
 
 TESTED = '_tested.py'
-"""End of the name under which a work dir keeps the config of a test."""
+"""Suffix of the config of a test in a work dir."""
 
 INSTALLED_BY = {
     'mmdet': 'pip install mmdet',
     'mmpretrain': 'pip install mmrest[cls]',
     'mmsegmentation': 'pip install mmsegmentation ftfy regex',
-    'torchvision': 'pip install the release of it that belongs to your torch',
+    'torchvision': 'install the release for your torch',
 }
-"""How to install what mmrest itself does not need, and some configs do."""
+"""How to install packages that some configs need."""
 
 RUN_KEYS = inspect.signature(Runner).parameters.keys() - {'cfg'} | {
     'activation_checkpointing',
@@ -39,7 +39,7 @@ RUN_KEYS = inspect.signature(Runner).parameters.keys() - {'cfg'} | {
     'tta_model',
     'tta_pipeline',
 }
-"""Top-level keys that something reads, whether or not a config file holds them."""
+"""Top-level keys that are read, whether or not a config defines them."""
 
 
 def load_config(
@@ -49,13 +49,12 @@ def load_config(
 
     Args:
         path: a config file, or the name of a shipped config.
-        cfg_options: values to replace, by dotted key; they come last.
-        data_root: folder that replaces what the config calls ``data_root``, wherever a path
-            begins with it.
+        cfg_options: values that override those of the config, by dotted key.
+        data_root: folder that replaces the config's ``data_root``, in every path below it.
 
     Raises:
-        UsageError: the file does not exist or cannot be read, a value does not fit, or
-            `data_root` has nothing to replace.
+        UsageError: the config is not found or cannot be read, a value does not fit, or there is no
+            single ``data_root`` to replace.
     """
     if osp.isdir(path):
         raise UsageError(f'config {path} is a directory; pass a config file')
@@ -68,10 +67,10 @@ def load_config(
         path = str(shipped)
     try:
         cfg = Config.fromfile(path)
-    except Exception as error:  # a config is a program: it can fail in any way
+    except Exception as error:  # a config is Python: it can fail in any way
         raise UsageError(f'config {path} {_unreadable(error)}') from error
     if 'model' not in cfg:
-        raise UsageError(f'config {path} defines no model; give the config of a run')
+        raise UsageError(f'config {path} defines no model; pass the config of a run')
     if data_root is not None:
         _replace_data_root(cfg, data_root)
     for key, value in (cfg_options or {}).items():
@@ -87,9 +86,9 @@ def load_config(
 
 
 def _unreadable(error: Exception) -> str:
-    """What keeps a config from being read; of packages that it needs, how to install them."""
+    """Return why a config cannot be read; for missing packages, how to install them."""
     while isinstance(error, ImportError) and (error.__cause__ or error.__context__):
-        error = error.__cause__ or error.__context__  # mmengine's own lists the path of Python
+        error = error.__cause__ or error.__context__  # mmengine's own error lists sys.path
     missing = re.match(r"No module named '(\w+)|(\w+) is not installed", str(error))
     name = missing and (missing.group(1) or missing.group(2))
     if name in INSTALLED_BY:
@@ -98,11 +97,11 @@ def _unreadable(error: Exception) -> str:
 
 
 def _check_key(key: str, value: Any, cfg: Config) -> None:
-    """Refuse what no part of a run would read: mmengine takes any key."""
+    """Refuse keys that no part of a run would read; mmengine takes any key."""
     if key.rpartition('.')[2] == 'pretrained' and value is not None:
         raise UsageError(
             f'--cfg-options {key}={value} would be ignored: tools/train.py --pretrained {value} '
-            'begins from weights of the backbone, load_from=PATH from those of a whole model'
+            'initialises the backbone, load_from=PATH a full model'
         )
     name = key.partition('.')[0]
     known = RUN_KEYS | cfg.keys()
@@ -113,13 +112,13 @@ def _check_key(key: str, value: Any, cfg: Config) -> None:
 
 
 def _check_kind(key: str, value: Any, cfg: Config) -> None:
-    """Refuse the list that a comma in a path makes."""
+    """Refuse a list that a comma in a path makes."""
     before: Any = cfg
     for part in key.split('.'):
         before = before.get(part) if isinstance(before, (dict, Config)) else None
     paths = ('work_dir', 'load_from', 'data_root')
     name = key.rpartition('.')[2]
-    is_string = isinstance(before, str) and name != 'ann_file'  # which the pre-flight explains
+    is_string = isinstance(before, str) and name != 'ann_file'  # the pre-flight explains that
     if (is_string or name in paths) and isinstance(value, list):
         raise UsageError(
             f'--cfg-options {key} is the list {value}, where one string belongs; put a string '
@@ -128,7 +127,7 @@ def _check_kind(key: str, value: Any, cfg: Config) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Type and first line of an error, for a message of one line; of none, the line of code."""
+    """Return type and first line of an error, or the line of code if it has no message."""
     if not str(error).strip() and error.__traceback__ is not None:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return f'{type(error).__name__}: {frame.line} ({frame.name})'
@@ -143,7 +142,7 @@ def _replace_data_root(cfg: Config, data_root: str) -> None:
             roots.update(d.get('data_root') for _, d in dicts(cfg.get(part), part))
     roots = {root.rstrip('/') for root in roots if isinstance(root, str) and root}
     if len(roots) != 1:
-        found = f'these are several: {", ".join(sorted(roots))}' if roots else 'there is none'
+        found = f'there are several: {", ".join(sorted(roots))}' if roots else 'there is none'
         raise UsageError(
             f'--data-root replaces the data_root of a config, but in this one {found}; set the '
             'paths with --cfg-options'
@@ -155,7 +154,7 @@ def _replace_data_root(cfg: Config, data_root: str) -> None:
 
 
 def _with_root(node: Any, old: str, new: str) -> Any:
-    """A config node in which every path below the folder `old` is below `new`."""
+    """Return a config node with every path below `old` moved below `new`."""
     if isinstance(node, str) and (node + '/').startswith(old + '/'):
         return new.rstrip('/') + node[len(old) :]
     if isinstance(node, dict):
@@ -166,7 +165,7 @@ def _with_root(node: Any, old: str, new: str) -> Any:
 
 
 def without_sync_bn(cfg: Config) -> int:
-    """Turn SyncBN into BN in the model of a config; returns how many there were."""
+    """Replace SyncBN by BN in the model of a config, and return how many there were."""
     norms = [
         part
         for _, part in dicts(cfg.model, 'model')
@@ -196,17 +195,17 @@ def make_resumable(cfg: Config) -> None:
 
 
 def is_classifier(cfg: Config) -> bool:
-    """Whether a config is one of mmpretrain."""
+    """Return True for a config of mmpretrain."""
     return cfg.get('default_scope') == 'mmpretrain'
 
 
 def type_name(part: dict) -> Optional[str]:
-    """Name of a type that is given by name, or as a class."""
+    """Return the name of a type that is given by name or as a class."""
     return getattr(part.get('type'), '__name__', part.get('type'))
 
 
 def dicts(node: Any, where: str) -> Iterator[Tuple[str, dict]]:
-    """Every dict of nested dicts and lists, with its dotted key."""
+    """Yield every dict of nested dicts and lists, with its dotted key."""
     if isinstance(node, dict):
         yield where, node
         for key, value in node.items():
@@ -217,17 +216,14 @@ def dicts(node: Any, where: str) -> Iterator[Tuple[str, dict]]:
 
 
 OF_CLASSES = {'bbox_head', 'mask_head', 'decode_head', 'auxiliary_head', 'head'}
-"""Heads whose num_classes is the length of the class list.
-
-Those of panoptic segmentation, and of extra supervision, count something else.
-"""
+"""Heads whose num_classes is the number of classes; others count something else."""
 
 
 def heads(cfg: Config) -> Iterator[Tuple[str, int]]:
-    """The heads of a network that predict classes, by dotted key, and how many they do."""
+    """Yield the heads that predict classes, by dotted key, with their number of classes."""
     for head, part in dicts(cfg.model, 'model'):
         predicted = part.get('num_classes')
-        # An RPN tells objects from background, and a head of STDC what is a boundary.
+        # An RPN predicts objectness, and an auxiliary head of STDC boundaries.
         others = 'rpn' in head or type_name(part) == 'STDCHead'
         of_classes = OF_CLASSES & set(head.split('.')[-2:])
         if of_classes and isinstance(predicted, int) and not others:

@@ -1,4 +1,4 @@
-"""Devices that are there."""
+"""Available devices."""
 
 from typing import Union
 
@@ -9,18 +9,16 @@ from .errors import UsageError
 
 
 def usable_device(name: Union[str, torch.device]) -> torch.device:
-    """A device that can compute.
+    """Return a device that can compute.
 
     Raises:
-        UsageError: torch knows no such device, it is not there, or it holds no values.
+        UsageError: torch does not support the device, or it is not available.
     """
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except Exception as error:  # of the backend of a device
-        raise UsageError(
-            f'device {name} cannot be used: {first_line(error)}; cpu always can'
-        ) from error
+        raise UsageError(f'device {name} cannot be used: {first_line(error)}; use cpu') from error
     if device.type == 'meta':
-        raise UsageError('device meta cannot be used: it holds no values; cpu always can')
+        raise UsageError('device meta cannot be used: it holds no values; use cpu')
     return device

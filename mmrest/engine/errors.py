@@ -1,9 +1,9 @@
-"""Errors that are meant for the person at the command line."""
+"""Errors for the user of a command."""
 
 
 class UsageError(Exception):
-    """What was asked for cannot be done; one line names the culprit and what to do."""
+    """User-facing error with a one-line message: cause and fix."""
 
 
 class Interrupted(BaseException):
-    """The run was asked to stop and has saved what it had; no handler of errors is to catch it."""
+    """A preempted run that has saved its state; no error handler should catch it."""

@@ -1,4 +1,4 @@
-"""A run that diverges ends instead of training on what is no number."""
+"""Stop training when the loss becomes NaN or Inf."""
 
 from typing import Optional, Tuple
 
@@ -13,23 +13,23 @@ from .errors import UsageError
 
 @HOOKS.register_module()
 class InvalidLossHook(Hook):
-    """Ends a run whose loss was infinite or not a number, before a checkpoint of it is saved.
+    """Stops a run whose loss became NaN or Inf, before a checkpoint of it is saved.
 
-    Every loss is looked at on its device. To ask for the outcome waits for the device, so that is
-    done in intervals, before a checkpoint or an evaluation, and at the end.
+    Every loss is checked on its device. Reading the result synchronises with the device, so that
+    is done at intervals, before a checkpoint or an evaluation, and at the end.
 
     Args:
-        interval: iterations between two questions.
+        interval: iterations between two synchronisations.
     """
 
-    # After LoggerHook, so that the parts of the loss stand in the log, and before CheckpointHook,
-    # which must not put a broken model in the place of a good one.
+    # After LoggerHook, so that the parts of the loss are logged, and before CheckpointHook, which
+    # must not replace a good model by a broken one.
     priority = 'LOW'
 
     def __init__(self, interval: int = 50) -> None:
         self.interval = interval
         self._first: Optional[Tuple[Tensor, Tensor]] = None
-        """The first loss that was invalid, or else the last one, and its iteration."""
+        """First invalid loss, or else the last one, and its iteration."""
 
     def after_train_iter(
         self,
@@ -38,10 +38,10 @@ class InvalidLossHook(Hook):
         data_batch: Optional[dict] = None,
         outputs: Optional[dict] = None,
     ) -> None:
-        """Look at the loss.
+        """Check the loss.
 
         Raises:
-            UsageError: one was infinite or not a number.
+            UsageError: a loss was NaN or Inf.
         """
         loss = outputs['loss'].detach()
         now = loss, torch.full_like(loss, runner.iter + 1, dtype=torch.int64)
@@ -68,7 +68,7 @@ class InvalidLossHook(Hook):
             return
         loss, iteration = (value.item() for value in self._first)
         raise UsageError(
-            f'the loss is {loss} after iteration {iteration}; go on from the last good '
+            f'the loss is {loss} after iteration {iteration}; resume from the last good '
             'checkpoint (--resume PATH) with a lower optim_wrapper.optimizer.lr, a longer '
             'warm-up, optim_wrapper.clip_grad=dict(max_norm=1), or without --amp'
         )

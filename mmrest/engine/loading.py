@@ -1,4 +1,4 @@
-"""Training data that can be gone on with in the middle, the same for any number of workers."""
+"""Resumable data loading, independent of the number of workers."""
 
 import itertools
 from functools import partial
@@ -11,20 +11,20 @@ from .randomness import kept_random_states, seeded
 
 
 class Draw(NamedTuple):
-    """What a sampler gives for a sample, and the pass over the data in which it does."""
+    """Index of a sample and the epoch in which it is drawn."""
 
     index: Any
     epoch: int
 
 
 class SeededDataset(Dataset):
-    """Has the random numbers of a sample depend on seed, epoch and index alone.
+    """Dataset whose random numbers depend only on seed, epoch and index.
 
-    Which worker loads it, and what was loaded before, does not matter then. Everything else is
-    the inner data set's.
+    It does not matter which worker loads a sample, or what was loaded before. Everything else is
+    the inner dataset's.
 
     Args:
-        dataset: the data set.
+        dataset: the inner dataset.
         seed: of the run.
     """
 
@@ -36,53 +36,53 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> Any:
-        # Samplers of videos give the number of a frame too.
+        # Samplers of videos give the number of a frame, too.
         numbers = draw.index if isinstance(draw.index, (tuple, list)) else [draw.index]
         with seeded(self.seed, draw.epoch, *map(int, numbers)):
             return self.dataset[draw.index]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith('__') or name == 'dataset':  # which a pickle does not hold yet
+        if name.startswith('__') or name == 'dataset':  # not unpickled yet
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ('dataset', 'seed'):
             super().__setattr__(name, value)
-        else:  # such as the pipeline, which hooks exchange
+        else:  # such as the pipeline, which hooks replace
             setattr(self.dataset, name, value)
 
 
 class ResumableBatchSampler(Sampler):
-    """Batches of :class:`Draw`, from any batch on.
+    """Batch sampler of :class:`Draw` that starts at any batch.
 
     Args:
-        batch_sampler: gives the batches of indices.
+        batch_sampler: gives batches of indices.
     """
 
     def __init__(self, batch_sampler: Sampler) -> None:
         self.batch_sampler = batch_sampler
         self.skip = 0
-        """Batches that the next pass leaves out; their samples are not loaded."""
+        """Batches that the next epoch skips without loading them."""
 
     @property
     def sampler(self) -> Sampler:
-        """What gives the indices, and is told of the epoch."""
+        """Sampler of the indices, whose epoch is set."""
         return self.batch_sampler.sampler
 
     @property
     def is_endless(self) -> bool:
-        """Whether it goes on after a pass over the data, as mmengine's InfiniteSampler does."""
+        """Return True for a sampler such as mmengine's InfiniteSampler."""
         return hasattr(self.sampler, 'set_epoch') and not hasattr(self.sampler, 'epoch')
 
     @property
     def batch_size(self) -> int:
-        """Samples of a batch."""
+        """Samples per batch."""
         return self.batch_sampler.batch_size
 
     @property
     def drop_last(self) -> bool:
-        """Whether a last batch of fewer samples is left out."""
+        """Return True if an incomplete last batch is dropped."""
         return self.batch_sampler.drop_last
 
     def __len__(self) -> int:
@@ -103,12 +103,12 @@ class ResumableBatchSampler(Sampler):
 
 
 class ResumableLoader(DataLoader):
-    """A loader like another one, whose samples are seeded and which begins at any batch.
+    """Copy of a loader with seeded samples that starts at any batch.
 
-    To iterate draws no random number of the main process.
+    Iterating draws no random number in the main process.
 
     Args:
-        loader: the other one.
+        loader: the loader to copy.
         seed: of the run.
     """
 
@@ -133,7 +133,7 @@ class ResumableLoader(DataLoader):
 
     @property
     def seeds(self) -> Tuple[int, Optional[int]]:
-        """The seeds of what is drawn for a sample and of the order of the samples."""
+        """Seeds of the samples' random numbers and of their order."""
         return self.dataset.seed, getattr(self.batch_sampler.sampler, 'seed', None)
 
     @seeds.setter
@@ -143,15 +143,15 @@ class ResumableLoader(DataLoader):
             self.batch_sampler.sampler.seed = of_order
 
     def __iter__(self) -> Iterator[Any]:
-        # A generator, so that no worker starts before the first batch is asked for.
+        # A generator, so that no worker starts before the first batch is requested.
         with kept_random_states(), held_sigterm():
             batches = super().__iter__()
         yield from batches
 
     def close(self) -> None:
-        """End the workers that persist.
+        """Shut down persistent workers.
 
-        Python's collector of cycles ends their queues first, and torch then waits five seconds
-        for each worker.
+        The garbage collector would close their queues first, and torch then waits five seconds per
+        worker.
         """
         self._iterator = None

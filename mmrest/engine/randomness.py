@@ -1,4 +1,4 @@
-"""Random states: kept over what must not move them, and set for what must be the same again."""
+"""Random states: save, restore, and seed temporarily."""
 
 import random
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ RandomStates = Dict[str, Any]
 
 
 def random_states() -> RandomStates:
-    """States of Python's, numpy's and torch's generators, in types that a checkpoint may hold."""
+    """Return the states of all generators, in types that checkpoints support."""
     states = dict(
         python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state()
     )
@@ -21,7 +21,7 @@ def random_states() -> RandomStates:
 
 
 def set_random_states(states: RandomStates) -> None:
-    """Set what :func:`random_states` returned."""
+    """Restore what :func:`random_states` returned."""
     random.setstate(states['python'])
     np.random.set_state(states['numpy'])
     torch.set_rng_state(states['torch'].cpu())
@@ -31,7 +31,7 @@ def set_random_states(states: RandomStates) -> None:
 
 @contextmanager
 def kept_random_states() -> Iterator[None]:
-    """Have what follows go on as if nothing had been drawn here."""
+    """Restore the random states at the end of the context."""
     states = random_states()
     try:
         yield
@@ -41,9 +41,7 @@ def kept_random_states() -> Iterator[None]:
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Have what is drawn here depend on some numbers alone, and leave no trace.
-
-    It seeds the generators of the CPU, which data pipelines draw from.
+    """Seed the generators of the CPU, which data pipelines use, and restore them at the end.
 
     Args:
         numbers: not negative.

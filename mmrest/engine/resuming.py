@@ -1,4 +1,4 @@
-"""Resume a run whose config has another schedule, learning rate or decay than its checkpoint."""
+"""Resume with another schedule, learning rate or weight decay than the checkpoint's."""
 
 import logging
 import warnings
@@ -10,6 +10,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..checkpoint import CheckpointError
+from .compat import loaded_from
 
 _PROGRESS = {
     'last_step',
@@ -19,10 +20,10 @@ _PROGRESS = {
     'base_values',
     'num_bad_epochs',
 }
-"""What of a scheduler's state says how far it has come, rather than what it was asked for."""
+"""Progress in the state of a scheduler; the rest are its settings."""
 
 _KINDS = ('betas', 'momentum', 'rho', 'lr_decay', 'alpha')
-"""Entries of a parameter group that tell optimizers apart."""
+"""Entries of a parameter group that distinguish optimizers."""
 
 _HYPERPARAMETERS = (
     'initial_lr',
@@ -37,27 +38,27 @@ _HYPERPARAMETERS = (
 
 
 class ScheduleHook(Hook):
-    """Has a resumed run follow its config where that asks for something else than before.
+    """Makes a resumed run follow its config if that differs from the checkpoint.
 
-    mmengine restores the schedule of the checkpoint whole: a longer one would go on at a learning
-    rate of 0, and other milestones, rates or decays would be ignored in silence. Weights and the
-    moments of the optimizer stay the checkpoint's. What is changed is logged.
+    mmengine restores the schedule of the checkpoint: a longer run would continue at a learning
+    rate of 0, and changed milestones, rates or decays would be silently ignored. Weights and the
+    state of the optimizer are the checkpoint's. Changes are logged.
     """
 
-    priority = 'VERY_LOW'  # after the weights have been found to fit
+    priority = 'VERY_LOW'  # after the weights were found to fit
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Replace what the checkpoint says of optimizer and schedule by what the config asks for.
+        """Replace the settings of optimizer and schedule in the checkpoint by the config's.
 
         Raises:
-            CheckpointError: its optimizer is another one, or has other parameter groups.
+            CheckpointError: the optimizer differs, or its parameter groups do.
         """
         wrapper, saved = runner.optim_wrapper, checkpoint.get('optimizer')
         meta = checkpoint.get('meta') or {}
         self._say_what_is_left(runner, meta)
         if not isinstance(wrapper, OptimWrapper) or 'param_groups' not in (saved or {}):
             return
-        source = str(runner._load_from)
+        source = loaded_from(runner)
         now = wrapper.state_dict()
         _check_same_kind(source, saved, now)
         changes = _differences(saved['param_groups'], now['param_groups'])
@@ -79,9 +80,9 @@ class ScheduleHook(Hook):
             saved['base_param_settings'] = now['base_param_settings']
         rate = now['param_groups'][0]['lr']
         print_log(
-            f'the config asks for something else than {source} was trained with, and is followed: '
-            f'{"; ".join(changes)}. The learning rate goes on at {rate:.3g}; weights and the '
-            'state of the optimizer are those of the checkpoint',
+            f'the config differs from {source}, and is followed: {"; ".join(changes)}; the '
+            f'learning rate continues at {rate:.3g}, with the weights and optimizer state of the '
+            'checkpoint',
             'current',
             logging.WARNING,
         )
@@ -95,26 +96,26 @@ class ScheduleHook(Hook):
         if done >= whole:
             unit = 'epochs' if by_epoch else 'iterations'
             print_log(
-                f'nothing is left to do: the checkpoint stands at {done} of {whole} {unit}; to '
-                f'train longer, set train_cfg.max_{unit if by_epoch else "iters"}',
+                f'nothing to do: the checkpoint is at {done} of {whole} {unit}; to train longer, '
+                f'set train_cfg.max_{unit if by_epoch else "iters"}',
                 'current',
                 logging.WARNING,
             )
 
     @staticmethod
     def _replay(runner: Runner, schedulers: List[Any], meta: Dict[str, Any]) -> None:
-        """Bring schedulers that have just been built to where the checkpoint stands."""
+        """Step new schedulers to the iteration of the checkpoint."""
         if any(getattr(scheduler, 'need_val_args', False) for scheduler in schedulers):
             raise CheckpointError(
-                'the schedule of the config is not that of the checkpoint, and depends on '
-                'evaluations; resume with the schedule of the checkpoint, or initialise from its '
-                'weights: --cfg-options load_from=PATH'
+                'the schedule of the config differs from the checkpoint and needs evaluations; '
+                'resume with the schedule of the checkpoint, or initialise from its weights: '
+                '--cfg-options load_from=PATH'
             )
         done, epochs = meta.get('iter', 0), meta.get('epoch', 0)
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         each = done // epochs if by_epoch and epochs else len(runner.train_dataloader)
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # no step of the optimizer goes before these
+            warnings.simplefilter('ignore')  # the optimizer makes no steps here
             for iteration in range(1, done + 1):
                 for scheduler in schedulers:
                     if not scheduler.by_epoch:
@@ -138,14 +139,14 @@ def _check_same_kind(source: str, saved: Dict[str, Any], now: Dict[str, Any]) ->
     kinds = [sorted(k for k in _KINDS if k in of[0]) for of in (before, groups) if of]
     if len(kinds) == 2 and kinds[0] != kinds[1]:
         raise CheckpointError(
-            f'{source} holds the state of an optimizer with {", ".join(kinds[0])}, and the config '
-            f'asks for one with {", ".join(kinds[1])}; {remedy}'
+            f'{source} contains the state of an optimizer with {", ".join(kinds[0])}, but the '
+            f'config has one with {", ".join(kinds[1])}; {remedy}'
         )
     sizes = [[len(group['params']) for group in of] for of in (before, groups)]
     if sizes[0] != sizes[1]:
         raise CheckpointError(
-            f'{source} holds the state of an optimizer with {len(before)} groups of '
-            f'{sum(sizes[0])} parameters, and the config makes {len(groups)} groups of '
+            f'{source} contains the state of an optimizer with {len(before)} groups of '
+            f'{sum(sizes[0])} parameters, but the config has {len(groups)} groups of '
             f'{sum(sizes[1])} (paramwise_cfg, frozen_stages or the network differ); {remedy}'
         )
 

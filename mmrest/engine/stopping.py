@@ -1,4 +1,4 @@
-"""A cluster's request to stop, which a run grants at the end of an iteration."""
+"""Graceful SIGTERM handling: finish the iteration, save, exit."""
 
 import signal
 import threading
@@ -11,14 +11,14 @@ from mmengine.dist import all_reduce, get_world_size
 from .children import isolate_children
 
 STOPPED = 75
-"""Exit status of a run that was asked to stop and has saved what it had (EX_TEMPFAIL)."""
+"""Exit status of a preempted run that has saved its state (EX_TEMPFAIL)."""
 
 _INTERVAL = 10
-"""Iterations between two times that the processes of a run tell one another."""
+"""Iterations between two exchanges among the ranks of a run."""
 
 
 class StopRequest:
-    """Listens for SIGTERM while it is entered; a second one ends the process as ever."""
+    """Context that catches SIGTERM; a second one ends the process as usual."""
 
     def __init__(self) -> None:
         self._asked = False
@@ -27,7 +27,7 @@ class StopRequest:
 
     def __enter__(self) -> 'StopRequest':
         isolate_children()
-        # Only the main thread may listen; a run in another one is left as it is.
+        # Only the main thread may set handlers; a run in another one is left alone.
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._listen)
         return self
@@ -46,7 +46,7 @@ class StopRequest:
         signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
 
     def asked(self) -> bool:
-        """Whether one of the processes was asked to stop; all call this as often."""
+        """Return True if any rank was asked to stop; all ranks call this equally often."""
         if get_world_size() == 1:
             return self._asked
         self._calls += 1
@@ -57,5 +57,5 @@ class StopRequest:
         return bool(anywhere)
 
     def asked_here(self) -> bool:
-        """Whether this process was asked to stop, and is the only one of its run."""
+        """Return True if this process was asked to stop and is the only one of its run."""
         return self._asked and get_world_size() == 1

@@ -1,4 +1,4 @@
-"""Test-time augmentation, as a config says it."""
+"""Test-time augmentation of a config."""
 
 from mmengine.config import Config
 
@@ -7,25 +7,25 @@ from .errors import UsageError
 
 
 def check_tta(cfg: Config) -> None:
-    """Make sure that a config says how to augment, and can be augmented.
+    """Make sure that a config supports test-time augmentation.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: it does not.
     """
     if any(part.get('mask_head') for _, part in dicts(cfg.model, 'model')):
-        raise UsageError('mmdet offers no test-time augmentation (tta) for masks; leave it out')
+        raise UsageError('mmdet does not support test-time augmentation (TTA) of masks; drop it')
     if cfg.get('tta_model') is None or cfg.get('tta_pipeline') is None:
-        example = 'configs/_base_/runtimes/detection.py shows how they look'
+        example = 'see configs/_base_/runtimes/detection.py'
         if is_classifier(cfg):
-            example = 'AverageClsScoreTTA of mmpretrain is a tta_model for classifiers'
+            example = 'for classifiers, tta_model is AverageClsScoreTTA of mmpretrain'
         raise UsageError(
-            f'test-time augmentation (tta) needs tta_model and tta_pipeline in {cfg.filename}; '
+            f'test-time augmentation (TTA) needs tta_model and tta_pipeline in {cfg.filename}; '
             f'{example}'
         )
     if 'pipeline' not in cfg.test_dataloader.dataset:
         raise UsageError(
-            'test-time augmentation (tta) replaces test_dataloader.dataset.pipeline, which a '
-            f'{type_name(cfg.test_dataloader.dataset)} does not have; give one data set'
+            'test-time augmentation (TTA) replaces test_dataloader.dataset.pipeline, which a '
+            f'{type_name(cfg.test_dataloader.dataset)} does not have; use a single dataset'
         )
 
 

@@ -202,7 +202,7 @@ def test_arrays_of_another_kind(folder, array):
     ('det', dict(device='cuda:99'), UsageError, 'device cuda:99 cannot be used'),
     ('det', dict(device='gpu'), UsageError, 'device gpu cannot be used'),
     ('det', dict(device='meta'), UsageError, 'device meta cannot be used: it holds no values'),
-    ('det', dict(tta=True), UsageError, '^mmdet offers no test-time augmentation'),
+    ('det', dict(tta=True), UsageError, '^mmdet does not support test-time augmentation'),
     ('det', dict(cfg_options={'model.roi_head.bbox_head.num_classes': 4,
                               'model.roi_head.mask_head.num_classes': 4}),
      CheckpointError, 'of another shape'),

@@ -78,7 +78,7 @@ def test_data_root_that_replaces_nothing_or_too_much(path):
     path.write_text(
         "train_dataloader = [dict(data_root='one/'), dict(data_root='two')]\nmodel = dict()"
     )
-    with pytest.raises(UsageError, match='these are several: one, two'):
+    with pytest.raises(UsageError, match='there are several: one, two'):
         load_config(str(path), data_root='x')
 
 

@@ -70,7 +70,7 @@ def log_of(runner, folder):
 def test_what_is_said_of_changes(tmp_path, schedule, said):
     run(tmp_path, 8, (LONGER,))
     _, runner = run(tmp_path, 8, schedule, str(tmp_path / 'epoch_4.pth'))
-    assert ('the config asks for something else' in log_of(runner, tmp_path)) is said
+    assert ('the config differs from' in log_of(runner, tmp_path)) is said
 
 
 def test_nothing_that_is_left(tmp_path):
@@ -78,7 +78,7 @@ def test_nothing_that_is_left(tmp_path):
     rates, runner = run(tmp_path, 4, resume=str(tmp_path / 'epoch_4.pth'))
     assert not rates
     log = log_of(runner, tmp_path)
-    assert 'nothing is left to do: the checkpoint stands at 4 of 4 epochs' in log
+    assert 'nothing to do: the checkpoint is at 4 of 4 epochs' in log
 
 
 @pytest.mark.parametrize(

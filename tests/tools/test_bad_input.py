@@ -95,7 +95,7 @@ CASES = {
     'part of a config': (
         'train',
         [str(ROOT / 'configs/_base_/backbones/rmt_s.py')],
-        'rmt_s.py defines no model; give the config of a run',
+        'rmt_s.py defines no model; pass the config of a run',
     ),
     'option beyond a list': (
         'train',
@@ -211,7 +211,7 @@ CASES = {
     'augmentation of masks': (
         'test',
         ['tiny.py', 'tiny.py', '--data-root', 'whole', '--tta'],
-        'mmdet offers no test-time augmentation (tta) for masks; leave it out',
+        'mmdet does not support test-time augmentation (TTA) of masks; drop it',
     ),
     'pair of the benchmark': ('benchmark_zoo', ['tiny.py'], "'tiny.py' is not of the form"),
     'checkpoint of the benchmark': (
@@ -752,7 +752,7 @@ for case, options, message in [
     ('batch size', [*GOOD, '--batch-size', '0'], "'0' is not an integer of at least 1"),
     ('threshold', [*GOOD, '--score-thr', '30'], "'30' is not a number from 0 to 1"),
     ('file as folder', [*GOOD, '--out-dir', 'tiny.py'], 'tiny.py is not a folder'),
-    ('augmented masks', [*GOOD, '--tta'], 'no test-time augmentation (tta) for masks'),
+    ('augmented masks', [*GOOD, '--tta'], 'does not support test-time augmentation'),
     ('nothing to write', [*GOOD, '--no-save-vis', '--no-save-pred'], 'leave nothing to do'),
     ('option', [*GOOD, '--cfg-options', 'modle.x=1'], 'the config has no modle; did you mean'),
 ]:
