@@ -24,7 +24,7 @@ def test_a_run_that_diverges(tmp_path, monkeypatch, by_epoch, bad, interval):
         return outputs
 
     monkeypatch.setattr(type(runner.model), 'forward', diverging)
-    with pytest.raises(UsageError, match=rf'the loss is {bad} after iteration 3; go on from'):
+    with pytest.raises(UsageError, match=rf'the loss is {bad} after iteration 3; resume from'):
         runner.train()
     saved = {path.name for path in tmp_path.glob('*.pth')}
     assert saved == ({'epoch_1.pth'} if by_epoch else {'iter_2.pth'})
