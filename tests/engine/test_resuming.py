@@ -86,7 +86,7 @@ def test_nothing_that_is_left(tmp_path):
     [
         (
             dict(type='SGD', lr=0.1, momentum=0.9),
-            r'with betas, and the config asks for .* momentum',
+            r'with betas, but the config has .* momentum',
         ),
     ],
 )
