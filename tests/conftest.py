@@ -8,9 +8,13 @@ import torch
 from mmengine.logging import MMLogger
 
 from tests.drawn import draw_ade, draw_coco
+from tests.forks import quicken
 
-# Before anything imports Triton, whose kernels run in its interpreter where a test forces them.
+# Before anything imports Triton, whose kernels run in its interpreter if a test forces them.
 os.environ['TRITON_INTERPRET'] = '1'
+
+
+quicken()
 
 
 @pytest.fixture(autouse=True)

@@ -24,8 +24,8 @@ from mmengine.registry import MODELS, DefaultScope
 
 from mmrest.engine.config import without_sync_bn
 from mmrest.models import RMT, ResT
+from tests.cli.test_demo import SMALL
 from tests.tools.runs import ROOT, save_weights, small_clone
-from tests.tools.test_demo import SMALL
 
 PAGES = sorted([ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'docs').rglob('*.md')])
 

@@ -1,52 +1,17 @@
-"""What two processes compute together, and what the configs of their runs come to."""
+"""What the configs of distributed runs come to, on the CPU and under FSDP."""
 
 import pytest
 import torch
 from mmengine.config import Config
-from torch import distributed, multiprocessing
-from torch.nn.parallel import DistributedDataParallel
 
 from mmrest import RMT, ResT
-from mmrest.engine import processes
+from mmrest.engine import processes, sharding
+from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
+from tests.models.networks import tiny
+from tests.tools.runs import ROOT
 
-ARCH = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
-
-
-def gradients_of(family, images, wrap):
-    """Gradients of a mean over the outputs, by name."""
-    torch.manual_seed(0)
-    backbone = family(ARCH, norm_eval=True, drop_path_rate=0.0).double()
-    backbone.train()
-    wrapped = wrap(backbone)
-    # A mean over each map, so that the mean over the processes is that over the whole batch.
-    sum(output.square().mean() for output in wrapped(images)).backward()
-    return {name: p.grad for name, p in backbone.named_parameters()}
-
-
-def half(rank, folder):
-    """One of two processes, with its half of the batch."""
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        'gloo', init_method=f'file://{folder}/meeting', rank=rank, world_size=2
-    )
-    mine = torch.load(folder / 'images.pth')[2 * rank : 2 * rank + 2]
-    found = [gradients_of(family, mine, DistributedDataParallel) for family in (ResT, RMT)]
-    torch.save(found, folder / f'{rank}.pth')
-    distributed.destroy_process_group()
-
-
-def test_gradients_of_two_are_those_of_one(tmp_path):
-    images = torch.randn(4, 3, 64, 96, dtype=torch.float64)
-    torch.save(images, tmp_path / 'images.pth')
-    multiprocessing.spawn(half, (tmp_path,), nprocs=2)
-    whole = [gradients_of(family, images, lambda backbone: backbone) for family in (ResT, RMT)]
-    for rank in range(2):
-        for found, wanted in zip(torch.load(tmp_path / f'{rank}.pth'), whole):
-            assert found.keys() == wanted.keys()
-            for name, gradient in wanted.items():
-                # float32 rounds more than this away.
-                torch.testing.assert_close(found[name], gradient, rtol=1e-6, atol=1e-9, msg=name)
+DDP = dict(type='MMDistributedDataParallel', device_ids=None)
 
 
 def config(**fields):
@@ -56,28 +21,12 @@ def config(**fields):
 @pytest.mark.parametrize(
     'before, after',
     [
-        (
-            {},
-            dict(
-                type='MMDistributedDataParallel',
-                device_ids=None,
-                broadcast_buffers=False,
-                find_unused_parameters=False,
-            ),
-        ),
+        ({}, dict(DDP, broadcast_buffers=False, find_unused_parameters=False)),
         (
             dict(find_unused_parameters=True),
-            dict(
-                type='MMDistributedDataParallel',
-                device_ids=None,
-                broadcast_buffers=False,
-                find_unused_parameters=True,
-            ),
+            dict(DDP, broadcast_buffers=False, find_unused_parameters=True),
         ),
-        (
-            dict(model_wrapper_cfg=dict(static_graph=True)),
-            dict(type='MMDistributedDataParallel', device_ids=None, static_graph=True),
-        ),
+        (dict(model_wrapper_cfg=dict(static_graph=True)), dict(DDP, static_graph=True)),
         (
             dict(model_wrapper_cfg=dict(type='MMSeparateDistributedDataParallel')),
             dict(type='MMSeparateDistributedDataParallel', device_ids=None),
@@ -104,17 +53,6 @@ def test_wrapper_of_strategies_on_the_cpu():
     assert cfg.strategy == dict(type='DeepSpeedStrategy')
 
 
-@pytest.mark.parametrize('launcher, program', [('slurm', 'srun'), ('mpi', 'mpirun')])
-def test_launcher_that_did_not_start(monkeypatch, launcher, program):
-    for variable, _ in processes.LAUNCHERS.values():
-        monkeypatch.delenv(variable, raising=False)
-    with pytest.raises(
-        UsageError, match=f'--launcher {launcher} is for scripts started by {program}'
-    ):
-        processes.check_launcher(launcher)
-    processes.check_launcher('none')
-
-
 def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(processes, 'get_device', lambda: 'cuda')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
@@ -131,3 +69,37 @@ def test_messages_name_their_rank(monkeypatch):
     for rank, prefix in (('0', ''), ('3', '[rank 3] ')):
         monkeypatch.setenv('RANK', rank)
         assert processes.rank_prefix() == prefix
+
+
+def sharded(launcher='pytorch'):
+    cfg = load_config(str(ROOT / 'configs' / 'maskrcnn_rmt_l_3x_fsdp.py'))
+    cfg.launcher = launcher
+    return cfg
+
+
+def test_sharded_config():
+    cfg, plain = sharded(), load_config(str(ROOT / 'configs' / 'maskrcnn_rmt_l_3x.py'))
+    differing = {key for key in cfg if cfg[key] != plain.get(key)}
+    assert differing == {'launcher', 'runner_type', 'strategy'}
+    sharding.check_sharding(cfg)
+    processes.use_cpu_wrapper(cfg)
+    assert cfg.strategy.model_wrapper.device_id == 'cpu'
+    assert cfg.strategy.state_dict_cfg.state_dict_config.offload_to_cpu is False
+    assert Config.fromstring(cfg.pretty_text, '.py').strategy == cfg.strategy  # as it is dumped
+    cfg.optim_wrapper.clip_grad = dict(max_norm=1)
+    with pytest.raises(UsageError, match=r'optim_wrapper\.clip_grad: under FSDP'):
+        sharding.check_sharding(cfg)
+
+
+def test_one_process_shards_nothing():
+    cfg = sharded(launcher='none')
+    sharding.check_sharding(cfg)
+    assert 'strategy' not in cfg and 'runner_type' not in cfg
+
+
+@pytest.mark.parametrize('family', [ResT, RMT])
+def test_blocks_are_the_units_of_sharding(family):
+    backbone = tiny(family)
+    modules = backbone.modules()
+    assert sum(bool(sharding.wrap_blocks(module, False, 0)) for module in modules) == 5
+    assert sharding.wrap_blocks(backbone, True, 0)

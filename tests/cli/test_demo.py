@@ -90,10 +90,3 @@ def test_demo(tmp_path, method, work_dir, metrics):
         assert name in done.stdout
         assert cv2.imread(str(work_dir / name)).std() > 10
     assert (work_dir / 'iter_2.pth').is_file()
-
-
-def test_unknown_method(tmp_path):
-    done = run(ROOT / 'tools' / 'demo.py', 'classification', cwd=tmp_path, check=False)
-    assert done.returncode == 2 and done.stderr.count('\n') == 1
-    assert "invalid choice: 'classification'" in done.stderr
-    assert not list(tmp_path.iterdir())

@@ -1,0 +1,285 @@
+"""Bad input ends every command with one line that names it, and nothing is written.
+
+What the pre-flight finds in data, annotations and configs is in tests/preflight; here are a few of
+its faults, and what each command checks by itself.
+"""
+
+import json
+import os
+import runpy
+import shlex
+import shutil
+import sys
+import zipfile
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.tools.runs import DETECTOR, ROOT, SEGMENTOR, lay_out
+
+TRAIN = 'train tiny.py --data-root coco'
+SET = '--cfg-options'
+VAL_CLASSES = 'val_dataloader.dataset.metainfo.classes'
+REPORT = 'report logged --config tiny.py'
+INFER = 'infer tiny.py tiny.pth'
+IMAGE = '--image coco/train2017/000000000001.jpg'
+ATTENTION = f'visualize attention tiny.py {IMAGE}'
+
+CASES = {
+    # Configs, and what the command line changes in them.
+    'train absent.py': 'config absent.py not found',
+    'train coco': 'config coco is a directory',
+    'train broken.py': 'config broken.py cannot be read: SyntaxError',
+    'train notes.txt': 'config notes.txt cannot be read: ',
+    'train part.py': 'part.py defines no model',
+    f'train tiny.py {SET} batch_size': "'batch_size' is not of the form KEY=VALUE",
+    f'train tiny.py {SET} param_scheduler.7.end=3': 'param_scheduler.7.end=3 does not fit',
+    f'train tiny.py {SET} optim_wraper.optimizer.lr=1': 'did you mean optim_wrapper?',
+    f'train tiny.py {SET} model.pretrained=x.pth': 'tools/train.py --pretrained x.pth',
+    f"train tiny.py {SET} \"custom_hooks=[{{'type': 'X']\"": 'is no dict or list of dicts',
+    'train tiny.py --amps': 'unrecognized arguments: --amps',
+    'train tiny.py --amp-dtype bfloat16': '--amp-dtype bfloat16 is for --amp',
+    # What the parts of a run need.
+    'train tiny.py --data-root absent': '(train_dataloader.dataset.data_root) absent/',
+    'train tiny.py --data-root no_json': 'no_json/annotations/instances_train2017.json',
+    'train tiny.py --data-root no_val': '(val_dataloader.dataset.data_prefix.img) no_val/val2017/',
+    'train tiny.py --data-root torn_json': 'is no COCO JSON (JSONDecodeError',
+    f'{TRAIN} --work-dir tiny.py/run': '--work-dir: tiny.py is not a folder',
+    f'{TRAIN} {SET} work_dir=tiny.py/run': 'tiny.py is not a folder',
+    f'{TRAIN} {SET} model.backbone.arch=xl': "ValueError: arch: unknown name 'xl'",
+    f'{TRAIN} {SET} model.backbone.type=RTM': 'cannot be built: KeyError',
+    f'{TRAIN} {SET} {VAL_CLASSES}=person,bicycle,lorry': "class 'lorry' of val_dataloader.dataset",
+    f'{TRAIN} {SET} {VAL_CLASSES}=person,car,bicycle': 'in the order (person, bicycle, car)',
+    'train no_val_classes.py --data-root coco': 'does not have the classes of train_dataloader',
+    f'{TRAIN} --launcher pytorch': '--launcher pytorch is for ',
+    # Weights.
+    f'{TRAIN} --resume absent.pth': 'checkpoint absent.pth ',
+    f'{TRAIN} --resume coco': 'checkpoint coco is not a file',
+    f'{TRAIN} --resume tiny.pth': 'drop --resume',
+    f'{TRAIN} --resume config.pth': 'config.pth for MaskRCNN does not fit',
+    f'{TRAIN} --pretrained absent.pth': '(model.backbone.init_cfg.checkpoint) absent.pth',
+    f'{TRAIN} --pretrained half.pth': ' missing (',
+    f'{TRAIN} --pretrained transposed.pth': '1 of another shape (',
+    f'{TRAIN} --pretrained torn.pth': 'torn.pth cannot be read as a checkpoint',
+    f'{TRAIN} --pretrained tiny.pth {SET} model.backbone.init_cfg.prefix=trunk': "with 'trunk.'",
+    f'{TRAIN} {SET} load_from=other.pth': 'other.pth, backbone.* for RMT does not fit: ',
+    # Tests.
+    'test tiny.py absent.pth --data-root coco': 'checkpoint absent.pth ',
+    'test tiny.py torn.pth --data-root coco': 'torn.pth cannot be read as a checkpoint',
+    'test tiny.py other.pth --data-root coco': 'of another shape',
+    'test tiny.py backbone.pth --data-root coco': '--pretrained PATH',
+    f'test tiny.py tiny.pth --data-root coco {SET} test_dataloader.shufle=1': 'mean shuffle?',
+    'test tiny.py tiny.pth --data-root coco --tta': 'mdet offers no test-time augmentation',
+    'test tiny.py tiny.pth --data-root coco --show': '--show needs a screen',
+    'test tiny.py tiny.pth --data-root coco --out x.json': '--out x.json: ',
+    'test tiny.py tiny.pth --wait-time 1': '--wait-time is for --show',
+    # Files of weights, converted and published.
+    'convert_checkpoint tiny.pth new/x.bin': 'new/x.bin is neither a .pth nor a .safetensors',
+    'convert_checkpoint tiny.pth': 'give the name of the new file, or --list',
+    'convert_checkpoint half.pth new/x.pth': 'half.pth fits none of the networks',
+    'convert_checkpoint coco new/x.pth': 'checkpoint coco is a directory, not a file',
+    'convert_checkpoint absent.pth new/x.pth': 'checkpoint absent.pth does not exist',
+    'convert_checkpoint notes.txt new/x.pth': 'notes.txt cannot be read as a checkpoint',
+    'convert_checkpoint empty.pth new/x.pth': 'empty.pth cannot be read as a checkpoint',
+    'convert_checkpoint torn.safetensors new/x.pth': 'torn.safetensors cannot be read as a check',
+    'convert_checkpoint bomb.pth new/x.pth': 'bomb.pth is refused: its ',
+    'convert_checkpoint numbers.pth new/x.pth': 'numbers.pth holds no tensors; its entries are e',
+    'publish_model torn.pth new/x.pth': 'torn.pth cannot be read as a checkpoint',
+    'publish_model tiny.pth tiny.py/x.pth': 'tiny.py is not a folder',
+    # Inference.
+    f'{INFER} absent.jpg': 'input absent.jpg ',
+    f'{INFER} x/*.jpg': 'no file matches x/*.jpg',
+    f'{INFER} no_json/train2017/none': 'none holds no file',
+    'infer tiny.py absent.pth coco': 'checkpoint absent.pth ',
+    'infer tiny.py backbone.pth coco': 'it contains only a backbone',
+    'infer tiny.py other.pth coco': 'of another shape',
+    f'{INFER} coco --device cuda:99': 'device cuda:99 cannot be used',
+    f'{INFER} coco --device meta': 'device meta cannot be used: it hol',
+    f'{INFER} coco --score-thr 30': "'30' is not a number from 0 to 1",
+    f'{INFER} coco --tta': 'no test-time augmentation',
+    f'{INFER} coco --no-save-vis --no-save-pred': 'leave nothing to do',
+    # Curves and reports.
+    'analyze_logs absent': 'absent ',
+    'analyze_logs coco': 'coco holds no log (*/vis_data/scal',
+    'analyze_logs notes.txt': 'notes.txt is no log: its line 1 is no JSON object',
+    'analyze_logs logged --keys mAP': 'the log of logged has no mAP; it has lr, loss',
+    'analyze_logs logged logged --legend a': '--legend names 1 run(s), but there are 2',
+    'analyze_logs logged --out new/x.bmp': 'new/x.bmp is not a .png or .svg or ',
+    'analyze_logs logged --out folder.png': 'folder.png is a folder',
+    'report absent': 'absent is not a folder',
+    'report logged': 'logged holds no config of a run (*.py)',
+    'report .': 'choose with --config PATH',
+    REPORT: 'logged holds no checkpoint',
+    f'{REPORT} --data-root coco --checkpoint x.pth': 'checkpoint x.pth ',
+    f'{REPORT} --data-root coco --checkpoint other.pth': 'of another shape',
+    f'{REPORT} --data-root absent --checkpoint tiny.pth': 'absent/ ',
+    f'{REPORT} --device gpu': '--device: device gpu cannot be used',
+    f'{REPORT} --no-eval --checkpoint tiny.pth': '--checkpoint is what to evaluate',
+    # Networks: analysis and export.
+    'get_flops rmt_x': 'rmt_x is neither a config file nor the name of a network',
+    'get_flops rmt_t --shape 1 2 3': '--shape: takes a height and a width, not 3 numbers',
+    'visualize decay absent.py': 'config absent.py not found',
+    f'visualize decay rmt_t {SET} model.arch=xl': "ValueError: arch: unknown name 'xl'",
+    'visualize decay rest_lite': 'rest_lite has the backbone ResT; only RMT has a decay',
+    'visualize decay rmt_t --token 224 0': '--token 224 0 lies outside of the image',
+    f'{ATTENTION} --stage 5': '--stage 5: tiny.py has 4 stages',
+    f'{ATTENTION} --block 2': '--block 2: stage 1 of tiny.py has 1 blocks',
+    f'{ATTENTION} --head 2': '--head 2: stage 1 of tiny.py has 1 heads',
+    f'{ATTENTION} --head first': "--head: 'first' is neither a number",
+    'visualize pca tiny.py --image notes.txt': 'notes.txt is not an image',
+    'visualize pca tiny.py --image absent.jpg': 'image absent.jpg ',
+    'visualize pca tiny.py --image torn.jpg': 'torn.jpg cannot be read: OSError',
+    f'visualize receptive-field tiny.py {IMAGE} --samples 2': '--samples: not allowed with',
+    f'visualize pca tiny.py {IMAGE} --checkpoint absent.pth': 'checkpoint absent.pth ',
+    f'visualize pca tiny.py {IMAGE} --checkpoint other.pth': 'of another shape',
+    f'visualize pca rmt_t {IMAGE} --neck': '--neck: the model of rmt_t has none',
+    'export_onnx tiny.py --out new/x.onnx': 'tiny.py is a MaskRCNN: backbones and segmentors ',
+    'export_onnx tiny_seg.py other.pth --out new/x.onnx': 'does not fit',
+    'export_onnx rmt_t --out new/x.onnx --opset 99': '--opset: 99 is unknown to the installed',
+    'export_onnx rmt_t --out new/x.onnx --tolerance nan': "'nan' is not a number of at least 0",
+    # The rest.
+    'benchmark_zoo tiny.py': "'tiny.py' is not of the form",
+    'benchmark_zoo tiny.py=absent.pth': 'absent.pth (of tiny.py=absent.pth) is not a file',
+    'demo --work-dir tiny.py': '--work-dir: tiny.py is not a folder',
+    'demo classification': "invalid choice: 'classification'",
+    'make_shapes tiny.py': 'tiny.py is not a folder',
+    'make_shapes shapes --height high': "--height: 'high' is not an integer of at least 32",
+}
+
+
+INIT = 'model.backbone.init_cfg'
+READERS = [
+    f'{TRAIN} {SET} {INIT}.type=Pretrained {INIT}.checkpoint=command.pth',
+    f'{TRAIN} --pretrained command.pth',
+    f'{TRAIN} {SET} load_from=command.pth',
+    f'{TRAIN} --resume command.pth',
+    'test tiny.py command.pth --data-root coco',
+    'infer tiny.py command.pth coco',
+    f'{REPORT} --data-root coco --checkpoint command.pth',
+    f'visualize pca tiny.py {IMAGE} --checkpoint command.pth',
+    'export_onnx tiny_seg.py command.pth --out new/x.onnx',
+    'convert_checkpoint command.pth new/x.pth',
+    'publish_model command.pth new/x.pth',
+]
+"""Every way in which a command comes to read a file of weights."""
+
+
+class Command:
+    """A pickle of it runs a command, which would leave a file."""
+
+    def __reduce__(self):
+        return os.system, ('touch witness',)
+
+
+def spoiled_weights(folder):
+    """Files of weights, of which tiny.pth and backbone.pth alone fit tiny.py."""
+    state = torch.load(folder / 'tiny.pth')['state_dict']
+    of_backbone = [name for name in state if name.startswith('backbone.')]
+    backbone = {name[len('backbone.') :]: state[name] for name in of_backbone}
+    matrix = next(n for n in of_backbone if state[n].ndim == 2 and len(set(state[n].shape)) == 2)
+    saved = {
+        'backbone': backbone,
+        'half': {'state_dict': {n: t for n, t in state.items() if n not in of_backbone[::2]}},
+        'transposed': {**state, matrix: state[matrix].T},
+        'other': {n: torch.cat([t, t]) if t.ndim else t for n, t in state.items()},
+        'numbers': {'epoch': 3},
+        'command': {'state_dict': state, 'meta': {'hook_msgs': Command()}},
+        # mmengine runs the text of a config in a checkpoint that it resumes.
+        'config': {
+            'state_dict': {'a': torch.ones(1)},
+            'meta': {'config': "import os\nos.mkdir('witness')\n", 'epoch': 1, 'iter': 2},
+        },
+    }
+    for name, content in saved.items():
+        torch.save(content, folder / f'{name}.pth')
+    save_file(backbone, folder / 'torn.safetensors')
+    shutil.copy(folder / 'tiny.pth', folder / 'torn.pth')
+    for name in ('torn.pth', 'torn.safetensors'):
+        os.truncate(folder / name, (folder / name).stat().st_size // 2)
+    (folder / 'empty.pth').touch()
+    with zipfile.ZipFile(folder / 'backbone.pth') as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(folder / 'bomb.pth', 'w', zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content + bytes(10**5))
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory, coco_root):
+    folder = lay_out(tmp_path_factory.mktemp('bad_input'), tiny=DETECTOR, tiny_seg=SEGMENTOR)
+    spoiled_weights(folder)
+    for name in ('coco', 'no_json', 'no_val', 'torn_json'):
+        shutil.copytree(coco_root, folder / name)
+    shutil.rmtree(folder / 'no_json' / 'annotations')
+    shutil.rmtree(folder / 'no_val' / 'val2017')
+    (folder / 'no_json' / 'train2017' / 'none').mkdir()
+    os.truncate(folder / 'torn_json' / 'annotations' / 'instances_train2017.json', 1000)
+    shutil.copy(coco_root / 'train2017' / '000000000001.jpg', folder / 'torn.jpg')
+    os.truncate(folder / 'torn.jpg', 1000)
+    text = (folder / 'tiny.py').read_text()
+    without = "val_dataloader['dataset'].pop('metainfo')\n"
+    (folder / 'no_val_classes.py').write_text(f'{text}\n{without}')
+    (folder / 'broken.py').write_text('model = dict(')
+    (folder / 'part.py').write_text('backbone = dict()')
+    (folder / 'classifier.py').write_text(
+        "custom_imports = dict(imports=['mmrest.classification'], allow_failed_imports=False)\n"
+    )
+    (folder / 'notes.txt').write_text('model')
+    (folder / 'folder.png').mkdir()
+    log = folder / 'logged' / '20260101_000000' / 'vis_data' / 'scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text(json.dumps(dict(lr=0.1, loss=2.0, iter=1, step=1)) + '\n')
+    return folder
+
+
+def written(folder):
+    """Every path with its size and the time of its last change."""
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob('*')}
+
+
+@pytest.fixture
+def line_of(folder, monkeypatch, capsys):
+    """A function that runs a command and returns the line that it ends with."""
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv('DISPLAY', raising=False)
+
+    def line_of(command):
+        program, *args = shlex.split(command)
+        before = written(folder)
+        monkeypatch.setattr(sys, 'argv', [f'{program}.py', *args])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / 'tools' / f'{program}.py'), run_name='__main__')
+        # Python prints a text that a program exits with and takes 1 for its status.
+        line = capsys.readouterr().err.strip() if end.value.code == 2 else end.value.code
+        assert line.startswith(f'{program}.py: error: ') and '\n' not in line
+        assert written(folder) == before
+        return line
+
+    return line_of
+
+
+@pytest.mark.parametrize('command', CASES)
+def test_one_line(command, line_of):
+    assert CASES[command] in line_of(command)
+
+
+@pytest.mark.parametrize('command', READERS)
+def test_nothing_in_a_checkpoint_is_run(command, line_of):
+    assert 'command.pth is refused: it would build a ' in line_of(command)
+
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name == 'mmpretrain':
+            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+
+
+@pytest.mark.parametrize('command', ['train imagenet_rmt_t_300e', 'print_config classifier.py'])
+def test_a_classifier_without_mmpretrain(command, line_of, monkeypatch):
+    for name in list(sys.modules):
+        if name.startswith(('mmrest.classification', 'mmpretrain')):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, 'meta_path', [Absent(), *sys.meta_path])
+    hint = 'needs mmpretrain, which is not installed: pip install mmrest[cls]'
+    assert hint in line_of(command)

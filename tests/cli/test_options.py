@@ -1,0 +1,163 @@
+"""Options of the commands: how they are read, and what they change in a config."""
+
+import errno
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmrest.cli.command import (
+    Parser,
+    add_config_arguments,
+    add_run_arguments,
+    folder,
+    published_file,
+    run,
+    run_config,
+    written_file,
+)
+from mmrest.engine.errors import UsageError
+from mmrest.engine.tta import use_tta
+from tests.tools.runs import ROOT
+
+
+@pytest.fixture
+def train():
+    """The module of ``mmrest train``."""
+    return import_module('mmrest.cli.train')
+
+
+def test_values():
+    """Dicts as Python writes them, lists with and without quotes, and paths as they are."""
+    parser = Parser()
+    add_config_arguments(parser)
+    given = ["a=[{'type': 'X', 'n': 1}]", 'b={}', 'c=[1,x]', 'd=1e-3', 'e=true', 'f=(1,(2,x y))']
+    given += ['g=my runs/out', 'h=a, b/c', 'i=a,2', 'j="a,b"', "k={'a': (1, 2)}", 'l=']
+    options = parser.parse_args(['--cfg-options', *given]).cfg_options
+    assert options == dict(
+        a=[dict(type='X', n=1)],
+        b={},
+        c=[1, 'x'],
+        d=1e-3,
+        e=True,
+        f=(1, (2, 'x y')),
+        g='my runs/out',
+        h='a, b/c',
+        i=['a', 2],
+        j='a,b',
+        k=dict(a=(1, 2)),
+        l='',
+    )
+
+
+@pytest.mark.parametrize('kind, name', [
+    (folder, 'x'), (published_file, 'x.pth'), (written_file('.png'), 'x.png'),
+])  # fmt: skip
+def test_names_with_a_tilde(kind, name, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert kind(f'~/{name}') == tmp_path / name
+    assert kind(f'~$/{name}') == Path('~$', name)
+
+
+def test_an_unknown_backend_ends_a_run_before_it_begins(monkeypatch):
+    monkeypatch.setenv('MMREST_BACKEND', 'nonsense')
+    parser = Parser()
+    parser.add_argument('config')
+    add_run_arguments(parser)
+    args = parser.parse_args([str(ROOT / 'configs' / 'own_coco.py')])
+    with pytest.raises(UsageError, match=r"MMREST_BACKEND: unknown backend 'nonsense'; choose"):
+        run_config(args)
+
+
+def test_a_full_disk(monkeypatch):
+    def main():
+        raise OSError(errno.ENOSPC, 'No space left on device', 'work_dirs/epoch_1.pth')
+
+    monkeypatch.setattr('sys.argv', ['train.py'])
+    with pytest.raises(SystemExit, match=r'^train\.py: error: the disk is full at work_dirs/e'):
+        run(main)
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_out_of_a_segmentor_is_kept(several):
+    metric = dict(type='CityscapesMetric')
+    cfg = Config(dict(default_scope='mmseg', test_evaluator=[metric] if several else metric))
+    import_module('mmrest.cli.test').keep_predictions(cfg, 'maps')
+    evaluator = cfg.test_evaluator[0] if several else cfg.test_evaluator
+    assert evaluator == dict(type='CityscapesMetric', output_dir='maps', keep_results=True)
+
+
+def test_tta_of_a_wrapped_data_set():
+    dataset = dict(type='RepeatDataset', dataset=dict(type='CocoDataset', pipeline=[]))
+    cfg = Config(dict(model={}, tta_model={}, tta_pipeline=[]))
+    cfg.test_dataloader = dict(dataset=dataset)
+    with pytest.raises(UsageError, match='which a RepeatDataset does not have'):
+        use_tta(cfg)
+
+
+def test_auto_scale_lr(train):
+    cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16, enable=False)))
+    train.use_auto_scale_lr(cfg)
+    assert cfg.auto_scale_lr == dict(base_batch_size=16, enable=True)
+    cfg.optim_wrapper = dict(accumulative_counts=4)
+    train.use_auto_scale_lr(cfg)
+    assert cfg.auto_scale_lr.base_batch_size == 4
+    for without in (dict(auto_scale_lr=None), dict()):
+        with pytest.raises(UsageError, match=r'needs auto_scale_lr\.base_batch_size'):
+            train.use_auto_scale_lr(Config(without))
+
+
+PRETRAINED = dict(type='Pretrained', checkpoint='x.pth')
+
+
+@pytest.mark.parametrize(
+    'before, after',
+    [
+        (None, PRETRAINED),
+        (dict(prefix='backbone'), dict(PRETRAINED, prefix='backbone')),
+        (dict(type='Kaiming', layer='Conv2d'), PRETRAINED),
+    ],
+)
+def test_pretrained(train, before, after):
+    """Also in place of the weights that a base of mmseg names."""
+    backbone = dict(type='RMT', init_cfg=before)
+    cfg = Config(dict(model=dict(pretrained='open-mmlab://resnet50', backbone=backbone)))
+    train.use_pretrained(cfg, 'x.pth')
+    assert cfg.model.backbone.init_cfg == after and cfg.model.pretrained is None
+    with pytest.raises(UsageError, match='for a model with a backbone'):
+        train.use_pretrained(Config(dict(model=dict(type='X'))), 'x.pth')
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+def test_amp(train, monkeypatch, dtype):
+    monkeypatch.setattr(train, 'get_device', lambda: 'cuda')
+    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', clip_grad=dict(max_norm=0.01))))
+    train.use_amp(cfg, dtype)
+    wanted = dict(type='AmpOptimWrapper', dtype=dtype, loss_scale='dynamic')
+    assert cfg.optim_wrapper == dict(wanted, clip_grad=dict(max_norm=0.01))
+
+
+@pytest.mark.parametrize(
+    'each, world, accumulated, enabled, factors',
+    [
+        (2, 1, 1, False, '2 (2 x 1 process(es))'),
+        (2, 8, 1, False, None),
+        (2, 4, 2, False, None),
+        (4, 8, 2, False, '64 (4 x 8 process(es) x 2 accumulated)'),
+        (2, 1, 1, True, None),
+    ],
+)
+def test_batch_size(train, monkeypatch, log, each, world, accumulated, enabled, factors):
+    monkeypatch.setattr(train, 'get_world_size', lambda: world)
+    cfg = Config(
+        dict(
+            train_dataloader=dict(batch_size=each),
+            optim_wrapper=dict(accumulative_counts=accumulated),
+            auto_scale_lr=dict(base_batch_size=16, enable=enabled),
+        )
+    )
+    train.warn_of_batch_size(cfg)
+    warnings = [record.message for record in log.records if record.levelname == 'WARNING']
+    assert len(warnings) == (factors is not None)
+    assert factors is None or (factors in warnings[0] and '16: --auto-scale-lr' in warnings[0])

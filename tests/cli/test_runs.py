@@ -1,0 +1,162 @@
+"""mmrest train and mmrest test from end to end, for a detector and for a segmentor."""
+
+import json
+import pickle
+
+import cv2
+import pytest
+import torch
+
+from tests.drawn import CLASSES
+from tests.shared import SHARED, needs_data
+from tests.tools.runs import DETECTOR, ROOT, SEGMENTOR, evaluate, save_weights, train
+
+
+def metrics(folder):
+    """Metrics of the newest run of a work dir that evaluated."""
+    timings = ('time', 'data_time', 'step', 'memory_mb')
+    for path in sorted(folder.glob('*/vis_data/*.json'), reverse=True):
+        lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        found = [line for line in lines if {'coco/bbox_mAP', 'mIoU'} & line.keys()]
+        if found:
+            return {key: value for key, value in found[-1].items() if key not in timings}
+    for path in sorted(folder.glob('*/*.json'), reverse=True):
+        content = json.loads(path.read_text())
+        return {k: v for k, v in content.items() if k not in timings}
+    raise AssertionError(f'no metrics in {folder}')
+
+
+@pytest.fixture(scope='module')
+def detector(tmp_path_factory, coco_root):
+    """Folder with a detector that was trained for one epoch, and the output of that."""
+    folder = tmp_path_factory.mktemp('detector')
+    (folder / 'tiny.py').write_text(DETECTOR)
+    done = train('tiny.py', '--data-root', coco_root, cwd=folder)
+    return folder, done.stdout + done.stderr
+
+
+def test_training_evaluates_and_saves(detector):
+    folder, output = detector
+    work_dir = folder / 'work_dirs' / 'tiny'  # the default, below where the command was started
+    assert (work_dir / 'epoch_1.pth').is_file()
+    assert (work_dir / 'tiny.py').is_file()
+    assert metrics(work_dir)['coco/bbox_mAP'] >= 0
+    assert 'coco/segm_mAP' in metrics(work_dir)
+    assert 'replaced 1 SyncBN layers of the config with BN' in output
+
+
+def test_testing_repeats_the_validation(detector, coco_root):
+    """And keeps the config of the training."""
+    folder, _ = detector
+    work_dir = folder / 'work_dirs' / 'tiny'
+    kept, validated = (work_dir / 'tiny.py').read_text(), metrics(work_dir)
+    args = ('work_dirs/tiny/epoch_1.pth', '--data-root', coco_root, '--out', 'predictions.pkl')
+    evaluate('tiny.py', *args, '--show-dir', 'shown', cwd=folder)
+    tested = metrics(work_dir)
+    assert tested == {key: validated[key] for key in tested} and len(tested) == 12
+    predictions = pickle.loads((folder / 'predictions.pkl').read_bytes())
+    assert len(predictions) == 4 and predictions[0]['pred_instances']['masks']
+    shown = list((folder / 'shown').glob('*.jpg'))
+    assert len(shown) == 4 and cv2.imread(str(shown[0])) is not None
+    assert (work_dir / 'tiny.py').read_text() == kept
+    assert 'epoch_1.pth' in (work_dir / 'tiny_tested.py').read_text()
+
+
+def test_training_resumes(detector, coco_root):
+    """Also without the pre-flight, which would refuse these classes."""
+    folder, _ = detector
+    classes = 'train_dataloader.dataset.metainfo.classes=(car,bicycle,person)'
+    options = ('--cfg-options', 'train_cfg.max_epochs=2', classes)
+    common = ('tiny.py', '--data-root', coco_root, '--resume', *options)
+    done = train(*common, cwd=folder, check=False, PYTHONWARNINGS='ignore')
+    assert done.returncode == 1 and not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith('train.py: error: ') and 'names would be swapped' in line
+    done = train(*common, '--skip-preflight', cwd=folder)
+    assert 'resumed epoch: 1, iter: 2' in done.stdout + done.stderr
+    state = torch.load(folder / 'work_dirs/tiny/epoch_2.pth', weights_only=False)
+    assert (state['meta']['epoch'], state['meta']['iter']) == (2, 4)
+
+
+def test_segmentor(tmp_path, ade_root):
+    (tmp_path / 'tiny.py').write_text(SEGMENTOR)
+    train('tiny.py', '--data-root', ade_root, cwd=tmp_path)
+    work_dir = tmp_path / 'work_dirs' / 'tiny'
+    common = ('--data-root', ade_root, '--work-dir', 'tested', '--out', 'maps')
+    evaluate('tiny.py', work_dir / 'iter_2.pth', *common, '--show-dir', 'shown', cwd=tmp_path)
+    assert metrics(tmp_path / 'tested') == metrics(work_dir)
+    assert len(list((tmp_path / 'maps').glob('*.png'))) == 4
+    assert len(list((tmp_path / 'shown').rglob('*.png'))) == 4
+
+
+RETINANET = f"""
+_base_ = '{ROOT}/configs/retinanet_rest_lite_1x.py'
+arch = dict(_delete_=True, dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
+model = dict(
+    backbone=dict(arch=arch),
+    neck=dict(in_channels=[16, 24, 32], out_channels=16),
+    bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1, num_classes=3),
+    test_cfg=dict(score_thr=0.0),
+)
+metainfo = dict(classes={CLASSES})
+test_dataloader = dict(
+    num_workers=0, persistent_workers=False, dataset=dict(metainfo=metainfo)
+)
+default_hooks = dict(logger=dict(interval=1))
+tta_pipeline = _base_.tta_pipeline
+tta_pipeline[1]['transforms'][0][0]['scale'] = (80, 60)
+"""
+SCALED = f"""{SEGMENTOR}
+img_ratios = [1.0, 1.5]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='TestTimeAug', transforms=[
+        [dict(type='Resize', scale_factor=ratio, keep_ratio=True) for ratio in img_ratios],
+        [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+        [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')],
+    ]),
+]
+"""
+
+
+def augmented(folder, text, data_root, out, bias):
+    """Test with --tta weights of which a bias makes all predictions of class 2."""
+    (folder / 'tiny.py').write_text(text)
+    save_weights(folder / 'weights.pth', folder / 'tiny.py')
+    content = torch.load(folder / 'weights.pth')
+    content['state_dict'][bias][2::3] += 100
+    torch.save(content, folder / 'weights.pth')
+    common = ('tiny.py', 'weights.pth', '--data-root', data_root, '--tta')
+    evaluate(*common, '--work-dir', 'run', '--out', out, cwd=folder)
+    assert metrics(folder / 'run')
+    return folder / out
+
+
+def test_augmentation_of_boxes(tmp_path, coco_root):
+    """--tta goes through the whole set, with the weights of the checkpoint that it is given."""
+    out = augmented(tmp_path, RETINANET, coco_root, 'boxes.pkl', 'bbox_head.retina_cls.bias')
+    found = [sample['pred_instances'] for sample in pickle.loads(out.read_bytes())]
+    assert len(found) == 4
+    first = [(part['labels'][:20], part['scores'][:20]) for part in found]
+    assert all((labels == 2).all() and (scores > 0.9).all() for labels, scores in first)
+
+
+@pytest.mark.slow
+def test_augmentation_of_label_maps(tmp_path, ade_root):
+    out = augmented(tmp_path, SCALED, ade_root, 'maps', 'decode_head.conv_seg.bias')
+    found = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in out.iterdir()]
+    assert len(found) == 4 and all((labels % 3 == 0).all() for labels in found)
+
+
+@needs_data
+@pytest.mark.slow
+def test_real_photographs(tmp_path):
+    """Photographs of COCO, with its 80 classes, through training and evaluation."""
+    text = DETECTOR.replace('num_classes=3', 'num_classes=80').replace(', metainfo=metainfo', '')
+    (tmp_path / 'real.py').write_text(text)
+    few = 'train_dataloader.dataset.indices=2'
+    train('real.py', '--data-root', SHARED / 'data/coco', '--cfg-options', few, cwd=tmp_path)
+    work_dir = tmp_path / 'work_dirs' / 'real'
+    common = ('--data-root', SHARED / 'data/coco', '--work-dir', 'tested')
+    evaluate('real.py', work_dir / 'epoch_1.pth', *common, cwd=tmp_path)
+    assert metrics(tmp_path / 'tested') == metrics(work_dir)
