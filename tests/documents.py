@@ -25,6 +25,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmrest.engine.config import without_sync_bn
 from mmrest.models import RMT, ResT
 from tests.cli.test_demo import SMALL
+from tests.forks import warm_folder
 from tests.tools.runs import ROOT, save_weights, small_clone
 
 PAGES = sorted([ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'docs').rglob('*.md')])
@@ -85,17 +86,15 @@ class Place:
         folder: an empty folder.
         coco: a small drawn set in COCO's layout.
         ade: the same in ADE20K's.
-        programs: folder with the `python` that commands start.
     """
 
-    def __init__(self, folder: Path, coco: Path, ade: Path, programs: Path) -> None:
+    def __init__(self, folder: Path, coco: Path, ade: Path) -> None:
         folder.mkdir()
         self.clone = small_clone(folder)
         for config, text in SMALL.items():
             (folder / 'configs' / config).write_text(text)
         self.printed = ''
         self._names = {'__name__': '__main__'}
-        self._programs = programs
         (folder / 'data' / 'ade').mkdir(parents=True)
         (folder / 'data' / 'coco').symlink_to(coco)
         (folder / 'data' / 'ade' / 'ADEChallengeData2016').symlink_to(ade)
@@ -149,7 +148,7 @@ class Place:
     def _run_commands(self, text: str) -> None:
         path = os.pathsep.join(
             # As after `. .venv/bin/activate`, but for the python that starts at once.
-            [str(self._programs), str(Path(sys.executable).parent), os.environ['PATH']]
+            [str(warm_folder()), str(Path(sys.executable).parent), os.environ['PATH']]
         )
         done = subprocess.run(
             ['bash', '-c', SHELL + text],

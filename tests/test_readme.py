@@ -1,5 +1,6 @@
 """The README and the pages say what the rest of the repository says."""
 
+import dataclasses
 import re
 
 import pytest
@@ -23,6 +24,21 @@ def test_table_of_networks(page):
         assert name.lower() == f'{family}-{arch}'.lower()
         assert tuple(map(int, dims.split(', '))) == fields.dims
         assert tuple(map(int, depths.split(', '))) == fields.depths
+
+
+def test_ablations():
+    """Every switch has a line, and every ablation network a row."""
+    page = (ROOT / 'docs' / 'ablations.md').read_text()
+    switches = {field.name for field in dataclasses.fields(rmt.RMTArch) if field.type is bool}
+    listed = set(re.findall(r'^\| `(\w+)` \| ', page, re.M))
+    assert listed == switches | {'axial', 'patch_size'}
+    numbers = r'([\d, ]+) \| ([\d, ]+) \| ([\d, ]+)'
+    rows = re.findall(rf'^\| RMT-\S+ \| `(\w+)` \| {numbers} \|', page, re.M)
+    assert [row[0] for row in rows] == list(rmt.ARCHS)[4:]
+    for name, *texts in rows:
+        arch = rmt.ARCHS[name]
+        found = [tuple(map(int, text.split(', '))) for text in texts]
+        assert found == [arch.depths, arch.dims, arch.num_heads]
 
 
 def test_versions():

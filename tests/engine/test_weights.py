@@ -64,6 +64,9 @@ def test_local_files_pass_the_guard(tmp_path):
     with pytest.raises(CheckpointError, match='is refused'):
         CheckpointLoader.load_checkpoint(str(tmp_path / 'bad.pth'))
     assert not (tmp_path / 'witness').exists()
+    torch.save({'meta': {'config': 'run', 'epoch': 1}}, tmp_path / 'old.pth')
+    found = CheckpointLoader.load_checkpoint(str(tmp_path / 'old.pth'))
+    assert found == {'meta': {'epoch': 1}}  # mmengine executes this text when it resumes
     torch.save([1], tmp_path / 'list.pth')
     with pytest.raises(CheckpointError, match='contains a list, not a checkpoint'):
         CheckpointLoader.load_checkpoint(str(tmp_path / 'list.pth'))
