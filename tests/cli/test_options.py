@@ -160,4 +160,4 @@ def test_batch_size(train, monkeypatch, log, each, world, accumulated, enabled, 
     train.warn_of_batch_size(cfg)
     warnings = [record.message for record in log.records if record.levelname == 'WARNING']
     assert len(warnings) == (factors is not None)
-    assert factors is None or (factors in warnings[0] and '16: --auto-scale-lr' in warnings[0])
+    assert factors is None or (factors in warnings[0] and '--auto-scale-lr' in warnings[0])

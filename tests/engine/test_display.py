@@ -6,12 +6,10 @@ import math
 import re
 
 import pytest
-import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook, IterTimerHook
-from mmengine.model import BaseModel
+from mmengine.registry import METRICS
 from rich.console import Console
-from torch.utils.data import Dataset
 
 from mmrest.engine.compat import install_file_access
 from mmrest.engine.display import (
@@ -22,33 +20,10 @@ from mmrest.engine.display import (
     quiet_libraries,
     say,
 )
+from tests.engine.toy import config
 
 
-class Model(BaseModel):
-    """One weight."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(1))
-
-    def forward(self, inputs, data_samples=None, mode='loss'):
-        if mode == 'loss':
-            return dict(loss=(torch.stack(list(inputs)) * self.weight).sum())
-        return [dict(x=x) for x in inputs]
-
-
-class Data(Dataset):
-    """Four samples."""
-
-    metainfo = None
-
-    def __len__(self):
-        return 4
-
-    def __getitem__(self, index):
-        return dict(inputs=torch.zeros(2))
-
-
+@METRICS.register_module(force=True)
 class Scores(BaseMetric):
     """A metric whose values are given: one an evaluation."""
 
@@ -64,37 +39,19 @@ class Scores(BaseMetric):
 
 
 def make_runner(folder, scores, epochs, resume=False, by_epoch=True, console=None, **checkpoint):
+    """A runner of two iterations an epoch, without the hook."""
     install_file_access()
-    loader = dict(
-        batch_size=2,
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        dataset=Data(),
-        collate_fn=dict(type='default_collate'),
-    )
+    interval = 1 if by_epoch else 2
+    hook = dict(type='CheckpointHook', by_epoch=by_epoch, interval=interval, **checkpoint)
+    cfg = config(folder, checkpoint=hook, resume=resume, test_cfg={}, param_scheduler=[])
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.batch_size, loader.dataset.indices = 2, 4
+    cfg.test_dataloader = cfg.val_dataloader
+    cfg.test_evaluator = cfg.val_evaluator = dict(type='Scores', scores=scores)
     length = dict(max_epochs=epochs) if by_epoch else dict(max_iters=2 * epochs)
-    default_hooks = dict(
-        logger=dict(type='LoggerHook', interval=1),
-        checkpoint=dict(
-            type='CheckpointHook', by_epoch=by_epoch, interval=1 if by_epoch else 2, **checkpoint
-        ),
-    )
-    return type('Shown', (ScreenRunner,), {'console': console})(
-        model=Model(),
-        work_dir=str(folder),
-        train_dataloader=loader,
-        val_dataloader=loader,
-        val_evaluator=[Scores(scores)],
-        test_dataloader=loader,
-        test_evaluator=[Scores(scores)],
-        train_cfg=dict(by_epoch=by_epoch, val_interval=1 if by_epoch else 2, **length),
-        val_cfg=dict(),
-        test_cfg=dict(),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-        default_hooks=default_hooks,
-        log_processor=dict(by_epoch=by_epoch, window_size=20),
-        experiment_name=f'{folder.name}{epochs}',
-        resume=resume,
-    )
+    cfg.train_cfg = dict(by_epoch=by_epoch, val_interval=interval, **length)
+    cfg.log_processor = dict(by_epoch=by_epoch, window_size=20)
+    return type('Shown', (ScreenRunner,), {'console': console}).from_cfg(cfg)
 
 
 def shown(*args, **kwargs):
@@ -207,11 +164,11 @@ def test_screen(tmp_path, phase):
     assert 'warning: an image is grey' in output and 'the weights fit' in output
     assert re.search(r'mIoU +0\.3000', output) and '2/2' in output and 'it/s' in output
     if phase == 'train':
-        assert re.search('model +Model, 0.0 M parameters', output)
+        assert re.search('model +Toy, 0.0 M parameters', output)
         assert '4 images to train on, 4 to evaluate on' in output
         assert '3 epochs of 2 iterations, effective batch size 2' in output
         assert re.search(
-            r'epoch 3/3 .* 100% \S+ loss 0 lr 0\.1 [0-9.e+]+ img/s [0-9.]+ GiB\n', output
+            r'epoch 3/3 .* 100% \S+ loss \S+ lr 0\.01 [0-9.e+]+ img/s [0-9.]+ GiB\n', output
         )
         assert 'epoch 3, best so far: mIoU 0.6000 (epoch 2)' in output
     assert not re.search('creating index|INFO|paramwise', output)

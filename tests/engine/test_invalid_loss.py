@@ -16,8 +16,8 @@ def test_a_run_that_diverges(tmp_path, monkeypatch, by_epoch, bad, interval):
     forward = type(runner.model).forward
     calls = []
 
-    def diverging(self, inputs, data_samples=None, mode='loss'):
-        outputs = forward(self, inputs, data_samples, mode)
+    def diverging(self, *args, mode='loss', **kwargs):
+        outputs = forward(self, *args, mode=mode, **kwargs)
         if mode == 'loss':
             calls.append(0)
             return dict(loss=outputs['loss'] + float(bad)) if len(calls) == 3 else outputs

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.building import build_runner
 from mmrest.engine.resuming import ScheduleHook
-from tests.engine.test_loops import config
+from tests.engine.toy import config
 
 COSINE = dict(type='CosineAnnealingLR', by_epoch=False, T_max=16)
 LONGER = dict(type='CosineAnnealingLR', by_epoch=False, T_max=32)
