@@ -37,7 +37,7 @@ CASES = {
     f'train tiny.py {SET} param_scheduler.7.end=3': 'param_scheduler.7.end=3 does not fit',
     f'train tiny.py {SET} optim_wraper.optimizer.lr=1': 'did you mean optim_wrapper?',
     f'train tiny.py {SET} model.pretrained=x.pth': 'tools/train.py --pretrained x.pth',
-    f"train tiny.py {SET} \"custom_hooks=[{{'type': 'X']\"": 'is no dict or list of dicts',
+    f"train tiny.py {SET} \"custom_hooks=[{{'type': 'X']\"": 'is not a dict or list of dicts',
     'train tiny.py --amps': 'unrecognized arguments: --amps',
     'train tiny.py --amp-dtype bfloat16': '--amp-dtype bfloat16 is for --amp',
     # What the parts of a run need.
@@ -75,7 +75,7 @@ CASES = {
     'test tiny.py tiny.pth --data-root coco --out x.json': '--out x.json: ',
     'test tiny.py tiny.pth --wait-time 1': '--wait-time is for --show',
     # Files of weights, converted and published.
-    'convert_checkpoint tiny.pth new/x.bin': 'new/x.bin is neither a .pth nor a .safetensors',
+    'convert_checkpoint tiny.pth new/x.bin': 'new/x.bin is not a .pth or .safetensors file',
     'convert_checkpoint tiny.pth': 'give the name of the new file, or --list',
     'convert_checkpoint half.pth new/x.pth': 'half.pth fits none of the networks',
     'convert_checkpoint coco new/x.pth': 'checkpoint coco is a directory, not a file',
