@@ -32,8 +32,6 @@ COMMANDS = {
     'shapes': 'generate the synthetic shapes dataset',
     'demo': 'train and evaluate on synthetic shapes',
 }
-MORE = ('benchmark_attention', 'benchmark_zoo')
-"""Commands that only scripts in tools/ name."""
 
 
 def main(command: Optional[str] = None) -> None:

@@ -34,6 +34,11 @@ def nearest(name: str) -> List[str]:
     return difflib.get_close_matches(Path(name).stem, known, 3, cutoff=0.5)
 
 
+def models() -> List[Dict[str, Any]]:
+    """Return the entries of the metafile."""
+    return yaml.safe_load((folder() / 'metafile.yml').read_text(encoding='utf-8'))['Models']
+
+
 class Shipped(NamedTuple):
     """A shipped config: its cells in the table."""
 
@@ -51,7 +56,7 @@ METHODS = {
     'cascade_maskrcnn': 'Cascade Mask R-CNN',
     'upernet': 'UperNet',
     'semfpn': 'Semantic FPN',
-    'imagenet': 'Classifier',
+    'imagenet': 'Classification',
 }
 
 
@@ -78,9 +83,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description='List the shipped configs.')
     parser.add_argument('word', nargs='*', help='show only configs that contain all these words')
     args = parser.parse_args()
-    models = yaml.safe_load((folder() / 'metafile.yml').read_text(encoding='utf-8'))['Models']
     words = [word.lower() for word in args.word]
-    rows = [row for row in map(described, models) if all(w in str(row).lower() for w in words)]
+    rows = [row for row in map(described, models()) if all(w in str(row).lower() for w in words)]
     if not rows:
         near = [name for word in words for name in nearest(word)]
         hint = f'did you mean {near[0]}?' if near else 'without a word, all are listed'

@@ -1,46 +1,27 @@
-"""Write docs/model_zoo.md and configs/metafile.yml from the configs."""
+"""Write docs/model_zoo.md and configs/metafile.yml from the configs; needs mmpretrain."""
 
-import itertools
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, Sequence
 
 import torch
 import yaml
 
 from mmrest import RMT
-from mmrest.apis.complexity import Complexity, count, count_classifier, count_config
-from mmrest.cli.command import Parser, run
+from mmrest.analysis.complexity import count, count_config
+from mmrest.analysis.networks import (
+    CLASSIFICATION_SIZE,
+    DETECTION_SIZE,
+    OURS,
+    SEGMENTATION_SIZE,
+    usual_size,
+)
+from mmrest.cli.command import Parser, markdown_table, run
 from mmrest.engine.config import load_config
+from mmrest.shipped import METHODS, described
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / 'docs' / 'model_zoo.md'
 METAFILE = ROOT / 'configs' / 'metafile.yml'
-
-METHODS = {
-    'retinanet': 'RetinaNet',
-    'maskrcnn': 'Mask R-CNN',
-    'cascade_maskrcnn': 'Cascade Mask R-CNN',
-    'upernet': 'UperNet',
-    'semfpn': 'Semantic FPN',
-    'imagenet': 'Classification',
-}
-BACKBONES = {
-    f'{family.lower()}_{size.lower()}': f'{family}-{size}'
-    for family, sizes in (('ResT', ('Lite', 'Small', 'Base', 'Large')), ('RMT', 'TSBL'))
-    for size in sizes
-}
-ABLATIONS = {'rmt_swin_t': 'RMT-Swin-T', 'rmt_swin_s': 'RMT-Swin-S', 'rmt_deit_s': 'RMT-DeiT-S'}
-"""The ablation networks of RMT."""
-
-SWITCHES = {
-    'decay': 'decay',
-    'lce': 'LCE',
-    'cpe': 'CPE',
-    'conv_ffn': 'FFN with convolution',
-    'conv_stem': 'conv stem',
-    'conv_downsample': 'conv downsampling',
-}
-"""Fields of RMT's archs, in words."""
 
 SCHEDULES = {
     '1x': '1x',
@@ -50,229 +31,203 @@ SCHEDULES = {
     '300e': '300 epochs',
     'tl_310e': '310 epochs, token labels',
 }
-DETECTION_SIZE = (800, 1280)
-SEGMENTATION_SIZE = (512, 512)
-CLASSIFICATION_SIZE = (224, 224)
-
-REPORTED: Dict[str, Dict[str, float]] = {
-    'retinanet_rest_small_1x': {'box AP': 40.3},
-    'retinanet_rest_base_1x': {'box AP': 42.0},
-    'maskrcnn_rest_small_1x': {'box AP': 39.6, 'mask AP': 37.2},
-    'maskrcnn_rest_base_1x': {'box AP': 41.6, 'mask AP': 38.7},
-    'imagenet_rest_lite_300e': {'top-1': 77.2, 'top-5': 93.7},
-    'imagenet_rest_small_300e': {'top-1': 79.6, 'top-5': 94.9},
-    'imagenet_rest_base_300e': {'top-1': 81.6, 'top-5': 95.7},
-    'imagenet_rest_large_300e': {'top-1': 83.6, 'top-5': 96.3},
-    'imagenet_rmt_t_300e': {'top-1': 82.4},
-    'imagenet_rmt_s_300e': {'top-1': 84.1},
-    'imagenet_rmt_b_300e': {'top-1': 85.0},
-    'imagenet_rmt_l_300e': {'top-1': 85.5},
-    'imagenet_rmt_s_tl_310e': {'top-1': 84.8},
-    'imagenet_rmt_b_tl_310e': {'top-1': 85.6},
-    'imagenet_rmt_l_tl_310e': {'top-1': 86.1},
+DATA = {'mmdet': 'COCO', 'mmseg': 'ADE20K', 'mmpretrain': 'ImageNet-1k'}
+METRICS = {
+    'retinanet': ('box AP',),
+    'maskrcnn': ('box AP', 'mask AP'),
+    'cascade_maskrcnn': ('box AP', 'mask AP'),
+    'upernet': ('mIoU',),
+    'semfpn': ('mIoU',),
+    'imagenet': ('top-1', 'top-5'),
 }
-"""What the papers report for a config, as far as it is known which."""
-
-TOKENS = {
-    'imagenet_rmt_s_tl_310e': 'projected',
-    'imagenet_rmt_b_tl_310e': 'last',
-    'imagenet_rmt_l_tl_310e': 'last',
-}
-"""Which tokens of a config have a classifier of their own."""
-
 TASKS = {
     'box AP': 'Object Detection',
     'mask AP': 'Instance Segmentation',
+    'mIoU': 'Semantic Segmentation',
     'top-1': 'Image Classification',
     'top-5': 'Image Classification',
 }
-DATA = {
-    DETECTION_SIZE: 'COCO',
-    SEGMENTATION_SIZE: 'ADE20K',
-    CLASSIFICATION_SIZE: 'ImageNet-1k',
+REPORTED = {
+    'retinanet_rest_small_1x': (40.3,),
+    'retinanet_rest_base_1x': (42.0,),
+    'retinanet_rmt_t_1x': (45.1,),
+    'retinanet_rmt_s_1x': (47.8,),
+    'retinanet_rmt_b_1x': (49.1,),
+    'retinanet_rmt_l_1x': (49.4,),
+    'maskrcnn_rest_small_1x': (39.6, 37.2),
+    'maskrcnn_rest_base_1x': (41.6, 38.7),
+    'maskrcnn_rmt_t_1x': (47.1, 42.6),
+    'maskrcnn_rmt_s_1x': (49.0, 43.9),
+    'maskrcnn_rmt_b_1x': (51.1, 45.5),
+    'maskrcnn_rmt_l_1x': (51.6, 45.9),
+    'maskrcnn_rmt_s_3x': (50.7, 44.9),
+    'maskrcnn_rmt_b_3x': (52.2, 46.1),
+    'cascade_maskrcnn_rmt_s_3x': (53.2, 46.1),
+    'cascade_maskrcnn_rmt_b_3x': (54.5, 47.2),
+    'upernet_rmt_s_160k': (49.8,),
+    'upernet_rmt_b_160k': (52.0,),
+    'upernet_rmt_l_160k': (52.8,),
+    'semfpn_rmt_t_80k': (46.4,),
+    'semfpn_rmt_s_80k': (49.4,),
+    'semfpn_rmt_b_80k': (50.4,),
+    'semfpn_rmt_l_80k': (51.4,),
+    'imagenet_rest_lite_300e': (77.2, 93.7),
+    'imagenet_rest_small_300e': (79.6, 94.9),
+    'imagenet_rest_base_300e': (81.6, 95.7),
+    'imagenet_rest_large_300e': (83.6, 96.3),
+    'imagenet_rmt_t_300e': (82.4,),
+    'imagenet_rmt_s_300e': (84.1,),
+    'imagenet_rmt_b_300e': (85.0,),
+    'imagenet_rmt_l_300e': (85.5,),
+    'imagenet_rmt_s_tl_310e': (84.8,),
+    'imagenet_rmt_b_tl_310e': (85.6,),
+    'imagenet_rmt_l_tl_310e': (86.1,),
+    'imagenet_rmt_swin_t_300e': (83.6,),
+    'imagenet_rmt_swin_s_300e': (84.5,),
+    'imagenet_rmt_deit_s_300e': (81.7,),
 }
+"""Results of the papers, in the order of METRICS, where they name schedule and head."""
 
-PAPERS = {
-    'ResT': (
-        'ResT: An Efficient Transformer for Visual Recognition',
-        'https://arxiv.org/abs/2105.13677',
-    ),
-    'RMT': (
-        'RMT: Retentive Networks Meet Vision Transformers',
-        'https://arxiv.org/abs/2309.11523',
-    ),
+SWITCHES = {
+    'decay': 'decay',
+    'lce': 'LCE',
+    'cpe': 'CPE',
+    'conv_ffn': 'FFN with convolution',
+    'conv_stem': 'conv stem',
+    'conv_downsample': 'conv downsampling',
 }
+"""Fields of RMT's archs and their titles."""
+
+INTRODUCTION = """\
+# Model zoo
+
+<!-- Written by `python tools/model_zoo.py`: change that, not this. -->
+
+Parameters are those of the full network, training heads included. MACs are for inference on
+one image, attention matmuls included: for detectors at {} x {} with 1000 regions and 100
+masks, for segmentors at {} x {}, for classifiers at {} x {}.
+
+Results are those of the papers, *reported, not reproduced here*, at a single scale; "-" = not
+reported. RMT-S top-1 is for the EMA weights."""
+
+ABLATIONS = """\
+## Ablation networks of RMT
+
+Backbones without a classifier, MACs at 224 x 224, and the parts of RMT that they have, next
+to RMT-T and RMT-S; [ablations](ablations.md) documents the options. The paper also reports 47.8
+box AP and 43.1 mask AP on COCO and 49.1 mIoU on ADE20K for RMT-Swin-T, and 49.5, 44.2 and
+51.0 for RMT-Swin-S, with a schedule and head that are not known here."""
 
 
-class Entry(NamedTuple):
-    """One config of the zoo."""
-
-    config: str
-    method: str
-    backbone: str
-    schedule: str
-    size: Tuple[int, int]
-    complexity: Complexity
-
-    @property
-    def data(self) -> str:
-        """What it is trained on."""
-        return DATA[self.size]
-
-
-def zoo() -> List[Entry]:
-    """Entries of all configs of the papers, by method, backbone and schedule."""
-    entries = []
-    backbones = {**BACKBONES, **ABLATIONS}
-    for method, backbone in itertools.product(METHODS, backbones):
-        measured = None  # the schedule changes nothing of a detector or segmentor
-        for schedule in SCHEDULES:
-            path = ROOT / 'configs' / f'{method}_{backbone}_{schedule}.py'
-            if path.is_file():
-                if measured is None or method == 'imagenet':
-                    measured = measure(path, backbones[backbone])
-                names = (path.stem, METHODS[method], backbones[backbone], schedule)
-                entries.append(Entry(*names, *measured))
-    return entries
+def zoo() -> List[Dict[str, Any]]:
+    """Return the metafile's entries of all configs, by method, backbone and schedule."""
+    models = []
+    for method in METHODS:
+        for backbone in OURS:
+            counted = None  # the schedule changes a classifier only
+            for schedule in SCHEDULES:
+                path = ROOT / 'configs' / f'{method}_{backbone}_{schedule}.py'
+                if not path.is_file():
+                    continue
+                cfg = load_config(str(path))
+                if counted is None or method == 'imagenet':
+                    counted = count_config(cfg, *usual_size(cfg))
+                models.append(entry(path.stem, METRICS[method], DATA[cfg.default_scope], counted))
+    return models
 
 
-def measure(path: Path, backbone: str) -> Tuple[Tuple[int, int], Complexity]:
-    """Size of the image, and what the network of a config takes for it."""
-    if path.stem.startswith('imagenet_'):
-        family, _, arch = backbone.partition('-')
-        size = CLASSIFICATION_SIZE
-        return size, count_classifier(
-            family, arch.lower().replace('-', '_'), *size, TOKENS.get(path.stem)
-        )
-    cfg = load_config(str(path))
-    size = DETECTION_SIZE if cfg.default_scope == 'mmdet' else SEGMENTATION_SIZE
-    return size, count_config(cfg, *size)
-
-
-def page(entries: List[Entry]) -> str:
-    """The page, as Markdown."""
-    lines = [
-        '# Model zoo',
-        '',
-        '<!-- Written by `python tools/model_zoo.py`: change that, not this. -->',
-        '',
-        'Parameters are those of the whole network, training heads included. Multiply-adds are',
-        'of inference on one image with every product of the attention counted: for detectors',
-        'at {} x {} with 1000 regions and 100 masks, for segmentors at {} x {}, for'.format(
-            *DETECTION_SIZE, *SEGMENTATION_SIZE
-        ),
-        'classifiers at {} x {}.'.format(*CLASSIFICATION_SIZE),
-        '',
-        'Results are the papers\', *reported, not reproduced here*; "-" stands where none is',
-        'given here. The best that RMT reports is 54.5 box AP and 47.2 mask AP on COCO and 52.8',
-        "mIoU on ADE20K; RMT-S's top-1 is that of the average of its weights.",
+def entry(name: str, metrics: Sequence[str], data: str, counted: Any) -> Dict[str, Any]:
+    """Return the metafile's entry of a config."""
+    model = {
+        'Name': name,
+        'In Collection': 'ResT' if '_rest_' in name else 'RMT',
+        'Config': f'configs/{name}.py',
+        'Metadata': {
+            'Training Data': data,
+            'Parameters': counted.parameters,
+            'FLOPs': counted.macs,
+        },
+    }
+    results = [
+        {
+            'Task': TASKS[metric],
+            'Dataset': data,
+            'Metrics': {metric: value},
+            'Note': 'reported by the paper, not reproduced here',
+        }
+        for metric, value in zip(metrics, REPORTED.get(name, ()))
     ]
-    for method in METHODS.values():
-        of_method = [entry for entry in entries if entry.method == method]
-        metrics = _metrics(of_method[0]) if of_method else ()
-        reported = ' | '.join(f'{metric}, reported' for metric in metrics)
-        lines += [
-            '',
-            f'## {method}',
-            '',
-            f'| backbone | schedule | parameters (M) | multiply-adds (G) | {reported} | config |',
-            '|' + ' --- |' * (5 + len(metrics)),
-        ]
-        for entry in of_method:
-            results = REPORTED.get(entry.config, {})
-            cells = [
-                entry.backbone,
-                SCHEDULES[entry.schedule],
-                f'{entry.complexity.parameters / 1e6:.2f}',
-                f'{entry.complexity.macs / 1e9:.1f}',
-                *(str(results.get(metric, '-')) for metric in metrics),
-                f'[{entry.config}](../configs/{entry.config}.py)',
-            ]
-            lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join([*lines, *ablations()]) + '\n'
+    return {**model, 'Results': results} if results else model
 
 
-def ablations() -> List[str]:
-    """Lines on the ablation networks, each with the parts of RMT that it has."""
-    rows = {**{name: BACKBONES[name] for name in ('rmt_t', 'rmt_s')}, **ABLATIONS}
-    lines = [
-        '',
-        '## Ablation networks of RMT',
-        '',
-        'Backbones without a classifier, multiply-adds at 224 x 224, and the parts of RMT that',
-        'they have, beside two of the four; [ablations](ablations.md) tells of the switches. "-"',
-        'stands where a top-1 is not given here.',
-        '',
-        '| backbone | parameters (M) | multiply-adds (G) | axial stages | '
-        f'{" | ".join(SWITCHES.values())} | top-1, reported |',
-        '|' + ' --- |' * (5 + len(SWITCHES)),
+def page(models: List[Dict[str, Any]]) -> str:
+    """Return the page."""
+    parts = [INTRODUCTION.format(*DETECTION_SIZE, *SEGMENTATION_SIZE, *CLASSIFICATION_SIZE)]
+    for method, title in METHODS.items():
+        columns = ['backbone', 'schedule', 'parameters (M)', 'MACs (G)']
+        columns += [f'{metric}, reported' for metric in METRICS[method]]
+        rows = [row(m, method) for m in models if described(m).method == title]
+        parts += [f'## {title}', markdown_table([*columns, 'config'], rows)]
+    return '\n\n'.join([*parts, ABLATIONS, ablations()]) + '\n'
+
+
+def row(model: Dict[str, Any], method: str) -> List[str]:
+    """Return the cells of a config."""
+    name, counted = model['Name'], model['Metadata']
+    results = [*map(str, REPORTED.get(name, ())), '-', '-'][: len(METRICS[method])]
+    return [
+        described(model).backbone,
+        SCHEDULES[described(model).schedule.replace(' ', '_')],
+        f'{counted["Parameters"] / 1e6:.2f}',
+        f'{counted["FLOPs"] / 1e9:.1f}',
+        *results,
+        f'[{name}](../configs/{name}.py)',
     ]
-    for name, title in rows.items():
+
+
+def ablations() -> str:
+    """Return the table of the ablation networks."""
+    rows = []
+    for name in ('t', 's', 'swin_t', 'swin_s', 'deit_s'):
         with torch.device('meta'):
-            network = RMT(name.partition('_')[2])
-        complexity, arch = count(network, 224, 224), network.arch
+            network = RMT(name)
+        counted, arch = count(network, *CLASSIFICATION_SIZE), network.arch
         axial = [str(stage) for stage, is_axial in enumerate(arch.axial, 1) if is_axial]
-        cells = [
-            title,
-            f'{complexity.parameters / 1e6:.2f}',
-            f'{complexity.macs / 1e9:.2f}',
+        family, size = name.rpartition('_')[::2]
+        family = {'swin': 'RMT-Swin', 'deit': 'RMT-DeiT'}.get(family, 'RMT')
+        rows.append([
+            f'{family}-{size.upper()}',
+            f'{counted.parameters / 1e6:.2f}',
+            f'{counted.macs / 1e9:.2f}',
             ', '.join(axial) or 'none',
             *('yes' if getattr(arch, switch) else 'no' for switch in SWITCHES),
-            str(REPORTED.get(f'imagenet_{name}_300e', {}).get('top-1', '-')),
-        ]
-        lines.append(f'| {" | ".join(cells)} |')
-    return lines
+            str(REPORTED[f'imagenet_rmt_{name}_300e'][0]),
+        ])  # fmt: skip
+    columns = ['backbone', 'parameters (M)', 'MACs (G)', 'axial stages', *SWITCHES.values()]
+    return markdown_table([*columns, 'top-1, reported'], rows)
 
 
-def _metrics(entry: Entry) -> Tuple[str, ...]:
-    if entry.data == 'ImageNet-1k':
-        return ('top-1', 'top-5')
-    if entry.data == 'ADE20K':
-        return ('mIoU',)
-    return ('box AP',) if entry.method == 'RetinaNet' else ('box AP', 'mask AP')
-
-
-def metafile(entries: List[Entry]) -> str:
-    """The metafile, as YAML in OpenMMLab's fields."""
+def metafile(models: List[Dict[str, Any]]) -> str:
+    """Return the metafile."""
+    papers = {
+        'ResT': ('2105.13677', 'ResT: An Efficient Transformer for Visual Recognition'),
+        'RMT': ('2309.11523', 'RMT: Retentive Networks Meet Vision Transformers'),
+    }
     collections = [
-        {'Name': family, 'Paper': {'URL': url, 'Title': title}}
-        for family, (title, url) in PAPERS.items()
+        {'Name': family, 'Paper': {'URL': f'https://arxiv.org/abs/{number}', 'Title': title}}
+        for family, (number, title) in papers.items()
     ]
-    models = []
-    for entry in entries:
-        model = {
-            'Name': entry.config,
-            'In Collection': entry.backbone.partition('-')[0],
-            'Config': f'configs/{entry.config}.py',
-            'Metadata': {
-                'Training Data': entry.data,
-                'Parameters': entry.complexity.parameters,
-                'FLOPs': entry.complexity.macs,
-            },
-        }
-        results = REPORTED.get(entry.config)
-        if results:
-            model['Results'] = [
-                {
-                    'Task': TASKS[metric],
-                    'Dataset': entry.data,
-                    'Metrics': {metric: value},
-                    'Note': 'reported by the paper, not reproduced here',
-                }
-                for metric, value in results.items()
-            ]
-        models.append(model)
     content = {'Collections': collections, 'Models': models}
     return '# Written by `python tools/model_zoo.py`.\n' + yaml.safe_dump(content, sort_keys=False)
 
 
 def main() -> None:
-    """Write."""
+    """Write both files."""
     Parser(description=__doc__).parse_args()
-    entries = zoo()
-    for path, text in ((PAGE, page(entries)), (METAFILE, metafile(entries))):
+    models = zoo()
+    for path, text in ((PAGE, page(models)), (METAFILE, metafile(models))):
         path.write_text(text)
-        print(f'{len(entries)} configs: {path}')
+        print(f'{len(models)} configs: {path}')
 
 
 if __name__ == '__main__':

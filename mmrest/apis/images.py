@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..analysis.networks import Preprocessing
 from ..engine.config import first_line
 from ..engine.errors import UsageError
-from .networks import Preprocessing
 
 
 class UnreadableImage(UsageError):

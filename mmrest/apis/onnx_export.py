@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from ..analysis.networks import backbone_of, preprocessing
 from ..engine.config import first_line
 from ..engine.errors import UsageError
 from ..version import __version__
-from .networks import backbone_of, preprocessing
 
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 """What requirements/optional.txt names; the last one is for the comparison alone."""

@@ -1,189 +1,242 @@
-"""Measure time and memory of backbones: ours, their plain form and mmdet's of like size."""
+"""Benchmark backbones and attention (time, memory), or checkpoints (metrics)."""
 
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional, Tuple
 
-import matplotlib
 import torch
 from rich.console import Console
 
-from ..apis.complexity import count
-from ..apis.measure import OURS, PEERS, Job, build, machine, matrix_rates, memory, seconds
+from ..analysis.measure import ATTENTIONS, Job, machine, memory, seconds
+from ..analysis.networks import BACKBONES, PEERS
+from ..engine.config import load_config
 from ..engine.errors import UsageError
 from ..ops import BACKENDS
-from .command import Parser, at_least, folder
+from ..shipped import models
+from .command import Parser, at_least, folder, markdown_table
 
-matplotlib.use('Agg')  # files only, with or without a screen
-from matplotlib import pyplot as plt
+LARGEST_MAPS = 2**28
+"""Elements of attention maps up to which the reference implementation is measured alone."""
+
+METRICS = {
+    'coco/bbox_mAP': ('box AP', 100),
+    'coco/segm_mAP': ('mask AP', 100),
+    'mIoU': ('mIoU', 1),
+    'accuracy/top1': ('top-1', 1),
+}
+"""Metric of a test -> its name in the metafile, and the factor that makes it a percentage."""
+
+DATA = {'mmdet': 'coco', 'mmseg': 'ade', 'mmpretrain': 'imagenet'}
+"""Scope of a config -> option for its data root."""
 
 
 def parse_args() -> argparse.Namespace:
-    """Arguments of the command line."""
+    """Parse the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument(
+    commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+    networks = commands.add_parser('networks', help='time and memory of backbones and attention')
+    add = networks.add_argument
+    add(
         'networks', nargs='*', default=['rest_small', 'rmt_s'], metavar='NETWORK',
-        help=f'from {", ".join([*OURS, *PEERS])} (default: rest_small rmt_s)',
+        help=f'from {", ".join([*BACKBONES, *ATTENTIONS])} (default: rest_small rmt_s)',
     )  # fmt: skip
-    parser.add_argument(
+    add(
         '--backends', nargs='+', choices=BACKENDS,
-        help='of the attention of our networks; reference is the plain form '
-        '(default: torch reference, on a GPU triton too)',
+        help='of the attention (default: torch reference, on a GPU triton too)',
     )  # fmt: skip
-    parser.add_argument(
+    add(
         '--sizes', nargs='+', type=size, default=[(800, 1344)], metavar='HxW',
         help='of the images (default: 800x1344)',
     )  # fmt: skip
-    parser.add_argument('--batch', type=at_least(1), default=1)
-    parser.add_argument('--train', action='store_true', help='forward and backward')
-    parser.add_argument('--with-cp', action='store_true', help='recompute blocks in the backward')
-    parser.add_argument('--dtype', default='float32', choices=['float32', 'float16', 'bfloat16'])
-    parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
-    parser.add_argument('--compile', action='store_true', help='measure torch.compile too')
-    parser.add_argument(
-        '--memory', action='store_true', help='measure memory too, which takes longer'
-    )
-    parser.add_argument('--repeats', type=at_least(1), default=5)
-    parser.add_argument('--threads', type=at_least(1), help='of the CPU (default: torch decides)')
-    parser.add_argument('--work-dir', type=folder, default=Path('work_dirs/benchmark'))
+    add('--batch', type=at_least(1), default=1, help='number of images (default: 1)')
+    add('--train', action='store_true', help='forward and backward')
+    add('--with-cp', action='store_true', help='recompute blocks in the backward pass')
+    add('--dtype', default='float32', choices=['float32', 'float16', 'bfloat16'])
+    add('--device', default='cpu', choices=['cpu', 'cuda'])
+    add('--compile', action='store_true', help='also measure torch.compile')
+    add('--memory', action='store_true', help='also measure memory, which takes longer')
+    add('--repeats', type=at_least(1), default=5, help='steps per network (default: 5)')
+    add('--threads', type=at_least(1), help='number of CPU threads (default: PyTorch default)')
+    add('--work-dir', type=folder, default=Path('work_dirs/benchmark'))
+
+    checkpoints = commands.add_parser('checkpoints', help='metrics of checkpoints in one table')
+    add = checkpoints.add_argument
+    add('pairs', nargs='+', metavar='CONFIG=CHECKPOINT', help='what to test')
+    for option in DATA.values():
+        add(f'--{option}', metavar='DIR', help=f'data root of the configs of {option}')
+    add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='see mmrest test')
+    add(
+        '--work-dir', type=folder, default=Path('work_dirs/benchmark_checkpoints'),
+        help='results in it are not computed again, so use another one for other data or options',
+    )  # fmt: skip
     args = parser.parse_args()
-    unknown = set(args.networks) - {*OURS, *PEERS}
-    if unknown:
-        parser.error(f'no network {sorted(unknown)[0]!r}; choose from {[*OURS, *PEERS]}')
-    if args.with_cp and not args.train:
-        parser.error('--with-cp is for --train, which is not given')
-    if args.backends is None:
-        args.backends = BACKENDS if args.device == 'cuda' else ['torch', 'reference']
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise UsageError('--device cuda: torch finds no GPU; leave it out')
+    if args.command == 'networks':
+        check_networks(args, parser)
     return args
 
 
-def size(text: str) -> tuple:
-    """Type of an argument such as 800x1344."""
+def check_networks(args: argparse.Namespace, parser: Parser) -> None:
+    """Check the arguments of `networks`, and fill in the default of --backends."""
+    known = [*BACKBONES, *ATTENTIONS]
+    unknown = [name for name in args.networks if name not in known]
+    if unknown:
+        parser.error(f'unknown network {unknown[0]!r}; choose from {", ".join(known)}')
+    if args.with_cp and not args.train:
+        parser.error('--with-cp needs --train')
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise UsageError('--device cuda: no GPU found; use --device cpu')
+    if args.backends is None:
+        args.backends = BACKENDS if args.device == 'cuda' else ['torch', 'reference']
+
+
+def size(text: str) -> Tuple[int, int]:
+    """Parse an argument such as 800x1344."""
     height, sign, width = text.partition('x')
     if not (sign and height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f'{text!r} is not of the form HEIGHTxWIDTH')
     return int(height), int(width)
 
 
-def jobs_of(args: argparse.Namespace, image_size: tuple) -> List[Job]:
-    """What is measured at one size, in this order."""
+def jobs_of(args: argparse.Namespace, image_size: Tuple[int, int]) -> List[Job]:
+    """Return what to measure at one size."""
     jobs = []
     for network in args.networks:
-        for backend in args.backends if network in OURS else [None]:
+        attention = ATTENTIONS.get(network)
+        large = attention and attention.map_elements(image_size) * args.batch > LARGEST_MAPS
+        for backend in [None] if network in PEERS else args.backends:
+            if backend == 'reference' and large:
+                continue
             for compiled in [False, True] if args.compile else [False]:
                 jobs.append(
                     Job(
-                        network, backend, image_size, args.batch, args.train, args.with_cp,
-                        args.dtype, args.device, compiled,
+                        network, backend, image_size, args.batch, args.train,
+                        args.with_cp and not attention, args.dtype, args.device, compiled,
                     )
                 )  # fmt: skip
     return jobs
 
 
-def multiply_adds(job: Job) -> int:
-    """Of a forward pass of one image."""
-    network = build(job._replace(compiled=False)).to('meta')
-    return count(network, *job.size).macs
-
-
-def measure(args: argparse.Namespace, rate: float, console: Console) -> List[Dict[str, Any]]:
-    """Everything that was asked for: one dict a job.
-
-    Args:
-        args: of the command line.
-        rate: multiply-adds a second that the machine can reach.
-        console: where the progress is told.
-    """
-    found = []
+def measure(args: argparse.Namespace, console: Console) -> List[Dict[str, Any]]:
+    """Measure everything, and return one entry per job."""
+    entries = []
     for image_size in args.sizes:
         jobs = jobs_of(args, image_size)
         console.print(f'{"x".join(map(str, image_size))}: {", ".join(job.name for job in jobs)}')
         times = seconds(jobs, args.repeats)
         for job in jobs:
-            median = statistics.median(times[job.name])
-            # A backward pass has two products for each of the forward pass.
-            products = multiply_adds(job) * job.batch * (3 if job.train else 1)
-            entry = dict(
-                job._asdict(), name=job.name, seconds=times[job.name], median=median,
-                share=products / median / rate,
-            )  # fmt: skip
+            taken = times[job.name]
+            entry = dict(job._asdict(), name=job.name, seconds=taken)
+            entries.append(dict(entry, median=statistics.median(taken)))
             if args.memory:
-                entry.update(memory(job)._asdict())
-            found.append(entry)
-    return found
+                entries[-1].update(memory(job)._asdict())
+    return entries
 
 
 def table(entries: List[Dict[str, Any]]) -> str:
-    """The figures as a table of Markdown; ratios are to the plain form of the same network."""
-    lines = [
-        '| size | network | median (s) | spread (s) | times as fast as its plain form | '
-        'share of the matrix rate | peak (MB) | kept for backward (MB) |',
-        '|' + ' --- |' * 8,
-    ]
+    """Return the entries as a Markdown table, with the speed-up over the reference."""
+    rows = []
     for entry in entries:
-        plain = [
-            other for other in entries
-            if (other['network'], other['size'], other['compiled'])
-            == (entry['network'], entry['size'], False) and other['backend'] == 'reference'
+        reference = [
+            other['median'] for other in entries
+            if (other['network'], other['size'], other['backend'], other['compiled'])
+            == (entry['network'], entry['size'], 'reference', False)
         ]  # fmt: skip
-        ratio = f'{plain[0]["median"] / entry["median"]:.2f}' if plain else '-'
-        cells = [
+        rows.append([
             'x'.join(map(str, entry['size'])),
             entry['name'],
             f'{entry["median"]:.3f}',
             f'{min(entry["seconds"]):.3f} - {max(entry["seconds"]):.3f}',
-            ratio,
-            f'{entry["share"]:.0%}',
-            f'{entry["peak"]:.0f}' if 'peak' in entry else '-',
-            f'{entry["kept"]:.0f}' if entry.get('kept') else '-',
-        ]
-        lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines)
+            f'{reference[0] / entry["median"]:.2f}' if reference else '-',
+            *('-' if not entry.get(key) else f'{entry[key]:.0f}' for key in ('peak', 'saved')),
+        ])  # fmt: skip
+    columns = ['size', 'network', 'median (s)', 'range (s)', 'speed-up over reference']
+    return markdown_table([*columns, 'peak memory (MB)', 'saved for backward (MB)'], rows)
 
 
-def draw(entries: List[Dict[str, Any]], path: Path) -> None:
-    """Bars of the medians with their spread, a panel for each size."""
-    sizes = list(dict.fromkeys(entry['size'] for entry in entries))
-    figure, axes = plt.subplots(
-        1, len(sizes), figsize=(6 * len(sizes), 1 + 0.35 * len(entries) / len(sizes)),
-        squeeze=False, layout='constrained',
-    )  # fmt: skip
-    for axis, image_size in zip(axes[0], sizes):
-        shown = [entry for entry in entries if entry['size'] == image_size]
-        medians = [entry['median'] for entry in shown]
-        spread = [
-            [entry['median'] - min(entry['seconds']) for entry in shown],
-            [max(entry['seconds']) - entry['median'] for entry in shown],
-        ]
-        axis.barh([entry['name'] for entry in shown], medians, xerr=spread, capsize=3)
-        axis.invert_yaxis()
-        axis.set_xlabel('seconds a step')
-        axis.set_title('x'.join(map(str, image_size)))
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+def benchmark_networks(args: argparse.Namespace, console: Console) -> None:
+    """Run the subcommand `networks`."""
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    entries = measure(args, console)
+    step = 'forward and backward' if args.train else 'forward'
+    heading = f'{step}, batch {args.batch}, {args.dtype}, {machine(args.device)}'
+    content = json.dumps(dict(machine=machine(args.device), entries=entries), indent=2)
+    (args.work_dir / 'benchmark.json').write_text(content)
+    text = f'{heading}\n\n{table(entries)}'
+    (args.work_dir / 'benchmark.md').write_text(f'{text}\n')
+    console.print(text)
+    console.print(f'saved to {args.work_dir / "benchmark.json"} and .md')
+
+
+def benchmark_checkpoints(args: argparse.Namespace, console: Console) -> None:
+    """Run the subcommand `checkpoints`."""
+    pairs = [tuple(pair.partition('=')[::2]) for pair in args.pairs]
+    for given, (config, checkpoint) in zip(args.pairs, pairs):
+        if not config or not checkpoint:
+            raise UsageError(f'{given!r} is not of the form CONFIG=CHECKPOINT')
+        if not Path(checkpoint).is_file():
+            raise UsageError(f'checkpoint {checkpoint} not found')
+    reported = {
+        model['Name']: {n: v for r in model.get('Results', ()) for n, v in r['Metrics'].items()}
+        for model in models()
+    }
+    rows, failed = [], []
+    for config, checkpoint in pairs:
+        metrics = tested(config, checkpoint, args)
+        if metrics is None:
+            failed.append(f'{config}={checkpoint}')
+            continue
+        row = [Path(config).stem, checkpoint]
+        for key, (name, factor) in METRICS.items():
+            row.append(f'{metrics[key] * factor:.1f}' if key in metrics else '-')
+            row.append(str(reported.get(row[0], {}).get(name, '-')))
+        memory_mb = metrics.get('memory_mb')
+        row += [f'{1 / metrics["time"]:.2f}', f'{memory_mb:.0f}' if memory_mb else '-']
+        rows.append(row)
+    columns = [title for name, _ in METRICS.values() for title in (name, f'{name}, reported')]
+    text = markdown_table(['config', 'checkpoint', *columns, 'batches/s', 'memory (MB)'], rows)
+    (args.work_dir / 'table.md').write_text(f'{text}\n')
+    console.print(text)
+    console.print(f'saved to {args.work_dir / "table.md"}')
+    if failed:
+        raise UsageError(f'{len(failed)} of {len(pairs)} tests failed: {", ".join(failed)}')
+
+
+def tested(config: str, checkpoint: str, args: argparse.Namespace) -> Optional[Dict[str, Any]]:
+    """Return the metrics that `mmrest test` saved, after a test if there are none yet.
+
+    Returns:
+        The metrics; None if the test failed, which has printed its error.
+    """
+    scope = load_config(config).get('default_scope')
+    name = '_'.join([Path(config).stem, *Path(checkpoint).with_suffix('').parts]).replace('/', '')
+    work_dir = args.work_dir / name
+
+    def saved() -> List[Path]:
+        """Metrics that are not older than the checkpoint, the newest last."""
+        changed = Path(checkpoint).stat().st_mtime
+        return sorted(p for p in work_dir.glob('*/*.json') if p.stat().st_mtime >= changed)
+
+    if not saved():
+        root = getattr(args, DATA.get(scope, ''), None)
+        options = ['--data-root', root] if root else []
+        options += ['--cfg-options', *args.cfg_options] if args.cfg_options else []
+        command = [sys.executable, '-m', 'mmrest_cli', 'test', config, checkpoint, *options]
+        if subprocess.run([*command, '--work-dir', str(work_dir)]).returncode:
+            return None
+    return json.loads(saved()[-1].read_text())
 
 
 def main() -> None:
-    """Measure and write."""
+    """Benchmark, and save a table."""
     args = parse_args()
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    console = Console()
-    rates = matrix_rates(args.device, args.dtype)
-    entries = measure(args, max(rates.values()), console)
     args.work_dir.mkdir(parents=True, exist_ok=True)
-    (args.work_dir / 'benchmark.json').write_text(
-        json.dumps(dict(machine=machine(args.device), rates=rates, entries=entries), indent=2)
-    )
-    step = 'forward and backward' if args.train else 'forward'
-    heading = f'{step}, batch {args.batch}, {args.dtype}, {machine(args.device)}'
-    reached = ', '.join(f'{rate / 1e9:.0f} ({name})' for name, rate in rates.items())
-    text = f'{heading}; GMAC/s: {reached}\n\n{table(entries)}\n'
-    (args.work_dir / 'benchmark.md').write_text(text)
-    draw(entries, args.work_dir / 'benchmark.png')
-    console.print(text, soft_wrap=True, markup=False)
-    console.print(f'benchmark.json, .md and .png are in {args.work_dir}')
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    if args.command == 'networks':
+        benchmark_networks(args, console)
+    else:
+        benchmark_checkpoints(args, console)

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..operators import ENVIRONMENT_VARIABLE, describe
+from .command import markdown_table
 
 
 class Package(NamedTuple):
@@ -287,9 +288,7 @@ COLUMNS = ('package', 'found', 'supported', 'what to do')
 def markdown(state: State) -> str:
     """The findings for an issue."""
     lines = [f'- {name}: {what}' for name, what in surroundings(state).items()]
-    lines += ['', f'| {" | ".join(COLUMNS)} |', '|' + ' --- |' * len(COLUMNS)]
-    lines += [f'| {" | ".join(row)} |' for row in rows(state)]
-    return '\n'.join(lines)
+    return '\n'.join([*lines, '', markdown_table(COLUMNS, rows(state))])
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ import os.path as osp
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Iterator, NoReturn, Optional, Sequence
+from typing import Any, Callable, Iterable, Iterator, NoReturn, Optional, Sequence
 
 import torch
 from mmengine.config import Config
@@ -151,6 +151,12 @@ def _split(text: str) -> Iterator[str]:
             yield text[begin:place]
             begin = place + 1
     yield text[begin:]
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [columns, ['---'] * len(columns), *rows]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from typing import List, Tuple
 
-from ..apis.networks import (
+from ..analysis.networks import (
     CLASSIFICATION_SIZE,
     OURS,
     PEERS,

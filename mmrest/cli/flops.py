@@ -1,132 +1,90 @@
-"""Count parameters and multiply-adds of a network, stage by stage, attention included."""
+"""Count the parameters and MACs of a network by part, attention matmuls included."""
 
 import argparse
 import json
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List
 
 from rich.console import Console
 from rich.table import Table
 
-from ..apis.complexity import Part, count_parts
-from ..apis.networks import (
-    OURS,
-    PEERS,
-    backbone_config,
-    network_config,
-    on_meta,
-    usual_size,
-)
+from ..analysis.complexity import Part, count_parts
+from ..analysis.networks import BACKBONES, backbone_config, network_config, on_meta, usual_size
 from ..engine.config import first_line
 from ..engine.errors import UsageError
-from .command import (
-    Parser,
-    add_cfg_options,
-    add_shape_argument,
-    written_file,
-)
+from .command import Parser, add_cfg_options, add_shape_argument, written_file
 
 
 def parse_args() -> argparse.Namespace:
-    """Arguments of the command line."""
+    """Parse the command line."""
     parser = Parser(description=__doc__)
     parser.add_argument(
-        'network', metavar='CONFIG', help=f'config file, or one of {", ".join([*OURS, *PEERS])}'
+        'network', metavar='CONFIG', help=f'config, or one of {", ".join(BACKBONES)}'
     )
     add_shape_argument(
-        parser,
-        '--shape',
-        'of the image, one number for a square (default: 224 224 for a classifier or a backbone '
-        'alone, 800 1280 for a detector, for a segmentor what its data_preprocessor says, or '
-        '512 512)',
-    )
+        parser, '--shape',
+        'of the image, one number for a square (default: 224 224 for a classifier or backbone, '
+        '800 1280 for a detector, the size in its data_preprocessor or 512 512 for a segmentor)',
+    )  # fmt: skip
+    parser.add_argument('--backbone-only', action='store_true', help='without neck and heads')
     parser.add_argument(
-        '--backbone-only', action='store_true', help='leave out neck and heads of a config'
-    )
-    parser.add_argument(
-        '--json', type=written_file('.json'), metavar='FILE', help='write the figures to it too'
+        '--json', type=written_file('.json'), metavar='FILE', help='also save the counts as JSON'
     )
     add_cfg_options(parser, 'model.backbone.arch=b')
     return parser.parse_args()
 
 
-def measure(args: argparse.Namespace) -> Tuple[List[Part], Tuple[int, int]]:
-    """Parts of the network, and the size that they are counted at."""
+def counts(parts: List[Part]) -> Dict[str, Any]:
+    """Return the counts for the JSON; the totals are without parts that are not counted."""
+    return dict(
+        **{key: sum(getattr(part, key) for part in parts) for key in Part._fields[1:4]},
+        not_counted=[part.name for part in parts if not part.counted],
+        parts=[
+            # None, so that nobody adds up what is not known.
+            dict(name=p.name, parameters=p.parameters, macs=p.macs, attention=p.attention)
+            if p.counted
+            else dict(name=p.name, parameters=p.parameters, macs=None, attention=None)
+            for p in parts
+        ],
+    )
+
+
+def table(found: Dict[str, Any]) -> Table:
+    """Return the counts as a table."""
+    rows = Table(show_footer=True)
+    rows.add_column('part', footer='total without -' if found['not_counted'] else 'total')
+    rows.add_column('parameters', footer=f'{found["parameters"]:,}', justify='right')
+    for key, title in (('macs', 'MACs (G)'), ('attention', 'of these attention (G)')):
+        rows.add_column(title, footer=f'{found[key] / 1e9:.3f}', justify='right')
+    for part in found['parts']:
+        macs = [
+            '-' if part[key] is None else f'{part[key] / 1e9:.3f}' for key in ('macs', 'attention')
+        ]
+        rows.add_row(part['name'], f'{part["parameters"]:,}', *macs)
+    return rows
+
+
+def main() -> None:
+    """Count and print."""
+    args = parse_args()
     cfg = network_config(args.network, args.cfg_options)
     size = args.shape or usual_size(cfg)
     model = on_meta(backbone_config(cfg) if args.backbone_only else cfg)
     try:
-        return count_parts(model, *size), size
-    except Exception as error:  # a head is called in a way that it does not know
+        found = counts(count_parts(model, *size))
+    except Exception as error:  # a head that takes other arguments
         raise UsageError(
             f'{type(model).__name__} of {args.network} cannot be counted at {size[0]} x {size[1]}:'
-            f' {first_line(error)}; --backbone-only leaves out neck and heads'
+            f' {first_line(error)}; use --backbone-only'
         ) from error
-
-
-def total(parts: List[Part]) -> Part:
-    """The sums, of multiply-adds without the parts that are not counted."""
-    sums = (sum(getattr(p, key) for p in parts) for key in ('parameters', 'macs', 'attention'))
-    return Part('total', *sums, counted=not uncounted(parts))
-
-
-def uncounted(parts: List[Part]) -> List[str]:
-    """Names of the parts whose multiply-adds are not known."""
-    return [part.name for part in parts if not part.counted]
-
-
-def table(parts: List[Part]) -> Table:
-    """The figures for people."""
-    rows = Table(show_footer=True)
-    whole = total(parts)
-    rows.add_column('part', footer='total' if whole.counted else 'total without -')
-    rows.add_column('parameters', footer=f'{whole.parameters:,}', justify='right')
-    for name, value in (
-        ('multiply-adds (G)', whole.macs),
-        ('of these attention (G)', whole.attention),
-    ):
-        rows.add_column(name, footer=f'{value / 1e9:.3f}', justify='right')
-    for part in parts:
-        counts = [f'{value / 1e9:.3f}' for value in (part.macs, part.attention)]
-        rows.add_row(part.name, f'{part.parameters:,}', *(counts if part.counted else '--'))
-    return rows
-
-
-def content(parts: List[Part], network: str, size: Tuple[int, int]) -> Dict[str, Any]:
-    """The figures for programs."""
-    sums = figures(total(parts))
-    del sums['name']
-    of_parts = [figures(part) if part.counted else unknown(part) for part in parts]
-    return dict(network=network, shape=size, **sums, not_counted=uncounted(parts), parts=of_parts)
-
-
-def figures(part: Part) -> Dict[str, Any]:
-    """Those of a part."""
-    found = part._asdict()
-    del found['counted']
-    return found
-
-
-def unknown(part: Part) -> Dict[str, Any]:
-    """Those of a part that is not counted, which nobody can add up by mistake."""
-    return dict(figures(part), macs=None, attention=None)
-
-
-def main() -> None:
-    """Count and show."""
-    args = parse_args()
-    parts, size = measure(args)
-    title = f'{args.network}, one image of {size[0]} x {size[1]}'
-    console = Console()
-    console.print(title, soft_wrap=True, markup=False, highlight=False)
-    console.print(table(parts))
-    console.print('A multiply-add is two floating point operations.')
-    if uncounted(parts):
-        names = ', '.join(uncounted(parts))
-        console.print(
-            f'Not counted, and missing in the total: {names}; it is not known how to run that.',
-            soft_wrap=True,
-        )
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console.print(f'{args.network}, one image of {size[0]} x {size[1]}')
+    Console().print(table(found))
+    console.print('One MAC is two FLOPs.')
+    if found['not_counted']:
+        names = ', '.join(found['not_counted'])
+        console.print(f'Not counted, and missing in the total: {names}')
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(content(parts, args.network, size), indent=2) + '\n')
-        console.print(f'The figures are in {args.json}')
+        content = dict(network=args.network, shape=size, **found)
+        args.json.write_text(json.dumps(content, indent=2) + '\n')
+        console.print(f'saved to {args.json}')

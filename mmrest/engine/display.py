@@ -10,7 +10,6 @@ import io
 import logging
 import math
 import operator
-import sys
 from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 import numpy as np
@@ -36,11 +35,7 @@ from rich.text import Text
 from torch import cuda, nn
 
 from .compat import is_resuming, loaded_from
-
-try:
-    import resource
-except ImportError:  # Windows has none
-    resource = None
+from .memory import peak_memory_mb
 
 Comparison = Callable[[float, float], bool]
 
@@ -406,16 +401,3 @@ def main_metric(runner: Runner, metrics: Dict[str, float]) -> Tuple[str, Compari
                     return name, hook.is_better_than[name]
     name = next((name for name in MAIN_METRICS if name in metrics), next(iter(metrics)))
     return name, operator.gt
-
-
-def peak_memory_mb() -> Optional[float]:
-    """The most memory that this process has held, in MB; None where the system does not say.
-
-    The memory is that of the GPU where there is one, else that of the process.
-    """
-    if cuda.is_available():
-        return cuda.max_memory_allocated() / 2**20
-    if resource is None:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == 'darwin' else peak / 2**10

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-
-from mmrest import RMT, ResT
 from mmrest.apis.attention_maps import (
     attention_maps,
     attention_of,
@@ -11,6 +9,8 @@ from mmrest.apis.attention_maps import (
     token_at,
     token_weights,
 )
+
+from mmrest import RMT, ResT
 from mmrest.models.rest import EMSA
 from mmrest.models.rmt import MaSA, RelPos2d
 from mmrest.ops import BACKENDS, use_backend

@@ -1,7 +1,6 @@
 """Memory of the attention alone."""
 
 import pytest
-
 from mmrest.apis.attention_memory import ATTENTIONS, attention_memory
 
 EMSA, *OTHERS = ATTENTIONS

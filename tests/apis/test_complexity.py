@@ -7,12 +7,12 @@ from functools import lru_cache
 
 import pytest
 import torch
+from mmrest.apis.complexity import count, count_config, count_parts
+from mmrest.apis.networks import OURS, backbone_config, network_config, on_meta
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmrest import RMT, ResT
-from mmrest.apis.complexity import count, count_config, count_parts
-from mmrest.apis.networks import OURS, backbone_config, network_config, on_meta
 from mmrest.engine.errors import UsageError
 from mmrest.ops import BACKENDS, use_backend
 from tests.reference import KEYS

@@ -1,7 +1,6 @@
 """Principal components of feature maps as colours."""
 
 import torch
-
 from mmrest.apis.feature_pca import principal_components
 
 

@@ -4,8 +4,8 @@ from concurrent.futures import Future
 
 import pytest
 import torch
-
 from mmrest.apis.measure import OURS, PEERS, Job, build, kept_by, matrix_rates, seconds, step
+
 from mmrest.ops import forced_backend, use_backend
 
 SMALL = (64, 96)

@@ -2,9 +2,9 @@
 
 import pytest
 from mmengine.config import Config
+from mmrest.apis.networks import backbone_config, is_backbone, network_config, usual_size
 
 from mmrest import RMT
-from mmrest.apis.networks import backbone_config, is_backbone, network_config, usual_size
 from mmrest.engine.errors import UsageError
 
 

@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from mmrest.apis.networks import build_network, network_config
 from mmseg.models.utils import Upsample as OfMmseg
 from torch import nn
 
 from mmrest.apis import onnx_export
-from mmrest.apis.networks import build_network, network_config
 from mmrest.apis.onnx_export import (
     AdaptiveAvgPool,
     Difference,

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from mmrest.apis.receptive_field import half_share, receptive_fields, squared_gradients
 from torch import nn
 
-from mmrest.apis.receptive_field import half_share, receptive_fields, squared_gradients
 from tests.models.networks import FAMILIES, randomised, tiny
 
 

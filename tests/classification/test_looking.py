@@ -3,10 +3,10 @@
 import json
 
 import pytest
-
-from mmrest.apis import inference
 from mmrest.apis.complexity import count_config
 from mmrest.apis.networks import on_meta
+
+from mmrest.apis import inference
 from mmrest.apis.onnx_export import exportable
 from mmrest.engine.errors import UsageError
 from mmrest.engine.tta import check_tta

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from mmrest.apis.complexity import count_classifier, count_config
+
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.building import check_model
 from mmrest.engine.config import load_config

@@ -16,10 +16,10 @@ from mmrest.engine.display import (
     DisplayHook,
     ScreenRunner,
     fill_palette,
-    peak_memory_mb,
     quiet_libraries,
     say,
 )
+from mmrest.engine.memory import peak_memory_mb
 from tests.engine.toy import config
 
 

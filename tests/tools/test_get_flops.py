@@ -3,9 +3,9 @@
 import json
 
 import pytest
-
 from mmrest.apis.complexity import count_parts
 from mmrest.apis.networks import network_config, on_meta
+
 from tests.tools.runs import ROOT, SEGMENTOR, run
 
 TOOL = ROOT / 'tools' / 'get_flops.py'

@@ -1,4 +1,4 @@
-"""What a token attends to: the weights of an attention, and the decay that MaSA begins from."""
+"""What a token attends to: the weights of an attention, and the decay of MaSA."""
 
 from typing import Any, Dict, List, Mapping, NamedTuple, Tuple, Union
 
@@ -14,12 +14,11 @@ Token = Tuple[int, int]
 
 
 class AttentionMap(NamedTuple):
-    """How a token weighs others.
+    """Attention of one token.
 
     Attributes:
-        weights: of each head over the map of the keys, (n, h, w). Those of MaSA, and of an EMSA
-            with one head, sum to 1 in each head; those of any other EMSA to 0, because its
-            instance norm takes the mean away.
+        weights: per head, over the map of the keys, (n, h, w). In MaSA and in EMSA with one head
+            they sum to 1; in EMSA with several heads to 0, because of its instance norm.
         token: row and column of the token in the map of the queries.
         size: rows and columns of that map.
         kind: 'full MaSA', 'axial MaSA' or 'EMSA'.
@@ -34,16 +33,16 @@ class AttentionMap(NamedTuple):
 def attention_maps(
     backbone: PyramidBackbone, image: Tensor, blocks: Mapping[int, int], point: Token
 ) -> Dict[int, AttentionMap]:
-    """Weights of the attention in one block of each of some stages.
+    """Return the attention of one token, in one block per stage.
 
     Args:
         backbone: ResT or RMT, in evaluation mode.
         image: normalised, (1, 3, H, W).
         blocks: stage -> block, both counted from 0.
-        point: row and column of a pixel; the token that covers it is looked at.
+        point: row and column of a pixel, which the token covers.
 
     Returns:
-        Stage -> what its token attends to.
+        Stage -> attention.
     """
     inputs: Dict[int, Tuple[Any, ...]] = {}
     modules = {
@@ -70,16 +69,16 @@ def attention_maps(
 
 
 def attention_of(block: nn.Module) -> Union[EMSA, MaSA]:
-    """The attention of a block."""
+    """Return the attention of a block."""
     return next(module for module in block.modules() if isinstance(module, (EMSA, MaSA)))
 
 
 def token_at(point: Token, image: Tuple[int, int], size: Tuple[int, int]) -> Token:
-    """The token that covers a pixel.
+    """Return the row and column of the token that covers a pixel.
 
     Args:
         point: row and column of the pixel.
-        image: height and width, pixels.
+        image: height and width, in pixels.
         size: rows and columns of tokens.
     """
     row, column = (place * tokens // pixels for place, tokens, pixels in zip(point, size, image))
@@ -87,17 +86,17 @@ def token_at(point: Token, image: Tuple[int, int], size: Tuple[int, int]) -> Tok
 
 
 def token_weights(attention: Union[EMSA, MaSA], inputs: Tuple[Any, ...], token: Token) -> Tensor:
-    """Weights with which an attention adds the values up for one token.
+    """Return the weights of the values in the attention's result for one token.
 
-    They are the derivative of its result with respect to the values, in which it is linear. That
-    makes them exact for every form of it and whatever a head does after the softmax: of axial
-    MaSA these are the products of the weights along the height and along the width, of EMSA what
-    mix and instance norm leave. The maps of other tokens are never in memory where the chosen
-    backend (see :mod:`mmrest.ops.dispatch`) keeps none.
+    They are the derivative of the result with respect to the values, in which it is linear. So
+    they are exact for every kind of attention: those of axial MaSA are the products of the
+    weights along the height and along the width, those of EMSA include the mix of the heads and
+    the instance norm. The maps of other tokens are not materialised, unless the backend in use
+    (see :mod:`mmrest.ops.dispatch`) does.
 
     Args:
         attention: a module.
-        inputs: what it is called with: a map (B, H, W, C) and, for MaSA, the position tables.
+        inputs: its arguments: a map (B, H, W, C) and, for MaSA, the position tables.
         token: row and column of the token.
 
     Returns:
@@ -114,7 +113,7 @@ def token_weights(attention: Union[EMSA, MaSA], inputs: Tuple[Any, ...], token: 
             out = masa(q, k, values, *tables, attention.axial)[:, row, column]  # B n d
         else:
             out = attention.attended(q, k, values)[:, :, row * width + column]
-        # One channel will do, and no head reads the values of another.
+        # One channel is enough, and no head reads the values of another.
         (grad,) = torch.autograd.grad(out[..., 0].sum(), values)
     if isinstance(attention, MaSA):
         return grad[..., 0].permute(0, 3, 1, 2)
@@ -129,15 +128,15 @@ def _kind(attention: Union[EMSA, MaSA]) -> str:
 
 
 class Decay(NamedTuple):
-    """The decay of a stage for one token.
+    """Decay of a stage for one token.
 
     Attributes:
-        gamma: of each head, the decay a step, (n,).
+        gamma: decay per step, of each head, (n,).
         weights: ``gamma^(|y - y'| + |x - x'|)`` over the tokens (y', x'), (n, H, W); RMT, the
-            equation of the Manhattan decay matrix. An axial stage multiplies the two axes' decays,
-            which gives the same.
+            equation of the Manhattan decay matrix. In an axial stage it is the product of the
+            decays along both axes.
         token: row and column (y, x).
-        axial: whether the stage is decomposed along the axes.
+        axial: True if the stage is decomposed along the axes.
     """
 
     gamma: Tensor
@@ -147,13 +146,13 @@ class Decay(NamedTuple):
 
 
 def decays(backbone: RMT, height: int, width: int, point: Token) -> List[Decay]:
-    """Decay of every head and stage.
+    """Return the decay of every stage.
 
     Args:
-        backbone: RMT, on any device, the meta device too.
-        height: of the image, pixels.
-        width: likewise.
-        point: row and column of a pixel; the decay is that of the token that covers it.
+        backbone: RMT, on any device, meta included.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        point: row and column of a pixel, which the token covers.
     """
     found = []
     for stage, stride in enumerate(backbone.arch.strides):

@@ -1,11 +1,10 @@
-"""Networks that a config or a name stands for, for the programs that look at them."""
+"""Networks that a config or a name stands for."""
 
 import copy
 import inspect
 import logging
 import os.path as osp
-from contextlib import contextmanager
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from mmengine.config import Config
@@ -15,12 +14,13 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from ..checkpoint import read_weights
-from ..engine.building import check_model
+from ..engine.building import check_model, find_type
 from ..engine.compat import install_file_access, load_guarded
 from ..engine.config import is_classifier, load_config, without_sync_bn
 from ..engine.errors import UsageError
 from ..engine.weights import StrictWeightsHook, fitted_to
 from ..models.pyramid import PyramidBackbone
+from ..shipped import find
 
 OURS = {
     f'{family.__name__.lower()}_{arch}': dict(type=family.__name__, arch=arch)
@@ -35,19 +35,21 @@ PEERS = {
         type='mmdet.PyramidVisionTransformerV2', embed_dims=64, num_layers=[3, 4, 6, 3]
     ),
 }
-"""mmdet's networks of like size."""
+"""Backbones of mmdet of similar size."""
+
+BACKBONES = {**OURS, **PEERS}
 
 CLASSIFICATION_SIZE = (224, 224)
 DETECTION_SIZE = (800, 1280)
 SEGMENTATION_SIZE = (512, 512)
-"""Height and width, pixels, at which networks are compared."""
+"""Height and width, in pixels, at which networks are compared."""
 
 
 class Preprocessing(NamedTuple):
-    """What becomes of the colours of an image before a network sees it.
+    """Normalisation of images for a network; by default with ImageNet's statistics.
 
     Attributes:
-        mean: of each channel, on a scale of 0 to 255.
+        mean: per channel, on a scale of 0 to 255.
         std: likewise.
         order: 'RGB' or 'BGR'.
     """
@@ -58,63 +60,59 @@ class Preprocessing(NamedTuple):
 
 
 def network_config(network: str, cfg_options: Optional[Dict[str, Any]] = None) -> Config:
-    """Config with the ``model`` that a config file, or the name of a backbone, stands for.
+    """Return the config of a network.
 
     Args:
-        network: path of a config, or a name of :data:`OURS` or :data:`PEERS`.
-        cfg_options: values that replace those of the config, by dotted key.
+        network: path or name of a config, or a name in :data:`BACKBONES`.
+        cfg_options: values that override the config's, by dotted key.
 
     Raises:
-        UsageError: there is no such name or file, or a value does not fit.
+        UsageError: unknown name, missing file, or a value that does not fit.
     """
-    if network not in {**OURS, **PEERS}:
-        if not osp.exists(network) and not network.endswith('.py'):
-            raise UsageError(
-                f'{network} is neither a config file nor the name of a network; the names are '
-                f'{", ".join([*OURS, *PEERS])}'
-            )
-        return load_config(network, cfg_options)
-    scope = 'mmdet' if network in PEERS else 'mmengine'
-    model = copy.deepcopy({**OURS, **PEERS}[network])
-    cfg = _of_model(model, scope, network)
-    cfg.merge_from_dict(cfg_options or {})
-    return cfg
+    if network in BACKBONES:
+        scope = 'mmdet' if network in PEERS else 'mmengine'
+        cfg = _with_model(copy.deepcopy(BACKBONES[network]), scope, network)
+        cfg.merge_from_dict(cfg_options or {})
+        return cfg
+    if not (osp.exists(network) or network.endswith('.py') or find(network)):
+        names = ', '.join(BACKBONES)
+        raise UsageError(f'{network} is not a config or a backbone; the backbones are {names}')
+    return load_config(network, cfg_options)
 
 
-def _of_model(model: Dict[str, Any], scope: str, filename: str) -> Config:
-    # Without a text it would read the file.
+def _with_model(model: Dict[str, Any], scope: str, filename: str) -> Config:
+    # Without a text, Config would read the file.
     return Config(dict(model=model, default_scope=scope), f'model = {model}', filename)
 
 
 def backbone_config(cfg: Config) -> Config:
-    """The config with the backbone alone for a model.
+    """Return a config whose model is the backbone of the given one.
 
     Raises:
-        UsageError: its model has none.
+        UsageError: the model has no backbone.
     """
     if is_backbone(cfg):
         return cfg
     if 'backbone' not in cfg.model:
-        raise UsageError(f'the model of {cfg.filename} has no backbone; leave --backbone-only out')
+        raise UsageError(f'the model of {cfg.filename} has no backbone; drop --backbone-only')
     scope = cfg.get('default_scope') or 'mmengine'
-    return _of_model(copy.deepcopy(cfg.model.backbone), scope, cfg.filename)
+    return _with_model(copy.deepcopy(cfg.model.backbone), scope, cfg.filename)
 
 
 def is_backbone(cfg: Config) -> bool:
-    """Whether the model of a config is a backbone, as that of a name is, by its type."""
-    if cfg.filename in {**OURS, **PEERS}:
+    """Return True if the model of a config is a backbone."""
+    if cfg.filename in BACKBONES:
         return True
     kind = cfg.model.get('type')
     if isinstance(kind, str):
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
-            with MODELS.switch_scope_and_registry(None) as models:  # as building does
-                kind = models.get(kind)
+            kind = find_type(MODELS, kind)
     # Detectors, segmentors and classifiers have losses and predictions.
     return inspect.isclass(kind) and not issubclass(kind, BaseModel)
 
 
 def usual_size(cfg: Config) -> Tuple[int, int]:
-    """Height and width, pixels, of the images that the network of a config is compared at."""
+    """Return the height and width, in pixels, at which the network of a config is compared."""
     if is_backbone(cfg) or is_classifier(cfg):
         return CLASSIFICATION_SIZE
     if cfg.get('default_scope') != 'mmseg':
@@ -124,17 +122,17 @@ def usual_size(cfg: Config) -> Tuple[int, int]:
 
 
 def preprocessing(cfg: Config) -> Preprocessing:
-    """What the network of a config expects of its images; ImageNet's statistics by default."""
+    """Return the normalisation that the network of a config expects."""
     found = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     usual = Preprocessing()
-    # Images are read in the order BGR.
+    # Images are read as BGR.
     order = 'RGB' if not found or found.get('bgr_to_rgb') else 'BGR'
     mean, std = found.get('mean') or usual.mean, found.get('std') or usual.std
     return Preprocessing(tuple(mean), tuple(std), order)
 
 
 def on_meta(cfg: Config) -> nn.Module:
-    """The network of a config without memory for its parameters, in training mode.
+    """Return the network of a config on the meta device, in training mode.
 
     Raises:
         UsageError: it cannot be built.
@@ -143,16 +141,15 @@ def on_meta(cfg: Config) -> nn.Module:
 
 
 def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
-    """The network of a config on the CPU, in evaluation mode, its SyncBN become BN.
+    """Return the network of a config on the CPU, in evaluation mode, with BN for SyncBN.
 
     Args:
         cfg: config with ``model``.
-        checkpoint: file of weights. Without one they are random, and always the same; of a
-            backbone they are those that a training from scratch begins with, or what its
-            ``init_cfg`` says.
+        checkpoint: file of weights. By default they are random with a fixed seed; those of our
+            backbones are initialised as for training from scratch, or by their ``init_cfg``.
 
     Raises:
-        UsageError: it cannot be built.
+        UsageError: the network cannot be built.
         CheckpointError: the file cannot be read or does not cover the network.
     """
     install_file_access()
@@ -163,38 +160,34 @@ def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
         model = MODELS.build(copy.deepcopy(cfg.model))
     backbone = backbone_of(model)
     if isinstance(backbone, PyramidBackbone):
-        with _quiet():
+        logger = MMLogger.get_current_instance()
+        level = logger.level
+        logger.setLevel(logging.WARNING)  # no line per parameter
+        try:
             backbone.init_weights()
+        finally:
+            logger.setLevel(level)
     if checkpoint is not None:
         load_weights(model, checkpoint)
-    model.eval()  # which returns nothing for some of mmdet's
+    model.eval()  # returns None for some backbones of mmdet
     return model
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the lines of mmengine's log on every parameter."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def backbone_of(model: nn.Module) -> nn.Module:
-    """The backbone of a detector or segmentor; a backbone itself."""
+    """Return the backbone of a model, or the model itself if it is a backbone."""
     return getattr(model, 'backbone', model)
 
 
 def load_weights(model: nn.Module, checkpoint: str) -> None:
-    """Load all that a network needs, or raise CheckpointError.
+    """Load all weights of a network, and print a line about them.
 
     Args:
-        model: a detector or segmentor, which the file must cover as a whole, or a backbone,
-            which may be a part of what the file holds.
+        model: a backbone, which may be a part of what the file holds, or a full model.
         checkpoint: the file.
+
+    Raises:
+        UsageError: the file does not exist.
+        CheckpointError: the file cannot be read or does not cover the network.
     """
     if not osp.exists(checkpoint) and '://' not in checkpoint:
         raise UsageError(f'checkpoint {checkpoint} does not exist; give an existing path')

@@ -1,0 +1,234 @@
+"""Parameters and MACs of networks, attention matmuls included."""
+
+from collections import Counter
+from functools import partial
+from typing import Any, Dict, List, NamedTuple, Sequence, Set, Union
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..engine.errors import UsageError
+from ..models.pyramid import PyramidBackbone
+from ..ops import use_backend
+from .networks import on_meta
+
+NUM_REGIONS = 1000
+NUM_MASKS = 100
+"""Regions and masks per image of a two-stage detector, the limits of its test_cfg."""
+
+OTHER = 'other'
+"""Part of what belongs to no child of a network: its own parameters and products."""
+
+OPTIONAL = ('backbone', 'neck', 'auxiliary_head')
+"""Children that may multiply nothing in inference."""
+
+
+class Complexity(NamedTuple):
+    """Cost of a network.
+
+    Attributes:
+        parameters: all of them, those of training heads included.
+        macs: multiply-accumulate operations (MACs) of inference on one image.
+    """
+
+    parameters: int
+    macs: int
+
+
+class Part(NamedTuple):
+    """Cost of a part of a network; see :class:`Complexity`.
+
+    Attributes:
+        name: such as 'stage 2' or 'neck'.
+        parameters: number of its parameters.
+        macs: its MACs.
+        attention: the share of `macs` in the attention matmuls, q k^T and P V.
+        counted: False for a head that cannot be run here; its `macs` and `attention` are 0.
+    """
+
+    name: str
+    parameters: int
+    macs: int
+    attention: int
+    counted: bool = True
+
+
+def count(model: nn.Module, height: int, width: int) -> Complexity:
+    """Count the parameters and MACs of a network for one image.
+
+    Convolutions, linear layers and attention are counted; norms, activations, interpolation,
+    RoIAlign and NMS are not. A two-stage detector has 1000 regions and 100 masks.
+
+    Args:
+        model: backbone, detector, segmentor or classifier, on any device, meta included.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+
+    Raises:
+        UsageError: a head cannot be counted; :func:`count_parts` counts the other parts.
+    """
+    parts = count_parts(model, height, width)
+    unknown = [part.name for part in parts if not part.counted]
+    if unknown:
+        raise UsageError(
+            f'the MACs of {", ".join(unknown)} of {type(model).__name__} cannot be counted; '
+            'count_parts counts the other parts'
+        )
+    return Complexity(sum(part.parameters for part in parts), sum(part.macs for part in parts))
+
+
+def count_config(cfg: dict, height: int, width: int) -> Complexity:
+    """:func:`count` for the model of a config, built on the meta device."""
+    return count(on_meta(cfg), height, width)
+
+
+def count_parts(model: nn.Module, height: int, width: int) -> List[Part]:
+    """:func:`count` by parts, in the order of the network.
+
+    The parts of our backbones are the stem, the stages, each with the downsampling before it,
+    and the output norms. The parts of other networks are their children, or the children of
+    those that are containers. Parts without parameters and MACs are dropped.
+    """
+    names = _part_names(model)
+    parameters = Counter(dict.fromkeys(names.values(), 0))
+    for name, parameter in model.named_parameters():
+        parameters[_part_of(name, names)] += parameter.numel()
+    meter = _run(model, names, height, width)
+    unknown = _expected(model, names) - set(+meter.macs)
+    parts = [
+        Part(name, number, meter.macs[name], meter.attention[name], name not in unknown)
+        for name, number in parameters.items()
+    ]
+    return [part for part in parts if part.parameters or part.macs]
+
+
+def _part_names(model: nn.Module) -> Dict[str, str]:
+    """Return prefix of module names -> part; the prefix '' is that of all other modules."""
+    if isinstance(model, PyramidBackbone):
+        return {**_stage_names(model), '': OTHER}
+    found = {'': OTHER}
+    for name, child in model.named_children():
+        if isinstance(child, PyramidBackbone):
+            stages = _stage_names(child).items()
+            found.update((f'{name}.{prefix}', f'{name}: {part}') for prefix, part in stages)
+        elif name == 'roi_head' or isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            found.update((f'{name}.{n}.', f'{name}.{n}') for n, _ in child.named_children())
+        else:
+            found[f'{name}.'] = name
+    return found
+
+
+def _stage_names(backbone: PyramidBackbone) -> Dict[str, str]:
+    names = {module: f'{name}.' for name, module in backbone.named_modules()}
+    found = {names[backbone.embedding(0)]: 'stem'}
+    for stage in range(backbone.num_stages):
+        for module in (backbone.embedding(stage), backbone.blocks(stage)):
+            found.setdefault(names[module], f'stage {stage + 1}')
+    norms = map(backbone.output_norm, range(backbone.num_stages))
+    found.update((names[norm], 'output norms') for norm in norms if norm is not None)
+    return found
+
+
+def _part_of(name: str, names: Dict[str, str]) -> str:
+    """Return the part of a module or parameter."""
+    return names[max((p for p in names if f'{name}.'.startswith(p)), key=len)]
+
+
+def _expected(model: nn.Module, names: Dict[str, str]) -> Set[str]:
+    """Return the parts that must have MACs if :func:`_infer` runs everything."""
+    if not hasattr(model, 'extract_feat'):
+        return set()
+    return {
+        _part_of(name, names)
+        for name, module in model.named_modules()
+        if name.partition('.')[0] not in OPTIONAL and _multiplies(module)
+    }
+
+
+def _multiplies(module: nn.Module) -> bool:
+    """Return True for a convolution or linear layer of any library."""
+    weight = getattr(module, 'weight', None)
+    is_matrix = isinstance(weight, Tensor) and weight.ndim > 1
+    return is_matrix and not isinstance(module, nn.Embedding)
+
+
+class _Meter(FlopCounterMode):
+    """Counts by part.
+
+    Torch's own counts by module are of no use before 2.4: they copy the inputs of modules, and
+    take tuples apart.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+        self.macs: Counter = Counter()
+        self.attention: Counter = Counter()
+        self._parts = [OTHER]
+
+    def enter(self, part: str, *_: Any) -> None:
+        self.settle()
+        self._parts.append(part)
+
+    def leave(self, *_: Any) -> None:
+        self.settle()
+        self._parts.pop()
+
+    def settle(self) -> None:
+        """Attribute what was counted since the last call to the module that is running."""
+        part = self._parts[-1]
+        for operation, flops in self.flop_counts.pop('Global', {}).items():
+            self.macs[part] += flops // 2
+            if 'bmm' in str(operation) or 'scaled_dot_product' in str(operation):
+                self.attention[part] += flops // 2
+
+
+def _run(model: nn.Module, names: Dict[str, str], height: int, width: int) -> _Meter:
+    image = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
+    training, handles, meter = model.training, [], _Meter()
+    model.eval()
+    try:
+        for name, module in model.named_modules():
+            enter = partial(meter.enter, _part_of(name, names))
+            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_hook(meter.leave))
+        # The counter knows every product of the reference implementation.
+        with torch.no_grad(), use_backend('reference'), meter:
+            _infer(model, image)
+            meter.settle()
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(training)
+    return meter
+
+
+def _infer(model: nn.Module, image: Tensor) -> None:
+    """Run everything that multiplies in inference, for the largest number of regions."""
+    if not hasattr(model, 'extract_feat'):
+        model(image)
+        return
+    maps = model.extract_feat(image)
+    for name in ('decode_head', 'bbox_head', 'rpn_head', 'head'):
+        head = getattr(model, name, None)
+        if head is not None:
+            head(maps)
+    roi_head = getattr(model, 'roi_head', None)
+    if roi_head is not None:
+        _infer_regions(roi_head.bbox_roi_extractor, roi_head.bbox_head, NUM_REGIONS, image)
+        if roi_head.with_mask:
+            _infer_regions(roi_head.mask_roi_extractor, roi_head.mask_head, NUM_MASKS, image)
+
+
+Stages = Union[nn.Module, Sequence[nn.Module]]
+
+
+def _infer_regions(extractors: Stages, heads: Stages, number: int, image: Tensor) -> None:
+    for extractor, head in zip(_listed(extractors), _listed(heads)):
+        size = extractor.roi_layers[0].output_size
+        head(image.new_zeros(number, extractor.out_channels, *size))
+
+
+def _listed(stages: Stages) -> Sequence[nn.Module]:
+    """Return the stages of a cascade; other heads have one."""
+    return stages if isinstance(stages, nn.ModuleList) else [stages]

@@ -1,0 +1,112 @@
+"""What feature maps depend on and hold: effective receptive fields and principal components."""
+
+from typing import Iterable, List, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class ReceptiveField(NamedTuple):
+    """Effective receptive field of a feature map.
+
+    Attributes:
+        strength: per pixel, (H, W); the largest is 1.
+        half: smallest fraction of the pixels that holds half of the squared strength.
+    """
+
+    strength: Tensor
+    half: float
+
+
+def receptive_fields(network: nn.Module, images: Iterable[Tensor]) -> List[ReceptiveField]:
+    """Return the effective receptive fields of a backbone's maps (Luo et al., NeurIPS 2016).
+
+    The strength of a pixel is the root mean square of the derivatives of the channels at the
+    map's centre with respect to its colours, over images, channels and colours. One backward
+    pass per image sums over the channels: for independent random signs s, the expected square
+    of ``d (sum_c s_c y_c) / d x`` is ``sum_c (d y_c / d x)^2``. Without signs, the sum over the
+    channels is constant behind a layer norm.
+
+    Args:
+        network: a backbone with maps (1, C, h, w), in evaluation mode.
+        images: normalised, (1, 3, H, W) each, all of one size.
+
+    Returns:
+        One per map.
+    """
+    squares: List[Tensor] = []
+    for number, image in enumerate(images):
+        found = squared_gradients(network, image, number)
+        squares = [a + b for a, b in zip(squares, found)] if squares else found
+    return [ReceptiveField((each / each.max()).sqrt(), half_share(each)) for each in squares]
+
+
+def squared_gradients(network: nn.Module, image: Tensor, seed: int = 0) -> List[Tensor]:
+    """Return the squared derivatives of the signed sum of channels at the centre of each map.
+
+    Args:
+        network: see :func:`receptive_fields`.
+        image: (1, 3, H, W).
+        seed: of the signs.
+
+    Returns:
+        (H, W) per map, summed over colours, in float64.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    image = image.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        maps = network(image)
+    found = []
+    for number, each in enumerate(maps):
+        centre = each[0, :, each.shape[2] // 2, each.shape[3] // 2]
+        signs = 1 - 2 * torch.randint(2, centre.shape, generator=generator)
+        (grad,) = torch.autograd.grad(
+            centre, image, signs.to(centre), retain_graph=number + 1 < len(maps)
+        )
+        found.append(grad[0].double().square().sum(0))
+    return found
+
+
+def half_share(values: Tensor) -> float:
+    """Return the smallest fraction of the elements, none negative, that holds half their sum."""
+    largest_first = values.flatten().sort(descending=True).values
+    needed = int((largest_first.cumsum(0) < values.sum() / 2).sum()) + 1
+    return needed / values.numel()
+
+
+class Components(NamedTuple):
+    """Principal components of a feature map.
+
+    Attributes:
+        colours: the first three components as red, green and blue, each scaled to [0, 1],
+            (h, w, 3).
+        explained: fraction of the variance that each explains, (3,).
+    """
+
+    colours: Tensor
+    explained: Tensor
+
+
+def principal_components(features: Tensor) -> Components:
+    """Return the first three principal components of the tokens of a feature map.
+
+    The sign of a component is free; its largest loading is made positive.
+
+    Args:
+        features: (C, h, w) of any C, h and w; components beyond min(C, h w) are zero.
+    """
+    height, width = features.shape[1:]
+    tokens = features.flatten(1).T.double()
+    tokens = tokens - tokens.mean(0)
+    _, singular, directions = torch.linalg.svd(tokens, full_matrices=False)
+    directions = directions[:3]
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    scores = tokens @ (directions * largest.sign()).T
+    variance = singular.square()
+    found = Components(torch.zeros(height, width, 3), torch.zeros(3))
+    for number, score in enumerate(scores.T):
+        if variance[number] > 1e-12 * variance.sum():
+            span = score.max() - score.min()
+            found.colours[..., number] = ((score - score.min()) / span).view(height, width)
+            found.explained[number] = variance[number] / variance.sum()
+    return found

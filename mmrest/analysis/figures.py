@@ -1,0 +1,187 @@
+"""Figures of attention, decay, receptive fields and features, over the image."""
+
+import math
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .attention_maps import AttentionMap, Decay
+from .features import Components, ReceptiveField
+
+COLUMNS = 8
+"""Heads side by side."""
+
+
+class Group(NamedTuple):
+    """Maps of one stage that share a colour scale.
+
+    Attributes:
+        title: of the stage.
+        panels: title -> map of numbers (h, w), or of colours (h, w, 3) in [0, 1] or 8 bits.
+        norm: colour scale of numbers; None for colours.
+        cmap: name of a colour map of matplotlib.
+        label: of the colour bar.
+    """
+
+    title: str
+    panels: Dict[str, np.ndarray]
+    norm: Optional[Normalize] = None
+    cmap: str = 'viridis'
+    label: str = ''
+
+
+class Scene(NamedTuple):
+    """What maps are drawn over.
+
+    Attributes:
+        size: height and width of the image, in pixels.
+        image: (H, W, 3), RGB, 8 bits; None: only its size matters.
+        point: row and column of a pixel to mark.
+    """
+
+    size: Tuple[int, int]
+    image: Optional[np.ndarray] = None
+    point: Optional[Tuple[int, int]] = None
+
+
+def draw_decays(decays: Sequence[Decay], scene: Scene, path: Path) -> None:
+    """Draw the decay of every head and stage for one token, and save the figure to `path`."""
+    groups = []
+    for stage, (gamma, weights, token, axial) in enumerate(decays, start=1):
+        panels = {
+            f'head {head}: $\\gamma$ = {value:.4f}': each.numpy()
+            for head, (value, each) in enumerate(zip(gamma.tolist(), weights), start=1)
+        }
+        kind = 'axial' if axial else 'full'
+        title = f'stage {stage}, {kind}, token {token}, {_tokens(weights)} keys'
+        groups.append(Group(title, panels, Normalize(0, 1), label='decay'))
+    _draw(groups, scene, path)
+
+
+def draw_attention(
+    maps: Dict[str, AttentionMap], head: Optional[int], scene: Scene, path: Path
+) -> None:
+    """Draw the attention of a token.
+
+    Weights of one sign have a colour scale from 0, signed ones a diverging scale around 0.
+
+    Args:
+        maps: name of a block -> its attention.
+        head: counted from 0; -1 draws all heads, None their mean.
+        scene: with the image.
+        path: file of the figure.
+    """
+    groups = []
+    for name, (weights, token, _, kind) in maps.items():
+        if head is None:
+            panels = {'mean of the heads' * (len(weights) > 1): weights.mean(0).numpy()}
+        else:
+            chosen = range(len(weights)) if head == -1 else [head]
+            panels = {f'head {each + 1}': weights[each].numpy() for each in chosen}
+        values = np.stack(list(panels.values()))
+        largest = np.abs(values).max() or 1.0
+        signed = values.min() < 0
+        norm = TwoSlopeNorm(0, -largest, largest) if signed else Normalize(0, largest)
+        title = f'{name}, {kind}\ntoken {token}, {_tokens(weights)} keys'
+        groups.append(Group(title, panels, norm, 'RdBu_r' if signed else 'Reds', 'weight'))
+    _draw(groups, scene, path)
+
+
+def draw_receptive_fields(fields: Dict[str, ReceptiveField], scene: Scene, path: Path) -> None:
+    """Draw the effective receptive fields of maps, by name, and save the figure to `path`."""
+    groups = []
+    for name, (strength, half) in fields.items():
+        title = f'{name}\nhalf in {half:.2%} of the pixels'
+        panels = {'': strength.clamp_min(1e-4).numpy()}
+        groups.append(Group(title, panels, LogNorm(1e-3, 1), 'magma', 'relative strength'))
+    _draw(groups, scene, path)
+
+
+def draw_components(maps: Dict[str, Components], scene: Scene, path: Path) -> None:
+    """Draw the principal components of maps, by name, and save the figure to `path`."""
+    groups = []
+    for name, (colours, explained) in maps.items():
+        shares = ' + '.join(f'{share:.0%}' for share in explained.tolist())
+        title = f'{name}: {_tokens(colours[..., 0])}\nvariance {shares}'
+        groups.append(Group(title, {'': colours.numpy()}))
+    _draw(groups, scene, path)
+
+
+def _tokens(values: Tensor) -> str:
+    return f'{values.shape[-2]} x {values.shape[-1]}'
+
+
+def _draw(groups: List[Group], scene: Scene, path: Path) -> None:
+    """Draw groups of one map side by side, groups of several maps one below the other."""
+    most = max(len(group.panels) for group in groups)
+    if scene.image is not None:
+        groups = [Group('image', {'': scene.image}), *groups]
+    aspect = scene.size[0] / scene.size[1]
+    if most == 1:
+        columns, across = 1, 2 if len(groups) == 4 else min(len(groups), 3)
+        heights = [2.6 * aspect + 0.9] * math.ceil(len(groups) / across)
+        figure = Figure((3.4 * across, sum(heights)), dpi=85, layout='constrained')
+        cells = figure.subplots(len(heights), across, squeeze=False)
+        places = [(figure, np.array([[axis]])) for axis in cells.flat]
+        for axis in cells.flat[len(groups) :]:
+            axis.set_axis_off()
+    else:
+        columns = min(max(most, 3), COLUMNS)
+        rows = [math.ceil(len(group.panels) / columns) for group in groups]
+        heights = [(1.35 * aspect + 0.3) * row + 0.75 for row in rows]
+        figure = Figure((1.45 * columns + 1.1, sum(heights)), dpi=85, layout='constrained')
+        parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights).flat
+        places = [(p, p.subplots(row, columns, squeeze=False)) for p, row in zip(parts, rows)]
+    for (part, axes), group in zip(places, groups):
+        if columns > 1:
+            part.suptitle(group.title.replace('\n', ', '), fontsize=10, x=0.01, ha='left')
+        _draw_group(part, axes, group, scene)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _draw_group(part: Any, axes: np.ndarray, group: Group, scene: Scene) -> None:
+    number, columns = len(group.panels), axes.shape[1]
+    for index, (axis, (title, values)) in enumerate(zip(axes.flat, group.panels.items())):
+        drawn = _show(axis, group, values, scene)
+        above = [title] if columns > 1 else [group.title, title]
+        axis.set_title('\n'.join(filter(None, above)), fontsize=8 if columns > 1 else 9)
+        axis.tick_params(labelsize=7)
+        axis.locator_params(nbins=4)
+        if index % columns == 0:
+            axis.set_ylabel('y (pixels)', fontsize=8)
+        else:
+            axis.set_yticklabels([])
+        if index + columns >= number:
+            axis.set_xlabel('x (pixels)', fontsize=8)
+        else:
+            axis.set_xticklabels([])
+    for axis in axes.flat[number:]:
+        axis.set_axis_off()
+    if group.norm is not None:
+        bar = part.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02)
+        bar.set_label(group.label, fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+        if not isinstance(group.norm, LogNorm):
+            bar.formatter.set_powerlimits((-2, 3))
+            bar.ax.yaxis.get_offset_text().set_fontsize(7)
+
+
+def _show(axis: Any, group: Group, values: np.ndarray, scene: Scene) -> Any:
+    """Draw a map, and below numbers the image in grey."""
+    height, width = scene.size
+    style = dict(extent=[0, width, height, 0], interpolation='nearest')
+    if scene.image is not None and group.norm is not None:
+        grey = scene.image.mean(-1)
+        axis.imshow(grey, cmap='gray', vmin=-128, vmax=255, extent=style['extent'])
+        style['alpha'] = 0.75
+    drawn = axis.imshow(values, norm=group.norm, cmap=group.cmap, **style)
+    if scene.point is not None:
+        row, column = scene.point
+        for colour, thickness in (('black', 2.4), ('white', 1.1)):
+            axis.plot(column + 0.5, row + 0.5, '+', color=colour, markersize=8, mew=thickness)
+    return drawn

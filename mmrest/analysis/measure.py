@@ -1,0 +1,265 @@
+"""Time and memory of networks and of the attention in them, measured side by side."""
+
+import multiprocessing
+import platform
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import lru_cache
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
+from torch.utils.benchmark import timer
+
+from ..engine.memory import peak_memory_mb, reset_peak_memory
+from ..ops import PositionTables, emsa, masa, position_tables, use_backend
+from .networks import BACKBONES, PEERS
+
+
+class Attention(NamedTuple):
+    """The attention of one block in a stage of a network.
+
+    Attributes:
+        stride: of its tokens, in pixels.
+        heads: number of heads.
+        dim: channels per head.
+        axial: of MaSA, decomposed along the axes.
+        reduction: of EMSA, stride of the reduction of keys and values; None is MaSA.
+    """
+
+    stride: int
+    heads: int
+    dim: int
+    axial: bool = False
+    reduction: Optional[int] = None
+
+    def map_elements(self, size: Tuple[int, int]) -> int:
+        """Return the size of the attention maps that the reference implementation stores."""
+        height, width = (side // self.stride for side in size)
+        if self.axial:
+            return self.heads * height * width * max(height, width)
+        return self.heads * (height * width) ** 2 // (self.reduction or 1) ** 2
+
+
+ATTENTIONS = {
+    'emsa': Attention(8, 2, 64, reduction=4),
+    'masa_axial': Attention(4, 4, 16, axial=True),
+    'masa_full': Attention(16, 8, 32),
+}
+"""EMSA in stage 2 of ResT-Small, axial MaSA in stage 1 of RMT-S, full MaSA in stage 3 of RMT-T."""
+
+
+class Job(NamedTuple):
+    """A measurement.
+
+    Attributes:
+        network: key of :data:`~.networks.BACKBONES` or :data:`ATTENTIONS`.
+        backend: of the attention, see :mod:`mmrest.ops.dispatch`; None for networks of mmdet.
+        size: height and width of the images, in pixels.
+        batch: number of images.
+        train: forward and backward, rather than forward without gradients.
+        with_cp: recompute blocks in the backward pass.
+        dtype: 'float32', or a half precision dtype for autocast.
+        device: 'cpu' or 'cuda'.
+        compiled: use torch.compile.
+    """
+
+    network: str
+    backend: Optional[str]
+    size: Tuple[int, int]
+    batch: int = 1
+    train: bool = False
+    with_cp: bool = False
+    dtype: str = 'float32'
+    device: str = 'cpu'
+    compiled: bool = False
+
+    @property
+    def name(self) -> str:
+        """Network and what distinguishes it from other jobs of the same network."""
+        options = ['with_cp'] * self.with_cp + ['compiled'] * self.compiled
+        return ' '.join([self.network, *([self.backend] if self.backend else []), *options])
+
+
+class Memory(NamedTuple):
+    """Memory of a job, in MB.
+
+    Attributes:
+        peak: of a process of its own, or of its allocations on the GPU; for an attention, the
+            growth during the step. None if the system does not report it.
+        saved: by autograd for the backward pass, without parameters and inputs; 0 in inference.
+    """
+
+    peak: Optional[float]
+    saved: float
+
+
+class _Attention(nn.Module):
+    """An attention on random queries, keys and values, whatever the images."""
+
+    def __init__(self, attention: Attention, job: Job) -> None:
+        super().__init__()
+        heads, dim, self.axial = attention.heads, attention.dim, attention.axial
+        height, width = (side // attention.stride for side in job.size)
+        if attention.reduction:
+            keys = (height // attention.reduction) * (width // attention.reduction)
+            shapes = [(job.batch, heads, n, dim) for n in (height * width, keys, keys)]
+            shapes.append((heads, heads, 1, 1))
+        else:
+            shapes = [(job.batch, height, width, heads, dim)] * 3
+            frequencies = 1 / 10000 ** torch.linspace(0, 1, dim // 2)
+            log_gamma = torch.linspace(-0.3, -0.01, heads)
+            tables = position_tables(frequencies, log_gamma, height, width)
+            for field, table in tables._asdict().items():
+                self.register_buffer(field, table)
+        dtype = getattr(torch, job.dtype)
+        self.inputs = nn.ParameterList(torch.randn(shape, dtype=dtype) for shape in shapes)
+
+    def forward(self, images: Tensor) -> Tuple[Tensor]:
+        buffers = dict(self.named_buffers())
+        if not buffers:
+            return (emsa(*self.inputs),)
+        return (masa(*self.inputs, PositionTables(**buffers), self.axial),)
+
+
+def build(job: Job) -> nn.Module:
+    """Return the network of a job on its device, with random weights.
+
+    Raises:
+        KeyError: unknown name.
+    """
+    torch.manual_seed(0)
+    if job.network in ATTENTIONS:
+        network = _Attention(ATTENTIONS[job.network], job)
+    else:
+        cfg = BACKBONES[job.network]
+        if job.network in PEERS:
+            init_default_scope('mmdet')
+        network = MODELS.build(dict(cfg, with_cp=True) if job.with_cp else cfg)
+    network.to(job.device).train(job.train)  # returns None for some backbones of mmdet
+    return torch.compile(network) if job.compiled else network
+
+
+class Step:
+    """A forward, or a forward and backward pass, of a network on random images.
+
+    Args:
+        job: how to run it.
+        network: what :func:`build` returned.
+    """
+
+    def __init__(self, job: Job, network: nn.Module) -> None:
+        self.job = job
+        self.network = network
+        self.images = torch.randn(job.batch, 3, *job.size, device=job.device)
+
+    def __call__(self) -> None:
+        loss = self.forward()
+        if self.job.train:
+            loss.backward()
+            self.network.zero_grad()
+
+    def forward(self) -> Tensor:
+        """Return the sum of all outputs."""
+        job, half = self.job, None
+        if job.dtype != 'float32':
+            half = getattr(torch, job.dtype)
+        autocast = torch.autocast(job.device, half, enabled=half is not None)
+        with use_backend(job.backend), torch.set_grad_enabled(job.train), autocast:
+            return sum(each.float().sum() for each in self.network(self.images))
+
+    def saved_bytes(self) -> int:
+        """Return the bytes saved for the backward pass, without parameters, buffers, images."""
+        known = [self.images, *self.network.parameters(), *self.network.buffers()]
+        return saved_bytes(self.forward, known)
+
+
+def saved_bytes(run: Callable[[], Tensor], known: Iterable[Tensor] = ()) -> int:
+    """Return the bytes of all storages that autograd saves for the backward pass of ``run()``.
+
+    Args:
+        run: function whose result requires a gradient.
+        known: tensors whose storages are not counted.
+    """
+    excluded = {tensor.untyped_storage().data_ptr() for tensor in known}
+    saved: Dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in excluded:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = run()  # keeps the graph alive, and with it every storage
+    assert result.requires_grad
+    return sum(saved.values())
+
+
+def seconds(jobs: Sequence[Job], repeats: int) -> Dict[str, List[float]]:
+    """Measure the times of jobs with different names, in turn.
+
+    Each has a process of its own, so that it cannot use memory that another one has freed.
+
+    Args:
+        jobs: what to measure.
+        repeats: steps per job, after one to warm up.
+
+    Returns:
+        Name of a job -> times of its steps, in seconds.
+    """
+    times: Dict[str, List[float]] = {job.name: [] for job in jobs}
+    with ExitStack() as stack:
+        processes = [stack.enter_context(_process()) for _ in jobs]
+        for _ in range(repeats + 1):
+            for job, process in zip(jobs, processes):
+                taken = process.submit(_timed_step, job, torch.get_num_threads()).result()
+                times[job.name].append(taken)
+    return {name: taken[1:] for name, taken in times.items()}
+
+
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn'))
+
+
+def _timed_step(job: Job, threads: int) -> float:
+    step = _step_of(job, threads)
+    start = timer()  # synchronises the GPU, if there is one
+    step()
+    return timer() - start
+
+
+@lru_cache(maxsize=1)
+def _step_of(job: Job, threads: int) -> Step:
+    torch.set_num_threads(threads)
+    return Step(job, build(job))
+
+
+def memory(job: Job) -> Memory:
+    """Measure the memory of a job in a process of its own."""
+    with _process() as process:
+        return process.submit(_memory, job, torch.get_num_threads()).result()
+
+
+def _memory(job: Job, threads: int) -> Memory:
+    on_gpu, is_attention = job.device == 'cuda', job.network in ATTENTIONS
+    if is_attention:
+        _step_of(job._replace(size=(128, 128)), threads)()  # loads what torch loads at first use
+    step = _step_of(job, threads)
+    before = reset_peak_memory(on_gpu)
+    step()
+    peak = peak_memory_mb(on_gpu)
+    if is_attention:
+        peak = None if before is None or peak is None else peak - before
+    return Memory(peak, step.saved_bytes() / 2**20 if job.train else 0)
+
+
+def machine(device: str) -> str:
+    """Describe what was measured on."""
+    if device == 'cuda':
+        return f'{torch.cuda.get_device_name()}, torch {torch.__version__}'
+    return (
+        f'{platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()}), '
+        f'{torch.get_num_threads()} threads, torch {torch.__version__}'
+    )

@@ -1,6 +1,0 @@
-"""``mmrest benchmark_attention``, under OpenMMLab's name."""
-
-from mmrest_cli import main
-
-if __name__ == '__main__':
-    main('benchmark_attention')

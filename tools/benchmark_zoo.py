@@ -1,6 +1,0 @@
-"""``mmrest benchmark_zoo``, under OpenMMLab's name."""
-
-from mmrest_cli import main
-
-if __name__ == '__main__':
-    main('benchmark_zoo')
