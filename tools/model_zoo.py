@@ -129,8 +129,8 @@ def zoo() -> List[Dict[str, Any]]:
                 path = ROOT / 'configs' / f'{method}_{backbone}_{schedule}.py'
                 if not path.is_file():
                     continue
-                cfg = load_config(str(path))
                 if counted is None or method == 'imagenet':
+                    cfg = load_config(str(path))
                     counted = count_config(cfg, *usual_size(cfg))
                 models.append(entry(path.stem, METRICS[method], DATA[cfg.default_scope], counted))
     return models

@@ -1,5 +1,17 @@
-"""mmrest from Python: inference, pictures of what a run has learnt, and what networks take."""
+"""mmrest from Python: inference, and the analysis of networks."""
 
+from ..analysis.attention_maps import attention_maps, decays
+from ..analysis.complexity import count, count_parts
+from ..analysis.features import principal_components, receptive_fields
 from .inferencer import Inferencer, inference
 
-__all__ = ['Inferencer', 'inference']
+__all__ = [
+    'Inferencer',
+    'attention_maps',
+    'count',
+    'count_parts',
+    'decays',
+    'inference',
+    'principal_components',
+    'receptive_fields',
+]

@@ -65,7 +65,7 @@ def parse_args() -> argparse.Namespace:
 
     checkpoints = commands.add_parser('checkpoints', help='metrics of checkpoints in one table')
     add = checkpoints.add_argument
-    add('pairs', nargs='+', metavar='CONFIG=CHECKPOINT', help='what to test')
+    add('pairs', nargs='+', type=pair, metavar='CONFIG=CHECKPOINT', help='what to test')
     for option in DATA.values():
         add(f'--{option}', metavar='DIR', help=f'data root of the configs of {option}')
     add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='see mmrest test')
@@ -99,6 +99,14 @@ def size(text: str) -> Tuple[int, int]:
     if not (sign and height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f'{text!r} is not of the form HEIGHTxWIDTH')
     return int(height), int(width)
+
+
+def pair(text: str) -> Tuple[str, str]:
+    """Parse an argument such as rmt_s.py=rmt_s.pth."""
+    config, _, checkpoint = text.partition('=')
+    if not config or not checkpoint:
+        raise argparse.ArgumentTypeError(f'{text!r} is not of the form CONFIG=CHECKPOINT')
+    return config, checkpoint
 
 
 def jobs_of(args: argparse.Namespace, image_size: Tuple[int, int]) -> List[Job]:
@@ -161,6 +169,7 @@ def benchmark_networks(args: argparse.Namespace, console: Console) -> None:
     """Run the subcommand `networks`."""
     if args.threads is not None:
         torch.set_num_threads(args.threads)
+    args.work_dir.mkdir(parents=True, exist_ok=True)
     entries = measure(args, console)
     step = 'forward and backward' if args.train else 'forward'
     heading = f'{step}, batch {args.batch}, {args.dtype}, {machine(args.device)}'
@@ -174,10 +183,10 @@ def benchmark_networks(args: argparse.Namespace, console: Console) -> None:
 
 def benchmark_checkpoints(args: argparse.Namespace, console: Console) -> None:
     """Run the subcommand `checkpoints`."""
-    pairs = [tuple(pair.partition('=')[::2]) for pair in args.pairs]
-    for given, (config, checkpoint) in zip(args.pairs, pairs):
-        if not config or not checkpoint:
-            raise UsageError(f'{given!r} is not of the form CONFIG=CHECKPOINT')
+    roots = []
+    for config, checkpoint in args.pairs:
+        scope = load_config(config).get('default_scope')
+        roots.append(getattr(args, DATA.get(scope, ''), None))
         if not Path(checkpoint).is_file():
             raise UsageError(f'checkpoint {checkpoint} not found')
     reported = {
@@ -185,8 +194,11 @@ def benchmark_checkpoints(args: argparse.Namespace, console: Console) -> None:
         for model in models()
     }
     rows, failed = [], []
-    for config, checkpoint in pairs:
-        metrics = tested(config, checkpoint, args)
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    for (config, checkpoint), root in zip(args.pairs, roots):
+        options = ['--data-root', root] if root else []
+        options += ['--cfg-options', *args.cfg_options] if args.cfg_options else []
+        metrics = tested(config, checkpoint, options, args.work_dir)
         if metrics is None:
             failed.append(f'{config}={checkpoint}')
             continue
@@ -203,30 +215,28 @@ def benchmark_checkpoints(args: argparse.Namespace, console: Console) -> None:
     console.print(text)
     console.print(f'saved to {args.work_dir / "table.md"}')
     if failed:
-        raise UsageError(f'{len(failed)} of {len(pairs)} tests failed: {", ".join(failed)}')
+        raise UsageError(f'{len(failed)} of {len(args.pairs)} tests failed: {", ".join(failed)}')
 
 
-def tested(config: str, checkpoint: str, args: argparse.Namespace) -> Optional[Dict[str, Any]]:
-    """Return the metrics that `mmrest test` saved, after a test if there are none yet.
+def tested(
+    config: str, checkpoint: str, options: List[str], folder: Path
+) -> Optional[Dict[str, Any]]:
+    """Return the metrics of a test, which is run if `folder` has none of this checkpoint.
 
     Returns:
-        The metrics; None if the test failed, which has printed its error.
+        The metrics that `mmrest test` saved; None if it failed, after it has printed its error.
     """
-    scope = load_config(config).get('default_scope')
     name = '_'.join([Path(config).stem, *Path(checkpoint).with_suffix('').parts]).replace('/', '')
-    work_dir = args.work_dir / name
 
     def saved() -> List[Path]:
-        """Metrics that are not older than the checkpoint, the newest last."""
+        """Return the metrics that are not older than the checkpoint, the newest last."""
         changed = Path(checkpoint).stat().st_mtime
-        return sorted(p for p in work_dir.glob('*/*.json') if p.stat().st_mtime >= changed)
+        found = (folder / name).glob('*/*.json')
+        return sorted(path for path in found if path.stat().st_mtime >= changed)
 
     if not saved():
-        root = getattr(args, DATA.get(scope, ''), None)
-        options = ['--data-root', root] if root else []
-        options += ['--cfg-options', *args.cfg_options] if args.cfg_options else []
         command = [sys.executable, '-m', 'mmrest_cli', 'test', config, checkpoint, *options]
-        if subprocess.run([*command, '--work-dir', str(work_dir)]).returncode:
+        if subprocess.run([*command, '--work-dir', str(folder / name)]).returncode:
             return None
     return json.loads(saved()[-1].read_text())
 
@@ -234,9 +244,6 @@ def tested(config: str, checkpoint: str, args: argparse.Namespace) -> Optional[D
 def main() -> None:
     """Benchmark, and save a table."""
     args = parse_args()
-    args.work_dir.mkdir(parents=True, exist_ok=True)
     console = Console(soft_wrap=True, markup=False, highlight=False)
-    if args.command == 'networks':
-        benchmark_networks(args, console)
-    else:
-        benchmark_checkpoints(args, console)
+    run = benchmark_networks if args.command == 'networks' else benchmark_checkpoints
+    run(args, console)

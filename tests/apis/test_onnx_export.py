@@ -6,10 +6,10 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from mmrest.apis.networks import build_network, network_config
 from mmseg.models.utils import Upsample as OfMmseg
 from torch import nn
 
+from mmrest.analysis.networks import build_network, network_config
 from mmrest.apis import onnx_export
 from mmrest.apis.onnx_export import (
     AdaptiveAvgPool,

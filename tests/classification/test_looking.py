@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from mmrest.apis.complexity import count_config
-from mmrest.apis.networks import on_meta
 
+from mmrest.analysis.complexity import count_config
+from mmrest.analysis.networks import on_meta
 from mmrest.apis import inference
 from mmrest.apis.onnx_export import exportable
 from mmrest.engine.errors import UsageError

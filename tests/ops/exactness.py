@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmrest.apis import measure
+from mmrest.analysis import measure
 
 FEW = 64
 """Elements up to which the error of a tensor is a matter of luck; half as much more is allowed."""
@@ -54,7 +54,7 @@ def assert_as_exact(function, plain, tensors, dtype, times=2.0):
 
 def kept_bytes(function, tensors):
     """Bytes that autograd keeps for the backward pass of `function`."""
-    return measure.kept_bytes(lambda: function(*(tensor.requires_grad_() for tensor in tensors)))
+    return measure.saved_bytes(lambda: function(*(tensor.requires_grad_() for tensor in tensors)))
 
 
 def spread(tensor: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from mmrest.apis.networks import build_network, network_config
 
+from mmrest.analysis.networks import build_network, network_config
 from tests.tools.runs import ROOT, SEGMENTOR, run
 
 TOOL = ROOT / 'tools' / 'export_onnx.py'

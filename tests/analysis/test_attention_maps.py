@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from mmrest.apis.attention_maps import (
+
+from mmrest import RMT, ResT
+from mmrest.analysis.attention_maps import (
     attention_maps,
     attention_of,
     decays,
     token_at,
     token_weights,
 )
-
-from mmrest import RMT, ResT
 from mmrest.models.rest import EMSA
 from mmrest.models.rmt import MaSA, RelPos2d
 from mmrest.ops import BACKENDS, use_backend

@@ -1,10 +1,10 @@
-"""What the programs that look at networks take for a backbone."""
+"""Networks by name or config: which are backbones, and at which size they are compared."""
 
 import pytest
 from mmengine.config import Config
-from mmrest.apis.networks import backbone_config, is_backbone, network_config, usual_size
 
 from mmrest import RMT
+from mmrest.analysis.networks import backbone_config, is_backbone, network_config, usual_size
 from mmrest.engine.errors import UsageError
 
 
@@ -25,9 +25,11 @@ def test_config_of_a_backbone(model, scope):
 def test_other_models(kind):
     cfg = Config(dict(model=dict(type=kind), default_scope='mmdet'), 'model = ...', 'x.py')
     assert not is_backbone(cfg) and usual_size(cfg) == (800, 1280)
-    with pytest.raises(UsageError, match=r'x\.py has no backbone; leave --backbone-only out'):
+    with pytest.raises(UsageError, match=r'x\.py has no backbone; drop --backbone-only'):
         backbone_config(cfg)
 
 
-def test_name():
-    assert is_backbone(network_config('swin_t'))
+def test_names():
+    """Of backbones, and of shipped configs."""
+    assert is_backbone(network_config('swin_t', {'model.depths': (1, 1, 1, 1)}))
+    assert network_config('maskrcnn_rmt_s_1x').model.type == 'MaskRCNN'

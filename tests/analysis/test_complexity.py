@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds."""
+"""Parameters and MACs."""
 
 import math
 import re
@@ -7,12 +7,12 @@ from functools import lru_cache
 
 import pytest
 import torch
-from mmrest.apis.complexity import count, count_config, count_parts
-from mmrest.apis.networks import OURS, backbone_config, network_config, on_meta
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmrest import RMT, ResT
+from mmrest.analysis.complexity import count, count_config, count_parts
+from mmrest.analysis.networks import OURS, backbone_config, network_config, on_meta
 from mmrest.engine.errors import UsageError
 from mmrest.ops import BACKENDS, use_backend
 from tests.reference import KEYS
@@ -57,7 +57,7 @@ def parts_of(name):
     return count_parts(backbone(name), 224, 224)
 
 
-def test_every_network_has_a_figure():
+def test_every_network_is_counted():
     assert list(MACS) == list(OURS)
 
 
@@ -66,14 +66,18 @@ def test_backbones(name):
     network, parts = backbone(name), parts_of(name)
     stages = [f'stage {stage + 1}' for stage in range(network.num_stages)]
     assert [part.name for part in parts] == ['stem', *stages, 'output norms']
-    with torch.no_grad(), use_backend('reference'), FlopCounterMode(display=False) as counter:
-        network.eval()(torch.zeros(1, 3, 224, 224, device='meta'))
-    assert sum(part.macs for part in parts) * 2 == counter.get_total_flops()
-    assert counter.get_total_flops() / 2e9 == pytest.approx(MACS[name], rel=0.01)
-    attention = sum(part.attention for part in parts) / 1e9
+    assert sum(part.macs for part in parts) / 1e9 == pytest.approx(MACS[name], abs=6e-4)
     if name in ATTENTION:
+        attention = sum(part.attention for part in parts) / 1e9
         assert attention == pytest.approx(ATTENTION[name], abs=6e-4)
     assert sum(part.parameters for part in parts) == sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize('name', ['rest_lite', 'rmt_t'])
+def test_parts_sum_to_the_total(name):
+    with torch.no_grad(), use_backend('reference'), FlopCounterMode(display=False) as counter:
+        backbone(name).eval()(torch.zeros(1, 3, 224, 224, device='meta'))
+    assert sum(part.macs for part in parts_of(name)) * 2 == counter.get_total_flops()
 
 
 @pytest.mark.parametrize('name', ATTENTION)
@@ -148,15 +152,9 @@ def test_what_belongs_to_no_part():
     assert parts['other'].macs == 3 * 5 * 6 * 6
 
 
-def test_pythons_before_3_10(monkeypatch):
-    """Their Counter has no `total`."""
-    monkeypatch.delattr(Counter, 'total', raising=False)
-    assert count(nn.Conv2d(3, 8, 1), 10, 20).macs == 8 * 3 * 200
-
-
 def test_the_network_is_left_as_it_was():
-    network = backbone('rest_lite').train()
-    count(network, 32, 32)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)).train()
+    assert count(network, 10, 20) == (8 * 27 + 8, 8 * 27 * 200)
     assert network.training
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
 
@@ -192,7 +190,7 @@ def test_heads_of_another_kind(config, part, tmp_path):
     parts = count_parts(network, 64, 64)
     assert [each.name for each in parts if not each.counted] == [part]
     assert all(each.macs > 0 for each in parts if each.name != part)
-    with pytest.raises(UsageError, match=f'multiply-adds of {part} of .* cannot be counted'):
+    with pytest.raises(UsageError, match=f'MACs of {part} of .* cannot be counted'):
         count(network, 64, 64)
 
 
@@ -203,11 +201,6 @@ def test_whatever_attention_is_active(name, backend):
     network = {'rest_lite': ResT, 'rmt_t': RMT}[name](name.split('_')[1])
     with use_backend(backend):
         assert count(network, 224, 224).macs / 1e9 == pytest.approx(MACS[name], rel=0.01)
-
-
-def test_convolution_by_hand():
-    parameters, macs = count(nn.Conv2d(3, 8, 3, padding=1), 10, 20)
-    assert (parameters, macs) == (8 * 27 + 8, 8 * 27 * 200)
 
 
 def test_attention_is_counted():

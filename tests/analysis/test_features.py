@@ -1,10 +1,15 @@
-"""Effective receptive fields: where they lie and what they measure."""
+"""Effective receptive fields and principal components of feature maps."""
 
 import pytest
 import torch
-from mmrest.apis.receptive_field import half_share, receptive_fields, squared_gradients
 from torch import nn
 
+from mmrest.analysis.features import (
+    half_share,
+    principal_components,
+    receptive_fields,
+    squared_gradients,
+)
 from tests.models.networks import FAMILIES, randomised, tiny
 
 
@@ -55,3 +60,28 @@ def test_of_our_backbones(family):
 def test_half_share():
     assert half_share(torch.ones(10, 10)) == 0.5
     assert half_share(torch.tensor([[0.0, 9], [1, 0]])) == 0.25
+
+
+def test_components_that_are_known():
+    """Three directions of different variance come back in their order, from 0 to 1."""
+    scores = torch.randn(3, 30)
+    scores = torch.linalg.qr((scores - scores.mean(1, keepdim=True)).T)[0].T
+    directions = torch.linalg.qr(torch.randn(8, 3))[0]
+    spread = torch.tensor([5.0, 3.0, 1.0])
+    features = (directions * spread) @ scores + 7
+    colours, explained = principal_components(features.view(8, 5, 6))
+    torch.testing.assert_close(explained, spread**2 / 35)
+    assert colours.shape == (5, 6, 3) and colours.min() == 0 and colours.max() == 1
+    for number in range(3):
+        direction = directions[:, number]
+        sign = direction[direction.abs().argmax()].sign()
+        score = scores[number].view(5, 6) * sign
+        expected = (score - score.min()) / (score.max() - score.min())
+        torch.testing.assert_close(colours[..., number], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_maps_with_less_than_three_components():
+    for features in (torch.ones(4, 3, 3), torch.randn(2, 5, 5), torch.randn(6, 1, 1)):
+        colours, explained = principal_components(features)
+        assert colours.shape == (*features.shape[1:], 3) and colours.isfinite().all()
+        assert explained.sum() < 1 + 1e-6

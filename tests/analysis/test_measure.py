@@ -1,0 +1,109 @@
+"""Time and memory of networks and attentions."""
+
+from concurrent.futures import Future
+
+import pytest
+import torch
+from torch import nn
+
+from mmrest.analysis import measure
+from mmrest.analysis.measure import ATTENTIONS, Job, Step, build, memory, seconds
+from mmrest.analysis.networks import BACKBONES
+from mmrest.ops import forced_backend, use_backend
+
+SMALL = (64, 96)
+
+
+@pytest.mark.parametrize('name', [*BACKBONES, *ATTENTIONS])
+def test_every_network_can_be_built(name):
+    network = build(Job(name, None, SMALL))
+    assert not network.training and sum(p.numel() for p in network.parameters()) > 100
+
+
+def test_in_turn(monkeypatch):
+    """Each job once to warm up, then one after the other in every round, in its own process."""
+    ran = []
+
+    class Process:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            ran.append('end')
+
+        def submit(self, function, job, threads):
+            ran.append(job.name)
+            future = Future()
+            future.set_result(len(ran))
+            return future
+
+    monkeypatch.setattr(measure, '_process', Process)
+    jobs = [Job('rmt_t', 'torch', SMALL), Job('swin_t', None, SMALL)]
+    times = seconds(jobs, repeats=2)
+    assert ran == ['rmt_t torch', 'swin_t'] * 3 + ['end'] * 2
+    assert times == {'rmt_t torch': [3, 5], 'swin_t': [4, 6]}
+
+
+@pytest.mark.slow
+def test_failure_in_a_process():
+    with pytest.raises(KeyError, match='rest_x'):
+        seconds([Job('rest_x', 'torch', SMALL)], repeats=1)
+
+
+@pytest.mark.parametrize('train', [False, True])
+def test_step_uses_the_backend_of_its_job(train):
+    seen = []
+    job = Job('rest_lite', 'reference', SMALL, train=train)
+    network = build(job)
+    network.register_forward_hook(
+        lambda *_: seen.append((forced_backend(), torch.is_grad_enabled()))
+    )
+    with use_backend('torch'):
+        Step(job, network)()
+    assert seen == [('reference', train)]
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_saved_bytes_by_hand():
+    """The input of the second layer and the sign that ReLU needs, once each."""
+    layers = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 5, 1)
+    job = Job('rest_lite', None, SMALL, batch=2, train=True)
+    assert Step(job, nn.Sequential(*layers)).saved_bytes() == 2 * 4 * 64 * 96 * 4
+
+
+def test_checkpointing_saves_less():
+    saved = [
+        Step(job, build(job)).saved_bytes()
+        for with_cp in (False, True)
+        for job in [Job('rmt_t', 'torch', SMALL, train=True, with_cp=with_cp)]
+    ]
+    assert 0 < saved[1] < saved[0] / 2
+
+
+@pytest.mark.parametrize('name', ATTENTIONS)
+def test_only_the_reference_implementation_saves_maps(name):
+    size = (256, 256)
+    maps = ATTENTIONS[name].map_elements(size) * 4
+    saved = [
+        Step(job, build(job)).saved_bytes()
+        for backend in ('reference', 'torch')
+        for job in [Job(name, backend, size, train=True)]
+    ]
+    assert saved[0] >= maps > 0 and 0 < saved[1] <= saved[0] - maps
+
+
+@pytest.mark.slow
+def test_memory_of_an_attention():
+    """Its growth, in a process of its own."""
+    job = Job('masa_axial', 'reference', (256, 256), train=True)
+    found = memory(job)
+    assert found.saved == Step(job, build(job)).saved_bytes() / 2**20
+    maps = ATTENTIONS['masa_axial'].map_elements(job.size) * 4 / 2**20
+    assert found.peak is None or found.peak > maps
+
+
+def test_elements_of_maps():
+    emsa, axial, full = (each.map_elements((128, 64)) for each in ATTENTIONS.values())
+    assert emsa == 2 * (16 * 8) * (4 * 2)
+    assert axial == 4 * (32 * 16) * 32
+    assert full == 8 * (8 * 4) ** 2

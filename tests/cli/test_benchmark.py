@@ -1,0 +1,112 @@
+"""mmrest benchmark: times of networks, and metrics of checkpoints in one table."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from mmrest.cli import benchmark
+from tests.tools.runs import run_here
+
+RESULTS = {'a': {'coco/bbox_mAP': 0.5, 'coco/segm_mAP': 0.25}, 'b': {'mIoU': 40.04}}
+OPTIONS = ['--cfg-options', 'randomness.seed=0']
+HEADER = '| config | checkpoint | box AP | box AP, reported | mask AP | mask AP, reported |'
+
+
+def test_networks(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert not run_here(
+        'benchmark', 'networks', 'rest_lite', '--sizes', '32x48', '--repeats', '2', '--train',
+        '--memory', '--threads', '1',
+    )  # fmt: skip
+    content = json.loads((tmp_path / 'work_dirs/benchmark/benchmark.json').read_text())
+    names = [(entry['size'], entry['name']) for entry in content['entries']]
+    assert names == [([32, 48], 'rest_lite torch'), ([32, 48], 'rest_lite reference')]
+    for entry in content['entries']:
+        assert len(entry['seconds']) == 2 and min(entry['seconds']) > 0
+        assert min(entry['seconds']) <= entry['median'] <= max(entry['seconds'])
+        assert entry['peak'] > entry['saved'] > 0
+    assert '1 threads' in content['machine']
+    table = (tmp_path / 'work_dirs/benchmark/benchmark.md').read_text()
+    assert table.count('| rest_lite reference |') == 1 and table.count('| 1.00 |') == 1
+    assert table in capsys.readouterr().out
+
+
+def test_maps_that_are_too_large(monkeypatch):
+    """The reference implementation of an attention is left out."""
+    monkeypatch.setattr('sys.argv', ['benchmark', 'networks', 'emsa', 'rmt_t', '--train'])
+    args = benchmark.parse_args()
+    names = [job.name for job in benchmark.jobs_of(args, (1792, 1792))]
+    assert names == ['emsa torch', 'rmt_t torch', 'rmt_t reference']
+
+
+@pytest.fixture
+def tests_run(tmp_path, monkeypatch):
+    """Commands that are started, in the place of tests; the test of x.pth fails."""
+    commands = []
+
+    def run(command):
+        commands.append(command[command.index('test') + 1 :])
+        folder = tmp_path / command[command.index('--work-dir') + 1] / str(len(commands))
+        folder.mkdir(parents=True)
+        name = commands[-1][1].partition('.')[0]
+        if name in RESULTS:
+            content = dict(RESULTS[name], time=0.25, memory_mb=300.0)
+            (folder / 'metrics.json').write_text(json.dumps(content))
+        return subprocess.CompletedProcess(command, name not in RESULTS)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subprocess, 'run', run)
+    for name in ('a', 'b', 'x'):
+        (tmp_path / f'{name}.pth').touch()
+    return commands
+
+
+def test_checkpoints(tests_run, tmp_path, capsys):
+    """Beside what the papers report; a second time only what changed or failed is tested."""
+    pairs = ['maskrcnn_rmt_s_3x=a.pth', 'semfpn_rmt_l_80k=b.pth', 'upernet_rmt_t_160k=x.pth']
+    given = [
+        'benchmark',
+        'checkpoints',
+        *pairs,
+        '--coco',
+        'c',
+        '--cfg-options',
+        'randomness.seed=0',
+    ]
+    message = 'benchmark.py: error: 1 of 3 tests failed: upernet_rmt_t_160k=x.pth'
+    assert run_here(*given) == message
+    options = [*OPTIONS, '--work-dir']
+    assert [command[:-1] for command in tests_run] == [
+        ['maskrcnn_rmt_s_3x', 'a.pth', '--data-root', 'c', *options],
+        ['semfpn_rmt_l_80k', 'b.pth', *options],
+        ['upernet_rmt_t_160k', 'x.pth', *options],
+    ]
+    table = (tmp_path / 'work_dirs/benchmark_checkpoints/table.md').read_text()
+    header, _, detector, segmentor = table.splitlines()
+    assert header.startswith(HEADER) and table in capsys.readouterr().out
+    cells = detector.split(' | ')
+    assert cells[1:6] == ['a.pth', '50.0', '50.7', '25.0', '44.9'] and cells[-2] == '4.00'
+    assert '| 40.0 | 51.4 |' in segmentor and segmentor.endswith('| 300 |')
+    (of_b,) = (tmp_path / 'work_dirs').rglob('2/metrics.json')
+    os.utime(of_b, (0, 0))  # older than b.pth
+    assert run_here(*given) == message
+    assert [command[1] for command in tests_run[3:]] == ['b.pth', 'x.pth']
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['networks', 'rmt_x'], "unknown network 'rmt_x'; choose from"),
+    (['networks', '--sizes', '800'], "'800' is not of the form HEIGHTxWIDTH"),
+    (['networks', '--with-cp'], '--with-cp needs --train'),
+    (['networks', '--device', 'cuda'], 'no GPU found; use --device cpu'),
+    (['checkpoints', 'tiny.py'], "'tiny.py' is not of the form CONFIG=CHECKPOINT"),
+    (['checkpoints', 'retinanet_rmt_t_1x=absent.pth'], 'checkpoint absent.pth not found'),
+])  # fmt: skip
+def test_bad_input(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    status = run_here('benchmark', *arguments)
+    line = capsys.readouterr().err if status == 2 else status
+    assert message in line and line.strip().count('\n') == 0
+    assert not (tmp_path / 'work_dirs').exists()

@@ -1,0 +1,75 @@
+"""mmrest flops: the counts of configs and names, as a table and as JSON."""
+
+import json
+
+import pytest
+
+from mmrest.analysis.complexity import count_parts
+from mmrest.analysis.networks import network_config, on_meta
+from tests.tools.runs import SEGMENTOR, run_here
+
+
+@pytest.fixture
+def counted(tmp_path, monkeypatch, capsys):
+    """Returns the JSON, the cells of the table by part, and all that is printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('COLUMNS', '100')
+
+    def run(*args):
+        assert not run_here('get_flops', *args, '--json', 'new/x.json')
+        printed = capsys.readouterr().out
+        rows = [line.split('│')[1:-1] for line in printed.splitlines() if '│' in line]
+        cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+        return json.loads((tmp_path / 'new' / 'x.json').read_text()), cells, printed
+
+    return run
+
+
+def test_name(counted):
+    """The parts of the JSON sum to its totals, and the table shows both."""
+    content, cells, _ = counted('rmt_t')
+    assert content['network'] == 'rmt_t' and content['shape'] == [224, 224]
+    for key in ('parameters', 'macs', 'attention'):
+        assert content[key] == sum(part[key] for part in content['parts'])
+    for part in (*content['parts'], dict(content, name='total')):
+        parameters, *counts = cells[part['name']]
+        assert parameters == f'{part["parameters"]:,}'
+        assert counts == [f'{part[key] / 1e9:.3f}' for key in ('macs', 'attention')]
+
+
+def test_config(counted, tmp_path):
+    """A segmentor and only its backbone, with another arch, at one size."""
+    (tmp_path / 'tiny.py').write_text(SEGMENTOR)
+    options = ['--shape', '48', '80', '--cfg-options', 'model.backbone.arch.depths=[1,2,1,1]']
+    full, _, _ = counted('tiny.py', *options)
+    alone, _, _ = counted('tiny.py', '--backbone-only', *options)
+    assert full['shape'] == alone['shape'] == [48, 80]
+    shared = {part['name'].replace('backbone: ', ''): part['macs'] for part in full['parts']}
+    assert {part['name'] for part in alone['parts']} | {'neck', 'decode_head'} == set(shared)
+    assert all(shared[part['name']] == part['macs'] for part in alone['parts'])
+    assert shared['stage 2'] > shared['stage 3']  # by its second block
+
+
+def test_a_head_that_is_not_counted(counted, tmp_path):
+    """It has a dash and null; a line names it, and the total says that it is without it."""
+    (tmp_path / 'solo.py').write_text("_base_ = 'mmdet::solo/solo_r50_fpn_1x_coco.py'")
+    content, cells, printed = counted('solo.py', '--shape', '64')
+    assert content['not_counted'] == ['mask_head']
+    *others, head = content['parts']
+    assert head['parameters'] > 0 and head['macs'] is head['attention'] is None
+    assert content['macs'] == sum(part['macs'] for part in others) > 0
+    assert content['parameters'] == sum(part['parameters'] for part in content['parts'])
+    assert cells['mask_head'] == [f'{head["parameters"]:,}', '-', '-']
+    assert list(cells)[-1] == 'total without -'
+    assert 'Not counted, and missing in the total: mask_head\n' in printed
+
+
+def test_config_of_a_backbone(counted, tmp_path):
+    """It is what the name stands for, with or without --backbone-only; its path is not broken."""
+    path = tmp_path / ('a_folder_of_a_long_name/' * 6) / 'rest.py'
+    path.parent.mkdir(parents=True)
+    path.write_text("model = dict(type='ResT', arch='lite')")
+    content, _, printed = counted(path, '--backbone-only')
+    assert f'{path}, one image of 224 x 224\n' in printed
+    parts = count_parts(on_meta(network_config('rest_lite')), 224, 224)
+    assert [part['macs'] for part in content['parts']] == [part.macs for part in parts]
