@@ -1,13 +1,14 @@
 """Stand-in for ``mmcv._ext``: the functions that ``mmcv.ops`` calls, on torchvision and torch.
 
-Names and signatures are those of mmcv's ``csrc/pytorch/pybind.cpp``. Like the compiled functions,
-most of them write their results into tensors that the caller allocated. Forward and backward run
-on every device that torchvision runs on. Half precision is computed in float32.
+Names and signatures match mmcv's ``csrc/pytorch/pybind.cpp``. Like the compiled functions, most of
+them write their results into tensors that the caller allocated. Forward and backward run on every
+device that torchvision supports. Half precision is computed in float32.
 
-The file is loaded under the name ``mmcv._ext``, so that it must not import its neighbours.
+The file is loaded under the name ``mmcv._ext``, so it must not import its neighbours.
 """
 
-from typing import Any, Callable, List, Sequence
+import functools
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -19,11 +20,10 @@ try:
     import torchvision
 except Exception as error:  # a torchvision for another torch raises RuntimeError
     raise ImportError(
-        f'torchvision does not import ({error}): install the release that belongs to torch '
-        f'{torch.__version__}'
+        f'torchvision fails to import ({error}): install the release for torch {torch.__version__}'
     ) from error
 
-# Its functions call these; the gradients are registered here alone.
+# The operators behind torchvision's functions; gradients are only registered here.
 _torchvision = torch.ops.torchvision
 
 print_log(
@@ -33,7 +33,7 @@ print_log(
 
 
 def __getattr__(name: str) -> Any:
-    """Return a function that says that an operator is missing: mmcv.ops wants every name."""
+    """Return a function that reports a missing operator: mmcv.ops asks for every name."""
     if name.startswith('__'):
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
@@ -52,12 +52,12 @@ def _refuse(operator: str) -> None:
 
 
 def get_compiler_version() -> str:
-    """Return what stands in for the compiler."""
+    """Return the substitute for a compiler version."""
     return f'none (torchvision {torchvision.__version__})'
 
 
 def get_compiling_cuda_version() -> str:
-    """Return the CUDA version of torch, on which the operators run."""
+    """Return the CUDA version of torch."""
     return torch.version.cuda or 'not available'
 
 
@@ -67,7 +67,7 @@ def _single(tensor: Tensor) -> Tensor:
 
 
 def _gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], grad: Tensor) -> List:
-    """Return the gradients of a function, which is computed again, in at least float32."""
+    """Return the gradients of a function, which is recomputed in at least float32."""
     with torch.enable_grad():
         inputs = [_single(x.detach()).requires_grad_() for x in inputs]
         output = function(*inputs)
@@ -75,7 +75,7 @@ def _gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], grad: 
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Return the indices of boxes that non-maximum suppression keeps, by falling score."""
+    """Return the indices of boxes that non-maximum suppression keeps, by descending score."""
     boxes = _single(boxes)
     if offset:
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
@@ -98,7 +98,7 @@ def softnms(
     Args:
         boxes: (N, 4), on the CPU.
         scores: (N,).
-        dets: (N, 5), receives boxes and decayed scores, by falling score.
+        dets: (N, 5), receives boxes and decayed scores, by descending score.
         iou_threshold: overlap from which naive (0) and linear (1) decay begin.
         sigma: width of the Gaussian (method 2).
         min_score: a box whose score falls below it is dropped.
@@ -136,9 +136,9 @@ def softnms(
 
 
 def _compact(dropped: np.ndarray) -> np.ndarray:
-    """Return the order of what is kept when the last kept one fills each gap.
+    """Return the order of kept boxes, in which the last one kept fills each gap.
 
-    Boxes of equal score come out in this order.
+    It decides between boxes of equal score.
     """
     count = int((~dropped).sum())
     order = np.arange(count)
@@ -148,33 +148,14 @@ def _compact(dropped: np.ndarray) -> np.ndarray:
 
 
 def roi_align_forward(
-    input: Tensor,
-    rois: Tensor,
-    output: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    *,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
+    input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, **options: Any
 ) -> None:
     """Average bilinear samples of each region: He et al., Mask R-CNN, section 3."""
-    if pool_mode == 0:
+    if options['pool_mode'] == 0:
         _refuse("roi_align with pool_mode='max'")
-    output.copy_(
-        _torchvision.roi_align(
-            _single(input),
-            _single(rois).to(_single(input).dtype),
-            spatial_scale,
-            aligned_height,
-            aligned_width,
-            sampling_ratio,
-            aligned,
-        )
-    )
+    input = _single(input)
+    rois = _single(rois).to(input.dtype)
+    output.copy_(_torchvision.roi_align(input, rois, *_grid(options), *_sampling(options)))
 
 
 def roi_align_backward(
@@ -183,27 +164,23 @@ def roi_align_backward(
     argmax_y: Tensor,
     argmax_x: Tensor,
     grad_input: Tensor,
-    *,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
+    **options: Any,
 ) -> None:
     """Gradient of :func:`roi_align_forward`."""
+    grad = _single(grad_output)
+    rois = _single(rois).to(grad.dtype)
+    size = grad_input.shape
     grad_input.copy_(
-        _torchvision._roi_align_backward(
-            _single(grad_output),
-            _single(rois).to(_single(grad_output).dtype),
-            spatial_scale,
-            aligned_height,
-            aligned_width,
-            *grad_input.shape,
-            sampling_ratio,
-            aligned,
-        )
+        _torchvision._roi_align_backward(grad, rois, *_grid(options), *size, *_sampling(options))
     )
+
+
+def _grid(options: dict) -> Tuple:
+    return options['spatial_scale'], options['aligned_height'], options['aligned_width']
+
+
+def _sampling(options: dict) -> Tuple:
+    return options['sampling_ratio'], options['aligned']
 
 
 def roi_pool_forward(
@@ -235,7 +212,7 @@ def roi_pool_forward(
 
 
 def _bins(edges: Tensor, count: int, spatial_scale: float, size: int) -> List:
-    """Return start and end of the bins of each region along an axis, of each (N, count, 2)."""
+    """Return start and end of each bin of each region along an axis, (N, count, 2)."""
     start = edges[:, :1] * spatial_scale
     length = (edges[:, 1:] + 1) * spatial_scale - start
     at = start + length / count * torch.arange(count + 1, device=edges.device)
@@ -244,14 +221,7 @@ def _bins(edges: Tensor, count: int, spatial_scale: float, size: int) -> List:
 
 
 def roi_pool_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax: Tensor,
-    grad_input: Tensor,
-    *,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
+    grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor, **options: Any
 ) -> None:
     """Gradient of :func:`roi_pool_forward`."""
     _, channels, height, width = grad_input.shape
@@ -271,8 +241,7 @@ def deform_conv_forward(
     **geometry: int,
 ) -> None:
     """Deformable convolution without modulation: Dai et al., 2017, equation 2."""
-    bias = weight.new_zeros(len(weight))
-    output.copy_(_deform_conv(input, weight, offset, None, bias, _geometry_v1(geometry)))
+    output.copy_(_torchvision.deform_conv2d(*_deform_arguments(input, weight, offset, geometry)))
 
 
 def deform_conv_backward_input(
@@ -286,10 +255,7 @@ def deform_conv_backward_input(
     **geometry: int,
 ) -> None:
     """Gradients of :func:`deform_conv_forward` by input and offset."""
-    bias = weight.new_zeros(len(weight))
-    grads = _deform_conv_backward(
-        gradOutput, input, weight, offset, None, bias, _geometry_v1(geometry)
-    )
+    grads = _deform_gradients(gradOutput, input, weight, offset, geometry)
     gradInput.copy_(grads[0])
     gradOffset.copy_(grads[2])
 
@@ -305,10 +271,8 @@ def deform_conv_backward_parameters(
     **geometry: int,
 ) -> None:
     """Gradient of :func:`deform_conv_forward` by the weight, added to `gradWeight`."""
-    bias = gradWeight.new_zeros(len(gradWeight))
-    grads = _deform_conv_backward(
-        gradOutput, input, torch.zeros_like(gradWeight), offset, None, bias, _geometry_v1(geometry)
-    )
+    weight = torch.zeros_like(gradWeight)
+    grads = _deform_gradients(gradOutput, input, weight, offset, geometry)
     gradWeight.add_(grads[1].to(gradWeight), alpha=scale)
 
 
@@ -325,8 +289,9 @@ def modulated_deform_conv_forward(
     **geometry: int,
 ) -> None:
     """Modulated deformable convolution: Zhu et al., Deformable ConvNets v2, equation 1."""
-    bias = bias if with_bias else weight.new_zeros(len(weight))
-    output.copy_(_deform_conv(input, weight, offset, mask, bias, _geometry_v2(geometry)))
+    bias = bias if with_bias else None
+    arguments = _deform_arguments(input, weight, offset, geometry, mask, bias)
+    output.copy_(_torchvision.deform_conv2d(*arguments))
 
 
 def modulated_deform_conv_backward(
@@ -347,54 +312,38 @@ def modulated_deform_conv_backward(
     **geometry: int,
 ) -> None:
     """Gradients of :func:`modulated_deform_conv_forward`."""
-    fake = bias if with_bias else weight.new_zeros(len(weight))
-    grads = _deform_conv_backward(
-        grad_output, input, weight, offset, mask, fake, _geometry_v2(geometry)
-    )
+    grads = _deform_gradients(grad_output, input, weight, offset, geometry, mask)
     targets = [grad_input, grad_weight, grad_offset, grad_mask]
     for target, grad in zip(targets + [grad_bias] * with_bias, grads):
         target.copy_(grad)
 
 
-def _geometry_v1(named: dict) -> List[int]:
-    """Stride, padding, dilation, groups and offset groups, as torchvision orders them."""
-    names = ('dH', 'dW', 'padH', 'padW', 'dilationH', 'dilationW', 'group', 'deformable_group')
-    return [named[name] for name in names]
+def _deform_gradients(grad: Tensor, *inputs: Any) -> Sequence[Tensor]:
+    """Return the gradients by input, weight, offset, mask and bias."""
+    return _torchvision._deform_conv2d_backward(_single(grad), *_deform_arguments(*inputs))
 
 
-def _geometry_v2(named: dict) -> List[int]:
-    pairs = [f'{name}_{axis}' for name in ('stride', 'pad', 'dilation') for axis in 'hw']
-    return [named[name] for name in (*pairs, 'group', 'deformable_group')]
-
-
-def _deform_conv(
-    input: Tensor, weight: Tensor, offset: Tensor, mask: Any, bias: Tensor, geometry: List[int]
-) -> Tensor:
-    tensors = _deform_tensors(input, weight, offset, mask, bias)
-    return _torchvision.deform_conv2d(*tensors, *geometry, mask is not None)
-
-
-def _deform_conv_backward(
-    grad: Tensor,
+def _deform_arguments(
     input: Tensor,
     weight: Tensor,
     offset: Tensor,
-    mask: Any,
-    bias: Tensor,
-    geometry: List[int],
-) -> Sequence[Tensor]:
-    """Return the gradients by input, weight, offset, mask and bias."""
-    tensors = _deform_tensors(input, weight, offset, mask, bias)
-    return _torchvision._deform_conv2d_backward(
-        _single(grad), *tensors, *geometry, mask is not None
+    geometry: dict,
+    mask: Optional[Tensor] = None,
+    bias: Optional[Tensor] = None,
+) -> List:
+    """Return the arguments of torchvision's deform_conv2d."""
+    names = ['dH', 'dW', 'padH', 'padW', 'dilationH', 'dilationW']
+    if mask is not None:
+        names = [f'{name}_{axis}' for name in ('stride', 'pad', 'dilation') for axis in 'hw']
+    tensors = (
+        input,
+        weight,
+        offset,
+        input.new_zeros(len(input), 1) if mask is None else mask,
+        weight.new_zeros(len(weight)) if bias is None else bias,
     )
-
-
-def _deform_tensors(
-    input: Tensor, weight: Tensor, offset: Tensor, mask: Any, bias: Tensor
-) -> List[Tensor]:
-    mask = input.new_zeros(len(input), 1) if mask is None else mask
-    return [_single(x) for x in (input, weight, offset, mask, bias)]
+    numbers = (geometry[name] for name in (*names, 'group', 'deformable_group'))
+    return [*map(_single, tensors), *numbers, mask is not None]
 
 
 def _sigmoid_focal_loss(
@@ -418,27 +367,18 @@ def sigmoid_focal_loss_forward(
         target: classes, (N,); others than 0 to C - 1 are background.
         weight: one per class, or empty.
         output: receives the losses, (N, C).
-        gamma: exponent that plays down sure predictions.
+        gamma: exponent that down-weights easy examples.
         alpha: weight of the class, 1 - alpha that of the others.
     """
     output.copy_(_sigmoid_focal_loss(_single(input), target, weight, gamma, alpha))
 
 
 def sigmoid_focal_loss_backward(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    grad_input: Tensor,
-    *,
-    gamma: float,
-    alpha: float,
+    input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, **options: float
 ) -> None:
     """Gradient of :func:`sigmoid_focal_loss_forward`, each loss by its own logit."""
-    (grad,) = _gradients(
-        lambda x: _sigmoid_focal_loss(x, target, weight, gamma, alpha),
-        [input],
-        torch.ones_like(input),
-    )
+    loss = functools.partial(_sigmoid_focal_loss, target=target, weight=weight, **options)
+    (grad,) = _gradients(loss, [input], torch.ones_like(input))
     grad_input.copy_(grad)
 
 
@@ -467,16 +407,11 @@ def softmax_focal_loss_backward(
     weight: Tensor,
     buff: Tensor,
     grad_input: Tensor,
-    *,
-    gamma: float,
-    alpha: float,
+    **options: float,
 ) -> None:
     """Gradient of :func:`softmax_focal_loss_forward` by the logits of the softmax."""
-    (grad,) = _gradients(
-        lambda x: _softmax_focal_loss(x, target, weight, gamma, alpha),
-        [softmax],
-        torch.ones_like(buff),
-    )
+    loss = functools.partial(_softmax_focal_loss, target=target, weight=weight, **options)
+    (grad,) = _gradients(loss, [softmax], torch.ones_like(buff))
     weighted = grad * softmax
     grad_input.copy_(weighted - softmax * weighted.sum(1, keepdim=True))
 

@@ -1,4 +1,4 @@
-"""The attention of both papers: functions of tensors, of torch alone (and Triton, on a GPU)."""
+"""The attention of both papers, as functions of tensors; needs torch only, and Triton on GPUs."""
 
 from .dispatch import (
     BACKENDS,

@@ -1,4 +1,4 @@
-"""What our own functions of autograd share: no autocast inside, and no second derivative."""
+"""Decorators for autograd functions: no autocast inside, and no second derivative."""
 
 import functools
 from contextlib import nullcontext
@@ -9,16 +9,16 @@ from torch import Tensor
 
 
 def autocast_off(device: torch.device) -> ContextManager:
-    """Context in which autocast leaves the types on a device as they are."""
+    """Return a context that disables autocast on a device."""
     if device.type == 'meta':  # has no autocast, and torch refuses to switch it off
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a forward or backward function of autograd as if autocast were off.
+    """Run a forward or backward function of autograd with autocast disabled.
 
-    It would compute in a half type what they keep in float32. The device is that of the first
+    It would compute in half precision what they keep in float32. The device is that of the first
     tensor after the context.
     """
 
@@ -31,9 +31,9 @@ def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuse a backward pass that is to be differentiated again, instead of giving it wrong.
+    """Refuse a backward pass with ``create_graph=True``, which would give wrong derivatives.
 
-    torch's ``once_differentiable`` notices it only where the incoming gradient requires one.
+    torch's ``once_differentiable`` notices it only if the incoming gradient requires one.
 
     Raises:
         RuntimeError: the backward pass runs with ``create_graph=True``.
@@ -43,7 +43,7 @@ def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(ctx: Any, *grads: Tensor) -> Any:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                'this form of the attention has no second derivative: run it inside '
+                'this attention backend has no second derivative: run it inside '
                 "mmrest.ops.use_backend('reference')"
             )
         return backward(ctx, *grads)

@@ -1,7 +1,7 @@
-"""Which implementation of an attention runs: the first that can, or the one that is forced.
+"""Backend dispatch: the first supported implementation, or the forced one.
 
-An operation lists its implementations from the fastest to the plain form, which can always run.
-Each says for given inputs why it cannot; the reason is logged once, at debug level, under
+An operation lists its implementations from the fastest to the reference, which can always run.
+Each one can refuse given inputs with a reason, which is logged once, at debug level, under
 ``mmrest.ops``.
 """
 
@@ -21,7 +21,7 @@ _logger = logging.getLogger('mmrest.ops')
 
 
 class _Choice(threading.local):
-    """What :func:`use_backend` has set in a thread."""
+    """The backend that :func:`use_backend` has set in a thread."""
 
     name: Optional[str] = None
 
@@ -35,7 +35,7 @@ class Implementation(NamedTuple):
     Attributes:
         backend: one of :data:`BACKENDS`.
         run: the function.
-        refusal: takes what `run` takes and says why it cannot run, None if it can.
+        refusal: takes the arguments of `run` and returns why it cannot run, None if it can.
     """
 
     backend: str
@@ -55,7 +55,7 @@ class Operation:
         """Compute with the chosen implementation.
 
         Raises:
-            ValueError: a forced backend does not know the operation or cannot take the inputs.
+            ValueError: a forced backend lacks the operation or does not support the inputs.
         """
         forced = forced_backend()
         reasons = []
@@ -78,10 +78,10 @@ class Operation:
 
 
 def forced_backend() -> Optional[str]:
-    """Name of the backend that is forced, None if each operation may choose.
+    """Return the name of the forced backend, None if each operation may choose.
 
     Raises:
-        ValueError: the environment variable names no backend.
+        ValueError: the environment variable is not a valid backend.
     """
     if _choice.name is not None:
         return _choice.name
@@ -93,15 +93,15 @@ def forced_backend() -> Optional[str]:
 def use_backend(name: Optional[str]) -> Iterator[None]:
     """Force every attention inside the context to one backend, in this thread.
 
-    The environment variable ``MMREST_BACKEND`` does the same for a whole process; the context
-    goes before it. Blocks that a backbone recomputes in the backward pass are computed with the
-    backend of the forward pass.
+    The environment variable ``MMREST_BACKEND`` does the same for a process; the context takes
+    precedence. Blocks that a backbone recomputes in the backward pass use the backend of the
+    forward pass.
 
     Args:
         name: one of :data:`BACKENDS`; None changes nothing.
 
     Raises:
-        ValueError: for another name.
+        ValueError: `name` is not a valid backend.
     """
     with exactly_backend(_choice.name if name is None else _checked(name, 'use_backend')):
         yield
@@ -109,7 +109,7 @@ def use_backend(name: Optional[str]) -> Iterator[None]:
 
 @contextmanager
 def exactly_backend(name: Optional[str]) -> Iterator[None]:
-    """:func:`use_backend` for what :func:`chosen_backend` gave: None takes a choice back."""
+    """Restore a result of :func:`chosen_backend` inside the context; None forces nothing."""
     before, _choice.name = _choice.name, name
     try:
         yield
@@ -118,7 +118,7 @@ def exactly_backend(name: Optional[str]) -> Iterator[None]:
 
 
 def chosen_backend() -> Optional[str]:
-    """What :func:`use_backend` has set in this thread."""
+    """Return the backend that :func:`use_backend` has set in this thread."""
     return _choice.name
 
 
@@ -129,21 +129,21 @@ def _checked(name: str, origin: str) -> str:
 
 
 def always(*_: Any) -> None:
-    """Refusal of an implementation that takes everything."""
+    """Refusal of an implementation that supports all inputs: None."""
 
 
 def is_compiling() -> bool:
-    """Whether torch.compile or torch.export is at work."""
+    """Return True inside torch.compile or torch.export."""
     if not hasattr(torch.compiler, 'is_compiling'):  # torch < 2.3
         return torch._dynamo.is_compiling()
     return torch.compiler.is_compiling()
 
 
 def in_graph() -> bool:
-    """Whether the network is being compiled, exported or traced, and not computed."""
+    """Return True if the network is being compiled, exported or traced."""
     return is_compiling() or torch.jit.is_tracing()
 
 
 def refuse_in_graphs(*_: Any) -> Optional[str]:
-    """Refusal of an implementation whose loops and own backward pass no graph should hold."""
+    """Refusal of an implementation whose loops and custom backward suit no graph."""
     return 'the network is being compiled or exported' if in_graph() else None

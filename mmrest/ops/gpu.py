@@ -1,4 +1,4 @@
-"""Whether the Triton kernels can take given tensors."""
+"""Check that the Triton kernels support given tensors."""
 
 import functools
 from contextlib import nullcontext
@@ -10,26 +10,26 @@ from torch import Tensor
 from .dispatch import forced_backend, refuse_in_graphs
 
 MOST_CHANNELS = 128
-"""Of a head: more would not fit into a tile."""
+"""Channels of a head that fit into a tile."""
 
 TRITON = (3, 3)
-"""The oldest release that compiles the kernels, that of torch 2.7."""
+"""Oldest release that compiles the kernels, the one of torch 2.7."""
 
 CAPABILITY = (8, 0)
-"""Of the GPU, that of the A100; older ones have no bfloat16 products."""
+"""Oldest compute capability, the one of the A100; older GPUs have no bfloat16 products."""
 
 
 def refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
-    """Why the kernels cannot take queries, keys and values; None if they can.
+    """Return why the kernels cannot run on queries, keys and values; None if they can.
 
-    On the CPU they run in Triton's interpreter, where ``TRITON_INTERPRET=1`` was set before their
-    first use; being slow, only where they are forced.
+    On the CPU they run in Triton's interpreter if ``TRITON_INTERPRET=1`` was set before their
+    first use; it is slow, so only if they are forced.
     """
     in_graph = refuse_in_graphs()
     if in_graph is not None:  # first, because torch 2.12 cannot compile the search for Triton
         return in_graph
     if torch.version.hip is not None:
-        return 'the kernels are made for NVIDIA GPUs'
+        return 'the Triton kernels support NVIDIA GPUs only'
     if not q.is_cuda and (q.device.type != 'cpu' or forced_backend() != 'triton'):
         return f'the tensors are on {q.device.type}, and the kernels need an NVIDIA GPU'
     reason = _triton_refusal()
@@ -39,11 +39,13 @@ def refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
         if torch.cuda.get_device_capability(q.device) < CAPABILITY:
             return f'the GPU is older than compute capability {".".join(map(str, CAPABILITY))}'
         if q.dtype is torch.float64:
-            return 'float64 is left to PyTorch'
+            return 'the kernels do not support float64 on a GPU'
     elif not _interpreted():
-        return 'the tensors are on cpu, and Triton does not interpret: set TRITON_INTERPRET=1'
+        return (
+            'the tensors are on cpu, and Triton is not in its interpreter: set TRITON_INTERPRET=1'
+        )
     if not q.dtype == k.dtype == v.dtype or not q.is_floating_point():
-        return f'the types {q.dtype}, {k.dtype} and {v.dtype} are not the same'
+        return f'the dtypes {q.dtype}, {k.dtype} and {v.dtype} differ or are not floating point'
     if max(q.shape[-1], v.shape[-1]) > MOST_CHANNELS:
         return f'a head of {max(q.shape[-1], v.shape[-1])} channels is larger than {MOST_CHANNELS}'
     return None
@@ -51,7 +53,7 @@ def refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
 
 @functools.lru_cache(maxsize=None)
 def _triton_refusal() -> Optional[str]:
-    """Why the Triton of this environment will not do; looked up once, for that takes long."""
+    """Return why the installed Triton is not supported; cached, because importing is slow."""
     try:
         import triton
     except ImportError:
@@ -68,5 +70,5 @@ def _interpreted() -> bool:
 
 
 def on_device_of(tensor: Tensor) -> ContextManager:
-    """Context in which Triton launches kernels on the device of a tensor."""
+    """Return a context in which Triton launches kernels on the device of a tensor."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

@@ -11,10 +11,10 @@ from .autograd import differentiable_once, without_autocast
 
 
 def rotary_tables(frequencies: Tensor, tokens: int) -> Tuple[Tensor, Tensor]:
-    """Sine and cosine of ``position * frequency``.
+    """Return sine and cosine of ``position * frequency``.
 
     Args:
-        frequencies: radians a position, (d / 2,).
+        frequencies: radians per position, (d / 2,).
         tokens: number of positions.
 
     Returns:
@@ -30,8 +30,8 @@ def rotate(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
 
     Args:
         x: (..., d).
-        sin: broadcastable to `x`.
-        cos: like `sin`.
+        sin: broadcastable to `x`, as is `cos`.
+        cos: see `sin`.
 
     Returns:
         Shape and type of `x`.
@@ -59,10 +59,10 @@ class Rotate(Function):
 
 
 def rotate_pairs(x: Tensor, phase: Tensor) -> Tensor:
-    """`x` (B, H, W, n, d) with its pairs of channels times the complex `phase` (H, W, d / 2)."""
+    """Multiply pairs of channels of (B, H, W, n, d) by the complex `phase` (H, W, d / 2)."""
     wide = torch.promote_types(x.dtype, torch.float32)
     pairs = x.to(wide).unflatten(-1, (-1, 2))
-    # Complex numbers lie at even places, their two parts side by side.
+    # Complex numbers need adjacent parts, at even offsets.
     places = (*pairs.stride()[:-1], pairs.storage_offset())
     if pairs.stride(-1) != 1 or any(place % 2 for place in places):
         pairs = pairs.clone(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""What the kernels share: the sizes of their tiles, and steps inside a kernel."""
+"""Sizes of tiles, and steps that the Triton kernels share."""
 
 import os
 from typing import Tuple
@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 INTERPRETED = tl.constexpr(os.environ.get('TRITON_INTERPRET') == '1')
-"""Whether Triton's interpreter was asked for when the kernels were imported."""
+"""True if TRITON_INTERPRET=1 was set when the kernels were imported."""
 
 _TYPES = {
     torch.float16: tl.float16,
@@ -20,7 +20,7 @@ _TYPES = {
 
 
 def tile(length: int, channels: int, dtype: torch.dtype) -> int:
-    """Tokens of a tile along an axis of `length`, so many that its values stay in registers.
+    """Return the tokens of a tile along an axis, few enough to stay in registers.
 
     Args:
         length: tokens.
@@ -34,19 +34,24 @@ def tile(length: int, channels: int, dtype: torch.dtype) -> int:
 
 
 def padded(dim: int) -> int:
-    """Channels of a head in a tile."""
+    """Return the channels of a head in a tile."""
     return max(16, triton.next_power_of_2(dim))
 
 
 def wide_type(x: Tensor) -> Tuple[torch.dtype, tl.dtype]:
-    """Type of sums and softmaxes over values in the type of `x`, in torch and in a kernel."""
+    """Return the accumulation type for `x`, for torch and for a kernel."""
     wide = torch.promote_types(x.dtype, torch.float32)
     return wide, _TYPES[wide]
 
 
+def dense_channels(x: Tensor) -> Tensor:
+    """Return `x`, copied if the stride of its channels is not 1."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
 @triton.jit
-def rotated_pairs(x, cos, sin):
-    """Each pair of neighbouring channels of (tokens, channels), rotated by its angle."""
+def rotate_pairs(x, cos, sin):
+    """Rotate each pair of neighbouring channels of (tokens, channels) by its angle."""
     tokens: tl.constexpr = x.shape[0]
     channels: tl.constexpr = x.shape[1]
     even, odd = tl.split(tl.reshape(x, (tokens, channels // 2, 2)))
@@ -56,8 +61,8 @@ def rotated_pairs(x, cos, sin):
 
 @triton.jit
 def product(a, b, WIDE: tl.constexpr):
-    """``a @ b`` with the sums in a wide type and no rounding of float32 to fewer bits."""
+    """Return ``a @ b``, accumulated in a wide type and without TF32."""
     if INTERPRETED and a.dtype == tl.bfloat16:
-        # Its products take the bits of a bfloat16 for an integer; in float32 they are exact.
+        # The interpreter mistakes the bits of a bfloat16 for an integer; float32 is exact.
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, input_precision='ieee', out_dtype=WIDE)

@@ -44,7 +44,7 @@ def compiled(kernel, strides, constants, dtype, capability):
 def main():
     """Compile them all."""
     for module, strides, channels, tokens in CASES:
-        kernels = importlib.import_module(f'mmrest.ops.{module}.kernels')
+        kernels = importlib.import_module(f'mmrest.ops.{module}.triton')
         for name in ('_forward', '_backward_queries', '_backward_keys'):
             for dtype, capability in ((torch.bfloat16, 90), (torch.float32, 80)):
                 size = tile(1050, max(channels.values()), dtype)

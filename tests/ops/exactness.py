@@ -1,4 +1,6 @@
-"""How far an implementation is from the plain form in float64."""
+"""How far an implementation is from the reference in float64, and equations of floats."""
+
+import math
 
 import torch
 from torch import Tensor
@@ -18,13 +20,13 @@ def outputs_and_gradients(function, tensors, grad):
 
 
 def assert_as_exact(function, plain, tensors, dtype, times=2.0):
-    """Outputs and gradients have at most `times` the error of the plain form in the same type.
+    """Outputs and gradients have at most `times` the error of the reference in the same type.
 
     The output is computed without gradients too, where a shorter way may be taken.
 
     Args:
         function: of the tensors.
-        plain: the same, in its plain form; in float64 it is the truth.
+        plain: the same, in its reference; in float64 it is the truth.
         tensors: inputs in float64.
         dtype: what both compute in.
         times: factor; a floor of one rounding of the type is added.
@@ -43,13 +45,26 @@ def assert_as_exact(function, plain, tensors, dtype, times=2.0):
     theirs.append(theirs[0])
     for name, truth, our, their in zip(names, exact, ours, theirs):
         assert our.dtype is dtype and our.isfinite().all(), name
-        # In float64 the plain form is the truth itself, and both have a few more roundings.
+        # In float64 the reference is the truth itself, and both have a few more roundings.
         roundings = 10_000 if dtype is torch.float64 else 1
         floor = roundings * torch.finfo(dtype).eps * max(truth.norm(), 1)
         factor = times * 1.5 if truth.numel() <= FEW else times
         allowed = factor * (their.double() - truth).norm() + floor
         error = (our.double() - truth).norm()
         assert error <= allowed, f'{name}: error {error:.2e}, allowed {allowed:.2e}'
+
+
+def dot(a, b):
+    """Product of two sequences of floats."""
+    return math.fsum(x * y for x, y in zip(a, b))
+
+
+def softmax(logits):
+    """Softmax of a list of floats."""
+    largest = max(logits)
+    powers = [math.exp(logit - largest) for logit in logits]
+    total = math.fsum(powers)
+    return [power / total for power in powers]
 
 
 def kept_bytes(function, tensors):

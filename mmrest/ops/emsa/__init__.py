@@ -1,14 +1,14 @@
 """Efficient multi-head self-attention of ResT, after the projections."""
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..dispatch import Implementation, Operation, always, refuse_in_graphs
-from ..gpu import on_device_of, refuse_triton
-from .plain import EPS, emsa_reference
-from .pytorch import emsa_blocked, emsa_whole
+from ..gpu import refuse_triton
+from .reference import EPS, emsa_reference
+from .torch import BlockwiseEMSA, emsa_in_graphs
 
 
 def emsa(
@@ -19,24 +19,24 @@ def emsa(
     mix_bias: Optional[Tensor] = None,
     eps: float = EPS,
 ) -> Tensor:
-    """EMSA: ``IN(softmax(Conv(q k^T / sqrt(d)))) v`` (ResT, the equation of EMSA).
+    """Return EMSA, ``IN(softmax(Conv(q k^T / sqrt(d)))) v`` (ResT, the equation of EMSA).
 
     ``Conv`` is a 1x1 convolution over the heads and ``IN`` an instance norm without affine
     parameters over each head's (N, M) map, with the statistics of the sample in evaluation
     too. Both belong together: without `mix_weight` (a single head) neither is applied. A map of
     one element has no variance and is normalized to 0.
 
-    Softmax and norm are computed in float32 for half types. See :mod:`mmrest.ops.dispatch` for
-    how the implementation is chosen.
+    Softmax and norm are computed in float32 for half precision. See :mod:`mmrest.ops.dispatch`
+    for how the implementation is chosen.
 
     Args:
         q: queries, (B, n, N, d).
         k: keys, (B, n, M, d); M is N reduced by the stride squared.
         v: values, (B, n, M, d).
         mix_weight: weight of the convolution over heads, (n, n, 1, 1).
-        mix_bias: its bias, (n,). It moves all logits of a head alike, so the result and the
+        mix_bias: its bias, (n,). It shifts all logits of a head alike, so the result and the
             other gradients do not depend on it, and its own gradient is zero.
-        eps: what the instance norm adds to a variance.
+        eps: added to the variance by the instance norm.
 
     Returns:
         (B, n, N, d), in the type of `v`.
@@ -45,44 +45,31 @@ def emsa(
         ValueError: a forced backend cannot run.
     """
     if mix_weight is None:
-        return _single(q, k, v)
-    return _mixed(q, k, v, mix_weight, mix_bias, eps)
+        return _one_head(q, k, v)
+    return _mixed_heads(q, k, v, mix_weight, mix_bias, eps)
 
 
-def emsa_triton(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mix_weight: Tensor,
-    mix_bias: Optional[Tensor] = None,
-    eps: float = EPS,
-) -> Tensor:
-    """:func:`emsa` over several heads in one kernel; the algebra is :func:`emsa_blocked`'s."""
-    from .kernels import mixed
+def _emsa_triton(*args: Any) -> Tensor:
+    from .triton import emsa_triton  # Triton is optional
 
-    with on_device_of(q):
-        return mixed(q, k, v, mix_weight, mix_bias, eps)
+    return emsa_triton(*args)
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v)
-
-
-_single = Operation(
+_one_head = Operation(
     'emsa over one head',
     [
-        # Without mix and norm it is plain attention, whose kernels torch has.
-        Implementation('triton', _sdpa, always),
-        Implementation('torch', _sdpa, always),
+        # Without mix and norm it is plain attention, for which torch has kernels.
+        Implementation('triton', F.scaled_dot_product_attention, always),
+        Implementation('torch', F.scaled_dot_product_attention, always),
         Implementation('reference', emsa_reference, always),
     ],
 )
-_mixed = Operation(
+_mixed_heads = Operation(
     'emsa',
     [
-        Implementation('triton', emsa_triton, refuse_triton),
-        Implementation('torch', emsa_blocked, refuse_in_graphs),
-        Implementation('torch', emsa_whole, always),
+        Implementation('triton', _emsa_triton, refuse_triton),
+        Implementation('torch', BlockwiseEMSA.apply, refuse_in_graphs),
+        Implementation('torch', emsa_in_graphs, always),
         Implementation('reference', emsa_reference, always),
     ],
 )

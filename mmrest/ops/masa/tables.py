@@ -1,4 +1,4 @@
-"""What MaSA knows of positions: angles of rotation, and decays along the axes."""
+"""Position tables of MaSA: rotary embedding, and decay along each axis."""
 
 from typing import NamedTuple
 
@@ -11,11 +11,11 @@ from ..rotary import rotary_tables, rotate
 
 
 class PositionTables(NamedTuple):
-    """Everything of MaSA that depends on positions alone; see :func:`position_tables`."""
+    """The tensors of MaSA that only depend on positions; see :func:`position_tables`."""
 
     sin: Tensor  # H W d
     cos: Tensor  # H W d
-    cos_sin: Tensor  # H W d/2 2, one angle a pair of channels
+    cos_sin: Tensor  # H W d/2 2, one angle per pair of channels
     decay_h: Tensor  # n H H, logarithms
     decay_w: Tensor  # n W W
     log_gamma: Tensor  # n
@@ -24,11 +24,11 @@ class PositionTables(NamedTuple):
 def position_tables(
     frequencies: Tensor, log_gamma: Tensor, height: int, width: int
 ) -> PositionTables:
-    """Tables of a map of `height` x `width` tokens.
+    """Return the tables of a map of `height` x `width` tokens.
 
     Args:
-        frequencies: radians a position, (d / 2,).
-        log_gamma: logarithm of the decay a step of each head, (n,).
+        frequencies: radians per position, (d / 2,).
+        log_gamma: logarithm of the decay per step, of each head, (n,).
         height: rows.
         width: columns.
     """
@@ -46,7 +46,7 @@ def position_tables(
 
 
 def decay_table(log_gamma: Tensor, length: int) -> Tensor:
-    """Logarithm of the decay between the positions of one axis.
+    """Return the logarithm of the decay between the positions of one axis.
 
     Args:
         log_gamma: log(gamma) of each head, (n,).
@@ -61,14 +61,14 @@ def decay_table(log_gamma: Tensor, length: int) -> Tensor:
 
 
 def full_decay(tables: PositionTables) -> Tensor:
-    """Logarithm of the decay between all tokens, (n, H * W, H * W)."""
+    """Return the logarithm of the decay between all tokens, (n, H * W, H * W)."""
     decay = tables.decay_h[:, :, None, :, None] + tables.decay_w[:, None, :, None, :]
     tokens = decay.shape[1] * decay.shape[2]
     return decay.reshape(-1, tokens, tokens)
 
 
 def kept_full_decay(tables: PositionTables) -> Tensor:
-    """:func:`full_decay`, made once and kept as long as the tables are."""
+    """Return :func:`full_decay`, computed once and kept as long as the tables are."""
     if in_graph():
         return full_decay(tables)
     decay = _full_decays.get(tables.decay_h)
@@ -81,5 +81,5 @@ _full_decays = WeakIdKeyDictionary()
 
 
 def rotated(x: Tensor, tables: PositionTables) -> Tensor:
-    """Queries or keys (B, H, W, n, d), rotated by the angle of their token."""
+    """Rotate queries or keys (B, H, W, n, d) by the angle of their token."""
     return rotate(x, tables.sin[:, :, None], tables.cos[:, :, None])

@@ -34,7 +34,7 @@ DTYPES = [torch.float32, torch.bfloat16, *(pytest.param(t, marks=slow) for t in 
         pytest.param(1, 2, 1025, 113, 64, marks=slow),
     ],
 )
-def test_as_exact_as_the_plain_form(batch, heads, queries, keys, dim, dtype):
+def test_as_exact_as_the_reference(batch, heads, queries, keys, dim, dtype):
     tensors = inputs(heads, queries, keys, dim, batch=batch)
     with use_backend('triton'):
         assert_as_exact(fused, emsa_reference, tensors, dtype)

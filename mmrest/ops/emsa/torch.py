@@ -1,4 +1,4 @@
-"""EMSA in PyTorch: a block of rows of the maps at a time, with a backward pass of its own."""
+"""EMSA in PyTorch: a block of rows of the maps at a time, recomputed in the backward pass."""
 
 from typing import Iterator, List, Optional, Tuple
 
@@ -10,10 +10,10 @@ from torch.autograd.function import FunctionCtx
 
 from ..autograd import differentiable_once, without_autocast
 from ..blocks import block_elements
-from .plain import EPS
+from .reference import EPS
 
 
-def emsa_whole(
+def emsa_in_graphs(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -21,9 +21,9 @@ def emsa_whole(
     mix_bias: Optional[Tensor] = None,
     eps: float = EPS,
 ) -> Tensor:
-    """EMSA over several heads with the algebra of :func:`emsa_blocked`, in one block.
+    """Return EMSA over several heads with the algebra of :class:`BlockwiseEMSA`, in one block.
 
-    Its few plain operations are what compilers and exporters take.
+    Its few plain operations suit compilers and exporters.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     keys = k.shape[2]
@@ -37,33 +37,23 @@ def emsa_whole(
 
 
 def _unit(keys: int, eps: float) -> float:
-    """How many times larger R is made where it may be in a half type.
+    """Return the factor by which R is enlarged where it may be in half precision.
 
-    Small deviations are not lost then, and the plain form, too, makes them so large in maps that
+    It keeps small deviations, as the reference does: it enlarges them as much in maps that
     hardly vary.
     """
     return eps**-0.5 if eps > 0 else keys
 
 
-def emsa_blocked(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mix_weight: Tensor,
-    mix_bias: Optional[Tensor] = None,
-    eps: float = EPS,
-) -> Tensor:
+class BlockwiseEMSA(Function):
     """EMSA over several heads, in memory linear in N: a block of rows at a time.
 
     Rows of the softmax P sum to 1, so the mean of a map is exactly 1 / M. With R = P - 1/M, the
     result is ``R v * rsqrt(mean(R^2) + eps)``: each block adds to R v and to the sum of squares,
-    and the factor is applied at the end. Subtracting first keeps what a difference of sums
-    would cancel. The backward pass makes the blocks again.
+    and the factor is applied at the end. Subtracting first keeps digits that would cancel in a
+    difference of sums. The backward pass recomputes the blocks.
     """
-    return _BlockedEMSA.apply(q, k, v, mix_weight, mix_bias, eps)
 
-
-class _BlockedEMSA(Function):
     @staticmethod
     @without_autocast
     def forward(
@@ -79,7 +69,7 @@ class _BlockedEMSA(Function):
         keys, channels = v.shape[-2:]
         wide = torch.promote_types(q.dtype, torch.float32)
         weight = mix_weight.reshape(heads, heads).to(wide)
-        # Next to each other for each token, as the output projection wants them.
+        # Heads are adjacent for each token, as the output projection wants them.
         out = v.new_empty(batch, queries, heads, channels).transpose(1, 2)
         squares = q.new_zeros(batch, heads, dtype=wide)
         unit = _unit(keys, eps)
@@ -128,7 +118,7 @@ class _BlockedEMSA(Function):
                 deviation = softmax - 1 / keys
                 sum_v += deviation.mT @ grad
                 deviation *= -norm_term[samples][..., None, None]
-                # Adds to the deviation in place, which is not needed any more.
+                # In place: the deviation is not needed any more.
                 deviation.flatten(0, 1).baddbmm_(grad.flatten(0, 1), values_t.flatten(0, 1))
                 grad_mixed = torch.ops.aten._softmax_backward_data(
                     deviation, softmax, -1, softmax.dtype
@@ -147,9 +137,9 @@ class _BlockedEMSA(Function):
 
 
 def _blocks(q: Tensor, row_elements: int) -> Iterator[Tuple[slice, List[slice]]]:
-    """Ranges of samples, and for each its ranges of rows, that make blocks of maps.
+    """Yield ranges of samples, each with its ranges of rows: one block of maps per pair.
 
-    A block holds about :func:`~mmrest.ops.blocks.block_elements`: several samples of small maps,
+    A block has about :func:`~mmrest.ops.blocks.block_elements`: several samples of small maps,
     or some rows of one sample, no range much smaller than the others.
 
     Args:
@@ -166,16 +156,16 @@ def _blocks(q: Tensor, row_elements: int) -> Iterator[Tuple[slice, List[slice]]]
 
 
 def _scaled_keys(k: Tensor) -> Tensor:
-    """Keys (B, n, M, d) -> (B, n, d, M), scaled: unscaled logits could overflow in float16."""
+    """(B, n, M, d) -> (B, n, d, M), scaled: unscaled logits could overflow in float16."""
     return (k * k.shape[-1] ** -0.5).mT.contiguous()
 
 
 def _softmax_of_mixed(q: Tensor, keys_t: Tensor, weight: Tensor) -> Tuple[Tensor, Tensor]:
-    """Softmax of mixed logits, and the scaled logits before, (B, n, rows, M).
+    """Return the softmax of mixed logits, and the logits before the mix, (B, n, rows, M) each.
 
     Args:
         q: some rows of some samples, (B, n, rows, d).
-        keys_t: what :func:`_scaled_keys` gives for them.
+        keys_t: keys from :func:`_scaled_keys`.
         weight: weight of the mix, (n, n); its type is that of the softmax.
     """
     logits = (q @ keys_t).to(weight.dtype)
@@ -183,5 +173,5 @@ def _softmax_of_mixed(q: Tensor, keys_t: Tensor, weight: Tensor) -> Tuple[Tensor
 
 
 def _mixed_heads(weight: Tensor, maps: Tensor) -> Tensor:
-    """The 1x1 convolution over the heads of (B, n, rows, M), without a copy to other strides."""
+    """Return the 1x1 convolution over the heads of (B, n, rows, M); copies to no other strides."""
     return weight.expand(len(maps), -1, -1).bmm(maps.flatten(2)).view_as(maps)

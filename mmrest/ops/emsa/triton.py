@@ -1,10 +1,10 @@
-"""EMSA on a GPU: mix of heads, softmax and instance norm inside one kernel.
+"""EMSA in Triton: mix of heads, softmax and instance norm in one kernel.
 
-A program makes some rows of the map of one head. Their logits are the sum over all heads g of
+A program computes some rows of the map of one head. Their logits are the sum over all heads g of
 ``w[h, g] q_g k_g^T``, so no program waits for another. It goes over the keys twice: the deviation
 R = P - 1/M of the softmax P from its mean has to be exact before it is squared, and a difference
-of sums would cancel. The backward pass makes the maps again, from each row's largest logit and the
-sum of its exponentials.
+of sums would cancel. The backward pass recomputes the maps from the softmax statistics of each
+row, its maximum m and its sum l.
 """
 
 from typing import Any, Optional, Tuple
@@ -17,17 +17,17 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
 from ..autograd import differentiable_once, without_autocast
-from ..tiles import padded, product, tile, wide_type
+from ..gpu import on_device_of
+from ..tiles import dense_channels, padded, product, tile, wide_type
 
 
-def mixed(
-    q: Tensor, k: Tensor, v: Tensor, mix_weight: Tensor, mix_bias: Optional[Tensor], eps: float
-) -> Tensor:
-    """EMSA over several heads; see :func:`mmrest.ops.emsa.emsa`."""
-    return _Mixed.apply(q, k, v, mix_weight, mix_bias, eps)
+def emsa_triton(q: Tensor, *args: Any) -> Tensor:
+    """Return :func:`mmrest.ops.emsa.emsa` over several heads; the arguments are the same."""
+    with on_device_of(q):
+        return _EMSA.apply(q, *args)
 
 
-class _Mixed(Function):
+class _EMSA(Function):
     @staticmethod
     @without_autocast
     def forward(
@@ -39,18 +39,17 @@ class _Mixed(Function):
         mix_bias: Optional[Tensor],
         eps: float,
     ) -> Tensor:
-        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+        q, k, v = map(dense_channels, (q, k, v))
         batch, heads, queries, _ = q.shape
         keys, channels = v.shape[-2:]
         wide = wide_type(q)[0]
         mix = mix_weight.reshape(heads, heads).to(wide).contiguous()
         sums = q.new_empty((batch, heads, queries, channels), dtype=wide)
         m_i, l_i, squares = (q.new_empty((batch, heads, queries), dtype=wide) for _ in range(3))
-        _forward[_grid(queries, q, v)](
-            q, k, v, mix, sums, m_i, l_i, squares, **_layout(q, k, v)
-        )  # fmt: skip
+        outputs = sums, m_i, l_i, squares
+        _forward[_grid(queries, q, v)](q, k, v, mix, *outputs, **_layout(q, k, v))
         variance = squares.sum(-1) / (queries * keys)
-        # Next to each other for each token, as the output projection wants them.
+        # Heads are adjacent for each token, as the output projection wants them.
         out = v.new_empty(batch, queries, heads, channels).transpose(1, 2)
         out.copy_(sums.mul_(torch.rsqrt(variance + eps * keys**2)[..., None, None]))
         ctx.save_for_backward(q, k, v, mix_weight, out, m_i, l_i, squares)
@@ -67,15 +66,15 @@ class _Mixed(Function):
         keys = k.shape[2]
         wide = l_i.dtype
         mix = mix_weight.reshape(heads, heads).to(wide).contiguous()
-        grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+        grad = dense_channels(grad)
 
         factor = torch.rsqrt(squares.sum(-1) / (queries * keys) + ctx.eps * keys**2) * keys
         by_token = (grad.to(wide) * out).sum(-1)
         norm_term = by_token.sum(-1) * factor**2 / (queries * keys)
         norm_term /= keys
-        # What the softmax subtracts from each row of its gradient: the sum of both, which needs
-        # no map, because P (v - mean of v) is the result, and the sum of P R that of R^2. The
-        # mean changes nothing in exact arithmetic; without it large numbers would cancel.
+        # The softmax subtracts from each row of its gradient the sum of softmax times gradient.
+        # That needs no map: P (v - mean of v) is the result, and the sum of P R that of R^2.
+        # The mean changes nothing in exact arithmetic; without it large numbers would cancel.
         mean = v.mean(2, dtype=wide)
         delta = by_token - (norm_term / keys)[..., None] * squares
 
@@ -106,7 +105,7 @@ def _tile(tokens: int, q: Tensor, v: Tensor) -> int:
 
 
 def _layout(q: Tensor, k: Tensor, v: Tensor) -> dict:
-    """Arguments by name that every kernel takes."""
+    """Return the keyword arguments that all kernels share."""
     _, heads, queries, dim = q.shape
     keys, channels = v.shape[-2:]
     return dict(
@@ -129,7 +128,7 @@ def _layout(q: Tensor, k: Tensor, v: Tensor) -> dict:
 
 @triton.jit
 def _addresses(x, stride, token, tokens, dim, DIM: tl.constexpr):
-    """Addresses of the vectors of some tokens, and which of them there are."""
+    """Return the addresses of the vectors of some tokens, and a mask of their elements."""
     channel = tl.arange(0, DIM)
     inside = (token < tokens)[:, None] & (channel < dim)[None, :]
     return x + token[:, None] * stride + channel[None, :], inside
@@ -137,14 +136,14 @@ def _addresses(x, stride, token, tokens, dim, DIM: tl.constexpr):
 
 @triton.jit
 def _read(x, stride, token, tokens, dim, DIM: tl.constexpr):
-    """Vectors of some tokens, (tokens, DIM), 0 beyond the last token and its channels."""
+    """Load vectors of some tokens, (tokens, DIM); 0 beyond the last token and channel."""
     address, inside = _addresses(x, stride, token, tokens, dim, DIM)
     return tl.load(address, mask=inside, other=0.0)
 
 
 @triton.jit
 def _read_centred(x, stride, mean, token, tokens, dim, DIM: tl.constexpr):
-    """Like :func:`_read`, less the mean of all tokens."""
+    """Load vectors of some tokens, less the mean of all tokens."""
     values = _read(x, stride, token, tokens, dim, DIM)
     channel = tl.arange(0, DIM)
     return (values - tl.load(mean + channel, mask=channel < dim, other=0.0)).to(values.dtype)
@@ -159,7 +158,7 @@ def _write(x, values, stride, token, tokens, dim, DIM: tl.constexpr):
 
 @triton.jit
 def _add(x, values, stride, token, tokens, dim, DIM: tl.constexpr):
-    """Add to vectors of some tokens, which no other program touches."""
+    """Add to vectors of some tokens, which no other program accesses."""
     address, inside = _addresses(x, stride, token, tokens, dim, DIM)
     tl.store(address, tl.load(address, mask=inside, other=0.0) + values, mask=inside)
 
@@ -169,7 +168,7 @@ def _mixed_logits(
     q, Q, k, K, mix, head, row, column, heads, queries, keys, dim, scale,
     DIM: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Logits of a head after the mix; those beyond the last key are -inf."""
+    """Return the mixed logits of a head; they are -inf beyond the last key."""
     logits = tl.zeros((row.shape[0], column.shape[0]), WIDE)
     for other in range(heads):
         query = _read(q + other * Q[1], Q[2], row, queries, dim, DIM)
@@ -186,7 +185,7 @@ def _forward(
     DIM: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     WIDE: tl.constexpr,
 ):  # fmt: skip
-    """M R v of one tile of rows; largest logit, sum of the exponentials and of (M R)^2 of each."""
+    """Compute M R v of one tile of rows, and m, l and the sum of (M R)^2 of each row."""
     sample = tl.program_id(1).to(tl.int64) // heads
     head = tl.program_id(1) % heads
     q, k = q + sample * Q[0], k + sample * K[0]
@@ -224,7 +223,7 @@ def _forward(
 
 @triton.jit
 def _map_and_gradient(logits, m_i, l_i, gradient, factor, norm_term, delta, keys):
-    """Deviation of the softmax of a tile, in units of 1 / M, and gradient of the mixed logits."""
+    """Return R of a tile, in units of 1 / M, and the gradient of its mixed logits."""
     softmax = tl.exp(logits - m_i[:, None]) / l_i[:, None]
     deviation = keys * softmax - 1
     of_softmax = factor * gradient - norm_term * deviation
@@ -239,7 +238,7 @@ def _backward_queries(
     WIDE: tl.constexpr,
     GRAD,
 ):  # fmt: skip
-    """Gradient of a tile of logits by the keys of every head: (B, h, g, N, d) in all."""
+    """Multiply a tile's gradient of the logits by the keys of every head, to (B, h, g, N, d)."""
     sample = tl.program_id(1).to(tl.int64) // heads
     head = tl.program_id(1) % heads
     q, k = q + sample * Q[0], k + sample * K[0]
@@ -266,7 +265,7 @@ def _backward_queries(
             key = _read(k + other * K[1], K[2], column, keys, dim, DIM)
             into = of_pairs + (place * heads + other) * queries * dim
             _add(into, product(grad_logits.to(key.dtype), key, WIDE), dim, row, queries, dim, DIM)
-        tl.debug_barrier()  # the next round adds to the same addresses, maybe by other threads
+        tl.debug_barrier()  # the next round may add to the same addresses from other threads
 
 
 @triton.jit
@@ -277,7 +276,7 @@ def _backward_keys(
     WIDE: tl.constexpr,
     GRAD, GRAD_V,
 ):  # fmt: skip
-    """The same by the queries, (B, h, g, M, d) in all, and the gradient of a tile of values."""
+    """The same by the queries, to (B, h, g, M, d); and the gradient of a tile of values."""
     sample = tl.program_id(1).to(tl.int64) // heads
     head = tl.program_id(1) % heads
     q, k = q + sample * Q[0], k + sample * K[0]
@@ -309,5 +308,5 @@ def _backward_keys(
             into = of_pairs + (place * heads + other) * keys * dim
             by_query = product(tl.trans(grad_logits.to(query.dtype)), query, WIDE)
             _add(into, by_query, dim, column, keys, dim, DIM)
-        tl.debug_barrier()  # the next round adds to the same addresses, maybe by other threads
+        tl.debug_barrier()  # the next round may add to the same addresses from other threads
     _write(grad_v, sum_v * (factor_i / keys), GRAD_V[2], column, keys, channels, CHANNELS)

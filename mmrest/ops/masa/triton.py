@@ -1,8 +1,8 @@
-"""Manhattan self-attention on a GPU: rotation, decay and softmax inside one kernel.
+"""MaSA in Triton: rotation, decay and softmax in one kernel.
 
-Both forms are one computation over maps of Y x X tokens. The full form has one map a sample, the
-axial form one a row (Y = 1) and then one a column (X = 1): views of (B, H, W, n, d) with six
-dimensions (B, O, Y, X, n, d), so that no map is transposed in memory.
+Both forms are one computation over maps of Y x X tokens. The full form has one map per sample,
+the axial form one per row (Y = 1) and then one per column (X = 1): views of (B, H, W, n, d) with
+six dimensions (B, O, Y, X, n, d), so that no map is transposed in memory.
 """
 
 from typing import Any, Tuple
@@ -15,24 +15,30 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
 from ..autograd import differentiable_once, without_autocast
-from ..tiles import padded, product, rotated_pairs, tile, wide_type
+from ..gpu import on_device_of
+from ..tiles import dense_channels, padded, product, rotate_pairs, tile, wide_type
+from .tables import PositionTables
 
 
-def full(q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, log_gamma: Tensor) -> Tensor:
-    """Full MaSA of unrotated queries and keys; see :func:`mmrest.ops.masa.masa`."""
-    return _Attention.apply(*(x[:, None] for x in (q, k, v)), cos_sin[None], log_gamma)[:, 0]
+def masa_full_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Return full MaSA; see :func:`mmrest.ops.masa.masa`."""
+    maps = [x[:, None] for x in (q, k, v)]
+    with on_device_of(q):
+        return _MaSA.apply(*maps, tables.cos_sin[None], tables.log_gamma)[:, 0]
 
 
-def axial(q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, log_gamma: Tensor) -> Tensor:
-    """Axial MaSA of unrotated queries and keys; see :func:`mmrest.ops.masa.masa`."""
-    rows = [x[:, :, None] for x in (q, k, v)]
-    v = _Attention.apply(*rows, cos_sin[:, None], log_gamma)[:, :, 0]
-    columns = [x.transpose(1, 2).unsqueeze(3) for x in (q, k, v)]
-    out = _Attention.apply(*columns, cos_sin.transpose(0, 1).unsqueeze(2), log_gamma)
+def masa_axial_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Return axial MaSA; see :func:`mmrest.ops.masa.masa`."""
+    cos_sin, log_gamma = tables.cos_sin, tables.log_gamma
+    with on_device_of(q):
+        rows = [x[:, :, None] for x in (q, k, v)]
+        v = _MaSA.apply(*rows, cos_sin[:, None], log_gamma)[:, :, 0]
+        columns = [x.transpose(1, 2).unsqueeze(3) for x in (q, k, v)]
+        out = _MaSA.apply(*columns, cos_sin.transpose(0, 1).unsqueeze(2), log_gamma)
     return out.squeeze(3).transpose(1, 2)
 
 
-class _Attention(Function):
+class _MaSA(Function):
     """``softmax(rotated q rotated k^T / sqrt(d) + log decay) v`` over maps of Y x X tokens."""
 
     @staticmethod
@@ -40,25 +46,15 @@ class _Attention(Function):
     def forward(
         ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, log_gamma: Tensor
     ) -> Tensor:
-        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+        q, k, v = map(dense_channels, (q, k, v))
         wide = wide_type(q)[0]
         cos_sin, log_gamma = cos_sin.to(wide), log_gamma.to(wide)
-        out = torch.empty_like(v)  # laid out as the values, transposed views too
+        out = torch.empty_like(v)  # with the strides of the values, transposed views too
         outer, tokens, heads = _sizes(q)
         m_i, l_i = (q.new_empty((len(q), outer, heads, tokens), dtype=wide) for _ in range(2))
-        _forward[_grid(q, v)](
-            q,
-            k,
-            v,
-            cos_sin,
-            log_gamma,
-            out,
-            m_i,
-            l_i,
-            **_layout(q, k, v, cos_sin),
-            OUT=_strides(out),
-        )
-        ctx.save_for_backward(q, k, v, cos_sin, log_gamma, out, m_i, l_i)
+        tensors = q, k, v, cos_sin, log_gamma, out, m_i, l_i
+        _forward[_grid(q, v)](*tensors, **_layout(q, k, v, cos_sin), OUT=_strides(out))
+        ctx.save_for_backward(*tensors)
         return out
 
     @staticmethod
@@ -66,7 +62,7 @@ class _Attention(Function):
     @without_autocast
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tuple[Any, ...]:
         q, k, v, cos_sin, log_gamma, out, m_i, l_i = ctx.saved_tensors
-        grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+        grad = dense_channels(grad)
         grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
         delta = torch.empty_like(l_i)
         layout = dict(_layout(q, k, v, cos_sin), GRAD=_strides(grad))
@@ -82,7 +78,7 @@ class _Attention(Function):
 
 
 def _sizes(q: Tensor) -> Tuple[int, int, int]:
-    """Maps of a sample, tokens of a map, heads."""
+    """Return maps per sample, tokens per map, heads."""
     _, outer, height, width, heads, _ = q.shape
     return outer, height * width, heads
 
@@ -97,19 +93,19 @@ def _tile(q: Tensor, v: Tensor) -> int:
 
 
 def _strides(x: Tensor) -> Tuple[int, ...]:
-    """Of everything but the channels, whose stride is 1."""
+    """Return the strides but for the channels, whose stride is 1."""
     return x.stride()[:-1]
 
 
 def _layout(q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> dict:
-    """Arguments by name that every kernel takes."""
+    """Return the keyword arguments that all kernels share."""
     _, tokens, heads = _sizes(q)
     dim, channels = q.shape[-1], v.shape[-1]
     return dict(
         Q=_strides(q),
         K=_strides(k),
         V=_strides(v),
-        # As if of the sample, map and head too, for all of which the angles are the same.
+        # With strides for sample and head, for all of which the angles are the same.
         COS_SIN=(0, *cos_sin.stride()[:-2], 0),
         heads=heads,
         tokens=tokens,
@@ -126,20 +122,20 @@ def _layout(q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> dict:
 
 @triton.jit
 def _of(x, STRIDES, sample, outer, head):
-    """Where one map of one head begins."""
+    """Return the address of one map of one head."""
     return x + sample * STRIDES[0] + outer * STRIDES[1] + head * STRIDES[4]
 
 
 @triton.jit
 def _addresses(x, STRIDES, token, width, channel):
-    """Addresses of (tokens, channels) in a map, the tokens counted row by row."""
+    """Return the addresses of (tokens, channels) in a map, the tokens counted row by row."""
     place = (token // width) * STRIDES[2] + (token % width) * STRIDES[3]
     return x + place[:, None] + channel[None, :]
 
 
 @triton.jit
 def _read(x, STRIDES, token, tokens, width, dim, DIM: tl.constexpr):
-    """Vectors of some tokens, (tokens, DIM), 0 beyond the map and its channels."""
+    """Load vectors of some tokens, (tokens, DIM); 0 beyond the map and its channels."""
     channel = tl.arange(0, DIM)
     inside = (token < tokens)[:, None] & (channel < dim)[None, :]
     return tl.load(_addresses(x, STRIDES, token, width, channel), mask=inside, other=0.0)
@@ -155,8 +151,8 @@ def _write(x, values, STRIDES, token, tokens, width, dim, DIM: tl.constexpr):
 
 
 @triton.jit
-def _angles(cos_sin, COS_SIN, token, tokens, width, dim, DIM: tl.constexpr):
-    """Cosines and sines of some tokens, (tokens, DIM / 2) each."""
+def _read_cos_sin(cos_sin, COS_SIN, token, tokens, width, dim, DIM: tl.constexpr):
+    """Load cosines and sines of some tokens, (tokens, DIM / 2) each."""
     pair = tl.arange(0, DIM // 2)
     inside = (token < tokens)[:, None] & (pair < dim // 2)[None, :]
     address = _addresses(cos_sin, COS_SIN, token, width, 2 * pair)
@@ -164,16 +160,16 @@ def _angles(cos_sin, COS_SIN, token, tokens, width, dim, DIM: tl.constexpr):
 
 
 @triton.jit
-def _rotated(x, STRIDES, cos_sin, COS_SIN, token, tokens, width, dim, DIM: tl.constexpr):
-    """Rotated queries or keys of some tokens, in their own type."""
+def _read_rotated(x, STRIDES, cos_sin, COS_SIN, token, tokens, width, dim, DIM: tl.constexpr):
+    """Load queries or keys of some tokens and rotate them, in their own type."""
     values = _read(x, STRIDES, token, tokens, width, dim, DIM)
-    cos, sin = _angles(cos_sin, COS_SIN, token, tokens, width, dim, DIM)
-    return rotated_pairs(values, cos, sin).to(values.dtype)
+    cos, sin = _read_cos_sin(cos_sin, COS_SIN, token, tokens, width, dim, DIM)
+    return rotate_pairs(values, cos, sin).to(values.dtype)
 
 
 @triton.jit
 def _logits(q, k, row, column, tokens, width, scale, slope, WIDE: tl.constexpr):
-    """Logits with their decay; those beyond the last key are -inf."""
+    """Return logits with their decay; they are -inf beyond the last key."""
     down = tl.abs((row // width)[:, None] - (column // width)[None, :])
     across = tl.abs((row % width)[:, None] - (column % width)[None, :])
     logits = product(q, tl.trans(k), WIDE) * scale + slope * (down + across)
@@ -187,7 +183,7 @@ def _forward(
     DIM: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr,
     OUT,
 ):  # fmt: skip
-    """Result of one tile of queries, and largest logit and sum of the exponentials of each."""
+    """Compute the result of one tile of queries, and the softmax statistics m and l of each."""
     sample = tl.program_id(2).to(tl.int64) // heads
     head = tl.program_id(2) % heads
     outer = tl.program_id(1)
@@ -198,13 +194,13 @@ def _forward(
     cos_sin += outer * COS_SIN[1]
     row = tl.program_id(0) * TILE + tl.arange(0, TILE)
     slope = tl.load(log_gamma + head)
-    query = _rotated(q, Q, cos_sin, COS_SIN, row, tokens, width, dim, DIM)
+    query = _read_rotated(q, Q, cos_sin, COS_SIN, row, tokens, width, dim, DIM)
     m_i = tl.full((TILE,), float('-inf'), WIDE)
     l_i = tl.zeros((TILE,), WIDE)
     sums = tl.zeros((TILE, CHANNELS), WIDE)
     for start in range(0, tokens, TILE):
         column = start + tl.arange(0, TILE)
-        key = _rotated(k, K, cos_sin, COS_SIN, column, tokens, width, dim, DIM)
+        key = _read_rotated(k, K, cos_sin, COS_SIN, column, tokens, width, dim, DIM)
         value = _read(v, V, column, tokens, width, channels, CHANNELS)
         logits = _logits(query, key, row, column, tokens, width, scale, slope, WIDE)
         new = tl.maximum(m_i, tl.max(logits, 1))
@@ -226,7 +222,7 @@ def _backward_queries(
     DIM: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr,
     GRAD, OUT, GRAD_Q,
 ):  # fmt: skip
-    """Gradient of one tile of queries, and delta: the result times its gradient, for the keys."""
+    """Compute the gradient of one tile of queries, and delta, result times gradient, of each."""
     sample = tl.program_id(2).to(tl.int64) // heads
     head = tl.program_id(2) % heads
     outer = tl.program_id(1)
@@ -239,7 +235,7 @@ def _backward_queries(
     cos_sin += outer * COS_SIN[1]
     row = tl.program_id(0) * TILE + tl.arange(0, TILE)
     slope = tl.load(log_gamma + head)
-    query = _rotated(q, Q, cos_sin, COS_SIN, row, tokens, width, dim, DIM)
+    query = _read_rotated(q, Q, cos_sin, COS_SIN, row, tokens, width, dim, DIM)
     g = _read(grad, GRAD, row, tokens, width, channels, CHANNELS)
     o = _read(out, OUT, row, tokens, width, channels, CHANNELS)
     delta_i = tl.sum(g.to(WIDE) * o.to(WIDE), 1)
@@ -250,17 +246,15 @@ def _backward_queries(
     sums = tl.zeros((TILE, DIM), WIDE)
     for start in range(0, tokens, TILE):
         column = start + tl.arange(0, TILE)
-        key = _rotated(k, K, cos_sin, COS_SIN, column, tokens, width, dim, DIM)
+        key = _read_rotated(k, K, cos_sin, COS_SIN, column, tokens, width, dim, DIM)
         value = _read(v, V, column, tokens, width, channels, CHANNELS)
         logits = _logits(query, key, row, column, tokens, width, scale, slope, WIDE)
         weights = tl.exp(logits - m_i[:, None]) / l_i[:, None]
         grad_logits = weights * (product(g, tl.trans(value), WIDE) - delta_i[:, None])
         sums += product(grad_logits.to(key.dtype), key, WIDE)
-    cos, sin = _angles(cos_sin, COS_SIN, row, tokens, width, dim, DIM)
-    _write(
-        grad_q, rotated_pairs(sums * scale, cos, -sin),
-        GRAD_Q, row, tokens, width, dim, DIM,
-    )  # fmt: skip
+    cos, sin = _read_cos_sin(cos_sin, COS_SIN, row, tokens, width, dim, DIM)
+    sums = rotate_pairs(sums * scale, cos, -sin)
+    _write(grad_q, sums, GRAD_Q, row, tokens, width, dim, DIM)
 
 
 @triton.jit
@@ -270,7 +264,7 @@ def _backward_keys(
     DIM: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr,
     GRAD, GRAD_K, GRAD_V,
 ):  # fmt: skip
-    """Gradients of one tile of keys and values."""
+    """Compute the gradients of one tile of keys and values."""
     sample = tl.program_id(2).to(tl.int64) // heads
     head = tl.program_id(2) % heads
     outer = tl.program_id(1)
@@ -283,14 +277,14 @@ def _backward_keys(
     cos_sin += outer * COS_SIN[1]
     column = tl.program_id(0) * TILE + tl.arange(0, TILE)
     slope = tl.load(log_gamma + head)
-    key = _rotated(k, K, cos_sin, COS_SIN, column, tokens, width, dim, DIM)
+    key = _read_rotated(k, K, cos_sin, COS_SIN, column, tokens, width, dim, DIM)
     value = _read(v, V, column, tokens, width, channels, CHANNELS)
     place = ((sample * tl.num_programs(1) + outer) * heads + head) * tokens
     sum_k = tl.zeros((TILE, DIM), WIDE)
     sum_v = tl.zeros((TILE, CHANNELS), WIDE)
     for start in range(0, tokens, TILE):
         row = start + tl.arange(0, TILE)
-        query = _rotated(q, Q, cos_sin, COS_SIN, row, tokens, width, dim, DIM)
+        query = _read_rotated(q, Q, cos_sin, COS_SIN, row, tokens, width, dim, DIM)
         g = _read(grad, GRAD, row, tokens, width, channels, CHANNELS)
         # Rows beyond the last query weigh nothing.
         m_i = tl.load(m_of + place + row, mask=row < tokens, other=float('inf'))
@@ -301,9 +295,7 @@ def _backward_keys(
         sum_v += product(tl.trans(weights.to(g.dtype)), g, WIDE)
         grad_logits = weights * (product(g, tl.trans(value), WIDE) - delta_i[:, None])
         sum_k += product(tl.trans(grad_logits.to(query.dtype)), query, WIDE)
-    cos, sin = _angles(cos_sin, COS_SIN, column, tokens, width, dim, DIM)
-    _write(
-        grad_k, rotated_pairs(sum_k * scale, cos, -sin),
-        GRAD_K, column, tokens, width, dim, DIM,
-    )  # fmt: skip
+    cos, sin = _read_cos_sin(cos_sin, COS_SIN, column, tokens, width, dim, DIM)
+    sum_k = rotate_pairs(sum_k * scale, cos, -sin)
+    _write(grad_k, sum_k, GRAD_K, column, tokens, width, dim, DIM)
     _write(grad_v, sum_v, GRAD_V, column, tokens, width, channels, CHANNELS)

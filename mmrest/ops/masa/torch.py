@@ -1,4 +1,4 @@
-"""MaSA in PyTorch: axes through its fused attention, all tokens in blocks of the maps."""
+"""MaSA in PyTorch: axial by its fused attention, full in blocks of the maps."""
 
 from typing import Iterator, List, Optional, Tuple
 
@@ -16,59 +16,58 @@ from .tables import PositionTables, full_decay, rotated
 
 
 def masa_axial_fused(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Axial MaSA through torch's fused attention, which stores no map."""
+    """Return axial MaSA by torch's fused attention, which materialises no map."""
     q, k = Rotate.apply(q, tables.cos_sin), Rotate.apply(k, tables.cos_sin)
     with autocast_off(q.device):
         return _axes(q, k, v, tables)
 
 
 def _axes(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Axial attention of rotated queries and keys."""
+    """Return the axial attention of rotated queries and keys."""
     v = _fused_attention(q, k, v, tables.decay_w)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # B W H n d
     return _fused_attention(q, k, v, tables.decay_h).transpose(1, 2)
 
 
-def masa_axial_whole(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Axial MaSA of plain operations, which compilers and exporters take."""
-    q, k = rotated(q, tables), rotated(k, tables)
-    return _axes(q, k, v, tables)
+def masa_axial_in_graphs(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Return axial MaSA in plain operations, for compilers and exporters."""
+    return _axes(rotated(q, tables), rotated(k, tables), v, tables)
 
 
 def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
-    """``softmax(q k^T / sqrt(d) + decay) v`` along the third dimension of (B, P, L, n, d)."""
+    """Return ``softmax(q k^T / sqrt(d) + decay) v`` along dimension L of (B, P, L, n, d)."""
     mask = decay[None].to(q.dtype)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The same for (P, L, n, d), which is what torch's fused attention takes."""
+        """Return the same for (P, L, n, d), as torch's fused attention needs it."""
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
     # In a graph the number of samples may be a symbol.
     if not in_graph() and q.device.type == 'cpu' and len(q) > 1:
-        # To join the first two dimensions would copy all three maps where they are transposed.
+        # Flattening the first two dimensions would copy all three maps if they are transposed.
         return torch.stack([attend(*sample) for sample in zip(q, k, v)])
     return attend(*(x.flatten(0, 1) for x in (q, k, v))).unflatten(0, q.shape[:2])
 
 
-def masa_full_whole(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Full MaSA of plain operations, which compilers and exporters take."""
+def masa_full_in_graphs(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Return full MaSA in plain operations, for compilers and exporters."""
     decay = full_decay(tables)
     q, k = rotated(q, tables), rotated(k, tables)
     flat = (x.flatten(1, 2)[:, None] for x in (q, k, v))
     return _fused_attention(*flat, decay).reshape(v.shape)
 
 
-def masa_full_blocked(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Full MaSA in memory linear in H W: some image rows of queries at a time.
+def masa_full_blockwise(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Return full MaSA in memory linear in H W: some image rows of queries at a time.
 
-    The decay of a block is made where it is used, and the backward pass makes the blocks again.
+    The decay of a block is computed where it is used, and the backward pass recomputes the blocks.
     """
     q, k = Rotate.apply(q, tables.cos_sin), Rotate.apply(k, tables.cos_sin)
-    return _BlockedFull.apply(q, k, v, tables.decay_h, tables.decay_w)
+    return _BlockwiseFull.apply(q, k, v, tables.decay_h, tables.decay_w)
 
 
-class _BlockedFull(Function):
+class _BlockwiseFull(Function):
     """``softmax(q k^T / sqrt(d) + decay) v`` of rotated queries and keys, block by block."""
 
     @staticmethod
@@ -125,10 +124,10 @@ class _BlockedFull(Function):
 
 
 def _blocks(q: Tensor) -> Iterator[Tuple[slice, List[Tuple[slice, slice]]]]:
-    """Ranges of samples, and for each its ranges of heads and image rows, that make blocks.
+    """Yield ranges of samples, each with its ranges of heads and image rows: one block per pair.
 
-    A block of maps holds about :func:`~mmrest.ops.blocks.block_elements`, and never less than
-    one image row of one head.
+    A block of maps has about :func:`~mmrest.ops.blocks.block_elements`, and at least one image
+    row of one head.
 
     Args:
         q: queries, (B, H, W, n, d).
@@ -160,7 +159,7 @@ def _transposed(x: Tensor) -> Tensor:
 
 
 def _softmax_of_decayed(q: Tensor, keys_t: Tensor, decay_h: Tensor, decay_w: Tensor) -> Tensor:
-    """Attention of some heads and image rows, (B, n, rows * W, H * W).
+    """Return the attention of some heads and image rows, (B, n, rows * W, H * W).
 
     Args:
         q: (B, n, rows, W, d).
@@ -170,7 +169,7 @@ def _softmax_of_decayed(q: Tensor, keys_t: Tensor, decay_h: Tensor, decay_w: Ten
     """
     decay = decay_h[:, :, None, :, None] + decay_w[:, None, :, None, :]
     decay = decay.to(keys_t.dtype).view(q.shape[1], -1, keys_t.shape[-1])
-    logits = decay.expand(len(q), -1, -1, -1).flatten(0, 1)  # a copy for several samples alone
+    logits = decay.expand(len(q), -1, -1, -1).flatten(0, 1)  # copied only for several samples
     query = q.flatten(2, 3).flatten(0, 1).to(keys_t.dtype)
     logits = logits.baddbmm_(query, keys_t.flatten(0, 1), alpha=q.shape[-1] ** -0.5)
     return logits.softmax(-1).unflatten(0, q.shape[:2])

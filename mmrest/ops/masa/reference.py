@@ -1,4 +1,4 @@
-"""Plain forms of MaSA, with the whole maps in memory."""
+"""Reference implementation of MaSA; materialises the full maps."""
 
 from typing import Tuple
 
@@ -8,9 +8,9 @@ from .tables import PositionTables, kept_full_decay, rotated
 
 
 def masa_full_reference(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Plain form of full MaSA, with the decay in memory, too.
+    """Return full MaSA.
 
-    The decay is kept as long as the tables are, as the released code keeps it for a stage.
+    The decay is kept as long as the tables are, as the official code keeps it for a stage.
     """
     q, k = _rotated(q, k, tables)
     decay = kept_full_decay(tables)
@@ -19,7 +19,7 @@ def masa_full_reference(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables)
 
 
 def masa_axial_reference(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Plain form of axial MaSA, with all maps of an axis in memory."""
+    """Return axial MaSA."""
     q, k = _rotated(q, k, tables)
     q, k, v = (x.transpose(2, 3) for x in (q, k, v))  # B H n W d
     v = _decayed_attention(q, k, v, tables.decay_w)
@@ -28,12 +28,12 @@ def masa_axial_reference(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables
 
 
 def _rotated(q: Tensor, k: Tensor, tables: PositionTables) -> Tuple[Tensor, Tensor]:
-    """Rotated queries, and keys scaled and rotated, as the released code does it."""
+    """Return rotated queries, and keys scaled and rotated, in the order of the official code."""
     return rotated(q, tables), rotated(k * k.shape[-1] ** -0.5, tables)
 
 
 def _decayed_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
-    """``softmax(q k^T + decay) v`` for (..., n, L, d) and (n, L, L).
+    """Return ``softmax(q k^T + decay) v`` for (..., n, L, d) and (n, L, L).
 
     The decay is a float32 table, so that logits and softmax are at least float32 too.
     """

@@ -1,4 +1,4 @@
-"""Plain form of EMSA, with the whole maps in memory."""
+"""Reference implementation of EMSA; materialises the full maps."""
 
 from typing import Optional
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-5
-"""What the instance norm of the released networks adds to a variance."""
+"""Added to the variance by the instance norm of the official networks."""
 
 
 def emsa_reference(
@@ -18,7 +18,7 @@ def emsa_reference(
     mix_bias: Optional[Tensor] = None,
     eps: float = EPS,
 ) -> Tensor:
-    """Plain form of :func:`mmrest.ops.emsa.emsa`, term by term."""
+    """Return :func:`mmrest.ops.emsa.emsa`, computed term by term."""
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if mix_weight is not None:
         logits = F.conv2d(logits, mix_weight, mix_bias)
