@@ -1,4 +1,4 @@
-"""Draw squares, discs and triangles as data sets in the layouts of COCO, ADE20K and ImageNet."""
+"""Generate a synthetic shapes dataset in the layouts of COCO, ADE20K and ImageNet."""
 
 import argparse
 
@@ -13,7 +13,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'out',
         type=folder,
-        help='folder; gets coco/, ade/ and imagenet/, in the place of such as were drawn before',
+        help='output directory; overwrites previously generated coco/, ade/ and imagenet/',
     )
     parser.add_argument('--train', type=count, default=200, help='images to train on')
     parser.add_argument('--val', type=count, default=50, help='images held out')
@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Draw."""
+    """Generate."""
     args = parse_args()
     counts = {'train': args.train, 'val': args.val}
     for write in (write_shapes, write_classes):

@@ -1,1 +1,1 @@
-"""Data sets that mmrest draws itself."""
+"""Synthetic datasets."""

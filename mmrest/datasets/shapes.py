@@ -1,8 +1,8 @@
-"""A drawn data set: squares, discs and triangles on textured backgrounds.
+"""Synthetic shapes dataset: squares, discs and triangles on textured backgrounds.
 
-Small enough to learn from scratch within minutes, and real enough to go through every part of a
-detector, segmentor or classifier: sizes, colours and turns vary, shapes hide parts of each other.
-Everything is drawn by seed: the same seed gives the same bytes.
+Small enough to learn from scratch within minutes, and real enough to exercise every part of a
+detector, segmentor or classifier: sizes, colours and angles vary. The same seed gives the same
+bytes.
 """
 
 import json
@@ -11,157 +11,152 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
-from shapely.geometry import Point, Polygon
 
 from ..engine.errors import UsageError
 
-CLASSES = ('square', 'disc', 'triangle')
-PALETTE = ((220, 60, 60), (60, 130, 230), (60, 180, 75))
-"""Colours of the classes in pictures of predictions, RGB; the shapes have any colour."""
+# Class -> corners, radius relative to the others, and angle of the first corner.
+OUTLINES = {
+    'square': (4, 1.0, np.pi / 4),
+    'disc': (64, 0.85, 0.0),
+    'triangle': (3, 1.0, -np.pi / 2),
+}
+CLASSES = tuple(OUTLINES)
 
 SPLITS = {'train': ('train2017', 'training'), 'val': ('val2017', 'validation')}
 """Names of a split in COCO's and in ADE20K's layout."""
 
 MIN_SIZE = 32
-"""Pixels below which shapes would be too few to tell apart."""
+"""Pixels below which shapes would be too small to distinguish."""
 
 SMALL_SIZE = 64
-"""Pixels of images in which shapes are larger, compared with the image."""
+"""Pixels of images in which shapes are larger, relative to the image."""
 
-MARK = 'drawn_by_mmrest.txt'
-"""File of a folder whose content may be drawn anew."""
+MARK = 'generated_by_mmrest.txt'
+"""File in a folder whose images may be overwritten."""
 
 _SHIFT = 4  # OpenCV takes corners in 16ths of a pixel
 
 
 class Shape(NamedTuple):
-    """One instance: index into :data:`CLASSES`, what is visible of it, and its colour (BGR)."""
+    """One instance: index into :data:`CLASSES`, corners (N, 2) as x and y, and colour (BGR)."""
 
     label: int
-    visible: Polygon
+    corners: np.ndarray
     colour: Tuple[int, int, int]
 
 
 def draw_scene(
     rng: np.random.Generator, height: int, width: int, label: Optional[int] = None
-) -> Tuple[np.ndarray, List[Shape]]:
+) -> Tuple[np.ndarray, np.ndarray, List[Shape]]:
     """Draw one image.
 
     Args:
         rng: source of all choices.
         height: pixels.
         width: pixels.
-        label: draw one shape, of this class; None draws up to six of any.
+        label: class of a single shape; None draws up to six shapes of any class.
 
     Returns:
-        The image, (height, width, 3) uint8 in OpenCV's channel order, and its shapes from back
-        to front, each with the part of it that no other hides.
+        The image, (height, width, 3) uint8 in OpenCV's channel order; its label map,
+        (height, width) uint8, 1 for the background and then the classes from 2 up; and its
+        shapes, which do not overlap.
     """
     image = _background(rng, height, width)
+    labels = np.ones((height, width), np.uint8)
     shapes: List[Shape] = []
     wanted = rng.integers(2, 7) if label is None else 1
-    for _ in range(40):
+    for _ in range(200):
         if len(shapes) == wanted:
             break
-        drawn, outline = _outline(rng, height, width, label)
-        # Every shape stays in one piece, without holes and mostly in sight.
-        remaining = [shape.visible.difference(outline) for shape in shapes]
-        if all(
-            isinstance(left, Polygon)
-            and not left.interiors
-            and left.area > 0.9 * shape.visible.area
-            for left, shape in zip(remaining, shapes)
-        ):
-            shapes = [shape._replace(visible=left) for shape, left in zip(shapes, remaining)]
-            shapes.append(Shape(drawn, outline, _colour(rng, image, outline)))
-            corners = np.round(np.array(outline.exterior.coords) * 2**_SHIFT).astype(np.int32)
-            cv2.fillPoly(image, [corners], shapes[-1].colour, cv2.LINE_AA, _SHIFT)
+        chosen, corners = _outline(rng, height, width, label)
+        fixed_point = np.round(corners * 2**_SHIFT).astype(np.int32)
+        mask = cv2.fillPoly(np.zeros_like(labels), [fixed_point], 1, cv2.LINE_8, _SHIFT) > 0
+        if (labels[mask] == 1).all():
+            labels[mask] = chosen + 2
+            shapes.append(Shape(chosen, corners, _colour(rng, image[mask].mean(0))))
+            cv2.fillPoly(image, [fixed_point], shapes[-1].colour, cv2.LINE_AA, _SHIFT)
     grain = rng.normal(0, 6, image.shape)
-    return np.clip(image + grain, 0, 255).astype(np.uint8), shapes
+    return np.clip(image + grain, 0, 255).astype(np.uint8), labels, shapes
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Clouds of two colours."""
+    """Return clouds of two colours."""
     first, second = rng.integers(40, 216, (2, 3))
     coarse = rng.random((6, 6)).astype(np.float32)
     clouds = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
     return np.clip(first + (second - first) * clouds * 0.25, 0, 255).astype(np.uint8)
 
 
-def _colour(rng: np.random.Generator, image: np.ndarray, outline: Polygon) -> Tuple[int, int, int]:
-    """A colour that stands out from what the new shape is drawn over."""
-    left, top, right, bottom = (int(edge) for edge in outline.bounds)
-    mean = image[top : bottom + 1, left : right + 1].mean((0, 1))
+def _colour(rng: np.random.Generator, background: np.ndarray) -> Tuple[int, int, int]:
+    """Return a colour that stands out from the background."""
     while True:
         colour = rng.integers(0, 256, 3)
-        if np.abs(colour - mean).sum() > 200:
+        if np.abs(colour - background).sum() > 200:
             return tuple(int(channel) for channel in colour)
 
 
 def _outline(
     rng: np.random.Generator, height: int, width: int, label: Optional[int]
-) -> Tuple[int, Polygon]:
-    """Class, drawn where none is given, and outline of a new shape, inside the image."""
-    if label is not None:  # one alone has more room
+) -> Tuple[int, np.ndarray]:
+    """Return class, random for None, and corners of a new shape inside the image."""
+    if label is not None:  # a single one has more room
         sizes = 0.25, 0.4
-    else:  # below some 12 pixels, a shape is hard to tell from another one
+    else:  # below some 12 pixels, classes are hard to distinguish
         sizes = (0.14, 0.28) if min(height, width) >= 2 * SMALL_SIZE else (0.2, 0.36)
-    if label is None:
         label = int(rng.integers(len(CLASSES)))
     radius = rng.uniform(*sizes) * min(height, width)
-    x, y = rng.uniform(radius, width - radius), rng.uniform(radius, height - radius)
-    if CLASSES[label] == 'disc':
-        return label, Point(x, y).buffer(radius * 0.85, 16)
-    corners = 4 if CLASSES[label] == 'square' else 3
-    # Squares lie on a side and triangles point up, within 10 degrees: turned at will, they would
-    # take hours to tell apart.
-    upright = np.pi / 4 if corners == 4 else -np.pi / 2
-    turns = upright + rng.uniform(-1, 1) * np.pi / 18 + np.arange(corners) * 2 * np.pi / corners
-    outline = Polygon(np.stack((x + radius * np.cos(turns), y + radius * np.sin(turns)), 1))
-    return label, outline
+    centre = rng.uniform(radius, width - radius), rng.uniform(radius, height - radius)
+    count, scale, first = OUTLINES[CLASSES[label]]
+    # Squares and triangles are upright within 10 degrees: turned at random, they would take
+    # hours to learn.
+    angles = first + rng.uniform(-1, 1) * np.pi / 18 + np.arange(count) * 2 * np.pi / count
+    return label, centre + radius * scale * np.stack((np.cos(angles), np.sin(angles)), 1)
 
 
 def write_shapes(
     root: Path, counts: Dict[str, int], height: int = 160, width: int = 192, seed: int = 0
 ) -> None:
-    """Write the data set, the same images in two layouts.
+    """Write the dataset, the same images in two layouts.
 
-    ``root/coco`` holds boxes and polygons in COCO's layout, ``root/ade`` label maps in ADE20K's:
+    ``root/coco`` has boxes and polygons in COCO's layout, ``root/ade`` label maps in ADE20K's:
     0 is unlabelled and unused, 1 the background, then :data:`CLASSES` from 2 up.
 
     Args:
-        root: folder. Sets that were drawn there before are replaced.
-        counts: number of images of each split, 'train' and 'val'.
+        root: folder; overwrites what was generated there before.
+        counts: number of images per split, 'train' and 'val'.
         height: pixels of every image.
         width: pixels of every image.
-        seed: another seed draws other images; splits never share one.
+        seed: another seed gives other images; splits never share one.
 
     Raises:
-        ValueError: an image is to have less than 32 pixels in height or width.
-        UsageError: there are files that were not drawn.
+        ValueError: height or width is below 32 pixels.
+        UsageError: the folders contain files that were not generated.
     """
-    _check_size(height, width)
-    _claim(root / 'coco', root / 'ade')
+    _prepare(height, width, root / 'coco', root / 'ade')
     for part, (split, count) in enumerate(counts.items()):
         coco_name, ade_name = SPLITS[split]
-        folders = [
-            root / 'coco' / coco_name,
-            root / 'ade' / 'images' / ade_name,
-            root / 'ade' / 'annotations' / ade_name,
-            root / 'coco' / 'annotations',
-        ]
-        for folder in folders:
+        photos, annotations = root / 'coco' / coco_name, root / 'coco' / 'annotations'
+        copies, maps = (root / 'ade' / kind / ade_name for kind in ('images', 'annotations'))
+        for folder in (photos, annotations, copies, maps):
             folder.mkdir(parents=True, exist_ok=True)
-            _remove_images_after(folder, count)
-        content = _empty_coco()
+        categories = [
+            {'id': index, 'name': name, 'supercategory': 'shape'}
+            for index, name in enumerate(CLASSES, 1)
+        ]
+        content = dict(info={}, licenses=[], images=[], annotations=[], categories=categories)
         for index in range(count):
-            image, shapes = draw_scene(np.random.default_rng((seed, part, index)), height, width)
+            rng = np.random.default_rng((seed, part, index))
+            image, labels, shapes = draw_scene(rng, height, width)
             name = f'{index + 1:012d}'
-            cv2.imwrite(str(folders[0] / f'{name}.jpg'), image)
-            cv2.imwrite(str(folders[1] / f'{name}.jpg'), image)
-            cv2.imwrite(str(folders[2] / f'{name}.png'), _label_map(shapes, height, width))
-            _add_to_coco(content, index + 1, f'{name}.jpg', shapes, height, width)
-        (folders[3] / f'instances_{coco_name}.json').write_text(json.dumps(content))
+            cv2.imwrite(str(photos / f'{name}.jpg'), image)
+            cv2.imwrite(str(copies / f'{name}.jpg'), image)
+            cv2.imwrite(str(maps / f'{name}.png'), labels)
+            entry = dict(id=index + 1, file_name=f'{name}.jpg', height=height, width=width)
+            content['images'].append(entry)
+            for shape in shapes:
+                number = len(content['annotations']) + 1
+                content['annotations'].append(dict(_annotation(shape, entry), id=number))
+        (annotations / f'instances_{coco_name}.json').write_text(json.dumps(content))
 
 
 def write_classes(
@@ -169,86 +164,48 @@ def write_classes(
 ) -> None:
     """Write images of one shape each in ImageNet's layout, ``root/imagenet/SPLIT/CLASS/*.jpg``.
 
-    Args:
-        root: folder. A set that was drawn there before is replaced.
-        counts: number of images of each split, 'train' and 'val', of all classes in turn.
-        height: pixels of every image.
-        width: pixels of every image.
-        seed: another seed draws other images; splits never share one.
-
-    Raises:
-        ValueError: an image is to have less than 32 pixels in height or width.
-        UsageError: there are files that were not drawn.
+    The arguments and errors are those of :func:`write_shapes`; `counts` are of all classes.
     """
-    _check_size(height, width)
-    _claim(root / 'imagenet')
+    _prepare(height, width, root / 'imagenet')
     for part, (split, count) in enumerate(counts.items()):
         for label, name in enumerate(CLASSES):
             folder = root / 'imagenet' / split / name
             folder.mkdir(parents=True, exist_ok=True)
-            _remove_images_after(folder, count)
             for index in range(label, count, len(CLASSES)):
                 rng = np.random.default_rng((seed, part, index))
-                image, _ = draw_scene(rng, height, width, label)
+                image, _, _ = draw_scene(rng, height, width, label)
                 cv2.imwrite(str(folder / f'{index + 1:012d}.jpg'), image)
 
 
-def _check_size(height: int, width: int) -> None:
+def _prepare(height: int, width: int, *folders: Path) -> None:
+    """Make folders and remove generated images, unless a folder has other files: COCO's, say."""
     if min(height, width) < MIN_SIZE:
         raise ValueError(f'shapes need images of at least {MIN_SIZE} pixels, got {height}x{width}')
-
-
-def _claim(*folders: Path) -> None:
-    """Make folders for drawn sets, unless one holds files of somebody else: COCO, for instance."""
     for folder in folders:
         if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
             raise UsageError(
-                f'{folder} holds files that were not drawn by mmrest; choose another folder'
+                f'{folder} contains files not generated by mmrest; choose another output directory'
             )
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / MARK).write_text('Drawn by mmrest, and replaced when shapes are drawn here.\n')
-
-
-def _remove_images_after(folder: Path, count: int) -> None:
-    """Remove what an earlier, larger set left: a label map's folder is its list of images."""
-    for path in folder.iterdir():
-        if path.suffix in ('.jpg', '.png') and path.stem.isdigit() and int(path.stem) > count:
-            path.unlink()
-
-
-def _label_map(shapes: List[Shape], height: int, width: int) -> np.ndarray:
-    labels = np.ones((height, width), np.uint8)
-    for shape in shapes:
-        corners = np.round(np.array(shape.visible.exterior.coords) * 2**_SHIFT).astype(np.int32)
-        cv2.fillPoly(labels, [corners], shape.label + 2, cv2.LINE_8, _SHIFT)
-    return labels
-
-
-def _empty_coco() -> dict:
-    categories = [
-        {'id': index + 1, 'name': name, 'supercategory': 'shape'}
-        for index, name in enumerate(CLASSES)
-    ]
-    return {'info': {}, 'licenses': [], 'images': [], 'annotations': [], 'categories': categories}
-
-
-def _add_to_coco(
-    content: dict, number: int, name: str, shapes: List[Shape], height: int, width: int
-) -> None:
-    content['images'].append({'id': number, 'file_name': name, 'height': height, 'width': width})
-    for shape in shapes:
-        # COCO counts from the corner of a pixel, OpenCV from its centre.
-        corners = np.clip(np.array(shape.visible.exterior.coords) + 0.5, 0, (width, height))
-        (left, top), (right, bottom) = corners.min(0), corners.max(0)
-        content['annotations'].append(
-            {
-                'id': len(content['annotations']) + 1,
-                'image_id': number,
-                'category_id': shape.label + 1,
-                'bbox': [round(float(v), 2) for v in (left, top, right - left, bottom - top)],
-                'area': round(float(shape.visible.area), 2),
-                'iscrowd': 0,
-                'segmentation': [[round(float(v), 2) for v in corners[:-1].flatten()]],
-            }
+        (folder / MARK).write_text(
+            'Generated by mmrest; generating again overwrites the images.\n'
         )
+        # A smaller dataset leaves none behind: a label map's folder is its list of images.
+        for path in folder.rglob('*'):
+            if path.suffix in ('.jpg', '.png') and path.stem.isdigit():
+                path.unlink()
+
+
+def _annotation(shape: Shape, image: dict) -> dict:
+    # COCO counts from the corner of a pixel, OpenCV from its centre.
+    corners = np.clip(shape.corners + 0.5, 0, (image['width'], image['height']))
+    (left, top), (right, bottom) = corners.min(0), corners.max(0)
+    return {
+        'image_id': image['id'],
+        'category_id': shape.label + 1,
+        'bbox': [round(float(v), 2) for v in (left, top, right - left, bottom - top)],
+        'area': round(cv2.contourArea(corners.astype(np.float32)), 2),
+        'iscrowd': 0,
+        'segmentation': [[round(float(v), 2) for v in corners.flatten()]],
+    }
