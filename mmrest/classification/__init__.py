@@ -1,15 +1,14 @@
-"""What classification takes from mmpretrain; the configs name this package in custom_imports.
+"""Extensions of mmpretrain; the configs import this package by custom_imports.
 
-Nothing else in mmrest imports it, so that mmpretrain is needed for classification alone.
+Nothing else in mmrest imports it, so only classification needs mmpretrain.
 """
 
-from .classifier import ReleasedClassifier
-from .pictures import ClassPicturesHook
+from .classifier import ClassVisualizationHook, ReleasedClassifier
 from .token_labelling import TokenLabelClassifier, TokenLabelHead
 from .token_maps import LoadTokenLabels
 
 __all__ = [
-    'ClassPicturesHook',
+    'ClassVisualizationHook',
     'LoadTokenLabels',
     'ReleasedClassifier',
     'TokenLabelClassifier',

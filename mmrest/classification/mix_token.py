@@ -1,7 +1,7 @@
-"""MixToken: a region of the tokens of each image comes from another one.
+"""MixToken: a region of the tokens of each image is taken from another one.
 
 All Tokens Matter: Token Labeling for Training Better Vision Transformers (NeurIPS 2021,
-https://arxiv.org/abs/2104.10858), section 3.2, as the released code of RMT uses it.
+https://arxiv.org/abs/2104.10858), section 3.2, as in the official code of RMT.
 """
 
 import math
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Box(NamedTuple):
-    """A region of a grid of tokens; `bottom` and `right` are the first ones beyond it."""
+    """A region of a grid of tokens; `bottom` and `right` are exclusive."""
 
     top: int
     bottom: int
@@ -21,16 +21,16 @@ class Box(NamedTuple):
 
     @property
     def area(self) -> int:
-        """Number of tokens."""
+        """Return the number of tokens."""
         return (self.bottom - self.top) * (self.right - self.left)
 
 
-def draw_box(height: int, width: int) -> Box:
-    """Draw the region that MixToken takes from the other image, by numpy's random numbers.
+def sample_box(height: int, width: int) -> Box:
+    """Sample the region that MixToken takes from the other image, with numpy's global generator.
 
     The sides are those of the grid times the root of a share that is uniform in [0, 1], rounded
-    down to an even number of tokens; the centre is any token, and what lies beyond the grid is
-    cut off.
+    down to an even number of tokens; the centre is any token, and the region is cropped to the
+    grid.
 
     Args:
         height: tokens.
@@ -49,12 +49,12 @@ def _interval(centre: int, half: int, length: int) -> Tuple[int, int]:
 
 
 def swap(x: Tensor, box: Box, cell: int = 1) -> Tensor:
-    """Put the region of the flipped batch in place of that of the batch.
+    """Return a batch in which a region is replaced by that of the flipped batch.
 
     Args:
-        x: maps (B, ..., H, W), which stay as they are.
+        x: maps (B, ..., H, W); not modified.
         box: the region, in cells.
-        cell: height and width of a cell in `x`; the last ones may be cut off by its border.
+        cell: height and width of a cell in `x`; the last ones may be cropped by its border.
     """
     if not box.area:
         return x

@@ -1,6 +1,6 @@
-"""Token labelling: every token of the last map learns a class of its own.
+"""Token labelling: every token of the last map is classified too.
 
-All Tokens Matter (NeurIPS 2021, https://arxiv.org/abs/2104.10858), as RMT-S*, B* and L* use it.
+All Tokens Matter (NeurIPS 2021, https://arxiv.org/abs/2104.10858), as used by RMT-S*, B* and L*.
 """
 
 import functools
@@ -15,24 +15,23 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from .classifier import ReleasedClassifier
-from .mix_token import Box, draw_box, swap
+from .mix_token import Box, sample_box, swap
 
 SHARE = 0.5
-"""What the strongest token adds to the logits of the image, as in the released code."""
+"""Weight of the tokens' maximum in the logits of the image, as in the official code."""
 
 
 @MODELS.register_module()
 class TokenLabelHead(LinearClsHead):
-    """Two linear classifiers: one of the average, one of every token.
+    """Two linear classifiers, of the average and of every token.
 
     Args:
-        num_classes: classes.
+        num_classes: number of classes.
         in_channels: channels of the average.
         token_channels: channels of the tokens.
         dense_weight: weight of the tokens' loss, beta in equation 4 of All Tokens Matter.
-
-    The other arguments are those of mmpretrain's LinearClsHead; `loss` must take soft labels
-    (N, classes), for instance LabelSmoothLoss, and averages over images and over tokens.
+        **kwargs: arguments of mmpretrain's LinearClsHead; `loss` must support soft labels
+            (N, classes), for instance LabelSmoothLoss.
     """
 
     def __init__(
@@ -48,15 +47,14 @@ class TokenLabelHead(LinearClsHead):
         self.dense_weight = dense_weight
 
     def pre_logits(self, feats: Tuple[Tensor, Tensor]) -> Tensor:
-        """The averages."""
         return feats[0]
 
     def token_logits(self, feats: Tuple[Tensor, Tensor]) -> Tensor:
-        """Logits (B, H, W, classes) of the tokens."""
+        """Return the logits (B, H, W, classes) of the tokens."""
         return self.aux_fc(feats[1].permute(0, 2, 3, 1))
 
     def forward(self, feats: Tuple[Tensor, Tensor]) -> Tensor:
-        """Logits (B, classes): those of the average and half of the tokens' maximum.
+        """Return the logits (B, classes): of the average plus half of the tokens' maximum.
 
         Args:
             feats: averages (B, in_channels) and tokens (B, token_channels, H, W).
@@ -66,46 +64,43 @@ class TokenLabelHead(LinearClsHead):
     def loss(
         self, feats: Tuple[Tensor, Tensor], data_samples: List[DataSample], box: Box
     ) -> Dict[str, Tensor]:
-        """Losses of a batch whose tokens were mixed.
+        """Return the losses of a batch whose tokens were mixed.
 
         Args:
             feats: as for :meth:`forward`.
             data_samples: with ``token_label``, (classes, H, W) probabilities, and ``gt_score``
-                or ``gt_label``, before they are mixed.
-            box: the tokens that came from the flipped batch.
+                or ``gt_label``, all unmixed.
+            box: region of tokens from the flipped batch.
 
         Raises:
-            ValueError: there are no dense labels, or they have another shape.
+            ValueError: dense labels are missing or have a different shape.
         """
-        logits = self.token_logits(feats)
-        labels = swap(self._token_labels(data_samples, logits), box)
-        tokens = logits.flatten(0, 2)
-        images = super().forward(feats)
+        images, tokens = super().forward(feats), self.token_logits(feats)
+        labels = swap(self._token_labels(data_samples, tokens), box)
         classes = self._class_labels(data_samples, images)
         share = box.area / labels[0, 0].numel()
         classes = (1 - share) * classes + share * classes.flip(0)
-        dense = self.loss_module(
-            tokens, labels.permute(0, 2, 3, 1).flatten(0, 2), avg_factor=len(tokens)
-        )
+        tokens, labels = tokens.flatten(0, 2), labels.permute(0, 2, 3, 1).flatten(0, 2)
         return dict(
             loss_cls=self.loss_module(images, classes, avg_factor=len(images)),
-            loss_dense=self.dense_weight * dense,
+            loss_dense=self.dense_weight
+            * self.loss_module(tokens, labels, avg_factor=len(tokens)),
         )
 
     def _token_labels(self, data_samples: List[DataSample], logits: Tensor) -> Tensor:
-        wanted = (self.num_classes, *logits.shape[1:3])
+        shape = (self.num_classes, *logits.shape[1:3])
         for sample in data_samples:
             if 'token_label' not in sample:
                 raise ValueError(
-                    'an image has no token_label: the training pipeline needs LoadTokenLabels, '
-                    "and algorithm_keys=['token_label'] in PackInputs"
+                    'an image has no token_label: add LoadTokenLabels to the training pipeline, '
+                    "and algorithm_keys=['token_label'] to PackInputs"
                 )
-            if sample.token_label.shape != wanted:
+            if sample.token_label.shape != shape:
                 raise ValueError(
                     f'token_label is {tuple(sample.token_label.shape)}, but classes and tokens '
-                    f'are {wanted}: set num_classes and grid of LoadTokenLabels'
+                    f'are {shape}: set num_classes and grid of LoadTokenLabels'
                 )
-        # On the CPU autocast to bfloat16 refuses to stack float16.
+        # CPU autocast to bfloat16 cannot stack float16.
         labels = torch.stack([sample.token_label.float() for sample in data_samples])
         return labels.to(logits.device)
 
@@ -118,24 +113,24 @@ class TokenLabelHead(LinearClsHead):
 
 @MODELS.register_module()
 class TokenLabelClassifier(ReleasedClassifier):
-    """Classifier that learns with token labelling and MixToken.
+    """Classifier trained with token labelling and MixToken.
 
-    In training the tokens after the stem are mixed with those of the flipped batch in a region
-    whose borders lie between the tokens of the last map, so that every one of these has one
-    label. Evaluation mixes nothing and needs no labels. The backbone is one of mmrest, the neck
-    hands on averages and tokens, as :class:`~mmrest.models.projection.RMTTokenProjection`
-    does, and the head is a :class:`TokenLabelHead`.
+    Training mixes the tokens after the stem with those of the flipped batch, in a region aligned
+    to the tokens of the last map, so that each of these has one label. Evaluation mixes nothing
+    and needs no labels. The backbone is from mmrest, the neck returns averages and tokens, like
+    :class:`~mmrest.models.projection.RMTTokenProjection`, and the head is a
+    :class:`TokenLabelHead`.
     """
 
     def own_name(self, name: str) -> str:
-        """What the classifier itself calls the tensor of a released name; own names stay."""
+        """Return the name of a tensor in this classifier, from its name in official weights."""
         first, _, rest = name.partition('.')
         return f'head.aux_fc.{rest}' if first == 'aux_head' else super().own_name(name)
 
     def loss(self, inputs: Tensor, data_samples: List[DataSample]) -> Dict[str, Tensor]:
-        """Losses of a batch of images (B, 3, H, W), see :meth:`TokenLabelHead.loss`."""
+        """Return the losses of images (B, 3, H, W), see :meth:`TokenLabelHead.loss`."""
         stride = self.backbone.out_strides[-1]
-        box = draw_box(*(math.ceil(length / stride) for length in inputs.shape[2:]))
+        box = sample_box(*(math.ceil(length / stride) for length in inputs.shape[2:]))
         mix = functools.partial(swap, box=box, cell=stride // self.backbone.arch.stem_stride)
         feats = self.neck(self.backbone(inputs, after_stem=mix))
         return self.head.loss(feats, data_samples, box)

@@ -1,9 +1,9 @@
-"""Dense labels of images, cut to what augmentation has left of them.
+"""Dense labels of images, cropped and moved like the image in augmentation.
 
-A file holds the k best classes of a teacher at every cell of a grid over the whole image, as the
-Token Labeling project (https://github.com/zihangJiang/TokenLabeling) writes them. The transforms
-here remember where in the original image each pixel comes from, its *place*, so that the labels of
-the tokens can be read off wherever crop, flip and RandAugment have moved the image.
+A file has the k best classes of a teacher at every cell of a grid over the whole image, in the
+format of the Token Labeling project (https://github.com/zihangJiang/TokenLabeling). The transforms
+here track where in the original image each pixel comes from, its *place*, so that the labels of
+the tokens can be sampled after crop, flip and RandAugment.
 """
 
 import copy
@@ -27,13 +27,13 @@ from ..models.arch import is_positive_int
 Results = Dict[str, Any]
 
 SAMPLES = 4
-"""Samples along either side of a token, whose average is its label."""
+"""Samples along either side of a token, which are averaged to its label."""
 
 
 def places_of(
     left: float, top: float, right: float, bottom: float, size: Tuple[int, int]
 ) -> np.ndarray:
-    """Places of the pixels of a crop.
+    """Return the places of the pixels of a crop.
 
     Args:
         left: edge of the crop as a fraction of the width of the original image, as is `right`.
@@ -43,8 +43,8 @@ def places_of(
         size: (height, width) that the crop is resized to.
 
     Returns:
-        (height, width, 3) float32: x, y and 1 of the centre of every pixel. What is moved in from
-        beyond the crop later is all zeros, and blends like a colour.
+        (height, width, 3) float32: x, y and 1 of the centre of every pixel. Pixels that are moved
+        in from outside the crop later are all zeros, and blend like a colour.
     """
     height, width = size
     y = top + (bottom - top) * (np.arange(height) + 0.5) / height
@@ -54,18 +54,16 @@ def places_of(
 
 @TRANSFORMS.register_module()
 class TrackedResizedCrop(RandomResizedCrop):
-    """mmpretrain's RandomResizedCrop, which remembers the places of the pixels."""
+    """mmpretrain's RandomResizedCrop that adds the places of the pixels, ``places``."""
+
+    def rand_crop_params(self, img: np.ndarray) -> Tuple[int, int, int, int]:
+        self._crop = super().rand_crop_params(img)
+        return self._crop
 
     def transform(self, results: Results) -> Results:
-        """Crop and resize the image, and add ``places``."""
-        image = results['img']
-        top, left, height, width = self.rand_crop_params(image)
-        crop = image[top : top + height, left : left + width]
-        results['img'] = mmcv.imresize(
-            crop, tuple(self.scale[::-1]), interpolation=self.interpolation, backend=self.backend
-        )
-        results['img_shape'] = results['img'].shape
-        rows, columns = image.shape[:2]
+        rows, columns = results['img'].shape[:2]
+        results = super().transform(results)
+        top, left, height, width = self._crop
         edges = left / columns, top / rows, (left + width) / columns, (top + height) / rows
         results['places'] = places_of(*edges, tuple(self.scale))
         return results
@@ -73,7 +71,7 @@ class TrackedResizedCrop(RandomResizedCrop):
 
 @TRANSFORMS.register_module()
 class TrackedFlip(RandomFlip):
-    """mmcv's RandomFlip, which flips the places too."""
+    """mmcv's RandomFlip that flips the places too."""
 
     def _flip(self, results: Results) -> None:
         super()._flip(results)
@@ -83,59 +81,44 @@ class TrackedFlip(RandomFlip):
 
 @TRANSFORMS.register_module()
 class TrackedRandAugment(RandAugment):
-    """mmpretrain's RandAugment, which rotates, shears and translates the places too."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._followers = {
-            index: _follower(operation)
-            for index, operation in enumerate(self.transforms)
-            if isinstance(operation, (Rotate, Shear, Translate))
-        }
+    """mmpretrain's RandAugment that rotates, shears and translates the places too."""
 
     def transform(self, results: Results) -> Results:
-        """Carry out randomly chosen operations."""
         for index in self.random_policy_indices():
+            operation = self.transforms[index]
             state = np.random.get_state()
-            results = self.transforms[index](results)
-            if index in self._followers:
-                np.random.set_state(state)  # the same draws, and those after them stay the same
-                moved = self._followers[index](dict(img=results['places']))
-                results['places'] = moved['img']
+            results = operation(results)
+            if isinstance(operation, (Rotate, Shear, Translate)):
+                np.random.set_state(state)  # repeats the random numbers of the image
+                follower = copy.copy(operation)
+                follower.pad_val, follower.interpolation = 0, 'bilinear'
+                results['places'] = follower(dict(img=results['places']))['img']
         return results
-
-
-def _follower(operation: BaseTransform) -> BaseTransform:
-    """The operation for places: what comes from beyond the image is of no place."""
-    follower = copy.copy(operation)
-    follower.pad_val, follower.interpolation = 0, 'bilinear'
-    return follower
 
 
 @TRANSFORMS.register_module()
 class LoadTokenLabels(BaseTransform):
-    """Read the dense labels of an image and cut them to its tokens.
+    """Load the dense labels of an image and sample them at its tokens.
 
     The file of ``…/CLASS/NAME.JPEG`` is ``label_root/CLASS/NAME`` with `suffix`. It holds one
-    tensor (2, k, H, W): scores before the softmax, and the classes that they belong to; classes
-    that are not listed at a cell have score 0. Scores are sampled bilinearly and averaged over
-    each token as RoIAlign does it, where the image shows nothing they are 0, and the softmax over
-    all classes makes them probabilities.
+    tensor (2, k, H, W): scores before the softmax, and their classes; classes that are not listed
+    at a cell have score 0. Scores are sampled bilinearly and averaged over each token like
+    RoIAlign, as 0 where the image is padded; the softmax over all classes gives probabilities.
 
-    Comes after the last of the ``Tracked…`` transforms, which leave ``places``. Adds
-    ``token_label``, (classes, rows, columns) in float16 to spare the way between processes.
+    Place it after the last of the ``Tracked…`` transforms, which provide ``places``. Adds
+    ``token_label``, (classes, rows, columns) in float16 for cheap transfer between processes.
 
     Args:
         label_root: folder of the labels.
-        num_classes: classes.
+        num_classes: number of classes.
         grid: rows and columns of tokens, or one number for both.
-        relabel: also replace the class of the image by the softmax of the tokens' average scores
-            (``gt_score``), as the released code of RMT does; otherwise ``gt_label`` stays.
-        suffix: ``.pt``, which ``torch.save`` writes, or ``.npy``.
+        relabel: also set ``gt_score`` to the softmax of the tokens' average scores, like the
+            official code of RMT; otherwise ``gt_label`` stays in use.
+        suffix: ``.pt``, written by ``torch.save``, or ``.npy``.
 
     Raises:
         CheckpointError: a file is missing or does not hold such a tensor; in one line.
-        ValueError: an argument is out of its range.
+        ValueError: an argument is not valid.
     """
 
     def __init__(
@@ -153,16 +136,12 @@ class LoadTokenLabels(BaseTransform):
         sides = tuple(grid) if isinstance(grid, (list, tuple)) else (grid, grid)
         if len(sides) != 2 or not all(map(is_positive_int, sides)):
             raise ValueError(f'grid must be one or two positive integers, got {grid!r}')
-        self.label_root = label_root
-        self.num_classes = num_classes
-        self.grid = sides
-        self.relabel = relabel
-        self.suffix = suffix
+        self.label_root, self.suffix = label_root, suffix
+        self.num_classes, self.grid, self.relabel = num_classes, sides, relabel
 
     def transform(self, results: Results) -> Results:
-        """Add ``token_label``, and ``gt_score`` if asked to."""
         if 'places' not in results:
-            raise ValueError('LoadTokenLabels comes after TrackedResizedCrop, which is missing')
+            raise ValueError('LoadTokenLabels needs TrackedResizedCrop before it in the pipeline')
         folder, name = osp.split(results['img_path'])
         stem = osp.splitext(name)[0]
         path = osp.join(self.label_root, osp.basename(folder), stem + self.suffix)
@@ -178,44 +157,44 @@ class LoadTokenLabels(BaseTransform):
 
 
 def sample(maps: Tensor, places: np.ndarray, grid: Tuple[int, int]) -> Tensor:
-    """Averages of maps over the tokens of an image.
+    """Return the averages of maps over the tokens of an image.
 
     Args:
         maps: (C, H, W) over the whole original image.
-        places: of the pixels, see :func:`places_of`.
+        places: places of the pixels, see :func:`places_of`.
         grid: rows and columns of tokens.
 
     Returns:
-        (C, rows, columns); 0 where the image has no place.
+        (C, rows, columns); 0 for pixels without a place.
     """
     rows, columns = (count * SAMPLES for count in grid)
     points = cv2.resize(places, (columns, rows), interpolation=cv2.INTER_AREA)
     points = torch.from_numpy(points)
     covered = points[..., 2]
-    # grid_sample counts from -1 to 1, from edge to edge.
+    # grid_sample takes coordinates from -1 to 1, from edge to edge.
     where = 2 * points[..., :2] / covered.clamp(min=1e-6)[..., None] - 1
     sampled = F.grid_sample(maps[None], where[None], padding_mode='border', align_corners=False)
     return F.avg_pool2d(sampled[0] * covered, SAMPLES)
 
 
 def read_token_map(path: str, num_classes: int) -> Tuple[Tensor, Tensor]:
-    """Read a file of dense labels, see :class:`LoadTokenLabels`.
+    """Load a file of dense labels, see :class:`LoadTokenLabels`.
 
     Returns:
         Scores, (k, H, W) float32, and classes, (k, H, W) int64.
 
     Raises:
-        CheckpointError: the file is missing or holds something else; nothing in it is run.
+        CheckpointError: the file is missing or not valid; no code in it is executed.
     """
     if '://' not in path and not osp.isfile(path):
         raise CheckpointError(
-            f'token labels {path} do not exist; give label_root of LoadTokenLabels a folder with '
-            'one file for every training image'
+            f'token labels {path} not found; set label_root of LoadTokenLabels to a folder with '
+            'one file per training image'
         )
     content = _read_array(path) if path.endswith('.npy') else read_checkpoint(path)
     if not isinstance(content, Tensor):
         raise CheckpointError(
-            f'token labels {path} hold a {type(content).__name__}, not one tensor (2, k, H, W)'
+            f'token labels {path} are a {type(content).__name__}, not one tensor (2, k, H, W)'
         )
     if content.ndim != 4 or len(content) != 2 or 0 in content.shape:
         raise CheckpointError(
@@ -225,12 +204,12 @@ def read_token_map(path: str, num_classes: int) -> Tuple[Tensor, Tensor]:
     scores, classes = content.float()
     if not scores.isfinite().all():
         raise CheckpointError(
-            f'token labels {path} hold scores that are not finite; make it again'
+            f'token labels {path} contain scores that are not finite; generate them again'
         )
     known = (classes >= 0) & (classes < num_classes) & (classes == classes.floor())
     if not known.all():
         raise CheckpointError(
-            f'token labels {path} hold class {classes[~known][0].item():g}; classes are integers '
+            f'token labels {path} contain class {classes[~known][0].item():g}; expected integers '
             f'from 0 to {num_classes - 1} (num_classes of LoadTokenLabels)'
         )
     return scores, classes.long()
@@ -239,7 +218,7 @@ def read_token_map(path: str, num_classes: int) -> Tuple[Tensor, Tensor]:
 def _read_array(path: str) -> Tensor:
     try:
         return torch.from_numpy(np.load(path, allow_pickle=False))
-    except Exception as error:  # whatever numpy finds in place of an array
+    except Exception as error:  # numpy raises many types for a damaged file
         raise CheckpointError(
             f'token labels {path} cannot be read as an array: {type(error).__name__}: {error}'
         ) from error

@@ -4,8 +4,11 @@ import re
 
 import torch
 from mmengine.registry import MODELS, DefaultScope
+from mmpretrain.utils import register_all_modules
 
+from mmrest import RMT
 from mmrest.engine.config import load_config
+from tests.models.networks import TINY
 from tests.tools.runs import ROOT
 
 ARCH = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
@@ -15,6 +18,8 @@ SMALL = {'deit_s': dict(dims=(32,), depths=(2,), num_heads=(4,))}
 NETWORKS = (
     'rest_lite', 'rest_small', 'rest_base', 'rest_large', 'rmt_t', 'rmt_s', 'rmt_b', 'rmt_l',
 )  # fmt: skip
+CLASSES = 5
+"""Of small networks with token labels."""
 
 
 def small_arch(name):
@@ -23,8 +28,9 @@ def small_arch(name):
 
 
 def config(name, small=False):
-    """The config of a network, on request with few channels and layers."""
-    cfg = load_config(str(ROOT / 'configs' / f'imagenet_{name}_300e.py'))
+    """The config of a network or of a recipe, on request with few channels and layers."""
+    stem = name if name.endswith('e') and name[-4:-1].isdigit() else f'{name}_300e'
+    cfg = load_config(str(ROOT / 'configs' / f'imagenet_{stem}.py'))
     if small:
         cfg.model.backbone.arch = small_arch(cfg.model.backbone.arch)
         part = cfg.model.neck if cfg.model.neck.type == 'RMTProjection' else cfg.model.head
@@ -32,19 +38,38 @@ def config(name, small=False):
     return cfg
 
 
+def small_token_labelling(tokens='projected', arch=TINY[RMT], size='s'):
+    """The config of a size with a small network of few classes, and its model."""
+    cfg = config(f'rmt_{size}_tl_310e')
+    dims = arch['dims']
+    backbone = dict(
+        arch=dict(_delete_=True, **arch), out_indices=(len(dims) - 1,), drop_path_rate=0.0
+    )
+    neck = dict(in_channels=dims[-1], out_channels=16, tokens=tokens)
+    channels = dims[-1] if tokens == 'last' else 16
+    head = dict(in_channels=16, token_channels=channels, num_classes=CLASSES)
+    cfg.merge_from_dict(dict(model=dict(backbone=backbone, neck=neck, head=head)))
+    cfg.model.data_preprocessor = dict(cfg.data_preprocessor, num_classes=CLASSES)
+    model = build(cfg)
+    model.init_weights()
+    return cfg, model
+
+
 def build(cfg, device='cpu'):
     """The model of a config."""
+    register_all_modules(False)
     with DefaultScope.overwrite_default_scope('mmpretrain'), torch.device(device):
         return MODELS.build(cfg.model)
 
 
 def released_name(own):
-    """What released files call a tensor of a classifier."""
+    """What official weights call a tensor of a classifier."""
+    own = own.replace('head.aux_fc', 'aux_head')
     return re.sub(r'^(backbone|neck)\.|(?<=^head\.)fc\.', '', own)
 
 
 def released(model):
-    """The weights of a classifier as a released file has them."""
+    """The weights of a classifier as an official file has them."""
     tensors = {released_name(own): tensor for own, tensor in model.state_dict().items()}
     if type(model.backbone).__name__ == 'RMT':
         tensors.update({f'layers.{stage}.Relpos.angle': torch.zeros(4) for stage in range(4)})

@@ -1,4 +1,4 @@
-"""Data sets of folders: what does not fit the network, or does not load, is one line."""
+"""Datasets of folders: one line if they do not fit the network or do not load."""
 
 import shutil
 
@@ -68,37 +68,35 @@ def test_data_of_other_classes_than_imagenet(data):
         checked(data, config='imagenet_rest_lite_300e')
 
 
-def test_classes_that_only_training_has(data):
-    shutil.rmtree(data / 'val' / 'square')
-    message = (
-        r"/val/?\) does not have the classes of train_dataloader.dataset .*: 'square' is in train_"
-    )
-    with pytest.raises(UsageError, match=message):
-        checked(data)
-
-
-def test_folders_that_differ(data):
-    """As many, so that every number would be in range, and yet mean something else."""
-    (data / 'val' / 'square').rename(data / 'val' / 'box')
-    message = r"'square' is in train_dataloader\.dataset alone, and 'box' .*make an empty one"
-    with pytest.raises(UsageError, match=message):
-        checked(data)
-
-
-def test_a_damaged_image(data):
-    path = data / 'train' / 'disc' / '000000000002.jpg'
-    for other in path.parent.iterdir():
-        other.write_bytes(b'no picture')
-    with pytest.raises(
-        UsageError, match=r'image \S+disc/\S+ \(train_dataloader\.dataset\) cannot'
-    ):
-        checked(data)
-
-
-def test_no_image(data):
+def empty(data):
     for image in data.glob('train/*/*.jpg'):
         image.unlink()
-    with pytest.raises(UsageError, match=r'^train_dataloader cannot be built: .*Found 0 files'):
+
+
+def damage(data):
+    for path in data.glob('train/disc/*'):
+        path.write_bytes(b'no image')
+
+
+FOLDERS = {
+    'classes of training only': (
+        lambda data: shutil.rmtree(data / 'val' / 'square'),
+        r"/val/?\) does not have the classes of train_dataloader.*: 'square' is in train_",
+    ),
+    # As many, so that every number would be in range, and yet mean something else.
+    'folders that differ': (
+        lambda data: (data / 'val' / 'square').rename(data / 'val' / 'box'),
+        r"'square' is in train_dataloader\.dataset alone, and 'box' .*make an empty one",
+    ),
+    'damaged images': (damage, r'image \S+disc/\S+ \(train_dataloader\.dataset\) cannot'),
+    'no image': (empty, r'^train_dataloader cannot be built: .*Found 0 files'),
+}
+
+
+@pytest.mark.parametrize('break_it, message', FOLDERS.values(), ids=FOLDERS)
+def test_faults_of_folders(data, break_it, message):
+    break_it(data)
+    with pytest.raises(UsageError, match=message):
         checked(data)
 
 

@@ -1,20 +1,25 @@
-"""Programs that look at networks, with the configs of classification."""
+"""Scripts that inspect networks, with the configs of classification, and visualizations."""
 
 import json
 
+import numpy as np
 import pytest
+import torch
+from mmpretrain.structures import DataSample
+from mmpretrain.visualization import UniversalVisualizer
 
 from mmrest.analysis.complexity import count_config
 from mmrest.analysis.networks import on_meta
 from mmrest.apis import inference
 from mmrest.apis.onnx_export import exportable
+from mmrest.classification import ClassVisualizationHook
 from mmrest.engine.errors import UsageError
 from mmrest.engine.tta import check_tta
 from tests.classification.networks import config
 from tests.tools.runs import ROOT, run_here
 
 
-def test_multiply_adds_are_those_of_224_pixels(tmp_path):
+def test_macs_are_those_of_224_pixels(tmp_path):
     """As papers count them; with `--backbone-only` too."""
     path = ROOT / 'configs' / 'imagenet_rest_lite_300e.py'
     found = []
@@ -37,17 +42,32 @@ def test_inference_is_for_detectors_and_segmentors():
         inference(config('rmt_t'), 'absent.pth')
 
 
-@pytest.mark.parametrize('name', ['rest_lite', 'rmt_t'])
-def test_a_classifier_is_not_exported_as_a_whole(name):
+def test_a_classifier_is_not_exported_with_its_head():
     message = (
         'x.py is a ReleasedClassifier: .* are exported, not the heads of classifiers; '
         '--backbone-only exports its backbone'
     )
     with pytest.raises(UsageError, match=message):
-        exportable(on_meta(config(name)), 'x.py')
+        exportable(on_meta(config('rest_lite')), 'x.py')
 
 
 def test_augmentation_names_what_classifiers_are_merged_by():
     message = r'needs tta_model and tta_pipeline in \S+; AverageClsScoreTTA of mmpretrain is a'
     with pytest.raises(UsageError, match=message):
         check_tta(config('rmt_t'))
+
+
+def test_the_first_of_several_views_is_drawn(monkeypatch):
+    visualizer = UniversalVisualizer.get_instance('views')
+    drawn = []
+    monkeypatch.setattr(visualizer, 'visualize_cls', lambda image, **_: drawn.append(image))
+    hook = ClassVisualizationHook(enable=True, interval=1)
+    views = [tuple(torch.full((3, 4, 5), 10.0 * view + n) for n in range(2)) for view in range(3)]
+    views[0][1][0] = 99  # blue
+    samples = [DataSample(), DataSample()]
+    hook._draw_samples(0, dict(inputs=views), samples)
+    hook._draw_samples(0, dict(inputs=list(views[0])), samples)
+    assert len(drawn) == 4
+    for image, other in zip(drawn[:2], drawn[2:]):
+        np.testing.assert_array_equal(image, other)
+    np.testing.assert_array_equal(drawn[1][0, 0], [1, 1, 99])  # red, green, blue

@@ -1,4 +1,4 @@
-"""The eight classifiers against the released ones: sizes, names, numbers, and files."""
+"""Classifiers with official weights: their logits, and which files load how."""
 
 import pytest
 import torch
@@ -8,57 +8,32 @@ from mmrest.engine.building import check_model
 from mmrest.engine.weights import InitWeightsHook, StrictWeightsHook
 from mmrest.preflight import Report
 from mmrest.preflight.weights import check_weights
-from tests.classification.networks import NETWORKS, build, config, released, released_name
-from tests.reference import CLASSIFICATION, KEYS, TOLERANCE, fill, image, samples
-
-PARAMETERS = {
-    'rest_lite': 10508300, 'rest_small': 13679708, 'rest_base': 30327052, 'rest_large': 51676156,
-    'rmt_t': 14334216, 'rmt_s': 26967240, 'rmt_b': 54154896, 'rmt_l': 95464864,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize('name', NETWORKS)
-def test_parameters(name):
-    model = build(config(name), 'meta')
-    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
-    assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-def shapes(entry):
-    """Names and shapes of a released file."""
-    absent = entry['not_in_classification_checkpoint']
-    backbone = {n: shape for n, shape in KEYS[entry['name']].items() if n not in absent}
-    return {**backbone, **entry['extra_keys']}
-
-
-@pytest.mark.parametrize('entry', CLASSIFICATION, ids=lambda entry: entry['name'])
-def test_names_and_shapes(entry):
-    model = build(config(entry['name']), 'meta')
-    assert sum(p.numel() for p in model.parameters()) == entry['parameters']
-    found = {
-        released_name(own): list(tensor.shape)
-        for own, tensor in model.state_dict().items()
-        if not own.endswith('num_batches_tracked')
-    }
-    assert found == shapes(entry)
-
-
-@pytest.mark.parametrize(
-    'entry', [e for e in CLASSIFICATION if 'logits' in e], ids=lambda entry: entry['name']
+from tests.classification.networks import (
+    CLASSES,
+    build,
+    config,
+    released,
+    released_name,
+    small_token_labelling,
 )
-def test_logits(entry, tmp_path):
-    """A file of released form gives the logits that the released code gives."""
-    logits = entry['logits']
-    tensors = fill(shapes(entry))
-    if entry['name'].startswith('rmt'):
+from tests.classification.test_recipes import OFFICIAL, official_shapes
+from tests.reference import TOLERANCE, fill, image, samples
+
+
+@pytest.mark.parametrize('name', [name for name in OFFICIAL if 'logits' in OFFICIAL[name]])
+def test_logits(name, tmp_path):
+    """Official weights give the logits of the official code."""
+    logits = OFFICIAL[name]['logits']
+    tensors = fill(official_shapes(OFFICIAL[name]))
+    if name.startswith('rmt'):
         tensors['layers.0.Relpos.decay'] = torch.zeros(4)
     torch.save({'model': tensors}, tmp_path / 'x.pth')
-    model = build(config(entry['name'])).eval()
+    model = build(config(name)).eval()
     model.load_pretrained(str(tmp_path / 'x.pth'))
     batch, _, height, width = logits['image']
     with torch.no_grad():
         found = model(image(batch, height, width, logits['seed']))
-    tolerance = TOLERANCE[entry['name'].split('_')[0]] * logits['std']
+    tolerance = TOLERANCE[name.split('_')[0]] * logits['std']
     expected = torch.tensor(logits['samples'])
     torch.testing.assert_close(samples(found), expected, rtol=0, atol=tolerance)
     assert float(found.mean()) == pytest.approx(logits['mean'], abs=tolerance)
@@ -67,7 +42,7 @@ def test_logits(entry, tmp_path):
 
 @pytest.fixture(params=['rest_lite', 'rmt_t'])
 def small(request, tmp_path):
-    """Config of a small classifier, and a file of released form for it."""
+    """Config of a small classifier, and an official file for it."""
     cfg = config(request.param, small=True)
     torch.manual_seed(1)
     content = released(build(cfg))
@@ -80,7 +55,7 @@ def assert_loaded(model, content):
         assert torch.equal(tensor, content['model'][released_name(own)]), own
 
 
-def test_a_released_file_is_loaded_whole(small, log):
+def test_an_official_file_is_loaded_completely(small, log):
     cfg, path, content = small
     cfg.model.init_cfg = dict(type='Pretrained', checkpoint=str(path))
     model = build(cfg)
@@ -89,7 +64,7 @@ def test_a_released_file_is_loaded_whole(small, log):
     (line,) = [m for m in log.messages if 'tensors loaded' in m]
     count = sum('num_batches' not in name for name in model.state_dict())
     assert line.startswith(f'{count} of {count} tensors loaded')
-    # Nothing is left over but what is derived.
+    # Only derived tensors are ignored.
     derived = type(model.backbone).__name__ == 'RMT'
     assert ('4 of the file ignored (backbone.layers.0.Relpos.angle' in line) is derived
     cfg.load_from, cfg.work_dir = None, '.'
@@ -98,26 +73,23 @@ def test_a_released_file_is_loaded_whole(small, log):
     assert [fact.found for fact in report.facts] == [line]
 
 
-@pytest.mark.parametrize('hook', [StrictWeightsHook(), InitWeightsHook()])
-def test_hooks_take_it_whole(small, hook):
+def test_both_names_are_loaded(small):
+    """By the hooks of a run and by load_state_dict."""
     cfg, _, content = small
     model = build(cfg)
-    fitted = hook.fitted(model, 'x.pth', content)
-    assert fitted.whole and set(fitted.tensors) == set(model.state_dict())
-    own = {'state_dict': model.state_dict()}  # and so are files of its own
-    assert set(hook.fitted(model, 'x.pth', own).tensors) == set(model.state_dict())
-
-
-def test_load_state_dict_takes_both_names(small):
-    cfg, _, content = small
-    model = build(cfg)
+    names = set(model.state_dict())
+    for hook in (StrictWeightsHook(), InitWeightsHook()):
+        fitted = hook.fitted(model, 'x.pth', content)
+        assert fitted.whole and set(fitted.tensors) == names
+        own = {'state_dict': model.state_dict()}
+        assert set(hook.fitted(model, 'x.pth', own).tensors) == names
     missing, unexpected = model.load_state_dict(dict(content['model']), strict=True)
     assert not missing and not unexpected
     assert_loaded(model, content)
     model.load_state_dict(build(cfg).state_dict(), strict=True)
 
 
-def test_files_that_do_not_fit(small, tmp_path):
+def test_files_that_do_not_fit(small):
     cfg, path, content = small
     model = build(cfg)
     content['model'].pop('head.bias')
@@ -137,8 +109,8 @@ def test_fine_tuning_keeps_a_new_head(small):
     assert set(model.state_dict()) - set(fitted.tensors) == {'head.fc.weight', 'head.fc.bias'}
 
 
-def test_the_backbone_begins_from_it(small):
-    """As a detector's does: the classifier is left out."""
+def test_a_backbone_is_initialised_from_it(small):
+    """As a detector's is: the classifier is ignored."""
     cfg, path, content = small
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(path))
     model = build(cfg)
@@ -146,3 +118,19 @@ def test_the_backbone_begins_from_it(small):
     name = next(iter(model.backbone.state_dict()))
     assert torch.equal(model.backbone.state_dict()[name], content['model'][name])
     assert not torch.equal(model.head.fc.weight, content['model']['head.weight'])
+
+
+@pytest.mark.parametrize('tokens, channels', [('last', 32), ('projected', 16)])
+def test_token_labelling(tokens, channels, tmp_path):
+    _, model = small_token_labelling(tokens)
+    content = released(model)
+    for name, tensor in content['model'].items():
+        content['model'][name] = torch.randn_like(tensor.float()).to(tensor)
+    assert content['model']['aux_head.weight'].shape == (CLASSES, channels)
+    torch.save(content, tmp_path / 'released.pth')
+    model.load_pretrained(str(tmp_path / 'released.pth'))
+    assert_loaded(model, content)
+    del content['model']['aux_head.weight']
+    torch.save(content, tmp_path / 'plain.pth')
+    with pytest.raises(CheckpointError, match=r'aux_fc\.weight'):
+        model.load_pretrained(str(tmp_path / 'plain.pth'))

@@ -1,15 +1,22 @@
-"""The configs of ImageNet against the recipe of the papers, and one step of training."""
+"""The configs of ImageNet against official networks and recipes, and one step of training."""
+
+import math
 
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DefaultScope
+from mmengine.registry import PARAM_SCHEDULERS, TRANSFORMS, DefaultScope
 from mmpretrain.structures import DataSample
 from torch import nn
 
-from tests.classification.networks import NETWORKS, build, config
+from mmrest.apis.complexity import count_classifier, count_config
+from mmrest.engine.config import load_config
+from tests.classification.networks import NETWORKS, build, config, released_name
 from tests.configs.test_recipes import ABLATIONS, ARCHS
+from tests.reference import CLASSIFICATION, KEYS
 from tests.tools.runs import ROOT
+
+OFFICIAL = {entry['name']: entry for entry in CLASSIFICATION}
 
 
 def test_all_are_there():
@@ -17,15 +24,33 @@ def test_all_are_there():
     assert {f'imagenet_{name}_300e' for name in (*NETWORKS, *ABLATIONS)} <= names
 
 
-@pytest.fixture(scope='module', params=[*NETWORKS, *ABLATIONS])
-def built(request):
-    """Name, config and model on the meta device."""
-    cfg = config(request.param)
-    return request.param, cfg, build(cfg, 'meta')
+def official_shapes(entry):
+    """Names and shapes of official weights."""
+    absent = entry['not_in_classification_checkpoint']
+    backbone = {n: shape for n, shape in KEYS[entry['name']].items() if n not in absent}
+    return {**backbone, **entry['extra_keys']}
 
 
-def test_network(built):
-    name, cfg, model = built
+@pytest.mark.parametrize('name', [*NETWORKS, *ABLATIONS])
+def test_config(name):
+    """One test, because building takes longest."""
+    cfg = config(name)
+    model = build(cfg, 'meta')
+    check_network(name, cfg, model)
+    check_training(cfg, model)
+    check_pipelines(cfg)
+    if name in OFFICIAL:
+        found = {
+            released_name(own): list(tensor.shape)
+            for own, tensor in model.state_dict().items()
+            if not own.endswith('num_batches_tracked')
+        }
+        assert found == official_shapes(OFFICIAL[name])
+        assert sum(p.numel() for p in model.parameters()) == OFFICIAL[name]['parameters']
+        assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def check_network(name, cfg, model):
     family, arch, dims, depths, drop_path = {**ARCHS, **ABLATIONS}[name]
     backbone = model.backbone
     assert (type(backbone).__name__, cfg.model.backbone.arch) == (family, arch)
@@ -42,25 +67,18 @@ def test_network(built):
     assert cfg.custom_imports.imports == ['mmrest.classification']
 
 
-def test_losses_and_mixing(built):
-    _, cfg, model = built
+def check_training(cfg, model):
     loss = model.head.loss_module
     assert type(loss).__name__ == 'LabelSmoothLoss'
     assert (loss.label_smooth_val, loss.mode) == (0.1, 'original')
     augments = {a.type: a.alpha for a in cfg.model.train_cfg.augments}
     assert augments == {'Mixup': 0.8, 'CutMix': 1.0} and 'probs' not in cfg.model.train_cfg
-
-
-def test_schedule(built):
-    _, cfg, model = built
     assert (cfg.train_cfg.max_epochs, cfg.train_cfg.by_epoch) == (300, True)
     warm_up, cosine = cfg.param_scheduler
     assert (warm_up.type, warm_up.begin, warm_up.end) == ('LinearLR', 0, 5)
     assert warm_up.convert_to_iter_based and warm_up.start_factor == 1e-3
-    assert (cosine.type, cosine.begin, cosine.end, cosine.T_max) == (
-        'CosineAnnealingLR', 5, 300, 295,
-    )  # fmt: skip
-    assert cosine.eta_min == 1e-5
+    assert (cosine.type, cosine.begin, cosine.end) == ('CosineAnnealingLR', 5, 300)
+    assert (cosine.T_max, cosine.eta_min) == (295, 1e-5)
     assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=1024)
     assert cfg.train_dataloader.batch_size * 8 == 1024
     with DefaultScope.overwrite_default_scope('mmpretrain'):
@@ -71,20 +89,15 @@ def test_schedule(built):
         assert (group['lr'], group['betas'], group['eps']) == (1e-3, (0.9, 0.999), 1e-8)
         decays.update({id(p): group['weight_decay'] for p in group['params']})
     for name, parameter in model.named_parameters():
-        spared = parameter.ndim == 1  # norms and biases
-        assert decays[id(parameter)] == (0 if spared else 0.05), name
-
-
-def test_average(built):
-    _, cfg, _ = built
-    average, invalid = cfg.custom_hooks
-    assert (average.type, average.momentum, average.update_buffers) == ('EMAHook', 8e-5, True)
+        is_excluded = parameter.ndim == 1  # norms and biases
+        assert decays[id(parameter)] == (0 if is_excluded else 0.05), name
+    ema, invalid = cfg.custom_hooks
+    assert (ema.type, ema.momentum, ema.update_buffers) == ('EMAHook', 8e-5, True)
     assert invalid == dict(type='InvalidLossHook')
     assert cfg.default_hooks.checkpoint.save_best == 'accuracy/top1'
 
 
-def test_pipelines(built):
-    _, cfg, _ = built
+def check_pipelines(cfg):
     train = cfg.train_dataloader.dataset.pipeline
     assert [step.type for step in train] == [
         'LoadImageFromFile', 'RandomResizedCrop', 'RandomFlip', 'RandAugment', 'RandomErasing',
@@ -111,30 +124,51 @@ def test_pipelines(built):
     )
 
 
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize('name', [*NETWORKS, *ABLATIONS])
-def test_step(name, dtype):
-    """A batch that Mixup or CutMix has mixed: finite, and every parameter moves.
+@pytest.mark.parametrize('name, family, arch, tokens', [
+    ('rest_lite_300e', 'ResT', 'lite', None),
+    ('rmt_t_300e', 'RMT', 't', None),
+    ('rmt_s_tl_310e', 'RMT', 's', 'projected'),
+    ('rmt_s_tl_310e', 'RMT', 's', 'last'),
+    ('rmt_swin_t_300e', 'RMT', 'swin_t', None),
+    ('rmt_deit_s_300e', 'RMT', 'deit_s', None),
+])  # fmt: skip
+def test_the_model_zoo_counts_the_network_of_the_config(name, family, arch, tokens):
+    """The zoo counts without mmpretrain."""
+    cfg = config(name)
+    if tokens == 'last':
+        cfg.merge_from_dict({'model.neck.tokens': tokens, 'model.head.token_channels': 512})
+    assert count_classifier(family, arch, 224, 224, tokens) == count_config(cfg, 224, 224)
 
-    At the highest rate of the recipe. Gradients behind a layer scale of 1e-6 are so far below
-    Adam's epsilon that rounding can leave a bias where it is; the first step raises the scale.
+
+STEPS = [(name, torch.float32) for name in (*NETWORKS, *ABLATIONS)]
+STEPS += [(name, torch.bfloat16) for name in ('rest_lite', 'rmt_t', 'rmt_swin_t', 'rmt_deit_s')]
+
+
+@pytest.mark.parametrize('name, dtype', STEPS)
+def test_step(name, dtype):
+    """With a batch after Mixup or CutMix: finite, and every parameter changes.
+
+    At the highest learning rate of the recipe. Gradients behind a layer scale of 1e-6 are so far
+    below Adam's epsilon that rounding can cancel the change; the first step raises the scale.
     """
     cfg = config(name, small=True)
     cfg.model.data_preprocessor = cfg.data_preprocessor
     cfg.model.backbone.drop_path_rate = 0.0
     model = build(cfg)
     model.init_weights()
-    model.train()
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    assert {group['lr'] for group in wrapper.optimizer.param_groups} == {1e-3}
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
     samples = [DataSample().set_gt_label(label) for label in (3, 999, 0, 3)]
-    batch = dict(
-        inputs=list(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)), data_samples=samples
-    )
-    data = model.data_preprocessor(batch, True)
+    images = list(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8))
+    data = model.data_preprocessor(dict(inputs=images, data_samples=samples), True)
     mixed = torch.stack([sample.gt_score for sample in data['data_samples']])
     assert mixed.shape == (4, 1000) and torch.allclose(mixed.sum(1), torch.ones(4))
+    check_step(cfg, model, data, dtype)
+
+
+def check_step(cfg, model, data, dtype):
+    """Losses and gradients are finite, and every parameter changes; returns the losses."""
+    model.train()
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
     scales = getattr(model.backbone.arch, 'layer_scale', ())
     for _ in range(2 if any(scales) else 1):
         with torch.autocast('cpu', dtype=dtype, enabled=dtype != torch.float32):
@@ -147,6 +181,100 @@ def test_step(name, dtype):
             # Adding a constant to the logits of a head does not change its softmax.
             assert parameter.grad.any() or name.endswith('transform_conv.bias'), name
         wrapper.optimizer.step()
-    still = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
-    assert all(name.endswith('transform_conv.bias') for name in still), still
+    unchanged = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+    assert all(name.endswith('transform_conv.bias') for name in unchanged), unchanged
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    return parts
+
+
+TOKEN_LABELLING = {
+    # size: (drop path, channels of the last map, tokens, their channels, parameters)
+    's': (0.1, 512, 'projected', 1024, 27_992_240),
+    'b': (0.4, 512, 'last', 512, 54_667_896),
+    'l': (0.5, 640, 'last', 640, 96_105_864),
+}
+
+
+@pytest.mark.parametrize('size', TOKEN_LABELLING)
+def test_token_labelling(size):
+    """What the authors' recipe changes of that with 300 epochs."""
+    cfg, plain = config(f'rmt_{size}_tl_310e'), config(f'rmt_{size}')
+    drop_path, channels, tokens, token_channels, parameters = TOKEN_LABELLING[size]
+    cfg.model.data_preprocessor = dict(cfg.data_preprocessor)
+    model = build(cfg, 'meta')
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    assert type(model).__name__ == 'TokenLabelClassifier'
+    assert model.backbone.drop_path_rate == drop_path
+    assert model.backbone.out_channels == (channels,) and not model.backbone.extra_norms
+    assert model.neck.tokens == tokens
+    assert model.neck.proj.weight.shape == (1024, channels)
+    assert model.head.fc.weight.shape == (1000, 1024)
+    assert model.head.aux_fc.weight.shape == (1000, token_channels)
+    assert model.head.dense_weight == 0.5
+    assert model.head.loss_module.label_smooth_val == 0.1
+    assert model.data_preprocessor.batch_augments is None  # neither Mixup nor CutMix
+    assert plain.model.train_cfg.augments
+    assert cfg.data_preprocessor == plain.data_preprocessor
+
+    assert cfg.train_cfg == dict(plain.train_cfg, max_epochs=310)
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.lr, cfg.auto_scale_lr.base_batch_size) == (2e-3, 2048)
+    before = plain.optim_wrapper.optimizer.lr / plain.auto_scale_lr.base_batch_size
+    assert optimizer.lr / cfg.auto_scale_lr.base_batch_size == before  # per image
+    optimizer.lr = plain.optim_wrapper.optimizer.lr
+    assert cfg.optim_wrapper == plain.optim_wrapper
+    ema, *others = cfg.custom_hooks
+    assert ema.momentum == pytest.approx(1 - 0.99996**4, rel=1e-3)
+    assert [dict(ema, momentum=plain.custom_hooks[0].momentum), *others] == plain.custom_hooks
+    assert cfg.train_dataloader.batch_size == 128 and 16 * 128 == cfg.auto_scale_lr.base_batch_size
+
+    *steps, labels, pack = (dict(step) for step in cfg.train_dataloader.dataset.pipeline)
+    assert labels == dict(
+        type='LoadTokenLabels',
+        label_root='data/imagenet/label_top5_train_nfnet',
+        num_classes=1000,
+        grid=7,
+        relabel=True,
+    )
+    assert pack == dict(type='PackInputs', algorithm_keys=['token_label'])
+    for step in (*steps, labels, pack):
+        TRANSFORMS.build(dict(step, _scope_='mmpretrain'))
+    renamed = {
+        'TrackedResizedCrop': 'RandomResizedCrop',
+        'TrackedFlip': 'RandomFlip',
+        'TrackedRandAugment': 'RandAugment',
+    }
+    steps = [dict(step, type=renamed.get(step['type'], step['type'])) for step in steps]
+    assert [*steps, dict(type='PackInputs')] == list(plain.train_dataloader.dataset.pipeline)
+    for phase in ('val', 'test'):
+        resize, crop = cfg[f'{phase}_dataloader'].dataset.pipeline[1:3]
+        assert (resize.scale, resize.edge, crop.crop_size) == (int(224 / 0.96), 'short', 224)
+
+
+def test_learning_rates_of_token_labelling_are_those_of_the_log():
+    schedulers, *others = (config(f'rmt_{s}_tl_310e').param_scheduler for s in TOKEN_LABELLING)
+    assert others == [schedulers, schedulers]
+    each = 4  # iterations per epoch
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2e-3)
+    default_args = dict(optimizer=optimizer, epoch_length=each)
+    schedulers = [PARAM_SCHEDULERS.build(s, default_args=default_args) for s in schedulers]
+    rates = []
+    for _ in range(310 * each):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    assert rates[0] == pytest.approx(1e-6)
+    assert max(rates) == pytest.approx(2e-3)
+    assert rates.index(max(rates)) in (5 * each - 1, 5 * each)
+    # The log's rate is set after an epoch, and its cosine began at epoch 0, beneath the warm-up.
+    for epoch, logged in ((50, 1.8798e-3), (295, 2.3051e-5), (309, 1.0204e-5)):
+        assert rates[(epoch - 1) * each] == pytest.approx(logged, rel=0.02), epoch
+    assert rates[-1] >= 1e-5 and math.isclose(rates[-1], 1e-5, rel_tol=0.01)
+
+
+def test_labels_move_with_the_data():
+    path = ROOT / 'configs' / 'imagenet_rmt_s_tl_310e.py'
+    dataset = load_config(str(path), data_root='/elsewhere').train_dataloader.dataset
+    assert dataset.data_root == '/elsewhere'
+    assert dataset.pipeline[-2].label_root == '/elsewhere/label_top5_train_nfnet'

@@ -1,12 +1,17 @@
-"""Runs with token labels through the programs, on drawn images with drawn labels."""
+"""Runs with token labels on synthetic images, and the script that makes labels."""
 
 import json
+import re
 import shutil
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from mmpretrain import get_model
 
 from mmrest import RMT
+from mmrest.classification.token_maps import read_token_map
 from mmrest.datasets.shapes import CLASSES, write_classes
 from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
@@ -79,10 +84,10 @@ def test_an_epoch_and_an_evaluation(root):
     for step in steps:
         assert step['loss'] == pytest.approx(step['loss_cls'] + step['loss_dense'], rel=1e-3)
     trained = [line['accuracy/top1'] for line in lines if 'accuracy/top1' in line]
-    # What evaluates needs no labels, and takes a file of the released form.
+    # Evaluation needs no labels, and loads official weights.
     shutil.rmtree(root / 'data' / 'imagenet' / 'labels')
     own = torch.load(run / 'epoch_1.pth', weights_only=False)['state_dict']
-    released = {released_name(name).replace('head.aux_fc', 'aux_head'): own[name] for name in own}
+    released = {released_name(name): own[name] for name in own}
     assert {'aux_head.weight', 'head.weight', 'norm.running_var'} < set(released)
     torch.save(dict(model=released), root / 'released.pth')
     evaluate('tiny.py', 'released.pth', '--work-dir', 'tested', cwd=root)
@@ -93,11 +98,11 @@ def test_an_epoch_and_an_evaluation(root):
 def test_a_missing_file_ends_a_run_with_one_line(root):
     missing = next((root / 'data' / 'imagenet' / 'labels' / 'disc').iterdir())
     missing.unlink()
-    done = train('tiny.py', cwd=root, check=False, fresh=True)
+    done = train('tiny.py', cwd=root, check=False)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if 'error: ' in line]
     path = f'data/imagenet/labels/disc/{missing.name}'
-    assert line.startswith(f'train.py: error: token labels {path} do not exist; give label_root')
+    assert line.startswith(f'train.py: error: token labels {path} not found; set label_root')
 
 
 def test_a_missing_folder_is_named_before_a_run(root, monkeypatch):
@@ -111,3 +116,44 @@ def test_a_missing_folder_is_named_before_a_run(root, monkeypatch):
     with pytest.raises(UsageError, match=message):
         check_files(cfg, ('train', 'val'))
     check_files(cfg, ('test',))  # evaluation needs none
+
+
+TEACHER = f"""
+_base_ = '{ROOT}/configs/imagenet_rmt_b_300e.py'
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, **{TINY[RMT]})),
+    neck=dict(in_channels=32, out_channels=16),
+    head=dict(in_channels=16, num_classes=9),
+)
+data_preprocessor = dict(num_classes=9)
+"""
+
+
+def test_script_of_the_document(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (script,) = re.findall(
+        r'```python\n(.*?)```', (ROOT / 'docs' / 'token_labelling.md').read_text(), re.DOTALL
+    )
+    (tmp_path / 'configs').mkdir()
+    (tmp_path / 'configs' / 'imagenet_rmt_b_300e.py').write_text(TEACHER)
+    teacher = get_model('configs/imagenet_rmt_b_300e.py').eval()
+    torch.save(teacher.state_dict(), 'rmt_b.pth')
+    folder = tmp_path / 'data' / 'imagenet' / 'train' / 'n01440764'
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ('n01440764_1.JPEG', 'n01440764_2.JPEG'):
+        content = cv2.imencode('.jpg', rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))[1]
+        (folder / name).write_bytes(content.tobytes())
+    exec(compile(script, 'token_labelling.md', 'exec'), {})
+    made = tmp_path / 'data' / 'imagenet' / 'label_top5_train_nfnet' / 'n01440764'
+    assert sorted(path.name for path in made.iterdir()) == ['n01440764_1.pt', 'n01440764_2.pt']
+    scores, classes = read_token_map(str(made / 'n01440764_2.pt'), 9)
+    assert scores.shape == classes.shape == (5, 14, 14)
+    image = cv2.resize(cv2.imread(str(folder / 'n01440764_2.JPEG')), (448, 448))
+    normed = (image[:, :, ::-1] - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]
+    with torch.no_grad():
+        maps = teacher.backbone(torch.from_numpy(normed).permute(2, 0, 1)[None].float())
+        logits = teacher.head.fc(teacher.neck.project(maps[-1])[0].permute(1, 2, 0))
+    best = logits.topk(5)
+    torch.testing.assert_close(scores.permute(1, 2, 0), best.values, rtol=1e-2, atol=1e-3)
+    assert (classes.permute(1, 2, 0) == best.indices).float().mean() > 0.95

@@ -1,5 +1,6 @@
-"""Dense labels follow the image through its augmentations, and bad files are named."""
+"""Dense labels follow the image through its augmentations, and bad files are reported."""
 
+import io
 import os
 
 import cv2
@@ -107,7 +108,7 @@ def test_images_are_those_of_the_transforms_that_track_nothing(kind, arguments):
     )
     plain = build(kind, **arguments)
     rng = np.random.default_rng(0)
-    for seed in range(40):
+    for seed in range(20):
         image = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
         images, draws = [], []
         for transform in (tracked, plain):
@@ -126,7 +127,7 @@ def test_probabilities_by_hand(tmp_path, suffix):
     content = torch.tensor([[[[3.0, 1]], [[2, 4]]], [[[2.0, 2]], [[0, 3]]]]).half()
     path = written(tmp_path, content)
     np.save(tmp_path / 'dogs' / 'a.npy', content.numpy())
-    load = LoadTokenLabels(str(tmp_path), 4, grid=(1, 2), relabel=True, suffix=suffix)
+    load = LoadTokenLabels(str(tmp_path), 4, grid=[1, 2], relabel=True, suffix=suffix)
     # Half an image moved out of sight: only the left cell is left, and fills the right token.
     places = places_of(0, 0, 1, 1, (64, 64))
     places[:, 32:] = places[:, :32]
@@ -155,57 +156,43 @@ def labels(ids=0.0, scores=1.0, shape=(5, 3, 3)):
     return torch.stack([torch.full(shape, scores), torch.full(shape, float(ids))]).half()
 
 
+def saved(content):
+    """Bytes that torch.save or, for an array, numpy.save writes."""
+    file = io.BytesIO()
+    np.save(file, content) if isinstance(content, np.ndarray) else torch.save(content, file)
+    return file.getvalue()
+
+
 BAD = {
-    'type': (dict(a=1), 'hold a dict, not one tensor (2, k, H, W)'),
+    'type': (dict(a=1), 'are a dict, not one tensor (2, k, H, W)'),
     'axes': (torch.zeros(5, 7, 7), 'have shape (5, 7, 7), not (2, k, H, W)'),
     'order': (torch.zeros(3, 3, 5, 2), 'have shape (3, 3, 5, 2), not (2, k, H, W)'),
     'empty': (torch.zeros(2, 5, 0, 3), 'have shape (2, 5, 0, 3), not'),
-    'class': (labels(ids=10), 'hold class 10; classes are integers from 0 to 9'),
-    'negative': (labels(ids=-1), 'hold class -1; classes'),
-    'fraction': (labels(ids=1.5), 'hold class 1.5; classes'),
-    'finite': (labels(scores=float('nan')), 'hold scores that are not finite'),
+    'class': (labels(ids=10), 'contain class 10; expected integers from 0 to 9'),
+    'negative': (labels(ids=-1), 'contain class -1; expected'),
+    'fraction': (labels(ids=1.5), 'contain class 1.5; expected'),
+    'finite': (labels(scores=float('nan')), 'contain scores that are not finite'),
     'pickle': (Evil(), 'is refused: it would build a'),
+    'pickled array': (np.array([Evil()]), 'cannot be read as an array'),
+    'missing': (None, 'not found; set label_root of LoadTokenLabels to a folder with'),
+    'nothing': (b'', 'cannot be read as a checkpoint'),
+    'zip': (b'PK\x03\x04 and no more', 'cannot be read as a checkpoint'),
 }
 
 
-@pytest.mark.parametrize('name', BAD)
-def test_bad_content(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize('content, message', BAD.values(), ids=BAD)
+def test_bad_files(content, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    content, message = BAD[name]
-    path = written(tmp_path, content)
-    with pytest.raises(CheckpointError) as error:
-        LoadTokenLabels(str(tmp_path), 10)(dict(img_path=path, places=None))
-    line = str(error.value)
-    assert f'{tmp_path}/dogs/a.pt' in line and message in line and '\n' not in line
-    assert not (tmp_path / 'evil_was_here').exists()
-
-
-@pytest.mark.parametrize(
-    'suffix, content, message',
-    [
-        ('.pt', None, 'do not exist; give label_root of LoadTokenLabels a folder with'),
-        ('.pt', b'', 'cannot be read as a checkpoint'),
-        ('.pt', b'PK\x03\x04 and no more', 'cannot be read as a checkpoint'),
-        ('.npy', None, 'do not exist'),
-        ('.npy', b'not an array', 'cannot be read as an array'),
-    ],
-)
-def test_bad_files(suffix, content, message, tmp_path):
     (tmp_path / 'dogs').mkdir()
+    suffix = '.npy' if isinstance(content, np.ndarray) else '.pt'
     if content is not None:
+        content = content if isinstance(content, bytes) else saved(content)
         (tmp_path / 'dogs' / f'a{suffix}').write_bytes(content)
+    load = LoadTokenLabels(str(tmp_path), 10, suffix=suffix)
     with pytest.raises(CheckpointError) as error:
-        LoadTokenLabels(str(tmp_path), 10, suffix=suffix)(dict(img_path='dogs/a.png', places=None))
+        load(dict(img_path='/images/train/dogs/a.JPEG', places=None))
     line = str(error.value)
     assert f'{tmp_path}/dogs/a{suffix}' in line and message in line and '\n' not in line
-
-
-def test_a_pickled_array_is_not_unpickled(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / 'dogs').mkdir()
-    np.save(tmp_path / 'dogs' / 'a.npy', np.array([Evil()]), allow_pickle=True)
-    with pytest.raises(CheckpointError, match='cannot be read as an array'):
-        LoadTokenLabels(str(tmp_path), 10, suffix='.npy')(dict(img_path='dogs/a.png', places=None))
     assert not (tmp_path / 'evil_was_here').exists()
 
 
@@ -215,13 +202,8 @@ SIDES = 'grid must be one or two positive integers, got'
 @pytest.mark.parametrize('arguments, message', [
     (dict(suffix='.npz'), "suffix must be '.pt' or '.npy', got '.npz'"),
     (dict(num_classes=0), 'num_classes must be a positive integer, got 0'),
-    (dict(num_classes=10.0), 'num_classes must be a positive integer, got 10.0'),
-    (dict(num_classes=None), 'num_classes must be a positive integer, got None'),
     (dict(grid=0), f'{SIDES} 0'),
-    (dict(grid=-7), f'{SIDES} -7'),
-    (dict(grid=True), f'{SIDES} True'),
     (dict(grid='77'), f"{SIDES} '77'"),
-    (dict(grid=(7,)), f'{SIDES} (7,)'),
     (dict(grid=(7, 0)), f'{SIDES} (7, 0)'),
     (dict(grid=[7, 7, 7]), f'{SIDES} [7, 7, 7]'),
 ])  # fmt: skip
@@ -231,11 +213,7 @@ def test_arguments_out_of_range(arguments, message):
     assert str(error.value) == message
 
 
-def test_sides_of_a_list():
-    assert LoadTokenLabels('labels', grid=[2, 3]).grid == (2, 3)
-
-
 def test_an_image_without_places(tmp_path):
     path = written(tmp_path, labels())
-    with pytest.raises(ValueError, match='comes after TrackedResizedCrop, which is missing'):
+    with pytest.raises(ValueError, match='needs TrackedResizedCrop before it'):
         LoadTokenLabels(str(tmp_path), 10)(dict(img_path=path))

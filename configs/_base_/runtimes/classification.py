@@ -4,7 +4,7 @@ _base_ = 'mmpretrain::_base_/default_runtime.py'
 
 default_hooks = dict(
     checkpoint=dict(type='AtomicCheckpointHook', max_keep_ckpts=3, save_best='accuracy/top1'),
-    visualization=dict(type='ClassPicturesHook'),
+    visualization=dict(type='ClassVisualizationHook'),
 )
 custom_hooks = [
     dict(type='EMAHook', momentum=8e-5, update_buffers=True, priority='ABOVE_NORMAL'),

@@ -12,6 +12,6 @@ default_hooks = dict(
         max_keep_ckpts=1,
         save_best='accuracy/top1',
     ),
-    visualization=dict(type='ClassPicturesHook'),
+    visualization=dict(type='ClassVisualizationHook'),
 )
 randomness = dict(seed=0)
