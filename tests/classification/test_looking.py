@@ -52,7 +52,7 @@ def test_a_classifier_is_not_exported_with_its_head():
 
 
 def test_augmentation_names_what_classifiers_are_merged_by():
-    message = r'needs tta_model and tta_pipeline in \S+; AverageClsScoreTTA of mmpretrain is a'
+    message = r'needs tta_model and tta_pipeline in \S+; for classifiers, tta_model is Ave'
     with pytest.raises(UsageError, match=message):
         check_tta(config('rmt_t'))
 

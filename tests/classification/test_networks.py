@@ -80,7 +80,7 @@ def test_both_names_are_loaded(small):
     names = set(model.state_dict())
     for hook in (StrictWeightsHook(), InitWeightsHook()):
         fitted = hook.fitted(model, 'x.pth', content)
-        assert fitted.whole and set(fitted.tensors) == names
+        assert fitted.complete and set(fitted.tensors) == names
         own = {'state_dict': model.state_dict()}
         assert set(hook.fitted(model, 'x.pth', own).tensors) == names
     missing, unexpected = model.load_state_dict(dict(content['model']), strict=True)
@@ -105,7 +105,7 @@ def test_fine_tuning_keeps_a_new_head(small):
     cfg.model.head.num_classes = 7
     model = build(cfg)
     fitted = InitWeightsHook().fitted(model, 'x.pth', content)
-    assert not fitted.whole
+    assert not fitted.complete
     assert set(model.state_dict()) - set(fitted.tensors) == {'head.fc.weight', 'head.fc.bias'}
 
 

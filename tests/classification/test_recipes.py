@@ -72,7 +72,7 @@ def check_training(cfg, model):
     assert (loss.label_smooth_val, loss.mode) == (0.1, 'original')
     augments = {a.type: a.alpha for a in cfg.model.train_cfg.augments}
     assert augments == {'Mixup': 0.8, 'CutMix': 1.0} and 'probs' not in cfg.model.train_cfg
-    assert (cfg.train_cfg.max_epochs, cfg.train_cfg.by_epoch) == (300, True)
+    assert (cfg.train_cfg.max_epochs, cfg.train_cfg.type) == (300, 'ResumableEpochLoop')
     warm_up, cosine = cfg.param_scheduler
     assert (warm_up.type, warm_up.begin, warm_up.end) == ('LinearLR', 0, 5)
     assert warm_up.convert_to_iter_based and warm_up.start_factor == 1e-3

@@ -72,7 +72,7 @@ def weights(path):
 def test_training(folder):
     log = next((folder / 'whole').glob('*/*.log')).read_text()
     assert 'best so far: accuracy/top1' in log
-    assert 'THE TOTAL BATCH IS 4' in log and 'MEANT FOR 1024' in log
+    assert 'total batch size is 4' in log and 'tuned for 1024' in log
     content = weights(folder / 'whole' / 'iter_6.pth')
     ema, last = content['state_dict'], content['ema_state_dict']
     name = 'head.fc.weight'
