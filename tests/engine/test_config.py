@@ -56,11 +56,8 @@ def test_data_root_changes_data_alone(path):
     )
     cfg = load_config(str(path), data_root='~/mine')
     mine = os.path.expanduser('~/mine')
-    assert (cfg.work_dir, cfg.load_from, cfg.other.data_root) == (
-        'data/runs',
-        'data/x.pth',
-        'other',
-    )
+    kept = (cfg.work_dir, cfg.load_from, cfg.other.data_root)
+    assert kept == ('data/runs', 'data/x.pth', 'other')
     assert cfg.train_dataloader.dataset.dataset.data_root == mine
     assert cfg.test_dataloader.dataset.datasets[0].ann_file == f'{mine}/b.json'
 

@@ -72,28 +72,49 @@ def test_local_files_pass_the_guard(tmp_path):
         CheckpointLoader.load_checkpoint(str(tmp_path / 'list.pth'))
 
 
+def load(hook, model, content):
+    """Return what a hook makes of the content of x.pth."""
+    content = dict(content)
+    hook.after_load_checkpoint(SimpleNamespace(model=model, _load_from='x.pth'), content)
+    return content
+
+
+STRICT, RESUMING = StrictWeightsHook(), StrictWeightsHook(resuming=True)
+
+
 def test_a_checkpoint_must_cover_the_model():
     model = nn.Linear(2, 3)
-    runner, hook = SimpleNamespace(model=model, _load_from='x.pth'), StrictWeightsHook()
     state = model.state_dict()
-    hook.after_load_checkpoint(runner, {'state_dict': state})
-    hook.after_load_checkpoint(runner, {f'module.{name}': t for name, t in state.items()})
+    load(STRICT, model, {'state_dict': state})
+    load(STRICT, model, {f'module.{name}': t for name, t in state.items()})
     with pytest.raises(CheckpointError, match=r'^x\.pth for Linear .* 1 of 2 .*; pass the config'):
-        hook.after_load_checkpoint(runner, {'state_dict': {'weight': state['weight']}})
+        load(STRICT, model, {'state_dict': {'weight': state['weight']}})
     with pytest.raises(CheckpointError, match=r'contains only weights, .*: drop --resume'):
-        StrictWeightsHook(resuming=True).after_load_checkpoint(runner, {'state_dict': state})
+        load(RESUMING, model, {'state_dict': state})
 
 
-@pytest.mark.parametrize('container', [None, 'state_dict', 'model'])
-def test_a_backbone_alone(container):
-    """What its authors released for a backbone, given for a whole detector."""
+def test_a_backbone_alone():
+    """A released backbone, given for a whole detector."""
     detector = nn.ModuleDict(dict(backbone=nn.Linear(2, 3), head=nn.Linear(3, 1)))
-    runner = SimpleNamespace(model=detector, _load_from='x.pth')
     state = detector['backbone'].state_dict()
-    with pytest.raises(CheckpointError, match=r'contains only a backbone; .* --pretrained PATH'):
-        StrictWeightsHook().after_load_checkpoint(
-            runner, state if container is None else {container: state}
-        )
+    for content in (state, {'state_dict': state}, {'model': state}):
+        with pytest.raises(CheckpointError, match=r'only a backbone; .* --pretrained PATH'):
+            load(STRICT, detector, content)
+
+
+def test_the_log_names_what_was_loaded(log):
+    model = nn.Linear(2, 3)
+    averaged = dict(model.state_dict(), extra=torch.ones(1))
+    load(STRICT, model, {'model': model.state_dict(), 'model_ema': averaged})
+    assert '2 of 2 tensors loaded from x.pth (model_ema, not model)' in log.text
+    assert '1 of the file ignored (extra)' in log.text
+
+
+def test_a_run_resumes_with_the_weights_and_not_their_average():
+    model = nn.Linear(2, 3)
+    state = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    content = {'meta': {'epoch': 1}, 'state_dict': state, 'state_dict_ema': model.state_dict()}
+    assert equal(load(RESUMING, model, content)['state_dict'], state, '')
 
 
 class Detector(nn.Module):
@@ -104,13 +125,18 @@ class Detector(nn.Module):
         self.head = nn.Linear(3, classes)
 
 
-def begun(model, content):
-    """State of `model` after it began from what a file holds."""
-    checkpoint = dict(content)
-    runner = SimpleNamespace(model=model, _load_from='x.pth')
-    InitWeightsHook().after_load_checkpoint(runner, checkpoint)
-    result = model.load_state_dict(checkpoint['state_dict'], strict=False)
-    assert not result.unexpected_keys
+def test_a_test_of_a_deeper_network():
+    """Its weights cover the model, and are not meant for it."""
+    deeper = Detector()
+    deeper.backbone = ResT(dict(TINY[ResT], depths=(1, 3, 1, 1)))
+    with pytest.raises(CheckpointError, match='tensors of blocks that this ResT does not have'):
+        load(STRICT, Detector(), {'state_dict': deeper.state_dict()})
+
+
+def initialised(model, content):
+    """Return the state of `model` after it was initialised from the content of a file."""
+    state = load(InitWeightsHook(), model, content)['state_dict']
+    assert not model.load_state_dict(state, strict=False).unexpected_keys
     return model.state_dict()
 
 
@@ -119,9 +145,9 @@ def equal(state, other, start):
     return names and all(torch.equal(state[name], other[name]) for name in names)
 
 
-def test_beginning_from_a_detector_of_other_classes(log):
+def test_init_from_a_detector_of_other_classes(log):
     other = randomised(Detector(classes=5)).state_dict()
-    state = begun(Detector(), {'state_dict': other, 'meta': {}})
+    state = initialised(Detector(), {'state_dict': other, 'meta': {}})
     assert equal(state, other, 'backbone.') and equal(state, other, 'neck.')
     record = log.records[-1]
     assert record.levelname == 'WARNING'
@@ -129,16 +155,16 @@ def test_beginning_from_a_detector_of_other_classes(log):
 
 
 @pytest.mark.parametrize('prefix', ['', 'backbone.bottom_up.', 'module.'])
-def test_beginning_from_a_backbone(prefix, log):
+def test_init_from_a_backbone(prefix, log):
     other = randomised(tiny(ResT)).state_dict()
     content = {'model_ema': {prefix + name: tensor for name, tensor in other.items()}}
-    state = begun(Detector(), content)
+    state = initialised(Detector(), content)
     assert equal({n[9:]: t for n, t in state.items() if n.startswith('backbone.')}, other, '')
     assert '4 keep their values (neck.weight, neck.bias, head.weight' in log.text
 
 
 @pytest.mark.parametrize('damage', ['missing', 'transposed', 'arch'])
-def test_beginning_from_what_does_not_cover_the_backbone(damage):
+def test_init_from_what_does_not_cover_the_backbone(damage):
     other = randomised(Detector()).state_dict()
     name = next(n for n in other if n.endswith('fc1.weight'))
     if damage == 'missing':
@@ -150,36 +176,5 @@ def test_beginning_from_what_does_not_cover_the_backbone(damage):
     model = Detector()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=r'x\.pth.* for ResT does not fit: \d+ of \d+'):
-        begun(model, {'state_dict': other})
+        initialised(model, {'state_dict': other})
     assert equal(model.state_dict(), before, '')
-
-
-def test_what_a_test_loads_is_said(log):
-    model = nn.Linear(2, 3)
-    runner = SimpleNamespace(model=model, _load_from='x.pth')
-    content = {
-        'model': model.state_dict(),
-        'model_ema': dict(model.state_dict(), extra=torch.ones(1)),
-    }
-    StrictWeightsHook().after_load_checkpoint(runner, content)
-    assert '2 of 2 tensors loaded from x.pth (model_ema, not model)' in log.text
-    assert '1 of the file ignored (extra)' in log.text
-
-
-def test_going_on_is_with_the_weights_and_not_their_average():
-    model = nn.Linear(2, 3)
-    state = {name: tensor + 1 for name, tensor in model.state_dict().items()}
-    content = {'meta': {'epoch': 1}, 'state_dict': state, 'state_dict_ema': model.state_dict()}
-    runner = SimpleNamespace(model=model, _load_from='x.pth')
-    StrictWeightsHook(resuming=True).after_load_checkpoint(runner, content)
-    assert all(torch.equal(content['state_dict'][name], tensor) for name, tensor in state.items())
-
-
-def test_a_test_of_a_deeper_network():
-    """Its weights cover the model, and are not meant for it."""
-    model = Detector()
-    deeper = Detector()
-    deeper.backbone = ResT(dict(TINY[ResT], depths=(1, 3, 1, 1)))
-    runner = SimpleNamespace(model=model, _load_from='x.pth')
-    with pytest.raises(CheckpointError, match='tensors of blocks that this ResT does not have'):
-        StrictWeightsHook().after_load_checkpoint(runner, {'state_dict': deeper.state_dict()})
