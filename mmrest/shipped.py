@@ -56,7 +56,7 @@ METHODS = {
     'cascade_maskrcnn': 'Cascade Mask R-CNN',
     'upernet': 'UperNet',
     'semfpn': 'Semantic FPN',
-    'imagenet': 'Classification',
+    'imagenet': 'Classifier',
 }
 
 

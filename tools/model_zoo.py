@@ -167,7 +167,8 @@ def page(models: List[Dict[str, Any]]) -> str:
         columns = ['backbone', 'schedule', 'parameters (M)', 'MACs (G)']
         columns += [f'{metric}, reported' for metric in METRICS[method]]
         rows = [row(m, method) for m in models if described(m).method == title]
-        parts += [f'## {title}', markdown_table([*columns, 'config'], rows)]
+        heading = 'Classification' if method == 'imagenet' else title
+        parts += [f'## {heading}', markdown_table([*columns, 'config'], rows)]
     return '\n\n'.join([*parts, ABLATIONS, ablations()]) + '\n'
 
 
