@@ -54,7 +54,7 @@ setup(
     py_modules=['mmrest_cli'],
     entry_points={'console_scripts': ['mmrest = mmrest_cli:main']},
     packages=find_packages(include=['mmrest', 'mmrest.*']),
-    package_data={'mmrest.apis': ['templates/*.html']},
+    package_data={'mmrest.reporting': ['templates/*.html']},
     python_requires='>=3.8',
     install_requires=requirements('runtime'),
     # Each makes an empty environment complete; check_env compares the versions with what it finds.

@@ -6,12 +6,13 @@ import logging
 import os.path as osp
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoint import read_weights
 from ..engine.building import check_model, find_type
@@ -198,3 +199,18 @@ def load_weights(model: nn.Module, checkpoint: str) -> None:
         tensors, report, _ = StrictWeightsHook().fitted(model, checkpoint, content)
     model.load_state_dict(tensors, strict=False)
     print(report)
+
+
+def normalised(image: np.ndarray, preprocessing: Preprocessing) -> Tensor:
+    """What a network is given of an image.
+
+    Args:
+        image: (H, W, 3), RGB, of 8 bits.
+        preprocessing: what it expects.
+
+    Returns:
+        (1, 3, H, W), float32.
+    """
+    channels = image if preprocessing.order == 'RGB' else image[..., ::-1]
+    mean, std = np.float32(preprocessing.mean), np.float32(preprocessing.std)
+    return torch.from_numpy((channels - mean) / std).permute(2, 0, 1)[None].contiguous()

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..apis.curves import SUFFIXES, default_keys, draw_curves, title_of
-from ..apis.logs import Log, read_log, write_csv
 from ..engine.errors import UsageError
+from ..reporting.curves import SUFFIXES, default_keys, draw_curves, title_of
+from ..reporting.logs import Log, read_log, write_csv
 from .command import Parser, written_file
 
 

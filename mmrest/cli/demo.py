@@ -8,13 +8,12 @@ from typing import Callable, Dict, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from ..apis.class_pictures import draw_classes
-from ..apis.curves import draw_curves
-from ..apis.logs import read_log
-from ..apis.pictures import draw_predictions
 from ..datasets.shapes import write_classes, write_shapes
 from ..engine.building import build_runner
 from ..engine.config import load_config
+from ..inference.sheets import draw_classes, draw_predictions
+from ..reporting.curves import draw_curves
+from ..reporting.logs import read_log
 from .command import Parser, folder
 
 

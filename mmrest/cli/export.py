@@ -13,7 +13,7 @@ from ..analysis.networks import (
     on_meta,
     usual_size,
 )
-from ..apis.onnx_export import (
+from ..export.onnx import (
     PACKAGES,
     Segmentor,
     Shape,

@@ -10,15 +10,15 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequ
 from rich.console import Console
 from rich.progress import Progress
 
-from ..apis import Inferencer, inference
-from ..apis.images import UnreadableImage
-from ..apis.inferencer import Prediction, is_segmentor
-from ..apis.inputs import Input, Video, announced_frames, find_inputs
-from ..apis.outputs import Results, VideoPictures, coco_ids, write_label_map, write_picture
-from ..apis.overlay import draw
 from ..engine.config import load_config
 from ..engine.display import progress_bar
 from ..engine.errors import UsageError
+from ..inference import Inferencer, inference
+from ..inference.images import UnreadableImage
+from ..inference.inferencer import Prediction, is_segmentor
+from ..inference.inputs import Input, Video, announced_frames, find_inputs
+from ..inference.outputs import Results, VideoPictures, coco_ids, write_label_map, write_picture
+from ..inference.overlay import draw
 from .command import Parser, add_cfg_options, at_least, device, folder, fraction
 
 SKIPPED = 3

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from mmengine.device import get_device
 
-from ..apis.logs import read_log
-from ..apis.report import write_report
-from ..apis.run_summary import find_checkpoint, find_config
 from ..engine.config import load_config
+from ..reporting.logs import read_log
+from ..reporting.report import write_report
+from ..reporting.run_summary import find_checkpoint, find_config
 from .command import (
     Parser,
     add_config_arguments,

@@ -22,10 +22,11 @@ from ..analysis.networks import (
     backbone_config,
     build_network,
     network_config,
+    normalised,
     preprocessing,
 )
-from ..apis.images import normalised, read_image
 from ..engine.errors import UsageError
+from ..inference.images import read_image
 from ..models.pyramid import PyramidBackbone
 from ..models.rmt import RMT
 from .command import Parser, add_cfg_options, add_shape_argument, at_least, written_file

@@ -5,14 +5,14 @@ evaluation as a table, and warnings.
 """
 
 import atexit
+import colorsys
 import contextlib
 import io
 import logging
 import math
 import operator
-from typing import Any, Callable, Dict, Iterator, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
-import numpy as np
 from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
@@ -38,6 +38,8 @@ from .compat import is_resuming, loaded_from
 from .memory import peak_memory_mb
 
 Comparison = Callable[[float, float], bool]
+
+RGB = Tuple[int, ...]
 
 MAIN_METRICS = ('coco/segm_mAP', 'coco/bbox_mAP', 'mIoU')
 """Metrics that judge a run whose config does not name one to save the best checkpoint by."""
@@ -316,19 +318,30 @@ def _millions(module: nn.Module) -> str:
     return f'{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M parameters'
 
 
-def fill_palette(metainfo: Optional[Dict[str, Any]]) -> None:
-    """Give every class a colour; the renderers of mmdet and mmseg fail where one lacks.
+def colours(palette: Optional[Sequence[Sequence[int]]], count: int) -> List[RGB]:
+    """Return as many colours as there are classes, as (red, green, blue) of 0 to 255.
 
     Args:
-        metainfo: of a data set; its palette is filled up in place.
+        palette: colours of the dataset; None, or too few, are filled up.
+        count: number of classes.
     """
+    known = palette if isinstance(palette, (list, tuple)) else ()
+    known = [tuple(map(int, colour)) for colour in known][:count]
+    return known + [_distinct(index) for index in range(len(known), count)]
+
+
+def _distinct(index: int) -> RGB:
+    """Return hues in steps of the golden ratio, so that those of neighbours differ."""
+    channels = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75, 0.9)
+    return tuple(round(255 * channel) for channel in channels)
+
+
+def fill_palette(metainfo: Optional[Dict[str, Any]]) -> None:
+    """Give every class of a dataset a colour, in place; mmdet and mmseg fail without one."""
     classes, palette = (metainfo or {}).get('classes'), (metainfo or {}).get('palette')
-    if not isinstance(classes, (list, tuple)) or not isinstance(palette, (list, tuple)):
-        return
-    missing = len(classes) - len(palette)
-    if missing > 0:
-        colours = np.random.default_rng(0).integers(0, 256, (missing, 3))
-        metainfo['palette'] = [*palette, *map(tuple, colours.tolist())]
+    if isinstance(classes, (list, tuple)) and isinstance(palette, (list, tuple)):
+        if len(palette) < len(classes):
+            metainfo['palette'] = colours(palette, len(classes))
 
 
 def progress_bar(console: Console, unit: str) -> Progress:

@@ -11,10 +11,10 @@ from mmpretrain.visualization import UniversalVisualizer
 from mmrest.analysis.complexity import count_config
 from mmrest.analysis.networks import on_meta
 from mmrest.apis import inference
-from mmrest.apis.onnx_export import exportable
 from mmrest.classification import ClassVisualizationHook
 from mmrest.engine.errors import UsageError
 from mmrest.engine.tta import check_tta
+from mmrest.export.onnx import exportable
 from tests.classification.networks import config
 from tests.tools.runs import ROOT, run_here
 

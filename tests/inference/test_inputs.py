@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mmrest.apis.inputs import Video, find_inputs
 from mmrest.engine.errors import UsageError
+from mmrest.inference.inputs import Video, find_inputs
 
 
 def paths(*given):

@@ -21,9 +21,9 @@ from pycocotools.coco import COCO
 from rich.console import Console
 
 from mmrest.apis import Inferencer, inference
-from mmrest.apis.inferencer import Prediction
-from mmrest.apis.inputs import Input
 from mmrest.engine.display import progress_bar
+from mmrest.inference.inferencer import Prediction
+from mmrest.inference.inputs import Input
 from tests.shared import SHARED, needs_data
 from tests.tools.runs import DETECTOR, ROOT, SMALL_SEGMENTOR, lay_out, run_here
 

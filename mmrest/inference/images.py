@@ -6,10 +6,7 @@ from typing import Optional, Tuple
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
-from ..analysis.networks import Preprocessing
 from ..engine.config import first_line
 from ..engine.errors import UsageError
 
@@ -64,18 +61,3 @@ def check_whole(path: str) -> None:
             pass  # more pixels than Pillow wants to load
         except Exception as error:  # whatever a decoder raises
             raise UnreadableImage(f'{path} cannot be read: {first_line(error)}') from error
-
-
-def normalised(image: np.ndarray, preprocessing: Preprocessing) -> Tensor:
-    """What a network is given of an image.
-
-    Args:
-        image: (H, W, 3), RGB, of 8 bits.
-        preprocessing: what it expects.
-
-    Returns:
-        (1, 3, H, W), float32.
-    """
-    channels = image if preprocessing.order == 'RGB' else image[..., ::-1]
-    mean, std = np.float32(preprocessing.mean), np.float32(preprocessing.std)
-    return torch.from_numpy((channels - mean) / std).permute(2, 0, 1)[None].contiguous()

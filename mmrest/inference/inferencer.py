@@ -41,11 +41,11 @@ from ..engine.config import (
     without_sync_bn,
 )
 from ..engine.devices import usable_device
+from ..engine.display import colours
 from ..engine.errors import UsageError
 from ..engine.tta import use_tta
 from ..engine.weights import StrictWeightsHook
 from .images import UnreadableImage, check_whole
-from .overlay import colours
 
 Image = Union[str, Path, np.ndarray]
 """Path of a file, or (H, W, 3) uint8 with channels in the order blue, green, red."""

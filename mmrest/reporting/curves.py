@@ -5,16 +5,17 @@ import io
 import math
 import re
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import matplotlib
 from cycler import cycler
 
-from .legends import add_legend
 from .logs import MAIN_METRIC, PERCENTAGE, Log, Points
 
 matplotlib.use('Agg')  # files only, with or without a screen
 from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
+from matplotlib.legend import Legend
 
 # Told apart on white and on black.
 COLOURS = ('#2f7fd1', '#e07b1a', '#2e9e4f', '#d6453d', '#9468c4', '#a0694f', '#d566ae', '#1aa5b5')
@@ -231,3 +232,23 @@ def svg_of(panel: Panel, prefix: str, description: str) -> str:
     text = text[text.index('<svg') :].replace(INK, 'currentColor')
     text = re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{prefix}-', text)
     return text.replace('<svg', f'<svg role="img" aria-label="{html.escape(description)}"', 1)
+
+
+def add_legend(
+    owner: Any, handles: Sequence[Artist], names: Sequence[str], **style: Any
+) -> Legend:
+    """Add a legend to a figure or to axes.
+
+    matplotlib by itself leaves out what begins with ``_``, and takes what stands between dollars
+    for mathematics.
+
+    Args:
+        owner: figure or axes.
+        handles: what is named.
+        names: of each.
+        style: arguments of matplotlib's ``legend``.
+    """
+    legend = owner.legend(handles, ['x'] * len(handles), **style)
+    for text, name in zip(legend.get_texts(), names):
+        text.set(text=name, parse_math=False)
+    return legend

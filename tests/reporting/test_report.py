@@ -11,13 +11,13 @@ from mmengine.config import Config
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from mmrest.apis import report
-from mmrest.apis.evaluation import Evaluation, evaluate
-from mmrest.apis.label_map_scores import LabelMapScores
-from mmrest.apis.logs import Log
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
+from mmrest.reporting import report
+from mmrest.reporting.evaluation import Evaluation, evaluate
+from mmrest.reporting.label_map_scores import LabelMapScores
+from mmrest.reporting.logs import Log
 from tests.chromium import check_page, needs_chromium
 from tests.tools.runs import ROOT, SEGMENTOR, run
 
@@ -119,8 +119,8 @@ import sys
 from pathlib import Path
 import torch
 from mmengine.config import Config
-from mmrest.apis.logs import read_log, write_csv
-from mmrest.apis.report import write_report
+from mmrest.reporting.logs import read_log, write_csv
+from mmrest.reporting.report import write_report
 run, config = map(Path, sys.argv[1:])
 log = read_log(run, 'r\xfcn')
 write_csv([log], run / 'x.csv', ['\xe4'])

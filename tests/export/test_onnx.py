@@ -10,8 +10,9 @@ from mmseg.models.utils import Upsample as OfMmseg
 from torch import nn
 
 from mmrest.analysis.networks import build_network, network_config
-from mmrest.apis import onnx_export
-from mmrest.apis.onnx_export import (
+from mmrest.engine.errors import UsageError
+from mmrest.export import onnx as onnx_export
+from mmrest.export.onnx import (
     AdaptiveAvgPool,
     Difference,
     Upsample,
@@ -20,7 +21,6 @@ from mmrest.apis.onnx_export import (
     exportable,
     facts,
 )
-from mmrest.engine.errors import UsageError
 from tests.tools.runs import DETECTOR, ROOT, SEGMENTOR
 
 

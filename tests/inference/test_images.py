@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mmrest.apis.images import UnreadableImage, read_image
 from mmrest.engine.errors import UsageError
+from mmrest.inference.images import UnreadableImage, read_image
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from mmdet.apis import inference_detector, init_detector
 from mmseg.apis import inference_model, init_model
 
 from mmrest.apis import inference
-from mmrest.apis.images import UnreadableImage
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.config import load_config, without_sync_bn
 from mmrest.engine.errors import UsageError
+from mmrest.inference.images import UnreadableImage
 from tests.tools.runs import DETECTOR, SMALL_SEGMENTOR, lay_out
 
 # Boxes alone, which can be augmented.

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from mmrest.apis.logs import read_log
+from mmrest.reporting.logs import read_log
 from tests.chromium import check_page, needs_chromium
 from tests.tools.runs import DETECTOR, ROOT, SEGMENTOR, run, save_weights, train
 

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
-from matplotlib.colors import to_hex
 from mmengine.config import Config
 
 from ..checkpoint import write_whole
+from ..engine.display import colours
+from ..inference.sheets import draw_panel
 from ..version import __version__
 from .curves import default_keys, panels, svg_of, title_of
 from .evaluation import Evaluation, evaluate
 from .logs import MAIN_METRIC, PERCENTAGE, Log
-from .pictures import draw_panel, palette_of
 from .run_summary import Rows, changes_of, environment, summary_of
 from .scores import Table
 
@@ -87,7 +87,7 @@ def write_report(
         content.update(_evaluated(found, checkpoint, number))
         content['speed'] += _inference(found)
     pages = Environment(
-        loader=PackageLoader('mmrest.apis', 'templates'),
+        loader=PackageLoader('mmrest.reporting', 'templates'),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -211,9 +211,12 @@ def _legend(found: Evaluation, indices: List[int]) -> List[Tuple[str, str]]:
         _, *contents = found.scores.shown(index)
         for content in contents:
             occurring |= set(np.unique(getattr(content, 'labels', content)).tolist())
-    classes, colours = found.metainfo['classes'], palette_of(found.metainfo)
+    classes = found.metainfo['classes']
+    palette = colours(found.metainfo.get('palette'), len(classes))
     return [
-        (name, to_hex(colours[index])) for index, name in enumerate(classes) if index in occurring
+        (name, '#{:02x}{:02x}{:02x}'.format(*palette[index]))
+        for index, name in enumerate(classes)
+        if index in occurring
     ]
 
 

@@ -7,8 +7,8 @@ import math
 import cv2
 import pytest
 
-from mmrest.apis.logs import Log
 from mmrest.cli import curves
+from mmrest.reporting.logs import Log
 from tests.tools.runs import ROOT, run
 
 ANALYZE = ROOT / 'tools' / 'analyze_logs.py'

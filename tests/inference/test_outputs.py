@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mmrest.apis.outputs import VideoPictures
 from mmrest.engine.errors import UsageError
+from mmrest.inference.outputs import VideoPictures
 
 
 def test_video_that_cannot_be_written(tmp_path):

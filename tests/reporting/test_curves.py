@@ -7,8 +7,15 @@ import cv2
 import pytest
 from matplotlib import pyplot as plt
 
-from mmrest.apis.curves import default_keys, draw_curves, panels, quantity_of, svg_of, title_of
-from mmrest.apis.logs import Log
+from mmrest.reporting.curves import (
+    default_keys,
+    draw_curves,
+    panels,
+    quantity_of,
+    svg_of,
+    title_of,
+)
+from mmrest.reporting.logs import Log
 
 TRAIN = [
     dict(iter=step, lr=0.1 / step, loss=4.0 / step, loss_cls=3.0 / step, loss_box=1.0 / step,

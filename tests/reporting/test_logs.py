@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from mmrest.apis.logs import read_log, write_csv
 from mmrest.engine.errors import UsageError
+from mmrest.reporting.logs import read_log, write_csv
 
 
 def line(step, loss, **others):

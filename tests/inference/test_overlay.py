@@ -5,9 +5,9 @@ import pytest
 import torch
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
-from mmrest.apis import overlay
-from mmrest.apis.labels import free_place, overlap
-from mmrest.apis.overlay import colours, draw
+from mmrest.engine.display import colours
+from mmrest.inference import overlay
+from mmrest.inference.overlay import draw, free_place, overlap
 
 PALETTE = [(255, 0, 0), (0, 0, 255)]
 GREY = np.full((480, 640, 3), 128, np.uint8)
@@ -109,3 +109,21 @@ def test_colours():
     assert colours([[1, 2, 3], [4, 5, 6]], 1) == [(1, 2, 3)]
     made = colours(None, 20)
     assert len(set(made)) == 20 and made[1:] == colours([made[0]], 20)[1:]
+
+
+def test_instances_of_a_class_that_overlap_have_shades():
+    boxes = [[0, 0, 50, 50], [40, 40, 90, 90], [200, 200, 250, 250]]
+    found = detections(boxes, [0.5, 0.9, 0.9], [0, 0, 0]).pred_instances
+    picture = overlay.render(GREY, 'ab', PALETTE, found)
+    edges = [tuple(picture[int(b[3]), int(b[0]) + 2][::-1]) for b in boxes]
+    assert edges[0] == edges[2] == PALETTE[0] and edges[1] == (255, 42, 42)
+
+
+def test_annotations_and_values_that_are_no_class():
+    found = detections([[100, 100, 300, 200]], [0.5], [1]).pred_instances
+    del found.scores
+    labels = np.full((480, 640), 255)
+    labels[300:] = 1
+    picture = overlay.render(GREY, ['wall', 'door'], PALETTE, found, labels)
+    assert (picture[250, 20] == 128).all() and picture[470, 10, 0] > 190
+    assert tuple(picture[200, 200]) == (255, 0, 0)

@@ -1,0 +1,136 @@
+"""Contact sheets and the images of a report."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmengine.structures import InstanceData, PixelData
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from mmrest.inference.sheets import draw_classes, draw_panel, draw_predictions, ground_truth
+
+COLOURS = [(255, 0, 0), (0, 0, 255)]
+METAINFO = dict(classes=('square', 'disc'), palette=COLOURS)
+
+
+class Found(nn.Module):
+    """Stands in for a network: its predictions are those it was given."""
+
+    def __init__(self, sample):
+        super().__init__()
+        self.sample = sample
+
+    def test_step(self, data):
+        return [self.sample]
+
+
+class Data(list):
+    """Stands in for a dataset."""
+
+    metainfo: ClassVar = METAINFO
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / 'image.png'
+    cv2.imwrite(str(path), np.full((40, 60, 3), 128, np.uint8))
+    return dict(img_path=str(path), ori_shape=(40, 60), scale_factor=(0.5, 0.5))
+
+
+def detections(scores=None):
+    found = InstanceData(
+        bboxes=torch.tensor([[5.0, 5, 15, 15], [30, 20, 50, 35]]), labels=torch.tensor([0, 1])
+    )
+    if scores is not None:
+        found.scores = torch.tensor(scores)
+    return found
+
+
+def has(picture, colour):
+    """Whether a colour (RGB) occurs, but for what JPEG and scaling change."""
+    return bool((np.abs(picture[..., ::-1].astype(int) - colour).max(-1) < 40).any())
+
+
+@pytest.mark.parametrize('scores, drawn', [([0.9, 0.8], True), ([0.4, 0.3], False)])
+def test_instances(image, tmp_path, scores, drawn):
+    """Three columns; the detections above the threshold are in the last one."""
+    truth = DetDataSample(metainfo=image, gt_instances=detections()[:0])
+    sample = DetDataSample(metainfo=image, pred_instances=detections(scores))
+    data = Data([dict(inputs=torch.zeros(3, 20, 30), data_samples=truth)] * 2)
+    draw_predictions(Found(sample), data, tmp_path / 'x.png')
+    picture = cv2.imread(str(tmp_path / 'x.png'))
+    assert picture.shape[1] == 3 * 438 and picture.shape[0] > 2 * 286
+    left, right = np.split(picture, [2 * 438], axis=1)
+    for colour in COLOURS:
+        assert has(right, colour) is drawn and not has(left, colour)
+
+
+def test_label_maps(image, tmp_path):
+    labels = torch.zeros(1, 40, 60, dtype=torch.long)
+    labels[:, 10:20, 10:20] = 1
+    sample = SegDataSample(metainfo=image)
+    sample.gt_sem_seg = sample.pred_sem_seg = PixelData(data=labels)
+    data = Data([dict(inputs=torch.zeros(3, 40, 60), data_samples=sample)])
+    draw_predictions(Found(sample), data, tmp_path / 'x.png')
+    image, truth, predicted = np.split(cv2.imread(str(tmp_path / 'x.png')), [438, 876], axis=1)
+    for colour in COLOURS:
+        tint = [round(0.45 * 128 + 0.55 * c) for c in colour]
+        assert has(truth, tint) and has(predicted, tint) and not has(image, tint)
+
+
+def test_ground_truth_at_the_size_of_the_image(image):
+    masks = np.zeros((1, 20, 30), np.uint8)
+    masks[0, 5:10, 5:10] = 1
+    annotated = DetDataSample(
+        metainfo=image,
+        gt_instances=InstanceData(
+            bboxes=torch.tensor([[5.0, 5, 10, 10]]),
+            labels=torch.tensor([0]),
+            masks=BitmapMasks(masks, 20, 30),
+        ),
+    )
+    instances, label_map = ground_truth(annotated, SimpleNamespace(**image))
+    assert instances.bboxes.tolist() == [[10, 10, 20, 20]] and label_map is None
+    assert instances.masks.shape == (1, 40, 60) and instances.masks[0, 12:18, 12:18].all()
+
+
+def test_classes(image, tmp_path):
+    """Names are shown as they are, also as no markup would be."""
+    label = SimpleNamespace(item=lambda: 1)
+    sample = SimpleNamespace(
+        img_path=image['img_path'], pred_label=label, gt_label=label, pred_score=[0, 1.0]
+    )
+    sample.cpu = lambda: sample
+    data = Data([dict(inputs=torch.zeros(3, 20, 30))] * 7)
+    data.metainfo = dict(classes=('_square', r'$\disc{$'))
+    draw_classes(Found(sample), data, tmp_path / 'y.png')
+    picture = cv2.imread(str(tmp_path / 'y.png'))
+    assert picture.shape[1] == 5 * 268 and has(picture, (27, 127, 59))
+
+
+def test_panel(image):
+    """A label map over a grey image, a share of it to be ignored, in words, too."""
+    labels = np.zeros((40, 60), int)
+    labels[:, 30:], labels[:10] = 1, 255
+    jpeg, inside = draw_panel(Path(image['img_path']), labels, METAINFO, width=120)
+    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (80, 120, 3) and inside == 'square 38%, disc 38%'
+    expected = {(10, 30): (128, 128, 128), (75, 5): (58, 58, 198), (75, 115): (198, 58, 58)}
+    for place, colour in expected.items():
+        assert np.abs(picture[place].astype(int) - colour).max() < 12
+
+
+def test_panel_of_instances(image):
+    found = detections([0.9, 0.4])
+    jpeg, inside = draw_panel(Path(image['img_path']), found, METAINFO)
+    assert inside == '1 square, 1 disc'
+    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (320, 480, 3) and has(picture, (255, 0, 0))
+    assert draw_panel(Path(image['img_path']), found[:0], METAINFO)[1] == 'nothing'
