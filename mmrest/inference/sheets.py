@@ -137,11 +137,14 @@ def _scaled(image: np.ndarray, width: int) -> np.ndarray:
 def _cell(
     image: np.ndarray, title: str, width: int, colour: Tuple[int, ...] = (0, 0, 0)
 ) -> np.ndarray:
-    """Return an image of a width with a title above it, BGR."""
+    """Return an image of a width, with its title."""
     image = _scaled(image, width)
-    if not title:
-        return image
-    font = font_of(18)
+    return titled(image, title, colour) if title else image
+
+
+def titled(image: np.ndarray, title: str, colour: Tuple[int, ...] = (0, 0, 0)) -> np.ndarray:
+    """Return an image (H, W, 3), BGR, with a line of text above it."""
+    font, width = font_of(18), image.shape[1]
     head = Image.new('RGB', (width, sum(font.getmetrics()) + 4), 'white')
     ImageDraw.Draw(head).text((2, 1), title, colour, font)
     return np.concatenate([np.asarray(head)[..., ::-1], image])
