@@ -1,4 +1,4 @@
-"""Curves of what runs have logged, for files and for pages."""
+"""Training curves, as files and as SVG for the report."""
 
 import html
 import io
@@ -7,29 +7,28 @@ import re
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
-import matplotlib
 from cycler import cycler
+from matplotlib import rc_context
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from .logs import MAIN_METRIC, PERCENTAGE, Log, Points
 
-matplotlib.use('Agg')  # files only, with or without a screen
-from matplotlib import pyplot as plt
-from matplotlib.artist import Artist
-from matplotlib.legend import Legend
-
-# Told apart on white and on black.
+# Distinct on white and on black.
 COLOURS = ('#2f7fd1', '#e07b1a', '#2e9e4f', '#d6453d', '#9468c4', '#a0694f', '#d566ae', '#1aa5b5')
 CYCLE = cycler(linestyle=['-', '--', ':', '-.']) * cycler(color=COLOURS)
 
 SUFFIXES = ('.png', '.svg', '.pdf', '.jpg')
-"""Of files of pictures."""
+"""File formats of figures."""
 
 INK = '#010203'
-"""Stands for the colour of the text around a picture, which the page knows."""
+"""Placeholder for the text colour of the page."""
 
 
 class Line(NamedTuple):
-    """A curve: what the legend calls it, and its points."""
+    """A curve: its name in the legend and its points."""
 
     label: str
     points: Points
@@ -39,10 +38,10 @@ class Panel(NamedTuple):
     """Curves that share their axes.
 
     Attributes:
-        title: above it; empty where the vertical axis says all.
-        quantity: what the vertical axis shows, with its unit.
-        lines: the curves; none with no point.
-        top: where the vertical axis ends, if that is known.
+        title: may be empty.
+        quantity: of the vertical axis, with its unit.
+        lines: the curves, each with at least one point.
+        top: upper limit of the vertical axis, if known.
     """
 
     title: str
@@ -52,7 +51,7 @@ class Panel(NamedTuple):
 
 
 def title_of(key: str) -> str:
-    """What people call what a log calls `key`: coco/bbox_mAP is the box AP."""
+    """Return the usual name of a key of the log, such as box AP for coco/bbox_mAP."""
     if key == 'loss':
         return 'total'
     match = re.fullmatch(r'coco/(bbox|segm)_mAP(?:_(\w+))?', key)
@@ -62,7 +61,7 @@ def title_of(key: str) -> str:
 
 
 def quantity_of(key: str) -> str:
-    """What an axis for `key` is to say: the quantity and its unit."""
+    """Return the label of an axis for `key`: the quantity and its unit."""
     name = key[len('val/') :] if key.startswith('val/') else key
     if 'loss' in name:
         return 'training loss' if key == name else 'loss on held-out images'
@@ -80,17 +79,17 @@ def quantity_of(key: str) -> str:
 UNITS = {
     'lr': 'learning rate',
     'base_lr': 'learning rate',
-    'time': 'seconds an iteration',
-    'data_time': 'seconds an iteration',
-    'img_per_s': 'images a second',
+    'time': 'seconds per iteration',
+    'data_time': 'seconds per iteration',
+    'img_per_s': 'img/s',
     'memory': 'peak memory (MB)',
     'memory_mb': 'peak memory (MB)',
-    'grad_norm': 'norm of the gradient',
+    'grad_norm': 'gradient norm',
 }
 
 
 def default_keys(log: Log) -> List[str]:
-    """What is worth looking at: losses, learning rate, main metrics, rate and memory."""
+    """Return the default keys: losses, learning rate, main metrics, throughput and memory."""
     keys = log.keys
     rate = 'img_per_s' if 'img_per_s' in keys else 'time'
     metrics = [key for key in log.metrics if MAIN_METRIC.fullmatch(key)] or log.metrics
@@ -99,10 +98,10 @@ def default_keys(log: Log) -> List[str]:
 
 
 def panels(logs: Sequence[Log], keys: Sequence[str]) -> List[Panel]:
-    """Put curves into panels: of one run a panel a quantity, of several a panel a key.
+    """Arrange curves in panels: one per quantity for one run, one per key for several.
 
     Raises:
-        UsageError: a run has logged nothing of that name.
+        UsageError: a run has not logged a key.
     """
     if len(logs) > 1:
         found = [
@@ -132,7 +131,7 @@ def panels(logs: Sequence[Log], keys: Sequence[str]) -> List[Panel]:
 
 
 def _top(logs: Sequence[Log], keys: Sequence[str]) -> Optional[float]:
-    """Where the axis of a metric ends; of others, wherever their values do."""
+    """Return the upper limit of the axis of a metric, None for other quantities."""
     if not all(MAIN_METRIC.fullmatch(key) for key in keys):
         return None
     return 100 if PERCENTAGE.fullmatch(keys[0]) else 1
@@ -141,27 +140,23 @@ def _top(logs: Sequence[Log], keys: Sequence[str]) -> Optional[float]:
 def draw_curves(
     logs: Sequence[Log], path: Path, keys: Sequence[str], title: Optional[str] = None
 ) -> None:
-    """Draw curves over iterations.
+    """Plot curves over iterations.
 
     Args:
         logs: of one run, or of several to compare.
-        path: file for the picture; its suffix decides on the format.
-        keys: names of what to draw.
-        title: above all.
+        path: output file; its suffix selects the format.
+        keys: of the log.
+        title: of the figure.
 
     Raises:
-        UsageError: a run has logged nothing of that name.
+        UsageError: a run has not logged a key.
     """
     found = panels(logs, keys)
     columns = min(len(found), 2 if len(found) in (2, 4) else 3)
     rows = math.ceil(len(found) / columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(5.5 * columns, 3.8 * rows + 0.25 * len(logs)),
-        squeeze=False,
-        layout='constrained',
-    )
+    size = (5.5 * columns, 3.8 * rows + 0.25 * len(logs))
+    figure = Figure(figsize=size, layout='constrained')
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis, panel in zip(axes.flat, found):
         _draw(axis, panel)
         if len(logs) == 1 and _needs_legend(panel):
@@ -174,14 +169,13 @@ def draw_curves(
     if title is not None:
         figure.suptitle(title, parse_math=False)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
-def _draw(axis: plt.Axes, panel: Panel) -> None:
+def _draw(axis: Axes, panel: Panel) -> None:
     axis.set_prop_cycle(CYCLE)
     longest = max(len(line.points) for line in panel.lines)
     for index, line in enumerate(panel.lines):
-        # Curves that coincide stay visible: later ones are thinner, with smaller marks.
+        # Coinciding curves stay visible: later ones are thinner, with smaller markers.
         style = dict(linewidth=max(1.2, 2.6 - 0.7 * index), clip_on=panel.top is None)
         if longest <= 12:
             style.update(marker='os^D'[index % 4], markersize=9 - 1.5 * (index % 4))
@@ -191,13 +185,13 @@ def _draw(axis: plt.Axes, panel: Panel) -> None:
     axis.set_ylabel(panel.quantity, parse_math=False)
     axis.set_xlim(0, None)
     values = [value for line in panel.lines for _, value in line.points if math.isfinite(value)]
-    if values and min(values) >= 0:  # hardly anything that is logged is negative
+    if values and min(values) >= 0:  # few logged quantities are negative
         axis.set_ylim(0, panel.top or 1.05 * max(values) or 1)
     axis.grid(alpha=0.3)
 
 
-def _legend(axis: plt.Axes, panel: Panel) -> None:
-    """Below the axes, where it covers no curve."""
+def _legend(axis: Axes, panel: Panel) -> None:
+    """Add a legend below the axes, where it covers no curve."""
     names = [line.label for line in panel.lines]
     style = dict(loc='upper center', bbox_to_anchor=(0.5, -0.16), ncols=3)
     add_legend(axis, axis.get_lines(), names, fontsize=9, frameon=False, **style)
@@ -208,18 +202,19 @@ def _needs_legend(panel: Panel) -> bool:
 
 
 def svg_of(panel: Panel, prefix: str, description: str) -> str:
-    """A panel as an SVG element for an HTML page, in the page's font and text colour.
+    """Return a panel as an SVG element for an HTML page, in the page's font and text colour.
 
     Args:
-        panel: what to draw.
-        prefix: begins the ids within, which must differ from all others in the page.
-        description: what is read out in place of the picture.
+        panel: curves to plot.
+        prefix: of the ids within, unique in the page.
+        description: alternative text.
     """
     style = {'svg.fonttype': 'none', 'svg.hashsalt': prefix, 'font.size': 10}
     for part in ('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color', 'ytick.color'):
         style[part] = INK
-    with plt.rc_context(style):
-        figure, axis = plt.subplots(figsize=(4.4, 3.3), layout='constrained')
+    with rc_context(style):
+        figure = Figure(figsize=(4.4, 3.3), layout='constrained')
+        axis = figure.subplots()
         _draw(axis, panel)
         axis.grid(color=INK, alpha=0.2)
         if _needs_legend(panel):
@@ -227,7 +222,6 @@ def svg_of(panel: Panel, prefix: str, description: str) -> str:
         buffer = io.StringIO()
         nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
         figure.savefig(buffer, format='svg', transparent=True, metadata=nothing)
-        plt.close(figure)
     text = buffer.getvalue()
     text = text[text.index('<svg') :].replace(INK, 'currentColor')
     text = re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{prefix}-', text)
@@ -239,13 +233,13 @@ def add_legend(
 ) -> Legend:
     """Add a legend to a figure or to axes.
 
-    matplotlib by itself leaves out what begins with ``_``, and takes what stands between dollars
-    for mathematics.
+    matplotlib by itself hides names that begin with ``_`` and parses text between dollar signs as
+    mathematics.
 
     Args:
         owner: figure or axes.
-        handles: what is named.
-        names: of each.
+        handles: artists to name.
+        names: one per handle.
         style: arguments of matplotlib's ``legend``.
     """
     legend = owner.legend(handles, ['x'] * len(handles), **style)

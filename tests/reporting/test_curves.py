@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import cv2
 import pytest
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from mmrest.reporting.curves import (
     default_keys,
@@ -47,7 +47,7 @@ def test_panels_of_one_run():
     ]  # fmt: skip
     found = panels([LOG], keys)
     assert [panel.quantity for panel in found] == [
-        'training loss', 'metrics on held-out images', 'learning rate', 'images a second',
+        'training loss', 'metrics on held-out images', 'learning rate', 'img/s',
         'peak memory (MB)',
     ]  # fmt: skip
     assert [line.label for line in found[0].lines] == ['total', 'cls', 'box']
@@ -64,7 +64,10 @@ def test_panels_of_several_runs():
 def test_picture(tmp_path, monkeypatch, count, legends):
     """Axes are named; a legend a panel of one run, one for all panels of many."""
     kept = []
-    monkeypatch.setattr(plt, 'close', kept.append)
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, 'savefig', lambda self, *args, **kw: kept.append(self) or save(self, *args, **kw)
+    )
     logs = [LOG._replace(name=f'a run of a rather long name {n}') for n in range(count)]
     draw_curves(logs, tmp_path / 'x.png', default_keys(LOG), 'Title')
     (figure,) = kept
