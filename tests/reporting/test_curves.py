@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import cv2
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmrest.reporting.curves import (
@@ -75,7 +76,7 @@ def test_picture(tmp_path, monkeypatch, count, legends):
     assert all(axis.get_xlabel() == 'iteration' and axis.get_ylabel() for axis in axes)
     of_axes = [axis.get_legend() for axis in axes if axis.get_legend()]
     assert len(of_axes) + len(figure.legends) == legends
-    renderer = figure.canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
     for legend in figure.legends:  # below the panels, on the picture
         extent = legend.get_window_extent(renderer)
         assert extent.y0 >= 0
@@ -83,8 +84,6 @@ def test_picture(tmp_path, monkeypatch, count, legends):
         assert len(legend.texts) == count
         assert len({(line.get_color(), line.get_linestyle()) for line in legend.get_lines()}) == 12
     assert cv2.imread(str(tmp_path / 'x.png')).std() > 10
-    monkeypatch.undo()
-    plt.close(figure)
 
 
 def test_names_are_shown_as_they_are(tmp_path):
