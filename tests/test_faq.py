@@ -115,19 +115,19 @@ def _(tmp_path, **_):
     RMT('t').load_pretrained(str(tmp_path / 'x.pth'))
 
 
-@trouble('data folder (train_dataloader.dataset.data_root) data/coco/ does not exist')
+@trouble('not found; pass --data-root DIR')
 def _(monkeypatch, tmp_path, **_):
     monkeypatch.chdir(tmp_path)
     rehearse(real_config(), ('train',))
 
 
-@trouble('where a list of names belongs')
+@trouble('must be a list of names')
 def _(coco_root, **_):
     dataset = dict(data_root=str(coco_root), metainfo=dict(classes='car'))
     rehearse(real_config(**{'train_dataloader.dataset': dataset}), ('train',))
 
 
-@trouble('equal to the letter')
+@trouble('names must match exactly')
 def _(coco_root, **_):
     dataset = dict(data_root=str(coco_root), metainfo=dict(classes=['lorry']))
     rehearse(real_config(**{'train_dataloader.dataset': dataset}), ('train',))

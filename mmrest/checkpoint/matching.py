@@ -87,12 +87,18 @@ def summary(source: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Ten
     found = _compared(tensors, wanted)
     report = f'{found.figures} loaded from {source}'
     if found.absent:
-        report += f', {len(found.absent)} keep their values ({shortened(found.absent)})'
+        report += (
+            f'; {len(found.absent)} are not in the file and keep their initial values '
+            f'({shortened(found.absent)})'
+        )
     if found.misshapen:
         report += (
-            f', {len(found.misshapen)} too, being of another shape in the file '
-            f'({shortened(found.misshapen)})'
+            f'; {len(found.misshapen)} have another shape in the file and keep their initial '
+            f'values ({shortened(found.misshapen)})'
         )
     if found.left_out:
-        report += f', {len(found.left_out)} of the file ignored ({shortened(found.left_out)})'
+        report += (
+            f'; {len(found.left_out)} of the file are not in the network and ignored '
+            f'({shortened(found.left_out)})'
+        )
     return report

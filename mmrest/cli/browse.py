@@ -18,7 +18,7 @@ from ..engine.errors import UsageError
 from ..inference.outputs import write_picture
 from ..inference.overlay import render
 from ..inference.sheets import ground_truth, titled
-from ..preflight import check_files
+from ..preflight import explained
 from .command import Parser, add_config_arguments, at_least, folder
 
 
@@ -60,11 +60,11 @@ def main() -> None:
     """Draw."""
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options, args.data_root)
-    check_files(cfg, (args.phase,))
     scope = cfg.get('default_scope')
     init_default_scope(scope)
     with DefaultScope.overwrite_default_scope(scope):
-        dataset = DATASETS.build(cfg[f'{args.phase}_dataloader'].dataset)
+        with explained(f'{args.phase}_dataloader.dataset cannot be built'):
+            dataset = DATASETS.build(cfg[f'{args.phase}_dataloader'].dataset)
     if not len(dataset):
         raise UsageError(f'{args.phase}_dataloader.dataset of {args.config} has no images')
     visualizer = None if args.not_show else Visualizer()

@@ -2,31 +2,31 @@
 
 Its data sets are built, samples of them prepared by their own pipelines, its evaluators fed with
 the ground truth, which must get the best score, and, in a dry run, a step trained and an image
-predicted. What that cannot show is looked at: files, names in the config, weights, schedule, disk
-and memory. Every fault raises UsageError or CheckpointError, in one line that names the culprit
-and what to do. None writes anything.
+predicted. Checked by hand is what that cannot show: names that are built late, weights, schedule,
+disk. Every fault raises UsageError or CheckpointError, in one line with its cause and fix. Nothing
+is written.
 """
 
+from contextlib import nullcontext
 from typing import Any, Dict, List, Tuple
 
 from mmengine.config import Config
+from mmengine.dist import get_rank
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from rich.console import Console
 
 from ..engine.building import check_model
 from ..engine.randomness import kept_random_states
-from .annotations import watched
 from .classes import check_classes
-from .data import SAMPLES, Part, build_loader, sample
-from .evaluation import build_evaluator, check_evaluator
-from .files import check_files, check_writable
+from .data import Part, build_loader
+from .evaluation import check_evaluator
 from .names import check_names
-from .report import Fact, Report, quiet
-from .room import check_disk, check_memory, check_schedule
+from .report import Fact, Report, explained, quiet
+from .resources import check_disk, check_schedule, check_weights, check_writable
 from .step import check_optimizer, check_step
-from .weights import check_weights
 
-__all__ = ['Fact', 'Report', 'Rehearsal', 'check_files', 'rehearse']
+__all__ = ['Fact', 'Rehearsal', 'Report', 'explained', 'rehearse']
 
 
 class Rehearsal:
@@ -34,24 +34,20 @@ class Rehearsal:
 
     Attributes:
         report: facts and warnings.
+        datasets: by phase.
     """
 
     def __init__(self) -> None:
         self.report = Report()
-        self._datasets: Dict[str, Any] = {}
-
-    def keep(self, phase: str, dataset: Any) -> None:
-        """Keep a data set for the run."""
-        self._datasets[phase] = dataset
+        self.datasets: Dict[str, Any] = {}
 
     def hand_over(self, runner: Runner) -> None:
         """Have a runner use the data sets instead of reading all annotations a second time."""
-        for phase in list(self._datasets):
+        for phase in list(self.datasets):
             name = f'_{phase}_dataloader'
-            loader = getattr(runner, name)
             # mmengine copies the config of a loader deeply; a function is left as it is.
-            taken = dict(type=lambda phase=phase: self._datasets.pop(phase))
-            setattr(runner, name, dict(loader, dataset=taken))
+            taken = dict(type=lambda phase=phase: self.datasets.pop(phase))
+            setattr(runner, name, dict(getattr(runner, name), dataset=taken))
 
 
 def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Rehearsal:
@@ -60,50 +56,45 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
     Args:
         cfg: config of the run.
         phases: which of 'train', 'val' and 'test' it goes through.
-        thorough: train a step and predict an image too.
+        thorough: train a step and predict an image too, and show on a terminal what is being
+            done.
 
     Raises:
         UsageError: see the modules of this package.
         CheckpointError: weights cannot be read or do not fit.
     """
     done = Rehearsal()
-    report, parts, loaders, evaluators = done.report, [], {}, {}
+    report, loaders, evaluators = done.report, {}, {}
+    parts: List[Part] = []
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine')
-    with scope, kept_random_states(), quiet():
-        check_files(cfg, phases)
+    shown = thorough and get_rank() == 0
+    progress = Console(stderr=True, quiet=not shown).status('checking the network')
+    with progress if shown else nullcontext(), scope, kept_random_states(), quiet():
         nearest = check_writable(cfg.work_dir)
         model = check_model(cfg)
         check_names(cfg, phases)
-        if 'train' in phases:
-            check_optimizer(cfg, model, report)
-        for phase in phases:
-            if not cfg.get(f'{phase}_dataloader'):
-                continue
-            loader, of_phase = build_loader(cfg, phase, report)
-            loaders[phase] = loader
-            done.keep(phase, loader.dataset)
-            for part in of_phase:
-                sample(part, SAMPLES, report)
-            parts += of_phase
-        check_classes(cfg, parts, report)
-        for phase in phases:
-            if cfg.get(f'{phase}_evaluator') and phase in loaders:
-                evaluators[phase] = _evaluator(cfg, phase, parts, report)
         count = sum(parameter.numel() for parameter in model.parameters())
         report.add('parameters', f'{count:,} of {type(model).__name__}')
         check_weights(cfg, model, phases, report)
         if 'train' in phases:
-            plan = check_schedule(cfg, len(loaders['train']), report)
-            check_disk(cfg, model, plan, nearest, report)
-            check_memory(cfg, model, report)
+            check_optimizer(cfg, model, report)
+        for phase in phases:
+            if cfg.get(f'{phase}_dataloader'):
+                progress.update(f'reading the data set of {phase}_dataloader')
+                loaders[phase], of_phase = build_loader(cfg, phase, report)
+                done.datasets[phase] = loaders[phase].dataset
+                parts += of_phase
+        check_classes(cfg, model, parts, report)
+        for phase in loaders:
+            if cfg.get(f'{phase}_evaluator'):
+                progress.update(f'evaluating the ground truth with {phase}_evaluator')
+                of_phase = [part for part in parts if part.phase == phase]
+                evaluators[phase] = check_evaluator(cfg, phase, of_phase, report)
+        if 'train' in phases:
+            batches = len(loaders['train'])
+            check_schedule(cfg, batches, report)
+            check_disk(cfg, model, batches, nearest, report)
             if thorough:
+                progress.update('training a step and predicting an image')
                 check_step(cfg, loaders, parts, evaluators.get('val'), report)
     return done
-
-
-def _evaluator(cfg: Config, phase: str, parts: List[Part], report: Report) -> Any:
-    with watched():
-        evaluator = build_evaluator(cfg, phase)
-        of_phase = [part for part in parts if part.phase == phase]
-        check_evaluator(cfg, phase, evaluator, of_phase, report)
-    return evaluator

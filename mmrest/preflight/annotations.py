@@ -1,221 +1,150 @@
-"""COCO JSON files as mmdet's data sets and metrics read them, looked at on the way."""
+"""Annotation files: COCO's, checked while mmdet reads them, and VOC's."""
 
 import contextlib
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence
+import os.path as osp
+from collections import Counter
+from typing import Any, Dict, Iterator, List, Sequence
 from xml.etree import ElementTree
 
-from ..engine.config import first_line
 from ..engine.errors import UsageError
-from .report import Report, some
+from .report import Report, explained, some
 
 NEEDED = {
-    'images': ('id', 'file_name', 'width', 'height'),
-    'categories': ('id', 'name'),
-    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
+    'images': ['id', 'file_name', 'width', 'height'],
+    'categories': ['id', 'name'],
+    'annotations': ['id', 'image_id', 'category_id', 'bbox', 'area'],
 }
-"""What mmdet reads of each entry."""
-
-
-class Listed(NamedTuple):
-    """What a file lists.
-
-    Attributes:
-        names: of the categories, by their numbers, in the order of the file.
-        images: how many there are.
-        annotations: how many there are.
-        without_mask: numbers of the annotations without a segmentation.
-        without_crowd: whether an annotation lacks ``iscrowd``, which evaluation reads.
-        unusable: annotations that are a crowd or have no area, on which nothing is trained.
-    """
-
-    names: Dict[int, str]
-    images: int
-    annotations: int
-    without_mask: List[Any]
-    without_crowd: bool
-    unusable: int
+"""Keys of each entry that mmdet reads."""
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[Dict[str, Listed]]:
-    """Look at each COCO JSON that is read meanwhile; yields what they list, by path.
+def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Dict[str, int]]:
+    """Check each COCO JSON that mmdet reads meanwhile; yields the numbers of images by path.
 
-    pycocotools drops one of two annotations of one number in silence and has a traceback for an
-    entry that lacks a key.
+    pycocotools drops one of two annotations of one id in silence and ends in a traceback if a key
+    is missing; mmdet numbers the labels in the order of the file.
+
+    Args:
+        masks: every annotation needs a segmentation.
+        evaluated: every annotation needs ``iscrowd``.
+
+    Raises:
+        UsageError: an entry or category is missing, ambiguous, or in another order than the
+            classes.
     """
     try:
+        from mmdet.datasets import CocoDataset
         from mmdet.datasets.api_wrappers import COCO
     except ImportError:  # segmentors and classifiers do without mmdet
         yield {}
         return
-    found: Dict[str, Listed] = {}
-    read, index = COCO.__init__, COCO.createIndex
+    images: Dict[str, int] = {}
+    read, index, numbers = COCO.__init__, COCO.createIndex, COCO.get_cat_ids
+    needed = [*NEEDED['annotations'], *['segmentation'] * masks, *['iscrowd'] * evaluated]
+    kinds = (CocoDataset, *CocoDataset.__subclasses__())
+    usual = [list(kind.METAINFO.get('classes') or ()) for kind in kinds]
 
-    def reading(self: Any, annotation_file: Any = None) -> None:
+    def checked_read(self: Any, annotation_file: Any = None) -> None:
         self.file = str(annotation_file)
-        try:
+        fault = f'{annotation_file} is not a valid COCO annotation file'
+        remedy = 'it needs images, annotations and categories'
+        with explained(fault, remedy) if osp.isfile(self.file) else contextlib.nullcontext():
             read(self, annotation_file)
-        except (ValueError, AssertionError, AttributeError) as error:
-            remedy = 'it needs images, annotations and categories'
-            if isinstance(error, UnicodeDecodeError):
-                remedy = 'set PYTHONUTF8=1 in the environment, where the locale is not UTF-8'
-            raise UsageError(
-                f'annotation file {annotation_file} is no COCO JSON ({first_line(error)}); '
-                f'{remedy}'
-            ) from error
 
-    def indexing(self: Any) -> None:
-        if type(self) is COCO and hasattr(self, 'file'):  # panoptic files list other entries
-            found[self.file] = _look(self.file, self.dataset)
+    def checked_index(self: Any) -> None:
+        if type(self) is COCO:  # files of panoptic segmentation have other entries
+            _check_entries(self.file, self.dataset, dict(NEEDED, annotations=needed))
+            images[self.file] = len(self.dataset['images'])
         index(self)
 
-    COCO.__init__, COCO.createIndex = reading, indexing
+    def checked_numbers(self: Any, cat_names: Sequence[str] = (), **others: Any) -> List[int]:
+        found = numbers(self, cat_names, **others)
+        listed = [self.cats[number]['name'] for number in found]
+        # The 80 classes that a config inherits may be more than a part of COCO has.
+        part = listed and list(cat_names) in usual and listed == list(cat_names)[: len(listed)]
+        if type(self) is COCO and cat_names and not part:
+            names = [category['name'] for category in self.dataset['categories']]
+            _check_categories(self.file, list(cat_names), listed, names)
+        return found
+
+    COCO.__init__, COCO.createIndex = checked_read, checked_index
+    COCO.get_cat_ids = checked_numbers
     try:
-        yield found
+        yield images
     finally:
-        COCO.__init__, COCO.createIndex = read, index
+        COCO.__init__, COCO.createIndex, COCO.get_cat_ids = read, index, numbers
 
 
-def _look(path: str, content: Dict[str, Any]) -> Listed:
-    for key, needed in NEEDED.items():
-        if not content.get(key) and key != 'annotations':  # files of test images have none
-            raise UsageError(f'annotation file {path} is no COCO JSON: it has no {key}')
-        for place, entry in enumerate(content.get(key, ())):
-            for name in needed:
-                if name not in entry:
-                    what = entry.get('id', f'number {place} of the list')
-                    raise UsageError(f'{path}: {key[:-1]} {what} has no {name}; add it')
-    images, categories = content['images'], content['categories']
-    annotations = content.get('annotations', ())
-    for key, entries in (('images', images), ('annotations', annotations)):
-        if len({entry['id'] for entry in entries}) < len(entries):
-            raise UsageError(
-                f'{path}: {_first_double(entries, "id")} is the id of several {key}, of which all '
-                'but one would be lost; number them anew'
-            )
-    if len({entry['name'] for entry in categories}) < len(categories):
-        raise UsageError(
-            f'{path}: several categories are called {_first_double(categories, "name")!r}; give '
-            'them names of their own, or merge them'
-        )
-    names = {entry['id']: entry['name'] for entry in categories}
-    unusable, without_mask, without_crowd = 0, [], False
-    for entry in annotations:
-        box = entry['bbox']
-        if not isinstance(box, (list, tuple)) or len(box) != 4:
-            raise UsageError(
-                f'{path}: annotation {entry["id"]} has the bbox {box}, where four numbers belong '
-                '(x, y, width, height); mend it or take it out'
-            )
-        unusable += bool(entry.get('iscrowd')) or entry['area'] <= 0
-        without_crowd = without_crowd or 'iscrowd' not in entry
-        if not entry.get('segmentation'):
-            without_mask.append(entry['id'])
-    return Listed(names, len(images), len(annotations), without_mask, without_crowd, unusable)
+def _check_entries(path: str, content: Dict[str, Any], needed: Dict[str, List[str]]) -> None:
+    for key, names in needed.items():
+        entries = content.get(key) or ()
+        if not entries and key != 'annotations':  # files of test images have none
+            raise UsageError(f'{path} is not a valid COCO annotation file: it has no {key}')
+        for place, entry in enumerate(entries):
+            for name in names:
+                value = entry.get(name)
+                if not value and value != 0:
+                    which = entry.get('id', f'number {place} of the list')
+                    why = {
+                        'segmentation': ', and the pipeline loads masks',
+                        'iscrowd': ', which the evaluation reads',
+                    }.get(name, '')
+                    raise UsageError(f'{path}: {key[:-1]} {which} has no {name}{why}; add it')
+            if key == 'annotations' and len(entry['bbox']) != 4:
+                raise UsageError(
+                    f'{path}: annotation {entry["id"]} has the bbox {entry["bbox"]}; set it to '
+                    'the four numbers x, y, width and height'
+                )
+        unique = 'name' if key == 'categories' else 'id'
+        for value, count in Counter(entry[unique] for entry in entries).most_common(1):
+            if count > 1:
+                raise UsageError(
+                    f'{path}: {count} {key} have the {unique} {value!r}; give each its own'
+                )
 
 
-def _first_double(entries: Any, key: str) -> Any:
-    seen = set()
-    for entry in entries:
-        if entry[key] in seen:
-            return entry[key]
-        seen.add(entry[key])
-    return None
-
-
-def check_categories(where: str, path: str, classes: Sequence[str], listed: Listed) -> None:
-    """Make sure that every class of a data set is a category of its file.
-
-    Raises:
-        UsageError: one is not.
-    """
-    names = list(listed.names.values())
+def _check_categories(path: str, classes: List[str], listed: List[str], names: List[str]) -> None:
     absent = [repr(name) for name in classes if name not in names]
     if absent:
         raise UsageError(
-            f'class {some(absent)} of {where} is not in {path}, so that labels would have other '
-            f'names than theirs; its categories are {some(list(map(repr, names)), 100)}, equal to '
-            'the letter: set metainfo.classes'
+            f'class {some(absent)} of metainfo.classes is not a category of {path}, which has '
+            f'{some(list(map(repr, names)), 100)}; names must match exactly'
+        )
+    if listed != classes:
+        raise UsageError(
+            f'{path} lists the categories in the order ({some(listed, 100)}), and '
+            f'metainfo.classes in the order ({some(classes, 100)}): mmdet numbers labels in the '
+            'order of the file, so names would be swapped; set metainfo.classes in that order'
         )
 
 
-def check_listed(where: str, dataset: Any, listed: Listed, masks: bool, evaluated: bool) -> None:
-    """Make sure that a data set can be learnt from, and evaluated on.
+def check_voc(where: str, dataset: Any, infos: Sequence[dict], report: Report) -> None:
+    """Report which boxes of VOC's XML files a data set drops.
 
     Args:
         where: dotted key of the data set.
-        dataset: the data set, of mmdet's CocoDataset.
-        listed: what its file lists.
-        masks: whether its pipeline loads masks.
-        evaluated: whether metrics are computed on it.
-
-    Raises:
-        UsageError: it cannot.
-    """
-    path, classes = dataset.ann_file, list(dataset.metainfo['classes'])
-    stands = [listed.names[number] for number in dataset.cat_ids]
-    if stands and stands == classes[: len(stands)] and classes == _of_type(dataset):
-        classes = stands  # the usual 80 may well be more than a part of COCO has
-    check_categories(where, path, classes, listed)
-    if stands != classes:
-        raise UsageError(
-            f'{path} lists the categories in the order ({some(stands, 100)}), and {where} the '
-            f'classes in the order ({some(classes, 100)}): mmdet numbers labels in the order of '
-            'the file, so that names would be swapped; set metainfo.classes in the order of the '
-            'file'
-        )
-    if listed.annotations and listed.unusable == listed.annotations:
-        raise UsageError(
-            f'{path}: every annotation has iscrowd 1 or an area of 0, so that {where} has nothing '
-            'to learn from; set iscrowd to 0 and area to that of the object, in pixels'
-        )
-    if masks and listed.without_mask:
-        raise UsageError(
-            f'{path}: {len(listed.without_mask)} of {listed.annotations} annotations have no '
-            f'segmentation (annotation {listed.without_mask[0]} is the first), and {where} loads '
-            'masks; add them, or train a detector of boxes'
-        )
-    if evaluated and listed.without_crowd:
-        raise UsageError(
-            f'{path}: annotations lack iscrowd, which the evaluation reads; add "iscrowd": 0'
-        )
-
-
-def _of_type(dataset: Any) -> List[str]:
-    return list((type(dataset).METAINFO or {}).get('classes') or ())
-
-
-def check_voc(where: str, dataset: Any, infos: Any, report: Report) -> None:
-    """Say which boxes of VOC's XML files a data set leaves out.
-
-    Args:
-        where: dotted key of the data set.
-        dataset: the data set, of mmdet's XMLDataset.
+        dataset: mmdet's XMLDataset.
         infos: what it knows of some of its images.
         report: a warning is added to it.
 
     Raises:
-        UsageError: a name differs from a class by the case of its letters alone.
+        UsageError: a name differs from that of a class only in case.
     """
-    classes = dataset.metainfo['classes']
-    by_case = {name.lower(): name for name in classes}
-    written = kept = difficult = 0
-    others = set()
+    classes = {name.lower(): name for name in dataset.metainfo['classes']}
+    dropped, others = 0, set()
     for info in infos:
+        dropped -= sum(not instance['ignore_flag'] for instance in info['instances'])
         for entry in ElementTree.parse(info['xml_path']).getroot().iter('object'):
             name = entry.findtext('name', '').strip()
-            difficult += entry.findtext('difficult') == '1'
-            written += 1
-            if name not in classes:
-                others.add(name)
-                if name.lower() in by_case:
-                    raise UsageError(
-                        f'{info["xml_path"]} names an object {name!r}, and {where} has the class '
-                        f'{by_case[name.lower()]!r}: mmdet leaves the object out; write them '
-                        'equal to the letter'
-                    )
-        kept += sum(not instance['ignore_flag'] for instance in info['instances'])
-    if kept + difficult < written:
-        why = f'{some(sorted(others))} are no classes' if others else 'bbox_min_size'
-        out = written - kept - difficult
-        report.warn(f'{where} leaves out {out} of {written} boxes of a sample: {why}')
+            dropped += entry.findtext('difficult') != '1'
+            if name in classes.values():
+                continue
+            others.add(name)
+            if name.lower() in classes:
+                raise UsageError(
+                    f'{info["xml_path"]} has an object {name!r}, and {where} the class '
+                    f'{classes[name.lower()]!r}: mmdet drops the object; names must match exactly'
+                )
+    if dropped > 0:
+        why = f'{some(sorted(others))} are not classes' if others else 'bbox_min_size'
+        report.warnings.append(f'{where} drops {dropped} boxes of a sample of images: {why}')

@@ -1,8 +1,9 @@
 """One name for each label: in training, evaluation, and the heads of the network."""
 
-from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 from mmengine.config import Config
+from torch import nn
 
 from ..engine.config import dicts, heads, type_name
 from ..engine.errors import UsageError
@@ -10,67 +11,67 @@ from .data import Part, label_values
 from .report import Report, some
 
 IGNORED = 255
-"""What mmseg's data sets and losses make of pixels that are of no class, if not told otherwise."""
+"""Value of pixels without a class in mmseg's data sets and losses, by default."""
 
 OPEN = {'language_model', 'text_encoder'}
 """Parts of networks that take classes as text and may have heads for any number of them."""
 
 
-def check_classes(cfg: Config, parts: List[Part], report: Report) -> None:
+def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Report) -> None:
     """Make sure that label i has one name in a run, and that the heads predict it.
 
     Args:
         cfg: config of the run.
+        model: its network, on any device.
         parts: its data sets, with samples.
         report: what is found is added to it.
 
     Raises:
         UsageError: the classes of two data sets differ, a head predicts another number, or a
-            label is none of them.
+            label is beyond them.
     """
-    first: Optional[Part] = None
-    for part in parts:
-        if part.classes is None:
-            continue
-        first = first or part
-        _check_same(first, part)
-        if not OPEN & cfg.model.keys():
-            _check_heads(cfg, part)
+    named = [part for part in parts if part.classes is not None]
+    for part in named:
+        _check_same(named[0], part)
+        for key, count, names in _counts(cfg, part.metainfo):
+            if count != len(names) and not OPEN & cfg.model.keys():
+                raise UsageError(
+                    f'{key} is {count}, but {part.where} ({_root(part)}) has {len(names)} '
+                    f'classes ({some(names, 3)}); set {key}={len(names)}, or metainfo'
+                )
     for part in parts:
         _check_label_maps(cfg, part, report)
         labels = [s.info['gt_label'] for s in part.samples if 'gt_label' in s.info]
-        highest = max((max(_listed(label), default=0) for label in labels), default=0)
-        for head, count in _counts(cfg):
+        listed = [label if isinstance(label, (list, tuple)) else [label] for label in labels]
+        highest = max((int(label) for each in listed for label in each), default=-1)
+        for key, count, _ in _counts(cfg, part.metainfo):
             if highest >= count:
                 raise UsageError(
-                    f'{part.where} has the label {highest} where {head} is {count}, so that 0 to '
-                    f'{count - 1} are classes; set {head}, or mend the list of images'
+                    f'{part.where} has the label {highest}, but {key} is {count}, so that only 0 '
+                    f'to {count - 1} are classes; set {key}, or fix the image list'
                 )
-    _check_binary(cfg)
-
-
-def _listed(label: Any) -> List[int]:
-    return list(label) if isinstance(label, (list, tuple)) else [int(label)]
+    for name, head in model.named_modules():
+        losses = getattr(head, 'loss_decode', None)
+        losses = losses if isinstance(losses, nn.ModuleList) else [losses]
+        softmax = all(getattr(loss, 'use_sigmoid', True) is False for loss in losses)
+        if getattr(head, 'out_channels', None) == 1 and softmax:
+            raise UsageError(
+                f'model.{name} has one channel, over which a softmax is always 1; set '
+                f'model.{name}.loss_decode.use_sigmoid=True, or num_classes=2 and no out_channels'
+            )
 
 
 def _check_same(first: Part, part: Part) -> None:
-    ours, others = part.classes, first.classes
-    if ours == others:
+    if part.classes == first.classes:
         return
-    alone = {
-        p.where: [repr(name) for name in mine if name not in theirs]
-        for p, mine, theirs in ((first, others, ours), (part, ours, others))
-    }
-    if not any(alone.values()):
-        raise UsageError(
-            f'{part.where} has the classes in the order ({some(ours, 100)}), and {first.where} in '
-            f'the order ({some(others, 100)}); set metainfo.classes in one order in both'
-        )
-    where = ', and '.join(f'{some(names)} is in {p} alone' for p, names in alone.items() if names)
+    missing = [repr(name) for name in first.classes if name not in part.classes]
+    more = [repr(name) for name in part.classes if name not in first.classes]
+    faults = [f'{some(missing)} missing'] if missing else []
+    faults += [f'{some(more)} added'] if more else []
     raise UsageError(
         f'{part.where} ({_root(part)}) does not have the classes of {first.where} '
-        f'({_root(first)}): {where}; have the same in both, in one order (of class folders: make '
-        'an empty one where there is no image)'
+        f'({_root(first)}): {", ".join(faults) or "their order differs"}; set metainfo.classes to '
+        'the same names in the same order in both (an empty class folder is fine)'
     )
 
 
@@ -80,69 +81,49 @@ def _root(part: Part) -> str:
     return str(prefix or getattr(dataset, 'ann_file', '') or type(dataset).__name__)
 
 
-def _counts(cfg: Config) -> Iterator[Tuple[str, int]]:
-    """How many classes the parts of a classifier are for, by dotted key."""
-    yield from ((f'{head}.num_classes', count) for head, count in heads(cfg))
+def _counts(cfg: Config, metainfo: Dict[str, Any]) -> Iterator[Tuple[str, int, Sequence[str]]]:
+    """Find the numbers of classes in a config, by dotted key, and the names that they count."""
+    names = metainfo.get('classes') or ()
+    things, stuff = metainfo.get('thing_classes'), metainfo.get('stuff_classes')
+    for key, node in dicts(cfg.model, 'model'):
+        counts = [node.get(f'num_{kind}_classes') or 0 for kind in ('things', 'stuff')]
+        if any(counts) and things and stuff:
+            yield f'{key}.num_things_classes', counts[0], things
+            yield f'{key}.num_stuff_classes', counts[1], stuff
+        elif any(counts):
+            kind = 'things' if counts[0] else 'stuff'
+            yield f'{key}.num_{kind}_classes', sum(counts), names
+    for head, count in heads(cfg) if not stuff else ():
+        yield f'{head}.num_classes', count, names
     for where, parent in (('', cfg), ('model.', cfg.model)):
         count = (parent.get('data_preprocessor') or {}).get('num_classes')
         if count is not None:  # of labels that it mixes
-            yield f'{where}data_preprocessor.num_classes', count
-
-
-def _check_heads(cfg: Config, part: Part) -> None:
-    count = len(part.classes)
-    for head, predicted in _counts(cfg):
-        if predicted != count:
-            raise UsageError(
-                f'{head} is {predicted}, but {part.where} ({_root(part)}) has {count} classes '
-                f'({some(part.classes, 3)}); set {head}={count}, or metainfo.classes'
-            )
+            yield f'{where}data_preprocessor.num_classes', count, names
 
 
 def _check_label_maps(cfg: Config, part: Part, report: Report) -> None:
     values = label_values(part)
     if not values:
         return
-    ignored: Set[int] = {IGNORED, getattr(part.dataset, 'ignore_index', IGNORED)}
-    for head, node in _segmentation_heads(cfg):
-        of_head = ignored | {node.get('ignore_index', IGNORED)}
-        beyond = sorted(v for v in set(values) - of_head if not 0 <= v < node['num_classes'])
+    ignored = {IGNORED, getattr(part.dataset, 'ignore_index', IGNORED)}
+    for head, node in dicts(cfg.model, 'model'):
+        count = node.get('num_classes')
+        named = {'decode_head', 'auxiliary_head'} & set(head.split('.')[-2:])
+        if not named or not isinstance(count, int) or type_name(node) == 'STDCHead':
+            continue
+        unlearnt = ignored | {node.get('ignore_index', IGNORED)}
+        learnt = set(values) - unlearnt
+        beyond = sorted(value for value in learnt if not 0 <= value < count)
         if beyond:
             raise UsageError(
-                f'label map {values[beyond[0]]} ({part.where}) holds {beyond[0]}, where '
-                f'{head}.num_classes is '
-                f'{node["num_classes"]}, so that 0 to {node["num_classes"] - 1} are classes; '
-                f'check metainfo.classes, reduce_zero_label and {head}.ignore_index'
+                f'label map {values[beyond[0]]} ({part.where}) has the value {beyond[0]}, but '
+                f'{head}.num_classes is {count}, so that only 0 to {count - 1} are classes; check '
+                f'metainfo.classes, reduce_zero_label and {head}.ignore_index'
             )
-        learnt, left_out = set(values) - of_head, sorted(of_head & set(values))
-        if part.phase == 'train' and len(learnt) < 2 <= node['num_classes'] and left_out:
+        if part.phase == 'train' and len(learnt) < 2 <= count and unlearnt & set(values):
             raise UsageError(
-                f'label maps of {part.where} hold {some(sorted(values))} alone, of which '
-                f'{some(left_out)} is ignored, so that nothing tells one class from another; '
-                'number the classes from 0 (a mask of 0 and 255 becomes 0 and 1)'
+                f'label maps of {part.where} have only the values {some(sorted(values))}, of '
+                f'which {some(sorted(unlearnt & set(values)))} is ignored, so that there is one '
+                'class at most; number the classes from 0 (a mask of 0 and 255 becomes 0 and 1)'
             )
     report.add(f'label maps of {part.where}', f'{len(set(values) - ignored)} classes in a sample')
-
-
-def _segmentation_heads(cfg: Config) -> Iterator[Tuple[str, Dict[str, Any]]]:
-    for head, node in dicts(cfg.model, 'model'):
-        named = {'decode_head', 'auxiliary_head'} & set(head.split('.')[-2:])
-        if named and isinstance(node.get('num_classes'), int) and type_name(node) != 'STDCHead':
-            yield head, node
-
-
-def _check_binary(cfg: Config) -> None:
-    for head, node in _segmentation_heads(cfg):
-        losses = [part for _, part in dicts(node.get('loss_decode'), '') if type_name(part)]
-        channels = node.get('out_channels') or node['num_classes']
-        if (
-            channels == 1
-            and losses
-            and not any(
-                loss.get('use_sigmoid') or type_name(loss) != 'CrossEntropyLoss' for loss in losses
-            )
-        ):
-            raise UsageError(
-                f'{head} has one channel, over which a softmax is always 1; set '
-                f'{head}.loss_decode.use_sigmoid=True, or num_classes=2 and no out_channels'
-            )

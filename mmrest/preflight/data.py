@@ -2,18 +2,16 @@
 
 import copy
 import os.path as osp
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from ..checkpoint import CheckpointError
-from ..engine.config import dicts, first_line
+from ..engine.config import dicts
 from ..engine.errors import UsageError
-from .annotations import check_categories, check_listed, check_voc, watched
-from .names import check_misspelt
-from .report import Report, some, spread
+from .annotations import check_voc, checked_reading
+from .report import Report, explained, some
 
 SAMPLES = 24
 """Samples of a data set that are prepared: a second or two for large images."""
@@ -24,7 +22,7 @@ class Sample(NamedTuple):
 
     Attributes:
         info: what the data set knows of it, before the pipeline.
-        packed: what its pipeline makes of it; None where it drops it.
+        packed: what its pipeline makes of it; None if it drops it.
     """
 
     info: Dict[str, Any]
@@ -32,7 +30,7 @@ class Sample(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A data set of a run that reads files: wrappers are taken off.
+    """A data set of a run that reads files, without wrappers.
 
     Attributes:
         where: its dotted key.
@@ -47,256 +45,173 @@ class Part(NamedTuple):
     samples: List[Sample]
 
     @property
-    def classes(self) -> Optional[List[str]]:
-        """Names of the labels; None where heads count otherwise.
+    def metainfo(self) -> Dict[str, Any]:
+        """Meta information of the data set: names of classes and the like."""
+        return getattr(self.dataset, 'metainfo', None) or {}
 
-        Panoptic heads count things and stuff, and trackers the one class that they follow.
-        """
-        metainfo = getattr(self.dataset, 'metainfo', None) or {}
-        found = metainfo.get('classes')
+    @property
+    def classes(self) -> Optional[List[str]]:
+        """Names of the labels; None for trackers, which follow a single class."""
+        found = self.metainfo.get('classes')
         kinds = {base.__name__ for base in type(self.dataset).__mro__}
-        if not isinstance(found, (list, tuple)) or kinds & {'BaseVideoDataset'}:
-            return None
-        return None if 'thing_classes' in metainfo else list(found)
+        tracks = 'BaseVideoDataset' in kinds
+        return list(found) if isinstance(found, (list, tuple)) and not tracks else None
+
+    def prepare(self, info: Dict[str, Any], crop: Optional[Callable] = None) -> Any:
+        """Put a sample through the pipeline.
+
+        Args:
+            info: what the data set knows of it.
+            crop: a transform to apply before the sample is packed.
+
+        Raises:
+            UsageError: a step fails, or what it loads does not fit the annotation.
+        """
+        data = copy.deepcopy(info)
+        for step in self.dataset.pipeline.transforms:
+            name = type(step).__name__
+            loads_map = getattr(step, 'with_seg', False) and info.get('seg_map_path')
+            path = loads_map or info.get('img_path')
+            if name.startswith('Pack') and crop is not None:
+                data = crop(data)
+            damaged = 'if the file is damaged, replace or remove it'
+            with explained(
+                f'{name} of {self.where}.pipeline fails on {path}',
+                damaged if name.startswith('Load') else '',
+            ):
+                data = step(data)
+            if data is None:
+                return None
+            if name.startswith('Load') and 'ori_shape' in data:
+                self._check_sizes(info, data)
+        return data
+
+    def _check_sizes(self, info: Dict[str, Any], data: Dict[str, Any]) -> None:
+        height, width = data['ori_shape'][:2]
+        stated = (info.get('height'), info.get('width'))
+        if all(stated) and stated != (height, width):
+            turned = ' (turned by its EXIF orientation)' if stated == (width, height) else ''
+            raise UsageError(
+                f'{info["img_path"]} ({self.where}) is {width} x {height} pixels{turned}, and its '
+                f'annotation says {stated[1]} x {stated[0]}; fix width and height, and make sure '
+                'that the boxes are those of the image as it is loaded'
+            )
+        labels, path = data.get('gt_seg_map'), info.get('seg_map_path')
+        if labels is None or not path:
+            return
+        fault = ''
+        if labels.ndim != 2:
+            fault = f'has {labels.shape[2]} channels; convert colours to one class index per pixel'
+        elif labels.shape != (height, width):
+            fault = (
+                f'is {labels.shape[1]} x {labels.shape[0]} pixels and its image {width} x '
+                f'{height}; make them the same size'
+            )
+        elif path.endswith('.png') and osp.isfile(path):
+            with open(path, 'rb') as file:  # the depth of a PNG is in its header
+                if file.read(25)[24:] == b'\x10':
+                    fault = 'has 16 bits, of which mmseg keeps the lower 8; save it with 8 bits'
+        if fault:
+            raise UsageError(f'label map {path} ({self.where}) {fault}')
 
 
 def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, List[Part]]:
-    """Build the data set of a phase, its sampler and its loader; nothing is loaded yet.
+    """Build the data set of a phase, its sampler and its loader, and prepare samples.
 
     Returns:
-        The loader, and the data sets below their wrappers, without samples.
+        The loader, and the data sets inside their wrappers.
 
     Raises:
         UsageError: it cannot be built, is empty, or its annotations cannot be used.
     """
     where = f'{phase}_dataloader'
-    for key, part in dicts(cfg[where], where):
-        classes = (part.get('metainfo') or {}).get('classes') if 'metainfo' in part else None
+    nodes = list(dicts(cfg[where], where))
+    for key, node in nodes:
+        classes = (node.get('metainfo') or {}).get('classes', ())
         if isinstance(classes, str) and not osp.isfile(classes):
             raise UsageError(
-                f'{key}.metainfo.classes is the string {classes!r}, where a list of names '
-                f'belongs; write ({classes!r},), with the comma, for a single class'
+                f'{key}.metainfo.classes is the string {classes!r} and must be a list of names; '
+                f'write ({classes!r},), with the comma, for a single class'
             )
-        if isinstance(classes, (list, tuple)) and len(set(classes)) < len(classes):
-            raise UsageError(f'{key}.metainfo.classes names a class twice: {some(classes, 100)}')
-        if not isinstance(part.get('ann_file', ''), str):
-            raise UsageError(
-                f'{key}.ann_file is {part.ann_file}, where one file belongs; use a ConcatDataset '
-                'of several data sets'
-            )
-    try:
-        with watched() as listed:
-            loader = Runner.build_dataloader(cfg[where], seed=0)
-    except UsageError:
-        raise
-    except Exception as error:  # whatever a data set raises
-        for key, part in dicts(cfg[where], where):
-            path = osp.join(part.get('data_root') or '', str(part.get('ann_file') or ''))
-            if path in listed and 'metainfo' in part:
-                check_categories(key, path, part.metainfo.get('classes') or (), listed[path])
-        if 'need at least one array to concatenate' in str(error):
-            raise UsageError(
-                f'{where} has a data set without images: none has the size and an annotation of '
-                'the classes that it asks for, or its folder has none; check metainfo.classes, '
-                'filter_cfg, data_prefix and the suffixes'
-            ) from error
-        check_misspelt(where, cfg[where], error)
-        remedy = ''
-        if 'number of specified classes' in str(error):
-            remedy = f'; set {where}.dataset.type=CustomDataset for those of the folders'
-        raise UsageError(f'{where} cannot be built: {first_line(error)}{remedy}') from error
-    parts = [
-        Part(key, phase, dataset, [])
-        for key, dataset in _leaves(f'{where}.dataset', loader.dataset)
-    ]
+        if len(set(classes)) < len(classes) and not isinstance(classes, str):
+            raise UsageError(f'{key}.metainfo.classes has a name twice: {some(classes, 100)}')
+    masks = any(node.get('with_mask') for _, node in nodes)
+    evaluated = phase != 'train' and bool(cfg.get(f'{phase}_evaluator'))
+    with checked_reading(masks, evaluated) as images, explained(f'{where} cannot be built'):
+        loader = Runner.build_dataloader(cfg[where], seed=0)
+    parts = [Part(*leaf, []) for leaf in _leaves(f'{where}.dataset', phase, loader.dataset)]
     for part in parts:
-        if not len(part.dataset):
-            raise UsageError(f'{part.where} holds no image; check its paths and suffixes')
-        of_file = listed.get(str(getattr(part.dataset, 'ann_file', None)))
-        if of_file is not None and hasattr(part.dataset, 'cat_ids'):
-            masks = any(step.get('with_mask') for step in _steps(cfg, part.where))
-            evaluated = phase != 'train' and bool(cfg.get(f'{phase}_evaluator'))
-            check_listed(part.where, part.dataset, of_file, masks, evaluated)
-            used = f'{len(part.dataset):,} used of {of_file.images:,}'
-        else:
-            used = f'{len(part.dataset):,}'
-        report.add(f'images of {part.where}', used)
-        if part.classes is not None:
-            names = part.classes
-            report.add(
-                f'classes of {part.where}',
-                f'{len(names)}: {", ".join(names[:3])}{", ..." if len(names) > 3 else ""}',
-            )
+        count = len(part.dataset)
+        if not count:
+            raise UsageError(f'{part.where} has no images; check its paths and suffixes')
+        listed = images.get(str(getattr(part.dataset, 'ann_file', None)))
+        used = f' used of {listed:,}' if listed else ''
+        report.add(f'images of {part.where}', f'{count:,}{used}')
+        if part.classes:
+            report.add(f'classes of {part.where}', f'{len(part.classes)}: {some(part.classes, 3)}')
+        _sample(part, report)
     return loader, parts
 
 
-def _steps(cfg: Config, where: str) -> Iterator[dict]:
-    node: Any = cfg
-    for key in where.split('.'):
-        node = node[int(key)] if isinstance(node, (list, tuple)) else node.get(key) or {}
-    return (step for step in node.get('pipeline') or () if isinstance(step, dict))
-
-
-def _leaves(where: str, dataset: Any) -> Iterator[Tuple[str, Any]]:
+def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Tuple[str, str, Any]]:
     inner = vars(dataset).get('dataset', vars(dataset).get('_dataset'))
     if vars(dataset).get('datasets'):
         for index, part in enumerate(dataset.datasets):
-            yield from _leaves(f'{where}.datasets.{index}', part)
+            yield from _leaves(f'{where}.datasets.{index}', phase, part)
     elif hasattr(inner, '__getitem__'):
-        yield from _leaves(f'{where}.dataset', inner)
+        yield from _leaves(f'{where}.dataset', phase, inner)
     else:
-        yield where, dataset
+        yield where, phase, dataset
 
 
-def sample(part: Part, most: int, report: Report) -> None:
-    """Prepare samples of a data set, spread over it, with its own pipeline.
-
-    Args:
-        part: the data set; its samples are added to.
-        most: how many.
-        report: warnings are added to it.
-
-    Raises:
-        UsageError: an image is missing or does not decode, is not what its annotation says, or a
-            step of the pipeline fails.
-    """
-    dataset = part.dataset
-    if not hasattr(dataset, 'get_data_info') or not hasattr(dataset, 'pipeline'):
+def _sample(part: Part, report: Report) -> None:
+    """Prepare samples that are spread over a data set, and see what is left of them."""
+    dataset, count = part.dataset, len(part.dataset)
+    if not hasattr(getattr(dataset, 'pipeline', None), 'transforms'):
         return
-    steps = getattr(copy.deepcopy(dataset.pipeline), 'transforms', None)
-    for index in spread(len(dataset), most) if steps is not None else ():
-        info = dataset.get_data_info(index)
+    for number in range(min(SAMPLES, count)):
+        info = dataset.get_data_info(number * count // min(SAMPLES, count))
         if not isinstance(info, dict):
-            return  # a video, or something else that is no image
-        part.samples.append(Sample(info, _prepare(part, steps, copy.deepcopy(info))))
-    if part.samples and not any(s.packed is not None for s in part.samples):
-        raise UsageError(
-            f'{part.where}: its pipeline drops each of {len(part.samples)} images that were tried'
-        )
-    _check_kept(part)
-    if part.samples and 'xml_path' in part.samples[0].info:
-        check_voc(part.where, dataset, [s.info for s in part.samples], report)
-
-
-def _prepare(part: Part, steps: List[Any], data: Dict[str, Any]) -> Any:
-    path, info = data.get('img_path'), dict(data)
-    for step in steps:
-        name = type(step).__name__
-        before = data
-        try:
-            data = step(data)
-        except (UsageError, CheckpointError):
-            raise
-        except Exception as error:  # whatever a decoder or a transform raises
-            raise UsageError(_failed(part, name, path, info, error)) from error
-        if data is None:
-            if name.startswith('LoadImage'):
-                raise UsageError(_failed(part, name, path, info, ValueError('it is empty')))
-            return None
-        if ('ori_shape' in data and 'ori_shape' not in before) or name.startswith('LoadImage'):
-            _check_size(part, path, info, data.get('ori_shape'))
-        if name == 'LoadAnnotations' and info.get('seg_map_path') and 'gt_seg_map' in data:
-            _check_label_map(part, path, info['seg_map_path'], data)
-    return data
-
-
-def _failed(
-    part: Part, step: str, path: Optional[str], info: Dict[str, Any], error: Exception
-) -> str:
-    of_map = step == 'LoadAnnotations' and info.get('seg_map_path')
-    path = of_map or path
-    if step.startswith('Load') and (of_map or step != 'LoadAnnotations'):
-        what = 'label map' if of_map else 'image'
-        fault = f'{what} {path} ({part.where}) cannot be loaded ({first_line(error)})'
-        if not osp.exists(str(path)):
-            return (
-                f'{what} {path} ({part.where}) does not exist; check its data_prefix and suffixes'
-            )
-        return f'{fault}; if it is damaged, fetch it again or remove it from the data'
-    hint = ''
-    if 'mix_results' in first_line(error):
-        hint = '; it mixes images and belongs into the pipeline of a MultiImageMixDataset'
-    return f'{step} of {part.where}.pipeline fails on {path} ({first_line(error)}){hint}'
-
-
-def _check_size(part: Part, path: Optional[str], info: Dict[str, Any], shape: Any) -> None:
-    if shape is None or not info.get('height') or not info.get('width'):
-        return
-    said, found = (info['height'], info['width']), tuple(shape[:2])
-    if said != found:
-        turned = ' (turned by its EXIF orientation)' if said == found[::-1] else ''
-        raise UsageError(
-            f'{path} ({part.where}) is {found[1]} x {found[0]} pixels{turned}, and its annotation '
-            f'says {said[1]} x {said[0]}; mend width and height, and see that its boxes are those '
-            'of the image as it is loaded'
-        )
-
-
-def _check_label_map(part: Part, path: Optional[str], label_path: str, data: dict) -> None:
-    found = data['gt_seg_map']
-    if found.ndim != 2:
-        raise UsageError(
-            f'label map {label_path} ({part.where}) has {found.shape[2]} channels, where one with '
-            'the number of the class belongs; convert colours to numbers'
-        )
-    image = tuple((data.get('ori_shape') or found.shape)[:2])
-    if found.shape != image:
-        raise UsageError(
-            f'label map {label_path} ({part.where}) is {found.shape[1]} x {found.shape[0]} pixels '
-            f'and its image {path} {image[1]} x {image[0]}; make them of one size'
-        )
-    if label_path.endswith('.png') and osp.isfile(label_path):
-        with open(label_path, 'rb') as file:  # the depth of a PNG is in its header
-            if file.read(25)[24:] == b'\x10':
-                raise UsageError(
-                    f'label map {label_path} ({part.where}) has 16 bits, and mmseg keeps the '
-                    'lower 8 alone; write it with 8 bits, classes from 0 and 255 for what is none'
-                )
-
-
-def _check_kept(part: Part) -> None:
-    """What is annotated must come through the pipeline."""
-    annotated = [s for s in part.samples if any(_is_learnt(i) for i in _instances(s.info))]
+            return  # a video, or something else that is not an image
+        part.samples.append(Sample(info, part.prepare(info)))
+    infos = [sample.info for sample in part.samples]
+    annotated = [s for s in part.samples if _has_object(s.info)]
+    if not any(sample.packed is not None for sample in part.samples):
+        raise UsageError(f'{part.where}: its pipeline drops all of {len(infos)} images tried')
     if annotated and not any(count_instances(s.packed) != 0 for s in annotated):
         raise UsageError(
-            f'{part.where}: its pipeline loses the boxes of each of {len(annotated)} images that '
-            'were tried; see whether they lie within the images, and what its filters ask for'
+            f'{part.where}: its pipeline loses the boxes of all of {len(annotated)} images tried; '
+            'check that they are inside the images, and its filters'
         )
-    if part.phase == 'train' and not annotated and part.samples:
-        if 'instances' in part.samples[0].info and not _any_instance(part.dataset):
+    if part.phase == 'train' and not annotated and 'instances' in infos[0]:
+        if not any(_has_object(dataset.get_data_info(index)) for index in range(count)):
             raise UsageError(
-                f'{part.where}: none of its {len(part.dataset)} images has an object to learn '
-                'from (crowds, boxes without area and other classes do not count)'
+                f'{part.where}: none of its {count} images has an object to learn from (crowds, '
+                'boxes of area 0 or outside of the image, and other classes do not count)'
             )
+    if 'xml_path' in infos[0]:
+        check_voc(part.where, dataset, infos, report)
 
 
-def _instances(info: Dict[str, Any]) -> List[dict]:
-    return info.get('instances') or []
-
-
-def _is_learnt(instance: dict) -> bool:
-    return not instance.get('ignore_flag')
-
-
-def _any_instance(dataset: Any) -> bool:
-    infos = (dataset.get_data_info(index) for index in range(len(dataset)))
-    return any(_is_learnt(instance) for info in infos for instance in _instances(info))
+def _has_object(info: Dict[str, Any]) -> bool:
+    return any(not instance.get('ignore_flag') for instance in info.get('instances') or ())
 
 
 def count_instances(packed: Any) -> Optional[int]:
-    """Boxes of a sample, packed or not yet; None where its kind has none."""
+    """Count the boxes of a sample, packed or not yet; None if its kind has none."""
     if not isinstance(packed, dict):
         return None
-    of_sample = getattr(packed.get('data_samples'), 'gt_instances', None)
-    boxes = of_sample.get('bboxes') if of_sample is not None else packed.get('gt_bboxes')
+    instances = getattr(packed.get('data_samples'), 'gt_instances', None)
+    boxes = instances.get('bboxes') if instances is not None else packed.get('gt_bboxes')
     return None if boxes is None else len(boxes)
 
 
 def label_values(part: Part) -> Dict[int, str]:
-    """Values of the label maps of the samples, as the network gets them, each with a file."""
+    """Values in the label maps of the samples as the network gets them, each with a file."""
     values: Dict[int, str] = {}
     for info, packed in part.samples:
-        if isinstance(packed, dict) and hasattr(packed.get('data_samples'), 'gt_sem_seg'):
-            for value in packed['data_samples'].gt_sem_seg.data.unique().tolist():
-                values.setdefault(value, info.get('seg_map_path') or info.get('img_path'))
+        truth = packed.get('data_samples') if isinstance(packed, dict) else None
+        labels = getattr(getattr(truth, 'gt_sem_seg', None), 'data', None)
+        for value in labels.unique().tolist() if labels is not None else ():
+            values.setdefault(value, info.get('seg_map_path') or info.get('img_path'))
     return values

@@ -1,138 +1,127 @@
 """The evaluators of a run, fed with the ground truth as predictions: the score must be best."""
 
 import copy
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional
 
+import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmengine.registry import EVALUATOR
+from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 
-from ..engine.config import first_line
+from ..engine.config import dicts
 from ..engine.errors import UsageError
+from .annotations import checked_reading
 from .data import Part, Sample
-from .report import Report, some
+from .report import Report, explained, some
 
 BEST = {
     'CocoMetric': {'bbox_mAP': 1.0, 'segm_mAP': 1.0},
+    'CocoPanopticMetric': {'PQ': 100.0},
     'VOCMetric': {'mAP': 1.0},
     'IoUMetric': {'mIoU': 100.0, 'mDice': 100.0, 'mFscore': 100.0},
     'Accuracy': {'top1': 100.0},
 }
-"""Metrics that can be rehearsed, and what they are at best."""
+"""Metrics that can be rehearsed, and their best scores."""
 
 LEAST = 0.9
-"""Share of the best that is reached: tiny boxes are in annotation files, but not in data sets."""
+"""Share of the best score that is reached: data sets drop tiny boxes of annotation files."""
 
 MOST_BOXES = 100
 """Boxes of an image that COCO's metric counts."""
 
 
-def build_evaluator(cfg: Config, phase: str) -> Evaluator:
-    """Build the evaluator of a phase as mmengine's Runner does.
-
-    Raises:
-        UsageError: it cannot be built.
-    """
-    where = f'{phase}_evaluator'
-    part = copy.deepcopy(cfg[where])
-    try:
-        if isinstance(part, dict) and 'metrics' in part:
-            return EVALUATOR.build(dict(dict(type='Evaluator'), **part))
-        return Evaluator(part)
-    except UsageError:
-        raise
-    except Exception as error:  # whatever a metric raises
-        raise UsageError(f'{where} cannot be built: {first_line(error)}') from error
-
-
-def check_evaluator(
-    cfg: Config, phase: str, evaluator: Evaluator, parts: Sequence[Part], report: Report
-) -> None:
+def check_evaluator(cfg: Config, phase: str, parts: List[Part], report: Report) -> Evaluator:
     """Make sure that perfect predictions get the best score, and that `save_best` is given.
 
     Args:
         cfg: config of the run.
         phase: 'val' or 'test'.
-        evaluator: of the phase; left as it is.
         parts: data sets of the phase, with samples.
         report: the scores are added to it.
 
+    Returns:
+        The evaluator, which writes no files.
+
     Raises:
-        UsageError: the score is another, or a metric fails.
+        UsageError: it cannot be built or fails, or the score is another.
     """
-    if len(parts) != 1:
-        return
-    part, names, all_known = parts[0], [], True
-    for index, metric in enumerate(evaluator.metrics):
-        where = f'{phase}_evaluator' + (f'.{index}' if len(evaluator.metrics) > 1 else '')
-        best = next((BEST[k.__name__] for k in type(metric).__mro__ if k.__name__ in BEST), None)
-        samples = [sample for sample in part.samples if sample.packed is not None]
-        if best is None or getattr(metric, 'format_only', False) or not samples:
-            all_known = False
-            continue
-        scores = _scores(where, metric, part, samples)
-        prefix = f'{metric.prefix}/' if metric.prefix else ''
-        names += [prefix + name for name in scores]
-        for name, score in scores.items():
-            if name not in best:
-                continue
-            if score == -1 or np.isnan(score):
-                continue  # nothing is annotated in these samples
-            if not score >= LEAST * best[name]:
-                raise UsageError(
-                    f'{where} ({type(metric).__name__}) gives {prefix}{name} {score:.3f} where '
-                    f'the annotations of {part.where} themselves are predicted, and it should '
-                    f'be {best[name]:g}; see whether both read the same files (ann_file), and '
-                    'whether the pipeline changes what is annotated'
-                )
-            report.add(f'{where} on the ground truth', f'{prefix}{name} {score:.3f}')
+    where, node = f'{phase}_evaluator', copy.deepcopy(cfg[f'{phase}_evaluator'])
+    for _, part in dicts(node, where):
+        for key in ('outfile_prefix', 'output_dir') if not part.get('format_only') else ():
+            part.pop(key, None)
+    names: List[str] = []
+    all_known = True
+    with checked_reading(evaluated=True):
+        with explained(f'{where} cannot be built'):
+            evaluator = Runner.build_evaluator(None, node)  # which reads nothing of a runner
+        for index, metric in enumerate(evaluator.metrics):
+            key = f'{where}.{index}' if len(evaluator.metrics) > 1 else where
+            scores = _check_metric(key, metric, parts, report)
+            all_known = all_known and scores is not None
+            names += scores or ()
     wanted = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best')
     for name in [wanted] if isinstance(wanted, str) else wanted or ():
-        if phase == 'val' and all_known and name not in names and name != 'auto':
+        if phase == 'val' and all_known and name not in [*names, 'auto']:
             raise UsageError(
-                f'default_hooks.checkpoint.save_best is {name}, which {phase}_evaluator does not '
-                f'give; it gives {some(names, 20)}: set one of them, or auto'
+                f'default_hooks.checkpoint.save_best is {name}, which is not a metric of {where}; '
+                f'set one of {some(names, 20)}, or auto'
             )
+    return evaluator
 
 
-def _scores(where: str, metric: Any, part: Part, samples: List[Sample]) -> Dict[str, float]:
-    metric = fresh(metric, part)
-    used = [perfect(part, sample) for sample in samples]
-    used = [sample for sample in used if sample is not None]
-    if not used:
-        return {}
+def _check_metric(
+    where: str, metric: Any, parts: List[Part], report: Report
+) -> Optional[List[str]]:
+    """Return the names of the scores; None if the metric cannot be rehearsed."""
+    best = next((BEST[k.__name__] for k in type(metric).__mro__ if k.__name__ in BEST), None)
+    kept = [sample for part in parts for sample in part.samples if sample.packed is not None]
+    if best is None or getattr(metric, 'format_only', False) or len(parts) != 1 or not kept:
+        return None
+    if ('segments_info' in kept[0].info) != ('PQ' in best):
+        return None  # masks of panoptic segmentation are not those of the instances
+    (part,), kind = parts, type(metric).__name__
+    with explained(
+        f'{where} ({kind}) fails on the annotations of {part.where}',
+        'check that the metric is meant for this data',
+    ):
+        predicted = filter(None, (perfect(part, sample) for sample in kept))
+        scores = score(metric, part, [sample.to_dict() for sample in predicted])
+    prefix = f'{metric.prefix}/' if metric.prefix else ''
+    for name in [name for name in scores if name in best]:
+        if scores[name] == -1 or np.isnan(scores[name]):
+            continue  # nothing is annotated in these samples
+        if not scores[name] >= LEAST * best[name]:
+            raise UsageError(
+                f'{where} ({kind}) gives {prefix}{name} {scores[name]:.3f} instead of '
+                f'{best[name]:g} if the annotations of {part.where} themselves are predicted; '
+                'check that both read the same files (ann_file), and whether the pipeline changes '
+                'the annotations'
+            )
+        report.add(f'{where} on the ground truth', f'{prefix}{name} {scores[name]:.3f}')
+    return [prefix + name for name in scores]
+
+
+def score(metric: Any, part: Part, outputs: List[Dict[str, Any]]) -> Dict[str, float]:
+    """Compute a metric of a few predictions of a data set."""
+    metric.results, metric.dataset_meta = [], part.metainfo
     if hasattr(metric, 'img_ids'):
-        metric.img_ids = [sample.img_id for sample in used]
-    try:
-        metric.process({}, [sample.to_dict() for sample in used])
-        return dict(metric.compute_metrics(metric.results))
-    except Exception as error:  # whatever a metric raises
-        raise UsageError(
-            f'{where} ({type(metric).__name__}) fails on the annotations of {part.where} '
-            f'({first_line(error)}); see whether it is meant for this data'
-        ) from error
-
-
-def fresh(metric: Any, part: Part) -> Any:
-    """Copy a metric without results, and without the files that it would write."""
-    metric = copy.copy(metric)
-    metric.results, metric.dataset_meta = [], part.dataset.metainfo
-    for name in ('outfile_prefix', 'output_dir'):
-        if hasattr(metric, name):
-            setattr(metric, name, None)
-    return metric
+        metric.img_ids = [output['img_id'] for output in outputs]
+    metric.process({}, outputs)
+    return dict(metric.compute_metrics(metric.results)) if outputs else {}
 
 
 def perfect(part: Part, sample: Sample) -> Optional[Any]:
-    """A sample whose prediction equals its annotation; None where that cannot be scored."""
+    """Return a sample whose prediction equals its annotation; None if that cannot be scored."""
     truth = sample.packed.get('data_samples') if isinstance(sample.packed, dict) else None
     if truth is None:
         return None
     truth, info = truth.clone(), sample.info
-    if 'instances' in info:
+    if 'segments_info' in info:
+        truth.pred_panoptic_seg = PixelData(sem_seg=_panoptic(part, info)[None])
+    elif 'instances' in info:
         instances = [i for i in info['instances'] if not i.get('ignore_flag')]
         if len(instances) > MOST_BOXES:
             return None
@@ -156,12 +145,24 @@ def perfect(part: Part, sample: Sample) -> Optional[Any]:
         truth.pred_sem_seg = PixelData(data=labels.clone())
     elif 'gt_label' in truth:
         number = max(len(part.classes or ()), int(truth.gt_label.max()) + 1)
-        scores = torch.zeros(number)
-        scores[truth.gt_label.long()] = 1
-        truth.pred_score, truth.pred_label = scores, truth.gt_label.clone()
+        truth.pred_score = torch.zeros(number)
+        truth.pred_score[truth.gt_label.long()] = 1
+        truth.pred_label = truth.gt_label.clone()
     else:
         return None
     return truth
+
+
+def _panoptic(part: Part, info: Dict[str, Any]) -> torch.Tensor:
+    from mmdet.evaluation.functional import INSTANCE_OFFSET
+
+    colours = mmcv.imread(info['seg_map_path']).astype(np.int64)
+    numbers = colours @ [256**2, 256, 1]  # of BGR, as panopticapi's rgb2id
+    labels = np.full_like(numbers, len(part.metainfo['classes']))  # void
+    for place, segment in enumerate(info['segments_info']):
+        value = segment['category'] + INSTANCE_OFFSET * (place + 1)
+        labels[numbers == segment['id']] = value
+    return torch.from_numpy(labels)
 
 
 def _rle(mask: Any, height: int, width: int) -> Dict[str, Any]:

@@ -17,8 +17,8 @@ def test_match():
     )
     assert tensors.keys() == STATE.keys()
     assert report == (
-        '2 of 3 tensors loaded from f, 1 keep their values (norm1.weight), '
-        '1 of the file ignored (head)'
+        '2 of 3 tensors loaded from f; 1 are not in the file and keep their initial values '
+        '(norm1.weight); 1 of the file are not in the network and ignored (head)'
     )
     with pytest.raises(
         CheckpointError,
@@ -31,6 +31,7 @@ def test_match():
 def test_summary():
     found = dict(a=torch.ones(2), b=torch.ones(4), d=torch.ones(1))
     assert summary('f', found, dict(STATE, c=torch.ones(1))) == (
-        '1 of 3 tensors loaded from f, 1 keep their values (c), 1 too, being of another shape in '
-        'the file (b), 1 of the file ignored (d)'
+        '1 of 3 tensors loaded from f; 1 are not in the file and keep their initial values (c); '
+        '1 have another shape in the file and keep their initial values (b); 1 of the file are '
+        'not in the network and ignored (d)'
     )

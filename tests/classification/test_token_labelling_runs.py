@@ -13,9 +13,6 @@ from mmpretrain import get_model
 from mmrest import RMT
 from mmrest.classification.token_maps import read_token_map
 from mmrest.datasets.shapes import CLASSES, write_classes
-from mmrest.engine.config import load_config
-from mmrest.engine.errors import UsageError
-from mmrest.preflight import check_files
 from tests.classification.networks import released_name
 from tests.models.networks import TINY
 from tests.tools.runs import ROOT, evaluate, train
@@ -103,19 +100,6 @@ def test_a_missing_file_ends_a_run_with_one_line(root):
     (line,) = [line for line in done.stderr.splitlines() if 'error: ' in line]
     path = f'data/imagenet/labels/disc/{missing.name}'
     assert line.startswith(f'train.py: error: token labels {path} not found; set label_root')
-
-
-def test_a_missing_folder_is_named_before_a_run(root, monkeypatch):
-    monkeypatch.chdir(root)
-    shutil.rmtree(root / 'data' / 'imagenet' / 'labels')
-    message = (
-        r'^folder of token labels \(train_dataloader\.dataset\.pipeline\.4\.label_root\) '
-        r'data/imagenet/labels does not exist; give --data-root DIR'
-    )
-    cfg = load_config('tiny.py')
-    with pytest.raises(UsageError, match=message):
-        check_files(cfg, ('train', 'val'))
-    check_files(cfg, ('test',))  # evaluation needs none
 
 
 TEACHER = f"""

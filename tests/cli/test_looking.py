@@ -36,7 +36,7 @@ def test_browse_dataset(tmp_path, request, text, root):
 @pytest.mark.parametrize('arguments, message', [
     (['--not-show'], '--not-show leaves nothing to do; pass --output-dir DIR'),
     ([], 'no display (DISPLAY is not set)'),
-    (['--not-show', '--output-dir', 'x'], 'does not exist; give --data-root DIR'),
+    (['--not-show', '--output-dir', 'x'], 'not found; pass --data-root DIR'),
 ])  # fmt: skip
 def test_nothing_to_draw_on(tmp_path, arguments, message):
     done = run(

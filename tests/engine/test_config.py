@@ -8,7 +8,6 @@ from mmengine.config import Config
 
 from mmrest.engine.config import load_config, without_sync_bn
 from mmrest.engine.errors import UsageError
-from mmrest.preflight import check_files
 
 CONFIG = """
 data_root = '{root}'
@@ -87,29 +86,3 @@ def test_without_sync_bn(path):
     assert without_sync_bn(cfg) == 0
     by_class = Config(dict(model=dict(norm_cfg=dict(type=torch.nn.SyncBatchNorm))))
     assert without_sync_bn(by_class) == 1 and by_class.model.norm_cfg.type == 'BN'
-
-
-def test_remote_files_are_left_to_their_clients():
-    dataset = dict(data_root='s3://bucket/coco', ann_file='a.json')
-    backend = dict(data_root='absent', ann_file='a.json', backend_args=dict(backend='petrel'))
-    cfg = Config(
-        dict(
-            train_dataloader=dict(dataset=dict(datasets=[dataset, backend])),
-            model=dict(init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50')),
-            load_from='https://host/file.pth',
-        )
-    )
-    check_files(cfg, ('train',))
-    cfg.train_dataloader.dataset.datasets[1].backend_args = None
-    with pytest.raises(UsageError, match=r'\(train_dataloader\.dataset\.datasets\.1\.data_root\)'):
-        check_files(cfg, ('train',))
-    check_files(cfg, ('test',))  # what is not opened need not exist
-
-
-def test_paths_that_exist_pass(path, tmp_path):
-    (tmp_path / 'images').mkdir()
-    (tmp_path / 'a.json').write_text('{}')
-    cfg = load_config(str(path), data_root=str(tmp_path))
-    check_files(cfg, ('train',))
-    with pytest.raises(UsageError, match=r'\(val_evaluator\.1\.ann_file\) elsewhere/b\.json'):
-        check_files(cfg, ('train', 'val'))

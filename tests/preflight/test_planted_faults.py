@@ -103,24 +103,41 @@ def twice(key, name):
 JSON_FAULTS = {
     'categories in another order': (TRAIN, turned, 'lists the categories in the order (car, bi'),
     'categories of val in another order': (VAL, turned, 'lists the categories in the order (car'),
-    'two categories of one name': (TRAIN, twice('categories', 'name'), "are called 'person'"),
-    'every area 0': (TRAIN, each('annotations', area=0), 'every annotation has iscrowd 1 or an'),
-    'all crowds': (TRAIN, each('annotations', iscrowd=1), 'every annotation has iscrowd 1 or an'),
+    'two categories of one name': (
+        TRAIN,
+        twice('categories', 'name'),
+        "2 categories have the name 'person'",
+    ),
+    'every area 0': (TRAIN, each('annotations', area=0), 'none of its 4 images has an object to'),
+    'all crowds': (TRAIN, each('annotations', iscrowd=1), 'none of its 4 images has an object to'),
     'no segmentation': (
         TRAIN,
         without('annotations', 'segmentation', first=1),
-        '1 of 12 annotations have no segmentation (annotation 1 is the first)',
+        'annotation 1 has no segmentation, and the pipeline loads masks; add it',
     ),
     'empty segmentation': (
         TRAIN,
         each('annotations', segmentation=[]),
-        '12 of 12 annotations have no segmentation',
+        'annotation 1 has no segmentation, and the pipeline loads masks; add it',
     ),
-    'no iscrowd': (VAL, without('annotations', 'iscrowd'), 'lack iscrowd, which the evaluation'),
+    'no iscrowd': (
+        VAL,
+        without('annotations', 'iscrowd'),
+        '1 has no iscrowd, which the',
+    ),
     'no id': (TRAIN, without('annotations', 'id'), 'annotation number 0 of the list has no id'),
-    'one id twice': (TRAIN, twice('annotations', 'id'), '1 is the id of several annotations'),
-    'image id twice': (TRAIN, twice('images', 'id'), '1 is the id of several images'),
-    'bbox of no numbers': (TRAIN, each('annotations', bbox=[]), 'has the bbox [], where four'),
+    'one id twice': (TRAIN, twice('annotations', 'id'), '2 annotations have the id 1; give each'),
+    'image id twice': (TRAIN, twice('images', 'id'), '2 images have the id 1; give each its'),
+    'bbox of no numbers': (
+        TRAIN,
+        each('annotations', bbox=[]),
+        'annotation 1 has no bbox; add it',
+    ),
+    'bbox of three numbers': (
+        TRAIN,
+        each('annotations', bbox=[1, 2, 3]),
+        'annotation 1 has the bbox [1, 2, 3]; set it to the four',
+    ),
     'no bbox': (TRAIN, without('annotations', 'bbox'), 'annotation 1 has no bbox; add it'),
     'no area': (TRAIN, without('annotations', 'area'), 'annotation 1 has no area; add it'),
     'no file name': (TRAIN, without('images', 'file_name'), 'image 1 has no file_name'),
@@ -128,22 +145,22 @@ JSON_FAULTS = {
     'no categories': (
         TRAIN,
         lambda content: dict(content, categories=[]),
-        'is no COCO JSON: it has no categories',
+        'is not a valid COCO annotation file: it has no categories',
     ),
     'no category key': (
         VAL,
         lambda content: {k: v for k, v in content.items() if k != 'categories'},
-        'is no COCO JSON: it has no categories',
+        'is not a valid COCO annotation file: it has no categories',
     ),
     'other categories': (
         TRAIN,
         each('categories', name='dog'),
-        "several categories are called 'dog'",
+        "3 categories have the name 'dog'",
     ),
     'a category less': (
         TRAIN,
         lambda content: dict(content, categories=content['categories'][:2]),
-        "class 'car' of train_dataloader.dataset is not in",
+        "class 'car' of metainfo.classes is not a category of coco/annotations/instances_train",
     ),
     'sizes of another image': (
         TRAIN,
@@ -163,9 +180,9 @@ JSON_FAULTS = {
     'no annotation': (
         TRAIN,
         lambda content: dict(content, annotations=[]),
-        'has a data set without images',
+        'its data set is left without images',
     ),
-    'a list': (TRAIN, lambda content: [1], 'is no COCO JSON'),
+    'a list': (TRAIN, lambda content: [1], 'is not a valid COCO annotation file'),
 }
 
 
@@ -183,17 +200,17 @@ OPTION_FAULTS = {
             f'{phase}_dataloader.dataset.metainfo.classes': ('car', 'bicycle', 'person')
             for phase in ('train', 'val')
         },
-        'set metainfo.classes in the order of the file',
+        'set metainfo.classes in that order',
     ),
     'a class twice': (
         'det',
         {'train_dataloader.dataset.metainfo.classes': ('person', 'person', 'car')},
-        'names a class twice',
+        'has a name twice',
     ),
     'a class list that is a string': (
         'det',
         {'train_dataloader.dataset.metainfo.classes': 'person'},
-        "is the string 'person', where a list of names belongs",
+        "is the string 'person' and must be a list of names",
     ),
     'evaluator of other annotations': (
         'det',
@@ -203,12 +220,12 @@ OPTION_FAULTS = {
     'metric that is not given': (
         'det',
         {'default_hooks.checkpoint.save_best': 'bbox_mAP'},
-        'save_best is bbox_mAP, which val_evaluator does not give; it gives coco/bbox_mAP',
+        'save_best is bbox_mAP, which is not a metric of val_evaluator; set one of coco/bbox_mAP',
     ),
     'masks that are not evaluated': (
         'det',
         {'val_evaluator.metric': 'bbox'},
-        'save_best is coco/segm_mAP, which val_evaluator does not give',
+        'save_best is coco/segm_mAP, which is not a metric of val_evaluator',
     ),
     'metric of segmentation': (
         'det',
@@ -223,7 +240,7 @@ OPTION_FAULTS = {
     'several annotation files': (
         'det',
         {'train_dataloader.dataset.ann_file': ['a.json', 'b.json']},
-        'where one file belongs; use a ConcatDataset',
+        'if ann_file is a list, use a ConcatDataset',
     ),
     'mosaic in a plain pipeline': (
         'det',
@@ -235,7 +252,7 @@ OPTION_FAULTS = {
                 dict(type='PackDetInputs'),
             ]
         },
-        'belongs into the pipeline of a MultiImageMixDataset',
+        'move it into the pipeline of a MultiImageMixDataset',
     ),
     'masks that are not loaded': (
         'det',
@@ -255,7 +272,7 @@ OPTION_FAULTS = {
     'misspelt argument of a hook': (
         'det',
         {'default_hooks.checkpoint.max_keep_ckpt': 3},
-        'CheckpointHook knows no such argument; did you mean max_keep_ckpts?',
+        'CheckpointHook has no such argument; did you mean max_keep_ckpts?',
     ),
     'misspelt optimizer': (
         'det',
@@ -265,7 +282,7 @@ OPTION_FAULTS = {
     'misspelt argument of the optimizer': (
         'det',
         {'optim_wrapper.optimizer.weight_decy': 0.1},
-        'AdamW knows no such argument; did you mean weight_decay?',
+        'AdamW has no such argument; did you mean weight_decay?',
     ),
     'misspelt scheduler': (
         'det',
@@ -275,17 +292,17 @@ OPTION_FAULTS = {
     'misspelt argument of a loop': (
         'det',
         {'train_cfg.val_intervall': 2},
-        'knows no such argument; did you mean val_interval?',
+        'has no such argument; did you mean val_interval?',
     ),
     'misspelt argument of a data set': (
         'det',
         {'train_dataloader.dataset.filter_cfgs': dict(min_size=3)},
-        'CocoDataset knows no such argument; did you mean filter_cfg?',
+        'CocoDataset has no such argument; did you mean filter_cfg?',
     ),
     'misspelt argument of a loader': (
         'det',
         {'train_dataloader.num_worker': 2},
-        'DataLoader knows no such argument; did you mean num_workers?',
+        'DataLoader has no such argument; did you mean num_workers?',
     ),
     'misspelt transform': (
         'det',
@@ -310,7 +327,7 @@ OPTION_FAULTS = {
     'a filter that keeps nothing': (
         'det',
         {'train_dataloader.dataset.filter_cfg.min_size': 500},
-        'has a data set without images',
+        'its data set is left without images',
     ),
     'heads for fewer classes than label maps': (
         'seg',
@@ -320,7 +337,7 @@ OPTION_FAULTS = {
     'suffix of no image': (
         'seg',
         {'train_dataloader.dataset.img_suffix': '.jpeg'},
-        'without images',
+        'is left without images',
     ),
     'labels that are resized before an evaluation': (
         'seg',
@@ -384,13 +401,19 @@ def no_map(folder):
 
 
 MAP_FAULTS = {
-    'three channels': (colours, 'has 3 channels, where one with the number of the class'),
+    'three channels': (colours, 'has 3 channels; convert colours to one class index per pixel'),
     'another size': (another_size, 'is 40 x 30 pixels and its image'),
-    '16 bits': (sixteen_bits, 'has 16 bits, and mmseg keeps the lower 8 alone'),
-    'masks of 0 and 255': (masks_of_255, 'so that nothing tells one class from another'),
-    'a value beyond the classes': (beyond, 'holds 199, where model.decode_head.num_classes is'),
-    'a damaged file': (truncated, 'annotations/training/1.png (train_dataloader.dataset) cannot'),
-    'a missing file': (no_map, 'annotations/training/1.png (train_dataloader.dataset) does not'),
+    '16 bits': (sixteen_bits, 'has 16 bits, of which mmseg keeps the lower 8'),
+    'masks of 0 and 255': (masks_of_255, 'so that there is one class at most'),
+    'a value beyond the classes': (
+        beyond,
+        'has the value 199, but model.decode_head.num_cl',
+    ),
+    'a damaged file': (
+        truncated,
+        'fails on ade/annotations/training/1.png: Unidentified',
+    ),
+    'a missing file': (no_map, 'ade/annotations/training/1.png not found'),
 }
 
 
@@ -421,12 +444,12 @@ def test_an_image_that_its_exif_turns(folder):
 def test_a_damaged_image(folder):
     path = folder / 'coco' / 'val2017' / '000000000002.jpg'
     path.write_bytes(path.read_bytes()[:30])
-    assert f'image {path.relative_to(folder)} (val_dataloader.dataset) cannot be' in line('det')
+    assert f'val_dataloader.dataset.pipeline fails on {path.relative_to(folder)}: ' in line('det')
 
 
 def test_a_missing_image(folder):
     (folder / 'coco' / 'train2017' / '000000000003.jpg').unlink()
-    assert '000000000003.jpg (train_dataloader.dataset) does not exist' in line('det')
+    assert 'train2017/000000000003.jpg not found' in line('det')
 
 
 def test_a_locale_that_is_not_utf8(folder, monkeypatch):

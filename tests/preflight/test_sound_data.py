@@ -203,7 +203,7 @@ def test_voc(folder):
 
 def test_voc_with_other_names(folder):
     draw_voc(folder, ('person', 'bicycle', 'Car'))
-    with pytest.raises(UsageError, match="names an object 'Car', and train_data"):
+    with pytest.raises(UsageError, match="has an object 'Car', and train_data"):
         rehearsed_voc()
 
 
@@ -211,7 +211,7 @@ def test_voc_with_small_boxes(folder):
     edited(folder / 'coco' / TRAIN, lambda content: content['annotations'][0].update(bbox=[9] * 4))
     draw_voc(folder)
     report = rehearsed_voc({'train_dataloader.dataset.filter_cfg': dict(bbox_min_size=30)})
-    assert any('leaves out 1 of 12 boxes of a sample: bbox_min' in w for w in report.warnings)
+    assert any('drops 1 boxes of a sample of images: bbox_min' in w for w in report.warnings)
 
 
 @needs_data

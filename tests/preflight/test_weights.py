@@ -8,7 +8,7 @@ from torch import nn
 from mmrest import ResT
 from mmrest.checkpoint import CheckpointError
 from mmrest.preflight import Report
-from mmrest.preflight.weights import check_weights
+from mmrest.preflight.resources import check_weights
 
 ARCH = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
 
@@ -48,7 +48,7 @@ def test_pretrained(tmp_path):
 def test_what_is_elsewhere_is_left_to_the_run():
     model = built(dict(type='Pretrained', checkpoint='https://localhost/x.pth'))
     first, second = facts(model, load_from='open-mmlab://resnet50')
-    assert 'not looked at' in first.found and 'not looked at' in second.found
+    assert 'not checked' in first.found and 'not checked' in second.found
 
 
 def test_a_backbone_of_another_project(tmp_path):
@@ -68,7 +68,7 @@ def test_load_from(tmp_path):
     state = Detector().state_dict()
     torch.save({'state_dict': {n: t for n, t in state.items() if n != 'head.bias'}}, path)
     (fact,) = facts(model, load_from=path)
-    assert '1 keep their values (head.bias)' in fact.found
+    assert '1 are not in the file and keep their initial values (head.bias)' in fact.found
     with pytest.raises(CheckpointError, match='contains only weights'):
         facts(model, load_from=path, resume=True)
     with pytest.raises(CheckpointError, match='1 missing'):

@@ -1,4 +1,4 @@
-"""Length of a run, and room for it on the disk and in memory, in figures."""
+"""Length of a run, and room for its checkpoints on the disk."""
 
 import shutil
 from types import SimpleNamespace
@@ -8,9 +8,8 @@ from mmengine.config import Config
 from torch import nn
 
 from mmrest.engine.errors import UsageError
-from mmrest.preflight import Report, room
-from mmrest.preflight.files import check_writable
-from mmrest.preflight.room import Plan, check_disk, check_memory, check_schedule
+from mmrest.preflight import Report
+from mmrest.preflight.resources import check_disk, check_schedule, check_writable
 
 EACH = 3 * 4000
 """Bytes of a checkpoint of the network below: weights and two moments."""
@@ -31,12 +30,12 @@ def run_of(tmp_path, checkpoint, optimizer='AdamW', **fields):
     )
 
 
-EPOCHS = Plan(epoch=5, length=12, by_epoch=True)
-ITERATIONS = Plan(epoch=5, length=103, by_epoch=False)
+EPOCHS = dict(max_epochs=12)
+ITERATIONS = dict(max_iters=103)
 
 
 @pytest.mark.parametrize(
-    'planned, checkpoint, number',
+    'loop, checkpoint, number',
     [
         (EPOCHS, dict(interval=1), 12),
         (EPOCHS, dict(interval=5), 3),
@@ -50,58 +49,51 @@ ITERATIONS = Plan(epoch=5, length=103, by_epoch=False)
         (ITERATIONS, dict(interval=7), 3),
     ],
 )
-def test_checkpoints(tmp_path, monkeypatch, planned, checkpoint, number):
+def test_checkpoints(tmp_path, monkeypatch, loop, checkpoint, number):
     """As many bytes as they take are enough, and one less is not."""
-    cfg = run_of(tmp_path, checkpoint)
+    cfg = run_of(tmp_path, checkpoint, train_cfg=loop)
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=number * EACH))
     report = Report()
-    check_disk(cfg, network(), planned, tmp_path, report)
+    check_disk(cfg, network(), 5, tmp_path, report)
     assert report.facts[0].found.startswith(f'{number} of ')
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=number * EACH - 1))
-    with pytest.raises(UsageError, match=rf'has no room .* \({number} of .*max_keep_ckpts=2'):
-        check_disk(cfg, network(), planned, tmp_path, report)
+    with pytest.raises(UsageError, match=rf'not enough disk .* \({number} of .*max_keep_ckpts=2'):
+        check_disk(cfg, network(), 5, tmp_path, report)
 
 
 def test_those_that_are_there_are_not_counted_again(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=2 * EACH))
-    cfg = run_of(tmp_path, dict(interval=1))
+    cfg = run_of(tmp_path, dict(interval=1), train_cfg=EPOCHS)
     with pytest.raises(UsageError):
-        check_disk(cfg, network(), EPOCHS, tmp_path, Report())
+        check_disk(cfg, network(), 5, tmp_path, Report())
     for epoch in range(10):
         (tmp_path / f'epoch_{epoch + 1}.pth').touch()
-    check_disk(cfg, network(), EPOCHS, tmp_path, Report())
+    check_disk(cfg, network(), 5, tmp_path, Report())
 
 
-def test_what_a_checkpoint_holds(tmp_path):
-    frozen = network().requires_grad_(False)
-    assert room._sizes(run_of(tmp_path, {}), network()) == (4000, 4000, 8000)
-    assert room._sizes(run_of(tmp_path, {}, 'SGD'), network()) == (4000, 4000, 4000)
-    assert room._sizes(run_of(tmp_path, {}), frozen) == (4000, 0, 0)
+@pytest.mark.parametrize(
+    'optimizer, trained, size', [('AdamW', True, 12000), ('SGD', True, 8000), ('SGD', False, 4000)]
+)
+def test_what_a_checkpoint_holds(tmp_path, monkeypatch, optimizer, trained, size):
+    model = network().requires_grad_(trained)
+    cfg = run_of(tmp_path, dict(interval=-1), optimizer, train_cfg=EPOCHS)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=size))
+    check_disk(cfg, model, 5, tmp_path, Report())
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=size - 1))
+    with pytest.raises(UsageError):
+        check_disk(cfg, model, 5, tmp_path, Report())
 
 
 def test_a_work_dir_that_cannot_be_written_to(tmp_path, monkeypatch):
     (tmp_path / 'file').touch()
     assert check_writable(str(tmp_path / 'a' / 'b')) == tmp_path
-    with pytest.raises(UsageError, match=r'file is not a folder; give another --work-dir'):
+    with pytest.raises(UsageError, match=r'file is not a folder; use another --work-dir'):
         check_writable(str(tmp_path / 'file' / 'a'))
     # Root may write anywhere: what the system says of others is made up.
     monkeypatch.setattr('os.access', lambda path, mode: False)
-    with pytest.raises(UsageError, match='cannot be written to; give another --work-dir'):
+    with pytest.raises(UsageError, match='is not writable; use another --work-dir'):
         check_writable(str(tmp_path / 'a'))
     assert [path.name for path in tmp_path.iterdir()] == ['file']
-
-
-def test_memory(monkeypatch):
-    cfg, report = Config(dict(model={})), Report()
-    monkeypatch.setattr(room, '_memory', lambda: ('it', 10**9))
-    check_memory(cfg, network(), report)
-    assert report.facts[0].found.endswith('it has 954 MiB')
-    monkeypatch.setattr(room, '_memory', lambda: ('it', 100))
-    with pytest.raises(UsageError, match='it has 0 MiB; choose a smaller network'):
-        check_memory(cfg, network(), report)
-    monkeypatch.setattr(room, '_memory', lambda: ('it', None))
-    check_memory(cfg, network(), report)
-    assert 'it cannot be asked' in report.facts[-1].found
 
 
 @pytest.mark.parametrize('end, warns', [(40, False), (500, True)])
@@ -116,11 +108,11 @@ def test_schedule(end, warns):
         )
     )
     report = Report()
-    plan = check_schedule(cfg, 100, report)
+    check_schedule(cfg, 100, report)
     found = dict(report.facts)
-    assert plan.iterations == 300 and found['iterations per epoch'] == '100'
+    assert found['iterations per epoch'] == '100'
     assert found['length'] == '3 epochs' and found['batch'] == '2 x 1 process(es)'
-    assert found['optimizer'] == 'AdamW, lr 0.0001 (meant for a total batch of 16)'
+    assert found['optimizer'] == 'AdamW, lr 0.0001 (for an effective batch size of 16)'
     assert found['schedule'] == f'LinearLR 0 to {end} (iterations)'
     assert bool(report.warnings) == warns
     assert not warns or 'takes 500 of the 300 iterations' in report.warnings[0]
