@@ -116,9 +116,7 @@ def test_an_official_file_is_evaluated(folder):
     done = evaluate('tiny.py', 'released.pth', *args, cwd=folder)
     log = ' '.join((done.stdout + done.stderr).split())
     assert 'tensors loaded from released.pth' in log and 'keep their initial values' not in log
-    assert (
-        '4 of the file are not in the network and ignored (backbone.layers.0.Relpos.angle' in log
-    )
+    assert '4 of the file are not in the network and ignored (backbone.layers.0.' in log
     evaluate('tiny.py', 'own.pth', '--out', 'own.pkl', '--work-dir', 'test', cwd=folder)
     found, of_own = (
         pickle.loads((folder / f'{name}.pkl').read_bytes()) for name in ('found', 'own')

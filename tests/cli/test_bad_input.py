@@ -113,7 +113,7 @@ CASES = {
     REPORT: 'logged holds no checkpoint',
     f'{REPORT} --data-root coco --checkpoint x.pth': 'checkpoint x.pth ',
     f'{REPORT} --data-root coco --checkpoint other.pth': 'of another shape',
-    f'{REPORT} --data-root absent --checkpoint tiny.pth': 'absent/ ',
+    f'{REPORT} --data-root absent --checkpoint tiny.pth': 'absent/annotations/',
     f'{REPORT} --device gpu': '--device: device gpu cannot be used',
     f'{REPORT} --no-eval --checkpoint tiny.pth': '--checkpoint is what to evaluate',
     # Networks: analysis and export.

@@ -151,10 +151,7 @@ def test_init_from_a_detector_of_other_classes(log):
     assert equal(state, other, 'backbone.') and equal(state, other, 'neck.')
     record = log.records[-1]
     assert record.levelname == 'WARNING'
-    assert (
-        '2 have another shape in the file and keep their initial values (head.weight, '
-        in record.message
-    )
+    assert '2 have another shape in the file and keep their initial values (h' in record.message
 
 
 @pytest.mark.parametrize('prefix', ['', 'backbone.bottom_up.', 'module.'])

@@ -2,17 +2,21 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
+from mmengine.structures import BaseDataElement
 from PIL import Image
 from pycocotools import mask as masks
 
 from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
 from mmrest.preflight import rehearse
+from mmrest.preflight.data import Part, Sample
+from mmrest.preflight.evaluation import perfect
 from tests.preflight.test_planted_faults import TRAIN, VAL, drawn, edited, folder, rehearsed
 from tests.shared import SHARED, needs_data
 from tests.tools.runs import ROOT
@@ -212,6 +216,37 @@ def test_voc_with_small_boxes(folder):
     draw_voc(folder)
     report = rehearsed_voc({'train_dataloader.dataset.filter_cfg': dict(bbox_min_size=30)})
     assert any('drops 1 boxes of a sample of images: bbox_min' in w for w in report.warnings)
+
+
+MASK2FORMER = """
+_base_ = 'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py'
+model = dict(backbone=dict(init_cfg=None))
+metainfo = dict(classes=('person', 'bicycle', 'car'))
+train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(metainfo=metainfo))
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(metainfo=metainfo))
+"""
+
+
+def test_mask2former_of_instances(folder):
+    """It inherits a folder of panoptic annotations, which nothing reads."""
+    (folder / 'det.py').write_text(MASK2FORMER)
+    key = 'model.panoptic_head.num_things_classes'
+    with pytest.raises(UsageError, match=f'{key} is 80, but .* has 3 classes .*; set {key}=3'):
+        rehearsed('det')
+    options = {key: 3, 'model.panoptic_fusion_head.num_things_classes': 3}
+    assert scores(rehearsed('det', options)) == BEST
+
+
+def test_panoptic_predictions(tmp_path):
+    """Void, and a segment of each category, by the colours of the annotation (R + 256 G)."""
+    path = tmp_path / 'x.png'
+    cv2.imwrite(str(path), np.array([[[0, 0, 0], [0, 0, 7], [0, 1, 2]]], np.uint8))
+    segments = [dict(id=7, category=1), dict(id=258, category=0)]
+    info = dict(seg_map_path=str(path), segments_info=segments)
+    dataset = SimpleNamespace(metainfo=dict(classes=('sky', 'car')))
+    sample = Sample(info, dict(data_samples=BaseDataElement()))
+    found = perfect(Part('where', 'val', dataset, []), sample).pred_panoptic_seg
+    assert found.sem_seg.tolist() == [[[2, 1001, 2000]]]
 
 
 @needs_data
