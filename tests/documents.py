@@ -26,7 +26,7 @@ from mmrest.engine.config import without_sync_bn
 from mmrest.models import RMT, ResT
 from tests.cli.test_demo import SMALL
 from tests.forks import warm_folder
-from tests.tools.runs import ROOT, save_weights, small_clone
+from tests.runs import ROOT, save_weights, small_clone
 
 PAGES = sorted([ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'docs').rglob('*.md')])
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.chromium import Chromium, needs_chromium
 from tests.documents import PAGES, Place, anchors, blocks, links, name
-from tests.tools.runs import ROOT
+from tests.runs import ROOT
 
 # What the blocks of a page print, among other things.
 PRINTED = {

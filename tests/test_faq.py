@@ -19,7 +19,7 @@ from mmrest import RMT
 from mmrest.checkpoint import match
 from mmrest.engine.config import load_config
 from mmrest.preflight import rehearse
-from tests.tools.runs import ROOT
+from tests.runs import ROOT
 
 # Text in the tables of the page -> what brings it about.
 TROUBLES = {}

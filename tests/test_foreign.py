@@ -5,7 +5,7 @@ import json
 import math
 from pathlib import Path
 
-from tests.tools.runs import run
+from tests.runs import run
 
 BUILD = """
 from mmengine import Config

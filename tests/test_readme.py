@@ -7,7 +7,7 @@ import pytest
 
 from mmrest.models import rest, rmt
 from tests.documents import blocks
-from tests.tools.runs import ROOT
+from tests.runs import ROOT
 
 
 @pytest.mark.parametrize('page', ['README.md', 'docs/index.md'])

@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 import mmrest
 from mmrest.engine.config import load_config
-from tests.tools.runs import ROOT
+from tests.runs import ROOT
 
 
 @pytest.fixture(scope='module')

@@ -16,7 +16,7 @@ from mmrest.analysis.networks import OURS, backbone_config, network_config, on_m
 from mmrest.engine.errors import UsageError
 from mmrest.ops import BACKENDS, use_backend
 from tests.reference import KEYS
-from tests.tools.runs import ROOT
+from tests.runs import ROOT
 
 # In G at 224 x 224: all products of the backbone.
 MACS = {

@@ -5,7 +5,7 @@ import runpy
 import pytest
 import yaml
 
-from tests.tools.runs import ROOT
+from tests.runs import ROOT
 
 METAFILE = ROOT / 'configs' / 'metafile.yml'
 

@@ -9,7 +9,7 @@ from mmpretrain.utils import register_all_modules
 from mmrest import RMT
 from mmrest.engine.config import load_config
 from tests.models.networks import TINY
-from tests.tools.runs import ROOT
+from tests.runs import ROOT
 
 ARCH = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
 SMALL = {'deit_s': dict(dims=(32,), depths=(2,), num_heads=(4,))}

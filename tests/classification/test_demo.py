@@ -3,7 +3,7 @@
 import cv2
 
 from tests.classification.networks import ARCH
-from tests.tools.runs import ROOT, run
+from tests.runs import ROOT, run
 
 CONFIG = f"""
 _base_ = '{ROOT}/configs/demo_cls_rmt_t.py'

@@ -8,7 +8,7 @@ from mmrest.datasets.shapes import write_classes
 from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
 from mmrest.preflight import rehearse
-from tests.tools.runs import ROOT
+from tests.runs import ROOT
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from mmrest.engine.errors import UsageError
 from mmrest.engine.tta import check_tta
 from mmrest.export.onnx import exportable
 from tests.classification.networks import config
-from tests.tools.runs import ROOT, run_here
+from tests.runs import ROOT, run_here
 
 
 def test_macs_are_those_of_224_pixels(tmp_path):

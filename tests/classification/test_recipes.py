@@ -13,7 +13,7 @@ from mmrest.engine.config import load_config
 from tests.classification.networks import NETWORKS, build, config, released_name
 from tests.configs.test_recipes import ABLATIONS, ARCHS
 from tests.reference import CLASSIFICATION, KEYS
-from tests.tools.runs import ROOT
+from tests.runs import ROOT
 
 OFFICIAL = {entry['name']: entry for entry in CLASSIFICATION}
 

@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from mmrest.datasets.shapes import write_classes
 from tests.classification.networks import ARCH, build, released
-from tests.tools.runs import ROOT, evaluate, run, train
+from tests.runs import ROOT, evaluate, run, train
 
 CLASSIFIER = f"""
 _base_ = '{ROOT}/configs/imagenet_rmt_t_300e.py'

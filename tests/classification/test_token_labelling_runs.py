@@ -15,7 +15,7 @@ from mmrest.classification.token_maps import read_token_map
 from mmrest.datasets.shapes import CLASSES, write_classes
 from tests.classification.networks import released_name
 from tests.models.networks import TINY
-from tests.tools.runs import ROOT, evaluate, train
+from tests.runs import ROOT, evaluate, train
 
 CONFIG = f"""
 _base_ = '{ROOT}/configs/imagenet_rmt_s_tl_310e.py'

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.tools.runs import DETECTOR, ROOT, SEGMENTOR, lay_out
+from tests.runs import DETECTOR, ROOT, SEGMENTOR, lay_out
 
 TRAIN = 'train tiny.py --data-root coco'
 SET = '--cfg-options'

@@ -10,7 +10,7 @@ import torch
 
 from mmrest.analysis import measure
 from mmrest.cli import benchmark
-from tests.tools.runs import run_here
+from tests.runs import run_here
 
 RESULTS = {'a': {'coco/bbox_mAP': 0.5, 'coco/segm_mAP': 0.25}, 'b': {'mIoU': 40.04}}
 OPTIONS = ['--cfg-options', 'randomness.seed=0']

@@ -10,7 +10,7 @@ import yaml
 from mmrest import __version__
 from mmrest.cli import check
 from mmrest.cli.check import State, remedies
-from tests.tools.runs import ROOT
+from tests.runs import ROOT
 
 GOOD = State(
     versions={

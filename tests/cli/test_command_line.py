@@ -10,7 +10,7 @@ import yaml
 from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
 from mmrest_cli import COMMANDS
-from tests.tools.runs import ROOT
+from tests.runs import ROOT
 
 
 def mmrest(*arguments):

@@ -11,7 +11,7 @@ import torch
 
 from mmrest import RMT, ResT
 from mmrest.checkpoint import read_checkpoint, read_weights
-from tests.tools.runs import ROOT
+from tests.runs import ROOT
 
 
 def tool(monkeypatch, capsys, program, *args):

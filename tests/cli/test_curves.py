@@ -9,7 +9,7 @@ import pytest
 
 from mmrest.cli import curves
 from mmrest.reporting.logs import Log
-from tests.tools.runs import ROOT, run
+from tests.runs import ROOT, run
 
 ANALYZE = ROOT / 'tools' / 'analyze_logs.py'
 

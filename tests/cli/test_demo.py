@@ -3,7 +3,7 @@
 import cv2
 import pytest
 
-from tests.tools.runs import ROOT, run
+from tests.runs import ROOT, run
 
 ARCH = '_delete_=True, dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4)'
 LOADERS = """

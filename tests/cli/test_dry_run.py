@@ -11,8 +11,8 @@ import torch
 
 from tests.configs.test_recipes import ALL, DETECTORS
 from tests.drawn import draw_ade, draw_coco
+from tests.runs import DETECTOR, ROOT, SEGMENTOR, save_weights, train
 from tests.shared import SHARED, needs_data
-from tests.tools.runs import DETECTOR, ROOT, SEGMENTOR, save_weights, train
 
 
 @pytest.fixture

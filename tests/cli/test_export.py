@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmrest.analysis.networks import build_network, network_config
-from tests.tools.runs import ROOT, SEGMENTOR, run
+from tests.runs import ROOT, SEGMENTOR, run
 
 TOOL = ROOT / 'tools' / 'export_onnx.py'
 onnxruntime = pytest.importorskip('onnxruntime', reason='pip install -r requirements/optional.txt')

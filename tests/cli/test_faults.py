@@ -13,7 +13,7 @@ import time
 import pytest
 import torch
 
-from tests.tools.runs import DETECTOR, ROOT, train
+from tests.runs import DETECTOR, ROOT, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 

@@ -6,7 +6,7 @@ import pytest
 
 from mmrest.analysis.complexity import count_parts
 from mmrest.analysis.networks import network_config, on_meta
-from tests.tools.runs import SEGMENTOR, run_here
+from tests.runs import SEGMENTOR, run_here
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from mmrest.apis import Inferencer, inference
 from mmrest.engine.display import progress_bar
 from mmrest.inference.inferencer import Prediction
 from mmrest.inference.inputs import Input
+from tests.runs import DETECTOR, ROOT, SMALL_SEGMENTOR, lay_out, run_here
 from tests.shared import SHARED, needs_data
-from tests.tools.runs import DETECTOR, ROOT, SMALL_SEGMENTOR, lay_out, run_here
 
 
 @pytest.fixture(scope='module')

@@ -4,7 +4,7 @@ import cv2
 import pytest
 from mmengine.config import Config
 
-from tests.tools.runs import DETECTOR, ROOT, SEGMENTOR, run
+from tests.runs import DETECTOR, ROOT, SEGMENTOR, run
 
 
 def test_print_config(tmp_path):

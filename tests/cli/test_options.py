@@ -19,7 +19,7 @@ from mmrest.cli.command import (
 )
 from mmrest.engine.errors import UsageError
 from mmrest.engine.tta import use_tta
-from tests.tools.runs import ROOT
+from tests.runs import ROOT
 
 
 @pytest.fixture

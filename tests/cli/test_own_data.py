@@ -6,7 +6,7 @@ import shutil
 
 import torch
 
-from tests.tools.runs import small_clone, train
+from tests.runs import small_clone, train
 
 OWN = {'person': 'tabby cat', 'bicycle': 'dog', 'car': 'horse'}
 

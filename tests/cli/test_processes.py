@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.cli.test_runs import metrics
-from tests.tools.runs import DETECTOR, ROOT, SEGMENTOR, evaluate, save_weights
+from tests.runs import DETECTOR, ROOT, SEGMENTOR, evaluate, save_weights
 
 LARGE = DETECTOR.replace('maskrcnn_rmt_s_3x', 'maskrcnn_rmt_l_3x')
 SHARDED = DETECTOR.replace('maskrcnn_rmt_s_3x', 'maskrcnn_rmt_l_3x_fsdp')

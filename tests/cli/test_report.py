@@ -9,7 +9,7 @@ import pytest
 
 from mmrest.reporting.logs import read_log
 from tests.chromium import check_page, needs_chromium
-from tests.tools.runs import DETECTOR, ROOT, SEGMENTOR, run, save_weights, train
+from tests.runs import DETECTOR, ROOT, SEGMENTOR, run, save_weights, train
 
 BOARD = ['TensorboardVisBackend'] if find_spec('tensorboard') else []
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.drawn import CLASSES
+from tests.runs import DETECTOR, ROOT, SEGMENTOR, evaluate, save_weights, train
 from tests.shared import SHARED, needs_data
-from tests.tools.runs import DETECTOR, ROOT, SEGMENTOR, evaluate, save_weights, train
 
 
 def metrics(folder):

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmrest.analysis.networks import backbone_config, build_network, network_config
-from tests.tools.runs import DETECTOR, SEGMENTOR, run_here
+from tests.runs import DETECTOR, SEGMENTOR, run_here
 
 TINY = {'rmt.py': DETECTOR, 'rest.py': SEGMENTOR}
 

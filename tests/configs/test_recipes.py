@@ -12,7 +12,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from tests.tools.runs import ROOT
+from tests.runs import ROOT
 
 ARCHS = {
     # name: (type, arch, dims, depths, drop path)

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 
 from mmrest.engine.config import dicts, without_sync_bn
 from tests.drawn import HEIGHT, WIDTH
-from tests.tools.runs import ROOT
+from tests.runs import ROOT
 
 METHODS = {'retinanet': '1x', 'maskrcnn': '1x', 'upernet': '160k', 'semfpn': '80k'}
 BACKBONES = ('rest_lite', 'rmt_t')

@@ -9,7 +9,7 @@ from mmrest.engine import processes, sharding
 from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
 from tests.models.networks import tiny
-from tests.tools.runs import ROOT
+from tests.runs import ROOT
 
 DDP = dict(type='MMDistributedDataParallel', device_ids=None)
 

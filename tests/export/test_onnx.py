@@ -21,7 +21,7 @@ from mmrest.export.onnx import (
     exportable,
     facts,
 )
-from tests.tools.runs import DETECTOR, ROOT, SEGMENTOR
+from tests.runs import DETECTOR, ROOT, SEGMENTOR
 
 
 @pytest.mark.parametrize('bins', [(1, 1), (2, 2), (3, 3), (6, 6), (2, 5)])

@@ -14,7 +14,7 @@ from mmrest.checkpoint import CheckpointError
 from mmrest.engine.config import load_config, without_sync_bn
 from mmrest.engine.errors import UsageError
 from mmrest.inference.images import UnreadableImage
-from tests.tools.runs import DETECTOR, SMALL_SEGMENTOR, lay_out
+from tests.runs import DETECTOR, SMALL_SEGMENTOR, lay_out
 
 # Boxes alone, which can be augmented.
 BOXES = f"""{DETECTOR}

@@ -14,7 +14,7 @@ from mmrest.ops import use_backend
 from mmrest.ops.blocks import block_elements
 from tests.forks import warm_folder
 from tests.models import wrapped
-from tests.tools.runs import ROOT
+from tests.runs import ROOT
 
 families = pytest.mark.parametrize('family', [ResT, RMT])
 TOLERANCE = 1e-6

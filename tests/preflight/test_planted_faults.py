@@ -17,7 +17,7 @@ from mmrest.engine.config import PHASES, load_config
 from mmrest.engine.errors import UsageError
 from mmrest.preflight import rehearse
 from tests.drawn import draw_ade, draw_coco
-from tests.tools.runs import DETECTOR, SMALL_SEGMENTOR
+from tests.runs import DETECTOR, SMALL_SEGMENTOR
 
 TRAIN = 'annotations/instances_train2017.json'
 VAL = 'annotations/instances_val2017.json'

@@ -18,8 +18,8 @@ from mmrest.preflight import rehearse
 from mmrest.preflight.data import Part, Sample
 from mmrest.preflight.evaluation import perfect
 from tests.preflight.test_planted_faults import TRAIN, VAL, drawn, edited, folder, rehearsed
+from tests.runs import ROOT
 from tests.shared import SHARED, needs_data
-from tests.tools.runs import ROOT
 
 __all__ = ['drawn', 'folder']
 

@@ -19,7 +19,7 @@ from mmrest.reporting.evaluation import Evaluation, evaluate
 from mmrest.reporting.label_map_scores import LabelMapScores
 from mmrest.reporting.logs import Log
 from tests.chromium import check_page, needs_chromium
-from tests.tools.runs import ROOT, SEGMENTOR, run
+from tests.runs import ROOT, SEGMENTOR, run
 
 NAMES = [f'class {number} <b>{"of_a_very_long_name" * 6}</b>' for number in range(150)]
 LOG = Log(

@@ -14,7 +14,7 @@ from mmrest.engine.config import load_config, without_sync_bn
 from tests.drawn import CLASSES
 from tests.forks import warm_folder
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 # Our own config with everything small: what the parts of configs/ define, on drawn pictures.
 DETECTOR = f"""
