@@ -104,9 +104,9 @@ def check_step(
     preprocessor = model.data_preprocessor
     if getattr(preprocessor, 'size', None) is not None:  # it would pad the crop
         preprocessor.size = (SIDE_OF_MAP, SIDE_OF_MAP)
-    for batch_augment in getattr(preprocessor, 'batch_augments', None) or ():
-        if hasattr(batch_augment, 'size'):
-            batch_augment.size = (SIDE, SIDE)
+    for module in preprocessor.modules():
+        if type(module).__name__ == 'BatchFixedSizePad':
+            module.size = (SIDE, SIDE)
     usable = {
         phase: [(p, s) for p in parts if p.phase == phase for s in p.samples if _is_packed(s)]
         for phase in ('train', 'val')

@@ -148,7 +148,7 @@ def test_dry_run(folder):
         'of ReleasedClassifier',
         'iterations per epoch 3',
         'length 2 epochs',
-        '(meant for a total batch of 1024)',
+        '(for an effective batch size of 1024)',
         'pretrained weights of backbone',
     ):
         assert figure in out, figure
