@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 
+import mmrest  # noqa: F401  (before mmdet, so that mmcv's operators come from torchvision)
 from tests.drawn import draw_ade, draw_coco
 from tests.forks import quicken
 

@@ -1,23 +1,18 @@
 """Draw the images of a dataset with their annotations, after its pipeline."""
 
 import argparse
-import os
-import sys
 from pathlib import Path
-from typing import Any, Dict
 
+import cv2
 import numpy as np
 from mmengine.registry import DATASETS, DefaultScope, init_default_scope
-from mmengine.structures import BaseDataElement
-from mmengine.visualization import Visualizer
 from rich.progress import track
 
 from ..engine.config import load_config
 from ..engine.display import colours
 from ..engine.errors import UsageError
-from ..inference.outputs import write_picture
-from ..inference.overlay import render
-from ..inference.sheets import ground_truth, titled
+from ..inference.outputs import Viewer
+from ..inference.overlay import draw_annotations
 from ..preflight import explained
 from .command import Parser, add_config_arguments, at_least, folder
 
@@ -39,26 +34,13 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.not_show and args.output_dir is None:
         parser.error('--not-show leaves nothing to do; pass --output-dir DIR')
-    if not args.not_show and sys.platform == 'linux' and not os.environ.get('DISPLAY'):
-        parser.error('no display (DISPLAY is not set); pass --not-show --output-dir DIR')
     return args
-
-
-def drawn(item: Dict[str, Any], metainfo: Dict[str, Any]) -> np.ndarray:
-    """Return a sample as the network sees it, (H, W, 3) BGR, with its annotations."""
-    image = np.ascontiguousarray(item['inputs'].permute(1, 2, 0).numpy())
-    sample, classes = item['data_samples'], metainfo['classes']
-    if 'gt_label' in sample:
-        names = ', '.join(classes[label] for label in sample.gt_label.tolist())
-        return titled(image, names)
-    palette = colours(metainfo.get('palette'), len(classes))
-    here = BaseDataElement(metainfo=dict(ori_shape=image.shape[:2], scale_factor=(1, 1)))
-    return render(image, classes, palette, *ground_truth(sample, here))
 
 
 def main() -> None:
     """Draw."""
     args = parse_args()
+    viewer = Viewer(args.output_dir, not args.not_show, args.show_interval)
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     scope = cfg.get('default_scope')
     init_default_scope(scope)
@@ -67,12 +49,14 @@ def main() -> None:
             dataset = DATASETS.build(cfg[f'{args.phase}_dataloader'].dataset)
     if not len(dataset):
         raise UsageError(f'{args.phase}_dataloader.dataset of {args.config} has no images')
-    visualizer = None if args.not_show else Visualizer()
+    classes = dataset.metainfo['classes']
+    palette = colours(dataset.metainfo.get('palette'), len(classes))
     for index in track(range(min(len(dataset), args.number or len(dataset))), 'drawing'):
         item = dataset[index]
-        name = f'{index:06d}_{Path(item["data_samples"].img_path).stem}.jpg'
-        image = drawn(item, dataset.metainfo)
-        if args.output_dir is not None:
-            write_picture(image, args.output_dir / name)
-        if visualizer is not None:
-            visualizer.show(image[..., ::-1], win_name=name, wait_time=args.show_interval)
+        sample = item['data_samples']
+        image = np.ascontiguousarray(item['inputs'].permute(1, 2, 0).numpy())
+        if args.phase != 'train' and 'gt_label' not in sample:
+            # Annotations of val and test pipelines are at the size of the image file.
+            image = cv2.resize(image, tuple(sample.ori_shape[1::-1]))
+        drawn = draw_annotations(image, sample, classes, palette)
+        viewer.add(drawn, f'{index:06d}_{Path(sample.img_path).stem}')

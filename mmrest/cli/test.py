@@ -1,21 +1,23 @@
-"""Test a detector, segmentor or classifier: metrics, on request predictions and pictures."""
+"""Test a detector, segmentor or classifier: compute metrics; optionally save predictions."""
 
 import argparse
-import os
 import os.path as osp
-import sys
+from pathlib import Path
+from typing import Optional
 
 from mmengine.config import Config
 
 from ..engine.building import build_runner
-from ..engine.config import TESTED, is_classifier
+from ..engine.config import TESTED, is_classifier, is_segmentor
 from ..engine.display import quiet_libraries
 from ..engine.errors import UsageError
 from ..engine.processes import join_processes
 from ..engine.tta import check_tta, use_tta
 from ..engine.weights import StrictWeightsHook
+from ..inference.hook import PredictionsHook
+from ..inference.outputs import Viewer
 from ..preflight import rehearse
-from .command import Parser, add_run_arguments, run_config
+from .command import Parser, add_run_arguments, folder, run_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,74 +27,55 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--out',
-        help='where the predictions are kept: a .pkl file for a detector or classifier, a folder '
-        'of PNG label maps for a segmentor',
+        help='save predictions to this .pkl file (detector, classifier) or folder of PNG label '
+        'maps (segmentor)',
     )
-    parser.add_argument('--show', action='store_true', help='show predictions on the screen')
-    parser.add_argument('--show-dir', metavar='DIR', help='folder for pictures of predictions')
+    parser.add_argument('--show', action='store_true', help='show predictions in a window')
+    parser.add_argument(
+        '--show-dir', type=folder, metavar='DIR', help='folder for visualizations of predictions'
+    )
     parser.add_argument(
         '--tta',
         action='store_true',
         help='test-time augmentation: flip for boxes, scales and flip for label maps',
     )
     parser.add_argument(
-        '--wait-time', type=float, help='seconds that --show stays at a picture (default: 2)'
+        '--wait-time', type=float, help='seconds to display each image (default: 2)'
     )
     add_run_arguments(parser)
     args = parser.parse_args()
     if args.wait_time is not None and not args.show:
-        parser.error('--wait-time is for --show, which is not given')
+        parser.error('--wait-time needs --show')
     return args
 
 
-def is_segmentor(cfg: Config) -> bool:
-    """Whether the config is one of mmseg, rather than of mmdet."""
-    return cfg.get('default_scope') == 'mmseg'
+def predictions_hook(cfg: Config, args: argparse.Namespace) -> Optional[PredictionsHook]:
+    """Return the hook that ``--show``, ``--show-dir`` and a segmentor's ``--out`` ask for.
 
-
-def keep_predictions(cfg: Config, path: str) -> None:
-    """Have the predictions written to `path`."""
-    evaluators = cfg.get('test_evaluator') or []
-    evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
-    if is_segmentor(cfg):
-        for evaluator in evaluators:
-            # Some metrics of mmseg delete the folder in the end unless they are told to keep it.
-            evaluator.update(output_dir=path, keep_results=True)
-    elif path.endswith(('.pkl', '.pickle')):
+    The predictions of detectors and classifiers are saved by an evaluator, added to `cfg`.
+    """
+    # This hook takes the place of those of mmdet, mmseg and mmpretrain.
+    replaced = (cfg.get('default_hooks') or {}).pop('visualization', None) or {}
+    label_maps = None
+    if args.out is not None and is_segmentor(cfg):
+        label_maps = Path(args.out)
+    elif args.out is not None:
+        if not args.out.endswith(('.pkl', '.pickle')):
+            raise UsageError(
+                f'--out {args.out} is not a .pkl file, as the predictions of a detector or '
+                'classifier need'
+            )
         kind = 'DumpResults' if is_classifier(cfg) else 'DumpDetResults'
-        cfg.test_evaluator = [*evaluators, dict(type=kind, out_file_path=path)]
-    else:
-        raise UsageError(
-            f'--out {path}: the predictions of a detector or classifier go to a .pkl file'
-        )
-
-
-def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
-    """Have the predictions drawn, on the screen or to a folder."""
-    hook = cfg.get('default_hooks', {}).get('visualization')
-    if hook is None:
-        raise UsageError('--show and --show-dir need default_hooks.visualization in the config')
-    if args.show and sys.platform == 'linux' and not os.environ.get('DISPLAY'):
-        raise UsageError(
-            '--show needs a screen and DISPLAY names none; --show-dir DIR draws files'
-        )
-    hook[switch_of_pictures(cfg)] = True
-    if args.show:
-        hook.show = True
-        hook.wait_time = 2 if args.wait_time is None else args.wait_time
-    if args.show_dir is not None and is_segmentor(cfg):
-        hook.interval = 1  # mmseg draws every 50th picture
-        cfg.setdefault('visualizer', dict(type='SegLocalVisualizer')).save_dir = args.show_dir
-    elif args.show_dir is not None and is_classifier(cfg):
-        hook.update(interval=1, out_dir=args.show_dir)  # mmpretrain draws every 5000th picture
-    elif args.show_dir is not None:
-        # An absolute path, because mmdet puts a relative one below the work dir.
-        hook.test_out_dir = osp.abspath(args.show_dir)
-
-
-def switch_of_pictures(cfg: Config) -> str:
-    """What the hook that draws predictions calls the switch for it."""
-    return 'enable' if is_classifier(cfg) else 'draw'
+        evaluators = cfg.get('test_evaluator') or []
+        evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
+        cfg.test_evaluator = [*evaluators, dict(type=kind, out_file_path=args.out)]
+    viewer = None
+    if args.show or args.show_dir is not None:
+        wait_time = 2 if args.wait_time is None else args.wait_time
+        viewer = Viewer(args.show_dir, args.show, wait_time)
+    if viewer is None and label_maps is None:
+        return None
+    return PredictionsHook(viewer, label_maps, replaced.get('score_thr', 0.3))
 
 
 def main() -> None:
@@ -101,13 +84,7 @@ def main() -> None:
     cfg = run_config(args)
     join_processes(cfg)
     cfg.load_from = args.checkpoint
-    if args.out is not None:
-        keep_predictions(cfg, args.out)
-    if args.show or args.show_dir is not None:
-        draw_predictions(cfg, args)
-    elif 'visualization' in (cfg.get('default_hooks') or {}):
-        # Configs draw samples of an evaluation in training; mmdet would draw every test image.
-        cfg.default_hooks.visualization[switch_of_pictures(cfg)] = False
+    hook = predictions_hook(cfg, args)
     if args.tta:
         check_tta(cfg)
     rehearsal = None if args.skip_preflight else rehearse(cfg, ('test',))
@@ -121,5 +98,7 @@ def main() -> None:
     if rehearsal is not None and not args.tta:  # which has a pipeline of its own
         rehearsal.hand_over(runner)
     runner.register_hook(StrictWeightsHook())
+    if hook is not None:
+        runner.register_hook(hook)
     with quiet_libraries(runner):
         runner.test()

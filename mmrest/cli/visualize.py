@@ -26,7 +26,7 @@ from ..analysis.networks import (
     preprocessing,
 )
 from ..engine.errors import UsageError
-from ..inference.images import read_image
+from ..inference.inputs import read_image
 from ..models.pyramid import PyramidBackbone
 from ..models.rmt import RMT
 from .command import Parser, add_cfg_options, add_shape_argument, at_least, written_file

@@ -199,6 +199,11 @@ def is_classifier(cfg: Config) -> bool:
     return cfg.get('default_scope') == 'mmpretrain'
 
 
+def is_segmentor(cfg: Config) -> bool:
+    """Return True for a config of mmseg."""
+    return cfg.get('default_scope') == 'mmseg'
+
+
 def type_name(part: dict) -> Optional[str]:
     """Return the name of a type that is given by name or as a class."""
     return getattr(part.get('type'), '__name__', part.get('type'))

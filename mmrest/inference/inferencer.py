@@ -1,4 +1,4 @@
-"""Inference from Python: images in, data samples of mmdet and mmseg out."""
+"""Inference in Python: images in, data samples of mmdet and mmseg out."""
 
 import copy
 import inspect
@@ -13,6 +13,7 @@ from typing import (
     List,
     NamedTuple,
     Optional,
+    Set,
     Tuple,
     Union,
 )
@@ -36,6 +37,7 @@ from ..engine.config import (
     first_line,
     heads,
     is_classifier,
+    is_segmentor,
     load_config,
     type_name,
     without_sync_bn,
@@ -45,18 +47,18 @@ from ..engine.display import colours
 from ..engine.errors import UsageError
 from ..engine.tta import use_tta
 from ..engine.weights import StrictWeightsHook
-from .images import UnreadableImage, check_whole
+from .inputs import UnreadableImage, check_complete
 
 Image = Union[str, Path, np.ndarray]
-"""Path of a file, or (H, W, 3) uint8 with channels in the order blue, green, red."""
+"""Path of a file, or (H, W, 3) uint8, BGR."""
 
 
 class Prediction(NamedTuple):
-    """What is predicted for an image.
+    """Prediction for one image.
 
     Attributes:
-        source: the image as it was given.
-        image: its pixels as the network's pipeline reads them, (H, W, 3) uint8, BGR.
+        source: the image as it was passed.
+        image: its pixels as the pipeline reads them, (H, W, 3) uint8, BGR.
         sample: a DetDataSample or SegDataSample, on the CPU, at the size of `image`.
     """
 
@@ -65,39 +67,18 @@ class Prediction(NamedTuple):
     sample: BaseDataElement
 
 
-class Loaded(NamedTuple):
-    """An image on its way to the network.
-
-    Attributes:
-        source: the image as it was given.
-        image: its pixels, as in :class:`Prediction`.
-        data: what the pipeline makes of it: ``inputs`` and ``data_samples``.
-    """
-
-    source: Image
-    image: np.ndarray
-    data: Dict[str, Any]
-
-    @property
-    def shapes(self) -> List[Tuple[int, ...]]:
-        """Those of its inputs, of which test-time augmentation makes several."""
-        inputs = self.data['inputs']
-        return [tuple(i.shape) for i in (inputs if isinstance(inputs, list) else [inputs])]
-
-
 class Inferencer:
     """A trained network with the test pipeline of its config; see :func:`inference`.
 
-    It computes what ``tools/test.py`` computes, to the last digit where the batches are the same.
+    Results are bit-identical to those of ``tools/test.py`` for the same batches.
 
     Attributes:
-        cfg: its config.
+        cfg: the config.
         model: the network, in evaluation mode.
-        classes: name of every class, in the order of the labels.
-        palette: their colours, each (red, green, blue) of 0 to 255.
-        is_segmentor: whether it gives label maps, rather than boxes and masks.
-        reduces_zero_label: whether 0 is no class in the label maps of its data set, whose first
-            class is 1 then.
+        classes: class names, in the order of the labels.
+        palette: colour of every class, as (red, green, blue) of 0 to 255.
+        is_segmentor: the network predicts label maps, not boxes and masks.
+        reduces_zero_label: in the label maps of the dataset, the first class is 1, and 0 is none.
     """
 
     def __init__(
@@ -109,13 +90,12 @@ class Inferencer:
     ) -> None:
         if is_classifier(cfg):
             raise UsageError(
-                f'{cfg.filename} is the config of a classifier, where inference takes detectors '
-                'and segmentors; tools/test.py --show-dir DIR draws what a classifier predicts'
+                f'{cfg.filename} is the config of a classifier, and inference supports detectors '
+                'and segmentors; tools/test.py --show-dir DIR visualizes predicted classes'
             )
-        cfg = copy.deepcopy(cfg)
-        self.cfg = cfg
-        self._device = usable_device(device or get_device())
-        dataset = _test_data(cfg)
+        self.cfg = cfg = copy.deepcopy(cfg)
+        device = usable_device(device or get_device())
+        dataset = _test_dataset(cfg)
         without_sync_bn(cfg)
         if cfg.get('data_preprocessor'):
             cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
@@ -126,12 +106,15 @@ class Inferencer:
         check_model(cfg)
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
             model = MODELS.build(cfg.model)
-            meta = _load(model, checkpoint)
+            meta = _load_weights(model, checkpoint)
             self._loader, self._pipeline = _pipeline(cfg, dataset.pipeline)
-            self.classes, palette = _classes(cfg, dataset, meta, counts)
-            self.reduces_zero_label = _reduces_zero_label(dataset)
+            kind = find_type(DATASETS, type_name(dataset))
+            self.classes, palette = _classes(cfg, kind, dataset, meta, counts)
+            parameters = inspect.signature(kind).parameters if kind else {}
+        default = getattr(parameters.get('reduce_zero_label'), 'default', False)
+        self.reduces_zero_label = bool(dataset.get('reduce_zero_label', default))
         self.palette = colours(palette, len(self.classes))
-        self.model = model.to(self._device).eval()
+        self.model = model.to(device).eval()
         self.is_segmentor = is_segmentor(cfg)
         self._fp16 = bool((cfg.get('test_cfg') or {}).get('fp16'))
 
@@ -142,31 +125,30 @@ class Inferencer:
 
         Args:
             images: one image, or several.
-            batch_size: how many go through the network at once. Images of different sizes are
-                padded to that of the largest one in a detector, which changes the last digits, and
-                are not put into one batch in a segmentor.
+            batch_size: images per forward pass. A detector pads the images of a batch to the
+                largest one, which changes the last digits; a segmentor's batches hold images of
+                one size.
 
         Returns:
-            A data sample for one image, else a list of them, on the CPU and at the size of the
+            A data sample for one image, or else a list of them, on the CPU and at the size of the
             image:
 
-            - of a detector ``pred_instances`` with ``bboxes`` (N, 4) float32, in pixels as left,
-              top, right, bottom; ``scores`` (N,) float32; ``labels`` (N,) int64, indices of
-              `classes`; and ``masks`` (N, H, W) bool where the network predicts them;
-            - of a segmentor ``pred_sem_seg.data`` (1, H, W) int64, indices of `classes`. Scores of
-              every class, which take much memory, are those of :meth:`stream` alone.
+            - detectors: ``pred_instances`` with ``bboxes`` (N, 4) float32, in pixels as left, top,
+              right, bottom; ``scores`` (N,) float32; ``labels`` (N,) int64, indices of `classes`;
+              and ``masks`` (N, H, W) bool if the network predicts them;
+            - segmentors: ``pred_sem_seg.data`` (1, H, W) int64, indices of `classes`. The scores
+              of all classes are large and available from :meth:`stream` only.
 
         Raises:
-            UnreadableImage: a file is not an image or damaged, or the config's pipeline cannot
-                take an image; the message names it.
-            ValueError: an array has another shape or type.
+            UnreadableImage: a file is not an image or damaged, or the config's pipeline does not
+                support it; the message names it.
+            ValueError: an array has another shape or dtype.
         """
         if isinstance(images, (str, Path, np.ndarray)):
             return self([images])[0]
         samples = []
         for prediction in self.stream(images, batch_size):
-            if 'seg_logits' in prediction.sample:
-                del prediction.sample.seg_logits
+            prediction.sample.pop('seg_logits', None)
             samples.append(prediction.sample)
         return samples
 
@@ -176,69 +158,65 @@ class Inferencer:
         batch_size: int = 1,
         on_unreadable: Optional[Callable[[Image, UnreadableImage], None]] = None,
     ) -> Iterator[Prediction]:
-        """Predict one image after the other; no more than a batch is held in memory.
+        """Predict lazily; at most one batch is held in memory.
 
         Args:
             images: any number of them.
-            batch_size: as for calling the object.
-            on_unreadable: called with an image that cannot be read or prepared and the reason; it
-                is then left out. Without it the error is raised.
+            batch_size: see :meth:`__call__`.
+            on_unreadable: called with an image that cannot be read or prepared and the error; the
+                image is skipped. By default, the error is raised.
 
         Yields:
-            Predictions in the order of the images; the samples hold all that the network gives.
+            Predictions in the order of the images, with everything that the network returns.
 
         Raises:
-            UnreadableImage, ValueError: as for calling the object.
+            UnreadableImage, ValueError: see :meth:`__call__`.
         """
-        batch: List[Loaded] = []
+        batch: List[Tuple[Image, np.ndarray, dict]] = []
         for image in images:
             try:
-                loaded = self._load(image)
+                pixels, data = self._prepare(image)
             except UnreadableImage as error:
                 if on_unreadable is None:
                     raise
                 on_unreadable(image, error)
                 continue
             # mmdet pads images to the size of the largest one in a batch, mmseg refuses them.
-            alike = not self.is_segmentor or not batch or loaded.shapes == batch[0].shapes
-            if len(batch) == batch_size or not alike:
+            other = self.is_segmentor and batch and _shapes(data) != _shapes(batch[0][2])
+            if len(batch) == batch_size or other:
                 yield from self._predict(batch)
                 batch = []
-            batch.append(loaded)
-        yield from self._predict(batch)
+            batch.append((image, pixels, data))
+        if batch:
+            yield from self._predict(batch)
 
-    def _load(self, image: Image) -> Loaded:
+    def _prepare(self, image: Image) -> Tuple[np.ndarray, Dict[str, Any]]:
+        """Return the pixels of an image, and what the pipeline makes of it."""
         if isinstance(image, np.ndarray):
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
                 raise ValueError(
                     f'an image is an array (H, W, 3) of uint8, got {image.shape} of {image.dtype}'
                 )
-            path = f'an array {image.shape}'
-            results = self._loader(dict(img=image))
+            name, given = f'an array {image.shape}', dict(img=image)
         else:
-            path = _existing(image)
-            check_whole(path)
-            try:
-                results = self._loader(dict(img_path=path))
-            except Exception as error:  # whatever a decoder raises
-                raise UnreadableImage(f'{path} cannot be read: {first_line(error)}') from error
-        pixels = np.asarray(results['img']).astype(np.uint8, copy=False)
+            name = str(image) if os.path.exists(image) else os.path.expanduser(image)
+            given = dict(img_path=name)
+            check_complete(name)
+        step = 'read'
         try:
-            data = self._pipeline(results)
-        except Exception as error:  # whatever a transform raises, for instance of a narrow image
-            raise UnreadableImage(f'{path} cannot be prepared: {first_line(error)}') from error
-        return Loaded(image, pixels, data)
+            results = self._loader(given)
+            pixels = np.asarray(results['img']).astype(np.uint8, copy=False)
+            step = 'prepared'
+            return pixels, self._pipeline(results)
+        except Exception as error:  # whatever a decoder or transform raises
+            raise UnreadableImage(f'{name} cannot be {step}: {first_line(error)}') from error
 
-    def _predict(self, batch: List[Loaded]) -> List[Prediction]:
-        if not batch:
-            return []
-        data = pseudo_collate([loaded.data for loaded in batch])
+    def _predict(self, batch: List[Tuple[Image, np.ndarray, dict]]) -> Iterator[Prediction]:
+        data = pseudo_collate([data for _, _, data in batch])
         with torch.no_grad(), autocast(enabled=self._fp16):
             samples = self.model.test_step(data)
-        return [
-            Prediction(loaded.source, loaded.image, sample.cpu())
-            for loaded, sample in zip(batch, samples)
-        ]
+        for (source, pixels, _), sample in zip(batch, samples):
+            yield Prediction(source, pixels, sample.cpu())
 
 
 def inference(
@@ -250,21 +228,21 @@ def inference(
 ) -> Inferencer:
     """Set up a trained detector or segmentor.
 
-    Nothing is downloaded, and nothing of the checkpoint is run: it passes the guard of
+    Nothing is downloaded, and the checkpoint is loaded with the weights-only unpickler, see
     :func:`mmrest.checkpoint.read_checkpoint`.
 
     Args:
-        config: config file of mmrest, mmdet or mmseg, or what it was read to.
-        checkpoint: weights of the whole network, as training leaves them.
-        device: such as 'cpu' or 'cuda:1'; default: an accelerator where there is one.
-        tta: augment as the config's ``tta_pipeline`` and ``tta_model`` say.
-        cfg_options: values to replace in the config, by dotted key.
+        config: config of mmrest, mmdet or mmseg: a file, a name, or mmengine's ``Config``.
+        checkpoint: weights of the complete network, as training saves them.
+        device: such as 'cpu' or 'cuda:1'; default: GPU if available.
+        tta: test-time augmentation with the config's ``tta_pipeline`` and ``tta_model``.
+        cfg_options: values to override in the config, by dotted key.
 
     Returns:
         An object to be called with images.
 
     Raises:
-        UsageError: the config, an option or the device does not fit.
+        UsageError: the config, an option or the device is not valid.
         CheckpointError: the checkpoint cannot be read or does not cover the network.
 
     Example:
@@ -280,13 +258,14 @@ def inference(
     return Inferencer(config, str(checkpoint), device, tta)
 
 
-def is_segmentor(cfg: Config) -> bool:
-    """Whether the network of a config gives label maps."""
-    return cfg.get('default_scope') == 'mmseg'
+def _shapes(data: Dict[str, Any]) -> List[torch.Size]:
+    """Return the shapes of the inputs; test-time augmentation makes several of one image."""
+    inputs = data['inputs']
+    return [i.shape for i in (inputs if isinstance(inputs, list) else [inputs])]
 
 
-def _test_data(cfg: Config) -> Config:
-    """The data set of the test, inside of wrappers too."""
+def _test_dataset(cfg: Config) -> Config:
+    """Return the config of the test dataset, also inside wrappers."""
     loader = 'test_dataloader'
     for _, part in dicts(cfg.get(loader), loader):
         if part.get('pipeline'):
@@ -294,8 +273,8 @@ def _test_data(cfg: Config) -> Config:
     raise UsageError(f'{cfg.filename} has no test_dataloader.dataset.pipeline to read images with')
 
 
-def _load(model: nn.Module, path: str) -> Dict[str, Any]:
-    """Load all weights of a model; returns what the checkpoint says of its classes."""
+def _load_weights(model: nn.Module, path: str) -> Dict[str, Any]:
+    """Load all weights of a model, and return the dataset's meta information in the checkpoint."""
     while isinstance(model, BaseTTAModel):
         model = model.module
     content = load_guarded(path, 'cpu')
@@ -305,67 +284,49 @@ def _load(model: nn.Module, path: str) -> Dict[str, Any]:
 
 
 def _pipeline(cfg: Config, steps: List[dict]) -> Tuple[Callable, Compose]:
-    """What loads a file or an array, and the transforms after it."""
-    first, *others = [step for step in steps if not _reads_annotations(step)]
+    """Return the loader of files and arrays, and the transforms after it."""
+    first, *others = _without_annotations(steps)
     if _short_name(first) != 'LoadImageFromFile':
         raise UsageError(
             f'the test pipeline of {cfg.filename} begins with {_short_name(first)}, where '
             'inference needs LoadImageFromFile'
         )
-    loader = TRANSFORMS.build(dict(first, type='InferencerLoader'))
-    return loader, Compose([_without_annotations(step) for step in others])
+    for index, step in enumerate(others):
+        if 'transforms' in step:  # groups of TestTimeAug
+            groups = [_without_annotations(group) for group in step['transforms']]
+            others[index] = dict(step, transforms=[group for group in groups if group])
+    return TRANSFORMS.build(dict(first, type='InferencerLoader')), Compose(others)
 
 
 def _short_name(step: dict) -> str:
     return (type_name(step) or '').split('.')[-1]
 
 
-def _reads_annotations(step: dict) -> bool:
-    return _short_name(step) in ('LoadAnnotations', 'LoadPanopticAnnotations')
-
-
-def _without_annotations(step: dict) -> dict:
-    """A transform; of a TestTimeAug what does not read annotations."""
-    if 'transforms' not in step:
-        return step
-    of_groups = [[s for s in group if not _reads_annotations(s)] for group in step['transforms']]
-    return dict(step, transforms=[group for group in of_groups if group])
+def _without_annotations(steps: List[dict]) -> List[dict]:
+    loaders = ('LoadAnnotations', 'LoadPanopticAnnotations')
+    return [step for step in steps if _short_name(step) not in loaders]
 
 
 def _classes(
-    cfg: Config, dataset: Config, meta: Dict[str, Any], counts: set
-) -> Tuple[List[str], Optional[list]]:
-    """Names and colours of the classes that the heads predict."""
-    of_type = getattr(find_type(DATASETS, type_name(dataset)), 'METAINFO', None) or {}
-    of_config = dict(of_type, **(dataset.get('metainfo') or {}))
-    classes = of_config.get('classes')
+    cfg: Config, kind: Optional[type], dataset: Config, meta: Dict[str, Any], counts: Set[int]
+) -> Tuple[List[str], Any]:
+    """Return names and colours of the classes that the heads predict."""
+    known = dict(getattr(kind, 'METAINFO', None) or {}, **(dataset.get('metainfo') or {}))
+    classes = known.get('classes')
     if isinstance(classes, str):
         if not os.path.isfile(classes):
             raise UsageError(
                 f'test_dataloader.dataset.metainfo.classes is the string {classes!r}, where a '
                 'list of names belongs'
             )
-        of_config['classes'] = list_from_file(classes)
-    sources = [known for known in (meta, of_config) if known.get('classes')]
-    for known in sources:
-        if not counts or len(known['classes']) in counts:
-            palette = known.get('palette')
-            return list(known['classes']), palette if isinstance(palette, (list, tuple)) else None
+        known['classes'] = list_from_file(classes)
+    sources = [source for source in (meta, known) if source.get('classes')]
+    for source in sources:
+        if not counts or len(source['classes']) in counts:
+            return list(source['classes']), source.get('palette')
     head, count = next(heads(cfg), ('the model', 0))
-    found = ' and '.join(str(len(known['classes'])) for known in sources) or 'no'
+    found = ' and '.join(str(len(source['classes'])) for source in sources) or 'no'
     raise UsageError(
         f'{head}.num_classes is {count}, but checkpoint and config name {found} classes; set '
         'test_dataloader.dataset.metainfo.classes'
     )
-
-
-def _reduces_zero_label(dataset: Config) -> bool:
-    kind = find_type(DATASETS, type_name(dataset))
-    parameter = inspect.signature(kind).parameters.get('reduce_zero_label') if kind else None
-    return bool(dataset.get('reduce_zero_label', parameter and parameter.default))
-
-
-def _existing(image: Union[str, Path]) -> str:
-    """The path of a file; ``~`` stands for the home folder where no file is called so."""
-    path = str(image)
-    return path if os.path.exists(path) else os.path.expanduser(path)

@@ -1,30 +1,34 @@
-"""What inference is asked to look at: images, folders, patterns and videos."""
+"""Inputs of inference: images, folders, glob patterns and videos."""
 
 import glob
 import os
+import warnings
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Sequence, Set, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import cv2
 import numpy as np
 
+from ..engine.config import first_line
 from ..engine.errors import UsageError
-from .images import UnreadableImage
 
 VIDEOS = {'.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ts', '.webm', '.wmv'}
 """Suffixes of videos; every other file is read as an image."""
 
+MAX_RATE = 240
+"""Frames per second; higher values in a file are the ticks of a clock, not a frame rate."""
 
-FASTEST = 240
-"""Frames a second; above are clocks that a file notes in place of its rate."""
+
+class UnreadableImage(UsageError):
+    """A file is not an image or video, or is truncated."""
 
 
 class Input(NamedTuple):
-    """A file to look at.
+    """An image or video file.
 
     Attributes:
-        path: of the file, as it was given or found in a folder.
-        name: what its outputs are called, without a suffix and with folders; no two are equal.
+        path: the file, as passed or as found in a folder.
+        name: unique name of its outputs, with folders and without a suffix.
     """
 
     path: Path
@@ -32,120 +36,150 @@ class Input(NamedTuple):
 
     @property
     def is_video(self) -> bool:
-        """Whether it is a video, by its suffix."""
+        """True for the suffixes in :data:`VIDEOS`."""
         return self.path.suffix.lower() in VIDEOS
 
 
-def find_inputs(given: Sequence[str], leave_out: Path, own: Sequence[Path] = ()) -> List[Input]:
-    """List the files that were asked for, each once.
-
-    Folders are searched with all below them; what begins with a point is left out there.
+def find_inputs(given: Sequence[str], outputs: Sequence[Path] = ()) -> List[Input]:
+    """List input files, each once; folders are searched recursively, hidden files skipped.
 
     Args:
-        given: paths of files or folders, or patterns as of a shell (``**`` is any number of
-            folders).
-        leave_out: folder that is not searched, because outputs are written there.
-        own: outputs themselves, files and folders, which are not found where `leave_out` is
-            searched all the same: given as a folder, or by a pattern.
+        given: files, folders or glob patterns (``**`` matches any number of folders).
+        outputs: files and folders that an earlier run wrote; folders and patterns skip them.
 
     Raises:
-        UsageError: something does not exist, or a folder or pattern has nothing.
+        UsageError: something was not found, or a folder is empty.
     """
+    skipped = {os.path.realpath(path) for path in outputs}
     found = {}
-    real = {os.path.realpath(path) for path in own}
     for text in given:
-        for path, root in _files(text, leave_out, real):
+        for path, root in _files(text, skipped):
             found.setdefault(os.path.abspath(path), (path, root))
-    paths = [path for path, _ in found.values()]
-    return [Input(path, name) for path, name in zip(paths, _names(list(found.values())))]
+    paths, roots = zip(*found.values())
+    return [Input(path, name) for path, name in zip(paths, unique_names(paths, roots))]
 
 
-def _files(text: str, leave_out: Path, own: Set[str]) -> List[Tuple[Path, Path]]:
-    """Files with the folder that their names are relative to."""
+def _files(text: str, skipped: Set[str]) -> List[Tuple[Path, Path]]:
+    """Return files, each with the folder that its name is relative to."""
+
+    def is_new(path: Path) -> bool:
+        return os.path.realpath(path) not in skipped
+
+    def kept(folder: str, names: List[str]) -> List[str]:
+        return sorted(n for n in names if not n.startswith('.') and is_new(Path(folder, n)))
+
     path = Path(text if os.path.exists(text) else os.path.expanduser(text))
-    if path.exists():
-        matches = [path]
-    elif glob.has_magic(text):
-        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    matches = [path]
+    if not path.exists():
+        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
         if not matches:
-            raise UsageError(f'no file matches {text}; give another pattern')
-        matches = [m for m in matches if own.isdisjoint(map(os.path.realpath, (m, *m.parents)))]
-    else:
-        raise UsageError(f'input {text} does not exist; give images, folders or videos')
+            raise UsageError(f'input {text} not found; pass images, folders, videos or a pattern')
+        matches = [match for match in matches if all(map(is_new, (match, *match.parents)))]
     files = []
-    for match in matches:
+    for match in sorted(matches):
         if match.is_dir():
-            skipped = own | {os.path.realpath(leave_out)}
-            files += [(file, match) for file in _below(match, skipped)]
+            for folder, folders, names in os.walk(match):
+                folders[:] = kept(folder, folders)
+                files += [(Path(folder, name), match) for name in kept(folder, names)]
         else:
             files.append((match, match.parent))
     if not files:
-        raise UsageError(f'{text} holds no file; give images, folders or videos')
+        raise UsageError(f'{text} contains no files; pass images, folders, videos or a pattern')
     return files
 
 
-def _below(folder: Path, skipped: Set[str]) -> Iterator[Path]:
-    for where, folders, files in os.walk(folder):
-        folders[:] = _kept(where, folders, skipped)
-        yield from (Path(where, name) for name in _kept(where, files, skipped))
+def unique_names(
+    paths: Sequence[Path], roots: Optional[Sequence[Path]] = None, suffix: bool = False
+) -> List[str]:
+    """Return short names of files, no two of them equal.
 
+    They are relative to `roots`, or else to the folder that all files have in common.
 
-def _kept(where: str, names: Sequence[str], skipped: Set[str]) -> List[str]:
-    return sorted(
-        name
-        for name in names
-        if not name.startswith('.') and os.path.realpath(os.path.join(where, name)) not in skipped
-    )
-
-
-def _names(files: Sequence[Tuple[Path, Path]]) -> List[str]:
-    """Names of outputs: as short as they can be with no two equal."""
-    names = [path.relative_to(root).with_suffix('') for path, root in files]
-    if len(set(names)) < len(names):
-        absolute = [Path(os.path.abspath(path)) for path, _ in files]
+    Args:
+        paths: different files.
+        roots: a folder above each file; default: the folder that it is in.
+        suffix: keep suffixes; they are also kept where names differ in nothing else.
+    """
+    roots = roots or [path.parent for path in paths]
+    names = [path.relative_to(root) for path, root in zip(paths, roots)]
+    if len({name.with_suffix('') for name in names}) < len(names):
+        absolute = [Path(os.path.abspath(path)) for path in paths]
         common = os.path.commonpath([path.parent for path in absolute])
-        whole = [path.relative_to(common) for path in absolute]
-        names = [path.with_suffix('') for path in whole]
-        if len(set(names)) < len(names):
-            names = whole
-    return [name.as_posix() for name in names]
+        names = [path.relative_to(common) for path in absolute]
+    stems = [name.with_suffix('') for name in names]
+    unique = len(set(stems)) == len(stems)
+    return [name.as_posix() for name in (stems if unique and not suffix else names)]
+
+
+def read_image(path: str, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
+    """Read an image file.
+
+    Args:
+        path: the file.
+        size: height and width to resize it to, in pixels.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Raises:
+        UsageError: the file does not exist.
+        UnreadableImage: it is not an image, or truncated.
+    """
+    if not os.path.exists(path):
+        raise UsageError(f'image {path} not found')
+    check_complete(path)
+    image = cv2.imread(path, cv2.IMREAD_COLOR)
+    if image is None:
+        raise UnreadableImage(f'{path} is not an image that OpenCV can read')
+    if size is not None:
+        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def check_complete(path: str) -> None:
+    """Check that a file is a complete image; OpenCV fills what is missing with grey.
+
+    Raises:
+        UnreadableImage: it is not.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # large images
+        try:
+            with Image.open(path) as image:
+                image.draft(image.mode, (1, 1))  # JPEG: read the whole file, in less time
+                image.load()
+        except UnidentifiedImageError:
+            raise UnreadableImage(f'{path} is not an image') from None
+        except Image.DecompressionBombError:
+            pass  # larger than Pillow wants to load
+        except Exception as error:  # whatever a decoder raises
+            raise UnreadableImage(f'{path} cannot be read: {first_line(error)}') from error
 
 
 class Video:
-    """The frames of a video, one after the other.
-
-    Args:
-        path: of the file.
+    """Frames of a video, (H, W, 3) uint8, BGR; it can be iterated once.
 
     Attributes:
-        announced: how many frames the file says it has; 0 where it does not say.
-        rate: frames a second; 25 where the file does not say, or says what no camera does.
+        length: number of frames according to the file; 0 if it does not say.
+        rate: frames per second; 25 if the file does not say, or more than :data:`MAX_RATE`.
 
     Raises:
-        UnreadableImage: it is no video that OpenCV can read.
+        UnreadableImage: OpenCV cannot read the file.
     """
 
     def __init__(self, path: Path) -> None:
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
             raise UnreadableImage(f'{path} is not a video that OpenCV can read')
-        self.announced = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self.length = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.rate = rate if 0 < rate <= FASTEST else 25.0
+        self.rate = rate if 0 < rate <= MAX_RATE else 25.0
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield (H, W, 3) uint8 frames, BGR; a video can be read once."""
         while True:
             is_read, frame = self._capture.read()
             if not is_read:
-                break
+                return
             yield frame
-        self._capture.release()
-
-
-def announced_frames(path: Path) -> int:
-    """How many frames a video says it has; 0 where it cannot be read or does not say."""
-    try:
-        return Video(path).announced
-    except UnreadableImage:
-        return 0

@@ -1,105 +1,155 @@
-"""What inference leaves in a folder: pictures, label maps and one file of results."""
+"""Outputs of inference: visualizations, label maps and one JSON file in COCO's format."""
 
+import contextlib
+import itertools
 import json
+import os
+import os.path as osp
 import shutil
+import sys
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Dict, Iterator, List, Optional, Sequence, TextIO, Type
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import cv2
 import numpy as np
 from mmengine.structures import BaseDataElement
+from mmengine.visualization import Visualizer
 from PIL import Image
 
 from ..checkpoint import write_whole
 from ..engine.errors import UsageError
+from .inputs import Input
 
 COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 """Ids between 1 and 90 that no category of COCO has."""
 
+FRAMES = '.frames'
+"""Suffix of the folder with the label maps of a video."""
 
-class Results:
-    """Collects results and writes them as one JSON file in COCO's format.
 
-    They wait in temporary files, so that memory stays bounded whatever their number.
+class Outputs(NamedTuple):
+    """Paths of the outputs of inference.
 
-    Args:
-        path: of the JSON file; it is written when the object is left, whole or not at all, also
-            on an error or an interruption, with what there is by then; after an error before the
-            first image it is not.
-        categories: the classes in the order of the labels, each with an ``id``.
+    Attributes:
+        folder: contains all of them.
+        save_vis: visualizations are saved.
+        save_pred: the JSON file, and label maps, are saved.
     """
 
-    def __init__(self, path: Path, categories: Sequence[dict]) -> None:
-        self._path = path
-        self._categories = list(categories)
-        self._ids = [category['id'] for category in categories]
-        self._images, self._annotations = (
-            tempfile.TemporaryFile('w+', encoding='utf-8', dir=path.parent) for _ in range(2)
-        )
-        self._counts = dict(images=0, annotations=0)
+    folder: Path
+    save_vis: bool = True
+    save_pred: bool = True
 
-    def __enter__(self) -> 'Results':
-        return self
+    @property
+    def json(self) -> Path:
+        """The JSON file."""
+        return self.folder / 'predictions.json'
 
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        with self._images, self._annotations:
-            if self._counts['images'] or kind is None:
-                write_whole(self._path, self._write)
+    @property
+    def all(self) -> List[Path]:
+        """Everything that a run writes: the JSON file and two folders."""
+        return [self.folder / 'vis', self.folder / 'preds', self.json]
 
-    def add(self, image: Dict[str, Any], sample: BaseDataElement) -> None:
-        """Add an image and what was found in it.
+    def vis(self, source: Input) -> Path:
+        """Return the visualization of an input."""
+        return self.folder / 'vis' / (source.name + ('.mp4' if source.is_video else '.jpg'))
+
+    def label_map(self, source: Input, frame: Optional[int] = None) -> Path:
+        """Return the label map of an image or frame; of a video, without `frame`, their folder."""
+        suffix = FRAMES if source.is_video else '.png'
+        path = self.folder / 'preds' / (source.name + suffix)
+        return path if frame is None else path / f'{frame:06d}.png'
+
+    def check(self, inputs: Sequence[Input], label_maps: bool, overwrite: bool) -> None:
+        """Check that no file will be lost.
 
         Args:
-            image: its fields but for ``id``: file_name, width, height and others.
-            sample: its data sample.
+            inputs: all inputs.
+            label_maps: the network predicts label maps.
+            overwrite: existing outputs may be overwritten.
+
+        Raises:
+            UsageError: an output is an input, a folder, or already exists.
         """
-        number = self._put('images', self._images, image)
-        if 'pred_instances' in sample:
-            for annotation in annotations(sample.pred_instances, self._ids):
-                self._put('annotations', self._annotations, dict(annotation, image_id=number))
+        read = {osp.realpath(source.path) for source in inputs}
+        planned = [self.vis(source) for source in inputs] if self.save_vis else []
+        if self.save_pred:
+            planned += [self.json, *(self.label_map(s) for s in inputs if label_maps)]
+        for path in planned:
+            if osp.realpath(path) in read:
+                raise UsageError(f'{path} is an input; choose another --out-dir')
+            if path.is_dir() and path.suffix != FRAMES:
+                raise UsageError(f'{path} is a directory; choose another --out-dir')
+            if path.exists() and not overwrite:
+                raise UsageError(f'{path} exists; choose another --out-dir or pass --overwrite')
 
-    def _put(self, what: str, file: TextIO, entry: Dict[str, Any]) -> int:
-        self._counts[what] += 1
-        separator = ',\n' if self._counts[what] > 1 else ''
-        file.write(separator + json.dumps(dict(id=self._counts[what], **entry)))
-        return self._counts[what]
 
-    def _write(self, temporary: str) -> None:
+@contextlib.contextmanager
+def coco_file(
+    path: Path, categories: Sequence[dict]
+) -> Iterator[Callable[[Dict[str, Any], BaseDataElement], None]]:
+    """Write a JSON file in COCO's format; a context.
+
+    It is written atomically at the end; after an error or interruption with the images so far, if
+    any. Annotations wait in a temporary file, so that memory does not grow with their number.
+
+    Args:
+        path: the file.
+        categories: the classes in the order of the labels, each with an ``id``.
+
+    Yields:
+        Function that adds an image, given its fields except ``id``, and its data sample.
+    """
+    images: List[dict] = []
+    numbers = itertools.count(1)
+    ids = [category['id'] for category in categories]
+
+    def add(image: Dict[str, Any], sample: BaseDataElement) -> None:
+        images.append(dict(id=len(images) + 1, **image))
+        for annotation in detections(sample.get('pred_instances'), ids):
+            number = next(numbers)
+            entry = dict(id=number, **annotation, image_id=len(images))
+            annotations.write((',\n' if number > 1 else '') + json.dumps(entry))
+
+    def write(temporary: str) -> None:
         with open(temporary, 'w', encoding='utf-8') as file:
-            file.write('{"images": [\n')
-            self._images.seek(0)
-            shutil.copyfileobj(self._images, file)
-            file.write('\n], "annotations": [\n')
-            self._annotations.seek(0)
-            shutil.copyfileobj(self._annotations, file)
-            file.write(f'\n], "categories": {json.dumps(self._categories)}}}\n')
+            entries = ',\n'.join(map(json.dumps, images))
+            file.write(f'{{"images": [\n{entries}\n], "annotations": [\n')
+            annotations.seek(0)
+            shutil.copyfileobj(annotations, file)
+            file.write(f'\n], "categories": {json.dumps(list(categories))}}}\n')
+
+    with tempfile.TemporaryFile('w+', encoding='utf-8', dir=path.parent) as annotations:
+        try:
+            yield add
+        except BaseException:
+            if images:
+                write_whole(path, write)
+            raise
+        write_whole(path, write)
 
 
 def coco_ids(classes: Sequence[str]) -> List[int]:
-    """Ids of a detector's classes: COCO's own for its 80 classes, else 1, 2, 3 and so on."""
+    """Return category ids of a detector: COCO's own for its 80 classes, else 1, 2, 3 and so on."""
     if (len(classes), classes[0], classes[-1]) == (80, 'person', 'toothbrush'):
         return [number for number in range(1, 91) if number not in COCO_GAPS]
     return list(range(1, len(classes) + 1))
 
 
-def annotations(instances: Any, ids: Sequence[int]) -> Iterator[Dict[str, Any]]:
-    """Detections as COCO has them.
+def detections(instances: Optional[Any], ids: Sequence[int]) -> Iterator[Dict[str, Any]]:
+    """Yield detections in COCO's format.
 
     Args:
-        instances: ``pred_instances`` of a data sample.
-        ids: of the category of every label.
+        instances: ``pred_instances`` of a data sample, on the CPU.
+        ids: category id of every label.
 
     Yields:
         ``category_id``, ``bbox`` (left, top, width and height in pixels), ``area``, ``iscrowd``
-        (0) and ``score``, and where there are masks ``segmentation``, in run lengths.
+        (0), ``score`` and, if there are masks, ``segmentation`` as RLE.
     """
+    if instances is None:
+        return
     masks = instances.masks.numpy() if 'masks' in instances else [None] * len(instances)
     for label, score, (left, top, right, bottom), mask in zip(
         instances.labels.tolist(), instances.scores.tolist(), instances.bboxes.tolist(), masks
@@ -109,73 +159,82 @@ def annotations(instances: Any, ids: Sequence[int]) -> Iterator[Dict[str, Any]]:
             category_id=ids[label], bbox=box, area=box[2] * box[3], iscrowd=0, score=score
         )
         if mask is not None:
-            from pycocotools import mask as run_lengths
+            from pycocotools import mask as rle
 
-            encoded = run_lengths.encode(np.asfortranarray(mask, np.uint8))
-            annotation['area'] = int(run_lengths.area(encoded))
-            size, counts = encoded['size'], encoded['counts'].decode()
-            annotation['segmentation'] = dict(size=list(size), counts=counts)
+            encoded = rle.encode(np.asfortranarray(mask, np.uint8))
+            annotation['area'] = int(rle.area(encoded))
+            annotation['segmentation'] = dict(
+                size=list(encoded['size']), counts=encoded['counts'].decode()
+            )
         yield annotation
 
 
 def write_label_map(sample: BaseDataElement, ids: Sequence[int], path: Path) -> None:
-    """Write a label map as a PNG, with 16 bits a pixel where 8 do not suffice.
+    """Write ``pred_sem_seg`` of a sample as PNG, with 16 bits per pixel if 8 do not suffice.
 
     Args:
-        sample: data sample with ``pred_sem_seg``.
-        ids: what to write for every label.
-        path: of the file; its folder is made.
+        sample: data sample, on the CPU.
+        ids: pixel value of every label.
+        path: the file; its folder is created.
     """
     table = np.array(ids, np.uint8 if max(ids) < 256 else np.uint16)
-    _save(table[sample.pred_sem_seg.data[0].numpy()], path)
+    _save(table[sample.pred_sem_seg.data[0].long().numpy()], path)  # binary ones are floats
 
 
-def write_picture(picture: np.ndarray, path: Path) -> None:
-    """Write a (H, W, 3) picture, BGR, to a file whose folder is made."""
-    _save(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), path, quality=95)
+def write_image(image: np.ndarray, path: Path) -> None:
+    """Write an image (H, W, 3), BGR, to a file; its folder is created."""
+    _save(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), path, quality=95)
 
 
 def _save(pixels: np.ndarray, path: Path, **options: Any) -> None:
-    """Write a file with Pillow, which says so where OpenCV would fail silently."""
+    """Write a file with Pillow, which raises errors where OpenCV fails silently."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)
 
 
-class VideoPictures:
-    """A video of pictures, written frame by frame; begun with the first one.
+def open_video(path: Path, rate: float, size: Sequence[int]) -> cv2.VideoWriter:
+    """Return a writer of .mp4 files, for frames (H, W, 3), BGR.
 
     Args:
-        path: of the .mp4 file.
-        rate: frames a second.
+        path: the file; its folder is created.
+        rate: frames per second.
+        size: width and height of the frames.
+
+    Raises:
+        UsageError: OpenCV cannot write the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), rate, tuple(size))
+    if not writer.isOpened():
+        raise UsageError(
+            f'OpenCV cannot encode {path} with {size[0]} x {size[1]} pixels and {rate:g} frames '
+            'per second; choose another --out-dir, or pass --no-save-vis'
+        )
+    return writer
+
+
+class Viewer:
+    """Saves images to a folder, shows them in a window, or both.
+
+    Args:
+        folder: where to save; None: do not save.
+        show: open a window.
+        wait_time: seconds to display each image.
+
+    Raises:
+        UsageError: there is no display to show images on.
     """
 
-    def __init__(self, path: Path, rate: float) -> None:
-        self._path = path
-        self._rate = rate
-        self._writer: Optional[cv2.VideoWriter] = None
+    def __init__(self, folder: Optional[Path], show: bool = False, wait_time: float = 2) -> None:
+        if show and sys.platform == 'linux' and not os.environ.get('DISPLAY'):
+            raise UsageError('no display (DISPLAY is not set); save images to a folder instead')
+        self._folder = folder
+        self._window = Visualizer() if show else None
+        self._wait_time = wait_time
 
-    def __enter__(self) -> 'VideoPictures':
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._writer is not None:
-            self._writer.release()
-
-    def add(self, picture: np.ndarray) -> None:
-        """Add a (H, W, 3) picture, BGR; all are of one size.
-
-        Raises:
-            UsageError: the file cannot be written, of which OpenCV says nothing by itself.
-        """
-        if self._writer is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            code = cv2.VideoWriter_fourcc(*'mp4v')
-            size = picture.shape[1::-1]
-            self._writer = cv2.VideoWriter(str(self._path), code, self._rate, size)
-            if not self._writer.isOpened():
-                raise UsageError(
-                    f'video {self._path} cannot be written by OpenCV, with {size[0]} x {size[1]} '
-                    f'pixels and {self._rate:g} frames a second; choose another --out-dir, or '
-                    'leave pictures out with --no-save-vis'
-                )
-        self._writer.write(picture)
+    def add(self, image: np.ndarray, name: str) -> None:
+        """Save and show an image (H, W, 3), BGR, under a name without suffix."""
+        if self._folder is not None:
+            write_image(image, self._folder / f'{name}.jpg')
+        if self._window is not None:
+            self._window.show(image[..., ::-1], win_name=name, wait_time=self._wait_time)

@@ -1,12 +1,14 @@
-"""The renderer: boxes, masks and label maps, predicted or annotated, drawn over an image."""
+"""The renderer of predictions and annotations: boxes, masks, label maps and classes."""
 
 import functools
+import math
 from pathlib import Path
 from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import matplotlib
 import numpy as np
+import torch
 from mmengine.structures import BaseDataElement
 from PIL import Image, ImageDraw, ImageFont
 
@@ -20,6 +22,9 @@ LEAST_SIDE = 640
 
 OPACITY = 0.55
 """Of masks and label maps."""
+
+BLACK, RIGHT, WRONG = (0, 0, 0), (27, 127, 59), (193, 39, 45)
+"""Colours of titles: without ground truth, and of right and wrong classes."""
 
 
 class _Label(NamedTuple):
@@ -40,21 +45,51 @@ def draw(
 
     Args:
         image: (H, W, 3) uint8, BGR.
-        sample: data sample with ``pred_instances`` or ``pred_sem_seg`` at the size of the image.
+        sample: data sample of a detector or segmentor, at the size of the image, or of a
+            classifier; on the CPU.
         classes: name of every class.
         palette: colour of every class, see :func:`mmrest.engine.display.colours`.
         score_thr: detections below it are skipped.
 
     Returns:
-        As :func:`render`.
+        See :func:`render`. A classifier's prediction is a line of text above the image.
     """
-    instances = label_map = None
-    if 'pred_sem_seg' in sample:
-        label_map = sample.pred_sem_seg.data[0].numpy()
-    if 'pred_instances' in sample:
-        instances = sample.pred_instances
+    if 'pred_label' in sample:
+        return titled(enlarged(image), *predicted_classes(sample, classes))
+    instances = sample.get('pred_instances')
+    if instances is not None:
         instances = instances[instances.scores >= score_thr]
-    return render(image, classes, palette, instances, label_map)
+    return render(image, classes, palette, instances, _label_map(sample, 'pred_sem_seg'))
+
+
+def draw_annotations(
+    image: np.ndarray, sample: BaseDataElement, classes: Sequence[str], palette: Sequence[RGB]
+) -> np.ndarray:
+    """Draw the ground truth of a data sample over an image of the same size; see :func:`draw`."""
+    if 'gt_label' in sample:
+        names = ', '.join(classes[label] for label in sample.gt_label.tolist())
+        return titled(enlarged(image), names)
+    instances = None
+    if 'bboxes' in sample.get('gt_instances', ()):  # mmdet packs empty ones without annotations
+        instances = sample.gt_instances.clone()
+        instances.bboxes = torch.as_tensor(getattr(instances.bboxes, 'tensor', instances.bboxes))
+        if 'masks' in instances:
+            instances.masks = torch.from_numpy(instances.masks.to_ndarray().astype(bool))
+    return render(image, classes, palette, instances, _label_map(sample, 'gt_sem_seg'))
+
+
+def predicted_classes(sample: BaseDataElement, classes: Sequence[str]) -> Tuple[str, RGB]:
+    """Return a classifier's prediction in words, with the right classes, and a colour."""
+    found = sample.pred_label.tolist()
+    text = ', '.join(f'{classes[label]} {sample.pred_score[label]:.2f}' for label in found)
+    truth = sample.gt_label.tolist() if 'gt_label' in sample else found
+    if set(found) != set(truth):
+        return f'{text}, is {", ".join(classes[label] for label in truth)}', WRONG
+    return text, RIGHT if 'gt_label' in sample else BLACK
+
+
+def _label_map(sample: BaseDataElement, key: str) -> Optional[np.ndarray]:
+    return sample.get(key).data[0].numpy() if key in sample else None
 
 
 def render(
@@ -66,8 +101,8 @@ def render(
 ) -> np.ndarray:
     """Draw instances and a label map over an image.
 
-    No label covers another one: those of the highest scores and of the largest regions come first,
-    and one without room beside its box or region is dropped. Overlapping instances of a class have
+    Labels do not overlap: those of the highest scores and largest regions are placed first, and
+    one without room beside its box or region is dropped. Overlapping instances of a class have
     different shades of its colour.
 
     Args:
@@ -76,16 +111,14 @@ def render(
         palette: colour of every class.
         instances: ``bboxes`` (N, 4), ``labels`` (N,) and, if available, ``scores`` (N,) and
             ``masks`` (N, H, W), as tensors.
-        label_map: (H, W); values that are no class are not drawn.
+        label_map: (H, W); values that are not a class are not drawn.
 
     Returns:
         (kH, kW, 3) uint8, BGR, where k is 1 except for images smaller than :data:`LEAST_SIDE`:
         these are enlarged so that labels can be read.
     """
-    factor = max(1, round(LEAST_SIDE / max(image.shape[:2])))
-    size = (factor * image.shape[1], factor * image.shape[0])
-    canvas = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) if factor > 1 else image
-    canvas = cv2.cvtColor(canvas, cv2.COLOR_BGR2RGB)
+    canvas = cv2.cvtColor(enlarged(image), cv2.COLOR_BGR2RGB)
+    size = canvas.shape[1::-1]
     font = font_of(max(12, min(size) // 40))
     labels: List[_Label] = []
     if label_map is not None:
@@ -95,8 +128,30 @@ def render(
     if instances is not None:
         if 'scores' in instances:
             instances = instances[instances.scores.argsort()]  # the highest score is on top
+        factor = size[0] // image.shape[1]
         labels += _draw_instances(canvas, instances, factor, classes, palette)[::-1]
     return cv2.cvtColor(_written(canvas, labels, font), cv2.COLOR_RGB2BGR)
+
+
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """Return an image, enlarged by an integer if it is smaller than :data:`LEAST_SIDE`."""
+    factor = max(1, round(LEAST_SIDE / max(image.shape[:2])))
+    size = (factor * image.shape[1], factor * image.shape[0])
+    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) if factor > 1 else image
+
+
+def titled(image: np.ndarray, title: str, colour: RGB = BLACK) -> np.ndarray:
+    """Return an image (H, W, 3), BGR, with a line of text above it; wider if the text is."""
+    size, width = max(18, min(image.shape[:2]) // 40), image.shape[1]
+    size = min(size, max(12, int(size * width / (font_of(size).getlength(title) + 4))))
+    font = font_of(size)
+    width = max(width, math.ceil(font.getlength(title)) + 4)
+    head = Image.new('RGB', (width, sum(font.getmetrics()) + 4), 'white')
+    ImageDraw.Draw(head).text((2, 1), title, colour, font)
+    white = (255, 255, 255)
+    edges = (0, 0, 0, width - image.shape[1])
+    body = cv2.copyMakeBorder(image, *edges, cv2.BORDER_CONSTANT, value=white)
+    return np.concatenate([np.asarray(head)[..., ::-1], body])
 
 
 @functools.lru_cache
@@ -121,12 +176,10 @@ def _of_regions(
 ) -> List[_Label]:
     """A label for the largest region of every class, where it is widest; large ones first."""
     found = []
-    for index in range(len(classes)):
+    for index in np.unique(label_map[(label_map >= 0) & (label_map < len(classes))]):
         _, regions, stats, _ = cv2.connectedComponentsWithStats(
             (label_map == index).astype(np.uint8), connectivity=4
         )
-        if len(stats) < 2:  # only what is not of the class
-            continue
         region = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
         area = int(stats[region, cv2.CC_STAT_AREA])
         if area < line**2:  # a label would hide it
@@ -135,8 +188,7 @@ def _of_regions(
         distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
         y, x = np.unravel_index(distance.argmax(), distance.shape)
         box = (float(x), float(y), float(x), float(y))
-        label = _Label(classes[index], box, palette[index], reach=3 * line)
-        found.append((area, label))
+        found.append((area, _Label(classes[index], box, palette[index], reach=3 * line)))
     return [label for _, label in sorted(found, key=lambda pair: -pair[0])]
 
 
@@ -149,9 +201,10 @@ def _draw_instances(
 ) -> List[_Label]:
     """Draw masks and boxes onto `canvas`, later ones over earlier, and return their labels."""
     found = _shades(instances, palette)
-    if 'masks' in instances:
-        _draw_masks(canvas, instances.masks.numpy().astype(np.uint8), factor, found)
     width = max(1, round(min(canvas.shape[:2]) / 300))
+    if 'masks' in instances:
+        masks = instances.masks.numpy().astype(np.uint8)
+        _draw_masks(canvas, masks, factor, found, max(1, width // 2))
     labels = []
     names = [classes[label] for label in instances.labels.tolist()]
     if 'scores' in instances:
@@ -181,7 +234,9 @@ def _shades(instances: Any, palette: Sequence[RGB]) -> List[RGB]:
     return found
 
 
-def _draw_masks(canvas: np.ndarray, masks: np.ndarray, factor: int, found: Sequence[RGB]) -> None:
+def _draw_masks(
+    canvas: np.ndarray, masks: np.ndarray, factor: int, found: Sequence[RGB], line: int
+) -> None:
     """Tint pixels in the colour of the last mask that covers them, and draw outlines."""
     tints = canvas.copy()
     outlines = []
@@ -196,75 +251,50 @@ def _draw_masks(canvas: np.ndarray, masks: np.ndarray, factor: int, found: Seque
         outlines.append((contours, colour, (left, top)))
     cv2.addWeighted(canvas, 1 - OPACITY, tints, OPACITY, 0, dst=canvas)
     for contours, colour, offset in outlines:
-        cv2.drawContours(canvas, contours, -1, colour, 1, offset=offset)
+        cv2.drawContours(canvas, contours, -1, colour, line, offset=offset)
 
 
 def _written(
     canvas: np.ndarray, labels: Sequence[_Label], font: ImageFont.FreeTypeFont
 ) -> np.ndarray:
     """Return the canvas with the labels that have a place."""
-    picture = Image.fromarray(canvas)
-    pen = ImageDraw.Draw(picture)
-    for label, place in _places(labels, font, picture.size):
+    image = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(image)
+    for label, place in places(labels, font, image.size):
         pen.rectangle((place[0], place[1], place[2] - 1, place[3] - 1), fill=label.colour)
         red, green, blue = label.colour
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 140
         pen.text((place[0] + 2, place[1] + 1), label.text, 'white' if dark else 'black', font)
-    return np.asarray(picture)
+    return np.asarray(image)
 
 
-def _places(
+def places(
     labels: Sequence[_Label], font: ImageFont.FreeTypeFont, size: Tuple[int, int]
 ) -> Iterator[Tuple[_Label, Box]]:
-    """Yield labels with their places in an image of a size (width, height), in whole pixels."""
+    """Yield labels with their places, in an image of a size (width, height), that do not overlap.
+
+    Above the box is the first choice, then inside at its top, below it, inside at its bottom, or
+    else as near to its top as there is room, within the label's reach.
+    """
     height = sum(font.getmetrics()) + 2
-    height += height % 2  # places lie half a height apart
+    height += height % 2  # rows are half a height apart
+    rows = np.arange(0, size[1] - height, height // 2)
     taken: List[Box] = []
     for label in labels:
         width = round(font.getlength(label.text)) + 4
-        box = tuple(round(edge) for edge in label.box)
-        if box[0] == box[2]:  # a point: the label is centred on it
-            x, y = box[:2]
-            box = (x - width // 2, y + height // 2, x, y + height // 2)
-        place = free_place(box, (width, height), (0, 0, *size), taken, label.reach)
-        if place is not None:
-            taken.append(place)
-            yield label, place
-
-
-def free_place(
-    box: Box,
-    size: Tuple[float, float],
-    picture: Box,
-    taken: Sequence[Box],
-    reach: float = np.inf,
-) -> Optional[Box]:
-    """Return a place for the label of a box, inside the image, that covers no other label.
-
-    Above the box is the first choice, then inside at its top, below it, inside at its bottom, or
-    else as near to its top as there is room.
-
-    Args:
-        box: what the label names.
-        size: width and height of the label in pixels.
-        picture: the image.
-        taken: places of the labels so far.
-        reach: maximum distance in pixels from the top of the box.
-
-    Returns:
-        The place, or None if there is none.
-    """
-    left, top, _, bottom = box
-    width, height = size
-    x = max(picture[0], min(left, picture[2] - width))
-    rows = np.arange(picture[1], picture[3] - height, height / 2)
-    near = sorted(rows[np.abs(rows - top) <= reach].tolist(), key=lambda row: abs(row - top))
-    for y in (top - height, top, bottom, bottom - height, *near):
-        place = (x, y, x + width, y + height)
-        inside = picture[1] <= y and y + height <= picture[3]
-        if inside and not any(overlap(place, other) for other in taken):
-            return place
-    return None
+        left, top, right, bottom = (round(edge) for edge in label.box)
+        if left == right:  # a point: the label is centred on it
+            left, top, bottom = left - width // 2, bottom + height // 2, bottom + height // 2
+        x = max(0, min(left, size[0] - width))
+        distance = np.abs(rows - top)
+        near = rows[np.argsort(distance, kind='stable')][: (distance <= label.reach).sum()]
+        for y in (top - height, top, bottom, bottom - height, *near.tolist()):
+            place = (x, y, x + width, y + height)
+            inside = 0 <= y and place[2] <= size[0] and place[3] <= size[1]
+            if inside and not any(overlap(place, other) for other in taken):
+                taken.append(place)
+                yield label, place
+                break
 
 
 def overlap(a: Sequence[float], b: Sequence[float]) -> bool:

@@ -2,24 +2,21 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import cv2
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.structures import BaseDataElement
-from PIL import Image, ImageDraw
 from torch import nn
 
 from ..engine.display import colours
-from .outputs import write_picture
-from .overlay import draw, font_of, render
+from .outputs import write_image
+from .overlay import draw, draw_annotations, predicted_classes, render, titled
 
 GAP = 8
 """Pixels between the images of a sheet."""
-
-RIGHT, WRONG = (27, 127, 59), (193, 39, 45)
 
 
 def draw_predictions(
@@ -37,17 +34,15 @@ def draw_predictions(
     rows = []
     classes = dataset.metainfo['classes']
     palette = colours(dataset.metainfo.get('palette'), len(classes))
-    for data, sample in _predicted(model, dataset, range(min(count, len(dataset)))):
+    for truth, sample in _predicted(model, dataset, range(min(count, len(dataset)))):
         image = cv2.imread(sample.img_path)
-        truth = ground_truth(data['data_samples'], sample)
-        cells = (
-            image,
-            render(image, classes, palette, *truth),
-            draw(image, sample, classes, palette, score_thr),
+        annotated = draw_annotations(image, truth, classes, palette)
+        predicted = draw(image, sample, classes, palette, score_thr)
+        row = [_scaled(cell, 430) for cell in (image, annotated, predicted)]
+        rows.append(
+            row if rows else list(map(titled, row, ('image', 'ground truth', 'prediction')))
         )
-        titles = ('', '', '') if rows else ('image', 'ground truth', 'prediction')
-        rows.append([_cell(cell, title, 430) for cell, title in zip(cells, titles)])
-    write_picture(_sheet(rows), path)
+    write_image(_sheet(rows), path)
 
 
 def draw_classes(model: nn.Module, dataset: BaseDataset, path: Path) -> None:
@@ -58,17 +53,13 @@ def draw_classes(model: nn.Module, dataset: BaseDataset, path: Path) -> None:
         dataset: its test set, with labels.
         path: output file.
     """
-    count, cells = min(15, len(dataset)), []
+    count = min(15, len(dataset))
     indices = [number * len(dataset) // count for number in range(count)]
-    classes = dataset.metainfo['classes']
+    cells = []
     for _, sample in _predicted(model, dataset, indices):
-        found, truth = sample.pred_label.item(), sample.gt_label.item()
-        text = f'{classes[found]} {sample.pred_score[found]:.2f}'
-        if found != truth:
-            text += f', is {classes[truth]}'
-        colour = RIGHT if found == truth else WRONG
-        cells.append(_cell(cv2.imread(sample.img_path), text, 260, colour))
-    write_picture(_sheet([cells[first : first + 5] for first in range(0, count, 5)]), path)
+        text, colour = predicted_classes(sample, dataset.metainfo['classes'])
+        cells.append(titled(_scaled(cv2.imread(sample.img_path), 260), text, colour))
+    write_image(_sheet([cells[first : first + 5] for first in range(0, count, 5)]), path)
 
 
 def draw_panel(
@@ -91,8 +82,7 @@ def draw_panel(
     if isinstance(content, np.ndarray):
         image = render(image, classes, palette, label_map=content)
         numbers = np.bincount(content[content < len(classes)].ravel())
-        shares = {k: number / content.size for k, number in enumerate(numbers) if number}
-        inside = [f'{classes[k]} {share:.0%}' for k, share in shares.items()]
+        inside = [f'{classes[k]} {n / content.size:.0%}' for k, n in enumerate(numbers) if n]
     elif content is not None:
         image = render(image, classes, palette, content)
         counts = Counter(classes[label] for label in content.labels.tolist())
@@ -101,32 +91,15 @@ def draw_panel(
     return jpeg.tobytes(), ', '.join(inside) or 'nothing'
 
 
-def ground_truth(annotated: BaseDataElement, sample: BaseDataElement) -> Tuple[Any, Any]:
-    """Return instances and label map of an annotated sample, at the size of the image file.
-
-    Args:
-        annotated: data sample of the pipeline, at the size that the network sees.
-        sample: prediction for the same image, with ``ori_shape`` and ``scale_factor``.
-    """
-    label_map = annotated.gt_sem_seg.data[0].numpy() if 'gt_sem_seg' in annotated else None
-    if 'gt_instances' not in annotated:
-        return None, label_map
-    height, width = sample.ori_shape[:2]
-    instances = annotated.gt_instances.clone()
-    boxes = torch.as_tensor(getattr(instances.bboxes, 'tensor', instances.bboxes))
-    instances.bboxes = boxes / boxes.new_tensor(sample.scale_factor).repeat(2)
-    if 'masks' in instances:
-        masks = instances.masks.resize((height, width)).to_ndarray()
-        instances.masks = torch.from_numpy(masks.astype(bool))
-    return instances, label_map
-
-
-def _predicted(model: nn.Module, dataset: BaseDataset, indices: Sequence[int]) -> Any:
+def _predicted(
+    model: nn.Module, dataset: BaseDataset, indices: Sequence[int]
+) -> Iterator[Tuple[BaseDataElement, BaseDataElement]]:
+    """Yield annotated and predicted samples of a test set."""
     model.eval()
     for index in indices:
         data = dataset[index]
         with torch.no_grad():
-            yield data, model.test_step(pseudo_collate([data]))[0].cpu()
+            yield data['data_samples'], model.test_step(pseudo_collate([data]))[0].cpu()
 
 
 def _scaled(image: np.ndarray, width: int) -> np.ndarray:
@@ -134,33 +107,16 @@ def _scaled(image: np.ndarray, width: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _cell(
-    image: np.ndarray, title: str, width: int, colour: Tuple[int, ...] = (0, 0, 0)
-) -> np.ndarray:
-    """Return an image of a width, with its title."""
-    image = _scaled(image, width)
-    return titled(image, title, colour) if title else image
-
-
-def titled(image: np.ndarray, title: str, colour: Tuple[int, ...] = (0, 0, 0)) -> np.ndarray:
-    """Return an image (H, W, 3), BGR, with a line of text above it."""
-    font, width = font_of(18), image.shape[1]
-    head = Image.new('RGB', (width, sum(font.getmetrics()) + 4), 'white')
-    ImageDraw.Draw(head).text((2, 1), title, colour, font)
-    return np.concatenate([np.asarray(head)[..., ::-1], image])
-
-
 def _sheet(rows: List[List[np.ndarray]]) -> np.ndarray:
     """Return rows of images on white, BGR."""
-    strips = []
-    for row in rows:
-        height = max(cell.shape[0] for cell in row)
-        strips.append(np.concatenate([_padded(cell, height) for cell in row], 1))
-    width = max(strip.shape[1] for strip in strips)
-    return np.concatenate([_padded(strip, strip.shape[0], width) for strip in strips])
-
-
-def _padded(image: np.ndarray, height: int, width: int = 0) -> np.ndarray:
-    down, right = height - image.shape[0], max(0, width - image.shape[1])
-    edges = (0, down + GAP, 0, right + (0 if width else GAP))
-    return cv2.copyMakeBorder(image, *edges, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+    heights = [max(cell.shape[0] for cell in row) + GAP for row in rows]
+    width = max(sum(cell.shape[1] + GAP for cell in row) for row in rows)
+    sheet = np.full((sum(heights), width, 3), 255, np.uint8)
+    y = 0
+    for row, height in zip(rows, heights):
+        x = 0
+        for cell in row:
+            sheet[y : y + cell.shape[0], x : x + cell.shape[1]] = cell
+            x += cell.shape[1] + GAP
+        y += height
+    return sheet

@@ -15,6 +15,7 @@ from mmengine.config import Config
 
 from ..checkpoint import write_whole
 from ..engine.display import colours
+from ..inference.inputs import unique_names
 from ..inference.sheets import draw_panel
 from ..version import __version__
 from .curves import default_keys, panels, svg_of, title_of
@@ -28,7 +29,7 @@ class Picture(NamedTuple):
     """A prediction in the report.
 
     Attributes:
-        name: of the image file.
+        name: of the image file; with folders if two have the same name.
         score: of the image.
         panels: what each picture shows, a description of it, and the picture as an address.
     """
@@ -186,6 +187,8 @@ def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any
     ranked = sorted(scored, key=scores.__getitem__)
     number = min(number, len(ranked) // 2) if len(ranked) > 1 else min(number, len(ranked))
     best, worst = ranked[::-1][:number], ranked[:number]
+    paths = [found.scores.shown(index).path for index in best + worst]
+    names = dict(zip(paths, unique_names(paths, suffix=True)))
     return dict(
         checkpoint=Path(checkpoint).name,
         phase=found.phase,
@@ -198,8 +201,8 @@ def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any
         table_of_classes=_cells(found.scores.table()),
         how=found.scores.how,
         spread=_spread([scores[index] for index in ranked]),
-        best=[_picture(found, index, scores[index]) for index in best],
-        worst=[_picture(found, index, scores[index]) for index in worst],
+        best=[_picture(found, index, scores[index], names) for index in best],
+        worst=[_picture(found, index, scores[index], names) for index in worst],
         legend=_legend(found, best + worst),
     )
 
@@ -254,12 +257,12 @@ def _spread(scores: List[float]) -> str:
     )
 
 
-def _picture(found: Evaluation, index: int, score: float) -> Picture:
+def _picture(found: Evaluation, index: int, score: float, names: Dict[Path, str]) -> Picture:
     path, truth, prediction = found.scores.shown(index)
     parts = []
     for title, content in (('image', None), ('ground truth', truth), ('prediction', prediction)):
         jpeg, inside = draw_panel(path, content, found.metainfo)
-        description = f'{title} of {path.name}' + (f': {inside}' if content is not None else '')
+        description = f'{title} of {names[path]}' + (f': {inside}' if content is not None else '')
         address = 'data:image/jpeg;base64,' + base64.b64encode(jpeg).decode()
         parts.append((title, description, address))
-    return Picture(path.name, score, parts)
+    return Picture(names[path], score, parts)

@@ -36,7 +36,7 @@ def test_macs_are_those_of_224_pixels(tmp_path):
 def test_inference_is_for_detectors_and_segmentors():
     message = (
         r'imagenet_rmt_t_300e\.py is the config of a classifier, .*; tools/test\.py --show-dir '
-        'DIR draws what a classifier predicts$'
+        'DIR visualizes predicted classes$'
     )
     with pytest.raises(UsageError, match=message):
         inference(config('rmt_t'), 'absent.pth')

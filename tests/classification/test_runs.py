@@ -112,7 +112,7 @@ def test_an_official_file_is_evaluated(folder):
     model = build(cfg)
     torch.save(released(model), folder / 'released.pth')
     torch.save(dict(state_dict=model.state_dict()), folder / 'own.pth')
-    args = '--out', 'found.pkl', '--show-dir', 'pictures', '--work-dir', 'test'
+    args = '--out', 'found.pkl', '--show-dir', 'shown', '--work-dir', 'test'
     done = evaluate('tiny.py', 'released.pth', *args, cwd=folder)
     log = ' '.join((done.stdout + done.stderr).split())
     assert 'tensors loaded from released.pth' in log and 'keep their initial values' not in log
@@ -127,12 +127,10 @@ def test_an_official_file_is_evaluated(folder):
         assert torch.equal(sample['pred_score'], other['pred_score'])
     right = sum(int(sample['pred_score'].argmax() == sample['gt_label']) for sample in found)
     assert top1(done) == pytest.approx(100 * right / 6, abs=1e-3)
-    pictures = list((folder / 'pictures').iterdir())
-    assert len(pictures) == 6
-    for path in pictures:  # in true colours; the text is in the upper half
-        (image,) = (folder / 'shapes' / 'imagenet' / 'val').glob(
-            f'*/{path.name.split(".")[0]}.jpg'
-        )
+    shown = sorted((folder / 'shown').rglob('*.jpg'))
+    assert len(shown) == 6
+    for path in shown:  # in true colours, below the text
+        (image,) = (folder / 'shapes' / 'imagenet' / 'val').glob(f'*/{path.name}')
         colours = (cv2.imread(str(file))[-4:].mean((0, 1)) for file in (path, image))
         assert np.abs(np.subtract(*colours)).max() < 25
 

@@ -71,9 +71,9 @@ CASES = {
     'test tiny.py backbone.pth --data-root coco': '--pretrained PATH',
     f'test tiny.py tiny.pth --data-root coco {SET} test_dataloader.shufle=1': 'mean shuffle?',
     'test tiny.py tiny.pth --data-root coco --tta': 'does not support test-time augmentation',
-    'test tiny.py tiny.pth --data-root coco --show': '--show needs a screen',
-    'test tiny.py tiny.pth --data-root coco --out x.json': '--out x.json: ',
-    'test tiny.py tiny.pth --wait-time 1': '--wait-time is for --show',
+    'test tiny.py tiny.pth --data-root coco --show': 'no display (DISPLAY is not set); save',
+    'test tiny.py tiny.pth --data-root coco --out x.json': '--out x.json is not a .pkl file',
+    'test tiny.py tiny.pth --wait-time 1': '--wait-time needs --show',
     # Files of weights, converted and published.
     'convert_checkpoint tiny.pth new/x.bin': 'new/x.bin is not a .pth or .safetensors file',
     'convert_checkpoint tiny.pth': 'give the name of the new file, or --list',
@@ -89,8 +89,8 @@ CASES = {
     'publish_model tiny.pth tiny.py/x.pth': 'tiny.py is not a folder',
     # Inference.
     f'{INFER} absent.jpg': 'input absent.jpg ',
-    f'{INFER} x/*.jpg': 'no file matches x/*.jpg',
-    f'{INFER} no_json/train2017/none': 'none holds no file',
+    f'{INFER} x/*.jpg': 'input x/*.jpg not found',
+    f'{INFER} no_json/train2017/none': 'none contains no files',
     'infer tiny.py absent.pth coco': 'checkpoint absent.pth ',
     'infer tiny.py backbone.pth coco': 'it contains only a backbone',
     'infer tiny.py other.pth coco': 'of another shape',

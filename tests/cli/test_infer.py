@@ -1,4 +1,4 @@
-"""tools/infer.py: the boxes and label maps of tools/test.py, in files that other programs read."""
+"""mmrest infer: the boxes and label maps of mmrest test, in files that other software reads."""
 
 import json
 import pickle
@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib import import_module
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,12 +16,9 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import PixelData
 from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
-from rich.console import Console
 
 from mmrest.apis import Inferencer, inference
-from mmrest.engine.display import progress_bar
 from mmrest.inference.inferencer import Prediction
-from mmrest.inference.inputs import Input
 from tests.runs import DETECTOR, ROOT, SMALL_SEGMENTOR, lay_out, run_here
 from tests.shared import SHARED, needs_data
 
@@ -84,22 +79,21 @@ def test_same_as_the_test_of_a_detector(folder, tmp_path, coco_root, batch_size)
             assert annotation['area'] == run_lengths.area(run_length)
 
 
-@pytest.mark.parametrize('batch_size', [1, 2])
-def test_same_as_the_test_of_a_segmentor(tmp_path, ade_root, batch_size):
+def test_same_as_the_test_of_a_segmentor(tmp_path, ade_root):
     """Label maps of the command, of Python and of tools/test.py, in ADE20K's numbers."""
     assert not run_here(
         'test', 'seg.py', 'seg.pth', '--data-root', ade_root, '--out', tmp_path / 'maps',
-        '--work-dir', tmp_path, '--cfg-options', f'test_dataloader.batch_size={batch_size}',
+        '--work-dir', tmp_path, '--cfg-options', 'test_dataloader.batch_size=2',
     )  # fmt: skip
     assert not run_here(
         'infer', 'seg.py', 'seg.pth', 'streets', '--out-dir', tmp_path / 'out', '--batch-size',
-        batch_size, '--no-save-vis', '--device', 'cpu',
+        2, '--no-save-vis', '--device', 'cpu',
     )  # fmt: skip
     content = results(tmp_path / 'out' / 'predictions.json')
     assert content['categories'][0] == dict(id=1, name='wall', color=[120, 120, 120])
     paths = sorted((tmp_path / 'maps').iterdir())
     python = inference('seg.py', 'seg.pth', 'cpu')(
-        [f'streets/{path.stem}.jpg' for path in paths], batch_size
+        [f'streets/{path.stem}.jpg' for path in paths], 2
     )
     assert [i['label_map'] for i in content['images']] == [f'preds/{p.name}' for p in paths]
     for path, sample in zip(paths, python):
@@ -187,6 +181,8 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(tmp_path, coco_root, 
 def test_nothing_is_lost(tmp_path):
     """Files of an earlier run are replaced only when told to, inputs never."""
     given = ('infer', 'det.py', 'det.pth', 'photos/000000000001.jpg', '--out-dir', tmp_path)
+    (tmp_path / 'preds').mkdir()
+    (tmp_path / 'preds' / '000000000001.png').write_text('a detector writes no label maps')
     assert not run_here(*given)
     (tmp_path / 'predictions.json').write_text('of the user')
     assert 'predictions.json exists; choose' in run_here(*given, '--no-save-vis')
@@ -200,19 +196,7 @@ def test_nothing_is_lost(tmp_path):
     picture.unlink()
     picture.mkdir()
     message = run_here(*given, '--overwrite')
-    assert '000000000001.jpg is a folder, and a file is to be written there' in message
-
-
-def test_progress_of_a_video_without_frames(tmp_path):
-    """It was not counted, and does not count when it is skipped."""
-    (tmp_path / 'empty.avi').write_text('no video')
-    model = SimpleNamespace(is_segmentor=False, classes=['cat'], stream=lambda *args: iter(()))
-    outputs = SimpleNamespace(predictions=False, picture=lambda given: tmp_path / 'x.mp4')
-    work_of = import_module('mmrest.cli.infer').Work
-    with progress_bar(Console(), 'img') as bar:
-        work = work_of(model, outputs, 1, bar)
-        work.run([Input(tmp_path / 'empty.avi', 'empty')])
-        assert work.skipped and bar.tasks[0].completed == bar.tasks[0].total == 0
+    assert '000000000001.jpg is a directory; choose another --out-dir' in message
 
 
 def test_nothing_can_be_read(tmp_path):
@@ -225,14 +209,6 @@ def test_nothing_can_be_read(tmp_path):
     assert run_here(*given, '--out-dir', tmp_path / 'out', '--overwrite') == 3
     content = results(tmp_path / 'out' / 'predictions.json')
     assert content['images'] == [] and len(content['categories']) == 3
-
-
-def test_label_maps_of_others_do_not_matter(tmp_path):
-    """A detector writes none, so none stands in its way."""
-    (tmp_path / 'preds').mkdir()
-    (tmp_path / 'preds' / '000000000001.png').write_text('of the user')
-    given = ('photos/000000000001.jpg', '--out-dir', tmp_path, '--no-save-vis')
-    assert not run_here('infer', 'det.py', 'det.pth', *given)
 
 
 def test_out_dir_that_is_read(tmp_path, coco_root):

@@ -1,4 +1,4 @@
-"""The programs that show what a run would do: print_config.py and browse_dataset.py."""
+"""The commands that show what a run would do: config and browse."""
 
 import cv2
 import pytest
@@ -17,17 +17,21 @@ def test_print_config(tmp_path):
     assert Config.fromfile(path).pretty_text == Config.fromstring(printed, '.py').pretty_text
 
 
-@pytest.mark.parametrize('text, root', [(DETECTOR, 'coco_root'), (SEGMENTOR, 'ade_root')])
-def test_browse_dataset(tmp_path, request, text, root):
-    """As many pictures as asked for, of the size that the pipeline gives, with colours in them."""
+@pytest.mark.parametrize('text, root, phase', [
+    (DETECTOR, 'coco_root', 'train'), (SEGMENTOR, 'ade_root', 'train'),
+    (SEGMENTOR, 'ade_root', 'val'),  # whose images are resized, but not the label maps
+])  # fmt: skip
+def test_browse_dataset(tmp_path, request, text, root, phase):
+    """As many images as asked for, with annotations in colours."""
     (tmp_path / 'tiny.py').write_text(text)
     run(
-        ROOT / 'tools' / 'browse_dataset.py', 'tiny.py', '--not-show', '--output-dir', 'pictures',
-        '--number', '2', '--data-root', request.getfixturevalue(root), cwd=tmp_path,
+        ROOT / 'tools' / 'browse_dataset.py', 'tiny.py', '--not-show', '--output-dir', 'drawn',
+        '--number', '2', '--phase', phase, '--data-root', request.getfixturevalue(root),
+        cwd=tmp_path,
     )  # fmt: skip
-    pictures = sorted((tmp_path / 'pictures').iterdir())
-    assert [path.name[:7] for path in pictures] == ['000000_', '000001_']
-    for path in pictures:
+    paths = sorted((tmp_path / 'drawn').iterdir())
+    assert [path.name[:7] for path in paths] == ['000000_', '000001_']
+    for path in paths:
         image = cv2.imread(str(path))
         assert max(image.shape[:2]) == 640  # enlarged, so that labels can be read
         assert (image.max(-1).astype(int) - image.min(-1)).max() > 60

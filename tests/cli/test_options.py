@@ -79,15 +79,6 @@ def test_a_full_disk(monkeypatch):
         run(main)
 
 
-@pytest.mark.parametrize('several', [False, True])
-def test_out_of_a_segmentor_is_kept(several):
-    metric = dict(type='CityscapesMetric')
-    cfg = Config(dict(default_scope='mmseg', test_evaluator=[metric] if several else metric))
-    import_module('mmrest.cli.test').keep_predictions(cfg, 'maps')
-    evaluator = cfg.test_evaluator[0] if several else cfg.test_evaluator
-    assert evaluator == dict(type='CityscapesMetric', output_dir='maps', keep_results=True)
-
-
 def test_tta_of_a_wrapped_data_set():
     dataset = dict(type='RepeatDataset', dataset=dict(type='CocoDataset', pipeline=[]))
     cfg = Config(dict(model={}, tta_model={}, tta_pipeline=[]))

@@ -86,7 +86,7 @@ def test_segmentor(tmp_path, ade_root):
     evaluate('tiny.py', work_dir / 'iter_2.pth', *common, '--show-dir', 'shown', cwd=tmp_path)
     assert metrics(tmp_path / 'tested') == metrics(work_dir)
     assert len(list((tmp_path / 'maps').glob('*.png'))) == 4
-    assert len(list((tmp_path / 'shown').rglob('*.png'))) == 4
+    assert len(list((tmp_path / 'shown').glob('*.jpg'))) == 4
 
 
 RETINANET = f"""

@@ -1,4 +1,4 @@
-"""What inference looks at: names as they are given and as they are found."""
+"""Inputs: names as they are passed and as they are found, complete images, frame rates."""
 
 from pathlib import Path
 
@@ -7,51 +7,96 @@ import numpy as np
 import pytest
 
 from mmrest.engine.errors import UsageError
-from mmrest.inference.inputs import Video, find_inputs
+from mmrest.inference.inputs import (
+    UnreadableImage,
+    Video,
+    find_inputs,
+    read_image,
+    unique_names,
+)
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
 
 
 def paths(*given):
-    return [str(found.path) for found in find_inputs(given, Path('outputs'))]
+    return [str(found.path) for found in find_inputs(given)]
 
 
 def test_names_with_a_tilde(tmp_path, monkeypatch):
     """A file of that name comes before the home folder of a user; no user, no error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('HOME', str(tmp_path / 'home'))
-    for name in ('~$x.jpg', '~', 'home/y.jpg'):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+    touch(tmp_path, '~$x.jpg', '~', 'home/y.jpg')
     assert paths('~$x.jpg') == paths('~$*.jpg') == ['~$x.jpg']
     assert paths('~') == ['~'] and paths('~/y.jpg') == [str(tmp_path / 'home' / 'y.jpg')]
-    with pytest.raises(UsageError, match=r'input ~\$z.jpg does not exist'):
-        paths('~$z.jpg')
+    for name in ('~$z.jpg', '*.png'):
+        with pytest.raises(UsageError, match=r'input .* not found; pass images, folders, videos'):
+            paths(name)
+
+
+def test_outputs_among_the_inputs(tmp_path, monkeypatch):
+    """Folders and patterns skip what an earlier run wrote, and hidden files."""
+    monkeypatch.chdir(tmp_path)
+    outputs = 'in/vis/a.jpg', 'in/preds/a.png', 'in/predictions.json'
+    touch(tmp_path, 'in/a.jpg', 'in/b/c.jpg', 'in/.a', 'in/.b/c', *outputs)
+    own = [Path('in', name) for name in ('vis', 'preds', 'predictions.json')]
+    for text in ('in', 'in/*', 'in/**/*.*'):
+        found = {str(given.path) for given in find_inputs([text], own)}
+        assert found == {'in/a.jpg', 'in/b/c.jpg'}
+    touch(tmp_path, 'empty/.x')
+    with pytest.raises(UsageError, match='empty contains no files'):
+        paths('empty')
+
+
+@pytest.mark.parametrize('given, wanted', [
+    (['x/a.jpg', 'y/b.jpg'], ['a', 'b']),
+    (['x/a/frame0.jpg', 'x/b/frame0.jpg'], ['a/frame0', 'b/frame0']),
+    (['x/a.jpg', 'x/a.png', 'y/a.jpg'], ['x/a.jpg', 'x/a.png', 'y/a.jpg']),
+])  # fmt: skip
+def test_unique_names(given, wanted):
+    files = [Path(path) for path in given]
+    assert unique_names(files) == wanted
+    with_suffix = unique_names(files, suffix=True)
+    assert all(name.endswith(('.jpg', '.png')) for name in with_suffix)
+    assert len(set(with_suffix)) == len(given)
+
+
+def test_complete_images(tmp_path):
+    path = tmp_path / 'x.jpg'
+    image = np.zeros((60, 80, 3), np.uint8)
+    image[:, 40:, 0] = 255
+    cv2.imwrite(str(path), image)
+    image = read_image(str(path))
+    assert image.shape == (60, 80, 3) and image.dtype == np.uint8
+    assert abs(image[30, 70].astype(int) - (0, 0, 255)).max() < 10
+    assert read_image(str(path), (32, 48)).shape == (32, 48, 3)
+
+
+@pytest.mark.parametrize('spoil, reason', [
+    (lambda data: data[:-60], 'x.jpg cannot be read: OSError: image file is trunc'),
+    (lambda data: b'hello', 'x.jpg is not an image'),
+    (lambda data: None, r'image .*x\.jpg not found'),
+])  # fmt: skip
+def test_unreadable(tmp_path, capfd, spoil, reason):
+    """Missing parts are not filled with grey, and OpenCV prints nothing."""
+    path = tmp_path / 'x.jpg'
+    cv2.imwrite(str(path), np.zeros((60, 80, 3), np.uint8))
+    content = spoil(path.read_bytes())
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UsageError if content is None else UnreadableImage, match=reason):
+        read_image(str(path))
+    assert capfd.readouterr() == ('', '')
 
 
 @pytest.mark.parametrize('noted, rate', [(10, 10), (240, 240), (1000, 25)])
-def test_rate(tmp_path, noted, rate):
-    """One that no camera has is that of a clock."""
+def test_frame_rates(tmp_path, noted, rate):
+    """A rate that no camera has is that of a clock."""
     path = tmp_path / 'x.avi'
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), noted, (80, 60))
     writer.write(np.zeros((60, 80, 3), np.uint8))
     writer.release()
     assert Video(path).rate == rate
-
-
-def test_outputs_among_the_inputs(tmp_path, monkeypatch):
-    """Where a run wrote into the folder that it reads, the next one reads the same as it."""
-    monkeypatch.chdir(tmp_path)
-    for name in (
-        'in/a.jpg',
-        'in/b/c.jpg',
-        'in/vis/a.jpg',
-        'in/preds/a.png',
-        'in/predictions.json',
-    ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    own = [Path('in', name) for name in ('vis', 'preds', 'predictions.json')]
-    for text in ('in', 'in/*', 'in/**/*.*'):
-        found = {str(given.path) for given in find_inputs([text], Path('in'), own)}
-        assert found == {'in/a.jpg', 'in/b/c.jpg'}
-    with pytest.raises(UsageError, match='holds no file'):
-        find_inputs(['.'], Path('in'), own)

@@ -1,48 +1,58 @@
-"""Pictures of predictions: colours of classes, and labels that cover no other."""
+"""Visualizations: colours of classes and instances, labels that do not overlap, titles."""
 
 import numpy as np
 import pytest
 import torch
+from mmdet.structures.bbox import HorizontalBoxes
+from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from mmrest.engine.display import colours
 from mmrest.inference import overlay
-from mmrest.inference.overlay import draw, free_place, overlap
+from mmrest.inference.overlay import draw, draw_annotations, overlap, render, titled
 
 PALETTE = [(255, 0, 0), (0, 0, 255)]
 GREY = np.full((480, 640, 3), 128, np.uint8)
 
 
-def detections(boxes, scores, labels, masks=None):
-    sample = BaseDataElement()
-    sample.pred_instances = InstanceData(
+def instances(boxes, labels, masks=None, **scores):
+    found = InstanceData(
         bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        scores=torch.tensor(scores), labels=torch.tensor(labels, dtype=torch.long),
-    )  # fmt: skip
+        labels=torch.tensor(labels, dtype=torch.long),
+        **{key: torch.tensor(value) for key, value in scores.items()},
+    )
     if masks is not None:
-        sample.pred_instances.masks = torch.from_numpy(masks)
-    return sample
+        found.masks = torch.from_numpy(masks)
+    return found
+
+
+def detections(boxes, scores, labels, masks=None):
+    return sample(pred_instances=instances(boxes, labels, masks, scores=scores))
+
+
+def sample(**fields):
+    found = BaseDataElement()
+    found.set_data(fields)
+    return found
 
 
 def label_map(labels):
-    sample = BaseDataElement()
-    sample.pred_sem_seg = PixelData(data=torch.from_numpy(labels)[None])
-    return sample
+    return PixelData(data=torch.from_numpy(labels)[None])
 
 
 def test_masks_and_boxes():
-    """A pixel is tinted once, in the colour of the surest detection."""
+    """A pixel is tinted once, in the colour of the detection with the highest score."""
     masks = np.zeros((3, 480, 640), bool)
     masks[0, 100:200, 100:300] = masks[1, 150:250, 200:400] = masks[2, 300:400, 100:300] = True
     boxes = [[100, 100, 300, 200], [200, 150, 400, 250], [100, 300, 300, 400]]
     before = GREY.copy()
-    picture = draw(GREY, detections(boxes, [0.6, 0.9, 0.2], [0, 1, 0], masks), 'ab', PALETTE)
-    assert (GREY == before).all() and picture.shape == GREY.shape
-    red, blue = (np.array(c[::-1]) * 0.55 + 128 * 0.45 for c in PALETTE)  # pictures are BGR
-    assert np.abs(picture[130, 150] - red).max() <= 1
-    assert np.abs(picture[175, 250] - blue).max() <= 1  # of both
-    assert (picture[350, 200] == 128).all()
-    assert picture[100, 250].tolist() == [0, 0, 255] and picture[250, 300].tolist() == [255, 0, 0]
+    drawn = draw(GREY, detections(boxes, [0.6, 0.9, 0.2], [0, 1, 0], masks), 'ab', PALETTE)
+    assert (GREY == before).all() and drawn.shape == GREY.shape
+    red, blue = (np.array(c[::-1]) * 0.55 + 128 * 0.45 for c in PALETTE)  # images are BGR
+    assert np.abs(drawn[130, 150] - red).max() <= 1
+    assert np.abs(drawn[175, 250] - blue).max() <= 1  # of both
+    assert (drawn[350, 200] == 128).all()
+    assert drawn[100, 250].tolist() == [0, 0, 255] and drawn[250, 300].tolist() == [255, 0, 0]
     assert (draw(GREY, detections([], [], []), 'ab', PALETTE) == GREY).all()
 
 
@@ -51,9 +61,9 @@ def test_small_images_are_enlarged(size, factor):
     mask = np.zeros((1, *size), bool)
     mask[0, 20:40, 20:40] = True
     image = np.full((*size, 3), 128, np.uint8)
-    picture = draw(image, detections([[10, 10, 40, 40]], [0.9], [0], mask), 'ab', PALETTE)
-    assert picture.shape == (size[0] * factor, size[1] * factor, 3)
-    inside, outside = picture[30 * factor, 30 * factor], picture[45 * factor, 50 * factor]
+    drawn = draw(image, detections([[10, 10, 40, 40]], [0.9], [0], mask), 'ab', PALETTE)
+    assert drawn.shape == (size[0] * factor, size[1] * factor, 3)
+    inside, outside = drawn[30 * factor, 30 * factor], drawn[45 * factor, 50 * factor]
     assert inside[2] > 190 and (outside == 128).all()
 
 
@@ -64,27 +74,33 @@ def test_label_maps():
     labels[50:60, 50:60] = 1
     image = GREY.copy()
     image[..., 0] = 200
-    picture = draw(image, label_map(labels), ['wall', 'door'], PALETTE)
+    drawn = draw(image, sample(pred_sem_seg=label_map(labels)), ['wall', 'door'], PALETTE)
     level = 0.114 * 200 + 0.886 * 128
     for place, colour in (((450, 20), PALETTE[0]), ((220, 320), PALETTE[1])):
-        assert np.abs(picture[place] - (np.array(colour[::-1]) * 0.55 + level * 0.45)).max() <= 2
-    named = (picture == (255, 0, 0)).all(-1)  # the label alone is of the pure colour
+        assert np.abs(drawn[place] - (np.array(colour[::-1]) * 0.55 + level * 0.45)).max() <= 2
+    named = (drawn == (255, 0, 0)).all(-1)  # only labels have the pure colour
     rows, columns = np.nonzero(named)
     assert 200 <= rows.min() and rows.max() < 400 and 300 <= columns.min() and columns.max() < 600
 
 
-def test_hundreds_of_labels(monkeypatch):
-    """All that are written lie in the picture, and none over another."""
+def places(boxes, labels, classes, scores, monkeypatch):
+    """Return the labels that are drawn, with their places."""
     written = []
-    places = overlay._places
+    original = overlay.places
     monkeypatch.setattr(
-        overlay, '_places', lambda *args: written.extend(places(*args)) or list(written)
+        overlay, 'places', lambda *args: written.extend(original(*args)) or list(written)
     )
+    draw(GREY, detections(boxes, scores, labels), classes, PALETTE, 0.0)
+    return written
+
+
+def test_hundreds_of_labels(monkeypatch):
+    """Those that are written are inside the image, and none covers another."""
     rng = np.random.default_rng(0)
     corners = rng.integers(0, 400, (300, 2))
     boxes = np.hstack([corners, corners + rng.integers(5, 200, (300, 2))]).tolist()
     scores = np.linspace(0.01, 0.99, 300).tolist()
-    draw(GREY, detections(boxes, scores, [0] * 300), ['a long name', 'b'], PALETTE, 0.0)
+    written = places(boxes, [0] * 300, ['a long name', 'b'], scores, monkeypatch)
     assert 50 < len(written) < 300
     assert written[0][0].text == 'a long name 0.99'
     for index, (label, place) in enumerate(written):
@@ -94,15 +110,12 @@ def test_hundreds_of_labels(monkeypatch):
         assert abs(place[1] - top) <= max(bottom - top, 40) + 1
 
 
-def test_places():
-    picture = (0, 0, 100, 100)
-    assert free_place((20, 40, 60, 80), (30, 10), picture, []) == (20, 30, 50, 40)  # above
-    assert free_place((80, 0, 99, 9), (30, 10), picture, []) == (70, 0, 100, 10)  # kept inside
-    everywhere = [(0, 0, 100, 100)]
-    assert free_place((20, 40, 60, 80), (30, 10), picture, everywhere) is None
-    near = [(0, 20, 100, 90)]
-    assert free_place((20, 40, 60, 80), (30, 10), picture, near) is not None
-    assert free_place((20, 40, 60, 80), (30, 10), picture, near, reach=20) is None
+def test_places(monkeypatch):
+    """Above the box if there is room, and inside the image."""
+    boxes = [[100, 100, 200, 200], [630, 0, 640, 90]]
+    (_, first), (_, second) = places(boxes, [0, 1], 'ab', [0.9, 0.8], monkeypatch)
+    assert first[0] == 100 and first[3] == 100
+    assert second[1] == 0 and second[2] == 640
 
 
 def test_colours():
@@ -113,17 +126,40 @@ def test_colours():
 
 def test_instances_of_a_class_that_overlap_have_shades():
     boxes = [[0, 0, 50, 50], [40, 40, 90, 90], [200, 200, 250, 250]]
-    found = detections(boxes, [0.5, 0.9, 0.9], [0, 0, 0]).pred_instances
-    picture = overlay.render(GREY, 'ab', PALETTE, found)
-    edges = [tuple(picture[int(b[3]), int(b[0]) + 2][::-1]) for b in boxes]
+    drawn = render(GREY, 'ab', PALETTE, instances(boxes, [0, 0, 0], scores=[0.5, 0.9, 0.9]))
+    edges = [tuple(drawn[int(b[3]), int(b[0]) + 2][::-1]) for b in boxes]
     assert edges[0] == edges[2] == PALETTE[0] and edges[1] == (255, 42, 42)
 
 
-def test_annotations_and_values_that_are_no_class():
-    found = detections([[100, 100, 300, 200]], [0.5], [1]).pred_instances
-    del found.scores
+def test_annotations():
+    """As pipelines of mmdet and mmseg pack them; values that are not a class are not drawn."""
+    truth = instances([[100, 100, 300, 200]], [1])
+    truth.bboxes = HorizontalBoxes(truth.bboxes)
+    masks = np.zeros((1, 480, 640), np.uint8)
+    masks[0, 110:190, 110:190] = 1
+    truth.masks = BitmapMasks(masks, 480, 640)
     labels = np.full((480, 640), 255)
     labels[300:] = 1
-    picture = overlay.render(GREY, ['wall', 'door'], PALETTE, found, labels)
-    assert (picture[250, 20] == 128).all() and picture[470, 10, 0] > 190
-    assert tuple(picture[200, 200]) == (255, 0, 0)
+    annotated = sample(gt_instances=truth, gt_sem_seg=label_map(labels))
+    drawn = draw_annotations(GREY, annotated, ['wall', 'door'], PALETTE)
+    assert (drawn[250, 20] == 128).all() and drawn[470, 10, 0] > 190
+    assert tuple(drawn[200, 200]) == (255, 0, 0) and drawn[150, 150, 0] > 190
+    assert isinstance(truth.masks, BitmapMasks)  # the sample is unchanged
+
+
+def test_classes():
+    """A line above the image, green, or red with the right class; text is never cut off."""
+    tiny = np.full((32, 16, 3), 128, np.uint8)
+    scores = torch.tensor([0.125, 0.875])
+    found = sample(pred_label=torch.tensor([1]), pred_score=scores)
+    for truth, colour in (None, (0, 0, 0)), (1, overlay.RIGHT), (0, overlay.WRONG):
+        if truth is not None:
+            found.gt_label = torch.tensor([truth])
+        drawn = draw(tiny, found, ['a cat', r'_$\dog{'], PALETTE)
+        assert (drawn[-640:, :320] == 128).all() and drawn.shape[0] > 650
+        assert (drawn[:-640, :320] == colour[::-1]).all(-1).any()
+    assert draw_annotations(tiny, found, ['cat', 'dog'], PALETTE).shape[1] == 320
+    wide = titled(tiny, 'a name that is wider than the image')
+    assert (
+        wide.shape[1] > 150 and (wide[-32:, :16] == 128).all() and (wide[-32:, 16:] == 255).all()
+    )

@@ -1,7 +1,6 @@
 """Contact sheets and the images of a report."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import ClassVar
 
 import cv2
@@ -9,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
+from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from mmrest.inference.sheets import draw_classes, draw_panel, draw_predictions, ground_truth
+from mmrest.inference.sheets import draw_classes, draw_panel, draw_predictions
 
 COLOURS = [(255, 0, 0), (0, 0, 255)]
 METAINFO = dict(classes=('square', 'disc'), palette=COLOURS)
@@ -85,34 +84,13 @@ def test_label_maps(image, tmp_path):
         assert has(truth, tint) and has(predicted, tint) and not has(image, tint)
 
 
-def test_ground_truth_at_the_size_of_the_image(image):
-    masks = np.zeros((1, 20, 30), np.uint8)
-    masks[0, 5:10, 5:10] = 1
-    annotated = DetDataSample(
-        metainfo=image,
-        gt_instances=InstanceData(
-            bboxes=torch.tensor([[5.0, 5, 10, 10]]),
-            labels=torch.tensor([0]),
-            masks=BitmapMasks(masks, 20, 30),
-        ),
-    )
-    instances, label_map = ground_truth(annotated, SimpleNamespace(**image))
-    assert instances.bboxes.tolist() == [[10, 10, 20, 20]] and label_map is None
-    assert instances.masks.shape == (1, 40, 60) and instances.masks[0, 12:18, 12:18].all()
-
-
 def test_classes(image, tmp_path):
-    """Names are shown as they are, also as no markup would be."""
-    label = SimpleNamespace(item=lambda: 1)
-    sample = SimpleNamespace(
-        img_path=image['img_path'], pred_label=label, gt_label=label, pred_score=[0, 1.0]
-    )
-    sample.cpu = lambda: sample
-    data = Data([dict(inputs=torch.zeros(3, 20, 30))] * 7)
-    data.metainfo = dict(classes=('_square', r'$\disc{$'))
+    sample = DataSample(metainfo=image).set_gt_label(1).set_pred_label(1)
+    sample.set_pred_score(torch.tensor([0, 1.0]))
+    data = Data([dict(inputs=torch.zeros(3, 20, 30), data_samples=sample)] * 7)
     draw_classes(Found(sample), data, tmp_path / 'y.png')
-    picture = cv2.imread(str(tmp_path / 'y.png'))
-    assert picture.shape[1] == 5 * 268 and has(picture, (27, 127, 59))
+    drawn = cv2.imread(str(tmp_path / 'y.png'))
+    assert drawn.shape[1] == 5 * 268 and has(drawn, (27, 127, 59))
 
 
 def test_panel(image):

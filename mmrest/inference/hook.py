@@ -1,0 +1,69 @@
+"""Visualizations and label maps of a test run."""
+
+from pathlib import Path
+from typing import Any, Optional, Sequence
+
+import cv2
+import numpy as np
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..engine.display import colours
+from ..engine.errors import UsageError
+from .inputs import unique_names
+from .outputs import Viewer, write_label_map
+from .overlay import draw, draw_annotations
+
+
+class PredictionsHook(Hook):
+    """Draws predictions of a test, beside the ground truth if available, and saves label maps.
+
+    The hooks of mmdet, mmseg and mmpretrain name files by the image's base name, so that a/0.jpg
+    and b/0.jpg would overwrite each other.
+
+    Args:
+        viewer: for images of predictions; None to draw none.
+        label_maps: folder for PNG files of segmentors, with the values of the dataset's annotation
+            files.
+        score_thr: detections below it are not drawn.
+    """
+
+    def __init__(
+        self, viewer: Optional[Viewer], label_maps: Optional[Path], score_thr: float = 0.3
+    ) -> None:
+        self._viewer = viewer
+        self._label_maps = label_maps
+        self._score_thr = score_thr
+
+    def before_test(self, runner: Runner) -> None:
+        """Choose names of the outputs."""
+        dataset = runner.test_loop.dataloader.dataset
+        infos = map(dataset.get_data_info, range(len(dataset)))
+        paths = list(dict.fromkeys(info.get('img_path') for info in infos))
+        if None in paths:
+            raise UsageError('the test dataset has no image files to name predictions by')
+        self._names = dict(zip(paths, unique_names(list(map(Path, paths)))))
+        self._classes = dataset.metainfo['classes']
+        self._palette = colours(dataset.metainfo.get('palette'), len(self._classes))
+        first = int(dataset.metainfo.get('reduce_zero_label') or False)
+        self._ids = range(first, first + len(self._classes))
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Optional[dict] = None,
+        outputs: Optional[Sequence[Any]] = None,
+    ) -> None:
+        """Draw and save the predictions of a batch."""
+        for sample in outputs or ():
+            sample, name = sample.cpu(), self._names[sample.img_path]
+            if self._label_maps is not None:
+                write_label_map(sample, self._ids, self._label_maps / f'{name}.png')
+            if self._viewer is not None:
+                image = cv2.imread(sample.img_path)
+                drawn = draw(image, sample, self._classes, self._palette, self._score_thr)
+                if 'bboxes' in sample.get('gt_instances', ()) or 'gt_sem_seg' in sample:
+                    truth = draw_annotations(image, sample, self._classes, self._palette)
+                    drawn = np.hstack([truth, drawn])
+                self._viewer.add(drawn, name)

@@ -1,0 +1,94 @@
+"""Visualizations and label maps of a test run."""
+
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData, PixelData
+from mmseg.structures import SegDataSample
+
+from mmrest.engine.errors import UsageError
+from mmrest.inference.hook import PredictionsHook
+from mmrest.inference.outputs import Viewer
+
+
+class Data(list):
+    """Stands in for a dataset of samples."""
+
+    def __init__(self, samples, **metainfo):
+        super().__init__(samples)
+        self.metainfo = dict(classes=('wall', 'door'), palette=[(255, 0, 0)], **metainfo)
+
+    def get_data_info(self, index):
+        return dict(img_path=self[index].get('img_path'))
+
+
+def run(hook, data):
+    loader = SimpleNamespace(dataset=data)
+    runner = SimpleNamespace(test_loop=SimpleNamespace(dataloader=loader))
+    hook.before_test(runner)
+    hook.after_test_iter(runner, 0, None, data)
+
+
+@pytest.fixture
+def metas(tmp_path):
+    """Metainfo of images of the same name in two folders."""
+    found = []
+    for folder in 'ab':
+        path = tmp_path / folder / 'frame0.jpg'
+        path.parent.mkdir()
+        cv2.imwrite(str(path), np.full((48, 64, 3), 128, np.uint8))
+        found.append(dict(img_path=str(path), ori_shape=(48, 64)))
+    return found
+
+
+def test_a_detector(metas, tmp_path):
+    """Ground truth is on the left; no image overwrites one of the same name."""
+    samples = []
+    for meta in metas:
+        box = torch.tensor([[10.0, 20, 30, 40]])
+        found = InstanceData(bboxes=box, labels=torch.tensor([0]), scores=torch.tensor([0.4]))
+        packed = dict(pred_instances=found, gt_instances=InstanceData())  # not annotated
+        samples.append(DetDataSample(metainfo=meta, **packed))
+    truth = InstanceData(bboxes=box, labels=torch.tensor([1]))
+    samples[1].gt_instances = truth
+    hook = PredictionsHook(Viewer(tmp_path / 'out'), None, score_thr=0.3)
+    run(hook, Data(samples))
+    first, second = (cv2.imread(str(tmp_path / 'out' / f / 'frame0.jpg')) for f in 'ab')
+    assert first.shape == (480, 640, 3) and second.shape == (480, 1280, 3)
+    assert np.abs(first[300, 100].astype(int) - (0, 0, 255)).max() < 60
+    assert np.abs(second[:, 640:].astype(int) - first).mean() < 1
+    assert np.abs(second[300, 100].astype(int) - (0, 0, 255)).max() > 100  # another class
+
+
+@pytest.mark.parametrize('dtype', [torch.long, torch.float32])  # of several classes, and of two
+@pytest.mark.parametrize('reduced', [False, True])
+def test_label_maps(metas, tmp_path, dtype, reduced):
+    """With the values of annotation files."""
+    samples = []
+    for number, meta in enumerate(metas):
+        labels = torch.full((1, 48, 64), number, dtype=dtype)
+        sample = SegDataSample(metainfo=meta)
+        sample.pred_sem_seg = PixelData(data=labels)
+        samples.append(sample)
+    hook = PredictionsHook(Viewer(tmp_path / 'out'), tmp_path / 'maps')
+    run(hook, Data(samples, reduce_zero_label=reduced))
+    for number, folder in enumerate('ab'):
+        label_map = cv2.imread(str(tmp_path / 'maps' / folder / 'frame0.png'), -1)
+        assert label_map.shape == (48, 64) and (label_map == number + reduced).all()
+        assert (tmp_path / 'out' / folder / 'frame0.jpg').is_file()
+
+
+def test_images_that_are_not_files(tmp_path):
+    with pytest.raises(UsageError, match='has no image files to name predictions by'):
+        run(PredictionsHook(Viewer(tmp_path), None), Data([DetDataSample()]))
+
+
+def test_no_display(monkeypatch):
+    monkeypatch.setattr('sys.platform', 'linux')
+    monkeypatch.delenv('DISPLAY', raising=False)
+    with pytest.raises(UsageError, match=r'no display \(DISPLAY is not set\); save images to'):
+        Viewer(None, show=True)
