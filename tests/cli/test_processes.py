@@ -110,6 +110,7 @@ def resumed(folder, coco_root, config):
     return work_dir / 'epoch_2.pth'
 
 
+@pytest.mark.slow
 def test_resumed_training_gives_the_same(trained, coco_root):
     folder, _ = trained
     wanted = checkpoint(folder / 'work_dirs' / 'tiny' / 'epoch_2.pth')

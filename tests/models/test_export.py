@@ -63,6 +63,7 @@ def dynamic_batch_and_size():
     return ({0: dynamic, 2: dynamic, 3: dynamic},)
 
 
+@pytest.mark.slow  # test_wrappers.py has compiled networks, too
 @needs_compile
 @over_all
 def test_compile(kind, arch):
