@@ -119,7 +119,7 @@ def render(
     """
     canvas = cv2.cvtColor(enlarged(image), cv2.COLOR_BGR2RGB)
     size = canvas.shape[1::-1]
-    font = font_of(max(12, min(size) // 40))
+    font = font_of(max(13, min(size) // 38))
     labels: List[_Label] = []
     if label_map is not None:
         label_map = cv2.resize(label_map.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
