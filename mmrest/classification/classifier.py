@@ -6,15 +6,15 @@ from mmengine.registry import HOOKS, MODELS
 from mmpretrain.engine import VisualizationHook
 from mmpretrain.models import ImageClassifier
 
-from ..models.released import ReleasedNames
+from .released import ReleasedNames
 
 
 @MODELS.register_module()
 class ReleasedClassifier(ReleasedNames, ImageClassifier):
     """mmpretrain's ImageClassifier, with the same arguments, that loads official weights.
 
-    RMT needs an :class:`~mmrest.models.projection.RMTProjection` as neck, ResT a global average;
-    the head of both is one linear layer.
+    RMT needs an :class:`~mmrest.classification.projection.RMTProjection` as neck, ResT a global
+    average; the head of both is one linear layer.
     """
 
 

@@ -118,7 +118,7 @@ class TokenLabelClassifier(ReleasedClassifier):
     Training mixes the tokens after the stem with those of the flipped batch, in a region aligned
     to the tokens of the last map, so that each of these has one label. Evaluation mixes nothing
     and needs no labels. The backbone is from mmrest, the neck returns averages and tokens, like
-    :class:`~mmrest.models.projection.RMTTokenProjection`, and the head is a
+    :class:`~mmrest.classification.projection.RMTTokenProjection`, and the head is a
     :class:`TokenLabelHead`.
     """
 

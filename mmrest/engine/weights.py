@@ -10,9 +10,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..checkpoint import CheckpointError, Weights, match, summary, weights_of
-from ..models.pretrained import fit
 from ..models.pyramid import PyramidBackbone
-from ..models.released import ReleasedNames
 from .compat import loaded_from
 from .display import say
 from .sharding import unwrapped
@@ -85,9 +83,7 @@ class StrictWeightsHook(WeightsHook):
                 f'{weights.source} for {type(model).__name__}', weights.tensors, wanted
             )
             if isinstance(getattr(model, 'backbone', None), PyramidBackbone):
-                fit(
-                    model.backbone, weights.under('backbone')
-                )  # a prefix of a deeper one would match
+                model.backbone.fit(weights.under('backbone'))  # those of a deeper one match, too
         except CheckpointError as error:
             backbone = {name[9:] for name in wanted if name.startswith('backbone.')}
             if backbone & weights.tensors.keys():
@@ -121,7 +117,7 @@ class InitWeightsHook(WeightsHook):
 
 def _named_as(model: nn.Module, weights: Weights) -> Weights:
     """Return weights under the names of a model that knows official names, too."""
-    return model.renamed(weights) if isinstance(model, ReleasedNames) else weights
+    return model.renamed(weights) if hasattr(model, 'renamed') else weights
 
 
 def fitted_to(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
@@ -131,6 +127,6 @@ def fitted_to(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor],
         CheckpointError: some are missing or have another shape.
     """
     if isinstance(backbone, PyramidBackbone):
-        return fit(backbone, weights)
+        return backbone.fit(weights)
     own = weights.of(backbone.state_dict())
     return match(f'{own.source} for {type(backbone).__name__}', own.tensors, backbone.state_dict())

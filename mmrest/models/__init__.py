@@ -1,8 +1,7 @@
-"""The backbones, and what detectors, segmentors and classifiers need around them."""
+"""The backbones, and a neck that repeats their last map."""
 
-from . import float32, repeat
-from .projection import RMTProjection, RMTTokenProjection
+from . import repeat
 from .rest import ResT
 from .rmt import RMT
 
-__all__ = ['RMT', 'RMTProjection', 'RMTTokenProjection', 'ResT', 'float32', 'repeat']
+__all__ = ['RMT', 'ResT', 'repeat']

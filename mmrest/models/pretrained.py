@@ -1,64 +1,98 @@
-"""Released weights for a backbone: all that it needs, or an error that names whose they are."""
+"""Strict loading of weights: they cover a network, or an error names whose they are."""
 
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
+from abc import abstractmethod
+from typing import ClassVar, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import PretrainedInit
+from mmengine.model import BaseModule, PretrainedInit
 from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 
 from ..checkpoint import CheckpointError, Weights, match, read_weights
 
+InitCfg = Union[dict, List[dict], None]
 
-class LoadPretrained:
-    """Initialiser of mmengine that covers the backbone or raises.
 
-    mmengine's own loads whatever matches, nothing at all included, and goes on.
+class StrictPretrained(BaseModule):
+    """Module whose ``init_cfg`` of type Pretrained must cover it.
+
+    mmengine loads whatever matches, possibly nothing, and continues.
     """
 
-    def __init__(
-        self, checkpoint: str, prefix: Optional[str] = None, map_location: str = 'cpu'
-    ) -> None:
-        self.checkpoint = checkpoint
-        self.prefix = prefix
-        self.map_location = map_location
+    scratch_init_cfg: ClassVar[InitCfg] = None
+    """Initialises what `init_cfg` leaves out, where torch's layers begin otherwise."""
 
-    def __call__(self, backbone: nn.Module) -> None:
-        backbone.load_pretrained(self.checkpoint, self.prefix, self.map_location)
-        update_init_info(backbone, f'Loaded from {self.checkpoint}')
+    def init_weights(self) -> None:
+        """Initialise as `init_cfg` says, from scratch where it is None; weights come last."""
+        configured = self.init_cfg
+        cfgs = configured if isinstance(configured, (list, tuple)) else [configured or {}]
+        self.init_cfg = [cfg for cfg in cfgs if cfg and not is_from_file(cfg)]
+        if not configured:
+            self.init_cfg = self.scratch_init_cfg
+        try:
+            super().init_weights()
+        finally:
+            self.init_cfg = configured
+        for cfg in filter(is_from_file, cfgs):
+            cfg = {key: value for key, value in cfg.items() if key != 'type'}
+            self.load_pretrained(cfg.pop('checkpoint'), **cfg)
+
+    def load_pretrained(
+        self, path: str, prefix: Optional[str] = None, map_location: str = 'cpu'
+    ) -> None:
+        """Load official weights, or those of a run: all of them or none.
+
+        Files of classifiers, detectors and segmentors as mmdet, mmseg, detectron2 and the papers'
+        authors write them. The backbone is found by its names, in the averaged (EMA) weights if
+        the file has them. Missing output norms (classification checkpoints have none) and unused
+        tensors (a head, stages or norms that are not built) are logged by name.
+
+        Args:
+            path: a file that :func:`mmrest.checkpoint.read_weights` takes.
+            prefix: read only the tensors whose names begin with it, without it, for a file of
+                several backbones.
+            map_location: as for ``torch.load``.
+
+        Raises:
+            CheckpointError: the file cannot be read, a tensor is missing or has another shape,
+                or the file has more blocks in a stage. The message counts the matching tensors
+                and names the arch that would fit.
+        """
+        tensors, report = self.fit(read_weights(path, prefix, map_location))
+        self.load_state_dict(tensors, strict=False)
+        print_log(report, logger='current')
+        if hasattr(self, '_params_init_info'):  # inside the init_weights of a detector
+            update_init_info(self, f'Loaded from {path}')
+
+    @abstractmethod
+    def fit(self, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
+        """Return the tensors of a file under the names of this module, and a line for the log.
+
+        Raises:
+            CheckpointError: as :meth:`load_pretrained`.
+        """
 
 
 def is_from_file(init_cfg: dict) -> bool:
-    """Whether an ``init_cfg`` loads weights, in mmengine's way or in that of this module."""
-    return init_cfg.get('type') in ('Pretrained', 'PretrainedInit', PretrainedInit, LoadPretrained)
-
-
-def load(backbone: nn.Module, path: str, prefix: Optional[str], map_location: str) -> None:
-    """Load a file into a backbone, see :meth:`PyramidBackbone.load_pretrained`."""
-    tensors, report = fit(backbone, read_weights(path, prefix, map_location))
-    backbone.load_state_dict(tensors, strict=False)
-    print_log(report, logger='current')
+    """Whether an ``init_cfg`` loads weights."""
+    return init_cfg.get('type') in ('Pretrained', 'PretrainedInit', PretrainedInit)
 
 
 def fit(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
-    """Choose the tensors of a backbone, by the names that it has.
+    """Return the tensors of a :class:`~mmrest.models.pyramid.PyramidBackbone`, and a log line.
 
     Args:
-        backbone: a :class:`~mmrest.models.pyramid.PyramidBackbone`.
-        weights: of the backbone alone, or of more with the backbone behind a prefix.
-
-    Returns:
-        The tensors and a line about them, see :func:`mmrest.checkpoint.match`.
+        backbone: the network.
+        weights: its own, or those of a larger model with the backbone behind a prefix.
 
     Raises:
         CheckpointError: a tensor other than an output norm is missing, one has another shape, or
-            there are blocks that the backbone does not have. The message names the arch that
-            they are of, where mmrest knows it.
+            the file has blocks that the backbone lacks. The message names the arch they are of.
     """
     weights = weights.of(backbone.state_dict())
     try:
-        return _chosen(backbone, weights)
+        return _covering(backbone, weights)
     except CheckpointError as error:
         names = recognised(weights.tensors, named_networks(backbone.families()))
         if not names:
@@ -67,25 +101,24 @@ def fit(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
         raise CheckpointError(f'{error}{hint}') from error
 
 
-def _chosen(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
+def _covering(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
     stages = range(backbone.num_stages)
     names = {module: f'{name}.' for name, module in backbone.named_modules()}
     norms = tuple(names[norm] for norm in map(backbone.output_norm, stages) if norm is not None)
-    state = backbone.state_dict()
+    blocks = tuple(names[backbone.blocks(stage)] for stage in stages)
+    state, family = backbone.state_dict(), type(backbone).__name__
     found = match(
-        f'{weights.source} for {type(backbone).__name__}',
+        f'{weights.source} for {family}',
         weights.tensors,
         state,
         is_optional=lambda name: name.startswith(norms),
     )
-    # Weights of a deeper network cover this one, and yet are not meant for it.
-    blocks = tuple(names[backbone.blocks(stage)] for stage in stages)
+    # Weights of a deeper network cover this one, but were not trained for it.
     more = [name for name in weights.tensors if name.startswith(blocks) and name not in state]
     if more:
         raise CheckpointError(
-            f'{weights.source} holds {len(more)} tensors of blocks that this '
-            f'{type(backbone).__name__} does not have ({more[0]}, ...): it was made for another '
-            'arch; give the weights of this one, or set arch'
+            f'{weights.source} holds {len(more)} tensors of blocks that this {family} does not '
+            f'have ({more[0]}, ...): set arch to the one it was trained with, or pass its weights'
         )
     return found
 
@@ -93,16 +126,16 @@ def _chosen(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], s
 def recognised(
     tensors: Mapping[str, Tensor], networks: Iterable[Tuple[str, nn.Module]]
 ) -> List[str]:
-    """Names, such as ``rmt_b``, of the networks that a set of tensors was made for.
+    """Return the names, such as ``rmt_b``, of the networks that a set of tensors covers.
 
     Args:
-        tensors: under the names of a backbone, whatever else there is beside them.
-        networks: what it may be of, see :func:`named_networks`.
+        tensors: under the names of a backbone, and others.
+        networks: candidates, see :func:`named_networks`.
     """
     weights, names = Weights('', dict(tensors)), []
     for name, network in networks:
         try:
-            _chosen(network, weights)
+            _covering(network, weights)
         except CheckpointError:
             continue
         names.append(name)
@@ -110,11 +143,7 @@ def recognised(
 
 
 def named_networks(families: Iterable[type]) -> Iterator[Tuple[str, nn.Module]]:
-    """The networks that have a name, on the meta device.
-
-    Args:
-        families: subclasses of :class:`~mmrest.models.pyramid.PyramidBackbone`.
-    """
+    """Build every named network of some families on the meta device."""
     for family in families:
         for arch in family.archs:
             with torch.device('meta'):

@@ -2,32 +2,20 @@
 
 from abc import abstractmethod
 from contextlib import nullcontext
-from typing import (
-    Callable,
-    ClassVar,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import Callable, ClassVar, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import torch
-from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..checkpoint import Weights
 from ..ops import chosen_backend, exactly_backend, in_graph, is_compiling
-from . import pretrained
-from .arch import Arch, check_rate, is_integer, is_positive_int
-
-InitCfg = Union[dict, List[dict], None]
+from .arch import Arch, Rate, check, is_integer
+from .pretrained import InitCfg, StrictPretrained, fit
 
 
-class PyramidBackbone(BaseModule):
+class PyramidBackbone(StrictPretrained):
     """Backbone of up to four stages at strides 4, 8, 16 and 32, or those of its arch.
 
     A stage is an embedding (the stem, or the downsampling that leads into the stage), blocks on
@@ -64,32 +52,36 @@ class PyramidBackbone(BaseModule):
         ValueError: for an argument out of its range; the message names it and the choices.
     """
 
-    scratch_init_cfg: ClassVar[InitCfg] = None
-    """What a training from scratch begins with, where torch's layers begin otherwise."""
-
     archs: ClassVar[Mapping[str, Arch]] = {}
     """The architectures that have names."""
 
     def __init__(
         self,
         arch: Arch,
+        in_channels: int = 3,
+        out_indices: Optional[Sequence[int]] = None,
+        drop_path_rate: Optional[float] = None,
+        frozen_stages: int = -1,
+        norm_cfg: dict = dict(type='BN'),  # noqa: B006, read only
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: InitCfg = None,
         *,
-        in_channels: int,
-        out_indices: Optional[Sequence[int]],
-        drop_path_rate: Optional[float],
-        frozen_stages: int,
-        norm_cfg: dict,
-        norm_eval: bool,
-        with_cp: bool,
         norm_in_path: bool = False,
-        init_cfg: InitCfg,
     ) -> None:
         super().__init__(init_cfg)
         stages = len(arch.dims)
         if out_indices is None:
             out_indices = tuple(range(stages))
-        if not is_positive_int(in_channels):
-            raise ValueError(f'in_channels must be a positive integer, got {in_channels!r}')
+        if drop_path_rate is None:
+            drop_path_rate = arch.drop_path_rate
+        for name, value, kind in (
+            ('in_channels', in_channels, int),
+            ('drop_path_rate', drop_path_rate, Rate),
+            ('norm_eval', norm_eval, bool),
+            ('with_cp', with_cp, bool),
+        ):
+            check(name, value, kind)
         if (
             not isinstance(out_indices, (tuple, list))
             or not out_indices
@@ -105,24 +97,16 @@ class PyramidBackbone(BaseModule):
                 f'frozen_stages must be one of {tuple(range(-1, stages + 1))}, '
                 f'got {frozen_stages!r}'
             )
-        if not isinstance(norm_cfg, dict) or 'type' not in norm_cfg:
+        kind = norm_cfg.get('type') if isinstance(norm_cfg, dict) else None
+        if kind is None or (isinstance(kind, str) and MODELS.get(kind) is None):
             raise ValueError(
-                "norm_cfg must be a dict with a 'type', for instance dict(type='BN'), "
-                f'got {norm_cfg!r}'
+                "norm_cfg must be a dict whose type is a norm layer of mmcv: 'BN', 'SyncBN', "
+                f"'GN', ..., got {norm_cfg!r}"
             )
-        if isinstance(norm_cfg['type'], str) and MODELS.get(norm_cfg['type']) is None:
-            raise ValueError(
-                f'norm_cfg: unknown type {norm_cfg["type"]!r}; mmcv knows BN, SyncBN, GN, IN, ...'
-            )
-        for name, value in (('norm_eval', norm_eval), ('with_cp', with_cp)):
-            if not isinstance(value, bool):
-                raise ValueError(f'{name} must be True or False, got {value!r}')
-        if drop_path_rate is None:
-            drop_path_rate = arch.drop_path_rate
-        check_rate('drop_path_rate', drop_path_rate)
 
         self.arch = arch
         self.in_channels = in_channels
+        self.norm_cfg = norm_cfg
         self.out_indices = tuple(out_indices)
         self.num_stages = self.out_indices[-1] + 1
         self.drop_path_rate = drop_path_rate
@@ -230,46 +214,8 @@ class PyramidBackbone(BaseModule):
             if norm is not None:
                 yield norm
 
-    def init_weights(self) -> None:
-        """Initialise as `init_cfg` says, from scratch where it is None."""
-        configured = self.init_cfg
-        if configured:
-            cfgs = configured if isinstance(configured, (list, tuple)) else [configured]
-            # Weights of a file come last, to replace what the other entries set.
-            self.init_cfg = sorted(
-                map(_through_load_pretrained, cfgs), key=pretrained.is_from_file
-            )
-        else:
-            self.init_cfg = self.scratch_init_cfg
-        try:
-            super().init_weights()
-        finally:
-            self.init_cfg = configured
-
-    def load_pretrained(
-        self, path: str, prefix: Optional[str] = None, map_location: str = 'cpu'
-    ) -> None:
-        """Load released weights, all of them or none.
-
-        Files of classifiers, detectors and segmentors will do, as mmdet, mmseg, detectron2 and
-        the programs of the papers' authors write them: the backbone is found by its names, in
-        the average of the weights where the file holds one. Output norms may be missing,
-        because classification checkpoints have none; tensors of the file that the backbone does
-        not have (a classifier, stages that are not built, norms of other outputs) are left out.
-        Both are logged by name.
-
-        Args:
-            path: a file that :func:`mmrest.checkpoint.read_weights` takes.
-            prefix: read only the tensors whose names begin with it, without it, where a file
-                holds several backbones.
-            map_location: where the file is read to, as for ``torch.load``.
-
-        Raises:
-            CheckpointError: the file cannot be read, a tensor is missing or has another shape,
-                or the file holds more blocks of a stage. The message says how many of how many
-                tensors matched, and which arch would fit.
-        """
-        pretrained.load(self, path, prefix, map_location)
+    def fit(self, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
+        return fit(self, weights)
 
 
 def channels_first(x: Tensor) -> Tensor:
@@ -291,7 +237,3 @@ def _checkpoint(block: nn.Module, *inputs: Tensor) -> Tensor:
         use_reentrant=False,
         context_fn=lambda: (nullcontext(), exactly_backend(backend)),
     )
-
-
-def _through_load_pretrained(cfg: dict) -> dict:
-    return dict(cfg, type=pretrained.LoadPretrained) if pretrained.is_from_file(cfg) else cfg

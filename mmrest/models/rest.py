@@ -1,11 +1,10 @@
 """ResT: an efficient transformer for visual recognition (NeurIPS 2021).
 
-Read from top to bottom: archs, stem, attention, block, pyramid. The modules carry the tensor
-names of the released checkpoints.
+The modules have the tensor names of the official checkpoints.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, ClassVar, Mapping, Optional, Tuple, Union
 
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
@@ -13,13 +12,13 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..ops import emsa
-from .arch import Arch, is_number, is_positive_int, resolve_arch
+from .arch import Arch, resolve_arch
 from .pyramid import InitCfg, PyramidBackbone, channels_first
 
 
 @dataclass(frozen=True)
 class ResTArch(Arch):
-    """Fields of a ResT architecture; a tuple holds one entry a stage.
+    """Fields of a ResT architecture; a tuple holds one entry per stage.
 
     Attributes:
         sr_ratios: stride at which EMSA reduces keys and values; 1 or even, so that any map
@@ -33,15 +32,14 @@ class ResTArch(Arch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_per_stage('sr_ratios', _is_sr_ratio, 'integers that are 1 or even')
-        if not is_number(self.mlp_ratio) or self.mlp_ratio <= 0:
-            raise ValueError(f'arch: mlp_ratio must be a positive number, got {self.mlp_ratio!r}')
-        if int(min(self.dims) * self.mlp_ratio) < 1:
-            raise ValueError(f'arch: mlp_ratio {self.mlp_ratio} of {min(self.dims)} leaves none')
-
-
-def _is_sr_ratio(value: Any) -> bool:
-    return is_positive_int(value) and (value == 1 or value % 2 == 0)
+        self.require(
+            all(ratio == 1 or ratio % 2 == 0 for ratio in self.sr_ratios),
+            f'sr_ratios must be 1 or even, got {self.sr_ratios}',
+        )
+        self.require(
+            int(min(self.dims) * self.mlp_ratio) >= 1,
+            f'mlp_ratio {self.mlp_ratio} of {min(self.dims)} channels leaves none',
+        )
 
 
 ARCHS = {
@@ -181,7 +179,7 @@ class ResT(PyramidBackbone):
     Args:
         arch: ``'lite'``, ``'small'``, ``'base'``, ``'large'``, or a dict of the fields of
             :class:`ResTArch`.
-        norm_in_path: hand the normed map of each stage to the next one, as the released
+        norm_in_path: hand the normed map of each stage to the next one, as the official
             detection code does, instead of the map before its norm.
 
     The other arguments, the attributes, the outputs and the errors are those of
@@ -197,49 +195,24 @@ class ResT(PyramidBackbone):
     def __init__(
         self,
         arch: Union[str, Mapping[str, Any]] = 'small',
-        in_channels: int = 3,
-        out_indices: Optional[Sequence[int]] = None,
-        drop_path_rate: Optional[float] = None,
-        frozen_stages: int = -1,
-        norm_cfg: dict = dict(type='BN'),  # noqa: B006, nothing changes it
-        norm_eval: bool = False,
-        with_cp: bool = False,
+        *args: Any,
         norm_in_path: bool = False,
-        init_cfg: InitCfg = None,
+        **kwargs: Any,
     ) -> None:
-        fields = resolve_arch(arch, ARCHS, ResTArch)
-        super().__init__(
-            fields,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            drop_path_rate=drop_path_rate,
-            frozen_stages=frozen_stages,
-            norm_cfg=norm_cfg,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            norm_in_path=norm_in_path,
-            init_cfg=init_cfg,
-        )
-        dims = fields.dims
-        self.stem = Stem(in_channels, dims[0], norm_cfg)
+        arch = resolve_arch(arch, ARCHS, ResTArch)
+        super().__init__(arch, *args, norm_in_path=norm_in_path, **kwargs)
+        self.stem = Stem(self.in_channels, arch.dims[0], self.norm_cfg)
         for stage in range(self.num_stages):
+            dim, name = arch.dims[stage], stage + 1
             if stage > 0:
-                embed = PatchEmbed(dims[stage - 1], dims[stage], norm_cfg)
-                self.add_module(f'patch_embed_{stage + 1}', embed)
-            blocks = nn.ModuleList(
-                Block(
-                    dims[stage],
-                    fields.num_heads[stage],
-                    fields.sr_ratios[stage],
-                    fields.mlp_ratio,
-                    drop_path,
-                )
-                for drop_path in self.drop_path_rates(stage)
-            )
-            self.add_module(f'stage{stage + 1}', blocks)
+                embed = PatchEmbed(arch.dims[stage - 1], dim, self.norm_cfg)
+                self.add_module(f'patch_embed_{name}', embed)
+            shape = dim, arch.num_heads[stage], arch.sr_ratios[stage], arch.mlp_ratio
+            blocks = (Block(*shape, drop_path) for drop_path in self.drop_path_rates(stage))
+            self.add_module(f'stage{name}', nn.ModuleList(blocks))
             if self.has_norm(stage):
-                self.add_module(self._norm_name(stage), nn.LayerNorm(dims[stage]))
-        self.train()  # frozen parts and norm_eval hold from the start
+                self.add_module(self._norm_name(stage), nn.LayerNorm(dim))
+        self.train()  # applies frozen_stages and norm_eval
 
     def _norm_name(self, stage: int) -> str:
         return 'norm' if stage == len(self.arch.dims) - 1 else f'norm{stage + 1}'

@@ -1,11 +1,9 @@
 """RMT: retentive networks meet vision transformers (CVPR 2024).
 
-Read from top to bottom: archs, stems and downsampling, position tables, attention, block, stage,
-pyramid. The modules carry the tensor names of the released checkpoints, which call attention
-"retention".
+The modules have the tensor names of the official checkpoints, which call attention "retention".
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
@@ -16,29 +14,28 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..ops import PositionTables, in_graph, is_compiling, masa, position_tables
-from .arch import Arch, is_number, is_positive_int, resolve_arch
+from .arch import Arch, resolve_arch
 from .pyramid import InitCfg, PyramidBackbone, channels_first
 
 
 @dataclass(frozen=True)
 class RMTArch(Arch):
-    """Fields of an RMT architecture; a tuple holds one entry a stage.
+    """Fields of an RMT architecture; a tuple holds one entry per stage.
 
     Attributes:
         ffn_ratios: hidden channels of the FFN as a multiple of its input's.
         decay_a: a of the decay ``gamma_i = 1 - 2^(-a - (b - a) i / n)`` of head i of n.
         decay_b: b of that decay.
-        axial: whether MaSA is decomposed along the two axes, rather than full.
-        layer_scale: what the layer scale starts with, None for a stage without one.
-        decay: whether MaSA decays with the distance, rather than with gamma = 1.
-        lce: whether MaSA adds the depthwise convolution of its values.
-        cpe: whether a block begins by adding a depthwise convolution of its map.
-        conv_ffn: whether the FFN has a depthwise convolution, rather than being a plain MLP.
-        conv_stem: whether the stem is four 3x3 convolutions, rather than one map of each patch.
-        conv_downsample: whether a 3x3 convolution leads into a stage, rather than Swin's merging.
+        axial: decompose MaSA along the two axes.
+        layer_scale: initial value of the layer scale, None for a stage without one.
+        decay: decay with the distance; without it, gamma is 1.
+        lce: local context enhancement, a depthwise convolution of the values of MaSA.
+        cpe: conditional position encoding, a depthwise convolution before each block.
+        conv_ffn: depthwise convolution inside the FFN.
+        conv_stem: stem of four 3x3 convolutions; without it, a linear map of each patch.
+        conv_downsample: 3x3 convolution between stages; without it, Swin's patch merging.
         patch_size: side of a patch and stride of the first stage, 4 with a convolutional stem.
-        patch_norm: whether a layer norm follows the map of the patches; the convolutional stem
-            has norms of its own.
+        patch_norm: layer norm after the linear map of the patches.
     """
 
     ffn_ratios: Tuple[float, ...] = (4, 4, 3, 3)
@@ -57,45 +54,25 @@ class RMTArch(Arch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_per_stage('ffn_ratios', _is_positive, 'positive numbers')
-        for dim, ratio in zip(self.dims, self.ffn_ratios):
-            if int(dim * ratio) < 1:
-                raise ValueError(f'arch: ffn_ratios {ratio} of {dim} channels leaves none')
-        if not _is_positive(self.decay_a):
-            raise ValueError(f'arch: decay_a must be a positive number, got {self.decay_a!r}')
-        self.check_per_stage(
-            'decay_b',
-            lambda b: is_number(b) and b >= self.decay_a,
-            f'numbers from decay_a={self.decay_a} up',
+        self.require(
+            all(int(dim * ratio) >= 1 for dim, ratio in zip(self.dims, self.ffn_ratios)),
+            f'ffn_ratios {self.ffn_ratios} of {self.dims} channels leave none',
         )
-        self.check_per_stage('axial', lambda axial: isinstance(axial, bool), 'True or False')
-        self.check_per_stage(
-            'layer_scale', lambda scale: scale is None or is_number(scale), 'numbers or None'
+        self.require(
+            min(self.decay_b) >= self.decay_a,
+            f'decay_b must be at least decay_a={self.decay_a}, got {self.decay_b}',
         )
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type is bool and not isinstance(value, bool):
-                raise ValueError(f'arch: {field.name} must be True or False, got {value!r}')
-        if not is_positive_int(self.patch_size):
-            raise ValueError(
-                f'arch: patch_size must be a positive integer, got {self.patch_size!r}'
-            )
-        if self.conv_stem and self.patch_size != 4:
-            raise ValueError(
-                'arch: patch_size must be 4 with the convolutional stem, got '
-                f'{self.patch_size}; set conv_stem=False for another'
-            )
-        if self.conv_stem and not self.patch_norm:
-            raise ValueError(
-                'arch: patch_norm must be True with the convolutional stem, which has norms of '
-                'its own, got False; set conv_stem=False to leave the norm out'
-            )
+        self.require(
+            not self.conv_stem or (self.patch_size == 4 and self.patch_norm),
+            'the convolutional stem has patches of 4 and norms of its own: set conv_stem=False '
+            f'for patch_size={self.patch_size} or patch_norm={self.patch_norm}',
+        )
         for stage, (dim, heads) in enumerate(zip(self.dims, self.num_heads)):
-            if dim // heads % 2:
-                raise ValueError(
-                    f'arch: dims[{stage}]={dim} with num_heads[{stage}]={heads} gives heads of '
-                    f'{dim // heads} channels; the rotation pairs channels, so it must be even'
-                )
+            self.require(
+                dim // heads % 2 == 0,
+                f'dims[{stage}]={dim} with num_heads[{stage}]={heads} gives heads of '
+                f'{dim // heads} channels; the rotation pairs channels, so it must be even',
+            )
 
     @property
     def stem_stride(self) -> int:
@@ -106,12 +83,7 @@ class RMTArch(Arch):
         return self.conv_stem
 
 
-def _is_positive(value: Any) -> bool:
-    return is_number(value) and value > 0
-
-
-PLAIN = dict.fromkeys(('lce', 'cpe', 'conv_ffn', 'conv_stem', 'conv_downsample'), False)
-"""Without the convolutions of RMT."""
+NO_CONVS = dict.fromkeys(('lce', 'cpe', 'conv_ffn', 'conv_stem', 'conv_downsample'), False)
 
 SWIN_T = RMTArch(
     dims=(96, 192, 384, 768),
@@ -120,7 +92,7 @@ SWIN_T = RMTArch(
     ffn_ratios=(4, 4, 4, 4),
     decay_b=(8, 8, 8, 8),
     drop_path_rate=0.2,
-    **PLAIN,
+    **NO_CONVS,
 )
 
 ARCHS = {
@@ -154,7 +126,7 @@ ARCHS = {
         layer_scale=(None, None, 1e-6, 1e-6),
         drop_path_rate=0.5,
     ),
-    # The paper's ablation networks, as near as possible to Swin and DeiT.
+    # Ablations of the paper (Tables 10 to 12): MaSA in Swin and DeiT.
     'swin_t': SWIN_T,
     'swin_s': replace(SWIN_T, depths=(2, 2, 18, 2), drop_path_rate=0.3),
     'deit_s': RMTArch(
@@ -168,7 +140,7 @@ ARCHS = {
         patch_size=16,
         patch_norm=False,
         drop_path_rate=0.1,
-        **PLAIN,
+        **NO_CONVS,
     ),
 }
 
@@ -246,18 +218,6 @@ class PatchMerging(nn.Module):
         return channels_first(self.reduction(self.norm(x)))
 
 
-def _stem(arch: RMTArch, in_channels: int, norm_cfg: dict) -> Union[ConvStem, PatchEmbed]:
-    if arch.conv_stem:
-        return ConvStem(in_channels, arch.dims[0], norm_cfg)
-    return PatchEmbed(in_channels, arch.dims[0], arch.patch_size, arch.patch_norm)
-
-
-def _downsampling(arch: RMTArch, stage: int, norm_cfg: dict) -> Union[Downsample, PatchMerging]:
-    """What leads from `stage` into the next one."""
-    in_dim, dim = arch.dims[stage : stage + 2]
-    return Downsample(in_dim, dim, norm_cfg) if arch.conv_downsample else PatchMerging(in_dim, dim)
-
-
 class DWConv2d(nn.Module):
     """Depthwise convolution of a channels-last map (B, H, W, C)."""
 
@@ -270,18 +230,11 @@ class DWConv2d(nn.Module):
 
 
 class RelPos2d:
-    """Makes the position tables of a stage, and keeps those of the last size and device.
+    """Rotary angles and decay of the heads of a stage, cached for one size and device.
 
-    They are derived, so neither the state dict nor a copy or pickle of the model holds them, and
-    no cast of the model changes their type: flat positions reach 66,800 at 800 x 1333, beyond
-    float16.
-
-    Args:
-        head_dim: channels of a head.
-        num_heads: heads.
-        a: a of the decay, see :class:`RMTArch`.
-        b: b of the decay.
-        decay: whether there is one.
+    This is not a module: the tables are in no state dict, copy or pickle, and stay float32 when
+    the model is cast, because flat positions reach 66,800 at 800 x 1333, beyond float16. See
+    :class:`RMTArch` for `a` and `b`.
     """
 
     def __init__(
@@ -309,8 +262,8 @@ class RelPos2d:
         return tables
 
     def _make(self, height: int, width: int, device: torch.device) -> PositionTables:
-        # The order of operations and the type are those of the released code: at position 66,800
-        # the last bit of a frequency moves the angle by several milliradians.
+        # Order and type as in the official code: at position 66,800 the last bit of a frequency
+        # changes the angle by several milliradians.
         cpu = dict(device='cpu', dtype=torch.float32)
         frequencies = 1.0 / 10000 ** torch.linspace(0, 1, self.head_dim // 2, **cpu)
         head = torch.arange(self.num_heads, **cpu)
@@ -377,13 +330,7 @@ class FFN(nn.Module):
 
 
 class Block(nn.Module):
-    """RMT block on a map (B, H, W, C): CPE, MaSA and FFN.
-
-    Args:
-        arch: the architecture.
-        stage: in which of its stages this is, counted from 0.
-        drop_path: drop-path rate.
-    """
+    """CPE, MaSA and FFN on a map (B, H, W, C)."""
 
     def __init__(self, arch: RMTArch, stage: int, drop_path: float) -> None:
         super().__init__()
@@ -409,31 +356,17 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one resolution, what they share of positions, and the way to the next stage.
+    """Blocks of one resolution, their position tables, and the embedding of the next stage."""
 
-    Args:
-        arch: the architecture.
-        stage: which of its stages this is, counted from 0.
-        drop_path_rates: drop-path rate of each block.
-        downsample: embedding of the next stage, None where that is not built.
-    """
-
-    def __init__(
-        self,
-        arch: RMTArch,
-        stage: int,
-        drop_path_rates: Sequence[float],
-        downsample: Union[Downsample, PatchMerging, None],
-    ) -> None:
+    def __init__(self, arch: RMTArch, stage: int, drop_path_rates: Sequence[float]) -> None:
         super().__init__()
         num_heads = arch.num_heads[stage]
         head_dim, b = arch.dims[stage] // num_heads, arch.decay_b[stage]
         self.rel_pos = RelPos2d(head_dim, num_heads, arch.decay_a, b, arch.decay)
         self.blocks = nn.ModuleList(Block(arch, stage, rate) for rate in drop_path_rates)
-        self.downsample = downsample
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        # Released files hold what RelPos2d derives; it is accepted and not needed.
+        # Buffers of the official checkpoints that RelPos2d derives.
         for name in ('angle', 'decay'):
             state_dict.pop(f'{prefix}Relpos.{name}', None)
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -454,7 +387,6 @@ class RMT(PyramidBackbone):
     :class:`~mmrest.models.pyramid.PyramidBackbone`.
     """
 
-    # Convolutions begin as torch starts them.
     scratch_init_cfg: ClassVar[InitCfg] = [dict(type='TruncNormal', layer='Linear', std=0.02)]
 
     archs: ClassVar[Mapping[str, RMTArch]] = ARCHS
@@ -462,39 +394,32 @@ class RMT(PyramidBackbone):
     def __init__(
         self,
         arch: Union[str, Mapping[str, Any]] = 's',
-        in_channels: int = 3,
-        out_indices: Optional[Sequence[int]] = None,
-        drop_path_rate: Optional[float] = None,
-        frozen_stages: int = -1,
-        norm_cfg: dict = dict(type='BN'),  # noqa: B006, nothing changes it
-        norm_eval: bool = False,
-        with_cp: bool = False,
+        *args: Any,
         output_norms: bool = True,
-        init_cfg: InitCfg = None,
+        **kwargs: Any,
     ) -> None:
         arch = resolve_arch(arch, ARCHS, RMTArch)
-        super().__init__(
-            arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            drop_path_rate=drop_path_rate,
-            frozen_stages=frozen_stages,
-            norm_cfg=norm_cfg,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
+        super().__init__(arch, *args, **kwargs)
+        dims, norm_cfg = arch.dims, self.norm_cfg
+        self.patch_embed = (
+            ConvStem(self.in_channels, dims[0], norm_cfg)
+            if arch.conv_stem
+            else PatchEmbed(self.in_channels, dims[0], arch.patch_size, arch.patch_norm)
         )
-        self.patch_embed = _stem(arch, in_channels, norm_cfg)
         self.layers = nn.ModuleList()
-        self.extra_norms = nn.ModuleDict()
+        self.extra_norms = nn.ModuleDict()  # keyed by the number of the stage
         for stage in range(self.num_stages):
-            is_last = stage + 1 == self.num_stages
-            downsample = None if is_last else _downsampling(arch, stage, norm_cfg)
-            self.layers.append(Stage(arch, stage, self.drop_path_rates(stage), downsample))
+            layer = Stage(arch, stage, self.drop_path_rates(stage))
+            if stage + 1 < self.num_stages:
+                layer.downsample = (
+                    Downsample(*dims[stage : stage + 2], norm_cfg)
+                    if arch.conv_downsample
+                    else PatchMerging(*dims[stage : stage + 2])
+                )
+            self.layers.append(layer)
             if output_norms and self.has_norm(stage):
-                # A dict, so that the names keep the stage's number.
-                self.extra_norms[str(stage)] = nn.LayerNorm(arch.dims[stage])
-        self.train()  # frozen parts and norm_eval hold from the start
+                self.extra_norms[str(stage)] = nn.LayerNorm(dims[stage])
+        self.train()  # applies frozen_stages and norm_eval
 
     def embedding(self, stage: int) -> nn.Module:
         return self.layers[stage - 1].downsample if stage > 0 else self.patch_embed

@@ -14,6 +14,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, Optional
 
+from . import float32  # noqa: F401, registers
+
 ENVIRONMENT_VARIABLE = 'MMREST_OPERATORS'
 CHOICES = ('auto', 'off')
 

@@ -16,9 +16,7 @@ from ..engine.compat import load_guarded
 from ..engine.config import dicts, type_name
 from ..engine.errors import UsageError
 from ..engine.weights import InitWeightsHook, StrictWeightsHook
-from ..models.pretrained import fit, is_from_file
-from ..models.pyramid import PyramidBackbone
-from ..models.released import ReleasedNames
+from ..models.pretrained import StrictPretrained, is_from_file
 from .report import Report
 
 MOMENTS = {'SGD': 1, 'RMSprop': 1, 'Adagrad': 1, 'Lion': 1}
@@ -162,7 +160,7 @@ def is_remote(path: str) -> bool:
 def check_weights(cfg: Config, model: nn.Module, phases: Tuple[str, ...], report: Report) -> None:
     """Make sure that the weights a run is initialised from can be read and fit.
 
-    Those of a backbone must cover it, as :func:`mmrest.models.pretrained.fit` says; ``load_from``
+    Those of a backbone must cover it, as :meth:`.StrictPretrained.fit` says; ``load_from``
     of a training must cover the backbone, and what is resumed or tested the full model. Weights
     at an address are left to the run.
 
@@ -207,9 +205,7 @@ def from_files(model: nn.Module) -> Iterator[Tuple[str, nn.Module, dict]]:
 
 def _fitted(module: nn.Module, init_cfg: dict) -> str:
     weights = read_weights(str(init_cfg['checkpoint']), init_cfg.get('prefix'))
-    if isinstance(module, PyramidBackbone):
-        return fit(module, weights)[1]
-    if isinstance(module, ReleasedNames):
+    if isinstance(module, StrictPretrained):
         return module.fit(weights)[1]
     wanted = module.state_dict()
     if not any(n in wanted and t.shape == wanted[n].shape for n, t in weights.tensors.items()):

@@ -322,8 +322,8 @@ def test_other_shapes_are_refused(kind, shape):
         ('in_channels', 0, r'positive integer, got 0'),
         ('norm_eval', 'no', "True or False, got 'no'"),
         ('with_cp', 1, 'True or False, got 1'),
-        ('norm_cfg', 'BN', r"a dict with a 'type'.*got 'BN'"),
-        ('norm_cfg', {}, r"a dict with a 'type'.*got \{\}"),
+        ('norm_cfg', 'BN', r"be a dict whose type.*got 'BN'"),
+        ('norm_cfg', {}, r'be a dict whose type.*got \{\}'),
     ],
 )
 def test_bad_arguments_are_named(family, argument, value, message):
@@ -333,5 +333,5 @@ def test_bad_arguments_are_named(family, argument, value, message):
 
 @both
 def test_unknown_norms_are_named(family):
-    with pytest.raises(ValueError, match="norm_cfg: unknown type 'BM'; mmcv knows BN"):
+    with pytest.raises(ValueError, match="norm layer of mmcv: 'BN'.*'BM'"):
         tiny(family, norm_cfg=dict(type='BM'))

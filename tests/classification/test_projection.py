@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmrest.models.projection import RMTTokenProjection
+from mmrest.classification.projection import RMTTokenProjection
 
 
 @pytest.mark.parametrize('tokens, channels', [('last', 6), ('projected', 10)])

@@ -7,7 +7,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .pyramid import InitCfg
+from ..models.pretrained import InitCfg
 
 
 @MODELS.register_module()

@@ -7,8 +7,8 @@ from torch import nn
 
 from mmrest import RMT
 from mmrest.checkpoint import CheckpointError
-from mmrest.models import RMTProjection
-from mmrest.models.released import ReleasedNames
+from mmrest.classification.projection import RMTProjection
+from mmrest.classification.released import ReleasedNames
 from tests.models.networks import TINY, tiny
 
 

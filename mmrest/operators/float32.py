@@ -1,4 +1,4 @@
-"""Parts of mmdet's detectors that compute in float32 under automatic mixed precision.
+"""Parts of detectors whose operators need float32 under automatic mixed precision.
 
 Each is mmdet's own module with a hook around its forward; in a config, the type alone changes.
 Importing this module asks for nothing of mmdet, building does.
