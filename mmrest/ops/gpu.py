@@ -1,22 +1,35 @@
-"""Check that the Triton kernels support given tensors."""
+"""The Triton kernels as implementations: what they support, and how they are launched."""
 
 import functools
+import importlib
 from contextlib import nullcontext
-from typing import Any, ContextManager, Optional
+from typing import Any, ContextManager, Optional, Tuple
 
 import torch
 from torch import Tensor
 
-from .dispatch import forced_backend, refuse_in_graphs
+from .dispatch import Implementation, forced_backend, refuse_in_graphs
 
-MOST_CHANNELS = 128
+MAX_CHANNELS = 128
 """Channels of a head that fit into a tile."""
 
-TRITON = (3, 3)
+MIN_TRITON = (3, 3)
 """Oldest release that compiles the kernels, the one of torch 2.7."""
 
-CAPABILITY = (8, 0)
+MIN_CAPABILITY = (8, 0)
 """Oldest compute capability, the one of the A100; older GPUs have no bfloat16 products."""
+
+
+def triton_implementation(package: str, name: str) -> Implementation:
+    """Return a function of :mod:`mmrest.ops`, ``package.triton.name``, as an implementation.
+
+    Its module is imported at its first use, because Triton is optional.
+    """
+
+    def run(*args: Any) -> Tensor:
+        return getattr(importlib.import_module(f'{__package__}.{package}.triton'), name)(*args)
+
+    return Implementation('triton', run, refuse_triton)
 
 
 def refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
@@ -36,18 +49,20 @@ def refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
     if reason is not None:
         return reason
     if q.is_cuda:
-        if torch.cuda.get_device_capability(q.device) < CAPABILITY:
-            return f'the GPU is older than compute capability {".".join(map(str, CAPABILITY))}'
+        if torch.cuda.get_device_capability(q.device) < MIN_CAPABILITY:
+            return f'the GPU is older than compute capability {_version(MIN_CAPABILITY)}'
         if q.dtype is torch.float64:
             return 'the kernels do not support float64 on a GPU'
-    elif not _interpreted():
-        return (
-            'the tensors are on cpu, and Triton is not in its interpreter: set TRITON_INTERPRET=1'
-        )
+    else:
+        from .tiles import INTERPRETED
+
+        if not INTERPRETED.value:
+            return 'the kernels run on a CPU only if TRITON_INTERPRET=1 is set'
     if not q.dtype == k.dtype == v.dtype or not q.is_floating_point():
         return f'the dtypes {q.dtype}, {k.dtype} and {v.dtype} differ or are not floating point'
-    if max(q.shape[-1], v.shape[-1]) > MOST_CHANNELS:
-        return f'a head of {max(q.shape[-1], v.shape[-1])} channels is larger than {MOST_CHANNELS}'
+    channels = max(q.shape[-1], v.shape[-1])
+    if channels > MAX_CHANNELS:
+        return f'a head of {channels} channels is larger than {MAX_CHANNELS}'
     return None
 
 
@@ -58,15 +73,13 @@ def _triton_refusal() -> Optional[str]:
         import triton
     except ImportError:
         return 'Triton is not installed'
-    if tuple(map(int, triton.__version__.split('.')[:2])) < TRITON:
-        return f'Triton {triton.__version__} is older than {".".join(map(str, TRITON))}'
+    if tuple(map(int, triton.__version__.split('.')[:2])) < MIN_TRITON:
+        return f'Triton {triton.__version__} is older than {_version(MIN_TRITON)}'
     return None
 
 
-def _interpreted() -> bool:
-    from .tiles import INTERPRETED
-
-    return INTERPRETED.value
+def _version(numbers: Tuple[int, ...]) -> str:
+    return '.'.join(map(str, numbers))
 
 
 def on_device_of(tensor: Tensor) -> ContextManager:

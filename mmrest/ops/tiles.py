@@ -1,4 +1,4 @@
-"""Sizes of tiles, and steps that the Triton kernels share."""
+"""Sizes, arguments and steps that the Triton kernels share."""
 
 import os
 from typing import Tuple
@@ -19,16 +19,10 @@ _TYPES = {
 }
 
 
-def tile(length: int, channels: int, dtype: torch.dtype) -> int:
-    """Return the tokens of a tile along an axis, few enough to stay in registers.
-
-    Args:
-        length: tokens.
-        channels: of a head, padded.
-        dtype: of the inputs.
-    """
-    limit = 64 if channels <= 32 else 32
-    if dtype.itemsize > 2:  # products of wide types run without tensor cores and hold more
+def tile(length: int, q: Tensor, v: Tensor) -> int:
+    """Return the tokens of a tile along an axis of `length`, few enough to stay in registers."""
+    limit = 64 if max(q.shape[-1], v.shape[-1]) <= 32 else 32
+    if q.dtype.itemsize > 2:  # products of wide types run without tensor cores and hold more
         limit //= 2
     return max(16, min(limit, triton.next_power_of_2(length)))  # products want 16 at least
 
@@ -42,6 +36,27 @@ def wide_type(x: Tensor) -> Tuple[torch.dtype, tl.dtype]:
     """Return the accumulation type for `x`, for torch and for a kernel."""
     wide = torch.promote_types(x.dtype, torch.float32)
     return wide, _TYPES[wide]
+
+
+def strides(x: Tensor) -> Tuple[int, ...]:
+    """Return the strides but for the channels, whose stride is 1."""
+    return x.stride()[:-1]
+
+
+def shared_arguments(q: Tensor, k: Tensor, v: Tensor) -> dict:
+    """Return the keyword arguments that the kernels of EMSA and MaSA share."""
+    dim, channels = q.shape[-1], v.shape[-1]
+    return dict(
+        Q=strides(q),
+        K=strides(k),
+        V=strides(v),
+        dim=dim,
+        channels=channels,
+        scale=dim**-0.5,
+        DIM=padded(dim),
+        CHANNELS=padded(channels),
+        WIDE=wide_type(q)[1],
+    )
 
 
 def dense_channels(x: Tensor) -> Tensor:

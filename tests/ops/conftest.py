@@ -5,7 +5,7 @@ import pytest
 from mmrest.ops import use_backend
 
 # PyTorch's form has all maps in one block, some rows of one, or some samples. Triton's interpreter
-# takes a hundred times as long; make test leaves it to test_kernels.py.
+# takes a hundred times as long.
 FUSED = [
     pytest.param(('triton', None), marks=pytest.mark.slow),
     ('torch', None),
@@ -22,7 +22,9 @@ def in_turn(params):
         name, block_elements = request.param
         if name == 'triton':
             pytest.importorskip('triton', '3.3')
-        if block_elements is not None:
+        if block_elements == 'in graphs':
+            monkeypatch.setattr('mmrest.ops.dispatch.is_compiling', lambda: True)
+        elif block_elements is not None:
             monkeypatch.setattr('mmrest.ops.blocks.CPU_BLOCK_ELEMENTS', block_elements)
         with use_backend(name):
             yield name
@@ -30,5 +32,5 @@ def in_turn(params):
     return fixture
 
 
-backend = in_turn([*FUSED, ('reference', None)])
+backend = in_turn([*FUSED, ('torch', 'in graphs'), ('reference', None)])
 fused_backend = in_turn(FUSED)

@@ -1,11 +1,6 @@
-"""How far an implementation is from the reference in float64, and equations of floats."""
-
-import math
+"""How far an implementation is from the reference in float64."""
 
 import torch
-from torch import Tensor
-
-from mmrest.analysis import measure
 
 FEW = 64
 """Elements up to which the error of a tensor is a matter of luck; half as much more is allowed."""
@@ -19,7 +14,7 @@ def outputs_and_gradients(function, tensors, grad):
     return [out.detach(), *(leaf.grad for leaf in leaves)]
 
 
-def assert_as_exact(function, plain, tensors, dtype, times=2.0):
+def assert_as_exact(function, plain, tensors, dtype, times):
     """Outputs and gradients have at most `times` the error of the reference in the same type.
 
     The output is computed without gradients too, where a shorter way may be taken.
@@ -52,26 +47,3 @@ def assert_as_exact(function, plain, tensors, dtype, times=2.0):
         allowed = factor * (their.double() - truth).norm() + floor
         error = (our.double() - truth).norm()
         assert error <= allowed, f'{name}: error {error:.2e}, allowed {allowed:.2e}'
-
-
-def dot(a, b):
-    """Product of two sequences of floats."""
-    return math.fsum(x * y for x, y in zip(a, b))
-
-
-def softmax(logits):
-    """Softmax of a list of floats."""
-    largest = max(logits)
-    powers = [math.exp(logit - largest) for logit in logits]
-    total = math.fsum(powers)
-    return [power / total for power in powers]
-
-
-def kept_bytes(function, tensors):
-    """Bytes that autograd keeps for the backward pass of `function`."""
-    return measure.saved_bytes(lambda: function(*(tensor.requires_grad_() for tensor in tensors)))
-
-
-def spread(tensor: Tensor) -> Tensor:
-    """The same values with gaps between the tokens, as a part of a larger projection has them."""
-    return torch.cat((tensor, tensor), -1)[..., : tensor.shape[-1]]

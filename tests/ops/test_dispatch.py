@@ -1,12 +1,13 @@
-"""Choosing an implementation."""
+"""Choosing an implementation, and what the Triton kernels refuse."""
 
 import logging
+import sys
 import threading
 
 import pytest
 import torch
 
-from mmrest.ops import emsa, use_backend
+from mmrest.ops import emsa, gpu, use_backend
 from mmrest.ops.dispatch import (
     ENVIRONMENT_VARIABLE,
     Implementation,
@@ -16,19 +17,18 @@ from mmrest.ops.dispatch import (
     exactly_backend,
     forced_backend,
 )
-
-
-def refuse(x):
-    return f'{x} is odd' if x % 2 else None
+from tests.ops.attentions import ATTENTIONS, emsa_inputs
 
 
 @pytest.fixture
 def halved():
-    """An operation whose fast form takes even numbers alone."""
+    """An operation whose fast form only supports even numbers."""
     return Operation(
         'halved',
         [
-            Implementation('torch', lambda x: ('fast', x / 2), refuse),
+            Implementation(
+                'torch', lambda x: ('fast', x / 2), lambda x: f'{x} is odd' if x % 2 else None
+            ),
             Implementation('reference', lambda x: ('plain', x / 2), always),
         ],
     )
@@ -42,20 +42,27 @@ def test_first_that_can(halved, caplog):
     assert caplog.messages == ['halved: torch cannot run: 5 is odd']
 
 
-def test_forced(halved):
-    with use_backend('reference'):
-        assert halved(4) == ('plain', 2)
-        with use_backend('torch'):
-            assert halved(4) == ('fast', 2)
-            with pytest.raises(ValueError, match="halved: the backend 'torch' cannot run: 5 is"):
-                halved(5)
-            with use_backend(None):
-                assert forced_backend() == 'torch'
-        assert halved(4) == ('plain', 2)
-    assert halved(4) == ('fast', 2)
+def test_forced(halved, monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, 'reference')
+    assert halved(4) == ('plain', 2)
+    with use_backend('torch'):
+        assert halved(4) == ('fast', 2)
+        with pytest.raises(ValueError, match="halved: the backend 'torch' cannot run: 5 is"):
+            halved(5)
+        with use_backend(None):
+            chosen = chosen_backend()
+            assert forced_backend() == chosen == 'torch'
+        with use_backend('reference'):
+            assert halved(4) == ('plain', 2)
+            with exactly_backend(chosen):
+                assert halved(4) == ('fast', 2)
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE)
+    with use_backend('torch'), exactly_backend(None):
+        assert forced_backend() is None
+    assert forced_backend() is None
 
 
-def test_forced_in_this_thread_alone(halved):
+def test_forced_in_this_thread_only(halved):
     """Contexts of several threads end in any order and leave nothing behind."""
     entered, leave, found = threading.Event(), threading.Event(), []
 
@@ -76,37 +83,49 @@ def test_forced_in_this_thread_alone(halved):
     assert found == [None] and forced_backend() is None
 
 
-def test_exactly_takes_a_choice_back():
-    with use_backend('torch'):
-        chosen = chosen_backend()
-        with use_backend('reference'), exactly_backend(chosen):
-            assert forced_backend() == 'torch'
-        with exactly_backend(None):
-            assert forced_backend() is None
-
-
-def test_environment_variable(halved, monkeypatch):
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, 'reference')
-    assert halved(4) == ('plain', 2)
-    with use_backend('torch'):
-        assert halved(4) == ('fast', 2)
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, 'fast')
-    with pytest.raises(
-        ValueError, match=f"{ENVIRONMENT_VARIABLE}: unknown backend 'fast'; choose"
-    ):
-        halved(4)
-
-
-def test_unknown():
+def test_unknown_backends(halved, monkeypatch):
     with pytest.raises(ValueError, match="use_backend: unknown backend 'cuda'; choose one of"):
         with use_backend('cuda'):
             pass
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, 'fast')
+    with pytest.raises(ValueError, match=f"{ENVIRONMENT_VARIABLE}: unknown backend 'fast'; ch"):
+        halved(4)
 
 
 def test_graphs_hold_no_blocks():
     """A compiled network holds plain operations, not loops over blocks."""
-    tensors = [torch.randn(1, 2, 6, 4) for _ in range(3)]
-    mix = torch.randn(2, 2, 1, 1), torch.randn(2)
-    traced = torch.jit.trace(emsa, (*tensors, *mix), check_trace=False)
+    tensors = [tensor.float() for tensor in emsa_inputs(1, 6, 6, 2, 4)]
+    traced = torch.jit.trace(emsa, tuple(tensors), check_trace=False)
     assert 'rsqrt' in str(traced.graph) and 'PythonOp' not in str(traced.graph)
-    torch.testing.assert_close(traced(*tensors, *mix), emsa(*tensors, *mix))
+    torch.testing.assert_close(traced(*tensors), emsa(*tensors))
+
+
+def refusal(q, k, v):
+    with use_backend('triton'):
+        return gpu.refuse_triton(q, k, v)
+
+
+def test_what_the_kernels_refuse(monkeypatch):
+    pytest.importorskip('triton', '3.3')
+    q, k, v, *_ = emsa_inputs(1, 5, 3, 2, 3)
+    assert refusal(q, k, v) is None
+    assert 'the tensors are on cpu, and the kernels need' in gpu.refuse_triton(q, k, v)
+    assert refusal(q, k.float(), v).startswith(
+        'the dtypes torch.float64, torch.float32 and torch.float64 differ'
+    )
+    seen = []
+    torch.jit.trace(lambda *x: seen.append(refusal(*x)) or x[0], (q, k, v), check_trace=False)
+    assert seen == ['the network is being compiled or exported']
+    monkeypatch.setattr(gpu, '_triton_refusal', gpu._triton_refusal.__wrapped__)  # not cached
+    monkeypatch.setattr('triton.__version__', '3.2.0')
+    assert refusal(q, k, v) == 'Triton 3.2.0 is older than 3.3'
+    monkeypatch.setitem(sys.modules, 'triton', None)
+    assert refusal(q, k, v) == 'Triton is not installed'
+
+
+@pytest.mark.parametrize('attention', ATTENTIONS.values(), ids=ATTENTIONS)
+def test_large_heads(attention):
+    pytest.importorskip('triton', '3.3')
+    message = "'triton' cannot run: a head of 130 channels is larger than 128"
+    with use_backend('triton'), pytest.raises(ValueError, match=message):
+        attention.fused(*attention.inputs(1, 2, 3, 2, 130))

@@ -1,12 +1,12 @@
 """Efficient multi-head self-attention of ResT, after the projections."""
 
-from typing import Any, Optional
+from typing import Optional
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..dispatch import Implementation, Operation, always, refuse_in_graphs
-from ..gpu import refuse_triton
+from ..gpu import triton_implementation
 from .reference import EPS, emsa_reference
 from .torch import BlockwiseEMSA, emsa_in_graphs
 
@@ -23,8 +23,8 @@ def emsa(
 
     ``Conv`` is a 1x1 convolution over the heads and ``IN`` an instance norm without affine
     parameters over each head's (N, M) map, with the statistics of the sample in evaluation
-    too. Both belong together: without `mix_weight` (a single head) neither is applied. A map of
-    one element has no variance and is normalized to 0.
+    too. Without `mix_weight` (a single head) neither is applied. A map of one element has no
+    variance and is normalised to 0.
 
     Softmax and norm are computed in float32 for half precision. See :mod:`mmrest.ops.dispatch`
     for how the implementation is chosen.
@@ -49,12 +49,6 @@ def emsa(
     return _mixed_heads(q, k, v, mix_weight, mix_bias, eps)
 
 
-def _emsa_triton(*args: Any) -> Tensor:
-    from .triton import emsa_triton  # Triton is optional
-
-    return emsa_triton(*args)
-
-
 _one_head = Operation(
     'emsa over one head',
     [
@@ -67,7 +61,7 @@ _one_head = Operation(
 _mixed_heads = Operation(
     'emsa',
     [
-        Implementation('triton', _emsa_triton, refuse_triton),
+        triton_implementation('emsa', 'emsa_triton'),
         Implementation('torch', BlockwiseEMSA.apply, refuse_in_graphs),
         Implementation('torch', emsa_in_graphs, always),
         Implementation('reference', emsa_reference, always),

@@ -18,7 +18,7 @@ from torch.autograd.function import FunctionCtx
 
 from ..autograd import differentiable_once, without_autocast
 from ..gpu import on_device_of
-from ..tiles import dense_channels, padded, product, tile, wide_type
+from ..tiles import dense_channels, product, shared_arguments, strides, tile, wide_type
 
 
 def emsa_triton(q: Tensor, *args: Any) -> Tensor:
@@ -80,7 +80,7 @@ class _EMSA(Function):
 
         of_pairs = q.new_zeros((batch, heads, *q.shape[1:]), dtype=wide)
         shared = (q, k, v, mix, grad, m_i, l_i, delta, factor, norm_term, mean)
-        layout = dict(_layout(q, k, v), GRAD=grad.stride()[:-1])
+        layout = dict(_layout(q, k, v), GRAD=strides(grad))
         _backward_queries[_grid(queries, q, v)](*shared, of_pairs, **layout)
         scaled = mix * dim**-0.5
         grad_q = torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs).to(q.dtype)
@@ -88,7 +88,7 @@ class _EMSA(Function):
 
         of_pairs = k.new_zeros((batch, heads, *k.shape[1:]), dtype=wide)
         grad_v = torch.empty_like(v)
-        layout.update(GRAD_V=grad_v.stride()[:-1])
+        layout.update(GRAD_V=strides(grad_v))
         _backward_keys[_grid(keys, q, v)](*shared, of_pairs, grad_v, **layout)
         grad_k = torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs).to(k.dtype)
         grad_bias = mix_weight.new_zeros(heads) if ctx.has_bias else None
@@ -97,33 +97,15 @@ class _EMSA(Function):
 
 
 def _grid(tokens: int, q: Tensor, v: Tensor) -> Tuple[int, int]:
-    return triton.cdiv(tokens, _tile(tokens, q, v)), q.shape[0] * q.shape[1]
-
-
-def _tile(tokens: int, q: Tensor, v: Tensor) -> int:
-    return tile(tokens, max(padded(q.shape[-1]), padded(v.shape[-1])), q.dtype)
+    return triton.cdiv(tokens, tile(tokens, q, v)), q.shape[0] * q.shape[1]
 
 
 def _layout(q: Tensor, k: Tensor, v: Tensor) -> dict:
     """Return the keyword arguments that all kernels share."""
-    _, heads, queries, dim = q.shape
-    keys, channels = v.shape[-2:]
-    return dict(
-        Q=q.stride()[:-1],
-        K=k.stride()[:-1],
-        V=v.stride()[:-1],
-        heads=heads,
-        queries=queries,
-        keys=keys,
-        dim=dim,
-        channels=channels,
-        scale=dim**-0.5,
-        DIM=padded(dim),
-        CHANNELS=padded(channels),
-        ROWS=_tile(queries, q, v),
-        COLUMNS=_tile(keys, q, v),
-        WIDE=wide_type(q)[1],
-    )
+    heads, queries, keys = q.shape[1], q.shape[2], k.shape[2]
+    rows, columns = tile(queries, q, v), tile(keys, q, v)
+    sizes = dict(heads=heads, queries=queries, keys=keys, ROWS=rows, COLUMNS=columns)
+    return dict(shared_arguments(q, k, v), **sizes)
 
 
 @triton.jit

@@ -5,12 +5,10 @@ networks add the logarithm of that decay to the logits before the softmax, and s
 functions. Because the distance is a sum, the decay is kept as two small tables, one per axis.
 """
 
-from typing import Any
-
 from torch import Tensor
 
 from ..dispatch import Implementation, Operation, always, refuse_in_graphs
-from ..gpu import refuse_triton
+from ..gpu import triton_implementation
 from .reference import masa_axial_reference, masa_full_reference
 from .tables import PositionTables
 from .torch import masa_axial_fused, masa_axial_in_graphs, masa_full_blockwise, masa_full_in_graphs
@@ -43,22 +41,10 @@ def masa(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables, axial: bool) -
     return (_axial if axial else _full)(q, k, v, tables)
 
 
-def _full_triton(*args: Any) -> Tensor:
-    from .triton import masa_full_triton  # Triton is optional
-
-    return masa_full_triton(*args)
-
-
-def _axial_triton(*args: Any) -> Tensor:
-    from .triton import masa_axial_triton
-
-    return masa_axial_triton(*args)
-
-
 _full = Operation(
     'full MaSA',
     [
-        Implementation('triton', _full_triton, refuse_triton),
+        triton_implementation('masa', 'masa_full_triton'),
         Implementation('torch', masa_full_blockwise, refuse_in_graphs),
         Implementation('torch', masa_full_in_graphs, always),
         Implementation('reference', masa_full_reference, always),
@@ -67,7 +53,7 @@ _full = Operation(
 _axial = Operation(
     'axial MaSA',
     [
-        Implementation('triton', _axial_triton, refuse_triton),
+        triton_implementation('masa', 'masa_axial_triton'),
         Implementation('torch', masa_axial_fused, refuse_in_graphs),
         Implementation('torch', masa_axial_in_graphs, always),
         Implementation('reference', masa_axial_reference, always),

@@ -4,16 +4,16 @@ from typing import Tuple
 
 from torch import Tensor
 
-from .tables import PositionTables, kept_full_decay, rotated
+from .tables import PositionTables, cached_full_decay, rotated
 
 
 def masa_full_reference(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
     """Return full MaSA.
 
-    The decay is kept as long as the tables are, as the official code keeps it for a stage.
+    The decay is cached for the lifetime of the tables, as the official code does per stage.
     """
     q, k = _rotated(q, k, tables)
-    decay = kept_full_decay(tables)
+    decay = cached_full_decay(tables)
     q, k, tokens = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))  # B n HW d
     return _decayed_attention(q, k, tokens, decay).transpose(1, 2).reshape(v.shape)
 

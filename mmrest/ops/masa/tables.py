@@ -67,8 +67,8 @@ def full_decay(tables: PositionTables) -> Tensor:
     return decay.reshape(-1, tokens, tokens)
 
 
-def kept_full_decay(tables: PositionTables) -> Tensor:
-    """Return :func:`full_decay`, computed once and kept as long as the tables are."""
+def cached_full_decay(tables: PositionTables) -> Tensor:
+    """Return :func:`full_decay`, cached for the lifetime of the tables."""
     if in_graph():
         return full_decay(tables)
     decay = _full_decays.get(tables.decay_h)

@@ -16,7 +16,15 @@ from torch.autograd.function import FunctionCtx
 
 from ..autograd import differentiable_once, without_autocast
 from ..gpu import on_device_of
-from ..tiles import dense_channels, padded, product, rotate_pairs, tile, wide_type
+from ..tiles import (
+    dense_channels,
+    product,
+    rotate_pairs,
+    shared_arguments,
+    strides,
+    tile,
+    wide_type,
+)
 from .tables import PositionTables
 
 
@@ -53,7 +61,7 @@ class _MaSA(Function):
         outer, tokens, heads = _sizes(q)
         m_i, l_i = (q.new_empty((len(q), outer, heads, tokens), dtype=wide) for _ in range(2))
         tensors = q, k, v, cos_sin, log_gamma, out, m_i, l_i
-        _forward[_grid(q, v)](*tensors, **_layout(q, k, v, cos_sin), OUT=_strides(out))
+        _forward[_grid(q, v)](*tensors, **_layout(q, k, v, cos_sin), OUT=strides(out))
         ctx.save_for_backward(*tensors)
         return out
 
@@ -65,14 +73,14 @@ class _MaSA(Function):
         grad = dense_channels(grad)
         grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
         delta = torch.empty_like(l_i)
-        layout = dict(_layout(q, k, v, cos_sin), GRAD=_strides(grad))
+        layout = dict(_layout(q, k, v, cos_sin), GRAD=strides(grad))
         _backward_queries[_grid(q, v)](
             q, k, v, cos_sin, log_gamma, out, m_i, l_i, grad, delta, grad_q,
-            **layout, OUT=_strides(out), GRAD_Q=_strides(grad_q),
+            **layout, OUT=strides(out), GRAD_Q=strides(grad_q),
         )  # fmt: skip
         _backward_keys[_grid(q, v)](
             q, k, v, cos_sin, log_gamma, m_i, l_i, grad, delta, grad_k, grad_v,
-            **layout, GRAD_K=_strides(grad_k), GRAD_V=_strides(grad_v),
+            **layout, GRAD_K=strides(grad_k), GRAD_V=strides(grad_v),
         )  # fmt: skip
         return grad_q, grad_k, grad_v, None, None
 
@@ -85,39 +93,15 @@ def _sizes(q: Tensor) -> Tuple[int, int, int]:
 
 def _grid(q: Tensor, v: Tensor) -> Tuple[int, int, int]:
     outer, tokens, heads = _sizes(q)
-    return triton.cdiv(tokens, _tile(q, v)), outer, len(q) * heads
-
-
-def _tile(q: Tensor, v: Tensor) -> int:
-    return tile(_sizes(q)[1], max(padded(q.shape[-1]), padded(v.shape[-1])), q.dtype)
-
-
-def _strides(x: Tensor) -> Tuple[int, ...]:
-    """Return the strides but for the channels, whose stride is 1."""
-    return x.stride()[:-1]
+    return triton.cdiv(tokens, tile(tokens, q, v)), outer, len(q) * heads
 
 
 def _layout(q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> dict:
     """Return the keyword arguments that all kernels share."""
     _, tokens, heads = _sizes(q)
-    dim, channels = q.shape[-1], v.shape[-1]
-    return dict(
-        Q=_strides(q),
-        K=_strides(k),
-        V=_strides(v),
-        # With strides for sample and head, for all of which the angles are the same.
-        COS_SIN=(0, *cos_sin.stride()[:-2], 0),
-        heads=heads,
-        tokens=tokens,
-        width=q.shape[3],
-        dim=dim,
-        channels=channels,
-        scale=dim**-0.5,
-        DIM=padded(dim),
-        CHANNELS=padded(channels),
-        TILE=_tile(q, v),
-        WIDE=wide_type(q)[1],
-    )
+    sizes = dict(heads=heads, tokens=tokens, width=q.shape[3], TILE=tile(tokens, q, v))
+    # With strides for sample and head, for all of which the angles are the same.
+    return dict(shared_arguments(q, k, v), **sizes, COS_SIN=(0, *cos_sin.stride()[:-2], 0))
 
 
 @triton.jit
