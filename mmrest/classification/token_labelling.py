@@ -1,12 +1,14 @@
-"""Token labelling: every token of the last map is classified too.
+"""Token labelling: every token of the last map is classified too, and MixToken mixes them.
 
-All Tokens Matter (NeurIPS 2021, https://arxiv.org/abs/2104.10858), as used by RMT-S*, B* and L*.
+All Tokens Matter: Token Labeling for Training Better Vision Transformers (NeurIPS 2021,
+https://arxiv.org/abs/2104.10858), as in the official code of RMT-S*, B* and L*.
 """
 
 import functools
 import math
-from typing import Dict, List, Tuple
+from typing import Dict, List, NamedTuple, Tuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
@@ -15,10 +17,59 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from .classifier import ReleasedClassifier
-from .mix_token import Box, sample_box, swap
 
-SHARE = 0.5
+TOKEN_WEIGHT = 0.5
 """Weight of the tokens' maximum in the logits of the image, as in the official code."""
+
+
+class Box(NamedTuple):
+    """A region of a grid of tokens; `bottom` and `right` are exclusive."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def area(self) -> int:
+        """Return the number of tokens."""
+        return (self.bottom - self.top) * (self.right - self.left)
+
+
+def sample_box(height: int, width: int) -> Box:
+    """Sample the region that MixToken replaces, with numpy's global generator.
+
+    The sides are those of the grid times the root of a share that is uniform in [0, 1], rounded
+    down to an even number of tokens; the centre is any token, and the region is cropped to the
+    grid.
+
+    Args:
+        height: tokens.
+        width: tokens.
+    """
+    side = math.sqrt(1 - np.random.beta(1, 1))
+    edges = []
+    for length in (height, width):
+        centre, half = np.random.randint(length), int(length * side) // 2
+        edges += max(centre - half, 0), min(centre + half, length)
+    return Box(*edges)
+
+
+def swap(x: Tensor, box: Box, cell: int = 1) -> Tensor:
+    """Return a batch in which a region is replaced by that of the flipped batch.
+
+    Args:
+        x: maps (B, ..., H, W); not modified.
+        box: the region, in cells.
+        cell: height and width of a cell in `x`; the last ones may be cropped by its border.
+    """
+    if not box.area:
+        return x
+    rows = slice(box.top * cell, box.bottom * cell)
+    columns = slice(box.left * cell, box.right * cell)
+    mixed = x.clone()
+    mixed[..., rows, columns] = x[..., rows, columns].flip(0)
+    return mixed
 
 
 @MODELS.register_module()
@@ -59,7 +110,7 @@ class TokenLabelHead(LinearClsHead):
         Args:
             feats: averages (B, in_channels) and tokens (B, token_channels, H, W).
         """
-        return super().forward(feats) + SHARE * self.token_logits(feats).amax((1, 2))
+        return super().forward(feats) + TOKEN_WEIGHT * self.token_logits(feats).amax((1, 2))
 
     def loss(
         self, feats: Tuple[Tensor, Tensor], data_samples: List[DataSample], box: Box

@@ -2,8 +2,8 @@
 
 A file has the k best classes of a teacher at every cell of a grid over the whole image, in the
 format of the Token Labeling project (https://github.com/zihangJiang/TokenLabeling). The transforms
-here track where in the original image each pixel comes from, its *place*, so that the labels of
-the tokens can be sampled after crop, flip and RandAugment.
+here track the coordinates in the original image of each pixel, so that the labels of the tokens
+can be sampled after crop, flip and RandAugment.
 """
 
 import copy
@@ -30,10 +30,10 @@ SAMPLES = 4
 """Samples along either side of a token, which are averaged to its label."""
 
 
-def places_of(
+def crop_coords(
     left: float, top: float, right: float, bottom: float, size: Tuple[int, int]
 ) -> np.ndarray:
-    """Return the places of the pixels of a crop.
+    """Return the coordinates of the pixels of a crop.
 
     Args:
         left: edge of the crop as a fraction of the width of the original image, as is `right`.
@@ -43,8 +43,8 @@ def places_of(
         size: (height, width) that the crop is resized to.
 
     Returns:
-        (height, width, 3) float32: x, y and 1 of the centre of every pixel. Pixels that are moved
-        in from outside the crop later are all zeros, and blend like a colour.
+        (height, width, 3) float32: x, y and 1 for the centre of every pixel. Pixels that are
+        later moved in from outside the crop are zeros, and blend like a colour.
     """
     height, width = size
     y = top + (bottom - top) * (np.arange(height) + 0.5) / height
@@ -54,7 +54,7 @@ def places_of(
 
 @TRANSFORMS.register_module()
 class TrackedResizedCrop(RandomResizedCrop):
-    """mmpretrain's RandomResizedCrop that adds the places of the pixels, ``places``."""
+    """mmpretrain's RandomResizedCrop that adds the coordinates of the pixels, ``coords``."""
 
     def rand_crop_params(self, img: np.ndarray) -> Tuple[int, int, int, int]:
         self._crop = super().rand_crop_params(img)
@@ -65,23 +65,23 @@ class TrackedResizedCrop(RandomResizedCrop):
         results = super().transform(results)
         top, left, height, width = self._crop
         edges = left / columns, top / rows, (left + width) / columns, (top + height) / rows
-        results['places'] = places_of(*edges, tuple(self.scale))
+        results['coords'] = crop_coords(*edges, tuple(self.scale))
         return results
 
 
 @TRANSFORMS.register_module()
 class TrackedFlip(RandomFlip):
-    """mmcv's RandomFlip that flips the places too."""
+    """mmcv's RandomFlip that flips the coordinates too."""
 
     def _flip(self, results: Results) -> None:
         super()._flip(results)
         direction = results['flip_direction']
-        results['places'] = mmcv.imflip(results['places'], direction=direction)
+        results['coords'] = mmcv.imflip(results['coords'], direction=direction)
 
 
 @TRANSFORMS.register_module()
 class TrackedRandAugment(RandAugment):
-    """mmpretrain's RandAugment that rotates, shears and translates the places too."""
+    """mmpretrain's RandAugment that rotates, shears and translates the coordinates too."""
 
     def transform(self, results: Results) -> Results:
         for index in self.random_policy_indices():
@@ -92,7 +92,7 @@ class TrackedRandAugment(RandAugment):
                 np.random.set_state(state)  # repeats the random numbers of the image
                 follower = copy.copy(operation)
                 follower.pad_val, follower.interpolation = 0, 'bilinear'
-                results['places'] = follower(dict(img=results['places']))['img']
+                results['coords'] = follower(dict(img=results['coords']))['img']
         return results
 
 
@@ -105,7 +105,7 @@ class LoadTokenLabels(BaseTransform):
     at a cell have score 0. Scores are sampled bilinearly and averaged over each token like
     RoIAlign, as 0 where the image is padded; the softmax over all classes gives probabilities.
 
-    Place it after the last of the ``Tracked…`` transforms, which provide ``places``. Adds
+    Place it after the last of the ``Tracked…`` transforms, which provide ``coords``. Adds
     ``token_label``, (classes, rows, columns) in float16 for cheap transfer between processes.
 
     Args:
@@ -140,7 +140,7 @@ class LoadTokenLabels(BaseTransform):
         self.num_classes, self.grid, self.relabel = num_classes, sides, relabel
 
     def transform(self, results: Results) -> Results:
-        if 'places' not in results:
+        if 'coords' not in results:
             raise ValueError('LoadTokenLabels needs TrackedResizedCrop before it in the pipeline')
         folder, name = osp.split(results['img_path'])
         stem = osp.splitext(name)[0]
@@ -149,26 +149,26 @@ class LoadTokenLabels(BaseTransform):
         listed, index = classes.unique(return_inverse=True)
         maps = scores.new_zeros(len(listed), *scores.shape[1:]).scatter_(0, index, scores)
         dense = scores.new_zeros(self.num_classes, *self.grid)
-        dense[listed] = sample(maps, results['places'], self.grid)
+        dense[listed] = sample(maps, results['coords'], self.grid)
         results['token_label'] = dense.softmax(0).half()
         if self.relabel:
             results['gt_score'] = dense.mean((1, 2)).softmax(0)
         return results
 
 
-def sample(maps: Tensor, places: np.ndarray, grid: Tuple[int, int]) -> Tensor:
+def sample(maps: Tensor, coords: np.ndarray, grid: Tuple[int, int]) -> Tensor:
     """Return the averages of maps over the tokens of an image.
 
     Args:
         maps: (C, H, W) over the whole original image.
-        places: places of the pixels, see :func:`places_of`.
+        coords: coordinates of the pixels, see :func:`crop_coords`.
         grid: rows and columns of tokens.
 
     Returns:
-        (C, rows, columns); 0 for pixels without a place.
+        (C, rows, columns); 0 for pixels from outside the crop.
     """
     rows, columns = (count * SAMPLES for count in grid)
-    points = cv2.resize(places, (columns, rows), interpolation=cv2.INTER_AREA)
+    points = cv2.resize(coords, (columns, rows), interpolation=cv2.INTER_AREA)
     points = torch.from_numpy(points)
     covered = points[..., 2]
     # grid_sample takes coordinates from -1 to 1, from edge to edge.

@@ -13,7 +13,7 @@ from mmpretrain.utils import register_all_modules
 
 from mmrest import RMT
 from mmrest.classification import TokenLabelHead, token_labelling
-from mmrest.classification.mix_token import Box, sample_box, swap
+from mmrest.classification.token_labelling import Box, sample_box, swap
 from tests.classification.networks import CLASSES, small_arch, small_token_labelling
 from tests.classification.test_recipes import check_step
 from tests.models.networks import FAMILIES, TINY, tiny

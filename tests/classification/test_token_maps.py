@@ -12,7 +12,7 @@ from mmpretrain.utils import register_all_modules
 from torchvision.ops import roi_align
 
 from mmrest.checkpoint import CheckpointError
-from mmrest.classification.token_maps import LoadTokenLabels, places_of, sample
+from mmrest.classification.token_maps import LoadTokenLabels, crop_coords, sample
 
 HEIGHT, WIDTH = 60, 90
 WHOLE = (0, 0, 1, 1)
@@ -61,7 +61,7 @@ def test_crop_and_flip_agree_with_roi_align():
         direction = results['flip_direction'] if results['flip'] else None
         dims = {None: [], 'horizontal': [2], 'vertical': [1]}[direction]
         seen.add(direction)
-        found = sample(maps, results['places'], (2, 3))
+        found = sample(maps, results['coords'], (2, 3))
         torch.testing.assert_close(found, expected.flip(dims), rtol=0, atol=1e-4)
     assert len(seen) == 3
 
@@ -88,7 +88,7 @@ def test_labels_go_where_the_pixels_go(moves):
         for step in steps:
             results = step(results)
         tokens = cv2.resize(results['img'], (3, 2), interpolation=cv2.INTER_AREA) / 200
-        found = sample(maps, results['places'], (2, 3)).permute(1, 2, 0).numpy()
+        found = sample(maps, results['coords'], (2, 3)).permute(1, 2, 0).numpy()
         np.testing.assert_allclose(found, tokens, atol=0.02)
         away += (tokens[..., 2] < 0.9).sum()
     assert away > 10  # some tokens did show what is beyond the crop
@@ -113,8 +113,8 @@ def test_images_are_those_of_the_transforms_that_track_nothing(kind, arguments):
         images, draws = [], []
         for transform in (tracked, plain):
             np.random.seed(seed)
-            places = places_of(*WHOLE, (HEIGHT, WIDTH))
-            images.append(transform(dict(img=image.copy(), places=places))['img'])
+            coords = crop_coords(*WHOLE, (HEIGHT, WIDTH))
+            images.append(transform(dict(img=image.copy(), coords=coords))['img'])
             draws.append(np.random.rand())
         np.testing.assert_array_equal(*images)
         assert draws[0] == draws[1]
@@ -129,10 +129,10 @@ def test_probabilities_by_hand(tmp_path, suffix):
     np.save(tmp_path / 'dogs' / 'a.npy', content.numpy())
     load = LoadTokenLabels(str(tmp_path), 4, grid=[1, 2], relabel=True, suffix=suffix)
     # Half an image moved out of sight: only the left cell is left, and fills the right token.
-    places = places_of(0, 0, 1, 1, (64, 64))
-    places[:, 32:] = places[:, :32]
-    places[:, :32] = 0
-    results = load(dict(img_path=path, places=places))
+    coords = crop_coords(0, 0, 1, 1, (64, 64))
+    coords[:, 32:] = coords[:, :32]
+    coords[:, :32] = 0
+    results = load(dict(img_path=path, coords=coords))
     # The right token shows the left half of the image, and its samples along x lie at -3/8, -1/8,
     # 1/8 and 3/8 cells from the centre of the left cell, before which nothing changes.
     weight = np.mean([0, 0, 1 / 8, 3 / 8])
@@ -144,7 +144,7 @@ def test_probabilities_by_hand(tmp_path, suffix):
     np.testing.assert_allclose(results['token_label'][:, 0, 1], expected, atol=1e-3)
     halved = np.exp(scores / 2) / np.exp(scores / 2).sum()
     np.testing.assert_allclose(results['gt_score'], halved, rtol=1e-5)
-    assert 'gt_score' not in LoadTokenLabels(str(tmp_path), 4)(dict(img_path=path, places=places))
+    assert 'gt_score' not in LoadTokenLabels(str(tmp_path), 4)(dict(img_path=path, coords=coords))
 
 
 class Evil:
@@ -190,7 +190,7 @@ def test_bad_files(content, message, tmp_path, monkeypatch):
         (tmp_path / 'dogs' / f'a{suffix}').write_bytes(content)
     load = LoadTokenLabels(str(tmp_path), 10, suffix=suffix)
     with pytest.raises(CheckpointError) as error:
-        load(dict(img_path='/images/train/dogs/a.JPEG', places=None))
+        load(dict(img_path='/images/train/dogs/a.JPEG', coords=None))
     line = str(error.value)
     assert f'{tmp_path}/dogs/a{suffix}' in line and message in line and '\n' not in line
     assert not (tmp_path / 'evil_was_here').exists()
