@@ -76,7 +76,7 @@ class Arch:
 
     @property
     def halves_first_dim(self) -> bool:
-        """Whether the stem begins with half as many channels as it ends with."""
+        """Return True if the stem begins with half of its output channels."""
         return True
 
 
@@ -125,17 +125,17 @@ def _named(name: Any, archs: Mapping[str, ArchType]) -> ArchType:
 
 
 def is_integer(value: Any) -> bool:
-    """Whether `value` is an integer; True and False are not."""
+    """Return True for an integer other than True and False."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_positive_int(value: Any) -> bool:
-    """Whether `value` is an integer from 1 up."""
+    """Return True for an integer from 1 up."""
     return is_integer(value) and value > 0
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a finite real number; True and False are not."""
+    """Return True for a finite real number other than True and False."""
     return math.isfinite(value) if isinstance(value, float) else is_integer(value)
 
 

@@ -75,7 +75,7 @@ class StrictPretrained(BaseModule):
 
 
 def is_from_file(init_cfg: dict) -> bool:
-    """Whether an ``init_cfg`` loads weights."""
+    """Return True if an ``init_cfg`` loads weights."""
     return init_cfg.get('type') in ('Pretrained', 'PretrainedInit', PretrainedInit)
 
 

@@ -1,4 +1,4 @@
-"""What the two families share: a pyramid of stages with OpenMMLab's habits."""
+"""Base class of both families: a pyramid of stages with OpenMMLab's options."""
 
 from abc import abstractmethod
 from contextlib import nullcontext
@@ -18,42 +18,37 @@ from .pretrained import InitCfg, StrictPretrained, fit
 class PyramidBackbone(StrictPretrained):
     """Backbone of up to four stages at strides 4, 8, 16 and 32, or those of its arch.
 
-    A stage is an embedding (the stem, or the downsampling that leads into the stage), blocks on
-    channels-last maps, and a layer norm where its map is an output. A family builds these parts
-    under the tensor names of its released checkpoints, hands them out through
-    :meth:`embedding`, :meth:`blocks` and :meth:`output_norm`, and calls ``self.train()`` at the
-    end of its constructor.
+    A stage is an embedding (stem or downsampling), blocks on channels-last maps, and a layer norm
+    if its map is an output. A subclass builds these under the tensor names of the official
+    checkpoints, returns them from :meth:`embedding`, :meth:`blocks` and :meth:`output_norm`, and
+    calls ``self.train()`` at the end of its constructor.
 
     Args:
         arch: the architecture.
         in_channels: channels of the image.
-        out_indices: stages whose maps are returned, ascending, counted from 0; None returns all.
-            Later stages are not built.
-        drop_path_rate: drop-path rate of the last block; None takes the one of `arch`.
-        frozen_stages: freezes the stem, the stages 1 to `frozen_stages`, the downsampling that
-            leads into them and their output norms: no gradient, and evaluation mode even while
-            the rest trains. 0 freezes the stem alone, -1 nothing.
-        norm_cfg: norm layers of a convolutional stem and downsampling, as mmcv's
-            ``build_norm_layer`` takes it.
-        norm_eval: keep every batch norm in evaluation mode, so that its running statistics are
-            used and stay.
-        with_cp: recompute each block in the backward pass instead of storing what it needs.
-        norm_in_path: hand the normed map of each stage to the next one, as the released
-            detection code of ResT does. The norms then belong to the path, and every stage has
-            one, whatever `out_indices` says.
+        out_indices: stages to return, ascending, counted from 0; None returns all. Later stages
+            are not built.
+        drop_path_rate: drop-path rate of the last block; None uses that of `arch`.
+        frozen_stages: stages to freeze, with the stem, their embeddings and output norms: no
+            gradients, and evaluation mode. 0 freezes only the stem, -1 nothing.
+        norm_cfg: norm layers of convolutional stems and downsampling, for ``build_norm_layer``.
+        norm_eval: keep batch norms in evaluation mode.
+        with_cp: recompute each block in the backward pass to save memory.
         init_cfg: as in mmengine. ``dict(type='Pretrained', checkpoint=PATH)``, with an optional
             ``prefix``, must cover the backbone, see :meth:`load_pretrained`.
+        norm_in_path: pass the normalised output of each stage to the next, as the official
+            detection code of ResT does. Every stage then has a norm.
 
     Attributes:
         out_channels: channels of each output, for necks.
         out_strides: stride of each output.
 
     Raises:
-        ValueError: for an argument out of its range; the message names it and the choices.
+        ValueError: an argument is out of range; the message names it and the choices.
     """
 
     archs: ClassVar[Mapping[str, Arch]] = {}
-    """The architectures that have names."""
+    """Architectures by name."""
 
     def __init__(
         self,
@@ -119,34 +114,31 @@ class PyramidBackbone(StrictPretrained):
 
     @classmethod
     def families(cls) -> List[type]:
-        """The families of networks that are known by names."""
+        """Return all subclasses with named architectures."""
         return [family for family in PyramidBackbone.__subclasses__() if family.archs]
 
     @abstractmethod
     def embedding(self, stage: int) -> nn.Module:
-        """What leads into `stage`: the stem (0) or a downsampling; (B, C, H, W) in and out."""
+        """Return the stem (stage 0) or downsampling of `stage`; (B, C, H, W) in and out."""
 
     @abstractmethod
     def blocks(self, stage: int) -> nn.ModuleList:
-        """The blocks of `stage`; (B, H, W, C) in and out."""
+        """Return the blocks of `stage`; (B, H, W, C) in and out."""
 
     @abstractmethod
     def output_norm(self, stage: int) -> Optional[nn.LayerNorm]:
-        """The norm of the map of `stage`; None for a stage without one."""
+        """Return the output norm of `stage`, or None."""
 
     def block_inputs(self, stage: int, x: Tensor) -> Tuple[Tensor, ...]:
-        """What each block of `stage` takes besides its map `x` (B, H, W, C)."""
+        """Return further inputs of each block of `stage` for a map `x` (B, H, W, C)."""
         return ()
 
     def has_norm(self, stage: int) -> bool:
-        """Whether `stage` has an output norm."""
+        """Return True if `stage` has an output norm."""
         return self.norm_in_path or stage in self.out_indices
 
     def drop_path_rates(self, stage: int) -> List[float]:
-        """Drop-path rate of each block of `stage`.
-
-        Plain floats, so that a backbone can be built on the meta device.
-        """
+        """Return the drop-path rate of each block of `stage`, as floats for the meta device."""
         depths = self.arch.depths
         first, steps = sum(depths[:stage]), max(sum(depths) - 1, 1)
         return [self.drop_path_rate * (first + i) / steps for i in range(depths[stage])]
@@ -154,18 +146,18 @@ class PyramidBackbone(StrictPretrained):
     def forward(
         self, x: Tensor, after_stem: Optional[Callable[[Tensor], Tensor]] = None
     ) -> Tuple[Tensor, ...]:
-        """Feature maps of `out_indices`.
+        """Return the feature maps of `out_indices`.
 
         Args:
             x: images, (B, in_channels, H, W), of any size from 1 x 1 up.
-            after_stem: what is done to the map of the stem, (B, C, H, W) in and out, before the
-                first block, for instance mixing the tokens of a batch.
+            after_stem: applied to the output of the stem, (B, C, H, W) in and out, for instance
+                to mix the tokens of a batch.
 
         Returns:
             One (B, C_i, ceil(H / s), ceil(W / s)) map for each output, s its stride.
 
         Raises:
-            ValueError: for any other shape.
+            ValueError: any other shape.
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
@@ -227,8 +219,8 @@ def channels_first(x: Tensor) -> Tensor:
 
 
 def _checkpoint(block: nn.Module, *inputs: Tensor) -> Tensor:
-    """Result of a block that the backward pass computes again, by the same backend."""
-    if in_graph():  # which holds no contexts, and in which everything has one way
+    """Call a block and recompute it in the backward pass, with the same backend."""
+    if in_graph():  # a graph has no contexts and one backend
         return checkpoint(block, *inputs, use_reentrant=False)
     backend = chosen_backend()
     return checkpoint(

@@ -179,8 +179,8 @@ class ResT(PyramidBackbone):
     Args:
         arch: ``'lite'``, ``'small'``, ``'base'``, ``'large'``, or a dict of the fields of
             :class:`ResTArch`.
-        norm_in_path: hand the normed map of each stage to the next one, as the official
-            detection code does, instead of the map before its norm.
+        norm_in_path: pass the normalised output of each stage to the next, as the official
+            detection code does.
 
     The other arguments, the attributes, the outputs and the errors are those of
     :class:`~mmrest.models.pyramid.PyramidBackbone`.

@@ -280,7 +280,7 @@ class MaSA(nn.Module):
     """Manhattan self-attention on a map (B, H, W, C), full or axial.
 
     ``softmax(Q K^T / sqrt(d) + log D) V + LCE(V)``, with Q and K rotated by their position and D
-    the decay in the Manhattan distance, as the released code has it; the paper multiplies the
+    the decay in the Manhattan distance, as in the official code; the paper multiplies the
     softmax by D. LCE is a depthwise convolution (`lepe`). :func:`mmrest.ops.masa.masa` computes
     the attention.
     """
@@ -380,8 +380,8 @@ class RMT(PyramidBackbone):
         arch: ``'t'``, ``'s'``, ``'b'``, ``'l'``, the ablation networks ``'swin_t'``, ``'swin_s'``
             and ``'deit_s'``, or a dict of the fields of :class:`RMTArch`; one with ``base='s'``
             holds what differs from that arch.
-        output_norms: whether outputs are normed, as in the released detectors and segmentors;
-            the released classifiers have no such norms.
+        output_norms: layer norm on each output, as in the official detectors and segmentors;
+            the official classifiers have none.
 
     The other arguments, the attributes, the outputs and the errors are those of
     :class:`~mmrest.models.pyramid.PyramidBackbone`.
