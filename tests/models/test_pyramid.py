@@ -333,5 +333,5 @@ def test_bad_arguments_are_named(family, argument, value, message):
 
 @both
 def test_unknown_norms_are_named(family):
-    with pytest.raises(ValueError, match="norm layer of mmcv: 'BN'.*'BM'"):
+    with pytest.raises(ValueError, match=r"norm layer of mmcv: 'BN'.*'BM'"):
         tiny(family, norm_cfg=dict(type='BM'))
