@@ -5,9 +5,8 @@ them, in MMEngine's root registries, where every OpenMMLab project finds them. I
 mmengine and mmcv. To mmcv-lite it lends torchvision's operators, see :mod:`mmrest.operators`.
 """
 
-from .engine.invalid_loss import InvalidLossHook
 from .engine.loops import ResumableEpochLoop, ResumableIterLoop
-from .engine.saving import AtomicCheckpointHook
+from .engine.saving import AtomicCheckpointHook, InvalidLossHook
 from .models import RMT, ResT
 from .operators import install as _install_operators
 from .version import __version__

@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.utils.benchmark import timer
 
-from ..engine.memory import peak_memory_mb, reset_peak_memory
+from ..engine.devices import peak_memory_mb, reset_peak_memory
 from ..ops import PositionTables, emsa, masa, position_tables, use_backend
 from .networks import BACKBONES, PEERS
 

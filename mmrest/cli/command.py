@@ -16,12 +16,11 @@ import torch
 from mmengine.config import Config
 
 from ..checkpoint import CheckpointError
-from ..engine.children import isolate_children
 from ..engine.config import load_config
 from ..engine.devices import usable_device
+from ..engine.distributed import check_launcher, leave_processes, rank_prefix
 from ..engine.errors import Interrupted, UsageError
-from ..engine.processes import check_launcher, leave_processes, rank_prefix
-from ..engine.stopping import STOPPED
+from ..engine.signals import STOPPED, isolate_children
 from ..ops import forced_backend
 
 # mmengine still uses it; nobody at the command line can fix that.
@@ -259,7 +258,7 @@ def run_config(args: argparse.Namespace) -> Config:
 def run(main: Callable[[], Optional[int]]) -> None:
     """Run a command; an error that its user can fix is one line and exit status 1.
 
-    A run that was preempted exits with :data:`~mmrest.engine.stopping.STOPPED`.
+    A run that was preempted exits with :data:`~mmrest.engine.signals.STOPPED`.
     """
     isolate_children()
     try:

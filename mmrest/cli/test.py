@@ -8,11 +8,10 @@ from typing import Optional
 from mmengine.config import Config
 
 from ..engine.building import build_runner
-from ..engine.config import TESTED, is_classifier, is_segmentor
+from ..engine.config import TESTED, check_tta, is_classifier, is_segmentor, use_tta
 from ..engine.display import quiet_libraries
+from ..engine.distributed import join_processes
 from ..engine.errors import UsageError
-from ..engine.processes import join_processes
-from ..engine.tta import check_tta, use_tta
 from ..engine.weights import StrictWeightsHook
 from ..inference.hook import PredictionsHook
 from ..inference.outputs import Viewer

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from ..engine.building import build_runner
 from ..engine.display import quiet_libraries
+from ..engine.distributed import join_processes, of_first_process
 from ..engine.errors import UsageError
-from ..engine.processes import join_processes, of_first_process
 from ..engine.resuming import ScheduleHook
 from ..engine.saving import newest_checkpoint
 from ..engine.weights import InitWeightsHook, StrictWeightsHook

@@ -17,9 +17,8 @@ from ..operators import describe
 from .compat import install_file_access
 from .config import first_line, make_resumable, without_sync_bn
 from .display import DisplayHook, ScreenRunner
+from .distributed import check_sharding, use_cpu_wrapper
 from .errors import UsageError
-from .processes import use_cpu_wrapper
-from .sharding import check_sharding
 
 
 def build_runner(cfg: Config, verbose: bool = False) -> Runner:
@@ -35,10 +34,9 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
     install_file_access()
     make_resumable(cfg)
     check_sharding(cfg)
-    reverted = 0
-    if not torch.cuda.is_available() or cfg.launcher == 'none':
-        reverted = without_sync_bn(cfg)
-    if cfg.launcher != 'none' and get_device() == 'cpu':
+    alone = cfg.launcher == 'none'
+    reverted = without_sync_bn(cfg) if alone or not torch.cuda.is_available() else 0
+    if not alone and get_device() == 'cpu':
         use_cpu_wrapper(cfg)
     # The stream is named, because quiet_libraries exchanges sys.stdout.
     console = None if verbose or not sys.stdout.isatty() else Console(file=sys.stdout)

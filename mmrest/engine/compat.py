@@ -18,7 +18,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.fileio import io as fileio
 from mmengine.runner import CheckpointLoader, Runner, checkpoint, runner
-from torch.distributed.fsdp._common_utils import clean_tensor_name  # noqa: F401, for sharding
+from torch.distributed.fsdp._common_utils import clean_tensor_name  # noqa: F401, for distributed
 
 from ..checkpoint import CheckpointError, read_checkpoint, write_whole
 
@@ -36,7 +36,7 @@ OVERRIDDEN = {
     'mmengine.runner.Runner.build_logger': ('self', 'log_level', 'log_file', 'kwargs'),
     'mmengine._strategy.FSDPStrategy.load_optim_state_dict': ('self', 'state_dict'),
 }
-"""Methods that subclasses in engine/ override (saving, loops, display, sharding)."""
+"""Methods that subclasses in engine/ override (saving, loops, display, distributed)."""
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -52,7 +52,7 @@ class AtomicLocalBackend(LocalBackend):
         write_whole(path, lambda temporary: Path(temporary).write_bytes(obj))
 
 
-def load_guarded(filename: str, map_location: Any = None, model_dir: Any = None) -> Any:
+def load_guarded(filename: str, map_location: Any = None) -> Any:
     """Load a checkpoint with the weights-only unpickler; a loader of mmengine.
 
     mmengine's own loaders fail on its own checkpoints with torch >= 2.6 (mmengine#1655), and
@@ -61,13 +61,12 @@ def load_guarded(filename: str, map_location: Any = None, model_dir: Any = None)
     Args:
         filename: path or URL; downloads are kept in torch's hub folder.
         map_location: as for ``torch.load``.
-        model_dir: folder to download to, in place of torch's hub folder.
 
     Raises:
         CheckpointError: see :func:`mmrest.checkpoint.read_checkpoint`.
     """
     if filename.startswith(('http://', 'https://')):
-        folder = model_dir or osp.join(torch.hub.get_dir(), 'checkpoints')
+        folder = osp.join(torch.hub.get_dir(), 'checkpoints')
         url, filename = filename, osp.join(folder, osp.basename(urlparse(filename).path))
         if not osp.isfile(filename):
             os.makedirs(folder, exist_ok=True)

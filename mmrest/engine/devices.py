@@ -1,11 +1,20 @@
-"""Available devices."""
+"""Devices that can compute, and the peak memory of this process on them."""
 
-from typing import Union
+import re
+import sys
+from pathlib import Path
+from typing import Optional, Union
 
 import torch
+from torch import cuda
 
 from .config import first_line
 from .errors import UsageError
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
 
 
 def usable_device(name: Union[str, torch.device]) -> torch.device:
@@ -22,3 +31,45 @@ def usable_device(name: Union[str, torch.device]) -> torch.device:
     if device.type == 'meta':
         raise UsageError('device meta cannot be used: it holds no values; use cpu')
     return device
+
+
+def peak_memory_mb(on_gpu: Optional[bool] = None) -> Optional[float]:
+    """Return the peak memory of this process, in MB, or None if the system does not report it.
+
+    Args:
+        on_gpu: memory allocated on the GPU rather than resident memory; None: if there is a GPU.
+    """
+    if cuda.is_available() if on_gpu is None else on_gpu:
+        return cuda.max_memory_allocated() / 2**20
+    # Unlike getrusage's, this peak does not begin with the memory of the parent process.
+    peak = _status_mb('VmHWM')
+    if peak is not None or resource is None:
+        return peak
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == 'darwin' else peak / 2**10
+
+
+def reset_peak_memory(on_gpu: bool) -> Optional[float]:
+    """Reset the peak to the memory held now.
+
+    Returns:
+        That memory, in MB; None if the peak cannot be reset, as outside of Linux.
+    """
+    if on_gpu:
+        cuda.reset_peak_memory_stats()
+        return cuda.memory_allocated() / 2**20
+    try:
+        Path('/proc/self/clear_refs').write_text('5')
+    except OSError:
+        return None
+    return _status_mb('VmRSS')
+
+
+def _status_mb(field: str) -> Optional[float]:
+    """Return a field of Linux's status of this process, in MB."""
+    try:
+        status = Path('/proc/self/status').read_text()
+    except OSError:
+        return None
+    found = re.search(rf'^{field}:\s*(\d+) kB', status, re.M)
+    return int(found[1]) / 2**10 if found else None

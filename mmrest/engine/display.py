@@ -35,10 +35,9 @@ from rich.text import Text
 from torch import cuda, nn
 
 from .compat import is_resuming, loaded_from
-from .memory import peak_memory_mb
+from .devices import peak_memory_mb
 
 Comparison = Callable[[float, float], bool]
-
 RGB = Tuple[int, ...]
 
 MAIN_METRICS = ('coco/segm_mAP', 'coco/bbox_mAP', 'mIoU')
@@ -150,7 +149,7 @@ class DisplayHook(Hook):
         self,
         runner: Runner,
         batch_idx: int,
-        data_batch: Optional[dict] = None,
+        data_batch: Any = None,
         outputs: Optional[dict] = None,
     ) -> None:
         """Measure rate and memory."""
@@ -172,18 +171,14 @@ class DisplayHook(Hook):
 
     @staticmethod
     def _numbers(runner: Runner, memory: Optional[float]) -> str:
-        scalars, found = runner.message_hub.log_scalars, []
-        for name, form in (
-            ('loss', 'loss {:.4g}'),
-            ('lr', 'lr {:.2g}'),
-            ('img_per_s', '{:.3g} img/s'),
-        ):
-            values = scalars.get(f'train/{name}')
-            if values is not None:
-                found.append(form.format(values.mean(runner.log_processor.window_size)))
-        if memory is not None:
-            found.append(f'{memory / 1024:.1f} GiB')
-        return ' '.join(found)
+        scalars, window = runner.message_hub.log_scalars, runner.log_processor.window_size
+        forms = dict(loss='loss {:.4g}', lr='lr {:.2g}', img_per_s='{:.3g} img/s')
+        found = [
+            form.format(scalars[f'train/{name}'].mean(window))
+            for name, form in forms.items()
+            if f'train/{name}' in scalars
+        ]
+        return ' '.join(found + ([] if memory is None else [f'{memory / 1024:.1f} GiB']))
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Show the bar of the evaluation."""
@@ -196,13 +191,15 @@ class DisplayHook(Hook):
         fill_palette(runner.visualizer.dataset_meta)
         self._start('test', len(runner.test_dataloader))
 
+    def _advance(self, *args: Any, **fields: Any) -> None:
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], advance=1, **fields)
+
     def after_val_iter(self, *args: Any, **kwargs: Any) -> None:
         """Move the bar."""
         self._advance()
 
-    def after_test_iter(self, *args: Any, **kwargs: Any) -> None:
-        """Move the bar."""
-        self._advance()
+    after_test_iter = after_val_iter
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Keep the best metric, before CheckpointHook saves it, and show the metrics."""
@@ -211,7 +208,7 @@ class DisplayHook(Hook):
         if not metrics or runner.iter == 0:  # no training
             self._show(metrics)
             return
-        name, is_better = main_metric(runner, metrics)
+        name, is_better = _main_metric(runner, metrics)
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         now = f'epoch {runner.epoch}' if by_epoch else f'iteration {runner.iter}'
         # The hub is saved in checkpoints, so a resumed run knows the best metric of before.
@@ -247,10 +244,10 @@ class DisplayHook(Hook):
     def _show(self, metrics: Optional[Dict[str, float]], title: Optional[str] = None) -> None:
         if self._console is None or not metrics:
             return
-        names = [name for name in metrics if not isinstance(metrics[name], (list, dict))]
         table = Table(box=None, show_header=False)
-        for name in names:
-            table.add_row(escape(name), f'{float(metrics[name]):.4f}')
+        for name, value in metrics.items():
+            if not isinstance(value, (list, dict)):
+                table.add_row(escape(name), f'{float(value):.4f}')
         if title is not None:
             self._console.print(title, highlight=False, soft_wrap=True)
         self._console.print(table)
@@ -258,14 +255,20 @@ class DisplayHook(Hook):
     def _start(self, what: str, total: int, done: int = 0) -> None:
         if self._console is None:
             return
-        self._progress = _progress(self._console, what == 'train')
+        columns = (MofNCompleteColumn(), _RateColumn('it'), TimeRemainingColumn())
+        if what == 'train':  # they fit into 80 columns
+            columns = (TaskProgressColumn(), TimeRemainingColumn(), _NumbersColumn())
+        self._progress = Progress(
+            TextColumn('{task.description}'),
+            BarColumn(bar_width=8),
+            *columns,
+            console=self._console,
+            transient=True,
+            redirect_stdout=False,  # see quiet_libraries
+        )
         self._progress.add_task(what, total=total, completed=done, numbers='')
         self._progress.start()
         atexit.register(self._stop)  # the cursor comes back whatever happens
-
-    def _advance(self, **fields: str) -> None:
-        if self._progress is not None:
-            self._progress.update(self._progress.task_ids[0], advance=1, **fields)
 
     def _stop(self) -> None:
         if self._progress is not None:
@@ -327,13 +330,11 @@ def colours(palette: Optional[Sequence[Sequence[int]]], count: int) -> List[RGB]
     """
     known = palette if isinstance(palette, (list, tuple)) else ()
     known = [tuple(map(int, colour)) for colour in known][:count]
-    return known + [_distinct(index) for index in range(len(known), count)]
-
-
-def _distinct(index: int) -> RGB:
-    """Return hues in steps of the golden ratio, so that those of neighbours differ."""
-    channels = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75, 0.9)
-    return tuple(round(255 * channel) for channel in channels)
+    for index in range(len(known), count):
+        # Hues in steps of the golden ratio, so that those of neighbours differ.
+        channels = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75, 0.9)
+        known.append(tuple(round(255 * channel) for channel in channels))
+    return known
 
 
 def fill_palette(metainfo: Optional[Dict[str, Any]]) -> None:
@@ -379,31 +380,10 @@ class _NumbersColumn(ProgressColumn):
         return Text(task.fields['numbers'], no_wrap=True, overflow='ellipsis')
 
 
-def _progress(console: Console, training: bool) -> Progress:
-    """Return the bar of a run; that of a training fits into 80 columns."""
-    columns = (MofNCompleteColumn(), _RateColumn('it'), TimeRemainingColumn())
-    if training:
-        columns = (TaskProgressColumn(), TimeRemainingColumn(), _NumbersColumn())
-    return Progress(
-        TextColumn('{task.description}'),
-        BarColumn(bar_width=8),
-        *columns,
-        console=console,
-        transient=True,
-        redirect_stdout=False,  # see quiet_libraries
-    )
+def _main_metric(runner: Runner, metrics: Dict[str, float]) -> Tuple[str, Comparison]:
+    """Return the name of the metric that a run is judged by, and how to compare two values of it.
 
-
-def main_metric(runner: Runner, metrics: Dict[str, float]) -> Tuple[str, Comparison]:
-    """The metric that a run is judged by.
-
-    Args:
-        runner: of the run.
-        metrics: what an evaluation gave; not empty.
-
-    Returns:
-        Its name, and whether a first value of it is better than a second. The metric is that of
-        ``save_best``, or else a common one, or else the first.
+    It is that of ``save_best``, or else a common one, or else the first.
     """
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook):

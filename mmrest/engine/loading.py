@@ -1,13 +1,62 @@
-"""Resumable data loading, independent of the number of workers."""
+"""Random states, and data loading that resumes anywhere, with any number of workers."""
 
 import itertools
+import random
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .children import begin_worker, held_sigterm
-from .randomness import kept_random_states, seeded
+from .signals import begin_worker, held_sigterm
+
+RandomStates = Dict[str, Any]
+
+
+def random_states() -> RandomStates:
+    """Return the states of all generators, in types that checkpoints support."""
+    states = dict(
+        python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state()
+    )
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states['cuda'] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_random_states(states: RandomStates) -> None:
+    """Restore what :func:`random_states` returned."""
+    random.setstate(states['python'])
+    np.random.set_state(states['numpy'])
+    torch.set_rng_state(states['torch'].cpu())
+    if 'cuda' in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states['cuda'].cpu())
+
+
+@contextmanager
+def kept_random_states() -> Iterator[None]:
+    """Restore the random states at the end of the context."""
+    states = random_states()
+    try:
+        yield
+    finally:
+        set_random_states(states)
+
+
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Seed the generators of the CPU, which data pipelines use, and restore them at the end.
+
+    Args:
+        numbers: not negative.
+    """
+    with kept_random_states():
+        seeds = np.random.SeedSequence(numbers).generate_state(4)
+        random.seed(int(seeds[0]) << 32 | int(seeds[1]))
+        np.random.seed(seeds)
+        torch.default_generator.manual_seed(int(seeds[2]) << 31 | int(seeds[3]) >> 1)
+        yield
 
 
 class Draw(NamedTuple):
@@ -57,7 +106,7 @@ class ResumableBatchSampler(Sampler):
     """Batch sampler of :class:`Draw` that starts at any batch.
 
     Args:
-        batch_sampler: gives batches of indices.
+        batch_sampler: gives batches of indices, and has the other attributes.
     """
 
     def __init__(self, batch_sampler: Sampler) -> None:
@@ -65,25 +114,15 @@ class ResumableBatchSampler(Sampler):
         self.skip = 0
         """Batches that the next epoch skips without loading them."""
 
-    @property
-    def sampler(self) -> Sampler:
-        """Sampler of the indices, whose epoch is set."""
-        return self.batch_sampler.sampler
+    def __getattr__(self, name: str) -> Any:
+        if name == 'batch_sampler':  # not unpickled yet
+            raise AttributeError(name)
+        return getattr(self.batch_sampler, name)
 
     @property
     def is_endless(self) -> bool:
         """Return True for a sampler such as mmengine's InfiniteSampler."""
         return hasattr(self.sampler, 'set_epoch') and not hasattr(self.sampler, 'epoch')
-
-    @property
-    def batch_size(self) -> int:
-        """Samples per batch."""
-        return self.batch_sampler.batch_size
-
-    @property
-    def drop_last(self) -> bool:
-        """Return True if an incomplete last batch is dropped."""
-        return self.batch_sampler.drop_last
 
     def __len__(self) -> int:
         return len(self.batch_sampler)

@@ -18,10 +18,15 @@ from torch.utils.data import DataLoader
 from .compat import has_seed_per_rank
 from .display import say
 from .errors import Interrupted
-from .loading import ResumableLoader
-from .randomness import RandomStates, kept_random_states, random_states, set_random_states
+from .loading import (
+    RandomStates,
+    ResumableLoader,
+    kept_random_states,
+    random_states,
+    set_random_states,
+)
 from .saving import AtomicCheckpointHook
-from .stopping import StopRequest
+from .signals import StopRequest
 
 
 class _Resumable:

@@ -55,112 +55,103 @@ class ScheduleHook(Hook):
         """
         wrapper, saved = runner.optim_wrapper, checkpoint.get('optimizer')
         meta = checkpoint.get('meta') or {}
-        self._say_what_is_left(runner, meta)
+        _warn_if_complete(runner, meta)
         if not isinstance(wrapper, OptimWrapper) or 'param_groups' not in (saved or {}):
             return
-        source = loaded_from(runner)
-        now = wrapper.state_dict()
-        _check_same_kind(source, saved, now)
-        changes = _differences(saved['param_groups'], now['param_groups'])
+        source, before = loaded_from(runner), saved['param_groups']
+        _check_same_kind(source, before, wrapper.state_dict()['param_groups'])
+        changes = _differences(before, wrapper.state_dict()['param_groups'])
         schedulers = runner.param_schedulers
         if isinstance(schedulers, list):
-            before = checkpoint.get('param_schedulers') or []
-            asked = [_asked(scheduler.state_dict()) for scheduler in schedulers]
-            if asked != [_asked(state) for state in before]:
-                changes.append('the schedule')
-            if any('initial_lr' in change or 'schedule' in change for change in changes):
-                self._replay(runner, schedulers, meta)
+            now = [scheduler.state_dict() for scheduler in schedulers]
+            if _settings(now) != _settings(checkpoint.get('param_schedulers') or []):
+                changes['schedule'] = 'the schedule'
+            if changes.keys() & {'initial_lr', 'schedule'}:
+                _replay(runner, schedulers, meta)
                 checkpoint['param_schedulers'] = [s.state_dict() for s in schedulers]
         if not changes:
             return
         now = wrapper.state_dict()
-        for old, new in zip(saved['param_groups'], now['param_groups']):
+        for old, new in zip(before, now['param_groups']):
             old.update({k: new[k] for k in ('lr', *_HYPERPARAMETERS) if k in new and k in old})
         if 'base_param_settings' in now:
             saved['base_param_settings'] = now['base_param_settings']
-        rate = now['param_groups'][0]['lr']
         print_log(
-            f'the config differs from {source}, and is followed: {"; ".join(changes)}; the '
-            f'learning rate continues at {rate:.3g}, with the weights and optimizer state of the '
-            'checkpoint',
+            f'the config differs from {source}, and is followed: {"; ".join(changes.values())}; '
+            f'the learning rate continues at {now["param_groups"][0]["lr"]:.3g}, with the weights '
+            'and optimizer state of the checkpoint',
             'current',
             logging.WARNING,
         )
 
-    @staticmethod
-    def _say_what_is_left(runner: Runner, meta: Dict[str, Any]) -> None:
-        loop = runner.train_loop
-        by_epoch = isinstance(loop, EpochBasedTrainLoop)
-        done, whole = (meta.get('epoch' if by_epoch else 'iter', 0), runner.max_epochs)
-        whole = whole if by_epoch else runner.max_iters
-        if done >= whole:
-            unit = 'epochs' if by_epoch else 'iterations'
-            print_log(
-                f'nothing to do: the checkpoint is at {done} of {whole} {unit}; to train longer, '
-                f'set train_cfg.max_{unit if by_epoch else "iters"}',
-                'current',
-                logging.WARNING,
-            )
 
-    @staticmethod
-    def _replay(runner: Runner, schedulers: List[Any], meta: Dict[str, Any]) -> None:
-        """Step new schedulers to the iteration of the checkpoint."""
-        if any(getattr(scheduler, 'need_val_args', False) for scheduler in schedulers):
-            raise CheckpointError(
-                'the schedule of the config differs from the checkpoint and needs evaluations; '
-                'resume with the schedule of the checkpoint, or initialise from its weights: '
-                '--cfg-options load_from=PATH'
-            )
-        done, epochs = meta.get('iter', 0), meta.get('epoch', 0)
-        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-        each = done // epochs if by_epoch and epochs else len(runner.train_dataloader)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # the optimizer makes no steps here
-            for iteration in range(1, done + 1):
+def _warn_if_complete(runner: Runner, meta: Dict[str, Any]) -> None:
+    done, total, unit = meta.get('iter', 0), runner.max_iters, 'iter'
+    if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        done, total, unit = meta.get('epoch', 0), runner.max_epochs, 'epoch'
+    if done >= total:
+        name = {'iter': 'iterations', 'epoch': 'epochs'}[unit]
+        print_log(
+            f'nothing to do: the checkpoint is at {done} of {total} {name}; to train longer, set '
+            f'train_cfg.max_{unit}s',
+            'current',
+            logging.WARNING,
+        )
+
+
+def _settings(states: List[dict]) -> List[dict]:
+    return [{k: v for k, v in state.items() if k not in _PROGRESS} for state in states]
+
+
+def _replay(runner: Runner, schedulers: List[Any], meta: Dict[str, Any]) -> None:
+    """Step new schedulers to the iteration of the checkpoint."""
+    if any(getattr(scheduler, 'need_val_args', False) for scheduler in schedulers):
+        raise CheckpointError(
+            'the schedule of the config differs from the checkpoint and needs evaluations; '
+            'resume with the schedule of the checkpoint, or initialise from its weights: '
+            '--cfg-options load_from=PATH'
+        )
+    done, epochs = meta.get('iter', 0), meta.get('epoch', 0)
+    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+        epochs = 0
+    each = done // epochs if epochs else 0
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the optimizer makes no steps here
+        for iteration in range(1, done + 1):
+            ends_epoch = epochs and iteration % each == 0 and iteration // each <= epochs
+            for by_epoch in (False, True) if ends_epoch else (False,):
                 for scheduler in schedulers:
-                    if not scheduler.by_epoch:
+                    if scheduler.by_epoch is by_epoch:
                         scheduler.step()
-                if by_epoch and iteration % each == 0 and iteration // each <= epochs:
-                    for scheduler in schedulers:
-                        if scheduler.by_epoch:
-                            scheduler.step()
 
 
-def _asked(state: Dict[str, Any]) -> Dict[str, Any]:
-    return {key: value for key, value in state.items() if key not in _PROGRESS}
-
-
-def _check_same_kind(source: str, saved: Dict[str, Any], now: Dict[str, Any]) -> None:
-    before, groups = saved['param_groups'], now['param_groups']
+def _check_same_kind(source: str, before: List[dict], now: List[dict]) -> None:
     remedy = (
         'resume with the config of the checkpoint, or initialise from its weights: '
         '--cfg-options load_from=PATH, without --resume'
     )
-    kinds = [sorted(k for k in _KINDS if k in of[0]) for of in (before, groups) if of]
+    kinds = [sorted(k for k in _KINDS if k in of[0]) for of in (before, now) if of]
     if len(kinds) == 2 and kinds[0] != kinds[1]:
         raise CheckpointError(
             f'{source} contains the state of an optimizer with {", ".join(kinds[0])}, but the '
             f'config has one with {", ".join(kinds[1])}; {remedy}'
         )
-    sizes = [[len(group['params']) for group in of] for of in (before, groups)]
+    sizes = [[len(group['params']) for group in of] for of in (before, now)]
     if sizes[0] != sizes[1]:
         raise CheckpointError(
             f'{source} contains the state of an optimizer with {len(before)} groups of '
-            f'{sum(sizes[0])} parameters, but the config has {len(groups)} groups of '
+            f'{sum(sizes[0])} parameters, but the config has {len(now)} groups of '
             f'{sum(sizes[1])} (paramwise_cfg, frozen_stages or the network differ); {remedy}'
         )
 
 
-def _differences(before: List[dict], now: List[dict]) -> List[str]:
+def _differences(before: List[dict], now: List[dict]) -> Dict[str, str]:
+    """Return the changed hyperparameters of the first group where each changed, in words."""
     changes = {}
     for old, new in zip(before, now):
         for key in _HYPERPARAMETERS:
-            if key in old and key in new and not _equal(old[key], new[key]):
-                changes.setdefault(key, (old[key], new[key]))
-    return [f'{key} {old} -> {new}' for key, (old, new) in changes.items()]
-
-
-def _equal(old: Any, new: Any) -> bool:
-    if isinstance(old, (list, tuple)):
-        return list(old) == list(new)
-    return old == new
+            # A checkpoint may hold a list where the optimizer has a tuple.
+            pair = [list(v) if isinstance(v, tuple) else v for v in (old.get(key), new.get(key))]
+            if key in old and key in new and pair[0] != pair[1]:
+                changes.setdefault(key, f'{key} {old[key]} -> {new[key]}')
+    return changes

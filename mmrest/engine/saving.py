@@ -1,26 +1,28 @@
-"""Checkpoints of a run: written atomically, pruned only afterwards, the newest one found."""
+"""Checkpoints of a run: written atomically, of valid losses only, pruned only afterwards."""
 
 import logging
 import os.path as osp
-import re
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
+import torch
 from mmengine.dist import all_gather_object, barrier, get_rank, is_main_process
 from mmengine.fileio import LocalBackend
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import Tensor
 
 from ..checkpoint import CheckpointError, read_checkpoint, remove_unfinished, write_whole
 from .compat import install_file_access, is_resuming
+from .errors import UsageError
 
 INTERRUPTED = 'interrupted.pth'
 """Checkpoint of a preempted run; the next regular checkpoint replaces it."""
 
 LAST = 'last_checkpoint'
-"""File of a work dir that names its newest checkpoint."""
+"""File of a work dir in which mmengine and mmdet look for its newest checkpoint."""
 
 _KEY = 'mmrest'
 """Key of a checkpoint for the states of the loops of mmrest: a list with one entry per rank."""
@@ -40,8 +42,6 @@ class AtomicCheckpointHook(CheckpointHook):
         self._remembered: List[Dict[str, Any]] = []
         self._saved_iter: Optional[int] = None
         self._place: Dict[str, int] = {}  # epoch and iteration of what is being saved
-        self._is_read_back = False
-        self._saves_best = False
 
     def before_run(self, runner: Runner) -> None:
         """Set up reading and writing, for scripts other than those of mmrest."""
@@ -86,36 +86,39 @@ class AtomicCheckpointHook(CheckpointHook):
         """
         if self._saved_iter == iteration:
             return self.last_ckpt
-        path = self.file_backend.join_path(self.out_dir, INTERRUPTED)
-        self._write(runner, INTERRUPTED, dict(epoch=epoch, iter=iteration))
-        if is_main_process():
-            self._note_last(runner, path)
+        path = self._write(runner, INTERRUPTED, dict(epoch=epoch, iter=iteration))
         barrier()  # where one process of many ends, its launcher ends the others
         return path
 
-    def _write(self, runner: Runner, name: str, meta: dict) -> None:
+    def _write(self, runner: Runner, name: str, meta: dict) -> str:
+        """Save a checkpoint and note it as the newest one; return its path."""
+        runner.call_hook('before_checkpoint')  # on all ranks, unlike before_save_checkpoint
         if hasattr(runner.train_loop, 'remembered'):
             self._remembered = all_gather_object(runner.train_loop.remembered())
-        before, self._place = self._place, dict(meta)
-        try:
-            runner.save_checkpoint(
-                self.out_dir,
-                name,
-                self.file_client_args,
-                save_optimizer=self.save_optimizer,
-                save_param_scheduler=self.save_param_scheduler,
-                meta=meta,
-                by_epoch=self.by_epoch,
-                backend_args=self.backend_args,
-                **self.args,
+        self._place = dict(meta)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        self._place, self._remembered = {}, []
+        path = self.file_backend.join_path(self.out_dir, name)
+        if is_main_process():
+            write_whole(
+                Path(runner.work_dir) / LAST, lambda temporary: Path(temporary).write_text(path)
             )
-        finally:
-            self._place, self._remembered = before, []
+        return path
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         meta = {**meta, **self._place}
-        if self._saves_best and hasattr(runner.train_loop, 'evaluated'):
-            runner.train_loop.evaluated = True  # the best one is there
+        if self._place and hasattr(runner.train_loop, 'evaluated'):
+            runner.train_loop.evaluated = True  # _save_best_checkpoint saves this one, too
         kept, outdated = [], []
         if self.max_keep_ckpts > 0:
             kept = [*(kept for kept in self.keep_ckpt_ids if kept != step), step]
@@ -126,32 +129,18 @@ class AtomicCheckpointHook(CheckpointHook):
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         self._write(runner, name, dict(meta))
-        self._saved_iter = meta['iter']
         if is_main_process():
-            self._note_last(runner, self.last_ckpt)
             # The first one too, so that a run does not find at its end that it cannot go on.
-            if outdated or not self._is_read_back:
-                self._check_readable(self.last_ckpt)
-                self._is_read_back = True
-            for old in outdated:
-                self._remove(
-                    self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
-                )
-            self._remove(self.file_backend.join_path(self.out_dir, INTERRUPTED))
+            is_due = outdated or self._saved_iter is None
+            if is_due and isinstance(self.file_backend, LocalBackend):
+                read_checkpoint(self.last_ckpt)
+            for old in (*map(self.filename_tmpl.format, outdated), INTERRUPTED):
+                self._remove(self.file_backend.join_path(self.out_dir, old))
+        self._saved_iter = meta['iter']
         if self.max_keep_ckpts > 0:
             self.keep_ckpt_ids.clear()
             self.keep_ckpt_ids.extend(kept)
             runner.message_hub.update_info('keep_ckpt_ids', kept)
-
-    def _note_last(self, runner: Runner, path: str) -> None:
-        """Write the file in which mmengine and mmdet look for the newest checkpoint."""
-        write_whole(
-            Path(runner.work_dir) / LAST, lambda temporary: Path(temporary).write_text(path)
-        )
-
-    def _check_readable(self, path: str) -> None:
-        if isinstance(self.file_backend, LocalBackend):
-            read_checkpoint(path)
 
     def _remove(self, path: str) -> None:
         if self.file_backend.isfile(path):
@@ -164,18 +153,13 @@ class AtomicCheckpointHook(CheckpointHook):
         # one.
         before, self._best = self._best, dict.fromkeys(self._best)
         self._place = dict(epoch=runner.epoch, iter=runner.iter)
-        self._saves_best = True
         try:
             super()._save_best_checkpoint(runner, metrics)
         finally:
-            self._place, self._saves_best = {}, False
-            now = self._best
-            self._best = {metric: now[metric] or before[metric] for metric in before}
-        outdated = [
-            path for metric, path in before.items() if path not in (None, self._best[metric])
-        ]
-        if is_main_process():
-            for path in outdated:
+            self._place = {}
+            self._best = {name: now or before[name] for name, now in self._best.items()}
+        for name, path in before.items():
+            if is_main_process() and path not in (None, self._best[name]):
                 self._remove(path)
                 print_log(f'{path}, the best checkpoint before, is removed', 'current')
 
@@ -194,6 +178,60 @@ class AtomicCheckpointHook(CheckpointHook):
             self.best_ckpt_path = paths[None]
         elif paths:
             self.best_ckpt_path_dict = paths
+
+
+@HOOKS.register_module()
+class InvalidLossHook(Hook):
+    """Stops a run whose loss became NaN or Inf, before a checkpoint of it is saved.
+
+    Every loss is checked on its device. Reading the result synchronises with the device, so that
+    is done at intervals, before a checkpoint or an evaluation, and at the end.
+
+    Args:
+        interval: iterations between two synchronisations.
+    """
+
+    # After LoggerHook, so that the parts of the loss are logged, and before CheckpointHook, which
+    # must not replace a good model by a broken one.
+    priority = 'LOW'
+
+    def __init__(self, interval: int = 50) -> None:
+        self.interval = interval
+        self._first: Optional[Tuple[Tensor, Tensor]] = None
+        """First invalid loss, or else the last one, and its iteration."""
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Optional[dict] = None,
+        outputs: Optional[dict] = None,
+    ) -> None:
+        """Check the loss.
+
+        Raises:
+            UsageError: a loss was NaN or Inf.
+        """
+        loss = outputs['loss'].detach()
+        now = loss, torch.full_like(loss, runner.iter + 1, dtype=torch.int64)
+        if self._first is not None:
+            good = self._first[0].isfinite()
+            now = tuple(torch.where(good, *pair) for pair in zip(now, self._first))
+        self._first = now
+        if self.every_n_train_iters(runner, self.interval):
+            self._ask()
+
+    def _ask(self, *args: Any, **kwargs: Any) -> None:
+        if self._first is None or self._first[0].isfinite():
+            return
+        loss, iteration = (value.item() for value in self._first)
+        raise UsageError(
+            f'the loss is {loss} after iteration {iteration}; resume from the last good '
+            'checkpoint (--resume PATH) with a lower optim_wrapper.optimizer.lr, a longer '
+            'warm-up, optim_wrapper.clip_grad=dict(max_norm=1), or without --amp'
+        )
+
+    before_checkpoint = before_save_checkpoint = after_train_epoch = before_val_epoch = _ask
 
 
 def newest_checkpoint(work_dir: str, hook: Optional[dict] = None) -> Optional[str]:
@@ -224,18 +262,18 @@ def newest_checkpoint(work_dir: str, hook: Optional[dict] = None) -> Optional[st
 
 def _newest(work_dir: Path, hook: dict) -> Optional[str]:
     folder = Path(hook['out_dir']) / work_dir.name if hook.get('out_dir') else work_dir
-    template = hook.get('filename_tmpl') or 'epoch_{}.pth'
-    names = [re.escape(name).replace(r'\{\}', r'\d+') for name in (template, INTERRUPTED)]
-    pattern = re.compile('|'.join([*names, r'(?:epoch|iter)_\d+\.pth']))
-    paths = [path for path in folder.glob('*') if pattern.fullmatch(path.name)]
-    newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
     noted = work_dir / LAST
     last = noted.read_text().strip() if noted.is_file() else ''
     if '://' in last:
         return last
     # The folder may have been moved or copied, and all files have one time then.
-    found = next((path for path in (Path(last), folder / Path(last).name) if path.exists()), None)
-    if last and found is None and newest is None:
+    for path in (Path(last), folder / Path(last).name):
+        if last and path.exists():
+            return str(path)
+    template = (hook.get('filename_tmpl') or 'epoch_{}.pth').replace('{}', '*')
+    names = {template, 'epoch_*.pth', 'iter_*.pth', INTERRUPTED}
+    paths = [path for name in names for path in folder.glob(name)]
+    if last and not paths:
         raise CheckpointError(f'{noted} names {last}, which was not found; pass --resume PATH')
-    chosen = found if last and found is not None else newest
-    return None if chosen is None else str(chosen)
+    newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return newest and str(newest)

@@ -13,7 +13,7 @@ from ..checkpoint import CheckpointError, Weights, match, summary, weights_of
 from ..models.pyramid import PyramidBackbone
 from .compat import loaded_from
 from .display import say
-from .sharding import unwrapped
+from .distributed import unwrapped
 
 
 class Fitted(NamedTuple):
@@ -83,7 +83,8 @@ class StrictWeightsHook(WeightsHook):
                 f'{weights.source} for {type(model).__name__}', weights.tensors, wanted
             )
             if isinstance(getattr(model, 'backbone', None), PyramidBackbone):
-                model.backbone.fit(weights.under('backbone'))  # those of a deeper one match, too
+                # Those of a deeper one match, too.
+                model.backbone.fit(weights.under('backbone'))
         except CheckpointError as error:
             backbone = {name[9:] for name in wanted if name.startswith('backbone.')}
             if backbone & weights.tensors.keys():

@@ -40,12 +40,12 @@ from ..engine.config import (
     is_segmentor,
     load_config,
     type_name,
+    use_tta,
     without_sync_bn,
 )
 from ..engine.devices import usable_device
 from ..engine.display import colours
 from ..engine.errors import UsageError
-from ..engine.tta import use_tta
 from ..engine.weights import StrictWeightsHook
 from .inputs import UnreadableImage, check_complete
 

@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from rich.console import Console
 
 from ..engine.building import check_model
-from ..engine.randomness import kept_random_states
+from ..engine.loading import kept_random_states
 from .classes import check_classes
 from .data import Part, build_loader
 from .evaluation import check_evaluator

@@ -14,8 +14,8 @@ from torch import nn
 
 from ..engine.building import build_runner
 from ..engine.config import is_classifier
+from ..engine.devices import peak_memory_mb
 from ..engine.errors import UsageError
-from ..engine.memory import peak_memory_mb
 from ..engine.weights import StrictWeightsHook
 from ..preflight import rehearse
 from .label_map_scores import LabelMapScores

@@ -12,8 +12,8 @@ from mmrest.analysis.complexity import count_config
 from mmrest.analysis.networks import on_meta
 from mmrest.apis import inference
 from mmrest.classification import ClassVisualizationHook
+from mmrest.engine.config import check_tta
 from mmrest.engine.errors import UsageError
-from mmrest.engine.tta import check_tta
 from mmrest.export.onnx import exportable
 from tests.classification.networks import config
 from tests.runs import ROOT, run_here

@@ -17,8 +17,8 @@ from mmrest.cli.command import (
     run_config,
     written_file,
 )
+from mmrest.engine.config import use_tta
 from mmrest.engine.errors import UsageError
-from mmrest.engine.tta import use_tta
 from tests.runs import ROOT
 
 

@@ -12,6 +12,7 @@ from mmengine.registry import METRICS
 from rich.console import Console
 
 from mmrest.engine.compat import install_file_access
+from mmrest.engine.devices import peak_memory_mb
 from mmrest.engine.display import (
     DisplayHook,
     ScreenRunner,
@@ -19,7 +20,6 @@ from mmrest.engine.display import (
     quiet_libraries,
     say,
 )
-from mmrest.engine.memory import peak_memory_mb
 from tests.engine.toy import config
 
 

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from mmrest import RMT, ResT
-from mmrest.engine.sharding import wrap_blocks
+from mmrest.engine.distributed import wrap_blocks
 from mmrest.models.rest import Block as ResTBlock
 from mmrest.models.rmt import Block as RMTBlock
 from mmrest.ops import blocks

@@ -5,7 +5,7 @@ import torch
 from mmengine.config import Config
 
 from mmrest import RMT, ResT
-from mmrest.engine import processes, sharding
+from mmrest.engine import distributed
 from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
 from tests.models.networks import tiny
@@ -39,36 +39,36 @@ def config(**fields):
 )
 def test_wrapper_on_the_cpu(before, after):
     cfg = config(**before)
-    processes.use_cpu_wrapper(cfg)
+    distributed.use_cpu_wrapper(cfg)
     assert cfg.model_wrapper_cfg == after
 
 
 def test_wrapper_of_strategies_on_the_cpu():
     cfg = config(runner_type='FlexibleRunner')
-    processes.use_cpu_wrapper(cfg)
+    distributed.use_cpu_wrapper(cfg)
     assert cfg.strategy.type == 'DDPStrategy'
     assert cfg.strategy.model_wrapper.device_ids is None
     cfg = config(runner_type='FlexibleRunner', strategy=dict(type='DeepSpeedStrategy'))
-    processes.use_cpu_wrapper(cfg)
+    distributed.use_cpu_wrapper(cfg)
     assert cfg.strategy == dict(type='DeepSpeedStrategy')
 
 
 def test_more_processes_than_gpus(monkeypatch):
-    monkeypatch.setattr(processes, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(distributed, 'get_device', lambda: 'cuda')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
-    monkeypatch.setattr(processes, 'set_multi_processing', lambda **_: None)
+    monkeypatch.setattr(distributed, 'set_multi_processing', lambda **_: None)
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
     with pytest.raises(UsageError, match=r'2 processes were started, but there are 1 GPU'):
-        processes.join_processes(config())
+        distributed.join_processes(config())
 
 
 def test_messages_name_their_rank(monkeypatch):
     monkeypatch.delenv('RANK', raising=False)
-    assert processes.rank_prefix() == ''
+    assert distributed.rank_prefix() == ''
     for rank, prefix in (('0', ''), ('3', '[rank 3] ')):
         monkeypatch.setenv('RANK', rank)
-        assert processes.rank_prefix() == prefix
+        assert distributed.rank_prefix() == prefix
 
 
 def sharded(launcher='pytorch'):
@@ -81,19 +81,19 @@ def test_sharded_config():
     cfg, plain = sharded(), load_config(str(ROOT / 'configs' / 'maskrcnn_rmt_l_3x.py'))
     differing = {key for key in cfg if cfg[key] != plain.get(key)}
     assert differing == {'launcher', 'runner_type', 'strategy'}
-    sharding.check_sharding(cfg)
-    processes.use_cpu_wrapper(cfg)
+    distributed.check_sharding(cfg)
+    distributed.use_cpu_wrapper(cfg)
     assert cfg.strategy.model_wrapper.device_id == 'cpu'
     assert cfg.strategy.state_dict_cfg.state_dict_config.offload_to_cpu is False
     assert Config.fromstring(cfg.pretty_text, '.py').strategy == cfg.strategy  # as it is dumped
     cfg.optim_wrapper.clip_grad = dict(max_norm=1)
     with pytest.raises(UsageError, match=r'optim_wrapper\.clip_grad: under FSDP'):
-        sharding.check_sharding(cfg)
+        distributed.check_sharding(cfg)
 
 
 def test_one_process_shards_nothing():
     cfg = sharded(launcher='none')
-    sharding.check_sharding(cfg)
+    distributed.check_sharding(cfg)
     assert 'strategy' not in cfg and 'runner_type' not in cfg
 
 
@@ -101,5 +101,5 @@ def test_one_process_shards_nothing():
 def test_blocks_are_the_units_of_sharding(family):
     backbone = tiny(family)
     modules = backbone.modules()
-    assert sum(bool(sharding.wrap_blocks(module, False, 0)) for module in modules) == 5
-    assert sharding.wrap_blocks(backbone, True, 0)
+    assert sum(bool(distributed.wrap_blocks(module, False, 0)) for module in modules) == 5
+    assert distributed.wrap_blocks(backbone, True, 0)

@@ -12,7 +12,7 @@ LOADER = """
 import multiprocessing, sys, time
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
-from mmrest.engine.children import isolate_children
+from mmrest.engine.signals import isolate_children
 from mmrest.engine.loading import ResumableLoader
 
 class Numbers(Dataset):
@@ -36,8 +36,8 @@ time.sleep(100)
 
 POOL = """
 import multiprocessing, time
-from mmrest.engine.children import isolate_children
-from mmrest.engine.stopping import StopRequest
+from mmrest.engine.signals import isolate_children
+from mmrest.engine.signals import StopRequest
 
 isolate_children()
 with StopRequest() as stop:

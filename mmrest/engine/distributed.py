@@ -1,0 +1,210 @@
+"""Distributed runs: over gloo on the CPU, and models sharded by FSDP."""
+
+import copy
+import os
+import time
+from typing import Any, Callable, List, TypeVar
+
+import torch
+from mmengine._strategy import FSDPStrategy
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import broadcast_object_list, get_rank, init_dist, is_distributed
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import FUNCTIONS, MODELS, STRATEGIES
+from mmengine.runner import Runner
+from mmengine.utils.dl_utils import set_multi_processing
+from torch import distributed, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+
+from ..models import rest, rmt
+from .compat import clean_tensor_name, without_cuda_device
+from .config import type_name
+from .errors import UsageError
+
+Result = TypeVar('Result')
+
+LAUNCHERS = {
+    'pytorch': ('RANK', 'torchrun'),
+    'slurm': ('SLURM_PROCID', 'srun'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'mpirun'),
+}
+"""Environment variable in which each launcher passes the rank, and its command."""
+
+
+def check_launcher(launcher: str) -> None:
+    """Make sure that the process was started by the launcher that its command line names.
+
+    Raises:
+        UsageError: it was not.
+    """
+    variable, command = LAUNCHERS.get(launcher, (None, None))
+    if variable is not None and variable not in os.environ:
+        raise UsageError(f'--launcher {launcher} is for scripts started by {command}; drop it')
+
+
+def join_processes(cfg: Config) -> None:
+    """Initialise the process group of a run, over gloo if there is no accelerator.
+
+    mmengine's runners would do it later, and select a CUDA device with any backend.
+
+    Args:
+        cfg: config of the run; without a launcher, nothing happens.
+
+    Raises:
+        UsageError: there are more processes than GPUs on this machine.
+    """
+    if cfg.launcher == 'none' or is_distributed():
+        return
+    env = cfg.get('env_cfg') or {}
+    set_multi_processing(**env.get('mp_cfg', {}), distributed=True)
+    group = dict(env.get('dist_cfg') or {})
+    if get_device() == 'cpu':
+        group['backend'] = 'gloo'
+        with without_cuda_device():
+            init_dist(cfg.launcher, **group)
+        return
+    here = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    if torch.cuda.is_available() and here > torch.cuda.device_count():
+        raise UsageError(
+            f'{here} processes were started, but there are {torch.cuda.device_count()} GPU(s) on '
+            'this machine; use one process per GPU'
+        )
+    init_dist(cfg.launcher, **group)
+
+
+def leave_processes() -> None:
+    """Leave the process group, when all ranks end."""
+    if is_distributed():
+        # A thread of gloo may still hold a tensor of the last exchange, and releasing it while
+        # the interpreter shuts down aborts the process. It can do so while this thread sleeps.
+        time.sleep(0.2)
+        distributed.destroy_process_group()
+
+
+def of_first_process(function: Callable[..., Result], *args: Any) -> Result:
+    """Return what a function returns on rank 0, on all ranks.
+
+    Several machines may see a shared folder in several states.
+    """
+    result: List[Any] = [function(*args) if get_rank() == 0 else None]
+    broadcast_object_list(result)
+    return result[0]
+
+
+def rank_prefix() -> str:
+    """Return ``'[rank N] '`` for messages of all ranks but the first, joined or not."""
+    ranks = (os.environ[variable] for variable, _ in LAUNCHERS.values() if variable in os.environ)
+    rank = next(ranks, '0')
+    return '' if rank == '0' else f'[rank {rank}] '
+
+
+def use_cpu_wrapper(cfg: Config) -> None:
+    """Have the model of a distributed run be wrapped for the CPU.
+
+    mmengine passes wrappers the GPU of the rank.
+    """
+    owner, key = cfg, 'model_wrapper_cfg'
+    if cfg.get('runner_type') == 'FlexibleRunner':
+        if cfg.get('strategy') is None:
+            cfg.strategy = dict(type='DDPStrategy')
+        owner, key = cfg.strategy, 'model_wrapper'
+    if is_sharded(cfg):
+        owner[key] = dict(owner.get(key) or {}, device_id='cpu')
+        owner[key].setdefault('type', 'MMFullyShardedDataParallel')
+        if owner.get('state_dict_cfg') == 'full':
+            # As mmengine spells it, except for the offloading: on the CPU there is nothing to
+            # copy, and FSDP frees or overwrites what it believes to have copied.
+            full = dict(rank0_only=True, offload_to_cpu=False)
+            owner.state_dict_cfg = dict(
+                state_dict_type='FULL_STATE_DICT',
+                state_dict_config=dict(full, type='FullStateDictConfig'),
+                optim_state_dict_config=dict(full, type='FullOptimStateDictConfig'),
+            )
+    elif owner is cfg or type_name(owner) == 'DDPStrategy':
+        # As mmengine has it for a config that says nothing.
+        unused = cfg.get('find_unused_parameters', False)
+        usual = dict(broadcast_buffers=False, find_unused_parameters=unused)
+        owner[key] = dict(owner.get(key) or usual)
+        owner[key].setdefault('type', 'MMDistributedDataParallel')
+        if str(type_name(owner[key])).endswith('DistributedDataParallel'):
+            owner[key]['device_ids'] = None
+
+
+def is_sharded(cfg: Config) -> bool:
+    """Return True if a run shards its model with FSDP."""
+    strategies = ('FSDPStrategy', 'UnshardedFSDPStrategy')
+    return type_name(cfg.get('strategy') or {}) in strategies
+
+
+def check_sharding(cfg: Config) -> None:
+    """Make sure that FSDP supports what a config asks for.
+
+    Without a launcher there is nothing to shard: the run continues without FSDP.
+
+    Raises:
+        UsageError: gradients would be clipped.
+    """
+    if not is_sharded(cfg):
+        return
+    if cfg.launcher == 'none':
+        cfg.pop('strategy')
+        cfg.pop('runner_type', None)
+        print_log('one process: the model is not sharded', 'current')
+    elif (cfg.get('optim_wrapper') or {}).get('clip_grad'):
+        raise UsageError(
+            'optim_wrapper.clip_grad: under FSDP each process would clip its own part of the '
+            'gradients by its own norm; set optim_wrapper.clip_grad=None'
+        )
+
+
+@FUNCTIONS.register_module()
+def wrap_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
+    """Policy of FSDP: each block of a backbone is a unit, the rest of the model another one."""
+    return recurse or isinstance(module, (rest.Block, rmt.Block))
+
+
+@STRATEGIES.register_module()
+class UnshardedFSDPStrategy(FSDPStrategy):
+    """FSDPStrategy that resumes from unsharded checkpoints, also of runs without FSDP.
+
+    mmengine passes arguments in an order that torch gave up with 2.1.
+    """
+
+    def load_optim_state_dict(self, state_dict: dict) -> None:
+        """Load the state of the optimizer."""
+        optimizer = self.optim_wrapper.optimizer
+        if any(isinstance(key, int) for key in state_dict['state']):
+            # Without FSDP an optimizer numbers its parameters; with FSDP they have names.
+            names = {id(p): clean_tensor_name(n) for n, p in self.model.named_parameters()}
+            now = [names[id(p)] for group in optimizer.param_groups for p in group['params']]
+            then = [key for group in state_dict['param_groups'] for key in group['params']]
+            name_of = dict(zip(then, now))
+            state_dict = dict(
+                state={name_of[key]: state for key, state in state_dict['state'].items()},
+                param_groups=[
+                    dict(group, params=[name_of[key] for key in group['params']])
+                    for group in state_dict['param_groups']
+                ],
+            )
+        self.optim_wrapper.load_state_dict(
+            FullyShardedDataParallel.optim_state_dict_to_load(
+                model=self.model, optim=optimizer, optim_state_dict=state_dict
+            )
+        )
+
+
+def unwrapped(runner: Runner) -> nn.Module:
+    """Return the model of a runner without wrappers; for an FSDP model, a meta-device copy.
+
+    The copy has the names and shapes of all tensors. Asking FSDP for them gathers the values, too,
+    and on some ranks only.
+    """
+    model = runner.model
+    if isinstance(model, FullyShardedDataParallel):
+        with torch.device('meta'):
+            return MODELS.build(copy.deepcopy(runner.cfg.model))
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model

@@ -1,0 +1,136 @@
+"""Graceful SIGTERM handling, and child processes that neither inherit it nor outlive the run."""
+
+import atexit
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, Optional
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+
+from .compat import wrap_worker_init
+
+STOPPED = 75
+"""Exit status of a preempted run that has saved its state (EX_TEMPFAIL)."""
+
+_INTERVAL = 10
+"""Iterations between two exchanges among the ranks of a run."""
+
+_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+_LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
+
+_parent: Optional[int] = None
+"""Process that forks, if by its main thread: the kernel signals the end of a thread."""
+
+
+class StopRequest:
+    """Context that catches SIGTERM; a second one ends the process as usual."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._calls = 0
+        self._before: Any = signal.SIG_DFL
+
+    def __enter__(self) -> 'StopRequest':
+        isolate_children()
+        if _in_main_thread():  # only this one may set handlers
+            self._before = signal.signal(signal.SIGTERM, self._listen) or signal.SIG_DFL
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if _in_main_thread():
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _listen(self, *args: Any) -> None:
+        self._asked = True
+        signal.signal(signal.SIGTERM, self._before)
+
+    def asked(self) -> bool:
+        """Return True if any rank was asked to stop; all ranks call this equally often."""
+        if get_world_size() == 1:
+            return self._asked
+        self._calls += 1
+        if self._calls % _INTERVAL:
+            return False
+        anywhere = torch.tensor(int(self._asked))
+        all_reduce(anywhere, 'max')
+        return bool(anywhere)
+
+    def asked_here(self) -> bool:
+        """Return True if this process was asked to stop and is the only one of its run."""
+        return self._asked and get_world_size() == 1
+
+
+def isolate_children() -> None:
+    """Have every child process start with the default SIGTERM and end with its parent.
+
+    With an inherited handler, ``multiprocessing.Pool`` could not terminate its workers. Workers
+    whose parent was killed would wait forever on pipes that their siblings keep open; on Linux the
+    kernel kills them. Data loading workers ignore SIGTERM: torchrun and Slurm send it to all
+    processes, and without workers a run could not finish its iteration.
+    """
+    if not wrap_worker_init(begin_worker):
+        return
+    if hasattr(os, 'register_at_fork'):
+        os.register_at_fork(before=_before_fork, after_in_child=_begin_child)
+    atexit.register(_end_workers)
+
+
+def begin_worker(init: Optional[Callable[..., None]], *args: Any, **kwargs: Any) -> None:
+    """Initialise a data loading worker.
+
+    Args:
+        init: the loader's own initialisation, called with the other arguments.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, 'pthread_sigmask'):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    if init is not None:
+        init(*args, **kwargs)
+
+
+@contextmanager
+def held_sigterm() -> Iterator[None]:
+    """Block SIGTERM while workers are forked, and in workers until they ignore it."""
+    if not hasattr(signal, 'pthread_sigmask'):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _before_fork() -> None:
+    global _parent
+    _parent = os.getpid() if _in_main_thread() else None
+
+
+def _begin_child() -> None:
+    if callable(signal.getsignal(signal.SIGTERM)):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if _parent is not None and _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != _parent:  # it ended in between
+            os._exit(1)
+
+
+def _end_workers() -> None:
+    """Kill workers that an error left behind.
+
+    multiprocessing would send them the signal that they ignore, and wait forever.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise when one is killed
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
