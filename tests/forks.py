@@ -24,17 +24,22 @@ import traceback
 import types
 from pathlib import Path
 
+import torch
+
 CLIENT = '''\
 #!{python} -SE
 """Has {socket} run a command; another Python than that takes what it does not know."""
-import json, os, socket, sys
-if len(sys.argv) < 2 or (sys.argv[1].startswith('-') and sys.argv[1] not in ('-c', '-m')):
+import json, os, signal, socket, sys
+command = sys.argv[2:] if sys.argv[1:2] == ['-u'] else sys.argv[1:]
+if not command or (command[0].startswith('-') and command[0] not in ('-c', '-m')):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 server = socket.socket(socket.AF_UNIX)
 server.connect({socket!r})
-order = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+order = json.dumps([command, os.getcwd(), dict(os.environ)]).encode()
 socket.send_fds(server, [len(order).to_bytes(4, 'big')], [0, 1, 2])
 server.sendall(order)
+process = int.from_bytes(server.recv(4), 'big')
+signal.signal(signal.SIGTERM, lambda number, frame: os.kill(process, number))
 status = server.recv(1)
 sys.exit(status[0] if status else 1)
 '''
@@ -122,6 +127,7 @@ def _answer(client: socket.socket) -> None:
         target=_run, args=(streams, *json.loads(order))
     )
     command.start()
+    client.sendall(command.pid.to_bytes(4, 'big'))
     command.join()
     ended = command.exitcode
     client.sendall(bytes([ended if ended >= 0 else 128 - ended]))
@@ -135,6 +141,7 @@ def _run(streams: list, arguments: list, folder: str, environ: dict) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environ)
+    torch.set_num_threads(int(environ.get('OMP_NUM_THREADS', torch.get_num_threads())))
     status = None
     try:
         _execute(arguments, environ)

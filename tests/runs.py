@@ -161,43 +161,25 @@ def small_clone(folder):
     return folder
 
 
-WEIGHTS = """
-import sys, torch
-from mmrest.engine.config import load_config, without_sync_bn
-from mmengine.registry import MODELS, DefaultScope
-path, config, seed = sys.argv[1:]
-cfg = load_config(config)
-without_sync_bn(cfg)
-__import__(f'{cfg.default_scope}.utils').utils.register_all_modules()
-torch.manual_seed(int(seed))
-with DefaultScope.overwrite_default_scope(cfg.default_scope):
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-torch.save(dict(state_dict=model.state_dict()), path)
-"""
-
-
-def save_weights(path, config, seed=0):
+def save_weights(path, config):
     """Save fresh weights for a config."""
-    arguments = [str(argument) for argument in (path, config, seed)]
-    python = str(warm_folder() / 'python')
-    subprocess.run([python, '-c', WEIGHTS, *arguments], check=True, capture_output=True)
+    cfg = load_config(str(config))
+    without_sync_bn(cfg)
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model)
+    model.init_weights()
+    # mmseg asks for both.
+    torch.save(dict(state_dict=model.state_dict(), meta={}), path)
 
 
 def lay_out(folder, **texts):
-    """Write NAME.py and fresh weights NAME.pth for configs, in this process; returns `folder`."""
+    """Write NAME.py and fresh weights NAME.pth for configs; returns `folder`."""
     for name, text in texts.items():
         config = folder / f'{name}.py'
         config.write_text(text)
-        cfg = load_config(str(config))
-        cfg.dump(config)  # without bases, which take a second to find
-        without_sync_bn(cfg)
-        torch.manual_seed(0)
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            model = MODELS.build(cfg.model)
-        model.init_weights()
-        content = dict(state_dict=model.state_dict(), meta={})  # mmseg asks for both
-        torch.save(content, folder / f'{name}.pth')
+        load_config(str(config)).dump(config)  # without bases, which take a second to find
+        save_weights(folder / f'{name}.pth', config)
     return folder
 
 

@@ -152,22 +152,14 @@ class ResumableLoader(DataLoader):
     """
 
     def __init__(self, loader: DataLoader, seed: int) -> None:
-        workers = {}
+        same = ['num_workers', 'collate_fn', 'pin_memory', 'timeout']
         if loader.num_workers > 0:
-            workers = dict(
-                prefetch_factor=loader.prefetch_factor,
-                persistent_workers=loader.persistent_workers,
-                multiprocessing_context=loader.multiprocessing_context,
-            )
+            same += ['prefetch_factor', 'persistent_workers', 'multiprocessing_context']
         super().__init__(
             SeededDataset(loader.dataset, seed),
             batch_sampler=ResumableBatchSampler(loader.batch_sampler),
-            num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
-            pin_memory=loader.pin_memory,
-            timeout=loader.timeout,
             worker_init_fn=partial(begin_worker, loader.worker_init_fn),
-            **workers,
+            **{name: getattr(loader, name) for name in same},
         )
 
     @property

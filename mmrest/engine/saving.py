@@ -1,7 +1,6 @@
 """Checkpoints of a run: written atomically, of valid losses only, pruned only afterwards."""
 
 import logging
-import os.path as osp
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -245,27 +244,15 @@ def newest_checkpoint(work_dir: str, hook: Optional[dict] = None) -> Optional[st
         hook: config of its checkpoint hook, which may name another folder or other files.
 
     Raises:
-        CheckpointError: it is missing, cannot be read, or is not a training checkpoint.
+        CheckpointError: the work dir names one that is missing.
     """
-    path = _newest(Path(work_dir), hook or {})
-    if path is None or '://' in path or osp.isdir(path):
-        return path  # a remote storage or a strategy reads it itself
-    remedy = 'pass another checkpoint, --resume PATH, or start over with a new --work-dir'
-    try:
-        content = read_checkpoint(path)
-    except CheckpointError as error:
-        raise CheckpointError(f'cannot resume: {error}; {remedy}') from error
-    if not isinstance(content, dict) or not {'meta', 'state_dict'} <= content.keys():
-        raise CheckpointError(f'cannot resume: {path} is not a training checkpoint; {remedy}')
-    return path
-
-
-def _newest(work_dir: Path, hook: dict) -> Optional[str]:
-    folder = Path(hook['out_dir']) / work_dir.name if hook.get('out_dir') else work_dir
-    noted = work_dir / LAST
+    hook, folder = hook or {}, Path(work_dir)
+    noted = folder / LAST
     last = noted.read_text().strip() if noted.is_file() else ''
     if '://' in last:
         return last
+    if hook.get('out_dir'):
+        folder = Path(hook['out_dir']) / folder.name
     # The folder may have been moved or copied, and all files have one time then.
     for path in (Path(last), folder / Path(last).name):
         if last and path.exists():

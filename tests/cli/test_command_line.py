@@ -9,6 +9,7 @@ import yaml
 
 from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
+from mmrest.shipped import find
 from mmrest_cli import COMMANDS
 from tests.runs import ROOT
 
@@ -61,8 +62,8 @@ def test_near_misses(arguments, status, said):
 
 
 def test_a_config_by_name():
-    expected = load_config(str(ROOT / 'configs' / 'semfpn_rmt_s_80k.py')).pretty_text
     for name in ('semfpn_rmt_s_80k', 'semfpn_rmt_s_80k.py', 'mmrest::semfpn_rmt_s_80k.py'):
-        assert load_config(name).pretty_text == expected
+        assert find(name).samefile(ROOT / 'configs' / 'semfpn_rmt_s_80k.py')
+    assert load_config(name).filename == str(find(name))
     with pytest.raises(UsageError, match=r'not found, .*; did you mean semfpn_rmt_s_80k\?'):
         load_config('semfpn_rtm_s_80k')

@@ -1,12 +1,12 @@
 """Options of the commands: how they are read, and what they change in a config."""
 
 import errno
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
+from mmrest.cli import train
 from mmrest.cli.command import (
     Parser,
     add_config_arguments,
@@ -22,33 +22,16 @@ from mmrest.engine.errors import UsageError
 from tests.runs import ROOT
 
 
-@pytest.fixture
-def train():
-    """The module of ``mmrest train``."""
-    return import_module('mmrest.cli.train')
-
-
 def test_values():
     """Dicts as Python writes them, lists with and without quotes, and paths as they are."""
     parser = Parser()
     add_config_arguments(parser)
     given = ["a=[{'type': 'X', 'n': 1}]", 'b={}', 'c=[1,x]', 'd=1e-3', 'e=true', 'f=(1,(2,x y))']
     given += ['g=my runs/out', 'h=a, b/c', 'i=a,2', 'j="a,b"', "k={'a': (1, 2)}", 'l=']
-    options = parser.parse_args(['--cfg-options', *given]).cfg_options
-    assert options == dict(
-        a=[dict(type='X', n=1)],
-        b={},
-        c=[1, 'x'],
-        d=1e-3,
-        e=True,
-        f=(1, (2, 'x y')),
-        g='my runs/out',
-        h='a, b/c',
-        i=['a', 2],
-        j='a,b',
-        k=dict(a=(1, 2)),
-        l='',
-    )
+    assert parser.parse_args(['--cfg-options', *given]).cfg_options == dict(
+        a=[dict(type='X', n=1)], b={}, c=[1, 'x'], d=1e-3, e=True, f=(1, (2, 'x y')),
+        g='my runs/out', h='a, b/c', i=['a', 2], j='a,b', k=dict(a=(1, 2)), l='',
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize('kind, name', [
@@ -87,7 +70,7 @@ def test_tta_of_a_wrapped_data_set():
         use_tta(cfg)
 
 
-def test_auto_scale_lr(train):
+def test_auto_scale_lr():
     cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16, enable=False)))
     train.use_auto_scale_lr(cfg)
     assert cfg.auto_scale_lr == dict(base_batch_size=16, enable=True)
@@ -110,7 +93,7 @@ PRETRAINED = dict(type='Pretrained', checkpoint='x.pth')
         (dict(type='Kaiming', layer='Conv2d'), PRETRAINED),
     ],
 )
-def test_pretrained(train, before, after):
+def test_pretrained(before, after):
     """Also in place of the weights that a base of mmseg names."""
     backbone = dict(type='RMT', init_cfg=before)
     cfg = Config(dict(model=dict(pretrained='open-mmlab://resnet50', backbone=backbone)))
@@ -121,7 +104,7 @@ def test_pretrained(train, before, after):
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
-def test_amp(train, monkeypatch, dtype):
+def test_amp(monkeypatch, dtype):
     monkeypatch.setattr(train, 'get_device', lambda: 'cuda')
     cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', clip_grad=dict(max_norm=0.01))))
     train.use_amp(cfg, dtype)
@@ -139,15 +122,11 @@ def test_amp(train, monkeypatch, dtype):
         (2, 1, 1, True, None),
     ],
 )
-def test_batch_size(train, monkeypatch, log, each, world, accumulated, enabled, factors):
+def test_batch_size(monkeypatch, log, each, world, accumulated, enabled, factors):
     monkeypatch.setattr(train, 'get_world_size', lambda: world)
-    cfg = Config(
-        dict(
-            train_dataloader=dict(batch_size=each),
-            optim_wrapper=dict(accumulative_counts=accumulated),
-            auto_scale_lr=dict(base_batch_size=16, enable=enabled),
-        )
-    )
+    cfg = Config(dict(train_dataloader=dict(batch_size=each)))
+    cfg.optim_wrapper = dict(accumulative_counts=accumulated)
+    cfg.auto_scale_lr = dict(base_batch_size=16, enable=enabled)
     train.warn_of_batch_size(cfg)
     warnings = [record.message for record in log.records if record.levelname == 'WARNING']
     assert len(warnings) == (factors is not None)

@@ -6,13 +6,13 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.cli.test_runs import metrics
+from tests.forks import warm_folder
 from tests.runs import DETECTOR, ROOT, SEGMENTOR, evaluate, save_weights
 
 LARGE = DETECTOR.replace('maskrcnn_rmt_s_3x', 'maskrcnn_rmt_l_3x')
@@ -21,30 +21,31 @@ SHARDED = DETECTOR.replace('maskrcnn_rmt_s_3x', 'maskrcnn_rmt_l_3x_fsdp')
 MOVING = ('randomness.seed=1', 'optim_wrapper.optimizer.lr=0.01', 'param_scheduler.0.end=2')
 
 
-def environment(**variables):
+def start(name, *args, cwd, path='', **variables):
+    """Start one of the scripts; its processes have imported the libraries, see tests.forks."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = str(free.getsockname()[1])
     # As after `. .venv/bin/activate`: the scripts start the python of the PATH.
-    path = [variables.pop('PATH', ''), str(Path(sys.executable).parent), os.environ['PATH']]
-    variables['PATH'] = ':'.join(filter(None, path))
-    return dict(os.environ, OMP_NUM_THREADS='1', PORT=port, MASTER_PORT=port, **variables)
-
-
-def script(name, *args, cwd, check=True, **variables):
-    """Run one of the scripts; returns the finished process, all that it printed as stdout."""
-    done = subprocess.run(
+    folders = [path, str(warm_folder()), str(Path(sys.executable).parent), os.environ['PATH']]
+    environ = dict(OMP_NUM_THREADS='1', PYTHON_EXEC=str(warm_folder() / 'python'))
+    environ.update(PORT=port, MASTER_PORT=port, PATH=':'.join(filter(None, folders)), **variables)
+    return subprocess.Popen(
         [str(ROOT / 'tools' / name), *map(str, args)],
         cwd=cwd,
-        env=environment(**variables),
+        env={**os.environ, **environ},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=900,
     )
-    if check:
-        assert done.returncode == 0, f'{name} failed:\n{done.stdout}'
-    return done
+
+
+def script(*args, status=0, **options):
+    """Run one of the scripts; returns all that it printed."""
+    job = start(*args, **options)
+    output, _ = job.communicate(timeout=900)
+    assert job.returncode == status, output
+    return output
 
 
 @pytest.fixture(scope='module')
@@ -56,27 +57,23 @@ def trained(tmp_path_factory, coco_root):
     folder = tmp_path_factory.mktemp('trained')
     (folder / 'tiny.py').write_text(LARGE)
     (folder / 'sharded.py').write_text(SHARDED)
-    command = [
-        ROOT / 'tools' / 'dist_train.sh', 'tiny.py', '2', '--data-root', coco_root,
-        '--cfg-options', *MOVING, 'train_cfg.max_epochs=1000', 'train_cfg.val_interval=2',
+    options = (
+        *MOVING, 'train_cfg.max_epochs=1000', 'train_cfg.val_interval=2',
         'train_cfg.dynamic_intervals=[(4,1000)]',
-    ]  # fmt: skip
-    with open(folder / 'output', 'w') as output:
-        job = subprocess.Popen(
-            command, cwd=folder, env=environment(), stdout=output, stderr=output
-        )
+    )  # fmt: skip
+    common = ('--data-root', coco_root, '--cfg-options', *options)
+    job, output = start('dist_train.sh', 'tiny.py', 2, *common, cwd=folder), ''
     try:
-        until = time.monotonic() + 600
-        while not re.search(r'Epoch\(train\) +\[ *3\]', (folder / 'output').read_text()):
-            assert job.poll() is None and time.monotonic() < until
-            time.sleep(0.2)
+        while not re.search(r'Epoch\(train\) +\[ *3\]', output):
+            line = job.stdout.readline()
+            assert line, output
+            output += line
         job.terminate()
-        assert job.wait(timeout=600) != 0
+        output += job.communicate(timeout=600)[0]
     finally:
-        if job.poll() is None:
-            job.kill()
-            job.wait()
-    return folder, (folder / 'output').read_text()
+        job.kill()
+    assert job.returncode != 0
+    return folder, output
 
 
 def checkpoint(path):
@@ -84,16 +81,13 @@ def checkpoint(path):
 
 
 def test_training(trained):
+    """A job that is asked to stop saves first."""
     folder, output = trained
     assert re.search(r'Epoch\(train\) +\[ *2\]\[1/1\]', output)  # of two batches each has one
     assert 'Distributed launcher: pytorch' in output and 'GPU number: 2' in output
     assert output.count('is 4 (2 x 2 process(es))') == 1  # one process talks
     assert 'best so far: coco/segm_mAP' in output
     assert len(list((folder / 'work_dirs' / 'tiny').glob('*/*.log'))) == 1
-
-
-def test_a_job_that_is_told_to_stop_saves_first(trained):
-    folder, output = trained
     state = checkpoint(folder / 'work_dirs' / 'tiny' / 'interrupted.pth')
     stopped = set(re.findall(r'stopped after iteration (\d+) by SIGTERM', output))
     assert stopped == {str(state['meta']['iter'])} and len(state['mmrest']) == 2
@@ -105,8 +99,8 @@ def resumed(folder, coco_root, config):
     options = ('--cfg-options', 'train_cfg.max_epochs=2', 'train_cfg.val_interval=2', *MOVING)
     first = folder / 'work_dirs' / 'tiny' / 'epoch_1.pth'
     common = ('--data-root', coco_root, '--work-dir', work_dir, '--resume', first)
-    done = script('dist_train.sh', config, 2, *common, *options, cwd=folder)
-    assert 'resumed epoch: 1, iter: 1' in done.stdout
+    output = script('dist_train.sh', config, 2, *common, *options, cwd=folder)
+    assert 'resumed epoch: 1, iter: 1' in output
     return work_dir / 'epoch_2.pth'
 
 
@@ -194,8 +188,8 @@ def test_segmentor_is_evaluated_as_by_one(tmp_path, ade_root):
     common = ('weights.pth', '--data-root', ade_root)
     path = programs(tmp_path, srun=SRUN, scontrol='#!/bin/sh\necho 127.0.0.1\n')
     args = ('gpu', 'look', 'tiny.py', *common, '--work-dir', 'two', *THREE)
-    done = script('slurm_test.sh', *args, cwd=tmp_path, PATH=path, GPUS='2')
-    assert 'Distributed launcher: slurm' in done.stdout
+    output = script('slurm_test.sh', *args, cwd=tmp_path, path=path, GPUS='2')
+    assert 'Distributed launcher: slurm' in output
     evaluate('tiny.py', *common, '--work-dir', 'one', *THREE, cwd=tmp_path)
     assert metrics(tmp_path / 'two') == metrics(tmp_path / 'one')
     assert metrics(tmp_path / 'one')['mIoU'] > 0
@@ -223,9 +217,9 @@ def test_segmentor_is_evaluated_as_by_one(tmp_path, ade_root):
 def test_what_reaches_srun(tmp_path, name, args, variables, options, command):
     path = programs(tmp_path, srun='#!/bin/sh\necho srun "$@"\n')
     args = ('gpu', 'job', 'tiny.py', *args)
-    done = script(f'slurm_{name}.sh', *args, cwd=tmp_path, PATH=path, **variables)
+    output = script(f'slurm_{name}.sh', *args, cwd=tmp_path, path=path, **variables)
     extra = ''.join(f' {variables[key]}' for key in variables if key == 'SRUN_ARGS')
-    assert done.stdout.strip() == (
+    assert output.strip() == (
         f'srun --partition=gpu --job-name=job {options} --kill-on-bad-exit=1{extra} '
         f'python -u {ROOT}/tools/{name}.py tiny.py {command}'
     )
@@ -235,7 +229,6 @@ def test_what_reaches_srun(tmp_path, name, args, variables, options, command):
     'name, args',
     [
         ('dist_train.sh', ['tiny.py']),
-        ('dist_train.sh', ['tiny.py', '--resume']),
         ('dist_train.sh', ['tiny.py', '0']),
         ('dist_test.sh', ['tiny.py', 'x.pth', 'two']),
         ('slurm_train.sh', ['gpu', 'job', 'tiny.py']),
@@ -243,14 +236,12 @@ def test_what_reaches_srun(tmp_path, name, args, variables, options, command):
     ],
 )
 def test_usage(tmp_path, name, args):
-    done = script(name, *args, cwd=tmp_path, check=False)
-    assert done.returncode == 2
-    assert done.stdout.startswith(f'usage: {name} ') and 'By environment: ' in done.stdout
+    output = script(name, *args, cwd=tmp_path, status=2)
+    assert output.startswith(f'usage: {name} ') and 'By environment: ' in output
 
 
 def test_an_error_of_all_ranks(tmp_path):
-    done = script('dist_train.sh', 'absent.py', 2, cwd=tmp_path, check=False)
-    assert done.returncode == 1
-    lines = {line for line in done.stdout.splitlines() if line.startswith('train.py: error: ')}
+    output = script('dist_train.sh', 'absent.py', 2, cwd=tmp_path, status=1)
+    lines = {line for line in output.splitlines() if line.startswith('train.py: error: ')}
     wanted = 'error: config absent.py not found'
     assert lines and all(wanted in line.replace('[rank 1] ', '') for line in lines)

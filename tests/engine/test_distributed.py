@@ -1,5 +1,7 @@
 """What the configs of distributed runs come to, on the CPU and under FSDP."""
 
+import copy
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -9,9 +11,12 @@ from mmrest.engine import distributed
 from mmrest.engine.config import load_config
 from mmrest.engine.errors import UsageError
 from tests.models.networks import tiny
-from tests.runs import ROOT
 
 DDP = dict(type='MMDistributedDataParallel', device_ids=None)
+USUAL = dict(DDP, broadcast_buffers=False, find_unused_parameters=False)
+SEPARATE = dict(type='MMSeparateDistributedDataParallel')
+FSDP = dict(type='MMFullyShardedDataParallel')
+DEEPSPEED = dict(type='DeepSpeedStrategy')
 
 
 def config(**fields):
@@ -21,20 +26,11 @@ def config(**fields):
 @pytest.mark.parametrize(
     'before, after',
     [
-        ({}, dict(DDP, broadcast_buffers=False, find_unused_parameters=False)),
-        (
-            dict(find_unused_parameters=True),
-            dict(DDP, broadcast_buffers=False, find_unused_parameters=True),
-        ),
+        ({}, USUAL),
+        (dict(find_unused_parameters=True), dict(USUAL, find_unused_parameters=True)),
         (dict(model_wrapper_cfg=dict(static_graph=True)), dict(DDP, static_graph=True)),
-        (
-            dict(model_wrapper_cfg=dict(type='MMSeparateDistributedDataParallel')),
-            dict(type='MMSeparateDistributedDataParallel', device_ids=None),
-        ),
-        (
-            dict(model_wrapper_cfg=dict(type='MMFullyShardedDataParallel')),
-            dict(type='MMFullyShardedDataParallel'),
-        ),
+        (dict(model_wrapper_cfg=SEPARATE), dict(SEPARATE, device_ids=None)),
+        (dict(model_wrapper_cfg=FSDP), FSDP),
     ],
 )
 def test_wrapper_on_the_cpu(before, after):
@@ -43,14 +39,14 @@ def test_wrapper_on_the_cpu(before, after):
     assert cfg.model_wrapper_cfg == after
 
 
-def test_wrapper_of_strategies_on_the_cpu():
-    cfg = config(runner_type='FlexibleRunner')
+@pytest.mark.parametrize(
+    'before, after',
+    [(None, dict(type='DDPStrategy', model_wrapper=USUAL)), (DEEPSPEED, DEEPSPEED)],
+)
+def test_wrapper_of_strategies_on_the_cpu(before, after):
+    cfg = config(runner_type='FlexibleRunner', strategy=before)
     distributed.use_cpu_wrapper(cfg)
-    assert cfg.strategy.type == 'DDPStrategy'
-    assert cfg.strategy.model_wrapper.device_ids is None
-    cfg = config(runner_type='FlexibleRunner', strategy=dict(type='DeepSpeedStrategy'))
-    distributed.use_cpu_wrapper(cfg)
-    assert cfg.strategy == dict(type='DeepSpeedStrategy')
+    assert cfg.strategy == after
 
 
 def test_more_processes_than_gpus(monkeypatch):
@@ -71,16 +67,15 @@ def test_messages_name_their_rank(monkeypatch):
         assert distributed.rank_prefix() == prefix
 
 
-def sharded(launcher='pytorch'):
-    cfg = load_config(str(ROOT / 'configs' / 'maskrcnn_rmt_l_3x_fsdp.py'))
-    cfg.launcher = launcher
-    return cfg
-
-
 def test_sharded_config():
-    cfg, plain = sharded(), load_config(str(ROOT / 'configs' / 'maskrcnn_rmt_l_3x.py'))
+    cfg, plain = map(load_config, ('maskrcnn_rmt_l_3x_fsdp', 'maskrcnn_rmt_l_3x'))
     differing = {key for key in cfg if cfg[key] != plain.get(key)}
-    assert differing == {'launcher', 'runner_type', 'strategy'}
+    assert differing == {'runner_type', 'strategy'}
+    cfg.launcher = plain.launcher = 'none'
+    alone = copy.deepcopy(cfg)
+    distributed.check_sharding(alone)  # one process shards nothing
+    assert alone.to_dict() == plain.to_dict()
+    cfg.launcher = 'pytorch'
     distributed.check_sharding(cfg)
     distributed.use_cpu_wrapper(cfg)
     assert cfg.strategy.model_wrapper.device_id == 'cpu'
@@ -89,12 +84,6 @@ def test_sharded_config():
     cfg.optim_wrapper.clip_grad = dict(max_norm=1)
     with pytest.raises(UsageError, match=r'optim_wrapper\.clip_grad: under FSDP'):
         distributed.check_sharding(cfg)
-
-
-def test_one_process_shards_nothing():
-    cfg = sharded(launcher='none')
-    distributed.check_sharding(cfg)
-    assert 'strategy' not in cfg and 'runner_type' not in cfg
 
 
 @pytest.mark.parametrize('family', [ResT, RMT])

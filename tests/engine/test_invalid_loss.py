@@ -3,15 +3,14 @@
 import pytest
 
 from mmrest.engine.errors import UsageError
-from tests.engine.test_display import make_runner
+from tests.engine.test_display import shown
 
 
 @pytest.mark.parametrize('by_epoch', [True, False])
-@pytest.mark.parametrize('bad', ['nan', 'inf'])
-@pytest.mark.parametrize('interval', [1, 50])
+@pytest.mark.parametrize('bad, interval', [('nan', 50), ('inf', 1)])
 def test_a_run_that_diverges(tmp_path, monkeypatch, by_epoch, bad, interval):
     """The third loss is bad, and the fourth, after which a checkpoint is due, good again."""
-    runner = make_runner(tmp_path, [1.0] * 3, epochs=3, by_epoch=by_epoch)
+    runner = shown(tmp_path, [1.0] * 3, epochs=3, by_epoch=by_epoch)
     runner.register_custom_hooks([dict(type='InvalidLossHook', interval=interval)])
     forward = type(runner.model).forward
     calls = []

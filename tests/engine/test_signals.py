@@ -8,12 +8,14 @@ import time
 
 import pytest
 
+from tests.forks import warm_folder
+
 LOADER = """
-import multiprocessing, sys, time
+import multiprocessing, os, sys, time
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
-from mmrest.engine.signals import isolate_children
 from mmrest.engine.loading import ResumableLoader
+from mmrest.engine.signals import isolate_children
 
 class Numbers(Dataset):
     def __len__(self):
@@ -30,53 +32,24 @@ batches = iter(ResumableLoader(loader, 0))
 next(batches)
 if 'fail' in sys.argv:
     raise RuntimeError('out of memory')
-print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+print(os.getpid(), *(worker.pid for worker in multiprocessing.active_children()), flush=True)
 time.sleep(100)
 """
 
 POOL = """
-import multiprocessing, time
-from mmrest.engine.signals import isolate_children
+import multiprocessing, os, time
 from mmrest.engine.signals import StopRequest
 
-isolate_children()
 with StopRequest() as stop:
     pool = multiprocessing.get_context('fork').Pool(2)
-    print(*pool.map(str, pool.map(abs, range(4))), flush=True)
+    assert pool.map(str, pool.map(abs, range(4))) == ['0', '1', '2', '3']
     pool.terminate()
     pool.join()
     pool = multiprocessing.get_context('fork').Pool(2)
     pool.map(abs, range(4))
-    print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+    print(os.getpid(), *(worker.pid for worker in multiprocessing.active_children()), flush=True)
     time.sleep(100)
 """
-
-needs_linux = pytest.mark.skipif(
-    sys.platform != 'linux', reason='the kernel of Linux tells of a parent'
-)
-
-
-def start(program):
-    return subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, text=True)
-
-
-def is_there(pid):
-    try:
-        with open(f'/proc/{pid}/stat') as file:
-            return file.read().rpartition(')')[2].split()[0] != 'Z'
-    except OSError:
-        return False
-
-
-def kill(run, children):
-    """Kill a run, and make sure that its children end."""
-    assert len(children) == 2 and all(map(is_there, children))
-    run.kill()
-    run.wait()
-    until = time.monotonic() + 60
-    while any(map(is_there, children)):
-        assert time.monotonic() < until
-        time.sleep(0.1)
 
 
 def test_a_run_that_fails_does_not_wait_for_its_workers():
@@ -87,18 +60,28 @@ def test_a_run_that_fails_does_not_wait_for_its_workers():
     assert done.stderr.count('Traceback') == 1
 
 
-@needs_linux
-def test_workers_ignore_a_stop_and_end_with_the_run():
-    run = start(LOADER)
-    workers = run.stdout.readline().split()
-    for pid in workers:
-        os.kill(int(pid), signal.SIGTERM)
-    time.sleep(1)
-    kill(run, workers)
+def is_there(pid):
+    try:
+        with open(f'/proc/{pid}/stat') as file:
+            return file.read().rpartition(')')[2].split()[0] != 'Z'
+    except OSError:
+        return False
 
 
-@needs_linux
-def test_a_pool_can_be_terminated_and_ends_with_the_run():
-    run = start(POOL)
-    assert run.stdout.readline().split() == ['0', '1', '2', '3']
-    kill(run, run.stdout.readline().split())
+@pytest.mark.skipif(sys.platform != 'linux', reason='only Linux signals the end of a parent')
+@pytest.mark.parametrize('program', [LOADER, POOL], ids=['loader', 'pool'])
+def test_children_end_with_a_run_that_is_killed(program):
+    """Workers of a loader ignore SIGTERM; a pool can be terminated."""
+    python = [str(warm_folder() / 'python'), '-c', program]
+    with subprocess.Popen(python, stdout=subprocess.PIPE, text=True) as run:
+        pid, *children = map(int, run.stdout.readline().split())
+        if program is LOADER:
+            for child in children:
+                os.kill(child, signal.SIGTERM)
+            time.sleep(1)
+        assert len(children) == 2 and all(map(is_there, children))
+        os.kill(pid, signal.SIGKILL)
+    until = time.monotonic() + 60
+    while any(map(is_there, children)):
+        assert time.monotonic() < until
+        time.sleep(0.1)
