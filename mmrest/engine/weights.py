@@ -1,7 +1,6 @@
 """Strict loading of weights: what a checkpoint lacks stops the run, or is logged by name."""
 
 import logging
-from abc import ABC, abstractmethod
 from typing import Dict, NamedTuple, Tuple
 
 from mmengine.hooks import Hook
@@ -30,7 +29,7 @@ class Fitted(NamedTuple):
     complete: bool
 
 
-class WeightsHook(Hook, ABC):
+class _WeightsHook(Hook):
     """Maps a checkpoint to the names of the model, or stops the run.
 
     mmengine would load whatever matches and continue.
@@ -51,12 +50,8 @@ class WeightsHook(Hook, ABC):
             print_log(fitted.report, 'current', logging.WARNING)
         checkpoint['state_dict'] = fitted.tensors
 
-    @abstractmethod
-    def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
-        """Return the tensors that go into `model`, which may be on the meta device."""
 
-
-class StrictWeightsHook(WeightsHook):
+class StrictWeightsHook(_WeightsHook):
     """Stops a test or a resumed run whose checkpoint does not cover the model.
 
     Args:
@@ -67,6 +62,7 @@ class StrictWeightsHook(WeightsHook):
         self.resuming = resuming
 
     def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
+        """Return the tensors that go into `model`, which may be on the meta device."""
         if not self.resuming:
             weights = weights_of(source, checkpoint)
         elif 'state_dict' in checkpoint and 'epoch' in (checkpoint.get('meta') or ()):
@@ -95,7 +91,7 @@ class StrictWeightsHook(WeightsHook):
         return Fitted(tensors, report, True)
 
 
-class InitWeightsHook(WeightsHook):
+class InitWeightsHook(_WeightsHook):
     """Initialises a training from weights that cover its backbone, and what else fits.
 
     That is how a detector of one dataset is fine-tuned on the classes of another. Tensors that
@@ -103,6 +99,7 @@ class InitWeightsHook(WeightsHook):
     """
 
     def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
+        """Return the tensors that go into `model`, which may be on the meta device."""
         weights = _named_as(model, weights_of(source, checkpoint))
         wanted = model.state_dict()
         tensors = dict(weights.tensors)
