@@ -1,8 +1,7 @@
 """Every place where mmrest replaces a part of mmengine or reaches into mmengine or torch.
 
 Tried with mmengine 0.10.7 and torch 2.1 to 2.14; tests/engine/test_compat.py fails when a library
-changes under it. Methods of mmengine's classes that subclasses override are listed in
-:data:`OVERRIDDEN`, with the arguments that the overriding methods rely on.
+changes under it, and lists the methods of mmengine's classes that subclasses override.
 """
 
 import os
@@ -24,19 +23,6 @@ from ..checkpoint import CheckpointError, read_checkpoint, write_whole
 
 # mmengine resolves `_base_ = 'mmrest::_base_/...'` only for the packages of this table.
 MODULE2PACKAGE.setdefault('mmrest', 'mmrest')
-
-OVERRIDDEN = {
-    'mmengine.hooks.CheckpointHook._save_checkpoint_with_step': ('self', 'runner', 'step', 'meta'),
-    'mmengine.hooks.CheckpointHook._save_best_checkpoint': ('self', 'runner', 'metrics'),
-    'mmengine.runner.EpochBasedTrainLoop.run': ('self',),
-    'mmengine.runner.EpochBasedTrainLoop.run_iter': ('self', 'idx', 'data_batch'),
-    'mmengine.runner.EpochBasedTrainLoop._decide_current_val_interval': ('self',),
-    'mmengine.runner.IterBasedTrainLoop.run': ('self',),
-    'mmengine.runner.IterBasedTrainLoop.run_iter': ('self', 'data_batch'),
-    'mmengine.runner.Runner.build_logger': ('self', 'log_level', 'log_file', 'kwargs'),
-    'mmengine._strategy.FSDPStrategy.load_optim_state_dict': ('self', 'state_dict'),
-}
-"""Methods that subclasses in engine/ override (saving, loops, display, distributed)."""
 
 
 class AtomicLocalBackend(LocalBackend):

@@ -26,7 +26,7 @@ def test_two_lines(tmp_path, coco_root):
     before = config.read_text()
     after = before.replace("'data/shapes/coco/'", "'farm'")
     after = after.replace("('square', 'disc', 'triangle')", "('tabby cat', 'dog')")
-    changed = [line for line in difflib.ndiff(before.split('\n'), after.split('\n'))]
+    changed = difflib.ndiff(before.split('\n'), after.split('\n'))
     assert sum(line.startswith('+ ') for line in changed) == 2
     config.write_text(after)
 

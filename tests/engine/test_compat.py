@@ -13,11 +13,24 @@ from mmrest.checkpoint import CheckpointError
 from mmrest.engine import compat
 
 
-@pytest.mark.parametrize('name', compat.OVERRIDDEN)
-def test_overridden_methods(name):
+@pytest.mark.parametrize(
+    'name, arguments',
+    [
+        ('hooks.CheckpointHook._save_checkpoint_with_step', 'runner step meta'),
+        ('hooks.CheckpointHook._save_best_checkpoint', 'runner metrics'),
+        ('runner.EpochBasedTrainLoop.run', ''),
+        ('runner.EpochBasedTrainLoop.run_iter', 'idx data_batch'),
+        ('runner.EpochBasedTrainLoop._decide_current_val_interval', ''),
+        ('runner.IterBasedTrainLoop.run', ''),
+        ('runner.IterBasedTrainLoop.run_iter', 'data_batch'),
+        ('runner.Runner.build_logger', 'log_level log_file kwargs'),
+        ('_strategy.FSDPStrategy.load_optim_state_dict', 'state_dict'),
+    ],
+)
+def test_overridden_methods(name, arguments):
     owner, _, method = name.rpartition('.')
-    found = inspect.signature(getattr(get_object_from_string(owner), method))
-    assert tuple(found.parameters) == compat.OVERRIDDEN[name]
+    found = getattr(get_object_from_string(f'mmengine.{owner}'), method)
+    assert list(inspect.signature(found).parameters) == ['self', *arguments.split()]
 
 
 def test_file_access():
