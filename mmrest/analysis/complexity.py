@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..engine.building import image_channels
 from ..engine.errors import UsageError
 from ..models.pyramid import PyramidBackbone
 from ..ops import use_backend
@@ -184,7 +185,8 @@ class _Meter(FlopCounterMode):
 
 
 def _run(model: nn.Module, names: Dict[str, str], height: int, width: int) -> _Meter:
-    image = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
+    shape = (1, image_channels(model), height, width)
+    image = torch.zeros(shape, device=next(model.parameters()).device)
     training, handles, meter = model.training, [], _Meter()
     model.eval()
     try:

@@ -91,3 +91,9 @@ def find_type(root: Registry, name: Optional[str]) -> Optional[Callable[..., Any
         return None
     with root.switch_scope_and_registry(None) as of_scope:
         return of_scope.get(name)
+
+
+def image_channels(model: nn.Module) -> int:
+    """Return the number of channels of the images that a model takes: those of its first layer."""
+    layers = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+    return next((layer.in_channels for layer in layers), 3)

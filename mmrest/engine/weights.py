@@ -1,14 +1,14 @@
 """Strict loading of weights: what a checkpoint lacks stops the run, or is logged by name."""
 
 import logging
-from typing import Dict, NamedTuple, Tuple
+from typing import Any, Dict, NamedTuple, Tuple
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..checkpoint import CheckpointError, Weights, match, summary, weights_of
+from ..checkpoint import CheckpointError, Weights, match, shortened, summary, weights_of
 from ..models.pyramid import PyramidBackbone
 from .compat import loaded_from
 from .display import say
@@ -61,6 +61,24 @@ class StrictWeightsHook(_WeightsHook):
     def __init__(self, resuming: bool = False) -> None:
         self.resuming = resuming
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Load, and warn if a test has other classes than the checkpoint was trained on."""
+        super().after_load_checkpoint(runner, checkpoint)
+        trained = dataset_meta(checkpoint).get('classes')
+        if trained and not self.resuming:
+            classes = runner.test_loop.dataloader.dataset.metainfo.get('classes') or ()
+            pairs = enumerate(zip(trained, classes))
+            differ = [f'class {n} is {a!r}, not {b!r}' for n, (a, b) in pairs if a != b]
+            if len(trained) != len(classes):
+                differ.insert(0, f'it was trained on {len(trained)} classes, not {len(classes)}')
+            if differ:
+                print_log(
+                    f'{loaded_from(runner)} has other classes than test_dataloader.dataset: '
+                    f'{shortened(differ, 3)}; metrics compare labels by their index',
+                    'current',
+                    logging.WARNING,
+                )
+
     def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
         """Return the tensors that go into `model`, which may be on the meta device."""
         if not self.resuming:
@@ -91,40 +109,12 @@ class StrictWeightsHook(_WeightsHook):
         return Fitted(tensors, report, True)
 
 
+def dataset_meta(checkpoint: dict) -> Dict[str, Any]:
+    """Return the meta information of a checkpoint's dataset: classes and palette, if noted."""
+    meta = checkpoint.get('meta')
+    meta = meta if isinstance(meta, dict) else {}
+    noted = meta.get('dataset_meta') or {n: meta[n] for n in ('CLASSES', 'PALETTE') if n in meta}
+    return {name.lower(): value for name, value in noted.items()}  # upper case before mmdet 3
+
+
 class InitWeightsHook(_WeightsHook):
-    """Initialises a training from weights that cover its backbone, and what else fits.
-
-    That is how a detector of one dataset is fine-tuned on the classes of another. Tensors that
-    are not in the file are logged by name.
-    """
-
-    def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
-        """Return the tensors that go into `model`, which may be on the meta device."""
-        weights = _named_as(model, weights_of(source, checkpoint))
-        wanted = model.state_dict()
-        tensors = dict(weights.tensors)
-        backbone = getattr(model, 'backbone', None)
-        if backbone is not None:
-            of_backbone, _ = fitted_to(backbone, weights)
-            tensors = {n: t for n, t in tensors.items() if not n.startswith('backbone.')}
-            tensors.update((f'backbone.{name}', t) for name, t in of_backbone.items())
-        fitting = {n: t for n, t in tensors.items() if n in wanted and t.shape == wanted[n].shape}
-        report = summary(weights.source, tensors, wanted)
-        return Fitted(fitting, report, len(fitting) == len(wanted))
-
-
-def _named_as(model: nn.Module, weights: Weights) -> Weights:
-    """Return weights under the names of a model that knows official names, too."""
-    return model.renamed(weights) if hasattr(model, 'renamed') else weights
-
-
-def fitted_to(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
-    """Return the tensors of a file that a backbone needs, of any library, and a line for the log.
-
-    Raises:
-        CheckpointError: some are missing or have another shape.
-    """
-    if isinstance(backbone, PyramidBackbone):
-        return backbone.fit(weights)
-    own = weights.of(backbone.state_dict())
-    return match(f'{own.source} for {type(backbone).__name__}', own.tensors, backbone.state_dict())

@@ -30,7 +30,7 @@ from mmengine.runner.amp import autocast
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from ..engine.building import check_model, find_type
+from ..engine.building import check_model, find_type, image_channels
 from ..engine.compat import load_guarded
 from ..engine.config import (
     dicts,
@@ -46,11 +46,12 @@ from ..engine.config import (
 from ..engine.devices import usable_device
 from ..engine.display import colours
 from ..engine.errors import UsageError
-from ..engine.weights import StrictWeightsHook
+from ..engine.weights import StrictWeightsHook, dataset_meta
 from .inputs import UnreadableImage, check_complete
+from .overlay import drawable
 
 Image = Union[str, Path, np.ndarray]
-"""Path of a file, or (H, W, 3) uint8, BGR."""
+"""Path of a file, or (H, W, C) uint8: BGR, or as many channels as the network takes."""
 
 
 class Prediction(NamedTuple):
@@ -58,7 +59,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         source: the image as it was passed.
-        image: its pixels as the pipeline reads them, (H, W, 3) uint8, BGR.
+        image: its pixels to draw on, (H, W, 3) uint8, BGR; see :func:`.overlay.drawable`.
         sample: a DetDataSample or SegDataSample, on the CPU, at the size of `image`.
     """
 
@@ -106,16 +107,23 @@ class Inferencer:
         check_model(cfg)
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
             model = MODELS.build(cfg.model)
-            meta = _load_weights(model, checkpoint)
+            network = model
+            while isinstance(network, BaseTTAModel):
+                network = network.module
+            meta = _load_weights(network, checkpoint)
             self._loader, self._pipeline = _pipeline(cfg, dataset.pipeline)
             kind = find_type(DATASETS, type_name(dataset))
             self.classes, palette = _classes(cfg, kind, dataset, meta, counts)
             parameters = inspect.signature(kind).parameters if kind else {}
         default = getattr(parameters.get('reduce_zero_label'), 'default', False)
         self.reduces_zero_label = bool(dataset.get('reduce_zero_label', default))
+        self.is_segmentor = is_segmentor(cfg)
+        if len(self.classes) == getattr(network, 'out_channels', None) == 1:
+            self.classes.insert(0, 'background')  # which a segmentor with one channel predicts
+            palette = palette and [(0, 0, 0), *palette]
         self.palette = colours(palette, len(self.classes))
         self.model = model.to(device).eval()
-        self.is_segmentor = is_segmentor(cfg)
+        self._channels = image_channels(network)
         self._fp16 = bool((cfg.get('test_cfg') or {}).get('fp16'))
 
     def __call__(
@@ -193,9 +201,11 @@ class Inferencer:
     def _prepare(self, image: Image) -> Tuple[np.ndarray, Dict[str, Any]]:
         """Return the pixels of an image, and what the pipeline makes of it."""
         if isinstance(image, np.ndarray):
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            wanted = image.ndim == 3 and image.shape[2] == self._channels and image.size
+            if not wanted or image.dtype != np.uint8:
                 raise ValueError(
-                    f'an image is an array (H, W, 3) of uint8, got {image.shape} of {image.dtype}'
+                    f'an image is an array (H, W, {self._channels}) of uint8, got {image.shape} '
+                    f'of {image.dtype}'
                 )
             name, given = f'an array {image.shape}', dict(img=image)
         else:
@@ -205,7 +215,7 @@ class Inferencer:
         step = 'read'
         try:
             results = self._loader(given)
-            pixels = np.asarray(results['img']).astype(np.uint8, copy=False)
+            pixels = drawable(results['img'])
             step = 'prepared'
             return pixels, self._pipeline(results)
         except Exception as error:  # whatever a decoder or transform raises
@@ -216,7 +226,10 @@ class Inferencer:
         with torch.no_grad(), autocast(enabled=self._fp16):
             samples = self.model.test_step(data)
         for (source, pixels, _), sample in zip(batch, samples):
-            yield Prediction(source, pixels, sample.cpu())
+            sample = sample.cpu()
+            if 'pred_sem_seg' in sample:  # floats for binary segmentors
+                sample.pred_sem_seg.data = sample.pred_sem_seg.data.long()
+            yield Prediction(source, pixels, sample)
 
 
 def inference(
@@ -275,12 +288,9 @@ def _test_dataset(cfg: Config) -> Config:
 
 def _load_weights(model: nn.Module, path: str) -> Dict[str, Any]:
     """Load all weights of a model, and return the dataset's meta information in the checkpoint."""
-    while isinstance(model, BaseTTAModel):
-        model = model.module
     content = load_guarded(path, 'cpu')
-    meta = content.get('meta')
     model.load_state_dict(StrictWeightsHook().fitted(model, path, content).tensors, strict=False)
-    return (meta.get('dataset_meta') if isinstance(meta, dict) else None) or {}
+    return dataset_meta(content)
 
 
 def _pipeline(cfg: Config, steps: List[dict]) -> Tuple[Callable, Compose]:

@@ -174,11 +174,11 @@ def write_label_map(sample: BaseDataElement, ids: Sequence[int], path: Path) -> 
 
     Args:
         sample: data sample, on the CPU.
-        ids: pixel value of every label.
+        ids: pixel values of the labels, in steps of one.
         path: the file; its folder is created.
     """
-    table = np.array(ids, np.uint8 if max(ids) < 256 else np.uint16)
-    _save(table[sample.pred_sem_seg.data[0].long().numpy()], path)  # binary ones are floats
+    labels = sample.pred_sem_seg.data[0].numpy()  # floats for binary segmentors
+    _save((labels + ids[0]).astype(np.uint8 if max(ids) < 256 else np.uint16), path)
 
 
 def write_image(image: np.ndarray, path: Path) -> None:

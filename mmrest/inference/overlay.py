@@ -34,6 +34,19 @@ class _Label(NamedTuple):
     reach: float
 
 
+def drawable(image: np.ndarray) -> np.ndarray:
+    """Return an image of any number of channels and any dtype as (H, W, 3) uint8, BGR.
+
+    These are the first three of more channels, or the first one in grey. Values that 8 bits do
+    not hold are scaled to the range of the image.
+    """
+    image = image.reshape(*image.shape[:2], -1)
+    image = image[..., :3] if image.shape[2] > 2 else image[..., :1].repeat(3, axis=2)
+    if image.dtype != np.uint8 and (image.min() < 0 or image.max() > 255):
+        image = cv2.normalize(image.astype(np.float32), None, 0, 255, cv2.NORM_MINMAX)
+    return np.ascontiguousarray(image.astype(np.uint8, copy=False))
+
+
 def draw(
     image: np.ndarray,
     sample: BaseDataElement,

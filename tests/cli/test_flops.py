@@ -50,6 +50,13 @@ def test_config(counted, tmp_path):
     assert shared['stage 2'] > shared['stage 3']  # by its second block
 
 
+def test_channels(counted):
+    """Only the first layer depends on them."""
+    first, *others = counted('rest_lite')[0]['parts']
+    wider, *same = counted('rest_lite', '--cfg-options', 'model.in_channels=6')[0]['parts']
+    assert wider['macs'] > first['macs'] and same == others
+
+
 def test_a_head_that_is_not_counted(counted, tmp_path):
     """It has a dash and null; a line names it, and the total says that it is without it."""
     (tmp_path / 'solo.py').write_text("_base_ = 'mmdet::solo/solo_r50_fpn_1x_coco.py'")

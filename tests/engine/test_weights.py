@@ -104,6 +104,25 @@ def test_the_log_names_what_was_loaded(log):
     assert '1 of the file are not in the network and ignored (extra)' in log.text
 
 
+@pytest.mark.parametrize('noted', [
+    {'dataset_meta': {'classes': ['disc', 'square']}}, {'CLASSES': ('disc', 'square')},
+])  # fmt: skip
+@pytest.mark.parametrize('classes, warning', [
+    (('disc', 'square'), ''),
+    (('square', 'disc'), "class 0 is 'disc', not 'square', class 1 is 'square', not 'disc'; met"),
+    (('disc',), 'than test_dataloader.dataset: it was trained on 2 classes, not 1; metrics'),
+])  # fmt: skip
+def test_classes_of_a_test(noted, classes, warning, log):
+    """A warning if they are not those that the checkpoint notes."""
+    model = nn.Linear(2, 3)
+    dataset = SimpleNamespace(metainfo=dict(classes=classes))
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset))
+    runner = SimpleNamespace(model=model, _load_from='x.pth', test_loop=loop)
+    STRICT.after_load_checkpoint(runner, {'meta': noted, 'state_dict': model.state_dict()})
+    warnings = [record.message for record in log.records if record.levelname == 'WARNING']
+    assert len(warnings) == bool(warning) and warning in ''.join(warnings)
+
+
 def test_a_run_resumes_with_the_weights_and_not_their_average():
     model = nn.Linear(2, 3)
     state = {name: tensor + 1 for name, tensor in model.state_dict().items()}

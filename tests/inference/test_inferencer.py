@@ -15,7 +15,7 @@ from mmrest.checkpoint import CheckpointError
 from mmrest.engine.config import load_config, without_sync_bn
 from mmrest.engine.errors import UsageError
 from mmrest.inference.inputs import UnreadableImage
-from tests.runs import DETECTOR, SMALL_SEGMENTOR, lay_out
+from tests.runs import DETECTOR, SMALL_SEGMENTOR, lay_out, run_here
 
 # Boxes alone, which can be augmented.
 BOXES = f"""{DETECTOR}
@@ -35,11 +35,22 @@ tta_pipeline = [
 ]
 """
 
+# Fields in images of four channels, as one class with a sigmoid.
+FIELDS = f"""{SMALL_SEGMENTOR}
+model['backbone']['in_channels'] = 4
+model['data_preprocessor'].update(mean=[120.0] * 4, std=[60.0] * 4, bgr_to_rgb=False)
+model['decode_head'].update(num_classes=1, out_channels=1)
+test_pipeline[0]['color_type'] = 'unchanged'
+metainfo = dict(classes=['field'], palette=[[0, 255, 0]])
+test_dataloader['dataset'].update(metainfo=metainfo, reduce_zero_label=False)
+tta_pipeline[0]['color_type'] = 'unchanged'
+"""
+
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('inferencer')
-    return lay_out(folder, det=DETECTOR, seg=SMALL_SEGMENTOR, boxes=BOXES)
+    return lay_out(folder, det=DETECTOR, seg=SMALL_SEGMENTOR, boxes=BOXES, fields=FIELDS)
 
 
 @pytest.fixture(scope='module')
@@ -129,6 +140,25 @@ def test_augmentation(folder, images, name):
 
     assert not differs(model(folder, name, tta=True))
     assert differs(model(folder, name))
+
+
+@pytest.mark.parametrize('tta', [False, True])
+def test_a_binary_segmentor_of_four_channels(folder, tmp_path, tta):
+    infer = model(folder, 'fields', tta=tta)
+    assert infer.classes == ['background', 'field'] and infer.palette == [(0, 0, 0), (0, 255, 0)]
+    array = np.random.default_rng(0).integers(0, 255, (60, 80, 4), np.uint8)
+    cv2.imwrite(str(tmp_path / 'x.png'), array)
+    found = infer(array)
+    labels = found.pred_sem_seg.data
+    assert labels.dtype == torch.int64 and labels.shape == (1, 60, 80) and labels.max() == 1
+    assert same(infer(tmp_path / 'x.png'), found)
+    (prediction,) = infer.stream([array])
+    assert (prediction.image == array[..., :3]).all()
+    given = (folder / 'fields.py', folder / 'fields.pth', tmp_path / 'x.png', '--device', 'cpu')
+    assert not run_here('infer', *given, '--out-dir', tmp_path, *['--tta'] * tta)
+    assert (cv2.imread(str(tmp_path / 'preds' / 'x.png'), -1) == labels[0].numpy()).all()
+    with pytest.raises(ValueError, match=r'an array \(H, W, 4\) of uint8, got \(60, 80, 3\)'):
+        infer(array[..., :3])
 
 
 def test_classes_and_colours(folder, images):
