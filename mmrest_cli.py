@@ -33,6 +33,13 @@ COMMANDS = {
     'demo': 'train and evaluate on synthetic shapes',
 }
 
+SHARED = {
+    'browse': ('data', 'browse'),
+    'publish': ('convert', 'strip'),
+    'shapes': ('data', 'shapes'),
+}
+"""Module of mmrest.cli and function of the commands that have no module of their own."""
+
 
 def main(command: Optional[str] = None) -> None:
     """Run a command of :mod:`mmrest.cli`.
@@ -49,7 +56,8 @@ def main(command: Optional[str] = None) -> None:
         return
     from mmrest.cli.command import run
 
-    run(importlib.import_module(f'mmrest.cli.{command}').main)
+    module, function = SHARED.get(command, (command, 'main'))
+    run(getattr(importlib.import_module(f'mmrest.cli.{module}'), function))
 
 
 def _chosen(word: str) -> str:

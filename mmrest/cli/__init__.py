@@ -1,1 +1,1 @@
-"""The commands of ``mmrest``, one file each; mmrest_cli.py is their entry point."""
+"""The commands of ``mmrest``; mmrest_cli.py is their entry point."""

@@ -19,6 +19,8 @@ from ..ops import BACKENDS
 from ..shipped import models
 from .command import Parser, at_least, folder, markdown_table
 
+NETWORKS = (*BACKBONES, *ATTENTIONS)
+
 LARGEST_MAPS = 2**28
 """Elements of attention maps up to which the reference implementation is measured alone."""
 
@@ -41,8 +43,8 @@ def parse_args() -> argparse.Namespace:
     networks = commands.add_parser('networks', help='time and memory of backbones and attention')
     add = networks.add_argument
     add(
-        'networks', nargs='*', default=['rest_small', 'rmt_s'], metavar='NETWORK',
-        help=f'from {", ".join([*BACKBONES, *ATTENTIONS])} (default: rest_small rmt_s)',
+        'networks', nargs='*', type=network, default=['rest_small', 'rmt_s'], metavar='NETWORK',
+        help=f'from {", ".join(NETWORKS)} (default: rest_small rmt_s)',
     )  # fmt: skip
     add(
         '--backends', nargs='+', choices=BACKENDS,
@@ -75,22 +77,22 @@ def parse_args() -> argparse.Namespace:
     )  # fmt: skip
     args = parser.parse_args()
     if args.command == 'networks':
-        check_networks(args, parser)
+        if args.with_cp and not args.train:
+            parser.error('--with-cp needs --train')
+        if args.device == 'cuda' and not torch.cuda.is_available():
+            parser.error('--device cuda: no GPU found; use --device cpu')
+        if args.backends is None:
+            args.backends = BACKENDS if args.device == 'cuda' else ['torch', 'reference']
     return args
 
 
-def check_networks(args: argparse.Namespace, parser: Parser) -> None:
-    """Check the arguments of `networks`, and fill in the default of --backends."""
-    known = [*BACKBONES, *ATTENTIONS]
-    unknown = [name for name in args.networks if name not in known]
-    if unknown:
-        parser.error(f'unknown network {unknown[0]!r}; choose from {", ".join(known)}')
-    if args.with_cp and not args.train:
-        parser.error('--with-cp needs --train')
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise UsageError('--device cuda: no GPU found; use --device cpu')
-    if args.backends is None:
-        args.backends = BACKENDS if args.device == 'cuda' else ['torch', 'reference']
+def network(text: str) -> str:
+    """Check the name of a network."""
+    if text not in NETWORKS:
+        raise argparse.ArgumentTypeError(
+            f'unknown network {text!r}; choose from {", ".join(NETWORKS)}'
+        )
+    return text
 
 
 def size(text: str) -> Tuple[int, int]:
@@ -112,53 +114,35 @@ def pair(text: str) -> Tuple[str, str]:
 def jobs_of(args: argparse.Namespace, image_size: Tuple[int, int]) -> List[Job]:
     """Return what to measure at one size."""
     jobs = []
-    for network in args.networks:
-        attention = ATTENTIONS.get(network)
+    for name in args.networks:
+        attention = ATTENTIONS.get(name)
         large = attention and attention.map_elements(image_size) * args.batch > LARGEST_MAPS
-        for backend in [None] if network in PEERS else args.backends:
+        for backend in [None] if name in PEERS else args.backends:
             if backend == 'reference' and large:
                 continue
             for compiled in [False, True] if args.compile else [False]:
                 jobs.append(
                     Job(
-                        network, backend, image_size, args.batch, args.train,
+                        name, backend, image_size, args.batch, args.train,
                         args.with_cp and not attention, args.dtype, args.device, compiled,
                     )
                 )  # fmt: skip
     return jobs
 
 
-def measure(args: argparse.Namespace, console: Console) -> List[Dict[str, Any]]:
-    """Measure everything, and return one entry per job."""
-    entries = []
-    for image_size in args.sizes:
-        jobs = jobs_of(args, image_size)
-        console.print(f'{"x".join(map(str, image_size))}: {", ".join(job.name for job in jobs)}')
-        times = seconds(jobs, args.repeats)
-        for job in jobs:
-            taken = times[job.name]
-            entry = dict(job._asdict(), name=job.name, seconds=taken)
-            entries.append(dict(entry, median=statistics.median(taken)))
-            if args.memory:
-                entries[-1].update(memory(job)._asdict())
-    return entries
-
-
 def table(entries: List[Dict[str, Any]]) -> str:
     """Return the entries as a Markdown table, with the speed-up over the reference."""
+    keys = ('network', 'size', 'backend', 'compiled')
+    medians = {tuple(entry[key] for key in keys): entry['median'] for entry in entries}
     rows = []
     for entry in entries:
-        reference = [
-            other['median'] for other in entries
-            if (other['network'], other['size'], other['backend'], other['compiled'])
-            == (entry['network'], entry['size'], 'reference', False)
-        ]  # fmt: skip
+        reference = medians.get((entry['network'], entry['size'], 'reference', False))
         rows.append([
             'x'.join(map(str, entry['size'])),
             entry['name'],
             f'{entry["median"]:.3f}',
             f'{min(entry["seconds"]):.3f} - {max(entry["seconds"]):.3f}',
-            f'{reference[0] / entry["median"]:.2f}' if reference else '-',
+            f'{reference / entry["median"]:.2f}' if reference else '-',
             *('-' if not entry.get(key) else f'{entry[key]:.0f}' for key in ('peak', 'saved')),
         ])  # fmt: skip
     columns = ['size', 'network', 'median (s)', 'range (s)', 'speed-up over reference']
@@ -170,15 +154,27 @@ def benchmark_networks(args: argparse.Namespace, console: Console) -> None:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     args.work_dir.mkdir(parents=True, exist_ok=True)
-    entries = measure(args, console)
+    entries = []
+    for image_size in args.sizes:
+        jobs = jobs_of(args, image_size)
+        console.print(f'{"x".join(map(str, image_size))}: {", ".join(job.name for job in jobs)}')
+        times = seconds(jobs, args.repeats)
+        for job in jobs:
+            taken = times[job.name]
+            found = dict(name=job.name, seconds=taken, median=statistics.median(taken))
+            found.update(memory(job)._asdict() if args.memory else {})
+            entries.append(dict(job._asdict(), **found))
     step = 'forward and backward' if args.train else 'forward'
     heading = f'{step}, batch {args.batch}, {args.dtype}, {machine(args.device)}'
     content = json.dumps(dict(machine=machine(args.device), entries=entries), indent=2)
     (args.work_dir / 'benchmark.json').write_text(content)
-    text = f'{heading}\n\n{table(entries)}'
-    (args.work_dir / 'benchmark.md').write_text(f'{text}\n')
-    console.print(text)
-    console.print(f'saved to {args.work_dir / "benchmark.json"} and .md')
+    save(f'{heading}\n\n{table(entries)}', args.work_dir / 'benchmark.md', console)
+
+
+def save(text: str, path: Path, console: Console) -> None:
+    """Save a table, and print it."""
+    path.write_text(f'{text}\n')
+    console.print(f'{text}\nsaved to {path}')
 
 
 def benchmark_checkpoints(args: argparse.Namespace, console: Console) -> None:
@@ -211,9 +207,7 @@ def benchmark_checkpoints(args: argparse.Namespace, console: Console) -> None:
         rows.append(row)
     columns = [title for name, _ in METRICS.values() for title in (name, f'{name}, reported')]
     text = markdown_table(['config', 'checkpoint', *columns, 'batches/s', 'memory (MB)'], rows)
-    (args.work_dir / 'table.md').write_text(f'{text}\n')
-    console.print(text)
-    console.print(f'saved to {args.work_dir / "table.md"}')
+    save(text, args.work_dir / 'table.md', console)
     if failed:
         raise UsageError(f'{len(failed)} of {len(args.pairs)} tests failed: {", ".join(failed)}')
 

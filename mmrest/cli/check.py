@@ -1,9 +1,8 @@
-"""What is installed, what is supported, what to do.
+"""Check the environment: installed and supported versions, and what to fix.
 
-Exit status 1 when something is broken. With ``--markdown`` it prints what belongs into an issue.
+Exit status 1 if something is broken. ``--markdown`` prints the findings for a bug report.
 """
 
-import argparse
 import contextlib
 import glob
 import importlib
@@ -22,17 +21,16 @@ from rich.console import Console
 from rich.table import Table
 
 from ..operators import ENVIRONMENT_VARIABLE, describe
-from .command import markdown_table
+from .command import Parser, markdown_table
 
 
 class Package(NamedTuple):
-    """A package that matters here.
+    """A package that mmrest uses.
 
     Attributes:
-        module: what is imported.
-        distributions: names under which it is installed; the forks that are maintained under
-            other names go on working.
-        needed_by: what it is for; None for what mmrest itself cannot do without.
+        module: name for imports.
+        distributions: names that it is installed under, maintained forks included.
+        needed_by: optional part that needs it; None if mmrest always does.
     """
 
     module: str
@@ -57,18 +55,20 @@ PACKAGES = (
     Package('triton', ('triton',), 'kernels on NVIDIA GPUs'),
 )
 
-
 SUPPORTED = {'Python': ((3, 8), (3, 13)), 'torch': ((2, 1), (2, 14))}
-"""Oldest and newest release that mmrest was tried with; ``make test-versions`` runs both ends."""
+"""Oldest and newest tested release; ``make test-versions`` runs both ends."""
+
+COLUMNS = ('package', 'found', 'supported', 'what to do')
 
 
 class State(NamedTuple):
-    """What was found.
+    """The environment.
 
     Attributes:
-        versions: module -> distribution and version, of what is installed.
-        faults: module -> the first line of the error that importing it raises.
-        facts: further findings by name, see :func:`look`.
+        versions: module -> distribution and version, if installed.
+        faults: module -> first line of the error that importing it raises.
+        facts: 'gpu', 'both mmcv', and if torch can be imported 'torch cuda', 'cuda works',
+            'operators' and 'compiled without CUDA'.
     """
 
     versions: Dict[str, Tuple[str, str]]
@@ -77,23 +77,30 @@ class State(NamedTuple):
 
 
 def look() -> State:
-    """Find out what is installed and whether it imports."""
-    versions, faults, facts = {}, {}, {}
+    """Look for packages, import them, and look for a GPU."""
+    installed = {}
+    for name in {name for package in PACKAGES for name in package.distributions}:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            installed[name] = metadata.version(name)
+    versions, faults = {}, {}
     for package in PACKAGES:
-        for name in package.distributions:
-            with contextlib.suppress(metadata.PackageNotFoundError):
-                versions.setdefault(package.module, (name, metadata.version(name)))
-    for module in (*(p.module for p in PACKAGES if p.module in versions), 'mmcv._ext'):
+        names = [name for name in package.distributions if name in installed]
+        if names:
+            versions[package.module] = names[0], installed[names[0]]
+    for module in (*versions, 'mmcv._ext'):
+        silent = io.StringIO()
         with warnings.catch_warnings(), contextlib.redirect_stderr(
-            io.StringIO()
-        ), contextlib.redirect_stdout(io.StringIO()):
+            silent
+        ), contextlib.redirect_stdout(silent):
             warnings.simplefilter('ignore')
             try:
                 importlib.import_module(module)
             except Exception as error:  # whatever a broken package raises
                 faults[module] = str(error).strip().split('\n')[0] or type(error).__name__
-    facts['both mmcv'] = all(_is_installed(name) for name in ('mmcv', 'mmcv-lite'))
-    facts['gpu'] = bool(glob.glob('/dev/nvidia[0-9]*'))
+    facts: Dict[str, object] = {
+        'both mmcv': {'mmcv', 'mmcv-lite'} <= installed.keys(),
+        'gpu': bool(glob.glob('/dev/nvidia[0-9]*')),
+    }
     if 'torch' in versions and 'torch' not in faults:
         import torch
 
@@ -103,23 +110,13 @@ def look() -> State:
             from mmcv.ops import get_compiling_cuda_version
 
             facts['operators'] = describe()
-            facts['compiled without CUDA'] = (
-                facts['operators'] == 'compiled'
-                and get_compiling_cuda_version() == 'not available'
-            )
+            without_cuda = get_compiling_cuda_version() == 'not available'
+            facts['compiled without CUDA'] = facts['operators'] == 'compiled' and without_cuda
     return State(versions, faults, facts)
 
 
-def _is_installed(distribution: str) -> bool:
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
 def supported_versions() -> Dict[str, str]:
-    """Distribution -> versions that the extras of mmrest ask for."""
+    """Return distribution -> version specifier in the requirements of mmrest."""
     try:
         requirements = metadata.requires('mmrest') or []
     except metadata.PackageNotFoundError:
@@ -127,28 +124,28 @@ def supported_versions() -> Dict[str, str]:
     return dict(re.findall(r'^([\w-]+) *\(?([=<>][^;)]*[^; )])', '\n'.join(requirements), re.M))
 
 
+def supported_range(name: str) -> str:
+    """Return the range of :data:`SUPPORTED`, such as '2.1 to 2.14'."""
+    return ' to '.join('.'.join(map(str, release)) for release in SUPPORTED[name])
+
+
 def _number(version: str) -> Tuple[int, ...]:
     return tuple(map(int, re.findall(r'\d+', version)[:3]))
 
 
-def supported_range(name: str) -> str:
-    """The range of :data:`SUPPORTED`, in words."""
-    return ' to '.join('.'.join(map(str, release)) for release in SUPPORTED[name])
-
-
 def outside(name: str, version: str) -> Optional[str]:
-    """What to know of a release that is not in :data:`SUPPORTED`; None for the others."""
+    """Return how a release is outside of :data:`SUPPORTED`, or None."""
     oldest, newest = SUPPORTED[name]
     release = _number(version)[:2]
     if release < oldest:
         return f'too old, mmrest supports {supported_range(name)}: install a newer one'
     if release > newest:
-        return f'newer than what mmrest was tried with, {supported_range(name)}: run its tests'
+        return f'newer than the tested {supported_range(name)}: run the tests of mmrest'
     return None
 
 
 def remedies(state: State) -> Dict[str, str]:
-    """What is broken and what to do: module -> remedy."""
+    """Return module -> what to do, for all that is broken."""
     found: Dict[str, str] = {}
     versions, faults, facts = state
     for package in PACKAGES:
@@ -157,75 +154,73 @@ def remedies(state: State) -> Dict[str, str]:
             user = package.needed_by or 'mmrest'
             found[package.module] = f'{user} needs it: pip install {package.distributions[0]}'
         elif package.module in faults:
-            found[package.module] = f'does not import ({faults[package.module]}): reinstall it'
-    mmcv, mmcv_version = versions.get('mmcv', ('', ''))
-    mmdet, mmdet_version = versions.get('mmdet', ('', ''))
-    swap = (
-        f'pip uninstall -y mmcv, then pip install mmcv-lite=={mmcv_version}: torchvision does the '
-        'work of its operators; or install the wheel of mmcv that was built for your torch'
-    )
-    if facts.get('both mmcv'):
-        found['mmcv'] = 'mmcv and mmcv-lite overwrite each other: uninstall both, then install one'
-    elif mmcv == 'mmcv' and mmdet == 'mmdet' and _number(mmcv_version) >= (2, 2):
-        found['mmcv'] = f'mmdet {mmdet_version} refuses mmcv from 2.2.0 on: pip install "mmcv<2.2"'
-    elif {'mmdet', 'mmseg'} & versions.keys() and 'mmcv._ext' in faults and mmcv:
-        if mmcv != 'mmcv-lite':
-            reason = faults['mmcv._ext']
-            found['mmcv'] = f'its compiled operators do not import ({reason}): {swap}'
-        elif os.environ.get(ENVIRONMENT_VARIABLE) == 'off':
-            found['mmcv'] = f'{ENVIRONMENT_VARIABLE}=off leaves it without operators: unset it'
-        else:
-            found['torchvision'] = (
-                'mmcv-lite has no operators without it: install the release of your torch'
-            )
-    elif facts.get('cuda works') and facts.get('compiled without CUDA'):
-        found['mmcv'] = f'its operators were compiled without CUDA: {swap}'
-    if facts.get('gpu') and 'torch' in versions and 'torch' not in faults:
-        if not facts.get('torch cuda'):
-            found['torch'] = 'there is a GPU, but this build has no CUDA: install a CUDA build'
-        elif not facts.get('cuda works'):
-            found['torch'] = (
-                f'there is a GPU, but CUDA {facts["torch cuda"]} does not start: see nvidia-smi, '
-                'the driver may be too old for it'
-            )
+            found[package.module] = f'cannot be imported ({faults[package.module]}): reinstall it'
+    for module in {'ftfy', 'regex'} & found.keys():
+        found[module] = f'undeclared dependency of mmseg: pip install {module}'
+    if 'torchvision' in found and 'torchvision' not in versions:
+        found['torchvision'] = 'mmpretrain imports it: install the release for your torch'
+    found.update(_mmcv_remedies(state))
+    if facts.get('gpu') and 'torch cuda' in facts and not facts.get('cuda works'):
+        cuda = facts['torch cuda']
+        found['torch'] = (
+            f'GPU found, but CUDA {cuda} does not work: see nvidia-smi, the driver may be too old'
+            if cuda
+            else 'GPU found, but this build has no CUDA: install a CUDA build'
+        )
     torch_version = versions.get('torch', ('', ''))[1]
     if torch_version and _number(torch_version)[:2] < SUPPORTED['torch'][0]:
         found['torch'] = str(outside('torch', torch_version))
-    if 'torchvision' in found and 'mmpretrain' in versions:
-        found['torchvision'] = 'mmpretrain imports it: install the release of your torch'
-    for module in ('ftfy', 'regex'):
-        if module in found:
-            found[module] = f'mmseg imports it without asking for it: pip install {module}'
     return found
 
 
+def _mmcv_remedies(state: State) -> Dict[str, str]:
+    """Return what to do about mmcv's operators, and versions of mmcv that do not fit."""
+    versions, faults, facts = state
+    mmcv, mmcv_version = versions.get('mmcv', ('', ''))
+    mmdet, mmdet_version = versions.get('mmdet', ('', ''))
+    swap = (
+        f'pip uninstall -y mmcv, then pip install mmcv-lite=={mmcv_version}, which uses the '
+        'operators of torchvision; or install the mmcv wheel that was built for your torch'
+    )
+    if facts.get('both mmcv'):
+        return {'mmcv': 'mmcv and mmcv-lite overwrite each other: uninstall both, install one'}
+    if mmcv == 'mmcv' and mmdet == 'mmdet' and _number(mmcv_version) >= (2, 2):
+        return {'mmcv': f'mmdet {mmdet_version} requires mmcv<2.2: pip install "mmcv<2.2"'}
+    if {'mmdet', 'mmseg'} & versions.keys() and 'mmcv._ext' in faults and mmcv:
+        if mmcv != 'mmcv-lite':
+            return {'mmcv': f'compiled ops fail to import ({faults["mmcv._ext"]}): {swap}'}
+        if os.environ.get(ENVIRONMENT_VARIABLE) == 'off':
+            return {'mmcv': f'{ENVIRONMENT_VARIABLE}=off disables its operators: unset it'}
+        needed = 'mmcv-lite has no operators without it: install the release for your torch'
+        return {'torchvision': needed}
+    if facts.get('cuda works') and facts.get('compiled without CUDA'):
+        return {'mmcv': f'its operators were compiled without CUDA: {swap}'}
+    return {}
+
+
 def commit() -> Optional[str]:
-    """Commit of the clone that mmrest is imported from, marked where files were changed."""
+    """Return the commit of the clone that mmrest is imported from, '-dirty' after changes."""
     root = Path(__file__).resolve().parents[2]
     if not (root / '.git').exists():
         return None
+    command = ['git', '-C', str(root), 'describe', '--always', '--dirty', '--abbrev=12']
     try:
-        return subprocess.run(
-            ['git', '-C', str(root), 'describe', '--always', '--dirty', '--abbrev=12'],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 def surroundings(state: State) -> Dict[str, str]:
-    """What a run depends on besides packages, by name."""
+    """Return what a run depends on besides packages, by name."""
     facts, python = state.facts, platform.python_version()
     threads = os.environ.get('OMP_NUM_THREADS', 'not set')
     found = {
         'Python': f'{python} ({outside("Python", python) or "supported"})',
         'system': platform.platform(),
         'processor': f'{os.cpu_count()} cores, OMP_NUM_THREADS {threads}',
-        'commit of mmrest': commit() or 'none, it is installed',
+        'commit of mmrest': commit() or 'n/a (installed package)',
         'CUDA of torch': str(facts.get('torch cuda') or 'none'),
-        'GPU': 'there is one' if facts['gpu'] else 'none',
+        'GPU': 'detected' if facts['gpu'] else 'none',
     }
     if facts.get('cuda works'):
         found['GPU'] = '; '.join(_gpus())
@@ -247,7 +242,7 @@ def _gpus() -> List[str]:
 
 
 def _attention() -> str:
-    """The backend that a backbone would take here, and why not the first one."""
+    """Return the attention backend that is selected here, and why not Triton."""
     import torch
 
     from ..ops.dispatch import ENVIRONMENT_VARIABLE, forced_backend
@@ -265,30 +260,20 @@ def _attention() -> str:
 
 
 def rows(state: State) -> List[Tuple[str, str, str, str]]:
-    """Distribution, version, versions that are supported, and what to do, of each package."""
+    """Return the :data:`COLUMNS` of each package."""
     supported, broken = supported_versions(), remedies(state)
     found = []
-    for package in PACKAGES:
-        name, version = state.versions.get(package.module, (package.distributions[0], '-'))
-        status = broken.get(package.module)
-        if status is None and package.module in SUPPORTED:
-            status = outside(package.module, version)
-        if version == '-' and package.module not in broken:
-            status = f'only for {package.needed_by}'
-        if package.module in SUPPORTED:
-            supported[name] = supported_range(package.module)
-        wanted = supported.get(name) or supported.get(package.distributions[0], 'any')
+    for module, distributions, needed_by in PACKAGES:
+        name, version = state.versions.get(module, (distributions[0], '-'))
+        status = broken.get(module)
+        wanted = supported.get(name) or supported.get(distributions[0], 'any')
+        if module in SUPPORTED:
+            status = status or outside(module, version)
+            wanted = supported_range(module)
+        if version == '-':
+            status = status or f'only for {needed_by}'
         found.append((name, version, wanted, status or 'fine'))
     return found
-
-
-COLUMNS = ('package', 'found', 'supported', 'what to do')
-
-
-def markdown(state: State) -> str:
-    """The findings for an issue."""
-    lines = [f'- {name}: {what}' for name, what in surroundings(state).items()]
-    return '\n'.join([*lines, '', markdown_table(COLUMNS, rows(state))])
 
 
 def main() -> int:
@@ -297,12 +282,13 @@ def main() -> int:
     Returns:
         The exit status.
     """
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument('--markdown', action='store_true', help='for pasting into an issue')
     args = parser.parse_args()
     state = look()
     if args.markdown:
-        print(markdown(state))
+        lines = [f'- {name}: {what}' for name, what in surroundings(state).items()]
+        print('\n'.join([*lines, '', markdown_table(COLUMNS, rows(state))]))
     else:
         console = Console(width=None if sys.stdout.isatty() else 120)
         table = Table()

@@ -1,39 +1,44 @@
-"""Convert a checkpoint of another program to a clean file that mmrest loads.
-
-It takes what the authors of ResT and RMT released, and what mmdet, mmseg, mmpretrain and
-detectron2 write.
-"""
+"""Convert a checkpoint to a clean file that mmrest loads, or publish one of a run."""
 
 import argparse
 from collections import Counter
-from pathlib import Path
-from typing import Dict, List, Mapping, NamedTuple
+from typing import Dict, List, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..checkpoint import CheckpointError, Weights, publish, read_weights, shortened
+from ..checkpoint import (
+    CheckpointError,
+    Weights,
+    publish,
+    read_checkpoint,
+    read_weights,
+    shortened,
+    weights_of,
+)
 from ..models.pretrained import named_networks, recognised
 from ..models.pyramid import PyramidBackbone
 from ..version import __version__
 from .command import Parser, published_file
 
-WHOLE_PREFIX = 'backbone.'
-"""Where mmdet, mmseg and mmpretrain keep the backbone of a whole network."""
+FULL_PREFIX = 'backbone.'
+"""Key prefix of the backbone in full models of mmdet, mmseg and mmpretrain."""
+
+PUBLISHED_META = ('cfg', 'dataset_meta', 'epoch', 'iter', 'mmengine_version', 'seed')
+"""Fields of a run's meta information that are published."""
 
 
 class Contents(NamedTuple):
-    """What a file holds.
+    """Parts of a checkpoint.
 
     Attributes:
-        source: what to call the file.
-        archs: the networks that its backbone fits, such as ``rmt_b``; none where mmrest does not
-            know it by a name.
-        prefix: what stands before the names of the backbone.
-        backbone: the tensors of the backbone, under its own names.
-        others: all other tensors, under the names of the file.
-        near: the network that has the most of these tensors, in words.
+        source: name for messages.
+        archs: networks that its backbone fits, such as ``rmt_b``.
+        prefix: key prefix of the backbone.
+        backbone: its tensors, without the prefix.
+        others: all other tensors.
+        nearest: the network with the most of these tensors, in words.
     """
 
     source: str
@@ -41,114 +46,80 @@ class Contents(NamedTuple):
     prefix: str
     backbone: Dict[str, Tensor]
     others: Dict[str, Tensor]
-    near: str
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it is of a whole detector or segmentor under OpenMMLab's names."""
-        return self.prefix == WHOLE_PREFIX and bool(self.others)
-
-    def converted(self, backbone_alone: bool) -> Dict[str, Tensor]:
-        """The tensors of a clean file: of the backbone, or of the whole network.
-
-        Raises:
-            CheckpointError: no network of mmrest has these tensors.
-        """
-        if not self.archs:
-            raise CheckpointError(
-                f'{self.source} fits none of the networks that mmrest knows by a name, '
-                f'{self.near}; its tensors are {shortened([*self.backbone, *self.others])}'
-            )
-        if backbone_alone or not self.is_whole:
-            return self.backbone
-        return {**{WHOLE_PREFIX + n: t for n, t in self.backbone.items()}, **self.others}
+    nearest: str
 
 
 def contents(weights: Weights) -> Contents:
-    """Look for a backbone of mmrest in a file.
-
-    Args:
-        weights: all that the file holds.
-    """
+    """Find a backbone of mmrest in a checkpoint."""
     networks = dict(named_networks(PyramidBackbone.families()))
-    names = {name for network in networks.values() for name in network.state_dict()}
-    prefix = weights.prefix_of(names)
+    states = {name: network.state_dict() for name, network in networks.items()}
+    prefix = weights.prefix_of({name for state in states.values() for name in state})
     inside = weights.under(prefix).tensors if prefix else weights.tensors
+    shapes = {name: tensor.shape for name, tensor in inside.items()}
+    required = {
+        network: {n: t.shape for n, t in state.items() if not n.endswith('num_batches_tracked')}
+        for network, state in states.items()
+    }
+    found = {network: len(names.items() & shapes.items()) for network, names in required.items()}
     archs = recognised(inside, networks.items())
-    # Neither a classifier, whose norm may be called like one of the other family, nor the tables
-    # of positions in the files of RMT.
-    near = archs[0] if archs else max(networks, key=lambda name: _found(networks[name], inside))
-    names = networks[near].state_dict()
-    of_all = sum(not name.endswith('num_batches_tracked') for name in names)
-    words = f'{_found(networks[near], inside)} of {of_all} tensors are those of {near}'
-    backbone = {name: tensor for name, tensor in inside.items() if name in names}
+    nearest = archs[0] if archs else max(found, key=found.__getitem__)
+    # Without the norm of a classifier, which the other family may have under this name, and the
+    # tables of positions in the official weights of RMT.
+    backbone = {name: tensor for name, tensor in inside.items() if name in states[nearest]}
     kept = {prefix + name for name in inside} if prefix else backbone
     others = {name: tensor for name, tensor in weights.tensors.items() if name not in kept}
+    words = f'{found[nearest]} of {len(required[nearest])} tensors of {nearest} match'
     return Contents(weights.source, archs, prefix, backbone, others, words)
 
 
-def _found(network: nn.Module, tensors: Mapping[str, Tensor]) -> int:
-    """How many of the tensors of a network there are, by name and shape."""
-    return sum(
-        name in tensors and tensors[name].shape == tensor.shape
-        for name, tensor in network.state_dict().items()
-        if not name.endswith('num_batches_tracked')
-    )
-
-
 def parse_args() -> argparse.Namespace:
-    """Arguments of the command line."""
-    parser = Parser(description=__doc__)
-    parser.add_argument('in_file', help='file of weights')
-    parser.add_argument(
-        'out_file',
-        nargs='?',
-        type=published_file,
-        help='name of the new file, .pth or .safetensors; the beginning of its SHA-256 is put '
-        'behind it',
+    """Parse the command line."""
+    parser = Parser(
+        description='Convert a checkpoint of the official ResT or RMT code, mmdet, mmseg, '
+        'mmpretrain or detectron2 to a clean file that mmrest loads.'
     )
-    parser.add_argument('--list', action='store_true', help='show what the file holds')
+    add_files(parser, nargs='?')
+    parser.add_argument('--list', action='store_true', help='list the parts of the checkpoint')
     parser.add_argument(
-        '--prefix',
-        help='what stands before the names of the backbone, where the file holds several networks',
+        '--prefix', help='key prefix of the backbone, if there are several networks in the file'
     )
     parser.add_argument(
-        '--backbone', action='store_true', help='leave out neck and heads of a whole network'
+        '--backbone', action='store_true', help='save the backbone only (drop neck and heads)'
     )
     args = parser.parse_args()
     if args.out_file is None and not args.list:
-        parser.error('give the name of the new file, or --list')
+        parser.error('pass an output file, or --list')
     return args
 
 
+def add_files(parser: Parser, **options: str) -> None:
+    """Add the arguments for the input and output file."""
+    parser.add_argument('in_file', help='checkpoint file')
+    parser.add_argument(
+        'out_file',
+        type=published_file,
+        help='output file, .pth or .safetensors; the first 8 digits of its SHA-256 are appended '
+        'to its name',
+        **options,
+    )
+
+
 def table(found: Contents) -> Table:
-    """The parts of a file: tensors and numbers, and the network that they are of."""
+    """Return the parts of a checkpoint as a table."""
     rows = Table(title=found.source, title_justify='left')
     for column in ('part', 'tensors', 'values', 'fits'):
         rows.add_column(column, justify='left' if column in ('part', 'fits') else 'right')
-    tensors, values = Counter(), Counter()
-    for name, tensor in found.others.items():
-        part = name.split('.')[0]
-        tensors[part] += 1
-        values[part] += tensor.numel()
-    of_backbone = sum(tensor.numel() for tensor in found.backbone.values())
-    fits = ', '.join(found.archs) or f'no network that mmrest knows; {found.near}'
+    fits = ', '.join(found.archs) or f'no network of mmrest; {found.nearest}'
+    values = sum(tensor.numel() for tensor in found.backbone.values())
     name = found.prefix.rstrip('.') or 'backbone'
-    rows.add_row(name, str(len(found.backbone)), f'{of_backbone:,}', fits)
-    for part, count in tensors.items():
-        rows.add_row(part, str(count), f'{values[part]:,}', '')
+    rows.add_row(name, str(len(found.backbone)), f'{values:,}', fits)
+    sizes: Counter = Counter()
+    for name, tensor in found.others.items():
+        sizes[name.split('.')[0]] += tensor.numel()
+    counts = Counter(name.split('.')[0] for name in found.others)
+    for part, count in counts.items():
+        rows.add_row(part, str(count), f'{sizes[part]:,}', '')
     return rows
-
-
-def save(found: Contents, tensors: Dict[str, Tensor], path: Path) -> None:
-    """Write the new file and say what is in it."""
-    meta = dict(arch=found.archs[0], mmrest_version=__version__)
-    final = publish(path, tensors, meta)
-    line = f'{final}: {len(tensors)} tensors of {found.archs[0]}, from {found.source}'
-    left_out = [name for name in found.others if name not in tensors]
-    if left_out:
-        line += f'; {len(left_out)} left out ({shortened(left_out)})'
-    print(line)
 
 
 def main() -> None:
@@ -157,5 +128,31 @@ def main() -> None:
     found = contents(read_weights(args.in_file, args.prefix))
     if args.list:
         Console().print(table(found))
-    if args.out_file is not None:
-        save(found, found.converted(args.backbone), args.out_file)
+    if args.out_file is None:
+        return
+    if not found.archs:
+        raise CheckpointError(
+            f'{found.source} does not match any network of mmrest: {found.nearest}; its tensors '
+            f'are {shortened([*found.backbone, *found.others])}'
+        )
+    tensors = found.backbone
+    if found.prefix == FULL_PREFIX and found.others and not args.backbone:
+        tensors = {**{FULL_PREFIX + n: t for n, t in tensors.items()}, **found.others}
+    arch = found.archs[0]
+    final = publish(args.out_file, tensors, dict(arch=arch, mmrest_version=__version__))
+    line = f'{final}: {len(tensors)} tensors of {arch}, from {found.source}'
+    dropped = [name for name in found.others if name not in tensors]
+    print(f'{line}; {len(dropped)} dropped ({shortened(dropped)})' if dropped else line)
+
+
+def strip() -> None:
+    """Publish a checkpoint of a run, without optimizer, schedules, logs and states of hooks."""
+    parser = Parser(description='Strip a checkpoint of a run to its weights and what they mean.')
+    add_files(parser)
+    args = parser.parse_args()
+    content = read_checkpoint(args.in_file)
+    weights = weights_of(args.in_file, content)
+    meta = (content.get('meta') if isinstance(content, dict) else None) or {}
+    kept = {name: meta[name] for name in PUBLISHED_META if name in meta}
+    final = publish(args.out_file, weights.tensors, kept)
+    print(f'{final}: {len(weights.tensors)} tensors of {weights.source}')

@@ -1,4 +1,4 @@
-"""Learn drawn shapes from scratch and show the outcome: see mmrest's main job within minutes."""
+"""Train on synthetic shapes from scratch within minutes, and plot predictions and curves."""
 
 import argparse
 import time
@@ -18,15 +18,15 @@ from .command import Parser, folder
 
 
 class Images(NamedTuple):
-    """The drawn set of a demo.
+    """Synthetic dataset of a demo.
 
     Attributes:
-        layout: folder of it, in the layout that the config wants.
-        write: what draws it.
-        train: images to train on.
-        val: images held out.
-        height: pixels of each.
-        width: pixels of each.
+        layout: folder that the config expects.
+        write: function that generates it.
+        train: number of training images.
+        val: number of held-out images.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
     """
 
     layout: str
@@ -37,20 +37,20 @@ class Images(NamedTuple):
     width: int
 
 
-# As small as the method can do with, so that a demo takes minutes.
+# As small as the method allows, so that a demo takes minutes.
 DETECTION = Images('coco', write_shapes, 800, 50, 160, 192)
 SEGMENTATION = Images('ade', write_shapes, 1600, 50, 64, 80)
 CLASSIFICATION = Images('imagenet', write_classes, 4800, 300, 48, 48)
 
 
 class Demo(NamedTuple):
-    """What a demo learns.
+    """A training on synthetic shapes.
 
     Attributes:
         config: file in configs/.
-        images: what it learns from.
-        metrics: name in the log -> what people call it.
-        perfect: the most that they can be; mmdet gives fractions, the others percentages.
+        images: dataset.
+        metrics: name in the log -> title.
+        perfect: largest value; mmdet's metrics are fractions, others percentages.
     """
 
     config: str
@@ -76,14 +76,13 @@ DEMOS = {
 
 
 def parse_args() -> argparse.Namespace:
-    """Arguments of the command line."""
+    """Parse the command line."""
     parser = Parser(description=__doc__)
     parser.add_argument('method', nargs='?', choices=DEMOS, default='maskrcnn')
     parser.add_argument(
-        '--work-dir',
-        type=folder,
-        help='folder for what comes out (default: work_dirs/demo, or work_dirs/demo-METHOD)',
-    )
+        '--work-dir', type=folder,
+        help='output directory (default: work_dirs/demo, or work_dirs/demo-METHOD)',
+    )  # fmt: skip
     args = parser.parse_args()
     if args.work_dir is None:
         name = 'demo' if args.method == 'maskrcnn' else f'demo-{args.method}'
@@ -92,7 +91,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Draw, train, evaluate and show."""
+    """Generate, train, evaluate and plot."""
     args = parse_args()
     demo = DEMOS[args.method]
     console = Console()
@@ -100,7 +99,7 @@ def main() -> None:
     data = args.work_dir / 'data'
     layout, write, train, val, height, width = demo.images
     write(data, {'train': train, 'val': val}, height, width)
-    console.print(f'Drew {train} images to train on, {val} held out: {data}')
+    console.print(f'Generated {train} images to train on, {val} held out: {data}')
 
     cfg = load_config(demo.config, data_root=str(data / layout))
     cfg.work_dir, cfg.launcher = str(args.work_dir), 'none'
@@ -119,5 +118,5 @@ def main() -> None:
     for name, title in demo.metrics.items():
         table.add_row(title, f'{last[name] / demo.perfect:.3f}')
     console.print(table)
-    console.print(f'Look at {args.work_dir}/predictions.png and {args.work_dir}/curves.png')
-    console.print(f'Checkpoint and logs are in {args.work_dir}; README.md says how to go on')
+    console.print(f'See {args.work_dir}/predictions.png and {args.work_dir}/curves.png')
+    console.print(f'Checkpoint and logs are in {args.work_dir}; next steps are in README.md')

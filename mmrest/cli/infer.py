@@ -35,40 +35,29 @@ INTERRUPTED = 130
 
 
 def parse_args() -> argparse.Namespace:
-    """Arguments of the command line."""
+    """Parse the command line."""
     parser = Parser(
         description=__doc__,
         epilog=f'Exit status: 0, or {SKIPPED} if inputs could not be read and were skipped.',
     )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument(
-        'inputs',
-        nargs='+',
-        metavar='INPUT',
+    add = parser.add_argument
+    add('config', help='config file')
+    add('checkpoint', help='checkpoint file')
+    add(
+        'inputs', nargs='+', metavar='INPUT',
         help='images, videos, folders (searched recursively), or patterns such as "photos/*.jpg"',
-    )
-    parser.add_argument(
-        '--out-dir', type=folder, default=Path('outputs'), help='(default: outputs)'
-    )
-    parser.add_argument('--overwrite', action='store_true', help='overwrite files in --out-dir')
-    parser.add_argument('--batch-size', type=at_least(1), default=1, help='(default: 1)')
-    parser.add_argument(
-        '--device',
-        type=device,
-        help='such as cpu or cuda:1 (default: GPU if available)',
-    )
-    parser.add_argument(
-        '--score-thr',
-        type=fraction,
-        default=0.3,
+    )  # fmt: skip
+    add('--out-dir', type=folder, default=Path('outputs'), help='(default: outputs)')
+    add('--overwrite', action='store_true', help='overwrite files in --out-dir')
+    add('--batch-size', type=at_least(1), default=1, help='(default: 1)')
+    add('--device', type=device, help='such as cpu or cuda:1 (default: GPU if available)')
+    add(
+        '--score-thr', type=fraction, default=0.3,
         help='score threshold for visualizations; the JSON has all detections (default: 0.3)',
-    )
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.add_argument('--no-save-vis', action='store_true', help='do not save visualizations')
-    parser.add_argument(
-        '--no-save-pred', action='store_true', help='do not save JSON and label maps'
-    )
+    )  # fmt: skip
+    add('--tta', action='store_true', help='test-time augmentation')
+    add('--no-save-vis', action='store_true', help='do not save visualizations')
+    add('--no-save-pred', action='store_true', help='do not save JSON and label maps')
     add_cfg_options(parser, 'model.test_cfg.rcnn.nms.iou_threshold=0.6')
     args = parser.parse_args()
     if args.no_save_vis and args.no_save_pred:
@@ -102,9 +91,8 @@ class Run:
         self.done = 0
         self.skipped: List[str] = []
         first = int(model.reduces_zero_label)
-        self.ids = coco_ids(model.classes)
-        if model.is_segmentor:
-            self.ids = list(range(first, first + len(model.classes)))
+        label_values = list(range(first, first + len(model.classes)))
+        self.ids = label_values if model.is_segmentor else coco_ids(model.classes)
 
     def __call__(self, inputs: Sequence[Input]) -> None:
         """Process images first, then videos."""
@@ -142,7 +130,7 @@ class Run:
         finally:
             if writer is not None:
                 writer.release()
-        self._expect(self.done - before - video.length)  # what the file says may be wrong
+        self._expect(self.done - before - video.length)  # the length in the file may be wrong
         if self.done == before:
             raise UnreadableImage(f'{source.path} has no frame that can be read')
 

@@ -13,12 +13,8 @@ train_cfg = dict(max_iters=2, val_interval=1)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
 """
 
-DEMO = f"""
-import sys
-from pathlib import Path
-sys.path.insert(0, '{ROOT}/tools')
+DEMO = """
 from mmrest.cli import demo
-demo.CONFIGS = Path()
 for name, kept in demo.DEMOS.items():
     demo.DEMOS[name] = kept._replace(images=kept.images._replace(train=6, val=6))
 demo.main()

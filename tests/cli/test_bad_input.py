@@ -75,8 +75,9 @@ CASES = {
     'test tiny.py tiny.pth --wait-time 1': '--wait-time needs --show',
     # Files of weights, converted and published.
     'convert_checkpoint tiny.pth new/x.bin': 'new/x.bin is not a .pth or .safetensors file',
-    'convert_checkpoint tiny.pth': 'give the name of the new file, or --list',
-    'convert_checkpoint half.pth new/x.pth': 'half.pth fits none of the networks',
+    'convert_checkpoint tiny.pth': 'pass an output file, or --list',
+    'convert_checkpoint half.pth new/x.pth': 'half.pth does not match any network of mmrest: ',
+    'convert_checkpoint coco new/x.pth': 'checkpoint coco is a directory, not a file',
     'convert_checkpoint absent.pth new/x.pth': 'checkpoint absent.pth does not exist',
     'publish_model torn.pth new/x.pth': 'torn.pth cannot be read as a checkpoint',
     'publish_model tiny.pth tiny.py/x.pth': 'tiny.py is not a folder',

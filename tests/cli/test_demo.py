@@ -12,11 +12,14 @@ val_dataloader = dict(num_workers=0, persistent_workers=False)
 """
 LAST = """
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
-train_cfg = dict(max_iters=2, val_interval=1)
+train_cfg = dict(max_iters=2, val_interval=2)
+train_dataloader['batch_size'] = 2
 """
 MODELS = {
     'maskrcnn_rmt_t': (
-        'neck=dict(in_channels=[8, 16, 24, 32]), test_cfg=dict(rcnn=thr))\n'
+        'neck=dict(in_channels=[8, 16, 24, 32]), '
+        'train_cfg=dict(rpn_proposal=few, rcnn=dict(sampler=dict(num=16))), '
+        'test_cfg=dict(rpn=few, rcnn=thr))\n'
         "model['backbone']['norm_cfg'] = dict(num_groups=4"
     ),
     'cascade_maskrcnn_rmt_t': 'neck=dict(in_channels=[8, 16, 24, 32]), test_cfg=dict(rcnn=thr)',
@@ -34,7 +37,8 @@ SMALL = {
     f'demo_{name}.py': f"""
 _base_ = '{ROOT}/configs/demo_{name}.py'
 arch = dict({ARCH})
-thr = dict(score_thr=0.0)
+few = dict(max_per_img=20)
+thr = dict(few, score_thr=0.0)
 model = dict(backbone=dict(arch=arch), {model})
 {LOADERS}
 """
@@ -42,14 +46,11 @@ model = dict(backbone=dict(arch=arch), {model})
 }
 TINY = {name: text + LAST for name, text in SMALL.items()}
 
-DEMO = f"""
-import sys
-from pathlib import Path
-sys.path.insert(0, '{ROOT}/tools')
+DEMO = """
 from mmrest.cli import demo
-demo.CONFIGS = Path()
+size = dict(train=4, val=4, height=64, width=80)
 for name, kept in demo.DEMOS.items():
-    demo.DEMOS[name] = kept._replace(images=kept.images._replace(train=4, val=4))
+    demo.DEMOS[name] = kept._replace(images=kept.images._replace(**size))
 demo.main()
 """
 
@@ -59,20 +60,13 @@ MASKS = (*BOXES, 'mask AP', 'mask AP50')
 LABEL_MAPS = ('mIoU', 'mAcc', 'aAcc')
 
 
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize(
-    'method, work_dir, metrics',
-    [
-        ('maskrcnn', 'demo', MASKS),
-        slow('cascade_maskrcnn', 'demo-cascade_maskrcnn', MASKS),
-        slow('retinanet', 'demo-retinanet', BOXES),
-        ('semfpn', 'demo-semfpn', LABEL_MAPS),
-        slow('upernet', 'demo-upernet', LABEL_MAPS),
-    ],
-)
+@pytest.mark.parametrize('method, work_dir, metrics', [
+    ('maskrcnn', 'demo', MASKS),
+    pytest.param('cascade_maskrcnn', 'demo-cascade_maskrcnn', MASKS, marks=pytest.mark.slow),
+    pytest.param('retinanet', 'demo-retinanet', BOXES, marks=pytest.mark.slow),
+    ('semfpn', 'demo-semfpn', LABEL_MAPS),
+    pytest.param('upernet', 'demo-upernet', LABEL_MAPS, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_demo(tmp_path, method, work_dir, metrics):
     for name, text in TINY.items():
         (tmp_path / name).write_text(text)
