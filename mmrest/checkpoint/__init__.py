@@ -4,7 +4,7 @@ from .errors import CheckpointError, shortened
 from .matching import match, summary
 from .reading import read_checkpoint
 from .weights import Weights, read_weights, weights_of
-from .writing import publish, remove_unfinished, save_checkpoint, write_whole
+from .writing import publish, remove_unfinished, write_whole
 
 __all__ = [
     'CheckpointError',
@@ -14,7 +14,6 @@ __all__ = [
     'read_checkpoint',
     'read_weights',
     'remove_unfinished',
-    'save_checkpoint',
     'shortened',
     'summary',
     'weights_of',

@@ -22,9 +22,6 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
-_MULTIARRAY = ('numpy.core.multiarray', 'numpy._core.multiarray')
-"""Package of numpy's pickle functions, before version 2 and since."""
-
 
 def _harmless_method(owner: type, name: str) -> Any:
     """Replace ``getattr``, which pickle writes for the methods that mmengine saves."""
@@ -34,22 +31,51 @@ def _harmless_method(owner: type, name: str) -> Any:
     raise pickle.UnpicklingError(f'GLOBAL builtins.getattr({owner!r}, {name!r})')
 
 
-def _numpy_types() -> List[Any]:
-    array = np.zeros(1)
-    scalar_rebuilder = np.float64(0).__reduce__()[0]
-    dtypes = {type(np.dtype(code)) for code in '?bBhHiIlLqQefd'}
-    types = [np.ndarray, np.dtype, *sorted(dtypes, key=lambda dtype: dtype.__name__)]
-    for function in (array.__reduce__()[0], scalar_rebuilder):
-        for package in _MULTIARRAY:
-            types.append((function, f'{package}.{function.__name__}'))
-    return types
+class _Dtype:
+    """Replaces ``numpy.dtype``: only numbers and strings of fixed size.
+
+    A dtype of objects, or one whose state a file sets, would turn bytes into an array of pointers.
+    """
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if not isinstance(code, str) or not re.fullmatch(r'[biufcUS]\d+', code):
+            raise pickle.UnpicklingError(f'GLOBAL numpy.dtype({code!r})')
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
 
 
-NUMPY: List[Any] = [(codecs.encode, '_codecs.encode'), *_numpy_types()]
-"""Arrays and numbers of numpy; an entry is a type, or a replacement and the name it has."""
+class _Array(np.ndarray):
+    """Replaces ``numpy.ndarray``, and is pickled as that: only dtypes that :class:`_Dtype` allows.
 
-RUNS: List[Any] = [
-    *NUMPY,
+    The constructor ignores its arguments, which could name a dtype of objects and their addresses.
+    """
+
+    def __new__(cls, *_: Any) -> '_Array':
+        return super().__new__(cls, 0)
+
+    def __setstate__(self, state: tuple) -> None:
+        version, shape, dtype, by_columns, raw = state
+        if not isinstance(dtype, _Dtype):
+            raise pickle.UnpicklingError(f'GLOBAL numpy.dtype({dtype!r})')
+        super().__setstate__((version, shape, dtype.dtype, by_columns, raw))
+
+    def __reduce__(self) -> Any:
+        return self.view(np.ndarray).__reduce__()
+
+
+def _scalar(dtype: _Dtype, raw: Any) -> Any:
+    raw = raw.encode('latin1') if isinstance(raw, str) else raw  # by Python 2
+    return np.frombuffer(raw, dtype.dtype)[0]
+
+
+TYPES: List[Any] = [
+    (_Dtype, 'numpy.dtype'),
+    (_Array, 'numpy.ndarray'),
+    *((_Array, f'{package}.multiarray._reconstruct') for package in ('numpy.core', 'numpy._core')),
+    *((_scalar, f'{package}.multiarray.scalar') for package in ('numpy.core', 'numpy._core')),
+    (codecs.encode, '_codecs.encode'),
     Counter,
     HistoryBuffer,
     ConfigDict,
@@ -73,74 +99,7 @@ RUNS: List[Any] = [
     (OrderedDict, 'mmcv.utils.config.ConfigDict'),
     (OrderedDict, 'addict.addict.Dict'),
 ]
-"""What training scripts save with the weights."""
-
-
-def named(types: List[Any]) -> Dict[str, Any]:
-    """Return the entries of such a list by their names in a pickle."""
-    return {
-        entry[1] if isinstance(entry, tuple) else f'{entry.__module__}.{entry.__qualname__}': (
-            entry[0] if isinstance(entry, tuple) else entry
-        )
-        for entry in types
-    }
-
-
-class _Dtype:
-    """Replaces ``numpy.dtype``: only numbers and strings of fixed size.
-
-    A dtype of objects, or one whose state a file sets, would turn bytes into an array of pointers.
-    """
-
-    def __init__(self, code: str, *_: Any) -> None:
-        if not isinstance(code, str) or not re.fullmatch(r'[biufcUS]\d+', code):
-            raise pickle.UnpicklingError(f'GLOBAL numpy.dtype({code!r})')
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state: tuple) -> None:
-        self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class _Array:
-    """Replaces a numpy array while it is unpickled."""
-
-    def __init__(self, *_: Any) -> None:
-        self.array = np.zeros(0)
-
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, dtype, by_columns, raw = state
-        self.array = _from_bytes(raw, dtype).reshape(shape, order='F' if by_columns else 'C')
-
-
-def _from_bytes(raw: Any, dtype: _Dtype) -> np.ndarray:
-    raw = raw.encode('latin1') if isinstance(raw, str) else raw  # by Python 2
-    return np.frombuffer(raw, dtype.dtype).copy()
-
-
-def _scalar(dtype: _Dtype, raw: Any) -> Any:
-    return _from_bytes(raw, dtype)[0]
-
-
-_STAND_INS: Dict[str, Any] = {'numpy.dtype': _Dtype, 'numpy.ndarray': _Array}
-for _package in _MULTIARRAY:
-    _STAND_INS[f'{_package}._reconstruct'] = _Array
-    _STAND_INS[f'{_package}.scalar'] = _scalar
-
-
-def built(content: Any) -> Any:
-    """Return what was read, with arrays in place of :class:`_Array`."""
-    if isinstance(content, _Array):
-        return content.array
-    if isinstance(content, dict):
-        for key in content:
-            content[key] = built(content[key])
-    elif isinstance(content, list):
-        content[:] = map(built, content)
-    elif type(content) is tuple:
-        return tuple(map(built, content))
-    elif isinstance(content, HistoryBuffer):
-        built(content.__dict__)
-    return content
+"""Types that training scripts save with the weights, or tuples of a substitute and a name."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -148,8 +107,8 @@ class _Unpickler(pickle.Unpickler):
 
     allowed: ClassVar[Dict[str, Any]] = {
         **torch._weights_only_unpickler._get_allowed_globals(),
-        **named(RUNS),
-        **_STAND_INS,
+        **{f'{t.__module__}.{t.__qualname__}': t for t in TYPES if isinstance(t, type)},
+        **{t[1]: t[0] for t in TYPES if isinstance(t, tuple)},
     }
 
     def find_class(self, module: str, name: str) -> Any:

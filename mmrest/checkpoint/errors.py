@@ -1,14 +1,14 @@
-"""The one error of this package, and the words that its messages share."""
+"""The error of this package, and lists of names in its messages."""
 
 from typing import Iterable
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read or does not fit; the message is meant for the user."""
+    """A checkpoint that cannot be read or does not match; the message is for the user."""
 
 
 def shortened(names: Iterable[str], most: int = 6) -> str:
-    """The first of some names, and how many more there are."""
+    """Return the first of some names, and how many more there are."""
     names = [str(name) for name in names]
     more = f', … {len(names) - most} more' if len(names) > most else ''
     return (', '.join(names[:most]) or 'none') + more

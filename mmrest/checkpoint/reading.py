@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from mmengine.fileio import get_local_path
 
-from .allowlist import RUNS, built, guarded_pickle
+from .allowlist import TYPES, guarded_pickle
 from .errors import CheckpointError
 
 
@@ -44,11 +44,8 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
             return _read(local, map_location)
         except CheckpointError as error:
             raise CheckpointError(f'{path} {error}') from error
-        except pickle.UnpicklingError as error:
-            raise CheckpointError(f'{path} {_refusal(str(error))}') from error
-        except Exception as error:  # a zip, a number or an index that is not as it should be
-            reason = f'{type(error).__name__}: {error}'.strip().split('\n')[0]
-            raise CheckpointError(f'{path} {_unreadable(reason)}') from error
+        except Exception as error:  # whatever a broken zip, JSON or pickle raises
+            raise CheckpointError(_message(path, error)) from error
 
 
 def _read(path: str, map_location: Any) -> Any:
@@ -59,13 +56,10 @@ def _read(path: str, map_location: Any) -> Any:
     if start.startswith(b'PK'):
         _check_archive(path)
     if _torch_has_allowlist():
-        with torch.serialization.safe_globals(RUNS):
+        with torch.serialization.safe_globals(TYPES):
             return torch.load(path, map_location=map_location, weights_only=True)
-    return built(
-        torch.load(
-            path, map_location=map_location, pickle_module=guarded_pickle, weights_only=False
-        )
-    )
+    guard = dict(pickle_module=guarded_pickle, weights_only=False)
+    return torch.load(path, map_location=map_location, **guard)
 
 
 def _torch_has_allowlist() -> bool:
@@ -77,13 +71,11 @@ def _read_safetensors(path: str, map_location: Any) -> Any:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
-        raise CheckpointError('is read by safetensors: pip install safetensors') from error
-    tensors = load_file(path)
-    if map_location is None or str(map_location) == 'cpu':
-        return tensors
+        raise CheckpointError('needs safetensors: pip install safetensors') from error
     if callable(map_location):
-        raise CheckpointError('is read by safetensors, which takes a device for map_location')
-    return {name: tensor.to(map_location) for name, tensor in tensors.items()}
+        raise CheckpointError('is a safetensors file, for which map_location must be a device')
+    device = 'cpu' if map_location is None else map_location
+    return {name: tensor.to(device) for name, tensor in load_file(path).items()}
 
 
 def _check_archive(path: str) -> None:
@@ -94,33 +86,31 @@ def _check_archive(path: str) -> None:
             program, which torch would execute.
     """
     with zipfile.ZipFile(path) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
+        size = sum(entry.file_size for entry in archive.infolist())
         names = archive.namelist()
     if any(name.rpartition('/')[2] == 'constants.pkl' for name in names):
+        raise CheckpointError('is a TorchScript program; save the state dict of its model')
+    if size > osp.getsize(path):
         raise CheckpointError(
-            'is refused: it is a TorchScript program; save the state dict of its model'
-        )
-    if unpacked > osp.getsize(path):
-        raise CheckpointError(
-            f'is refused: its {osp.getsize(path)} bytes would unpack to {unpacked}, and '
-            'torch.save compresses nothing; save its state dict again'
+            f'is a compressed archive ({osp.getsize(path)} bytes expand to {size}), which '
+            'torch.save never writes; save its state dict again'
         )
 
 
-def _unreadable(reason: str) -> str:
-    return (
-        'cannot be read as a checkpoint: it is empty, truncated or not what torch.save '
-        f'writes; download or save it again ({reason})'
+def _message(path: str, error: Exception) -> str:
+    """Return why a file cannot be read, and what to do."""
+    blocked = isinstance(error, pickle.UnpicklingError) and re.search(
+        r'GLOBAL (\S+)|function (\S+)|<class \'(\S+)\'>', str(error)
     )
-
-
-def _refusal(error: str) -> str:
-    blocked = re.search(r'GLOBAL (\S+)|function (\S+)|<class \'(\S+)\'>', error)
-    if blocked is None:
-        reason = error.split('WeightsUnpickler error:')[-1].strip().split('\n')[0]
-        return _unreadable(reason)
-    name = next(filter(None, blocked.groups()))
+    if blocked:
+        name = next(filter(None, blocked.groups()))
+        return (
+            f'refusing to load {path}: it contains a pickled {name}, which is not on the '
+            'allowlist; if you trust the file, save only its state dict: '
+            'torch.save(model.state_dict(), PATH)'
+        )
+    reason = f'{type(error).__name__}: {str(error).split("WeightsUnpickler error:")[-1].strip()}'
     return (
-        f'is refused: it would build a {name}, which is not on the allowlist; if you trust the '
-        'file, save only its state dict where it comes from: torch.save(model.state_dict(), PATH)'
+        f'{path} cannot be read as a checkpoint: it is empty, truncated or not written by '
+        f'torch.save; download or save it again ({reason.splitlines()[0]})'
     )

@@ -1,76 +1,75 @@
-"""The tensors of a checkpoint by name, out of the containers and wrappers of many programs."""
+"""The tensors of a checkpoint by name, out of the containers and wrappers of many libraries."""
 
 import re
+from collections import Counter
 from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from .errors import CheckpointError, shortened
 from .reading import read_checkpoint
 
-AVERAGES = ('state_dict_ema', 'model_ema')
-"""Where programs keep the moving average of the weights, the one that their figures are of."""
-
-CONTAINERS = ('state_dict', 'model')
-"""Where programs keep the weights themselves."""
+CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
+"""Keys of state dicts in checkpoints; EMA weights, the ones that papers report, are preferred."""
 
 _WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.')
-"""What DistributedDataParallel puts before names, and torch.compile before those of a part."""
+"""Prefixes of DistributedDataParallel and torch.compile, the latter also before parts."""
 
 _USUAL_PREFIXES = ('', 'backbone.', 'backbone.bottom_up.')
-"""Where detectors keep their backbone, mmdet's and detectron2's."""
+"""Prefixes of the backbone in detectors of mmdet and detectron2."""
 
 
 class Weights(NamedTuple):
-    """Tensors of a checkpoint."""
+    """Tensors of a checkpoint.
+
+    Attributes:
+        source: name in messages: the file, and the part of it.
+        tensors: by name.
+    """
 
     source: str
-    """What to call them in messages: the file, and the part of it."""
     tensors: Dict[str, Tensor]
 
     def under(self, prefix: str) -> 'Weights':
-        """Those whose names begin with `prefix`, without it.
+        """Return those whose names begin with `prefix`, without it.
 
         Raises:
             CheckpointError: there is none.
         """
-        start = prefix.rstrip('.') + '.' if prefix else ''
+        start = prefix.rstrip('.') + '.'
         chosen = {n[len(start) :]: t for n, t in self.tensors.items() if n.startswith(start)}
         if not chosen:
             raise CheckpointError(
-                f'{self.source} holds no tensor whose name begins with {start!r}; its tensors '
+                f'{self.source} has no tensor whose name begins with {start!r}; its tensors '
                 f'are {shortened(self.tensors)}'
             )
-        return Weights(f'{self.source}, {start}*' if start else self.source, chosen)
+        return Weights(f'{self.source}, {start}*', chosen)
 
     def of(self, wanted: Iterable[str]) -> 'Weights':
-        """The part that is called like `wanted`, see :meth:`prefix_of`."""
+        """Return the part with the `wanted` names, see :meth:`prefix_of`."""
         prefix = self.prefix_of(wanted)
         return self.under(prefix) if prefix else self
 
     def prefix_of(self, wanted: Iterable[str]) -> str:
-        """The prefix behind which the most of `wanted` are found; it is empty or ends in a point.
+        """Return the prefix with the most of the `wanted` names; empty, or ending in a dot.
 
         Raises:
-            CheckpointError: two prefixes are as good as one another, neither of them usual.
+            CheckpointError: two prefixes are equally good, and neither of them is usual.
         """
         ends = set(wanted)
-        counts: Dict[str, int] = {}
+        counts: Counter = Counter()
         for name in self.tensors:
             parts = name.split('.')
             for cut in range(len(parts)):
                 if '.'.join(parts[cut:]) in ends:
-                    prefix = ''.join(f'{part}.' for part in parts[:cut])
-                    counts[prefix] = counts.get(prefix, 0) + 1
+                    counts[''.join(f'{part}.' for part in parts[:cut])] += 1
         # Short names, such as norm.weight, are found anywhere.
         most = max(counts.values(), default=0)
         best = [p for p, count in counts.items() if count == most and 20 * count > len(ends)]
         usual = [prefix for prefix in _USUAL_PREFIXES if prefix in best]
         if len(best) > 1 and not usual:
             raise CheckpointError(
-                f'{self.source} holds several networks, behind {shortened(best)}: set '
+                f'{self.source} contains several networks, under {shortened(best)}: set '
                 f'prefix={best[0][:-1]!r} or another, in init_cfg beside checkpoint; for '
                 'tools/convert_checkpoint.py, --prefix'
             )
@@ -78,60 +77,54 @@ class Weights(NamedTuple):
 
 
 def read_weights(path: str, prefix: Optional[str] = None, map_location: Any = 'cpu') -> Weights:
-    """Tensors of a file by name.
+    """Read the tensors of a file.
 
     Args:
-        path: see :func:`.read_checkpoint` and, for what it may hold, :func:`weights_of`.
-        prefix: keep the names that begin with ``prefix.``, without it.
+        path: see :func:`.read_checkpoint`, and :func:`weights_of` for its content.
+        prefix: select the names that begin with ``prefix.``, without it.
         map_location: as for ``torch.load``.
 
     Raises:
-        CheckpointError: as :func:`.read_checkpoint`, or no tensor (of that prefix) is in it.
+        CheckpointError: see :func:`.read_checkpoint`, or there are no tensors (of that prefix).
     """
     weights = weights_of(path, read_checkpoint(path, map_location))
     return weights.under(prefix) if prefix else weights
 
 
 def weights_of(source: str, content: Any) -> Weights:
-    """Tensors of what a file holds: a state dict, plain or in a container.
+    """Return the tensors in the content of a file: a state dict, plain or in a container.
 
-    A moving average is preferred to the weights that it is of. Names lose what
-    DistributedDataParallel and torch.compile add to them; numpy's arrays become tensors.
+    EMA weights are preferred. Prefixes of DistributedDataParallel and torch.compile are removed.
 
     Args:
-        source: what to call the file in messages.
+        source: name of the file in messages.
         content: what was read.
 
     Raises:
-        CheckpointError: there are no tensors in it, or two of one name.
+        CheckpointError: there are no tensors, or two of one name.
     """
-    kept = [name for name in (*AVERAGES, *CONTAINERS) if _is_container(content, name)]
+    kept = [name for name in CONTAINERS if _is_container(content, name)]
     if kept:
         content = content[kept[0]]
         if len(kept) > 1:
             source = f'{source} ({kept[0]}, not {kept[1]})'
     if not isinstance(content, Mapping):
         raise CheckpointError(
-            f'{source} holds a {type(content).__name__}, not a state dict, plain or under '
-            f'{" or ".join(map(repr, (*CONTAINERS, *AVERAGES)))}'
+            f'{source} contains a {type(content).__name__}, not a state dict, plain or under '
+            f'{" or ".join(map(repr, CONTAINERS))}'
         )
     tensors: Dict[str, Tensor] = {}
     for name, value in content.items():
-        if _is_tensor(value) and isinstance(name, str):
+        if isinstance(value, Tensor) and isinstance(name, str):
             bare = _WRAPPERS.sub('', name)
             if bare in tensors:
-                raise CheckpointError(f'{source} holds {bare} twice, wrapped and bare')
-            tensors[bare] = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+                raise CheckpointError(f'{source} contains {bare} twice, with and without wrapper')
+            tensors[bare] = value
     if not tensors:
-        raise CheckpointError(f'{source} holds no tensors; its entries are {shortened(content)}')
+        raise CheckpointError(f'{source} has no tensors; its entries are {shortened(content)}')
     return Weights(source, tensors)
 
 
 def _is_container(content: Any, name: str) -> bool:
     part = content.get(name) if isinstance(content, Mapping) else None
-    return isinstance(part, Mapping) and any(map(_is_tensor, part.values()))
-
-
-def _is_tensor(value: Any) -> bool:
-    numbers = isinstance(value, np.ndarray) and value.dtype.kind in 'biufc'
-    return numbers or isinstance(value, Tensor)
+    return isinstance(part, Mapping) and any(isinstance(t, Tensor) for t in part.values())

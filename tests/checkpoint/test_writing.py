@@ -1,77 +1,95 @@
-"""Writing: whole, or not at all."""
+"""Atomic writes."""
 
 import errno
 import os
+import subprocess
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 import torch
 
-from mmrest.checkpoint import CheckpointError, publish, read_checkpoint, save_checkpoint, writing
+from mmrest.checkpoint import (
+    CheckpointError,
+    publish,
+    read_checkpoint,
+    remove_unfinished,
+    write_whole,
+)
 
 
-def test_a_file_takes_the_place_of_another(tmp_path):
+def save(path, value=1, count=3):
+    """Write a checkpoint as mmengine's file backend does."""
+    write_whole(path, lambda name: torch.save({'a': torch.full((count,), value)}, name))
+
+
+def test_a_file_replaces_another(tmp_path):
     path = tmp_path / 'x.pth'
     for value in (1, 2):
-        save_checkpoint({'a': torch.full((3,), value)}, str(path))
+        save(path, value)
         assert (read_checkpoint(str(path))['a'] == value).all()
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.fixture
-def full_disk(monkeypatch):
-    """Writes go to a device that is always full."""
-    opened = open
-    monkeypatch.setattr(
-        writing,
-        'open',
-        lambda path, mode='r': opened('/dev/full' if 'w' in mode else path, mode),
-        raising=False,
-    )
-
-
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full here')
 @pytest.mark.parametrize('values', [3, 10**6])
-def test_a_full_disk_loses_nothing(values, tmp_path, full_disk):
+def test_a_full_disk_loses_nothing(values, tmp_path):
+    """Whether Python or torch meets it."""
     path = tmp_path / 'x.pth'
-    torch.save({'a': torch.ones(2)}, path)
+    save(path)
+
+    def write(name):
+        with open('/dev/full', 'wb') as file:
+            torch.save({'a': torch.ones(values)}, file)
+
     with pytest.raises(CheckpointError, match=r'x\.pth cannot be written: No space left') as error:
-        save_checkpoint({'a': torch.ones(values)}, str(path))
+        write_whole(path, write)
     assert '\n' not in str(error.value)
     assert (read_checkpoint(str(path))['a'] == 1).all()
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_is_renamed_has_reached_the_disk(tmp_path, monkeypatch):
-    """A machine that loses power after the renaming would else keep an empty file."""
+def test_files_are_synced_before_they_are_renamed(tmp_path, monkeypatch):
+    """After a power failure, the file would be empty otherwise."""
     calls = []
     sync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, 'fsync', lambda file: calls.append('sync') or sync(file))
     monkeypatch.setattr(os, 'replace', lambda *args: calls.append('rename') or replace(*args))
-    save_checkpoint({'a': torch.ones(2)}, str(tmp_path / 'x.pth'))
+    save(tmp_path / 'x.pth')
     assert calls == ['sync', 'rename', 'sync']
 
 
-def test_what_cannot_be_saved_is_not_blamed_on_the_disk(tmp_path):
+def test_errors(tmp_path):
+    """Those of the disk are the user's; what cannot be pickled is not blamed on the disk."""
+
+    def refuse(name):
+        Path(name).write_text('half')
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with pytest.raises(CheckpointError, match='Read-only file system'):
+        write_whole(tmp_path / 'x.pth', refuse)
     with pytest.raises(Exception, match='pickle') as error:
-        save_checkpoint({'a': lambda: None}, str(tmp_path / 'x.pth'))
+        write_whole(tmp_path / 'x.pth', lambda name: torch.save({'a': lambda: None}, name))
     assert not isinstance(error.value, CheckpointError)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
-    def refuse(*args):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr(writing, 'open', refuse, raising=False)
-    with pytest.raises(CheckpointError, match='Read-only file system'):
-        save_checkpoint({'a': torch.ones(2)}, str(tmp_path / 'x.pth'))
+def test_unfinished_files(tmp_path):
+    """Only those of processes that are gone are removed."""
+    gone = subprocess.Popen(['true'])
+    gone.wait()
+    for process in (gone.pid, os.getpid()):
+        (tmp_path / f'.x.pth.{process}.part').touch()
+    (tmp_path / '.mine.part').touch()
+    remove_unfinished(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {f'.x.pth.{os.getpid()}.part', '.mine.part'}
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_publish_keeps_the_tensors_alone(suffix, tmp_path):
-    whole = torch.ones(1000)
-    path = publish(tmp_path / 'new' / f'x{suffix}', {'a': whole[:3], 'b': whole[:6:2]}, {'n': 1})
+def test_publish_saves_only_the_tensors(suffix, tmp_path):
+    full = torch.ones(1000)
+    path = publish(tmp_path / 'new' / f'x{suffix}', {'a': full[:3], 'b': full[:6:2]}, {'n': 1})
     assert path.stem == f'x-{sha256(path.read_bytes()).hexdigest()[:8]}'
     assert path.stat().st_size < 2500
     assert os.listdir(path.parent) == [path.name]

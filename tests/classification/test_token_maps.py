@@ -172,7 +172,7 @@ BAD = {
     'negative': (labels(ids=-1), 'contain class -1; expected'),
     'fraction': (labels(ids=1.5), 'contain class 1.5; expected'),
     'finite': (labels(scores=float('nan')), 'contain scores that are not finite'),
-    'pickle': (Evil(), 'is refused: it would build a'),
+    'pickle': (Evil(), 'it contains a pickled'),
     'pickled array': (np.array([Evil()]), 'cannot be read as an array'),
     'missing': (None, 'not found; set label_root of LoadTokenLabels to a folder with'),
     'nothing': (b'', 'cannot be read as a checkpoint'),

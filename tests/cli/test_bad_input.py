@@ -57,13 +57,13 @@ CASES = {
     f'{TRAIN} --resume coco': 'checkpoint coco is a directory, not a file',
     f'{TRAIN} --resume {SET} load_from=absent.pth': 'checkpoint absent.pth does not exist',
     f'{TRAIN} --resume tiny.pth': 'drop --resume',
-    f'{TRAIN} --resume config.pth': 'config.pth for MaskRCNN does not fit',
+    f'{TRAIN} --resume config.pth': 'config.pth for MaskRCNN does not match',
     f'{TRAIN} --pretrained absent.pth': 'checkpoint absent.pth ',
     f'{TRAIN} --pretrained half.pth': ' missing (',
     f'{TRAIN} --pretrained transposed.pth': '1 of another shape (',
     f'{TRAIN} --pretrained torn.pth': 'torn.pth cannot be read as a checkpoint',
     f'{TRAIN} --pretrained tiny.pth {SET} model.backbone.init_cfg.prefix=trunk': "with 'trunk.'",
-    f'{TRAIN} {SET} load_from=other.pth': 'other.pth, backbone.* for RMT does not fit: ',
+    f'{TRAIN} {SET} load_from=other.pth': 'backbone.* for RMT does not match the model: ',
     # Tests.
     'test tiny.py absent.pth --data-root coco': 'checkpoint absent.pth ',
     'test tiny.py other.pth --data-root coco': 'of another shape',
@@ -120,7 +120,7 @@ CASES = {
     f'visualize pca tiny.py {IMAGE} --checkpoint absent.pth': 'checkpoint absent.pth ',
     f'visualize pca rmt_t {IMAGE} --neck': '--neck: the model of rmt_t has no neck',
     'export_onnx tiny.py --out new/x.onnx': 'tiny.py is a MaskRCNN: backbones and segmentors ',
-    'export_onnx tiny_seg.py other.pth --out new/x.onnx': 'does not fit',
+    'export_onnx tiny_seg.py other.pth --out new/x.onnx': 'does not match the model',
     'export_onnx rmt_t --out new/x.onnx --opset 99': '--opset: 99 is unknown to the installed',
     'export_onnx rmt_t --out new/x.onnx --tolerance nan': "'nan' is not a number of at least 0",
     # The rest.
@@ -239,7 +239,7 @@ def test_one_line(command, line_of):
 
 @pytest.mark.parametrize('command', READERS)
 def test_nothing_in_a_checkpoint_is_run(command, line_of):
-    assert 'command.pth is refused: it would build a ' in line_of(command)
+    assert 'refusing to load command.pth: it contains a pickled ' in line_of(command)
 
 
 class Absent:

@@ -50,9 +50,9 @@ def test_remote_files_pass_the_guard(tmp_path, address):
     torch.save([Command(f'touch {tmp_path}/witness')], tmp_path / 'bad.pth')
     found = CheckpointLoader.load_checkpoint(f'{address}/good.pth', 'cpu')
     assert torch.equal(found['state_dict']['a'], torch.ones(2))
-    with pytest.raises(CheckpointError, match=r'bad\.pth is refused: it would build a \S*system'):
+    with pytest.raises(CheckpointError, match=r'bad\.pth: it contains a pickled \S*system'):
         CheckpointLoader.load_checkpoint(f'{address}/bad.pth', 'cpu')
-    with pytest.raises(CheckpointError, match='is refused'):
+    with pytest.raises(CheckpointError, match='refusing to load'):
         checkpoint.load_from_http(f'{address}/bad.pth')
     assert not (tmp_path / 'witness').exists()
     with pytest.raises(CheckpointError, match=r'absent\.pth cannot be downloaded'):
@@ -61,7 +61,7 @@ def test_remote_files_pass_the_guard(tmp_path, address):
 
 def test_local_files_pass_the_guard(tmp_path):
     torch.save([Command(f'touch {tmp_path}/witness')], tmp_path / 'bad.pth')
-    with pytest.raises(CheckpointError, match='is refused'):
+    with pytest.raises(CheckpointError, match='refusing to load'):
         CheckpointLoader.load_checkpoint(str(tmp_path / 'bad.pth'))
     assert not (tmp_path / 'witness').exists()
     torch.save({'meta': {'config': 'run', 'epoch': 1}}, tmp_path / 'old.pth')
@@ -188,6 +188,6 @@ def test_init_from_what_does_not_cover_the_backbone(damage):
         other = {f'backbone.{n}': t for n, t in tiny(RMT).state_dict().items()}
     model = Detector()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=r'x\.pth.* for ResT does not fit: \d+ of \d+'):
+    with pytest.raises(CheckpointError, match=r'x\.pth.* for ResT does not match .*: \d+ of \d+'):
         initialised(model, {'state_dict': other})
     assert equal(model.state_dict(), before, '')

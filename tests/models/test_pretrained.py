@@ -82,7 +82,9 @@ def test_what_does_not_fit_is_an_error_and_changes_nothing(family, damage, tmp_p
     torch.save(state, tmp_path / 'x.pth')
     network = tiny(family, init_cfg=pretrained(tmp_path / 'x.pth'))
     before = copy.deepcopy(network.state_dict())
-    with pytest.raises(CheckpointError, match=r'x\.pth for \w+ does not fit: \d+ of \d+ tensors'):
+    with pytest.raises(
+        CheckpointError, match=r'x\.pth for \w+ does not match .*: \d+ of \d+ tensors'
+    ):
         network.init_weights()
     assert equal(network, before)
 

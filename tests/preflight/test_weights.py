@@ -40,7 +40,7 @@ def test_pretrained(tmp_path):
     assert ' tensors loaded from ' in fact.found
     half = dict(list(state.items())[: len(state) // 2])
     torch.save(half, tmp_path / 'x.pth')
-    with pytest.raises(CheckpointError, match='does not fit'):
+    with pytest.raises(CheckpointError, match='does not match the model'):
         facts(model)
     assert facts(model, ('test',)) == []  # which does not read it
 
