@@ -1,10 +1,10 @@
-"""Reading and writing weights, safely and completely; knows tensors and nothing of modules."""
+"""Safe reading, strict matching and atomic writing of weights; independent of modules."""
 
 from .errors import CheckpointError, shortened
 from .matching import match, summary
 from .reading import read_checkpoint
 from .weights import Weights, read_weights, weights_of
-from .writing import publish, remove_unfinished, write_whole
+from .writing import publish, remove_unfinished, write_atomically
 
 __all__ = [
     'CheckpointError',
@@ -17,5 +17,5 @@ __all__ = [
     'shortened',
     'summary',
     'weights_of',
-    'write_whole',
+    'write_atomically',
 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 from .errors import CheckpointError
 
 
-def write_whole(path: Path, write: Callable[[str], None]) -> None:
+def write_atomically(path: Path, write: Callable[[str], None]) -> None:
     """Write to a temporary file beside `path`, sync it to disk, and rename it.
 
     A process that is killed leaves either the previous file or the new one at `path`, and at most
@@ -47,13 +47,14 @@ def write_whole(path: Path, write: Callable[[str], None]) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what :func:`write_whole` left in a folder when its process was killed."""
+    """Remove what :func:`write_atomically` left in a folder when its process was killed."""
     for path in folder.glob('.*.[0-9]*.part'):
         try:
             os.kill(int(path.suffixes[-2][1:]), 0)
         except ProcessLookupError:
-            path.unlink()
-        except (ValueError, OSError):  # another file, or a process of another user
+            with contextlib.suppress(OSError):
+                path.unlink()
+        except (ValueError, OverflowError, OSError):  # not ours, or of another user's process
             continue
 
 
@@ -83,7 +84,7 @@ def publish(path: Path, tensors: Mapping[str, Tensor], meta: Dict[str, Any]) -> 
         ``STEM-<8 hexadecimal digits>SUFFIX``.
 
     Raises:
-        CheckpointError: see :func:`write_whole`, or safetensors is not installed.
+        CheckpointError: see :func:`write_atomically`, or safetensors is not installed.
     """
     # Copies, so that the rest of a larger storage is not saved.
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
@@ -102,5 +103,5 @@ def publish(path: Path, tensors: Mapping[str, Tensor], meta: Dict[str, Any]) -> 
     digits = hashlib.sha256(content).hexdigest()[:8]
     path.parent.mkdir(parents=True, exist_ok=True)
     final = path.with_name(f'{path.stem}-{digits}{path.suffix}')
-    write_whole(final, lambda temporary: Path(temporary).write_bytes(content))
+    write_atomically(final, lambda temporary: Path(temporary).write_bytes(content))
     return final

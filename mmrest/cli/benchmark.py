@@ -22,7 +22,7 @@ from .command import Parser, at_least, folder, markdown_table
 NETWORKS = (*BACKBONES, *ATTENTIONS)
 
 LARGEST_MAPS = 2**28
-"""Elements of attention maps up to which the reference implementation is measured alone."""
+"""Elements of attention maps up to which the reference implementation of an attention is measured."""
 
 METRICS = {
     'coco/bbox_mAP': ('box AP', 100),

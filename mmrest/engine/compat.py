@@ -19,7 +19,7 @@ from mmengine.fileio import io as fileio
 from mmengine.runner import CheckpointLoader, Runner, checkpoint, runner
 from torch.distributed.fsdp._common_utils import clean_tensor_name  # noqa: F401, for distributed
 
-from ..checkpoint import CheckpointError, read_checkpoint, write_whole
+from ..checkpoint import CheckpointError, read_checkpoint, write_atomically
 
 # mmengine resolves `_base_ = 'mmrest::_base_/...'` only for the packages of this table.
 MODULE2PACKAGE.setdefault('mmrest', 'mmrest')
@@ -35,7 +35,7 @@ class AtomicLocalBackend(LocalBackend):
         """Write bytes."""
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda temporary: Path(temporary).write_bytes(obj))
+        write_atomically(path, lambda temporary: Path(temporary).write_bytes(obj))
 
 
 def load_guarded(filename: str, map_location: Any = None) -> Any:

@@ -13,7 +13,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..checkpoint import CheckpointError, read_checkpoint, remove_unfinished, write_whole
+from ..checkpoint import CheckpointError, read_checkpoint, remove_unfinished, write_atomically
 from .compat import install_file_access, is_resuming
 from .errors import UsageError
 
@@ -109,7 +109,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self._place, self._remembered = {}, []
         path = self.file_backend.join_path(self.out_dir, name)
         if is_main_process():
-            write_whole(
+            write_atomically(
                 Path(runner.work_dir) / LAST, lambda temporary: Path(temporary).write_text(path)
             )
         return path

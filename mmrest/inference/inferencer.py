@@ -287,7 +287,7 @@ def _test_dataset(cfg: Config) -> Config:
 
 
 def _load_weights(model: nn.Module, path: str) -> Dict[str, Any]:
-    """Load all weights of a model, and return the dataset's meta information in the checkpoint."""
+    """Load all weights of a model, and return the meta information of the dataset."""
     content = load_guarded(path, 'cpu')
     model.load_state_dict(StrictWeightsHook().fitted(model, path, content).tensors, strict=False)
     return dataset_meta(content)
@@ -326,8 +326,8 @@ def _classes(
     if isinstance(classes, str):
         if not os.path.isfile(classes):
             raise UsageError(
-                f'test_dataloader.dataset.metainfo.classes is the string {classes!r}, where a '
-                'list of names belongs'
+                f'test_dataloader.dataset.metainfo.classes is the string {classes!r}, not '
+                'a list of names'
             )
         known['classes'] = list_from_file(classes)
     sources = [source for source in (meta, known) if source.get('classes')]

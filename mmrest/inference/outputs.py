@@ -17,7 +17,7 @@ from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 from PIL import Image
 
-from ..checkpoint import write_whole
+from ..checkpoint import write_atomically
 from ..engine.errors import UsageError
 from .inputs import Input
 
@@ -125,9 +125,9 @@ def coco_file(
             yield add
         except BaseException:
             if images:
-                write_whole(path, write)
+                write_atomically(path, write)
             raise
-        write_whole(path, write)
+        write_atomically(path, write)
 
 
 def coco_ids(classes: Sequence[str]) -> List[int]:

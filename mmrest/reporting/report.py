@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from mmengine.config import Config
 
-from ..checkpoint import write_whole
+from ..checkpoint import write_atomically
 from ..engine.display import colours
 from ..inference.inputs import unique_names
 from ..inference.sheets import draw_panel
@@ -97,7 +97,7 @@ def write_report(
     out.parent.mkdir(parents=True, exist_ok=True)
     # Of a name that is not text its bytes' numbers are left.
     encoded = text.encode('utf-8', 'xmlcharrefreplace')
-    write_whole(out, lambda temporary: Path(temporary).write_bytes(encoded))
+    write_atomically(out, lambda temporary: Path(temporary).write_bytes(encoded))
 
 
 def _processes(environment_rows: List[Tuple[str, str, str]]) -> int:

@@ -14,13 +14,13 @@ from mmrest.checkpoint import (
     publish,
     read_checkpoint,
     remove_unfinished,
-    write_whole,
+    write_atomically,
 )
 
 
 def save(path, value=1, count=3):
     """Write a checkpoint as mmengine's file backend does."""
-    write_whole(path, lambda name: torch.save({'a': torch.full((count,), value)}, name))
+    write_atomically(path, lambda name: torch.save({'a': torch.full((count,), value)}, name))
 
 
 def test_a_file_replaces_another(tmp_path):
@@ -43,7 +43,7 @@ def test_a_full_disk_loses_nothing(values, tmp_path):
             torch.save({'a': torch.ones(values)}, file)
 
     with pytest.raises(CheckpointError, match=r'x\.pth cannot be written: No space left') as error:
-        write_whole(path, write)
+        write_atomically(path, write)
     assert '\n' not in str(error.value)
     assert (read_checkpoint(str(path))['a'] == 1).all()
     assert list(tmp_path.iterdir()) == [path]
@@ -67,9 +67,9 @@ def test_errors(tmp_path):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     with pytest.raises(CheckpointError, match='Read-only file system'):
-        write_whole(tmp_path / 'x.pth', refuse)
+        write_atomically(tmp_path / 'x.pth', refuse)
     with pytest.raises(Exception, match='pickle') as error:
-        write_whole(tmp_path / 'x.pth', lambda name: torch.save({'a': lambda: None}, name))
+        write_atomically(tmp_path / 'x.pth', lambda name: torch.save({'a': lambda: None}, name))
     assert not isinstance(error.value, CheckpointError)
     assert not list(tmp_path.iterdir())
 
