@@ -22,7 +22,7 @@ from .command import Parser, at_least, folder, markdown_table
 NETWORKS = (*BACKBONES, *ATTENTIONS)
 
 LARGEST_MAPS = 2**28
-"""Elements of attention maps up to which the reference implementation of an attention is measured."""
+"""Elements of attention maps above which the reference implementation is not measured."""
 
 METRICS = {
     'coco/bbox_mAP': ('box AP', 100),

@@ -66,7 +66,8 @@ class StrictWeightsHook(_WeightsHook):
         super().after_load_checkpoint(runner, checkpoint)
         trained = dataset_meta(checkpoint).get('classes')
         if trained and not self.resuming:
-            classes = runner.test_loop.dataloader.dataset.metainfo.get('classes') or ()
+            metainfo = getattr(runner.test_loop.dataloader.dataset, 'metainfo', {})
+            classes = metainfo.get('classes') or ()
             pairs = enumerate(zip(trained, classes))
             differ = [f'class {n} is {a!r}, not {b!r}' for n, (a, b) in pairs if a != b]
             if len(trained) != len(classes):
