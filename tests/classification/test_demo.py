@@ -1,6 +1,7 @@
 """tools/demo.py with a small classifier and few images."""
 
 import cv2
+import pytest
 
 from tests.classification.networks import ARCH
 from tests.runs import ROOT, run
@@ -21,6 +22,7 @@ demo.main()
 """
 
 
+@pytest.mark.slow
 def test_demo(tmp_path):
     (tmp_path / 'demo_cls_rmt_t.py').write_text(CONFIG)
     (tmp_path / 'small_demo.py').write_text(DEMO)

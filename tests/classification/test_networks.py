@@ -75,6 +75,17 @@ def test_an_official_file_is_loaded_completely(small, log):
     assert [fact.found for fact in report.facts] == [line]
 
 
+@pytest.mark.parametrize('kind', ['Pretrained', 'PretrainedInit'])
+def test_weights_of_a_file_come_last(small, kind):
+    """After what the parts begin with."""
+    cfg, path, content = small
+    constant = dict(type='Constant', layer='Linear', val=7.0)
+    cfg.model.init_cfg = [dict(type=kind, checkpoint=str(path)), constant]
+    model = build(cfg)
+    model.init_weights()
+    assert_loaded(model, content)
+
+
 def test_both_names_are_loaded(small):
     """By the hooks of a run and by load_state_dict."""
     cfg, _, content = small
@@ -96,8 +107,10 @@ def test_files_that_do_not_fit(small):
     model = build(cfg)
     content['model'].pop('head.bias')
     torch.save(content, path)
+    before = model.head.fc.weight.clone()
     with pytest.raises(CheckpointError, match=r'1 missing \(head\.fc\.bias\)'):
         model.load_pretrained(str(path))
+    assert torch.equal(model.head.fc.weight, before)
     with pytest.raises(CheckpointError, match='pass the config that it was trained with'):
         StrictWeightsHook().fitted(model, 'x.pth', content)
 

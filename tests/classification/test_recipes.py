@@ -11,7 +11,7 @@ from torch import nn
 
 from mmrest.engine.config import load_config
 from tests.classification.networks import NETWORKS, build, config, released_name
-from tests.configs.test_recipes import ABLATIONS, ARCHS
+from tests.configs.test_recipes import ABLATIONS, ARCHS, assert_parts
 from tests.reference import CLASSIFICATION, KEYS
 from tests.runs import ROOT
 
@@ -67,17 +67,18 @@ def check_network(name, cfg, model):
 
 
 def check_training(cfg, model):
-    loss = model.head.loss_module
-    assert type(loss).__name__ == 'LabelSmoothLoss'
-    assert (loss.label_smooth_val, loss.mode) == (0.1, 'original')
-    augments = {a.type: a.alpha for a in cfg.model.train_cfg.augments}
-    assert augments == {'Mixup': 0.8, 'CutMix': 1.0} and 'probs' not in cfg.model.train_cfg
+    assert_parts([cfg.model.head.loss], ('LabelSmoothLoss', dict(
+        label_smooth_val=0.1, mode='original',
+    )))  # fmt: skip
+    augments = [('Mixup', dict(alpha=0.8)), ('CutMix', dict(alpha=1.0))]
+    assert_parts(cfg.model.train_cfg.augments, *augments)
+    assert 'probs' not in cfg.model.train_cfg
     assert (cfg.train_cfg.max_epochs, cfg.train_cfg.type) == (300, 'ResumableEpochLoop')
-    warm_up, cosine = cfg.param_scheduler
-    assert (warm_up.type, warm_up.begin, warm_up.end) == ('LinearLR', 0, 5)
-    assert warm_up.convert_to_iter_based and warm_up.start_factor == 1e-3
-    assert (cosine.type, cosine.begin, cosine.end) == ('CosineAnnealingLR', 5, 300)
-    assert (cosine.T_max, cosine.eta_min) == (295, 1e-5)
+    assert_parts(
+        cfg.param_scheduler,
+        ('LinearLR', dict(begin=0, end=5, start_factor=1e-3, convert_to_iter_based=True)),
+        ('CosineAnnealingLR', dict(begin=5, end=300, T_max=295, eta_min=1e-5)),
+    )
     assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=1024)
     assert cfg.train_dataloader.batch_size * 8 == 1024
     with DefaultScope.overwrite_default_scope('mmpretrain'):
@@ -90,34 +91,34 @@ def check_training(cfg, model):
     for name, parameter in model.named_parameters():
         is_excluded = parameter.ndim == 1  # norms and biases
         assert decays[id(parameter)] == (0 if is_excluded else 0.05), name
-    ema, invalid = cfg.custom_hooks
-    assert (ema.type, ema.momentum, ema.update_buffers) == ('EMAHook', 8e-5, True)
-    assert invalid == dict(type='InvalidLossHook')
+    ema = ('EMAHook', dict(momentum=8e-5, update_buffers=True))
+    assert_parts(cfg.custom_hooks, ema, ('InvalidLossHook', {}))
     assert cfg.default_hooks.checkpoint.save_best == 'accuracy/top1'
 
 
 def check_pipelines(cfg):
-    train = cfg.train_dataloader.dataset.pipeline
-    assert [step.type for step in train] == [
-        'LoadImageFromFile', 'RandomResizedCrop', 'RandomFlip', 'RandAugment', 'RandomErasing',
-        'PackInputs',
-    ]  # fmt: skip
-    _, crop, flip, augment, erase, _ = train
-    assert (crop.scale, crop.interpolation, flip.prob) == (224, 'bicubic', 0.5)
-    # m9-mstd0.5-inc
-    assert (augment.policies, augment.num_policies) == ('timm_increasing', 2)
-    assert (augment.magnitude_level, augment.total_level, augment.magnitude_std) == (9, 10, 0.5)
-    assert (erase.erase_prob, erase.mode) == (0.25, 'rand')
+    assert_parts(
+        cfg.train_dataloader.dataset.pipeline,
+        ('LoadImageFromFile', {}),
+        ('RandomResizedCrop', dict(scale=224, interpolation='bicubic')),
+        ('RandomFlip', dict(prob=0.5)),
+        # m9-mstd0.5-inc
+        ('RandAugment', dict(
+            policies='timm_increasing', num_policies=2, magnitude_level=9, total_level=10,
+            magnitude_std=0.5,
+        )),
+        ('RandomErasing', dict(erase_prob=0.25, mode='rand')),
+        ('PackInputs', {}),
+    )  # fmt: skip
     for phase in ('val', 'test'):
-        loader = cfg[f'{phase}_dataloader']
-        assert [step.type for step in loader.dataset.pipeline] == [
-            'LoadImageFromFile', 'ResizeEdge', 'CenterCrop', 'PackInputs',
-        ]  # fmt: skip
-        _, resize, centre, _ = loader.dataset.pipeline
-        assert (resize.scale, resize.edge, resize.interpolation) == (256, 'short', 'bicubic')
-        assert centre.crop_size == 224
-        evaluator = cfg[f'{phase}_evaluator']
-        assert (evaluator.type, evaluator.topk) == ('Accuracy', (1, 5))
+        assert_parts(
+            cfg[f'{phase}_dataloader'].dataset.pipeline,
+            ('LoadImageFromFile', {}),
+            ('ResizeEdge', dict(scale=256, edge='short', interpolation='bicubic')),
+            ('CenterCrop', dict(crop_size=224)),
+            ('PackInputs', {}),
+        )
+        assert_parts([cfg[f'{phase}_evaluator']], ('Accuracy', dict(topk=(1, 5))))
     assert cfg.data_preprocessor == dict(
         num_classes=1000, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
     )

@@ -135,24 +135,6 @@ def test_an_official_file_is_evaluated(folder):
         assert np.abs(np.subtract(*colours)).max() < 25
 
 
-def test_dry_run(folder):
-    torch.save(released(build(Config.fromfile(folder / 'tiny.py'))), folder / 'begin.pth')
-    before = sorted(folder.rglob('*'))
-    args = 'tiny.py', '--pretrained', 'begin.pth', '--dry-run'
-    done = train(*args, cwd=folder, PYTHONDONTWRITEBYTECODE='1')
-    out = ' '.join(done.stdout.replace('│', ' ').split())
-    for figure in (
-        'images of train_dataloader.dataset 12',
-        'of ReleasedClassifier',
-        'iterations per epoch 3',
-        'length 2 epochs',
-        '(for an effective batch size of 1024)',
-        'pretrained weights of backbone',
-    ):
-        assert figure in out, figure
-    assert sorted(folder.rglob('*')) == before
-
-
 def test_browse_dataset(folder):
     run(
         ROOT / 'tools' / 'browse_dataset.py', 'tiny.py', '--not-show', '--output-dir', 'drawn',
