@@ -18,7 +18,6 @@ ARCH = dict(dims=(16, 32, 48, 64), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
 NECK = ('neck', 'in_channels')
 # Config -> stages that it takes, and where it says their channels.
 DETECTORS = {
-    'faster_rcnn/faster-rcnn_r50_fpn_1x_coco': (4, NECK),
     'mask_rcnn/mask-rcnn_r50_fpn_1x_coco': (4, NECK),
     'atss/atss_r50_fpn_1x_coco': (4, NECK),
     'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco': (4, NECK),
