@@ -1,4 +1,4 @@
-"""Draw curves of what one or several runs have logged, and write them as a table."""
+"""Plot the logs of one or several runs, and write them as a table."""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,7 @@ from .command import Parser, written_file
 
 
 def parse_args() -> argparse.Namespace:
-    """Arguments of the command line."""
+    """Parse the command line."""
     parser = Parser(description=__doc__)
     parser.add_argument(
         'runs', nargs='+', type=Path, metavar='RUN', help='work dir of a run, or its scalars.json'
@@ -24,20 +24,20 @@ def parse_args() -> argparse.Namespace:
         '--keys',
         nargs='+',
         metavar='KEY',
-        help='what to draw, as the log calls it, for instance loss bbox_mAP (default: losses, '
-        'learning rate, metrics, rate and memory)',
+        help='keys of the log to plot, such as loss bbox_mAP (default: losses, learning rate, '
+        'metrics, throughput and memory)',
     )
     parser.add_argument(
         '--legend', nargs='+', metavar='NAME', help='names of the runs (default: their folders)'
     )
-    parser.add_argument('--title', help='of the picture')
+    parser.add_argument('--title', help='figure title')
     parser.add_argument(
         '--out',
         nargs='+',
         type=written_file(*SUFFIXES, '.csv'),
         default=[Path('curves.png'), Path('curves.csv')],
         metavar='FILE',
-        help=f'files to write: pictures ({", ".join(SUFFIXES)}) and tables (.csv) (default: '
+        help=f'output files: figures ({", ".join(SUFFIXES)}) and tables (.csv) (default: '
         'curves.png curves.csv)',
     )
     args = parser.parse_args()
@@ -47,16 +47,16 @@ def parse_args() -> argparse.Namespace:
 
 
 def common_keys(logs: List[Log]) -> List[str]:
-    """What is drawn unless certain keys are asked for, of what all runs have logged."""
-    keys = [key for key in default_keys(logs[0]) if all(key in log.keys for log in logs)]
+    """Return the default keys that all runs have logged."""
+    keys = [key for key in default_keys(logs[0]) if all(key in log.curves for log in logs)]
     if not keys:
         names = ', '.join(log.name for log in logs)
-        raise UsageError(f'{names} have logged nothing in common; choose with --keys, run by run')
+        raise UsageError(f'{names} have logged nothing in common; plot them one by one')
     return keys
 
 
 def different_names(logs: List[Log]) -> List[Log]:
-    """Logs whose names tell them apart: those of one name are numbered."""
+    """Return logs with unique names: those of one name are numbered."""
     names = [log.name for log in logs]
     return [
         log._replace(name=f'{log.name} ({number})') if names.count(log.name) > 1 else log
@@ -65,7 +65,7 @@ def different_names(logs: List[Log]) -> List[Log]:
 
 
 def summary(logs: List[Log]) -> Table:
-    """A row a run: how far it came, its last loss, its best metrics."""
+    """Return a row per run: its last iteration and loss, its best metrics."""
     table = Table(title='best metrics, and what was logged last', title_justify='left')
     metrics = dict.fromkeys(key for log in logs for key in default_keys(log) if key in log.metrics)
     for name in ('run', 'iters', 'loss', 's/iter', *map(title_of, metrics)):
@@ -79,14 +79,14 @@ def summary(logs: List[Log]) -> Table:
             f'{sum(times) / len(times):.3f}' if times else '-',
         ]
         for key in metrics:
-            best = log.best(key) if key in log.keys else None
+            best = log.best(key) if key in log.curves else None
             cells.append('-' if best is None else f'{best[1]:.4g}')
         table.add_row(escape(log.name), *cells)
     return table
 
 
 def main() -> None:
-    """Read, draw and write."""
+    """Read, plot and write."""
     args = parse_args()
     names = args.legend or [''] * len(args.runs)
     logs = different_names([read_log(path, name) for path, name in zip(args.runs, names)])
@@ -102,4 +102,4 @@ def main() -> None:
             draw_curves(logs, path, keys, args.title)
     console = Console()
     console.print(summary(logs))
-    console.print(f'Written: {", ".join(map(str, args.out))}')
+    console.print(f'saved to {", ".join(map(str, args.out))}')

@@ -9,31 +9,22 @@ from ..engine.config import load_config
 from ..reporting.logs import read_log
 from ..reporting.report import write_report
 from ..reporting.run_summary import find_checkpoint, find_config
-from .command import (
-    Parser,
-    add_config_arguments,
-    at_least,
-    device,
-    fraction,
-    written_file,
-)
+from .command import Parser, add_config_arguments, at_least, device, fraction, written_file
 
 
 def parse_args() -> argparse.Namespace:
-    """Arguments of the command line."""
+    """Parse the command line."""
     parser = Parser(description=__doc__)
     parser.add_argument('work_dir', type=Path, help='work dir of the run')
     parser.add_argument('--config', help='config file (default: the one in the work dir)')
     parser.add_argument(
-        '--checkpoint', help='what to evaluate (default: the best checkpoint, or else the newest)'
+        '--checkpoint', help='to evaluate (default: the best checkpoint, or else the newest)'
     )
-    parser.add_argument(
-        '--no-eval', action='store_true', help='do not evaluate: a report of the logs alone'
-    )
+    parser.add_argument('--no-eval', action='store_true', help='report the logs only')
     parser.add_argument(
         '--out',
         type=written_file('.html', '.htm'),
-        help='file for the page (default: report.html in the work dir)',
+        help='output file (default: report.html in the work dir)',
     )
     parser.add_argument(
         '--num-pictures',
@@ -46,7 +37,7 @@ def parse_args() -> argparse.Namespace:
         '--score-thr',
         type=fraction,
         default=0.3,
-        help='detections below it are neither drawn nor counted for an image (default: 0.3)',
+        help='ignore detections below it in images and their scores (default: 0.3)',
     )
     parser.add_argument(
         '--device', type=device, default=get_device(), help='cpu, cuda, cuda:1 ... (default: GPU)'
@@ -54,12 +45,12 @@ def parse_args() -> argparse.Namespace:
     add_config_arguments(parser)
     args = parser.parse_args()
     if args.no_eval and args.checkpoint is not None:
-        parser.error('--checkpoint is what to evaluate, and --no-eval says not to')
+        parser.error('--checkpoint has no effect with --no-eval; drop one of them')
     return args
 
 
 def main() -> None:
-    """Evaluate and write."""
+    """Evaluate, and write the report."""
     args = parse_args()
     path = args.config or str(find_config(args.work_dir))
     cfg = load_config(path, args.cfg_options, args.data_root)
@@ -71,4 +62,4 @@ def main() -> None:
     write_report(
         args.work_dir, cfg, log, out, checkpoint, args.device, args.num_pictures, args.score_thr
     )
-    print(f'{out} is written ({out.stat().st_size / 2**20:.1f} MB): open it in a browser')
+    print(f'report saved to {out} ({out.stat().st_size / 2**20:.1f} MB); open it in a browser')

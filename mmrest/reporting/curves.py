@@ -5,14 +5,13 @@ import io
 import math
 import re
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from cycler import cycler
 from matplotlib import rc_context
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
 
 from .logs import MAIN_METRIC, PERCENTAGE, Log, Points
 
@@ -26,12 +25,17 @@ SUFFIXES = ('.png', '.svg', '.pdf', '.jpg')
 INK = '#010203'
 """Placeholder for the text colour of the page."""
 
-
-class Line(NamedTuple):
-    """A curve: its name in the legend and its points."""
-
-    label: str
-    points: Points
+QUANTITIES = {
+    '(base_)?lr': 'learning rate',
+    '(data_)?time': 'seconds per iteration',
+    'img_per_s': 'img/s',
+    'memory(_mb)?': 'peak memory (MB)',
+    'grad_norm': 'gradient norm',
+    '(.*[._])?acc.*': 'accuracy in training (%)',
+    PERCENTAGE.pattern: 'metrics on held-out images (%)',
+    f'.*/.*|{MAIN_METRIC.pattern}': 'metrics on held-out images',
+}
+"""Pattern of keys -> label of the axis: the quantity and its unit. The first match counts."""
 
 
 class Panel(NamedTuple):
@@ -40,13 +44,13 @@ class Panel(NamedTuple):
     Attributes:
         title: may be empty.
         quantity: of the vertical axis, with its unit.
-        lines: the curves, each with at least one point.
+        lines: name in the legend and points of each curve; there is at least one point.
         top: upper limit of the vertical axis, if known.
     """
 
     title: str
     quantity: str
-    lines: List[Line]
+    lines: List[Tuple[str, Points]]
     top: Optional[float] = None
 
 
@@ -65,32 +69,12 @@ def quantity_of(key: str) -> str:
     name = key[len('val/') :] if key.startswith('val/') else key
     if 'loss' in name:
         return 'training loss' if key == name else 'loss on held-out images'
-    if name in UNITS:
-        return UNITS[name]
-    if re.search(r'(^|[._])acc', name):
-        return 'accuracy in training (%)'
-    if PERCENTAGE.fullmatch(name):
-        return 'metrics on held-out images (%)'
-    if '/' in name or MAIN_METRIC.fullmatch(name):
-        return 'metrics on held-out images'
-    return name
-
-
-UNITS = {
-    'lr': 'learning rate',
-    'base_lr': 'learning rate',
-    'time': 'seconds per iteration',
-    'data_time': 'seconds per iteration',
-    'img_per_s': 'img/s',
-    'memory': 'peak memory (MB)',
-    'memory_mb': 'peak memory (MB)',
-    'grad_norm': 'gradient norm',
-}
+    return next((text for keys, text in QUANTITIES.items() if re.fullmatch(keys, name)), name)
 
 
 def default_keys(log: Log) -> List[str]:
     """Return the default keys: losses, learning rate, main metrics, throughput and memory."""
-    keys = log.keys
+    keys = log.curves
     rate = 'img_per_s' if 'img_per_s' in keys else 'time'
     metrics = [key for key in log.metrics if MAIN_METRIC.fullmatch(key)] or log.metrics
     others = [key for key in ('lr', rate, 'memory', 'memory_mb') if key in keys]
@@ -103,38 +87,23 @@ def panels(logs: Sequence[Log], keys: Sequence[str]) -> List[Panel]:
     Raises:
         UsageError: a run has not logged a key.
     """
-    if len(logs) > 1:
-        found = [
-            Panel(
-                key,
-                quantity_of(log_key),
-                [Line(log.name, log.points(key)) for log in logs],
-                _top(logs, [log_key]),
-            )
-            for key, log_key in ((key, logs[0].full_name(key)) for key in keys)
+    several = len(logs) > 1
+    groups: Dict[Tuple[str, str], List[str]] = {}
+    for key in keys:
+        name = logs[0].full_name(key)
+        groups.setdefault((key if several else '', quantity_of(name)), []).append(name)
+    found = []
+    for (title, quantity), names in groups.items():
+        lines = [
+            (log.name if several else title_of(name), log.points(title or name))
+            for name in names
+            for log in logs
         ]
-    else:
-        (log,) = logs
-        by_quantity: Dict[str, List[str]] = {}
-        for key in map(log.full_name, keys):
-            by_quantity.setdefault(quantity_of(key), []).append(key)
-        found = [
-            Panel(
-                '',
-                quantity,
-                [Line(title_of(key), log.points(key)) for key in of_quantity],
-                _top(logs, of_quantity),
-            )
-            for quantity, of_quantity in by_quantity.items()
-        ]
+        top = None
+        if all(MAIN_METRIC.fullmatch(name) for name in names):
+            top = 100 if PERCENTAGE.fullmatch(names[0]) else 1
+        found.append(Panel(title, quantity, lines, top))
     return found
-
-
-def _top(logs: Sequence[Log], keys: Sequence[str]) -> Optional[float]:
-    """Return the upper limit of the axis of a metric, None for other quantities."""
-    if not all(MAIN_METRIC.fullmatch(key) for key in keys):
-        return None
-    return 100 if PERCENTAGE.fullmatch(keys[0]) else 1
 
 
 def draw_curves(
@@ -158,47 +127,50 @@ def draw_curves(
     figure = Figure(figsize=size, layout='constrained')
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, panel in zip(axes.flat, found):
-        _draw(axis, panel)
-        if len(logs) == 1 and _needs_legend(panel):
-            _legend(axis, panel)
+        _draw(axis, panel, with_legend=len(logs) == 1)
     for axis in axes.flat[len(found) :]:
         axis.set_axis_off()
     if len(logs) > 1:
-        names = [line.label for line in found[0].lines]
-        add_legend(figure, axes.flat[0].get_lines(), names, loc='outside lower left')
+        names = [name for name, _ in found[0].lines]
+        _add_legend(figure, axes.flat[0].get_lines(), names, loc='outside lower left')
     if title is not None:
         figure.suptitle(title, parse_math=False)
     figure.savefig(path, dpi=110)
 
 
-def _draw(axis: Axes, panel: Panel) -> None:
+def _draw(axis: Axes, panel: Panel, with_legend: bool = True) -> None:
     axis.set_prop_cycle(CYCLE)
-    longest = max(len(line.points) for line in panel.lines)
-    for index, line in enumerate(panel.lines):
+    longest = max(len(points) for _, points in panel.lines)
+    for index, (_, points) in enumerate(panel.lines):
         # Coinciding curves stay visible: later ones are thinner, with smaller markers.
         style = dict(linewidth=max(1.2, 2.6 - 0.7 * index), clip_on=panel.top is None)
         if longest <= 12:
             style.update(marker='os^D'[index % 4], markersize=9 - 1.5 * (index % 4))
-        axis.plot(*zip(*line.points), **style)
+        axis.plot(*zip(*points), **style)
     axis.set_title(panel.title, parse_math=False)
     axis.set_xlabel('iteration')
     axis.set_ylabel(panel.quantity, parse_math=False)
     axis.set_xlim(0, None)
-    values = [value for line in panel.lines for _, value in line.points if math.isfinite(value)]
+    values = [value for _, points in panel.lines for _, value in points if math.isfinite(value)]
     if values and min(values) >= 0:  # few logged quantities are negative
         axis.set_ylim(0, panel.top or 1.05 * max(values) or 1)
     axis.grid(alpha=0.3)
+    if with_legend and (len(panel.lines) > 1 or panel.top is not None):
+        # Below the axes it covers no curve.
+        style = dict(loc='upper center', bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=9)
+        names = [name for name, _ in panel.lines]
+        _add_legend(axis, axis.get_lines(), names, frameon=False, **style)
 
 
-def _legend(axis: Axes, panel: Panel) -> None:
-    """Add a legend below the axes, where it covers no curve."""
-    names = [line.label for line in panel.lines]
-    style = dict(loc='upper center', bbox_to_anchor=(0.5, -0.16), ncols=3)
-    add_legend(axis, axis.get_lines(), names, fontsize=9, frameon=False, **style)
+def _add_legend(owner: Any, lines: Sequence[Line2D], names: Sequence[str], **style: Any) -> None:
+    """Add a legend to a figure or axes.
 
-
-def _needs_legend(panel: Panel) -> bool:
-    return len(panel.lines) > 1 or panel.top is not None
+    matplotlib hides names that begin with ``_`` and parses text between dollar signs as
+    mathematics.
+    """
+    legend = owner.legend(lines, ['x'] * len(lines), **style)
+    for text, name in zip(legend.get_texts(), names):
+        text.set(text=name, parse_math=False)
 
 
 def svg_of(panel: Panel, prefix: str, description: str) -> str:
@@ -217,8 +189,6 @@ def svg_of(panel: Panel, prefix: str, description: str) -> str:
         axis = figure.subplots()
         _draw(axis, panel)
         axis.grid(color=INK, alpha=0.2)
-        if _needs_legend(panel):
-            _legend(axis, panel)
         buffer = io.StringIO()
         nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
         figure.savefig(buffer, format='svg', transparent=True, metadata=nothing)
@@ -226,23 +196,3 @@ def svg_of(panel: Panel, prefix: str, description: str) -> str:
     text = text[text.index('<svg') :].replace(INK, 'currentColor')
     text = re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{prefix}-', text)
     return text.replace('<svg', f'<svg role="img" aria-label="{html.escape(description)}"', 1)
-
-
-def add_legend(
-    owner: Any, handles: Sequence[Artist], names: Sequence[str], **style: Any
-) -> Legend:
-    """Add a legend to a figure or to axes.
-
-    matplotlib by itself hides names that begin with ``_`` and parses text between dollar signs as
-    mathematics.
-
-    Args:
-        owner: figure or axes.
-        handles: artists to name.
-        names: one per handle.
-        style: arguments of matplotlib's ``legend``.
-    """
-    legend = owner.legend(handles, ['x'] * len(handles), **style)
-    for text, name in zip(legend.get_texts(), names):
-        text.set(text=name, parse_math=False)
-    return legend

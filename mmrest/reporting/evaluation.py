@@ -1,9 +1,9 @@
-"""Evaluation of a checkpoint that remembers every class and every image."""
+"""Evaluation of a checkpoint, with scores of every class and image."""
 
 import statistics
 import tempfile
 import time
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional, Sequence, Union
 
 import torch
 from mmengine.config import Config
@@ -18,28 +18,27 @@ from ..engine.devices import peak_memory_mb
 from ..engine.errors import UsageError
 from ..engine.weights import StrictWeightsHook
 from ..preflight import rehearse
-from .label_map_scores import LabelMapScores
+from .scores import LabelMapScores
 
-if TYPE_CHECKING:  # it needs pycocotools, which segmentors and classifiers do without
+if TYPE_CHECKING:  # it needs pycocotools, which segmentors do not
     from .instance_scores import InstanceScores
 
 Scores = Union['InstanceScores', LabelMapScores]
 
 
 class Evaluation(NamedTuple):
-    """What a checkpoint is worth.
+    """Evaluation results of a checkpoint.
 
     Attributes:
-        phase: the data set, 'val' or 'test'.
-        metrics: what the config's own evaluators say.
+        phase: the dataset, 'val' or 'test'.
+        metrics: of the config's own evaluators.
         scores: of classes and images.
-        metainfo: of the data set, with ``classes`` and maybe ``palette``.
-        images: how many there are.
-        parameters: of the network.
-        seconds: of one image in the network and what follows it (non-maximum suppression, masks,
-            resizing), the median of some.
-        memory: the most that was held, in MB: of the GPU where there is one.
-        device: what it ran on.
+        metainfo: of the dataset, with ``classes`` and maybe ``palette``.
+        images: their number.
+        parameters: number of them in the network.
+        seconds: per image, median, of the network with its post-processing.
+        memory: peak in MB, of the GPU if available.
+        device: name of the device.
     """
 
     phase: str
@@ -54,7 +53,7 @@ class Evaluation(NamedTuple):
 
 
 class ScoresHook(Hook):
-    """Keeps the scores of a test.
+    """Collects the scores of a test.
 
     Args:
         score_thr: see :class:`.InstanceScores`.
@@ -72,7 +71,7 @@ class ScoresHook(Hook):
         outputs: Optional[Sequence[Any]] = None,
     ) -> None:
         """Count the images of a batch."""
-        for sample in outputs or ():
+        for sample in outputs:
             if self.scores is None:
                 self.scores = self._start(sample, runner.test_loop.dataloader.dataset)
             self.scores.add(sample.cpu())
@@ -82,28 +81,26 @@ class ScoresHook(Hook):
         if 'pred_instances' in sample:
             from .instance_scores import InstanceScores
 
-            by_path = {}
-            for index in range(len(dataset)):
-                info = dataset.get_data_info(index)
-                by_path[info['img_path']] = info.get('instances', [])
+            infos = map(dataset.get_data_info, range(len(dataset)))
+            by_path = {info['img_path']: info.get('instances', []) for info in infos}
             return InstanceScores(classes, by_path.__getitem__, self._score_thr)
         if 'pred_sem_seg' in sample and 'gt_sem_seg' in sample:
             return LabelMapScores(classes, getattr(dataset, 'ignore_index', 255))
         raise UsageError(
-            'the images of the evaluation have neither instances nor label maps to compare with; '
-            'give --no-eval'
+            'the evaluated images have neither instances nor label maps to compare with; '
+            'pass --no-eval'
         )
 
 
 def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: float) -> Evaluation:
     """Evaluate a checkpoint on the val set of its config, or else on the test set.
 
-    Nothing is written where the config's work dir is.
+    Nothing is written to the config's work dir.
 
     Args:
         cfg: config of the run; changed.
         checkpoint: path of its weights.
-        device: what to run on.
+        device: where to run.
         score_thr: see :class:`.InstanceScores`.
 
     Raises:
@@ -112,25 +109,25 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
     """
     if is_classifier(cfg):
         raise UsageError(
-            f'{cfg.filename} is the config of a classifier, where reports evaluate detectors and '
-            'segmentors; give --no-eval'
+            f'{cfg.filename} is the config of a classifier, and reports evaluate only detectors '
+            'and segmentors; pass --no-eval'
         )
     phase = 'val' if cfg.get('val_dataloader') else 'test'
     if not cfg.get(f'{phase}_dataloader'):
-        raise UsageError('the config has no val_dataloader to evaluate on; give --no-eval')
+        raise UsageError('the config has no val_dataloader to evaluate on; pass --no-eval')
     # As a test: evaluations of a training would save the best checkpoint.
     cfg.test_dataloader, cfg.test_evaluator = cfg[f'{phase}_dataloader'], cfg[f'{phase}_evaluator']
     cfg.test_cfg = dict(type='TestLoop')
     cfg.load_from, cfg.resume, cfg.launcher = checkpoint, False, 'none'
     if 'visualization' in (cfg.get('default_hooks') or {}):
         cfg.default_hooks.visualization.draw = False
+    hook = ScoresHook(score_thr)
     with tempfile.TemporaryDirectory() as folder:
         cfg.work_dir = folder
         rehearsal = rehearse(cfg, ('test',))
         runner = build_runner(cfg)
         rehearsal.hand_over(runner)
         runner.register_hook(StrictWeightsHook())
-        hook = ScoresHook(score_thr)
         runner.register_hook(hook, priority='VERY_LOW')
         runner.model.to(device)
         metrics = runner.test()
@@ -142,29 +139,22 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
         dataset.metainfo,
         len(dataset),
         sum(parameter.numel() for parameter in runner.model.parameters()),
-        statistics.median(seconds_per_image(runner.model, dataset)),
+        _seconds_per_image(runner.model, dataset),
         peak_memory_mb(),
         torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device),
     )
 
 
-def seconds_per_image(model: nn.Module, dataset: BaseDataset, count: int = 10) -> List[float]:
-    """Times of single images in a network, data loading left out, after one to warm up.
-
-    Args:
-        model: a detector of mmdet or a segmentor of mmseg.
-        dataset: its test set.
-        count: how many images are timed, those of a smaller set more than once.
-    """
+def _seconds_per_image(model: nn.Module, dataset: BaseDataset) -> float:
+    """Return the median time of ten single images without data loading, after one to warm up."""
     times = []
     model.eval()
-    for index in range(count + 1):
+    for index in range(11):
         batch = pseudo_collate([dataset[index % len(dataset)]])
         start = time.perf_counter()
         with torch.no_grad():
             model.test_step(batch)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        if index > 0:
-            times.append(time.perf_counter() - start)
-    return times
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])

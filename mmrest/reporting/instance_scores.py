@@ -1,4 +1,4 @@
-"""How good detections and instance masks are, by class and by image; pycocotools counts."""
+"""Scores of detections and instance masks, by class and image, matched by pycocotools."""
 
 import contextlib
 import io
@@ -8,26 +8,25 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import numpy as np
 import torch
 from mmengine.structures import BaseDataElement, InstanceData
-from pycocotools import mask as coding
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ..inference.outputs import detections
 from .scores import Shown, Table
 
 
 class InstanceScores:
     """Average precision per class and F1 per image of a detector or an instance segmentor.
 
-    What is in an image is taken from the data set, in pixels of the image file, so that every
-    data set of mmdet will do. pycocotools matches and counts, of at most 100 detections an image.
+    Annotations come from the dataset, in pixels of the image file, so that every dataset of mmdet
+    is supported. At most 100 detections per image are matched.
 
     Args:
         classes: names of the classes.
-        instances_of: gives the annotations of the image of a path as mmdet's data sets have them:
-            a list of dicts with bbox (left, top, right, bottom), bbox_label, ignore_flag and
+        instances_of: returns the annotations of an image, given its path, as mmdet's datasets
+            have them: dicts with bbox (left, top, right, bottom), bbox_label, ignore_flag and
             maybe mask.
-        score_thr: detections below it count neither for an image's score nor are they drawn; AP
-            takes them all.
+        score_thr: detections below it are ignored in an image's score and not drawn; AP uses all.
     """
 
     def __init__(
@@ -39,20 +38,20 @@ class InstanceScores:
         self.classes = classes
         self._instances_of = instances_of
         self._score_thr = score_thr
-        self._with_masks = False
+        self._kinds = {'bbox': 'box'}
         self._images: List[Dict[str, Any]] = []
         self._truth: List[Dict[str, Any]] = []
         self._found: List[Dict[str, Any]] = []
-        self._evaluated: Dict[str, Any] = {}
+        self._evaluated: Dict[str, COCOeval] = {}
 
     @property
     def how(self) -> str:
         """How an image's score is computed, in a sentence."""
-        what = 'masks' if self._with_masks else 'boxes'
         return (
-            f'F1 of the {what} with a score of at least {self._score_thr:g}, each matched by '
-            'pycocotools to an annotation of its class, averaged over the IoU thresholds 0.50, '
-            '0.55 ... 0.95. An image with neither annotations nor such detections has no score.'
+            f'F1 of the {"masks" if "segm" in self._kinds else "boxes"} with a score of at least '
+            f'{self._score_thr:g}, each matched by pycocotools to an annotation of its class, '
+            'averaged over the IoU thresholds 0.50, 0.55 ... 0.95. An image with neither '
+            'annotations nor such detections has no score.'
         )
 
     def add(self, sample: BaseDataElement) -> None:
@@ -73,51 +72,30 @@ class InstanceScores:
             if instance.get('mask'):
                 entry['segmentation'] = instance['mask']
             self._truth.append(entry)
-        found = sample.pred_instances
-        self._with_masks |= 'masks' in found
-        for number in range(len(found)):
-            left, top, right, bottom = found.bboxes[number].tolist()
-            entry = dict(
-                image_id=image,
-                category_id=int(found.labels[number]),
-                bbox=[left, top, right - left, bottom - top],
-                score=float(found.scores[number]),
-            )
-            if 'masks' in found:
-                mask = np.asfortranarray(found.masks[number].numpy().astype(np.uint8))
-                entry['segmentation'] = coding.encode(mask)
-            self._found.append(entry)
+        if 'masks' in sample.pred_instances:
+            self._kinds['segm'] = 'mask'
+        for entry in detections(sample.pred_instances, range(len(self.classes))):
+            self._found.append(dict(entry, id=len(self._found) + 1, image_id=image))
 
     def table(self) -> Table:
-        """AP and AP50 of each class, of boxes and, where there are any, masks."""
-        kinds = {'bbox': 'box', 'segm': 'mask'} if self._with_masks else {'bbox': 'box'}
-        counts = np.bincount(
-            [entry['category_id'] for entry in self._truth if not entry['iscrowd']],
-            minlength=len(self.classes),
-        )
-        columns, values = ['objects'], [counts.astype(float)]
-        for kind, name in kinds.items():
+        """Return AP and AP50 of each class, of boxes and, if predicted, masks."""
+        labels = [entry['category_id'] for entry in self._truth if not entry['iscrowd']]
+        columns = {'objects': np.bincount(labels, minlength=len(self.classes)).astype(float)}
+        for kind, name in self._kinds.items():
             precision = self._evaluate(kind).eval['precision'][:, :, :, 0, 0]
             precision = np.where(precision < 0, np.nan, precision)  # -1: no such object
-            columns += [f'{name} AP', f'{name} AP50']
-            values += [precision.mean((0, 1)), precision[0].mean(0)]
-        rows = [
-            (name, [float(column[k]) for column in values]) for k, name in enumerate(self.classes)
-        ]
-        return Table(columns, rows)
+            columns[f'{name} AP'] = precision.mean((0, 1))
+            columns[f'{name} AP50'] = precision[0].mean(0)
+        return Table.of(self.classes, columns)
 
     def per_image(self) -> List[Optional[float]]:
-        """F1 of each image, see :attr:`how`."""
-        evaluation = self._evaluate('segm' if self._with_masks else 'bbox')
+        """Return the F1 of each image, see :attr:`how`."""
+        evaluation = self._evaluate(list(self._kinds)[-1])
         thresholds = len(evaluation.params.iouThrs)
         counts = np.zeros((len(self._images) + 1, 3, thresholds))  # hits, detections, objects
-        areas = len(evaluation.params.areaRng)
-        images = len(evaluation.params.imgIds)
-        for index, entry in enumerate(evaluation.evalImgs):
-            if entry is None or (index // images) % areas:  # of all sizes alone
-                continue
-            sure = np.array(entry['dtScores']) >= self._score_thr
-            counted = sure & ~np.array(entry['dtIgnore'], bool).reshape(thresholds, -1)
+        for entry in filter(None, evaluation.evalImgs):
+            confident = np.array(entry['dtScores']) >= self._score_thr
+            counted = confident & ~np.array(entry['dtIgnore'], bool).reshape(thresholds, -1)
             hits = counted & (np.array(entry['dtMatches']).reshape(thresholds, -1) > 0)
             objects = np.sum(np.array(entry['gtIgnore']) == 0)
             counts[entry['image_id']] += [hits.sum(1), counted.sum(1), [objects] * thresholds]
@@ -126,66 +104,45 @@ class InstanceScores:
             for hits, found, objects in counts[1:]
         ]
 
-    def _evaluate(self, kind: str) -> Any:
-        """pycocotools' evaluation of boxes ('bbox') or masks ('segm')."""
+    def _evaluate(self, kind: str) -> COCOeval:
+        """Return pycocotools' evaluation of boxes ('bbox') or masks ('segm')."""
         if kind not in self._evaluated:
             with contextlib.redirect_stdout(io.StringIO()):
-                truth, found = COCO(), COCO()
-                categories = [dict(id=k, name=name) for k, name in enumerate(self.classes)]
-                base = dict(images=self._images, categories=categories)
-                truth.dataset = dict(base, annotations=self._truth)
-                truth.createIndex()
-                # loadRes refuses a set in which nothing was found at all.
-                found.dataset = dict(base, annotations=self._detections(kind))
-                found.createIndex()
-                evaluation = COCOeval(truth, found, kind)
+                # loadRes does not support a set without any detection.
+                evaluation = COCOeval(self._coco(self._truth), self._coco(self._found), kind)
                 evaluation.params.maxDets = [100]
+                evaluation.params.areaRng = evaluation.params.areaRng[:1]  # all sizes
                 evaluation.evaluate()
                 evaluation.accumulate()
             self._evaluated[kind] = evaluation
         return self._evaluated[kind]
 
-    def _detections(self, kind: str) -> List[Dict[str, Any]]:
-        return [
-            dict(
-                entry,
-                id=number,
-                iscrowd=0,
-                area=float(coding.area(entry['segmentation']))
-                if kind == 'segm'
-                else entry['bbox'][2] * entry['bbox'][3],
-            )
-            for number, entry in enumerate(self._found, 1)
-        ]
+    def _coco(self, annotations: List[Dict[str, Any]]) -> COCO:
+        coco = COCO()
+        categories = [dict(id=k, name=name) for k, name in enumerate(self.classes)]
+        coco.dataset = dict(images=self._images, categories=categories, annotations=annotations)
+        coco.createIndex()
+        return coco
 
     def shown(self, index: int) -> Shown:
-        """What there is to draw of an image."""
-        image = self._images[index]
-        of_image = [
-            [entry for entry in entries if entry['image_id'] == image['id']]
-            for entries in (self._truth, self._found)
-        ]
-        truth = _instances([e for e in of_image[0] if not e['iscrowd']], image)
-        sure = [entry for entry in of_image[1] if entry['score'] >= self._score_thr]
-        found = _instances(sure, image)
-        found.scores = torch.tensor([entry['score'] for entry in sure])
-        return Shown(Path(image['path']), truth, found)
+        """Return what to draw of an image."""
+        evaluation = self._evaluate('bbox')
+        truth = [e for e in evaluation.cocoGt.imgToAnns[index + 1] if not e['iscrowd']]
+        found = evaluation.cocoDt.imgToAnns[index + 1]
+        found = [entry for entry in found if entry['score'] >= self._score_thr]
+        instances = _instances(found, evaluation.cocoDt)
+        instances.scores = torch.tensor([entry['score'] for entry in found])
+        path = Path(self._images[index]['path'])
+        return Shown(path, _instances(truth, evaluation.cocoGt), instances)
 
 
-def _instances(entries: List[Dict[str, Any]], image: Dict[str, Any]) -> InstanceData:
-    """Instances of mmengine from those of COCO."""
+def _instances(entries: List[Dict[str, Any]], coco: COCO) -> InstanceData:
+    """Return mmengine's instances for those of COCO."""
     boxes = torch.tensor([entry['bbox'] for entry in entries]).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     labels = torch.tensor([entry['category_id'] for entry in entries], dtype=torch.long)
     instances = InstanceData(bboxes=boxes, labels=labels)
     if entries and all('segmentation' in entry for entry in entries):
-        size = image['height'], image['width']
-        masks = []
-        for outline in (entry['segmentation'] for entry in entries):
-            if isinstance(outline, list):
-                outline = coding.merge(coding.frPyObjects(outline, *size))
-            elif isinstance(outline['counts'], list):
-                outline = coding.frPyObjects(outline, *size)
-            masks.append(torch.from_numpy(coding.decode(outline)).bool())
-        instances.masks = torch.stack(masks)
+        masks = np.stack([coco.annToMask(entry) for entry in entries])
+        instances.masks = torch.from_numpy(masks).bool()
     return instances

@@ -1,11 +1,11 @@
-"""The report of a run: one HTML page that needs nothing but a browser."""
+"""The report of a run: one self-contained HTML page."""
 
 import base64
 import datetime
 import math
 import statistics
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -22,21 +22,7 @@ from .curves import default_keys, panels, svg_of, title_of
 from .evaluation import Evaluation, evaluate
 from .logs import MAIN_METRIC, PERCENTAGE, Log
 from .run_summary import Rows, changes_of, environment, summary_of
-from .scores import Table
-
-
-class Picture(NamedTuple):
-    """A prediction in the report.
-
-    Attributes:
-        name: of the image file; with folders if two have the same name.
-        score: of the image.
-        panels: what each picture shows, a description of it, and the picture as an address.
-    """
-
-    name: str
-    score: float
-    panels: List[Tuple[str, str, str]]
+from .scores import Shown
 
 
 def write_report(
@@ -53,20 +39,22 @@ def write_report(
 
     Args:
         work_dir: of the run.
-        cfg: of the run, with what is to differ in the evaluation; changed.
+        cfg: of the run, with overrides for the evaluation; changed.
         log: of the run.
-        out: the page.
-        checkpoint: what to evaluate; None for a report of the logs alone.
-        device: what to evaluate on.
-        number: of best predictions that are shown, and of worst ones.
+        out: output file.
+        checkpoint: to evaluate; None for a report of the logs only.
+        device: where to evaluate.
+        number: of best and of worst predictions to show.
         score_thr: detections below it are not drawn, see :class:`.InstanceScores`.
 
     Raises:
         UsageError: see :func:`.evaluation.evaluate`.
         CheckpointError: likewise, or the page cannot be written.
     """
-    environment_rows = environment(work_dir)
-    processes = _processes(environment_rows)
+    environments = environment(work_dir)
+    # mmengine logs the number of processes as GPUs, on a CPU too.
+    logged = {key: then for key, then, _ in environments}.get('GPU number', '')
+    processes = int(logged) if logged.isdigit() else 1
     name = Path(cfg.filename).name
     package, changes = changes_of(cfg, name)
     content = dict(
@@ -76,7 +64,7 @@ def write_report(
         package=package,
         changes=changes,
         config=cfg.pretty_text,
-        environment=environment_rows,
+        environment=environments,
         curves=_curves(log),
         metrics=_metrics(log),
         speed=_speed(cfg, log, processes),
@@ -95,24 +83,17 @@ def write_report(
     )
     text = pages.get_template('report.html').render(content)
     out.parent.mkdir(parents=True, exist_ok=True)
-    # Of a name that is not text its bytes' numbers are left.
+    # File names that are not valid text are escaped.
     encoded = text.encode('utf-8', 'xmlcharrefreplace')
     write_atomically(out, lambda temporary: Path(temporary).write_bytes(encoded))
 
 
-def _processes(environment_rows: List[Tuple[str, str, str]]) -> int:
-    """How many processes the run had: mmengine logs them as GPUs, and on a CPU too."""
-    logged = {key: then for key, then, _ in environment_rows}.get('GPU number', '')
-    return int(logged) if logged.isdigit() else 1
-
-
 def _curves(log: Log) -> List[Markup]:
-    """Panels of curves."""
     found = []
     for index, panel in enumerate(panels([log], default_keys(log))):
         lines = ', '.join(
-            f'{line.label} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}'
-            for line in panel.lines
+            f'{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}'
+            for name, points in panel.lines
         )
         description = f'{panel.quantity} over iterations: {lines}'
         found.append(Markup(svg_of(panel, f'curve{index}', description)))
@@ -120,23 +101,22 @@ def _curves(log: Log) -> List[Markup]:
 
 
 def _metrics(log: Log) -> List[Tuple[str, str, str, str]]:
-    """Metrics of the log: name, the last value, the best one and its iteration."""
+    """Return the metrics of the log: name, last value, best value and its iteration."""
     rows = []
     for key in log.metrics:
-        found = log.best(key)
-        if found is not None:
-            step, best = found
-            last = [value for _, value in log.points(key) if math.isfinite(value)][-1]
-            text = _metric_text(best, key)
-            where = '-' if text == '-' else str(step)
-            rows.append((title_of(key), _metric_text(last, key), text, where))
+        best = log.best(key)
+        if best is not None:
+            step, value = best
+            last = [v for _, v in log.points(key) if math.isfinite(v)][-1]
+            where = '-' if value < 0 else str(step)
+            rows.append((title_of(key), _metric_text(last, key), _metric_text(value, key), where))
     return rows
 
 
 def _metric_text(value: float, key: str = '') -> str:
-    """A metric as people write it: percentages with two digits, fractions with three.
+    """Format a metric: percentages with two digits, fractions with three.
 
-    COCO's evaluation says -1 where there is nothing to find.
+    COCO's evaluation returns -1 if there are no objects.
     """
     if not math.isfinite(value) or value < 0:
         return '-'
@@ -144,26 +124,25 @@ def _metric_text(value: float, key: str = '') -> str:
 
 
 def _speed(cfg: Config, log: Log, processes: int) -> Rows:
-    """Rate, time and memory of training."""
+    """Return throughput, time and memory of training."""
     rows: Rows = []
     columns = {
         name: [line[name] for line in log.train if name in line]
         for name in ('img_per_s', 'time', 'data_time', 'memory', 'memory_mb')
     }
-    seconds = columns['time']
-    if columns['img_per_s']:
-        rows.append(
-            ('training, median', f'{statistics.median(columns["img_per_s"]):.1f} images/s')
-        )
-    elif seconds and cfg.get('train_dataloader', {}).get('batch_size'):
-        batch = cfg.train_dataloader.batch_size * processes
-        rows.append(('training, median', f'{batch / statistics.median(seconds):.1f} images/s'))
-    if seconds:
-        text = f'{statistics.median(seconds):.3f} s'
-        if columns['data_time']:
-            text += f', of which {statistics.median(columns["data_time"]):.3f} s wait for data'
+    medians = {name: statistics.median(values) for name, values in columns.items() if values}
+    batch = (cfg.get('train_dataloader') or {}).get('batch_size')
+    if 'img_per_s' not in medians and 'time' in medians and batch:
+        medians['img_per_s'] = batch * processes / medians['time']
+    if 'img_per_s' in medians:
+        rows.append(('training, median', f'{medians["img_per_s"]:.1f} images/s'))
+    if 'time' in medians:
+        text = f'{medians["time"]:.3f} s'
+        if 'data_time' in medians:
+            text += f', of which {medians["data_time"]:.3f} s wait for data'
         rows.append(('one iteration, median', text))
-        total = datetime.timedelta(seconds=round(statistics.mean(seconds) * log.train[-1]['iter']))
+        seconds = statistics.mean(columns['time']) * log.train[-1]['iter']
+        total = datetime.timedelta(seconds=round(seconds))
         rows.append(('all iterations', f'{total} without evaluations'))
     for name, where in (('memory', 'of the GPU'), ('memory_mb', 'of the process')):
         if columns[name]:
@@ -181,14 +160,27 @@ def _inference(found: Evaluation) -> Rows:
 
 
 def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any]:
-    """What the template is to know of an evaluation."""
+    """Return the fields of the template for an evaluation."""
     scores = found.scores.per_image()
     scored = (index for index, score in enumerate(scores) if score is not None)
     ranked = sorted(scored, key=scores.__getitem__)
-    number = min(number, len(ranked) // 2) if len(ranked) > 1 else min(number, len(ranked))
+    number = min(number, max(len(ranked) // 2, 1))
     best, worst = ranked[::-1][:number], ranked[:number]
-    paths = [found.scores.shown(index).path for index in best + worst]
-    names = dict(zip(paths, unique_names(paths, suffix=True)))
+    shown = {index: found.scores.shown(index) for index in best + worst}
+    names = dict(zip(shown, unique_names([each.path for each in shown.values()], suffix=True)))
+    pictures = {
+        index: dict(
+            name=names[index], score=scores[index], panels=_panels(each, names[index], found)
+        )
+        for index, each in shown.items()
+    }
+    spread = 'No image has a score.'
+    if ranked:
+        values = [scores[index] for index in ranked]
+        spread = (
+            f'{len(values)} images have a score: the lowest is {values[0]:.3f}, the median '
+            f'{statistics.median(values):.3f}, the highest {values[-1]:.3f}.'
+        )
     return dict(
         checkpoint=Path(checkpoint).name,
         phase=found.phase,
@@ -198,22 +190,34 @@ def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any
             for key, value in found.metrics.items()
             if MAIN_METRIC.fullmatch(key) or key.startswith('coco/') or len(found.metrics) < 20
         ],
-        table_of_classes=_cells(found.scores.table()),
+        table_of_classes=_table_of_classes(found),
         how=found.scores.how,
-        spread=_spread([scores[index] for index in ranked]),
-        best=[_picture(found, index, scores[index], names) for index in best],
-        worst=[_picture(found, index, scores[index], names) for index in worst],
-        legend=_legend(found, best + worst),
+        spread=spread,
+        best=[pictures[index] for index in best],
+        worst=[pictures[index] for index in worst],
+        legend=_legend(found, shown.values()),
     )
 
 
-def _legend(found: Evaluation, indices: List[int]) -> List[Tuple[str, str]]:
-    """Names and colours of the classes that occur in pictures."""
-    occurring: Set[int] = set()
-    for index in indices:
-        _, *contents = found.scores.shown(index)
-        for content in contents:
-            occurring |= set(np.unique(getattr(content, 'labels', content)).tolist())
+def _table_of_classes(found: Evaluation) -> Dict[str, Any]:
+    """Return the columns and rows of the table; a cell is a text and its bar's length in %."""
+
+    def cell(value: float, column: str) -> Tuple[str, Optional[float]]:
+        if column == 'objects':
+            return f'{value:.0f}', None
+        share = value if '%' in column else 100 * value
+        return _metric_text(value, column), round(share, 1) if math.isfinite(value) else 0
+
+    columns, rows = found.scores.table()
+    return dict(
+        columns=columns, rows=[(name, list(map(cell, row, columns))) for name, row in rows]
+    )
+
+
+def _legend(found: Evaluation, shown: Iterable[Shown]) -> List[Tuple[str, str]]:
+    """Return names and colours of the classes in the shown images."""
+    contents = [getattr(each, 'labels', each) for _, *pair in shown for each in pair]
+    occurring = {label for content in contents for label in np.unique(content).tolist()}
     classes = found.metainfo['classes']
     palette = colours(found.metainfo.get('palette'), len(classes))
     return [
@@ -223,46 +227,12 @@ def _legend(found: Evaluation, indices: List[int]) -> List[Tuple[str, str]]:
     ]
 
 
-def _cells(table: Table) -> Dict[str, Any]:
-    """A table of classes for the page: each value as text and, of a metric, its part of 100%."""
-    whole = [None if column == 'objects' else 100 if '%' in column else 1
-             for column in table.columns]  # fmt: skip
-    rows = [
-        (
-            name,
-            [
-                (_cell(value, column), None if most is None else _part(value, most))
-                for value, column, most in zip(values, table.columns, whole)
-            ],
-        )
-        for name, values in table.rows
-    ]
-    return dict(columns=table.columns, rows=rows)
-
-
-def _cell(value: float, column: str) -> str:
-    return f'{value:.0f}' if column == 'objects' else _metric_text(value, column)
-
-
-def _part(value: float, most: float) -> float:
-    return round(100 * value / most, 1) if math.isfinite(value) else 0
-
-
-def _spread(scores: List[float]) -> str:
-    if not scores:
-        return 'No image has a score.'
-    return (
-        f'{len(scores)} images have a score: the lowest is {min(scores):.3f}, the median '
-        f'{statistics.median(scores):.3f}, the highest {max(scores):.3f}.'
-    )
-
-
-def _picture(found: Evaluation, index: int, score: float, names: Dict[Path, str]) -> Picture:
-    path, truth, prediction = found.scores.shown(index)
-    parts = []
-    for title, content in (('image', None), ('ground truth', truth), ('prediction', prediction)):
-        jpeg, inside = draw_panel(path, content, found.metainfo)
-        description = f'{title} of {names[path]}' + (f': {inside}' if content is not None else '')
+def _panels(shown: Shown, name: str, found: Evaluation) -> List[Tuple[str, str, str]]:
+    """Return title, description and address of the panels of an image."""
+    panels = []
+    for title, content in zip(('image', 'ground truth', 'prediction'), (None, *shown[1:])):
+        jpeg, inside = draw_panel(shown.path, content, found.metainfo)
+        description = f'{title} of {name}' + (f': {inside}' if content is not None else '')
         address = 'data:image/jpeg;base64,' + base64.b64encode(jpeg).decode()
-        parts.append((title, description, address))
-    return Picture(names[path], score, parts)
+        panels.append((title, description, address))
+    return panels

@@ -1,10 +1,10 @@
-"""What a run was: its files, its config in a few lines, and where it ran."""
+"""Summary of a run: its files, its config in a few lines, and its environment."""
 
 import copy
 import re
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.utils.dl_utils import collect_env
@@ -12,49 +12,39 @@ from mmengine.utils.dl_utils import collect_env
 from ..engine.config import RUN_KEYS, TESTED, dicts, load_config, make_resumable, type_name
 from ..engine.errors import UsageError
 from ..engine.saving import newest_checkpoint
+from ..shipped import find
 from .logs import Log
 
 Rows = List[Tuple[str, str]]
 
-SHIPPED = ('mmrest', 'mmdet', 'mmseg')
-"""Packages that hold configs, which a run's own may be named after."""
-
-METHODS = {'EncoderDecoder': 'decode_head', 'CascadeEncoderDecoder': 'decode_head'}
-"""Models that say little of the method, and the part that does."""
-
-
-class Change(NamedTuple):
-    """A value of a config that a run has changed; '-' where there is none."""
-
-    key: str
-    before: str
-    now: str
+NOT_SHOWN = ('PyTorch compiling details', 'TorchVision compiling details', 'numpy_random_seed')
+"""Facts about the environment that mmengine logs."""
 
 
 def find_config(work_dir: Path) -> Path:
-    """The config that training wrote into its work dir.
+    """Return the config that training saved to its work dir.
 
     Raises:
-        UsageError: there is no such folder, no config in it, or there are several.
+        UsageError: there is no such folder, or not exactly one config in it.
     """
     if not work_dir.is_dir():
-        raise UsageError(f'{work_dir} is not a folder; give the work dir of a run')
+        raise UsageError(f'{work_dir} is not a directory; pass the work dir of a run')
     paths = sorted(work_dir.glob('*.py'))
     paths = [path for path in paths if not path.name.endswith(TESTED)] or paths
     if len(paths) > 1:
         names = ', '.join(path.name for path in paths)
-        raise UsageError(f'{work_dir} holds several configs ({names}); choose with --config PATH')
+        raise UsageError(f'{work_dir} contains several configs ({names}); pass --config PATH')
     if not paths:
-        raise UsageError(f'{work_dir} holds no config of a run (*.py); give --config PATH')
+        raise UsageError(f'{work_dir} contains no config of a run (*.py); pass --config PATH')
     return paths[0]
 
 
 def find_checkpoint(work_dir: Path, cfg: Config) -> str:
-    """The best checkpoint of a run, the newest of several, or else the newest of all.
+    """Return the best checkpoint of a run, the newest of several, or else the newest of all.
 
     Raises:
         UsageError: there is none.
-        CheckpointError: there are only such as cannot be read.
+        CheckpointError: none can be read.
     """
     best = [path for path in work_dir.glob('best_*.pth') if path.is_file()]
     if best:
@@ -63,68 +53,77 @@ def find_checkpoint(work_dir: Path, cfg: Config) -> str:
     newest = newest_checkpoint(str(work_dir), hook)
     if newest is None:
         raise UsageError(
-            f'{work_dir} holds no checkpoint; give --checkpoint PATH, or --no-eval for a report '
-            'of the logs alone'
+            f'{work_dir} contains no checkpoint; pass --checkpoint PATH, or --no-eval for a '
+            'report of the logs only'
         )
     return newest
 
 
 def summary_of(cfg: Config, log: Log, processes: int) -> Rows:
-    """The config of a run in a few lines: name of a thing, and what it is.
+    """Return the config of a run in a few lines: names and values.
 
     Args:
         cfg: of the run.
         log: of the run.
-        processes: how many it had.
+        processes: their number.
     """
     model = cfg.model
     while 'backbone' not in model and isinstance(model.get('module'), dict):
         model = model.module
-    loader = cfg.get('train_dataloader') or {}
-    wrapper = cfg.get('optim_wrapper') or {}
+    loader, wrapper, loop = (
+        cfg.get(key) or {} for key in ('train_dataloader', 'optim_wrapper', 'train_cfg')
+    )
+    datasets = [part for _, part in dicts(loader.get('dataset') or {}, '')]
+    transforms = [type_name(step) for part in datasets for step in part.get('pipeline') or ()]
+    planned = [f'{loop[f"max_{unit}"]} {unit}' for unit in ('epochs', 'iters')
+               if loop.get(f'max_{unit}')]  # fmt: skip
+    reached = f', {log.train[-1]["iter"]} iterations logged' if log.train else ''
+    precision = 'float32' if wrapper else ''
+    if type_name(wrapper) == 'AmpOptimWrapper':
+        precision = f'mixed, {wrapper.get("dtype") or "float16"}'
     rows = {
         'method': _method(model),
         'backbone': _call(model.get('backbone')),
         'pretrained': _pretrained(cfg),
         'neck': _call(model.get('neck'), ('in_channels', 'out_channels', 'num_outs')),
-        'data': _data(loader),
+        'data': '; '.join(_data(part) for part in datasets if part.get('data_root'))
+        or _call(loader.get('dataset'), ()),
         'batch size': _batch_size(loader, wrapper, processes),
         'optimizer': _call(wrapper.get('optimizer'), ('lr', 'weight_decay', 'momentum', 'betas')),
         'gradient clipping': _pairs(wrapper.get('clip_grad') or {}),
-        'precision': _precision(wrapper),
-        'length': _length(cfg, log),
+        'precision': precision,
+        'length': ''.join(planned) + reached,
         'learning rate schedule': '; '.join(
             _call(part, ('begin', 'end', 'milestones', 'gamma', 'power', 'by_epoch', 'eta_min'))
-            for part in _parts(cfg.get('param_scheduler'))
+            for part in _listed(cfg.get('param_scheduler'))
         ),
-        'augmentation': ', '.join(_transforms(loader)),
+        'augmentation': ', '.join(n for n in transforms if not n.startswith(('Load', 'Pack'))),
         'seed': str((cfg.get('randomness') or {}).get('seed', '')),
     }
     return [(name, text) for name, text in rows.items() if text]
 
 
-def _parts(node: Any) -> List[dict]:
+def _listed(node: Any) -> List[dict]:
     return list(node) if isinstance(node, (list, tuple)) else [node] if node else []
 
 
 def _method(model: dict) -> str:
     name = type_name(model) or ''
-    head = model.get(METHODS.get(name, ''))
-    heads = [type_name(part) for part in _parts(head)]
-    return f'{name} with {", ".join(heads)}' if heads else name
+    if name not in ('EncoderDecoder', 'CascadeEncoderDecoder'):
+        return name
+    return f'{name} with {", ".join(map(type_name, _listed(model.get("decode_head"))))}'
 
 
 def _call(part: Optional[dict], names: Optional[Tuple[str, ...]] = None) -> str:
-    """A part of a config as Python would write it, with some or all of its arguments."""
+    """Return a part of a config in Python's syntax, with some or all of its arguments."""
     if not isinstance(part, dict):
         return ''
-    left_out = ('type', '_scope_', 'init_cfg')
-    chosen = {
+    arguments = {
         key: value
         for key, value in part.items()
-        if key not in left_out and (names is None or key in names)
+        if key not in ('type', '_scope_', 'init_cfg') and (names is None or key in names)
     }
-    return f'{type_name(part)}({_pairs(chosen)})'
+    return f'{type_name(part)}({_pairs(arguments)})'
 
 
 def _pairs(values: dict) -> str:
@@ -134,28 +133,22 @@ def _pairs(values: dict) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return f'dict({_pairs({k: v for k, v in value.items() if k != "_scope_"})})'
-    return str(value) if isinstance(value, (int, float)) else repr(value)
+    return repr(value)
 
 
 def _pretrained(cfg: Config) -> str:
-    begun = cfg.get('load_from')
-    weights = ((cfg.model.get('backbone') or {}).get('init_cfg') or {}) if cfg.model else {}
+    weights = (cfg.model.get('backbone') or {}).get('init_cfg')
     source = weights.get('checkpoint') if isinstance(weights, dict) else None
-    texts = [f'backbone: {source}' if source else '', f'whole model: {begun}' if begun else '']
-    if begun and cfg.get('resume'):
-        texts[1] = ''  # its own checkpoint
-    return '; '.join(filter(None, texts)) or 'none: from scratch'
+    texts = [f'backbone: {source}'] if source else []
+    if cfg.get('load_from') and not cfg.get('resume'):  # else it is the run's own checkpoint
+        texts.append(f'whole model: {cfg.load_from}')
+    return '; '.join(texts) or 'none: from scratch'
 
 
-def _data(loader: dict) -> str:
-    texts = []
-    for _, part in dicts(loader.get('dataset') or {}, ''):
-        root = part.get('data_root')
-        if root:
-            classes = (part.get('metainfo') or {}).get('classes')
-            number = f', {len(classes)} classes' if isinstance(classes, (list, tuple)) else ''
-            texts.append(f'{type_name(part)} in {root}{number}')
-    return '; '.join(texts) or _call(loader.get('dataset'), ())
+def _data(dataset: dict) -> str:
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    number = f', {len(classes)} classes' if isinstance(classes, (list, tuple)) else ''
+    return f'{type_name(dataset)} in {dataset["data_root"]}{number}'
 
 
 def _batch_size(loader: dict, wrapper: dict, processes: int) -> str:
@@ -163,44 +156,22 @@ def _batch_size(loader: dict, wrapper: dict, processes: int) -> str:
     if not each:
         return ''
     accumulated = wrapper.get('accumulative_counts', 1)
-    total = each * processes * accumulated
     factors = f'{each} x {processes} process(es)'
     if accumulated > 1:
         factors += f' x {accumulated} accumulated'
-    return f'{total} = {factors}'
+    return f'{each * processes * accumulated} = {factors}'
 
 
-def _precision(wrapper: dict) -> str:
-    if type_name(wrapper) == 'AmpOptimWrapper':
-        return f'mixed, {wrapper.get("dtype") or "float16"}'
-    return 'float32' if wrapper else ''
-
-
-def _length(cfg: Config, log: Log) -> str:
-    loop = cfg.get('train_cfg') or {}
-    planned = [f'{loop[f"max_{unit}"]} {unit}' for unit in ('epochs', 'iters') if
-               loop.get(f'max_{unit}')]  # fmt: skip
-    reached = f', {log.train[-1]["iter"]} iterations logged' if log.train else ''
-    return ''.join(planned) + reached
-
-
-def _transforms(loader: dict) -> Iterator[str]:
-    for _, part in dicts(loader.get('dataset') or {}, ''):
-        for transform in part.get('pipeline') or ():
-            name = type_name(transform)
-            if not name.startswith(('Load', 'Pack')):
-                yield name
-
-
-def changes_of(cfg: Config, name: str) -> Tuple[Optional[str], List[Change]]:
-    """What a run's config changes of the one that it was made from, where that is shipped.
+def changes_of(cfg: Config, name: str) -> Tuple[Optional[str], List[Tuple[str, str, str]]]:
+    """Compare the config of a run with the shipped one of the same name.
 
     Args:
         cfg: of the run.
         name: of its file.
 
     Returns:
-        The package that ships a config of this name, or None, and the changes.
+        The package that ships a config of this name, or None, and the changes: key, shipped value
+        and the run's value, '-' for none.
     """
     package, path = next(_shipped(name), (None, None))
     if path is None:
@@ -208,19 +179,21 @@ def changes_of(cfg: Config, name: str) -> Tuple[Optional[str], List[Change]]:
     before, now = load_config(str(path)), copy.deepcopy(cfg)
     for config in (before, now):  # training does so, other tools do not
         make_resumable(config)
-    old, new = (dict(_leaves(config)) for config in (before, now))
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return package, [Change(key, old.get(key, '-'), new.get(key, '-')) for key in keys]
+    keys = RUN_KEYS - {'work_dir', 'launcher', 'experiment_name', 'load_from', 'resume'}
+    old, new = (
+        dict(leaf for key in config if key in keys for leaf in _leaves(config[key], key))
+        for config in (before, now)
+    )
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return package, [(key, old.get(key, '-'), new.get(key, '-')) for key in changed]
 
 
 def _shipped(name: str) -> Iterator[Tuple[str, Path]]:
-    own = Path(__file__).resolve().parents[1]
-    for folder in (own.parent / 'configs', own / '.mim' / 'configs'):
-        if (folder / name).is_file():
-            yield 'mmrest', folder / name
-    for package in SHIPPED[1:]:
+    if find(name) is not None:
+        yield 'mmrest', find(name)
+    for package, distribution in (('mmdet', 'mmdet'), ('mmseg', 'mmsegmentation')):
         try:
-            files = metadata.files({'mmseg': 'mmsegmentation'}.get(package, package)) or []
+            files = metadata.files(distribution) or []
         except metadata.PackageNotFoundError:
             continue
         for file in files:
@@ -228,52 +201,40 @@ def _shipped(name: str) -> Iterator[Tuple[str, Path]]:
                 yield package, Path(file.locate())
 
 
-def _leaves(cfg: Config) -> Iterator[Tuple[str, str]]:
-    """Dotted keys of what a run reads, with the text of their values."""
-
-    def walk(node: Any, where: str) -> Iterator[Tuple[str, str]]:
-        if isinstance(node, dict) and node:
-            for key, value in node.items():
-                if key != '_scope_':
-                    yield from walk(value, f'{where}.{key}')
-        elif isinstance(node, (list, tuple)) and any(
-            isinstance(part, (dict, list, tuple)) for part in node
-        ):
-            for index, value in enumerate(node):
-                yield from walk(value, f'{where}.{index}')
-        else:
-            yield where, repr(tuple(node) if isinstance(node, list) else node)
-
-    for key in cfg:
-        if key in RUN_KEYS - {'work_dir', 'launcher', 'experiment_name', 'load_from', 'resume'}:
-            yield from walk(cfg[key], key)
+def _leaves(node: Any, where: str) -> Iterator[Tuple[str, str]]:
+    """Yield the dotted keys of nested values, with their texts."""
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            if key != '_scope_':
+                yield from _leaves(value, f'{where}.{key}')
+    elif isinstance(node, (list, tuple)) and any(
+        isinstance(part, (dict, list, tuple)) for part in node
+    ):
+        for index, value in enumerate(node):
+            yield from _leaves(value, f'{where}.{index}')
+    else:
+        yield where, repr(tuple(node) if isinstance(node, list) else node)
 
 
 def logged_environment(work_dir: Path) -> Dict[str, str]:
-    """What mmengine wrote of the machine when a run began last; empty where it wrote no log."""
-    paths = sorted(work_dir.glob('*/*.log'))
-    for path in reversed(paths):
+    """Return what mmengine logged of the environment when a run last started, if anything."""
+    for path in sorted(work_dir.glob('*/*.log'), reverse=True):
         with path.open(encoding='utf-8', errors='replace') as file:
             head = file.read(20000)
         found = re.search(r'^System environment:\n(.*?)\n-{20,}', head, re.M | re.S)
         if found:
-            # Of what goes over several lines the first one says enough.
-            pairs = re.findall(r'^ {4}(\S[^:\n]*): (.*)$', found[1], re.M)
-            return {key: value for key, value in pairs if key not in LEFT_OUT}
+            # The first line of values over several lines is enough.
+            return dict(re.findall(r'^ {4}(\S[^:\n]*): (.*)$', found[1], re.M))
     return {}
 
 
-LEFT_OUT = ('PyTorch compiling details', 'TorchVision compiling details', 'numpy_random_seed')
-"""What mmengine collects and few people read."""
-
-
 def environment(work_dir: Path) -> List[Tuple[str, str, str]]:
-    """Where a run ran and where its report was made: name, then, now; '-' where it is unknown."""
-    then = logged_environment(work_dir)
-    now = {key: str(value) for key, value in collect_env().items() if key not in LEFT_OUT}
+    """Return the environments of a run and its report: name, then, now; '-' if unknown."""
+    then, now = logged_environment(work_dir), dict(collect_env())
     for name in ('mmcv', 'mmdet', 'mmsegmentation', 'mmrest', 'numpy'):
         try:
             now[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return [(key, then.get(key, '-'), now.get(key, '-')) for key in {**then, **now}]
+    keys = [key for key in {**then, **now} if key not in NOT_SHOWN]
+    return [(key, then.get(key, '-'), str(now.get(key, '-'))) for key in keys]

@@ -25,7 +25,7 @@ def detector(tmp_path_factory, coco_root):
     done = run(
         ROOT / 'tools' / 'report.py', 'run', '--num-pictures', 2, '--score-thr', 0, cwd=folder
     )
-    assert 'run/report.html is written' in done.stdout
+    assert 'report saved to run/report.html' in done.stdout
     return folder
 
 
@@ -84,7 +84,7 @@ def test_segmentor_of_mmseg(tmp_path, ade_root, monkeypatch, capsys):
         'sys.argv', 'report.py run --data-root data --out new/page.html --device cpu'.split()
     )
     runpy.run_path(str(ROOT / 'tools' / 'report.py'), run_name='__main__')
-    assert 'new/page.html is written' in capsys.readouterr().out
+    assert 'report saved to new/page.html' in capsys.readouterr().out
     text = (tmp_path / 'new' / 'page.html').read_text()
     assert text.count('<th scope="row">') > 150 and 'IoU (%)' in text
     assert re.search(r'<dt>training, median</dt><dd>4.0 images/s', text)

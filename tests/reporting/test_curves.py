@@ -1,9 +1,8 @@
-"""Curves: what stands in which panel, and how panels look."""
+"""Curves: the panels, and how they look."""
 
 import re
 import xml.etree.ElementTree as ElementTree
 
-import cv2
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -41,7 +40,8 @@ def test_names(key, title, quantity):
     assert title_of(key) == title and quantity_of(key) == quantity
 
 
-def test_panels_of_one_run():
+def test_panels():
+    """One per quantity for one run, one per key for several."""
     keys = default_keys(LOG)
     assert keys == [
         'loss', 'loss_cls', 'loss_box', 'coco/bbox_mAP', 'lr', 'img_per_s', 'memory',
@@ -51,43 +51,34 @@ def test_panels_of_one_run():
         'training loss', 'metrics on held-out images', 'learning rate', 'img/s',
         'peak memory (MB)',
     ]  # fmt: skip
-    assert [line.label for line in found[0].lines] == ['total', 'cls', 'box']
-    assert found[1].lines[0].points == [(20, 0.2), (30, 0.4)] and found[1].top == 1
-
-
-def test_panels_of_several_runs():
+    assert [name for name, _ in found[0].lines] == ['total', 'cls', 'box']
+    assert found[1].lines == [('box AP', [(20, 0.2), (30, 0.4)])] and found[1].top == 1
     found = panels([LOG, LOG._replace(name='other')], ['loss', 'bbox_mAP'])
     assert [panel.title for panel in found] == ['loss', 'bbox_mAP']
-    assert [line.label for panel in found for line in panel.lines] == ['run', 'other'] * 2
+    assert [name for panel in found for name, _ in panel.lines] == ['run', 'other'] * 2
 
 
 @pytest.mark.parametrize('count, legends', [(1, 2), (12, 1)])
-def test_picture(tmp_path, monkeypatch, count, legends):
-    """Axes are named; a legend a panel of one run, one for all panels of many."""
+def test_figure(tmp_path, monkeypatch, count, legends):
+    """Axes are named; one run has a legend per panel, several have one below all panels."""
     kept = []
-    save = Figure.savefig
-    monkeypatch.setattr(
-        Figure, 'savefig', lambda self, *args, **kw: kept.append(self) or save(self, *args, **kw)
-    )
+    monkeypatch.setattr(Figure, 'savefig', lambda self, *args, **kw: kept.append(self))
     logs = [LOG._replace(name=f'a run of a rather long name {n}') for n in range(count)]
     draw_curves(logs, tmp_path / 'x.png', default_keys(LOG), 'Title')
     (figure,) = kept
     axes = [axis for axis in figure.axes if axis.lines]
     assert all(axis.get_xlabel() == 'iteration' and axis.get_ylabel() for axis in axes)
-    of_axes = [axis.get_legend() for axis in axes if axis.get_legend()]
-    assert len(of_axes) + len(figure.legends) == legends
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    for legend in figure.legends:  # below the panels, on the picture
-        extent = legend.get_window_extent(renderer)
+    assert sum(axis.get_legend() is not None for axis in axes) + len(figure.legends) == legends
+    FigureCanvasAgg(figure).draw()
+    for legend in figure.legends:
+        extent = legend.get_window_extent()
         assert extent.y0 >= 0
         assert not any(extent.overlaps(axis.get_window_extent()) for axis in axes)
-        assert len(legend.texts) == count
         assert len({(line.get_color(), line.get_linestyle()) for line in legend.get_lines()}) == 12
-    assert cv2.imread(str(tmp_path / 'x.png')).std() > 10
 
 
 def test_names_are_shown_as_they_are(tmp_path):
-    """Neither left out nor taken for mathematics, which could be wrong."""
+    """Neither hidden nor parsed as mathematics."""
     names = ('_run', r'$\run{$')
     train = [{'iter': step, names[1]: 1.0, f'loss_{names[1]}': 1.0, 'loss': 1} for step in (1, 2)]
     logs = [Log(name, train, []) for name in names]
@@ -97,13 +88,6 @@ def test_names_are_shown_as_they_are(tmp_path):
     assert comments.count(names[1]) == 4  # title, panel, axis and legend
     panel = panels(logs[:1], [f'loss_{names[1]}', 'loss'])[0]
     assert f'>{names[1]}<' in svg_of(panel, 'a', 'x')
-
-
-@pytest.mark.parametrize('suffix, start', [('svg', b'<?xml'), ('pdf', b'%PDF')])
-def test_formats(tmp_path, suffix, start):
-    path = tmp_path / f'x.{suffix}'
-    draw_curves([LOG], path, ['grad_norm'])
-    assert path.read_bytes().startswith(start)
 
 
 def test_svg_for_a_page():

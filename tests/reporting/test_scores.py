@@ -11,7 +11,7 @@ from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
 
 from mmrest.reporting.instance_scores import InstanceScores
-from mmrest.reporting.label_map_scores import LabelMapScores
+from mmrest.reporting.scores import LabelMapScores
 
 BOXES = torch.tensor([[0.0, 0, 10, 10], [20, 0, 40, 20], [0, 20, 10, 40]])
 CLASSES = ('a', 'b', 'c')
@@ -20,12 +20,8 @@ CLASSES = ('a', 'b', 'c')
 def annotations(boxes, labels, masks=False):
     found = []
     for (x0, y0, x1, y1), label in zip(boxes.tolist(), labels):
-        outline = [[x0, y0, x1, y0, x1, y1, x0, y1]]
-        found.append(
-            dict(bbox=[x0, y0, x1, y1], bbox_label=label, ignore_flag=0, mask=outline)
-            if masks
-            else dict(bbox=[x0, y0, x1, y1], bbox_label=label, ignore_flag=0)
-        )
+        outline = dict(mask=[[x0, y0, x1, y0, x1, y1, x0, y1]] if masks else None)
+        found.append(dict(outline, bbox=[x0, y0, x1, y1], bbox_label=label, ignore_flag=0))
     return found
 
 
