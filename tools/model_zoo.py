@@ -7,12 +7,13 @@ import torch
 import yaml
 
 from mmrest import RMT
-from mmrest.analysis.complexity import count, count_config
+from mmrest.analysis.complexity import count
 from mmrest.analysis.networks import (
     CLASSIFICATION_SIZE,
     DETECTION_SIZE,
     OURS,
     SEGMENTATION_SIZE,
+    on_meta,
     usual_size,
 )
 from mmrest.cli.command import Parser, markdown_table, run
@@ -131,7 +132,7 @@ def zoo() -> List[Dict[str, Any]]:
                     continue
                 if counted is None or method == 'imagenet':
                     cfg = load_config(str(path))
-                    counted = count_config(cfg, *usual_size(cfg))
+                    counted = count(on_meta(cfg), *usual_size(cfg))
                 models.append(entry(path.stem, METRICS[method], DATA[cfg.default_scope], counted))
     return models
 

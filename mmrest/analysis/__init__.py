@@ -1,1 +1,1 @@
-"""What networks compute and cost: operations, time, memory, attention, receptive fields."""
+"""Analysis of networks: operations, time, memory, attention, receptive fields."""

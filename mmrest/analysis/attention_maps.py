@@ -44,15 +44,13 @@ def attention_maps(
     Returns:
         Stage -> attention.
     """
-    inputs: Dict[int, Tuple[Any, ...]] = {}
-    modules = {
-        stage: attention_of(backbone.blocks(stage)[block]) for stage, block in blocks.items()
-    }
+    modules = {n: attention_of(backbone.blocks(n)[block]) for n, block in blocks.items()}
+    inputs: Dict[nn.Module, Tuple[Any, ...]] = {}
 
-    def keep(stage: int) -> Any:
-        return lambda module, args: inputs.setdefault(stage, args) and None
+    def keep(module: nn.Module, args: Tuple[Any, ...]) -> None:
+        inputs[module] = args
 
-    handles = [module.register_forward_pre_hook(keep(stage)) for stage, module in modules.items()]
+    handles = [module.register_forward_pre_hook(keep) for module in modules.values()]
     try:
         with torch.no_grad():
             backbone(image)
@@ -61,9 +59,9 @@ def attention_maps(
             handle.remove()
     found = {}
     for stage, module in modules.items():
-        size = tuple(inputs[stage][0].shape[1:3])
+        size = tuple(inputs[module][0].shape[1:3])
         token = token_at(point, image.shape[2:], size)
-        weights = token_weights(module, inputs[stage], token)[0]
+        weights = token_weights(module, inputs[module], token)[0]
         found[stage] = AttentionMap(weights, token, size, _kind(module))
     return found
 

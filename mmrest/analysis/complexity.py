@@ -2,7 +2,7 @@
 
 from collections import Counter
 from functools import partial
-from typing import Any, Dict, List, NamedTuple, Sequence, Set, Union
+from typing import Any, Dict, List, NamedTuple, Set
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,8 @@ from ..engine.building import image_channels
 from ..engine.errors import UsageError
 from ..models.pyramid import PyramidBackbone
 from ..ops import use_backend
-from .networks import on_meta
 
-NUM_REGIONS = 1000
-NUM_MASKS = 100
+NUM_REGIONS, NUM_MASKS = 1000, 100
 """Regions and masks per image of a two-stage detector, the limits of its test_cfg."""
 
 OTHER = 'other'
@@ -77,11 +75,6 @@ def count(model: nn.Module, height: int, width: int) -> Complexity:
             'count_parts counts the other parts'
         )
     return Complexity(sum(part.parameters for part in parts), sum(part.macs for part in parts))
-
-
-def count_config(cfg: dict, height: int, width: int) -> Complexity:
-    """:func:`count` for the model of a config, built on the meta device."""
-    return count(on_meta(cfg), height, width)
 
 
 def count_parts(model: nn.Module, height: int, width: int) -> List[Part]:
@@ -155,11 +148,7 @@ def _multiplies(module: nn.Module) -> bool:
 
 
 class _Meter(FlopCounterMode):
-    """Counts by part.
-
-    Torch's own counts by module are of no use before 2.4: they copy the inputs of modules, and
-    take tuples apart.
-    """
+    """Counts by part; torch before 2.4 copies the inputs of modules to count by module."""
 
     def __init__(self) -> None:
         super().__init__(display=False)
@@ -222,15 +211,8 @@ def _infer(model: nn.Module, image: Tensor) -> None:
             _infer_regions(roi_head.mask_roi_extractor, roi_head.mask_head, NUM_MASKS, image)
 
 
-Stages = Union[nn.Module, Sequence[nn.Module]]
-
-
-def _infer_regions(extractors: Stages, heads: Stages, number: int, image: Tensor) -> None:
-    for extractor, head in zip(_listed(extractors), _listed(heads)):
+def _infer_regions(extractors: nn.Module, heads: nn.Module, number: int, image: Tensor) -> None:
+    cascade = isinstance(heads, nn.ModuleList)
+    for extractor, head in zip(extractors, heads) if cascade else [(extractors, heads)]:
         size = extractor.roi_layers[0].output_size
         head(image.new_zeros(number, extractor.out_channels, *size))
-
-
-def _listed(stages: Stages) -> Sequence[nn.Module]:
-    """Return the stages of a cascade; other heads have one."""
-    return stages if isinstance(stages, nn.ModuleList) else [stages]

@@ -1,4 +1,4 @@
-"""What feature maps depend on and hold: effective receptive fields and principal components."""
+"""Effective receptive fields and principal components of feature maps."""
 
 from typing import Iterable, List, NamedTuple
 

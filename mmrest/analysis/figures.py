@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from torch import Tensor
 
 from .attention_maps import AttentionMap, Decay
@@ -21,14 +23,15 @@ class Group(NamedTuple):
 
     Attributes:
         title: of the stage.
-        panels: title -> map of numbers (h, w), or of colours (h, w, 3) in [0, 1] or 8 bits.
+        panels: title -> map of numbers (h, w), or of colours (h, w, 3) in [0, 1] or 8 bits, as
+            tensor or array.
         norm: colour scale of numbers; None for colours.
         cmap: name of a colour map of matplotlib.
         label: of the colour bar.
     """
 
     title: str
-    panels: Dict[str, np.ndarray]
+    panels: Dict[str, Any]
     norm: Optional[Normalize] = None
     cmap: str = 'viridis'
     label: str = ''
@@ -52,10 +55,8 @@ def draw_decays(decays: Sequence[Decay], scene: Scene, path: Path) -> None:
     """Draw the decay of every head and stage for one token, and save the figure to `path`."""
     groups = []
     for stage, (gamma, weights, token, axial) in enumerate(decays, start=1):
-        panels = {
-            f'head {head}: $\\gamma$ = {value:.4f}': each.numpy()
-            for head, (value, each) in enumerate(zip(gamma.tolist(), weights), start=1)
-        }
+        heads = enumerate(zip(gamma, weights), start=1)
+        panels = {f'head {head}: $\\gamma$ = {value:.4f}': each for head, (value, each) in heads}
         kind = 'axial' if axial else 'full'
         title = f'stage {stage}, {kind}, token {token}, {_tokens(weights)} keys'
         groups.append(Group(title, panels, Normalize(0, 1), label='decay'))
@@ -78,13 +79,12 @@ def draw_attention(
     groups = []
     for name, (weights, token, _, kind) in maps.items():
         if head is None:
-            panels = {'mean of the heads' * (len(weights) > 1): weights.mean(0).numpy()}
+            panels = {'mean of the heads' * (len(weights) > 1): weights.mean(0)}
         else:
             chosen = range(len(weights)) if head == -1 else [head]
-            panels = {f'head {each + 1}': weights[each].numpy() for each in chosen}
-        values = np.stack(list(panels.values()))
-        largest = np.abs(values).max() or 1.0
-        signed = values.min() < 0
+            panels = {f'head {each + 1}': weights[each] for each in chosen}
+        largest = max(float(each.abs().max()) for each in panels.values()) or 1.0
+        signed = any(each.min() < 0 for each in panels.values())
         norm = TwoSlopeNorm(0, -largest, largest) if signed else Normalize(0, largest)
         title = f'{name}, {kind}\ntoken {token}, {_tokens(weights)} keys'
         groups.append(Group(title, panels, norm, 'RdBu_r' if signed else 'Reds', 'weight'))
@@ -95,8 +95,7 @@ def draw_receptive_fields(fields: Dict[str, ReceptiveField], scene: Scene, path:
     """Draw the effective receptive fields of maps, by name, and save the figure to `path`."""
     groups = []
     for name, (strength, half) in fields.items():
-        title = f'{name}\nhalf in {half:.2%} of the pixels'
-        panels = {'': strength.clamp_min(1e-4).numpy()}
+        title, panels = f'{name}\nhalf in {half:.2%} of the pixels', {'': strength.clamp_min(1e-4)}
         groups.append(Group(title, panels, LogNorm(1e-3, 1), 'magma', 'relative strength'))
     _draw(groups, scene, path)
 
@@ -107,7 +106,7 @@ def draw_components(maps: Dict[str, Components], scene: Scene, path: Path) -> No
     for name, (colours, explained) in maps.items():
         shares = ' + '.join(f'{share:.0%}' for share in explained.tolist())
         title = f'{name}: {_tokens(colours[..., 0])}\nvariance {shares}'
-        groups.append(Group(title, {'': colours.numpy()}))
+        groups.append(Group(title, {'': colours}))
     _draw(groups, scene, path)
 
 
@@ -150,16 +149,11 @@ def _draw_group(part: Any, axes: np.ndarray, group: Group, scene: Scene) -> None
         drawn = _show(axis, group, values, scene)
         above = [title] if columns > 1 else [group.title, title]
         axis.set_title('\n'.join(filter(None, above)), fontsize=8 if columns > 1 else 9)
-        axis.tick_params(labelsize=7)
         axis.locator_params(nbins=4)
-        if index % columns == 0:
-            axis.set_ylabel('y (pixels)', fontsize=8)
-        else:
-            axis.set_yticklabels([])
-        if index + columns >= number:
-            axis.set_xlabel('x (pixels)', fontsize=8)
-        else:
-            axis.set_xticklabels([])
+        left, bottom = index % columns == 0, index + columns >= number
+        axis.set_ylabel('y (pixels)' if left else '', fontsize=8)
+        axis.set_xlabel('x (pixels)' if bottom else '', fontsize=8)
+        axis.tick_params(labelsize=7, labelleft=left, labelbottom=bottom)
     for axis in axes.flat[number:]:
         axis.set_axis_off()
     if group.norm is not None:
@@ -171,7 +165,7 @@ def _draw_group(part: Any, axes: np.ndarray, group: Group, scene: Scene) -> None
             bar.ax.yaxis.get_offset_text().set_fontsize(7)
 
 
-def _show(axis: Any, group: Group, values: np.ndarray, scene: Scene) -> Any:
+def _show(axis: Axes, group: Group, values: Any, scene: Scene) -> AxesImage:
     """Draw a map, and below numbers the image in grey."""
     height, width = scene.size
     style = dict(extent=[0, width, height, 0], interpolation='nearest')
@@ -179,7 +173,7 @@ def _show(axis: Any, group: Group, values: np.ndarray, scene: Scene) -> Any:
         grey = scene.image.mean(-1)
         axis.imshow(grey, cmap='gray', vmin=-128, vmax=255, extent=style['extent'])
         style['alpha'] = 0.75
-    drawn = axis.imshow(values, norm=group.norm, cmap=group.cmap, **style)
+    drawn = axis.imshow(np.asarray(values), norm=group.norm, cmap=group.cmap, **style)
     if scene.point is not None:
         row, column = scene.point
         for colour, thickness in (('black', 2.4), ('white', 1.1)):

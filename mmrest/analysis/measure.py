@@ -123,35 +123,30 @@ class _Attention(nn.Module):
         return (masa(*self.inputs, PositionTables(**buffers), self.axial),)
 
 
-def build(job: Job) -> nn.Module:
-    """Return the network of a job on its device, with random weights.
+class Step:
+    """A forward, or a forward and backward pass, of a job's network on random images.
+
+    Attributes:
+        job: how to run it.
+        network: on the device of the job, with random weights.
+        images: its input.
 
     Raises:
-        KeyError: unknown name.
-    """
-    torch.manual_seed(0)
-    if job.network in ATTENTIONS:
-        network = _Attention(ATTENTIONS[job.network], job)
-    else:
-        cfg = BACKBONES[job.network]
-        if job.network in PEERS:
-            init_default_scope('mmdet')
-        network = MODELS.build(dict(cfg, with_cp=True) if job.with_cp else cfg)
-    network.to(job.device).train(job.train)  # returns None for some backbones of mmdet
-    return torch.compile(network) if job.compiled else network
-
-
-class Step:
-    """A forward, or a forward and backward pass, of a network on random images.
-
-    Args:
-        job: how to run it.
-        network: what :func:`build` returned.
+        KeyError: unknown name of a network.
     """
 
-    def __init__(self, job: Job, network: nn.Module) -> None:
+    def __init__(self, job: Job) -> None:
+        torch.manual_seed(0)
+        if job.network in ATTENTIONS:
+            network = _Attention(ATTENTIONS[job.network], job)
+        else:
+            cfg = BACKBONES[job.network]
+            if job.network in PEERS:
+                init_default_scope('mmdet')
+            network = MODELS.build(dict(cfg, with_cp=True) if job.with_cp else cfg)
+        network.to(job.device).train(job.train)  # returns None for some backbones of mmdet
         self.job = job
-        self.network = network
+        self.network = torch.compile(network) if job.compiled else network
         self.images = torch.randn(job.batch, 3, *job.size, device=job.device)
 
     def __call__(self) -> None:
@@ -162,9 +157,8 @@ class Step:
 
     def forward(self) -> Tensor:
         """Return the sum of all outputs."""
-        job, half = self.job, None
-        if job.dtype != 'float32':
-            half = getattr(torch, job.dtype)
+        job = self.job
+        half = None if job.dtype == 'float32' else getattr(torch, job.dtype)
         autocast = torch.autocast(job.device, half, enabled=half is not None)
         with use_backend(job.backend), torch.set_grad_enabled(job.train), autocast:
             return sum(each.float().sum() for each in self.network(self.images))
@@ -198,16 +192,13 @@ def saved_bytes(run: Callable[[], Tensor], known: Iterable[Tensor] = ()) -> int:
 
 
 def seconds(jobs: Sequence[Job], repeats: int) -> Dict[str, List[float]]:
-    """Measure the times of jobs with different names, in turn.
+    """Return the times of jobs by their names, in seconds, interleaved.
 
     Each has a process of its own, so that it cannot use memory that another one has freed.
 
     Args:
         jobs: what to measure.
         repeats: steps per job, after one to warm up.
-
-    Returns:
-        Name of a job -> times of its steps, in seconds.
     """
     times: Dict[str, List[float]] = {job.name: [] for job in jobs}
     with ExitStack() as stack:
@@ -223,17 +214,17 @@ def _process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn'))
 
 
+@lru_cache(maxsize=1)
+def _step_of(job: Job, threads: int) -> Step:
+    torch.set_num_threads(threads)
+    return Step(job)
+
+
 def _timed_step(job: Job, threads: int) -> float:
     step = _step_of(job, threads)
     start = timer()  # synchronises the GPU, if there is one
     step()
     return timer() - start
-
-
-@lru_cache(maxsize=1)
-def _step_of(job: Job, threads: int) -> Step:
-    torch.set_num_threads(threads)
-    return Step(job, build(job))
 
 
 def memory(job: Job) -> Memory:
@@ -245,7 +236,7 @@ def memory(job: Job) -> Memory:
 def _memory(job: Job, threads: int) -> Memory:
     on_gpu, is_attention = job.device == 'cuda', job.network in ATTENTIONS
     if is_attention:
-        _step_of(job._replace(size=(128, 128)), threads)()  # loads what torch loads at first use
+        _step_of(job._replace(size=(128, 128)), threads)()  # torch initialises at first use
     step = _step_of(job, threads)
     before = reset_peak_memory(on_gpu)
     step()

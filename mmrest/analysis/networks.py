@@ -1,4 +1,4 @@
-"""Networks that a config or a name stands for."""
+"""Networks by config or name."""
 
 import copy
 import inspect
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from ..checkpoint import read_weights
 from ..engine.building import check_model, find_type
-from ..engine.compat import install_file_access, load_guarded
+from ..engine.compat import install_file_access
 from ..engine.config import is_classifier, load_config, without_sync_bn
 from ..engine.errors import UsageError
-from ..engine.weights import StrictWeightsHook, fitted_to
+from ..engine.weights import fitted_to, load_whole_weights
 from ..models.pyramid import PyramidBackbone
 from ..shipped import find
 
@@ -87,11 +87,7 @@ def _with_model(model: Dict[str, Any], scope: str, filename: str) -> Config:
 
 
 def backbone_config(cfg: Config) -> Config:
-    """Return a config whose model is the backbone of the given one.
-
-    Raises:
-        UsageError: the model has no backbone.
-    """
+    """Return a config of only the backbone; a :class:`UsageError` if the model has none."""
     if is_backbone(cfg):
         return cfg
     if 'backbone' not in cfg.model:
@@ -133,11 +129,7 @@ def preprocessing(cfg: Config) -> Preprocessing:
 
 
 def on_meta(cfg: Config) -> nn.Module:
-    """Return the network of a config on the meta device, in training mode.
-
-    Raises:
-        UsageError: it cannot be built.
-    """
+    """Return the network of a config on the meta device; a :class:`UsageError` if it fails."""
     return check_model(cfg).to('meta')
 
 
@@ -146,8 +138,9 @@ def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
 
     Args:
         cfg: config with ``model``.
-        checkpoint: file of weights. By default they are random with a fixed seed; those of our
-            backbones are initialised as for training from scratch, or by their ``init_cfg``.
+        checkpoint: file of weights, about which a line is printed. By default they are random
+            with a fixed seed; those of our backbones are initialised as for training from
+            scratch, or by their ``init_cfg``.
 
     Raises:
         UsageError: the network cannot be built.
@@ -169,7 +162,12 @@ def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
         finally:
             logger.setLevel(level)
     if checkpoint is not None:
-        load_weights(model, checkpoint)
+        if backbone is model:  # which may be a part of what the file contains
+            tensors, report = fitted_to(model, read_weights(checkpoint))
+            model.load_state_dict(tensors, strict=False)
+        else:
+            _, report = load_whole_weights(model, checkpoint)
+        print(report)
     model.eval()  # returns None for some backbones of mmdet
     return model
 
@@ -179,38 +177,8 @@ def backbone_of(model: nn.Module) -> nn.Module:
     return getattr(model, 'backbone', model)
 
 
-def load_weights(model: nn.Module, checkpoint: str) -> None:
-    """Load all weights of a network, and print a line about them.
-
-    Args:
-        model: a backbone, which may be a part of what the file holds, or a full model.
-        checkpoint: the file.
-
-    Raises:
-        UsageError: the file does not exist.
-        CheckpointError: the file cannot be read or does not cover the network.
-    """
-    if not osp.exists(checkpoint) and '://' not in checkpoint:
-        raise UsageError(f'checkpoint {checkpoint} does not exist; give an existing path')
-    if backbone_of(model) is model:
-        tensors, report = fitted_to(model, read_weights(checkpoint))
-    else:
-        content = load_guarded(checkpoint, 'cpu')
-        tensors, report, _ = StrictWeightsHook().fitted(model, checkpoint, content)
-    model.load_state_dict(tensors, strict=False)
-    print(report)
-
-
 def normalised(image: np.ndarray, preprocessing: Preprocessing) -> Tensor:
-    """What a network is given of an image.
-
-    Args:
-        image: (H, W, 3), RGB, of 8 bits.
-        preprocessing: what it expects.
-
-    Returns:
-        (1, 3, H, W), float32.
-    """
+    """Normalise an image (H, W, 3), RGB, 8 bits, to the input (1, 3, H, W) of a network."""
     channels = image if preprocessing.order == 'RGB' else image[..., ::-1]
     mean, std = np.float32(preprocessing.mean), np.float32(preprocessing.std)
     return torch.from_numpy((channels - mean) / std).permute(2, 0, 1)[None].contiguous()

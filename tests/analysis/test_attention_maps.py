@@ -1,4 +1,4 @@
-"""Weights of attention: exact, for every form of it, and the decay of MaSA."""
+"""Attention weights, exact for every kind of attention, and the decay of MaSA."""
 
 import pytest
 import torch
@@ -8,12 +8,11 @@ from mmrest.analysis.attention_maps import (
     attention_maps,
     attention_of,
     decays,
-    token_at,
     token_weights,
 )
 from mmrest.models.rest import EMSA
 from mmrest.models.rmt import MaSA, RelPos2d
-from mmrest.ops import BACKENDS, use_backend
+from mmrest.ops import BACKENDS, masa, use_backend
 from tests.models.networks import FAMILIES, randomised, tiny
 
 HEIGHT, WIDTH = 5, 6
@@ -21,7 +20,7 @@ FORMS = ['full', 'axial', 'emsa', 'emsa of one head', 'emsa without reduction']
 
 
 def attention(form):
-    """An attention, what it is called with, and its values by the number of the token."""
+    """Return an attention, its inputs, and its values by token."""
     x = torch.randn(2, HEIGHT, WIDTH, 12)
     if form.startswith('emsa'):
         heads = 1 if 'one head' in form else 3
@@ -33,19 +32,17 @@ def attention(form):
 
 
 def result(module, inputs):
-    """What the operation computes for every token, (B, n, H, W, d), caught on its way out."""
+    """Return the attention's output for every token, (B, n, H, W, d)."""
     q, k, v = module.projected(inputs[0])
     if isinstance(module, EMSA):
         return module.attended(q, k, v).unflatten(2, (HEIGHT, WIDTH))
-    from mmrest.ops import masa
-
     return masa(q, k, v, inputs[1], module.axial).permute(0, 3, 1, 2, 4)
 
 
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('backend', BACKENDS[1:])
 def test_weights_times_values(form, backend):
-    """For every token they give what the module computes with, in the plain form."""
+    """For every token they reproduce the output of the reference implementation."""
     module, inputs, values = attention(form)
     with torch.no_grad(), use_backend('reference'):
         expected = result(module, inputs)
@@ -106,7 +103,7 @@ def masa_weights(module, x, tables):
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_maps_of_a_network(family):
-    """Each is that of the chosen block, over the keys of its stage, and the network stays."""
+    """Each belongs to the chosen block, over the keys of its stage; no hook remains."""
     network = randomised(tiny(family)).eval()
     image = torch.randn(1, 3, 64, 96)
     found = attention_maps(network, image, {1: 1, 3: 0}, (40, 50))
@@ -147,17 +144,9 @@ def test_decay():
 
 @pytest.mark.parametrize('arch', RMT.archs)
 def test_grid_of_the_decay(arch):
-    """It is that of the network's own maps, whatever its strides."""
+    """It matches the feature maps, whatever the strides."""
     with torch.device('meta'):
-        stages = len(RMT.archs[arch].dims)
-        network = RMT(arch, out_indices=tuple(range(stages))).eval()
+        network = RMT(arch, out_indices=tuple(range(len(RMT.archs[arch].dims)))).eval()
         maps = network(torch.zeros(1, 3, 97, 130))
     found = [each.weights.shape[1:] for each in decays(network, 97, 130, (50, 129))]
     assert found == [each.shape[2:] for each in maps]
-
-
-@pytest.mark.parametrize(
-    'point, token', [((0, 0), (0, 0)), ((96, 130), (2, 4)), ((50, 70), (1, 2))]
-)
-def test_token_of_a_pixel(point, token):
-    assert token_at(point, (97, 131), (3, 5)) == token

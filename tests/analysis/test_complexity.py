@@ -8,43 +8,29 @@ from functools import lru_cache
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmrest import RMT, ResT
-from mmrest.analysis.complexity import count, count_config, count_parts
+from mmrest.analysis.complexity import count, count_parts
 from mmrest.analysis.networks import OURS, backbone_config, network_config, on_meta
 from mmrest.engine.errors import UsageError
 from mmrest.ops import BACKENDS, use_backend
 from tests.reference import KEYS
 from tests.runs import ROOT
 
-# In G at 224 x 224: all products of the backbone.
+# In G at 224 x 224: all matmuls and convolutions of a backbone, and those of its attention.
 MACS = {
-    'rest_lite': 1.533,
-    'rest_small': 2.093,
-    'rest_base': 4.625,
-    'rest_large': 8.359,
-    'rmt_t': 2.611,
-    'rmt_s': 4.750,
-    'rmt_b': 10.346,
-    'rmt_l': 19.455,
-    'rmt_swin_t': 4.551,
-    'rmt_swin_s': 8.763,
-    'rmt_deit_s': 4.574,
+    'rest_lite': (1.533, 0.074),
+    'rest_small': (2.093, 0.093),
+    'rest_base': (4.625, 0.140),
+    'rest_large': (8.359, 0.229),
+    'rmt_t': (2.611, 0.275),
+    'rmt_s': (4.750, 0.240),
+    'rmt_b': (10.346, 0.445),
+    'rmt_l': (19.455, 0.620),
+    'rmt_swin_t': (4.551, None),
+    'rmt_swin_s': (8.763, None),
+    'rmt_deit_s': (4.574, None),
 }
-
-
-ATTENTION = {
-    'rest_lite': 0.074,
-    'rest_small': 0.093,
-    'rest_base': 0.140,
-    'rest_large': 0.229,
-    'rmt_t': 0.275,
-    'rmt_s': 0.240,
-    'rmt_b': 0.445,
-    'rmt_l': 0.620,
-}
-"""Of these, q k^T and P V, of the released networks."""
 
 
 def backbone(name):
@@ -57,32 +43,22 @@ def parts_of(name):
     return count_parts(backbone(name), 224, 224)
 
 
-def test_every_network_is_counted():
-    assert list(MACS) == list(OURS)
-
-
-@pytest.mark.parametrize('name', MACS)
+@pytest.mark.parametrize('name', OURS)
 def test_backbones(name):
     network, parts = backbone(name), parts_of(name)
     stages = [f'stage {stage + 1}' for stage in range(network.num_stages)]
     assert [part.name for part in parts] == ['stem', *stages, 'output norms']
-    assert sum(part.macs for part in parts) / 1e9 == pytest.approx(MACS[name], abs=6e-4)
-    if name in ATTENTION:
-        attention = sum(part.attention for part in parts) / 1e9
-        assert attention == pytest.approx(ATTENTION[name], abs=6e-4)
+    macs, attention = MACS[name]
+    assert sum(part.macs for part in parts) / 1e9 == pytest.approx(macs, abs=6e-4)
+    if attention is not None:
+        found = sum(part.attention for part in parts) / 1e9
+        assert found == pytest.approx(attention, abs=6e-4)
     assert sum(part.parameters for part in parts) == sum(p.numel() for p in network.parameters())
 
 
-@pytest.mark.parametrize('name', ['rest_lite', 'rmt_t'])
-def test_parts_sum_to_the_total(name):
-    with torch.no_grad(), use_backend('reference'), FlopCounterMode(display=False) as counter:
-        backbone(name).eval()(torch.zeros(1, 3, 224, 224, device='meta'))
-    assert sum(part.macs for part in parts_of(name)) * 2 == counter.get_total_flops()
-
-
-@pytest.mark.parametrize('name', ATTENTION)
-def test_parameters_of_the_released_networks(name):
-    """Of every part, by the names of the tensors in a released file."""
+@pytest.mark.parametrize('name', KEYS)
+def test_parameters_of_official_weights(name):
+    """By part, from the tensor names of the official weights."""
     shapes = KEYS[name]
     network = backbone(name)
     trained = dict(network.named_parameters())
@@ -95,7 +71,7 @@ def test_parameters_of_the_released_networks(name):
 
 
 def part_in_file(tensor):
-    """The part of a tensor of a released file."""
+    """Return the part of a tensor."""
     if tensor.startswith(('stem.', 'patch_embed.')):
         return 'stem'
     if tensor.startswith(('extra_norms.', 'norm')):
@@ -107,7 +83,7 @@ def part_in_file(tensor):
 
 
 def test_stages_by_hand():
-    """A network of one block a stage: what each stage multiplies, product by product."""
+    """A network with one block per stage, layer by layer."""
     arch = dict(dims=(8, 16), depths=(1, 1), num_heads=(1, 2), sr_ratios=(2, 1), mlp_ratio=3)
     found = {p.name: p for p in count_parts(ResT(arch, out_indices=(0, 1)), 32, 48)}
     tokens, keys = 8 * 12, 4 * 6
@@ -133,7 +109,7 @@ def test_other_backbones(name, first):
 
 
 class Own(nn.Module):
-    """A network with products and a parameter that belong to none of its children."""
+    """A network with a matmul and a parameter outside of its children."""
 
     def __init__(self):
         super().__init__()
@@ -171,7 +147,7 @@ def test_configs(config, heads):
     assert [part.name for part in parts if part not in of_backbone] == heads
     alone = count_parts(on_meta(backbone_config(cfg)), 64, 64)
     assert [part[1:] for part in of_backbone] == [part[1:] for part in alone]
-    whole = count_config(cfg, 64, 64)
+    whole = count(on_meta(cfg), 64, 64)
     assert whole == (sum(p.parameters for p in parts), sum(p.macs for p in parts))
     training_only = [part.name for part in parts if part.parameters and not part.macs]
     assert set(training_only) <= {'backbone: output norms', 'auxiliary_head'}
@@ -179,12 +155,11 @@ def test_configs(config, heads):
 
 
 @pytest.mark.parametrize('config, part', [
-    ('solo/solo_r50_fpn_1x_coco', 'mask_head'),
     ('mask2former/mask2former_r50_8xb2-lsj-50e_coco', 'panoptic_head'),
     ('point_rend/point-rend_r50-caffe_fpn_ms-1x_coco', 'roi_head.point_head'),
 ])  # fmt: skip
 def test_heads_of_another_kind(config, part, tmp_path):
-    """They are named, not taken for none."""
+    """They are named, not counted as 0."""
     (tmp_path / 'x.py').write_text(f"_base_ = 'mmdet::{config}.py'")
     network = on_meta(network_config(str(tmp_path / 'x.py')))
     parts = count_parts(network, 64, 64)
@@ -197,14 +172,14 @@ def test_heads_of_another_kind(config, part, tmp_path):
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('name', ['rest_lite', 'rmt_t'])
 def test_whatever_attention_is_active(name, backend):
-    """On a device where the fused forms run, unlike the meta device."""
+    """On the CPU, where fused attention runs, unlike the meta device."""
     network = {'rest_lite': ResT, 'rmt_t': RMT}[name](name.split('_')[1])
     with use_backend(backend):
-        assert count(network, 224, 224).macs / 1e9 == pytest.approx(MACS[name], rel=0.01)
+        assert count(network, 224, 224).macs / 1e9 == pytest.approx(MACS[name][0], rel=0.01)
 
 
 def test_attention_is_counted():
-    """Fused and plain attention count alike."""
+    """Fused and plain attention have the same count."""
 
     class Attention(nn.Module):
         def __init__(self, fused):

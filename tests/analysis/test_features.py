@@ -14,7 +14,7 @@ from tests.models.networks import FAMILIES, randomised, tiny
 
 
 class Convolutions(nn.Module):
-    """Two maps: behind one convolution of 3 x 3, and behind another one of stride 2."""
+    """Two maps: of a 3x3 convolution, and of a second one with stride 2."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ def test_random_signs_measure_every_channel():
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_of_our_backbones(family):
-    """Behind their layer norms, too, there is something, and it grows with the stages."""
+    """Their layer norms do not cancel it, and it grows with the stages."""
     network = randomised(tiny(family)).eval()
     found = receptive_fields(network, [torch.randn(1, 3, 64, 96)])
     assert len(found) == 4 and all(field.strength.isfinite().all() for field in found)
@@ -63,7 +63,7 @@ def test_half_share():
 
 
 def test_components_that_are_known():
-    """Three directions of different variance come back in their order, from 0 to 1."""
+    """Three directions of different variance are found in order, scaled to [0, 1]."""
     scores = torch.randn(3, 30)
     scores = torch.linalg.qr((scores - scores.mean(1, keepdim=True)).T)[0].T
     directions = torch.linalg.qr(torch.randn(8, 3))[0]

@@ -4,24 +4,25 @@ from concurrent.futures import Future
 
 import pytest
 import torch
+from mmengine.utils import digit_version
 from torch import nn
 
 from mmrest.analysis import measure
-from mmrest.analysis.measure import ATTENTIONS, Job, Step, build, memory, seconds
-from mmrest.analysis.networks import BACKBONES
+from mmrest.analysis.measure import ATTENTIONS, Job, Step, memory, seconds
+from mmrest.analysis.networks import PEERS
 from mmrest.ops import forced_backend, use_backend
 
 SMALL = (64, 96)
 
 
-@pytest.mark.parametrize('name', [*BACKBONES, *ATTENTIONS])
-def test_every_network_can_be_built(name):
-    network = build(Job(name, None, SMALL))
+@pytest.mark.parametrize('name', ['rest_lite', 'rmt_t', *PEERS, *ATTENTIONS])
+def test_networks(name):
+    network = Step(Job(name, None, SMALL)).network
     assert not network.training and sum(p.numel() for p in network.parameters()) > 100
 
 
 def test_in_turn(monkeypatch):
-    """Each job once to warm up, then one after the other in every round, in its own process."""
+    """Each job has a process and warms up once; then their steps are interleaved."""
     ran = []
 
     class Process:
@@ -45,7 +46,7 @@ def test_in_turn(monkeypatch):
 
 
 def test_in_processes():
-    """A failure in one is that of the call."""
+    """Their errors are raised."""
     job = Job('emsa', 'torch', (32, 32))
     (times,) = seconds([job], repeats=2).values()
     assert len(times) == 2 and min(times) > 0
@@ -57,50 +58,45 @@ def test_in_processes():
 def test_step_uses_the_backend_of_its_job(train):
     seen = []
     job = Job('rest_lite', 'reference', SMALL, train=train)
-    network = build(job)
-    network.register_forward_hook(
+    step = Step(job)
+    step.network.register_forward_hook(
         lambda *_: seen.append((forced_backend(), torch.is_grad_enabled()))
     )
     with use_backend('torch'):
-        Step(job, network)()
+        step()
     assert seen == [('reference', train)]
-    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(parameter.grad is None for parameter in step.network.parameters())
 
 
 def test_saved_bytes_by_hand():
     """The input of the second layer and the sign that ReLU needs, once each."""
-    layers = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 5, 1)
-    job = Job('rest_lite', None, SMALL, batch=2, train=True)
-    assert Step(job, nn.Sequential(*layers)).saved_bytes() == 2 * 4 * 64 * 96 * 4
+    step = Step(Job('rest_lite', None, SMALL, batch=2, train=True))
+    step.network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 5, 1))
+    assert step.saved_bytes() == 2 * 4 * 64 * 96 * 4
 
 
 def test_checkpointing_saves_less():
-    saved = [
-        Step(job, build(job)).saved_bytes()
-        for with_cp in (False, True)
-        for job in [Job('rmt_t', 'torch', SMALL, train=True, with_cp=with_cp)]
-    ]
-    assert 0 < saved[1] < saved[0] / 2
+    job = Job('rmt_t', 'torch', SMALL, train=True)
+    assert 0 < Step(job._replace(with_cp=True)).saved_bytes() < Step(job).saved_bytes() / 2
 
 
 @pytest.mark.parametrize('name', ATTENTIONS)
 def test_only_the_reference_implementation_saves_maps(name):
-    size = (256, 256)
-    maps = ATTENTIONS[name].map_elements(size) * 4
-    saved = [
-        Step(job, build(job)).saved_bytes()
-        for backend in ('reference', 'torch')
-        for job in [Job(name, backend, size, train=True)]
-    ]
-    assert saved[0] >= maps > 0 and 0 < saved[1] <= saved[0] - maps
+    if name == 'masa_axial' and digit_version(torch.__version__) < digit_version('2.3'):
+        pytest.skip('scaled_dot_product_attention with a mask saves the maps on a CPU')
+    job = Job(name, 'reference', (256, 256), train=True)
+    maps = ATTENTIONS[name].map_elements(job.size) * 4
+    saved = Step(job).saved_bytes()
+    assert saved >= maps > 0
+    assert 0 < Step(job._replace(backend='torch')).saved_bytes() <= saved - maps
 
 
 @pytest.mark.slow
 def test_memory_of_an_attention():
-    """Its growth, in a process of its own."""
+    """The growth, in a process of its own."""
     job = Job('masa_axial', 'reference', (256, 256), train=True)
     found = memory(job)
-    assert found.saved == Step(job, build(job)).saved_bytes() / 2**20
+    assert found.saved == Step(job).saved_bytes() / 2**20
     maps = ATTENTIONS['masa_axial'].map_elements(job.size) * 4 / 2**20
     assert found.peak is None or found.peak > maps
 

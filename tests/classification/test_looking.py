@@ -8,7 +8,7 @@ import torch
 from mmpretrain.structures import DataSample
 from mmpretrain.visualization import UniversalVisualizer
 
-from mmrest.analysis.complexity import count_config
+from mmrest.analysis.complexity import count
 from mmrest.analysis.networks import on_meta
 from mmrest.apis import inference
 from mmrest.classification import ClassVisualizationHook
@@ -28,7 +28,7 @@ def test_macs_are_those_of_224_pixels(tmp_path):
         found.append(json.loads((tmp_path / 'x.json').read_text()))
     whole, alone = found
     assert whole['shape'] == alone['shape'] == [224, 224]
-    counted = count_config(config('rest_lite'), 224, 224)
+    counted = count(on_meta(config('rest_lite')), 224, 224)
     assert (whole['parameters'], whole['macs']) == counted
     assert whole['macs'] - alone['macs'] == 512 * 1000
 
