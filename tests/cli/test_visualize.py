@@ -26,7 +26,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def drawn(monkeypatch, *args):
-    """The figure that is saved."""
+    """Return the figure that is saved."""
     figures, save = [], Figure.savefig
     with monkeypatch.context() as patch:
         patch.setattr(Figure, 'savefig', lambda *a: figures.append(a[0]) or save(*a))
@@ -41,7 +41,7 @@ def axes_of(figure):
 
 
 def assert_legible(figure):
-    """Axes are named, lie over the whole image, and no text covers another."""
+    """Axes are named, and no text overlaps another."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
@@ -58,19 +58,19 @@ def assert_legible(figure):
 
 
 def test_decay(folder, monkeypatch):
-    figure = drawn(monkeypatch, 'decay', 'rmt_t', '--size', '64', '96', '--token', '0', '95')
+    figure = drawn(monkeypatch, 'decay', 'rmt.py', '--size', '64', '96', '--token', '0', '95')
     axes = axes_of(figure)
-    assert len([axis for axis in figure.axes if axis.images]) == 4 + 4 + 8 + 16
+    assert len([axis for axis in figure.axes if axis.images]) == 1 + 2 + 3 + 4
     values = axes['head 1: $\\gamma$ = 0.7500'].images[-1].get_array()
     assert values.shape == (2, 3) and values[0, 2] == 1 and values[1, 0] == pytest.approx(0.75**3)
     assert all(axis.images[-1].get_extent() == [0, 96, 64, 0] for axis in axes.values())
     assert all(axis.images[-1].get_clim() == (0, 1) for axis in axes.values())
     assert_legible(figure)
-    assert cv2.imread('work_dirs/visualize/rmt_t_decay.png').std() > 10
+    assert cv2.imread('work_dirs/visualize/rmt_decay.png').std() > 10
 
 
 def test_attention_of_masa(folder, monkeypatch):
-    """The mean of the heads, beside the image, on a scale that begins with 0."""
+    """The mean of the heads, beside the image, on a scale from 0."""
     figure = drawn(monkeypatch, 'attention', 'rmt.py', '--image', 'a.jpg', '--out', 'new/x.png')
     axes = [axis for axis in figure.axes if axis.images]
     assert axes[0].get_title() == 'image' and len(axes) == 5
@@ -102,7 +102,7 @@ def test_attention_of_emsa(folder, monkeypatch):
 
 
 def test_one_head(folder, monkeypatch):
-    """It is the one of the chosen number."""
+    """It is the chosen one."""
     args = ('attention', 'rmt.py', '--image', 'a.jpg', '--stage', '2')
     every = axes_of(drawn(monkeypatch, *args, '--head', 'all'))
     one = drawn(monkeypatch, *args, '--head', '2').axes[1]
@@ -140,7 +140,7 @@ def test_pca(folder, monkeypatch, neck):
 
 
 def test_weights_of_a_file(folder, monkeypatch):
-    """A checkpoint changes the figure; that of a full network is enough."""
+    """A checkpoint of a full network changes the figure of its backbone."""
     network = build_network(backbone_config(network_config('rmt.py')))
     with torch.no_grad():
         for parameter in network.parameters():
