@@ -119,6 +119,42 @@ def dataset_meta(checkpoint: dict) -> Dict[str, Any]:
 
 
 class InitWeightsHook(_WeightsHook):
+    """Initialises a training from weights that cover its backbone, and what else fits.
+
+    That is how a detector of one dataset is fine-tuned on the classes of another. Tensors that
+    are not in the file are logged by name.
+    """
+
+    def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
+        """Return the tensors that go into `model`, which may be on the meta device."""
+        weights = _named_as(model, weights_of(source, checkpoint))
+        wanted = model.state_dict()
+        tensors = dict(weights.tensors)
+        backbone = getattr(model, 'backbone', None)
+        if backbone is not None:
+            of_backbone, _ = fitted_to(backbone, weights)
+            tensors = {n: t for n, t in tensors.items() if not n.startswith('backbone.')}
+            tensors.update((f'backbone.{name}', t) for name, t in of_backbone.items())
+        fitting = {n: t for n, t in tensors.items() if n in wanted and t.shape == wanted[n].shape}
+        report = summary(weights.source, tensors, wanted)
+        return Fitted(fitting, report, len(fitting) == len(wanted))
+
+
+def _named_as(model: nn.Module, weights: Weights) -> Weights:
+    """Return weights under the names of a model that knows official names, too."""
+    return model.renamed(weights) if hasattr(model, 'renamed') else weights
+
+
+def fitted_to(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
+    """Return the tensors of a file that a backbone needs, of any library, and a line for the log.
+
+    Raises:
+        CheckpointError: some are missing or have another shape.
+    """
+    if isinstance(backbone, PyramidBackbone):
+        return backbone.fit(weights)
+    own = weights.of(backbone.state_dict())
+    return match(f'{own.source} for {type(backbone).__name__}', own.tensors, backbone.state_dict())
 
 
 def load_whole_weights(model: nn.Module, path: str) -> Tuple[dict, str]:
