@@ -33,4 +33,5 @@ def _link(part: griffe.Object, role: 're.Match') -> str:
     # The reference leaves out what is private, what has no docstring, and other packages.
     if not is_told or not path.startswith('mmrest.') or '._' in path:
         return f'`{name}`'
-    return f'[`{name}`][{path}]'
+    # Optional, because the reference has the public objects only.
+    return f'<autoref optional identifier="{path}"><code>{name}</code></autoref>'
