@@ -42,11 +42,11 @@ model = dict(
     ),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=20)),
 )
-max_iters = 320
-train_cfg = dict(max_iters=max_iters, val_interval=160)
+max_iters = 270
+train_cfg = dict(max_iters=max_iters, val_interval=135)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=40),
     dict(type='CosineAnnealingLR', eta_min_ratio=0.02, begin=0, end=max_iters, by_epoch=False),
 ]
 optim_wrapper = dict(optimizer=dict(lr=8e-4))
-default_hooks = dict(checkpoint=dict(interval=160, save_best='coco/segm_mAP'))
+default_hooks = dict(checkpoint=dict(interval=135, save_best='coco/segm_mAP'))

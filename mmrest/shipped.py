@@ -61,7 +61,7 @@ METHODS = {
 
 
 def described(model: Dict[str, Any]) -> Shipped:
-    """Describe an entry of the metafile; see docs/config_naming.md for the parts of its name."""
+    """Describe an entry of the metafile; see docs/train.md for the parts of its name."""
     name = model['Name']
     method = next(m for m in sorted(METHODS, key=len, reverse=True) if name.startswith(m))
     parts = name[len(method) + 1 :].split('_')[1:]
@@ -96,3 +96,7 @@ def main() -> None:
         table.add_row(*row)
     Console().print(table)
     print('Results are as reported by the papers, not reproduced. Train with: mmrest train CONFIG')
+    official = {m['Name']: m['Metadata'].get('Official Weights') for m in models()}
+    for row in rows if words else ():
+        if official[row.config]:
+            print(f'Official weights of {row.config}: {official[row.config]}')

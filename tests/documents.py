@@ -76,6 +76,14 @@ SHELL = """
 set -euo pipefail
 make() { command make --dry-run "$@"; }
 pip() { python -m pip "$@" --dry-run --no-deps --no-build-isolation; }
+mmrest() {  # with the small configs of the clone
+    local arguments=() word
+    for word; do
+        if [ -f "configs/$word.py" ]; then word="configs/$word.py"; fi
+        arguments+=("$word")
+    done
+    python -m mmrest_cli "${arguments[@]}"
+}
 """
 
 

@@ -89,6 +89,27 @@ REPORTED = {
 }
 """Results of the papers, in the order of METRICS, where they name schedule and head."""
 
+DRIVE = 'https://drive.google.com/drive/folders/'
+BAIDU = 'https://pan.baidu.com/s/'
+OFFICIAL = {
+    **{
+        f'imagenet_rest_{size}_300e': f'{DRIVE}1H6QUZsKYbU6LECtxzGHKqEeGbx1E8uQ9'
+        for size in ('lite', 'small', 'base', 'large')
+    },
+    'imagenet_rmt_t_300e': f'{BAIDU}1uTSCuPqYRNmT4Zb4Je9BOw?pwd=vsyv',
+    'imagenet_rmt_s_300e': f'{BAIDU}1aQeErkmy191-zshlW2bT0g?pwd=3ay4',
+    'imagenet_rmt_b_300e': f'{BAIDU}1ZDNl_broia_fvvlEoTaFhA?pwd=yzge',
+    'imagenet_rmt_l_300e': f'{BAIDU}1v7QWgAh0TulWOTg4d94KHw?pwd=uewu',
+    'imagenet_rmt_s_tl_310e': f'{BAIDU}1Xjgko9_-rokfvP39uiwTqQ?pwd=q37r',
+    'imagenet_rmt_b_tl_310e': f'{BAIDU}1fqCzZ8Pfw39QA4LQ3dSiCg?pwd=2rdt',
+    'imagenet_rmt_l_tl_310e': f'{BAIDU}1KvV8IMJC6xG5Eh6w6uFbpw?pwd=z1k2',
+    'retinanet_rest_small_1x': f'{BAIDU}13YXVRQeNcF_3Txns8eJzZw',
+    'retinanet_rest_base_1x': f'{BAIDU}1hMRM5YEIGsfWfvqbuC7JWA',
+    'maskrcnn_rest_small_1x': f'{BAIDU}1UfDsRGwgZcydXtj56ZFoDg',
+    'maskrcnn_rest_base_1x': f'{BAIDU}1oSdMGTSBK_JDcLEq3XjY8w',
+}
+"""Where the authors list the weights of a config."""
+
 SWITCHES = {
     'decay': 'decay',
     'lce': 'LCE',
@@ -109,13 +130,30 @@ one image, attention matmuls included: for detectors at {} x {} with 1000 region
 masks, for segmentors at {} x {}, for classifiers at {} x {}.
 
 Results are those of the papers, *reported, not reproduced here*, at a single scale; "-" = not
-reported. RMT-S top-1 is for the EMA weights."""
+reported. RMT-S top-1 is for the EMA weights. To train or test a config, pass its name:
+`mmrest train maskrcnn_rmt_s_3x --data-root data/coco`."""
+
+WEIGHTS = """\
+## Official weights
+
+Links of the authors' repositories, which mmrest does not host. The classifiers initialise the backbone of any
+config:
+
+    mmrest train maskrcnn_rmt_s_3x --pretrained RMT-S.pth
+    mmrest test imagenet_rmt_s_300e RMT-S.pth
+
+{}
+
+The detectors of ResT are detectron2 checkpoints, whose backbone loads with `--pretrained`. RMT's detectors are in
+[one folder]({}1qWiHjEy_9w29d1lNLVOSnQ?pwd=k22z) and its segmentors in
+[another]({}19q_dNqPAGnzgCWPBVYTzjg?pwd=vtpe); which networks they contain is not stated. `mmrest convert FILE --list`
+names the network of a file. The passwords of Baidu links are in the links."""
 
 ABLATIONS = """\
 ## Ablation networks of RMT
 
 Backbones without a classifier, MACs at 224 x 224, and the parts of RMT that they have, next
-to RMT-T and RMT-S; [ablations](ablations.md) documents the options. The paper also reports 47.8
+to RMT-T and RMT-S; [ablations](classification.md#ablations-of-rmt) documents the options. The paper also reports 47.8
 box AP and 43.1 mask AP on COCO and 49.1 mIoU on ADE20K for RMT-Swin-T, and 49.5, 44.2 and
 51.0 for RMT-Swin-S, with a schedule and head that are not known here."""
 
@@ -149,6 +187,8 @@ def entry(name: str, metrics: Sequence[str], data: str, counted: Any) -> Dict[st
             'FLOPs': counted.macs,
         },
     }
+    if name in OFFICIAL:
+        model['Metadata']['Official Weights'] = OFFICIAL[name]
     results = [
         {
             'Task': TASKS[metric],
@@ -170,7 +210,9 @@ def page(models: List[Dict[str, Any]]) -> str:
         rows = [row(m, method) for m in models if described(m).method == title]
         heading = 'Classification' if method == 'imagenet' else title
         parts += [f'## {heading}', markdown_table([*columns, 'config'], rows)]
-    return '\n\n'.join([*parts, ABLATIONS, ablations()]) + '\n'
+    rows = [[f'`{name}`', f'[{url.split("/")[2]}]({url})'] for name, url in OFFICIAL.items()]
+    weights = WEIGHTS.format(markdown_table(['config', 'official weights'], rows), BAIDU, BAIDU)
+    return '\n\n'.join([*parts, weights, ABLATIONS, ablations()]) + '\n'
 
 
 def row(model: Dict[str, Any], method: str) -> List[str]:

@@ -1,5 +1,5 @@
 # ImageNet-1k with dense labels of a teacher in data/imagenet/label_top5_train_nfnet, one file for
-# each image of train/ (docs/token_labelling.md). The augmentations are those of imagenet.py, and
+# each image of train/ (docs/classification.md). The augmentations are those of imagenet.py, and
 # the labels follow crop, flip and RandAugment. As in the released program, the teacher also gives
 # the class of each crop (relabel; the paper does not say), and tests are on the central 224 x 224
 # of a short side of 233 (224 / 0.96). 16 x 128 images make the batch of 2048.
