@@ -197,7 +197,6 @@ def test_token_labelling(size):
     assert model.head.dense_weight == 0.5
     assert model.head.loss_module.label_smooth_val == 0.1
     assert model.data_preprocessor.batch_augments is None  # neither Mixup nor CutMix
-    assert plain.model.train_cfg.augments
     assert cfg.data_preprocessor == plain.data_preprocessor
 
     assert cfg.train_cfg == dict(plain.train_cfg, max_epochs=310)
