@@ -1,6 +1,7 @@
-"""Links that leave docs/ for a file of the repository, which a site does not hold.
+"""Links that leave docs/ for a file of the repository.
 
-On a page in the repository such a link opens the file. In the site it becomes the file's name.
+On a page in the repository such a link opens the file. The site holds the configs, as text. A link
+to any other file becomes the name of the file.
 """
 
 import os
@@ -9,10 +10,17 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import Files
+from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 LINK = re.compile(r'\[([^\]]+)\]\((\.\./[^)#\s]+)(?:#[^)]*)?\)')
+
+
+def on_files(files: Files, config: MkDocsConfig) -> None:
+    """Add the configs to the site."""
+    for path in (Path(config.config_file_path).parent / 'configs').glob('*.py'):
+        name = f'configs/{path.name}.txt'
+        files.append(File.generated(config, name, abs_src_path=str(path)))
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -27,6 +35,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if not target.exists():
             raise PluginError(f'{page.file.src_path} links to {link[2]}, which does not exist')
         path = target.relative_to(root)
+        if str(path.parent) == 'configs' and path.suffix == '.py':
+            up = os.path.relpath(config.docs_dir, folder)
+            return f'[{link[1]}]({up}/{path}.txt)'
         text = link[1].strip('`')
         if text in (path.stem, path.name, str(path)):
             return f'`{text}`'
