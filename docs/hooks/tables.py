@@ -6,7 +6,7 @@ from typing import List
 TABLE = re.compile(r'<table>.*?</table>', re.S)
 ROW = re.compile(r'<tr>.*?</tr>', re.S)
 CELL = re.compile(r'<t[hd](?: [^>]*)?>(.*?)</t[hd]>', re.S)
-NUMBER = re.compile(r'[\d.,]+( [kMG])?( / [\d.,]+)?( \([\d.,]+\))?|-')
+NUMBER = re.compile(r'[\d.,]+( [kMG])?((, | / )[\d.,]+)*( \([\d.,]+\))?|-')
 
 
 def on_page_content(html: str, **kwargs: object) -> str:
