@@ -92,10 +92,12 @@ test-versions:  ## the tests of networks and engine with the oldest and the newe
 test-faults: env  ## kill trainings again and again, and fill disks
 	$(RUN) -m pytest -m faults
 
-lint: env  ## check style, format and spelling
+lint: env  ## check style, format, spelling and wording
 	"$(VENV)/bin/ruff" check .
 	"$(VENV)/bin/ruff" format --check .
 	"$(VENV)/bin/codespell"
+	@! grep -rniE -f docs/hooks/words.txt --include='*.md' README.md CONTRIBUTING.md docs
+	@! grep -rniE -f docs/hooks/words.txt --include='*.py' mmrest/cli
 
 docs: env  ## build the documentation into site/; open site/index.html
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet

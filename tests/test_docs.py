@@ -188,7 +188,7 @@ def test_in_the_browser(site, tmp_path):
             assert not browser.messages, f'{page}: {browser.messages}'
             assert all(url.startswith(('file:', 'data:')) for url in browser.requests)
             assert browser.value('document.documentElement.scrollWidth') == 360, page
-        for query in ('flops', 'install', 'nan loss', 'out of memory'):
+        for query in ('flops', 'finetune', 'install', 'nan loss', 'out of memory'):
             browser.call('Page.navigate', url=f'{(site / "index.html").as_uri()}?q={query}')
             browser.wait_for('Page.loadEventFired')
             found, end = '', time.monotonic() + 600

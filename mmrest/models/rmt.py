@@ -358,12 +358,19 @@ class Block(nn.Module):
 class Stage(nn.Module):
     """Blocks of one resolution, their position tables, and the embedding of the next stage."""
 
-    def __init__(self, arch: RMTArch, stage: int, drop_path_rates: Sequence[float]) -> None:
+    def __init__(
+        self,
+        arch: RMTArch,
+        stage: int,
+        drop_path_rates: Sequence[float],
+        downsample: Union[Downsample, PatchMerging, None],
+    ) -> None:
         super().__init__()
         num_heads = arch.num_heads[stage]
         head_dim, b = arch.dims[stage] // num_heads, arch.decay_b[stage]
         self.rel_pos = RelPos2d(head_dim, num_heads, arch.decay_a, b, arch.decay)
         self.blocks = nn.ModuleList(Block(arch, stage, rate) for rate in drop_path_rates)
+        self.downsample = downsample
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         # Buffers of the official checkpoints that RelPos2d derives.
@@ -409,14 +416,14 @@ class RMT(PyramidBackbone):
         self.layers = nn.ModuleList()
         self.extra_norms = nn.ModuleDict()  # keyed by the number of the stage
         for stage in range(self.num_stages):
-            layer = Stage(arch, stage, self.drop_path_rates(stage))
+            downsample = None
             if stage + 1 < self.num_stages:
-                layer.downsample = (
+                downsample = (
                     Downsample(*dims[stage : stage + 2], norm_cfg)
                     if arch.conv_downsample
                     else PatchMerging(*dims[stage : stage + 2])
                 )
-            self.layers.append(layer)
+            self.layers.append(Stage(arch, stage, self.drop_path_rates(stage), downsample))
             if output_norms and self.has_norm(stage):
                 self.extra_norms[str(stage)] = nn.LayerNorm(dims[stage])
         self.train()  # applies frozen_stages and norm_eval
