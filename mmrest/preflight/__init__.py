@@ -30,12 +30,7 @@ __all__ = ['Fact', 'Rehearsal', 'Report', 'explained', 'rehearse']
 
 
 class Rehearsal:
-    """What a rehearsal found, and the data sets that it built.
-
-    Attributes:
-        report: facts and warnings.
-        datasets: by phase.
-    """
+    """Facts and warnings of a rehearsal, and the data sets that it built, by phase."""
 
     def __init__(self) -> None:
         self.report = Report()
