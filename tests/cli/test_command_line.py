@@ -42,10 +42,11 @@ def test_configs():
     listed = mmrest('configs')[1]
     assert all(f'{model["Name"]} ' in listed for model in models)
     rows = mmrest('configs', 'maskrcnn', 'small', '1x')[1].splitlines()
-    assert [row.split()[0] for row in rows[1:-1]] == [
+    assert [row.split()[0] for row in rows[1:3]] == [
         'maskrcnn_rest_small_1x', 'cascade_maskrcnn_rest_small_1x'
     ]  # fmt: skip
     assert 'box AP 39.6, mask AP 37.2' in rows[1]
+    assert rows[4].startswith('Official weights of maskrcnn_rest_small_1x: https://')
 
 
 @pytest.mark.parametrize(
