@@ -162,7 +162,7 @@ def test_site(site):
 def test_the_public_face_is_in_the_reference(site):
     ids = Html(site / 'api.html').ids
     for face in (mmrest, mmrest.apis):
-        for public in (getattr(face, name) for name in face.__all__ if name[0] != '_'):
+        for public in (getattr(face, each) for each in face.__all__ if each[0] != '_'):
             assert f'{public.__module__}.{public.__qualname__}' in ids, public
 
 

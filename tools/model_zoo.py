@@ -136,26 +136,26 @@ reported. RMT-S top-1 is for the EMA weights. To train or test a config, pass it
 WEIGHTS = """\
 ## Official weights
 
-Links of the authors' repositories, which mmrest does not host. The classifiers initialise the backbone of any
-config:
+Links of the authors' repositories, which mmrest does not host. The classifiers initialise the
+backbone of any config:
 
     mmrest train maskrcnn_rmt_s_3x --pretrained RMT-S.pth
     mmrest test imagenet_rmt_s_300e RMT-S.pth
 
 {}
 
-The detectors of ResT are detectron2 checkpoints, whose backbone loads with `--pretrained`. RMT's detectors are in
-[one folder]({}1qWiHjEy_9w29d1lNLVOSnQ?pwd=k22z) and its segmentors in
-[another]({}19q_dNqPAGnzgCWPBVYTzjg?pwd=vtpe); which networks they contain is not stated. `mmrest convert FILE --list`
-names the network of a file. The passwords of Baidu links are in the links."""
+The detectors of ResT are detectron2 checkpoints, whose backbone loads with `--pretrained`. RMT's
+detectors are in [one folder]({}1qWiHjEy_9w29d1lNLVOSnQ?pwd=k22z) and its segmentors in
+[another]({}19q_dNqPAGnzgCWPBVYTzjg?pwd=vtpe); which networks they contain is not stated.
+`mmrest convert FILE --list` names the network of a file. Baidu's links contain the passwords."""
 
 ABLATIONS = """\
 ## Ablation networks of RMT
 
 Backbones without a classifier, MACs at 224 x 224, and the parts of RMT that they have, next
-to RMT-T and RMT-S; [ablations](classification.md#ablations-of-rmt) documents the options. The paper also reports 47.8
-box AP and 43.1 mask AP on COCO and 49.1 mIoU on ADE20K for RMT-Swin-T, and 49.5, 44.2 and
-51.0 for RMT-Swin-S, with a schedule and head that are not known here."""
+to RMT-T and RMT-S; [ablations](classification.md#ablations-of-rmt) documents the options. The
+paper also reports 47.8 box AP and 43.1 mask AP on COCO and 49.1 mIoU on ADE20K for RMT-Swin-T,
+and 49.5, 44.2 and 51.0 for RMT-Swin-S, with a schedule and head that are not known here."""
 
 
 def zoo() -> List[Dict[str, Any]]:
