@@ -1,4 +1,4 @@
-"""Export a backbone, or a whole segmentor, to ONNX and compare it in onnxruntime."""
+"""Export a backbone, segmentor or detector to ONNX and compare it in onnxruntime."""
 
 import argparse
 from typing import List, Tuple
@@ -9,18 +9,20 @@ from ..analysis.networks import (
     PEERS,
     backbone_config,
     build_network,
+    is_backbone,
     network_config,
     on_meta,
+    preprocessing,
     usual_size,
 )
 from ..export.onnx import (
     PACKAGES,
-    Segmentor,
     Shape,
     check_packages,
     export_checked,
     exportable,
     facts,
+    is_detector,
     output_names,
 )
 from .command import (
@@ -47,7 +49,7 @@ def parse_args() -> argparse.Namespace:
         parser,
         '--shape',
         'of the image, one number for a square (default: 224 224 for a backbone, for a segmentor '
-        'what its data_preprocessor says, or 512 512)',
+        'the size of its data_preprocessor, or 512 512, for a detector 320 480)',
     )
     parser.add_argument(
         '--static', action='store_true', help='one image of this size, not any number and size'
@@ -55,6 +57,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--backbone-only', action='store_true', help='leave out neck and heads of a config'
     )
+    parser.add_argument(
+        '--preprocess', action='store_true',
+        help='normalise inside: images of 0 to 255 in BGR order instead of normalised ones',
+    )  # fmt: skip
     parser.add_argument(
         '--opset', type=opset, default=18, help="of ONNX's operators (default: 18)"
     )
@@ -83,6 +89,10 @@ def opset(text: str) -> int:
     return version
 
 
+COMPARED_SIZE = (320, 480)
+"""Height and width, in pixels, at which a detector is compared: larger takes minutes more."""
+
+
 def compared_at(size: Tuple[int, int], static: bool) -> List[Shape]:
     """Shapes of the images to compare at: two sizes, the other one of odd numbers."""
     height, width = size
@@ -99,13 +109,17 @@ def main() -> None:
     of_model = backbone_config(cfg) if args.backbone_only else cfg
     exportable(on_meta(of_model), args.network)  # before weights are read
     network = exportable(build_network(of_model, args.checkpoint), args.network)
-    usual = usual_size(cfg) if isinstance(network, Segmentor) else CLASSIFICATION_SIZE
+    usual = CLASSIFICATION_SIZE if is_backbone(of_model) else usual_size(cfg)
+    if is_detector(network):
+        usual = COMPARED_SIZE
     size = args.shape or usual
     shapes = compared_at(size, args.static) if args.verify else []
     print('exporting, which takes up to some minutes', flush=True)
     found = export_checked(
         network, args.out, shapes, args.tolerance,
-        size=size, static=args.static, opset=args.opset, metadata=facts(cfg, args.network),
+        normalisation=preprocessing(cfg), preprocess=args.preprocess,
+        size=size, static=args.static, opset=args.opset,
+        metadata=facts(cfg, args.network, args.preprocess),
     )  # fmt: skip
     for shape, difference in found.items():
         at = ' x '.join(map(str, (shape[0], 3, *shape[1:])))
@@ -113,6 +127,13 @@ def main() -> None:
             f'at {at} onnxruntime differs from PyTorch by at most {difference.onnx:.1e} standard '
             f'deviations, float32 from float64 by {difference.rounding:.1e}'
         )
+        agreed = difference.agreement
+        if agreed is not None:
+            print(
+                f'  {agreed.detections} detections above a score of 0.05, {agreed.unmatched} '
+                f'unmatched; scores differ by at most {agreed.score:.1e}, boxes by '
+                f'{agreed.box:.1e} pixels, masks have an IoU of at least {agreed.mask:.4f}'
+            )
     takes = (
         'one image of {} x {}'.format(*size) if args.static else 'images of any number and size'
     )

@@ -1,4 +1,4 @@
-"""ONNX files of backbones and segmentors, and whether they compute what the networks compute."""
+"""ONNX files of backbones, segmentors and detectors, compared with the networks in PyTorch."""
 
 import copy
 import importlib.util
@@ -9,20 +9,41 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
 from torch import Tensor, nn
 
-from ..analysis.networks import backbone_of, preprocessing
-from ..engine.config import first_line
+from ..analysis.networks import Preprocessing, backbone_of, preprocessing
+from ..datasets.shapes import draw_scene
+from ..engine.building import find_type
+from ..engine.config import dicts, first_line
 from ..engine.errors import UsageError
 from ..version import __version__
 
+if TYPE_CHECKING:
+    from .detectors import Agreement
+
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 """What requirements/optional.txt names; the last one is for the comparison alone."""
+
+IMAGENET = Preprocessing()
 
 Shape = Tuple[int, int, int]
 """Images, height and width."""
@@ -120,60 +141,84 @@ def _for_any_size(module: nn.Module) -> nn.Module:
 
 
 def exportable(model: nn.Module, name: str) -> nn.Module:
-    """What can be exported of a model: a backbone, or a segmentor with its neck and head.
+    """What can be exported of a model: a backbone, a segmentor, or a detector.
 
     Args:
         model: in evaluation mode.
         name: what to call it in an error.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: it is none of them.
     """
     if backbone_of(model) is model:
         return model
-    if isinstance(getattr(model, 'decode_head', None), nn.ModuleList) or not hasattr(
-        model, 'decode_head'
+    if isinstance(getattr(model, 'decode_head', None), nn.Module) and not isinstance(
+        model.decode_head, nn.ModuleList
     ):
-        # mmpretrain's classifiers have a `head`, mmdet's detectors heads of other names.
-        others = (
-            'the heads of classifiers'
-            if hasattr(model, 'head')
-            else 'what detectors do with boxes (anchors, RoIAlign, NMS)'
-        )
-        raise UsageError(
-            f'{name} is a {type(model).__name__}: backbones and segmentors with one head are '
-            f'exported, not {others}; --backbone-only exports its backbone'
-        )
-    return Segmentor(model).eval()
+        return Segmentor(model).eval()
+    if hasattr(model, 'bbox_head') or hasattr(model, 'roi_head'):  # of mmdet
+        if 'custom_translation_table' not in inspect.signature(torch.onnx.export).parameters:
+            raise UsageError(f'detectors need torch 2.6 or later, this is {torch.__version__}')
+        from .detectors import Detector
+
+        return Detector(model, name).eval()
+    raise UsageError(
+        f'{name} is a {type(model).__name__}: backbones, segmentors with one head and detectors '
+        'are exported; --backbone-only exports its backbone'
+    )
 
 
 def output_names(network: nn.Module) -> List[str]:
     """Names of the outputs of what :func:`exportable` gave."""
     if isinstance(network, Segmentor):
         return ['logits']
+    if is_detector(network):
+        return ['dets', 'labels', 'masks'][: 2 + network.with_masks]
     return [f'stage{index + 1}' for index in network.out_indices]
 
 
-def facts(cfg: Config, name: str) -> Dict[str, str]:
+def is_detector(network: nn.Module) -> bool:
+    """Return True if :func:`exportable` gave a detector."""
+    return hasattr(network, 'divisor')
+
+
+def facts(cfg: Config, name: str, preprocess: bool = False) -> Dict[str, str]:
     """What a program that runs the file has to know, as its metadata.
 
     Args:
         cfg: config of the network.
         name: of the network.
+        preprocess: the file normalises the images itself.
     """
     mean, std, order = preprocessing(cfg)
+    values = 'values from 0 to 255' if preprocess else '(values from 0 to 255 - mean) / std'
     found = dict(
         network=name,
-        input='images, float32, (batch, 3, height, width), (values from 0 to 255 - mean) / std',
-        channel_order=order,
+        input=f'images, float32, (batch, 3, height, width), {values}',
+        # What the file normalises is in the order in which pipelines load images.
+        channel_order='BGR' if preprocess else order,
         mean=json.dumps(mean),
         std=json.dumps(std),
+        preprocess=json.dumps(preprocess),
         mmrest_version=__version__,
     )
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    classes = (dataset.get('metainfo') or {}).get('classes')
-    if classes:
-        found['classes'] = json.dumps(classes)
+    loader = cfg.get('test_dataloader') or {}
+    for _, part in dicts(loader, 'test_dataloader'):
+        if part.get('pipeline'):
+            with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+                kind = find_type(DATASETS, part.get('type'))
+            known = dict(getattr(kind, 'METAINFO', None) or {}, **(part.get('metainfo') or {}))
+            if known.get('classes'):
+                found['classes'] = json.dumps(known['classes'])
+            for step in part['pipeline']:
+                if step.get('type') == 'Resize' and step.get('scale'):
+                    size = dict(scale=step['scale'], keep_ratio=step.get('keep_ratio', False))
+                    found['resize'] = json.dumps(size)  # scale as width and height
+            break
+    test_cfg = cfg.model.get('test_cfg') or {}
+    score = (test_cfg.get('rcnn') or test_cfg).get('score_thr')
+    if score is not None:
+        found['score_threshold'] = json.dumps(score)
     return found
 
 
@@ -198,6 +243,7 @@ def export(
     static: bool = False,
     opset: int = 18,
     metadata: Mapping[str, str] = {},
+    normalise: Optional[Preprocessing] = None,
 ) -> None:
     """Write an ONNX file, weights included.
 
@@ -208,27 +254,31 @@ def export(
         static: for one image of this size alone, rather than for any number and size.
         opset: version of ONNX's operators.
         metadata: facts to keep in the file.
+        normalise: what the file does to images of 0 to 255 in OpenCV's order of channels; by
+            default they come normalised.
 
     Raises:
         UsageError: torch's exporter cannot do it.
     """
-    batch = 1 if static else 2  # torch takes a batch of one for a constant
-    images = torch.zeros(batch, 3, *size)
-    free = None if static else ({0: 'batch', 2: 'height', 3: 'width'},)
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)  # tells of operators not in use
+    names = output_names(network)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter('ignore')
-            program = torch.onnx.export(
-                network,
-                (images,),
-                dynamo=True,
-                dynamic_shapes=free,
-                opset_version=opset,
-                input_names=['images'],
-                output_names=output_names(network),
-                verbose=False,
-            )
+            if is_detector(network):
+                program = _detector_program(network, size, static, opset, names)
+            else:
+                free = None if static else ({0: 'batch', 2: 'height', 3: 'width'},)
+                program = torch.onnx.export(
+                    network,
+                    (_zeros(size, static),),
+                    dynamo=True,
+                    dynamic_shapes=free,
+                    opset_version=opset,
+                    input_names=['images'],
+                    output_names=names,
+                    verbose=False,
+                )
     except Exception as error:  # of any part of torch's exporter
         hint = '--backbone-only leaves out neck and head'
         if not static:
@@ -239,8 +289,117 @@ def export(
     found = program.model.opset_imports['']
     if found != opset:
         raise UsageError(f'--opset {opset}: torch {torch.__version__} exports to {found}')
-    program.model.metadata_props.update(metadata)
     program.save(path, external_data=False)
+    shape = (1, *size) if static else ('batch', 'height', 'width')
+    _finish(network, path, shape, metadata, normalise)
+
+
+def _zeros(size: Tuple[int, int], static: bool) -> Tensor:
+    return torch.zeros(1 if static else 2, 3, *size)  # torch takes a batch of one for a constant
+
+
+def _detector_program(
+    network: nn.Module, size: Tuple[int, int], static: bool, opset: int, names: List[str]
+) -> Any:
+    """ONNX program of a detector, from images that are padded, and their size before it."""
+    from .detectors import translations
+
+    divisor = network.divisor
+    rows, columns = (-(-length // divisor) for length in size)
+    if not static:  # a map of one row would be a constant to torch, too
+        rows, columns = max(rows, 1024 // divisor), max(columns, 1536 // divisor)
+    free = None
+    if not static:
+        # As multiples the sizes of all maps are simple products; of padding inside the graph the
+        # exporter would make nested divisions, and take several times as long.
+        free = (
+            {
+                0: torch.export.Dim('batch'),
+                2: divisor * torch.export.Dim('rows'),
+                3: divisor * torch.export.Dim('columns'),
+            },
+            None,
+        )
+    images = _zeros((rows * divisor, columns * divisor), static)
+    # Exported first, because some of mmdet's modules refuse to work in torch.onnx.export.
+    program = torch.export.export(
+        network, (images, torch.tensor(size)), dynamic_shapes=free, strict=False
+    )
+    return torch.onnx.export(
+        program,
+        dynamo=True,
+        opset_version=opset,
+        input_names=['padded', 'size'],
+        output_names=names,
+        custom_translation_table=translations(),
+        verbose=False,
+    )
+
+
+def _finish(
+    network: nn.Module,
+    path: Path,
+    shape: Sequence[Union[int, str]],
+    metadata: Mapping[str, str],
+    normalise: Optional[Preprocessing],
+) -> None:
+    """Put normalisation and padding before a network, and metadata into its file."""
+    import onnx
+
+    model = onnx.load(path)
+    inside = is_detector(network)  # the padding
+    if normalise or inside:
+        version = next(each.version for each in model.opset_import if not each.domain)
+        batch, height, width = shape
+        lines, images = [], 'images'
+        if normalise:
+            order = (2, 1, 0) if normalise.order == 'RGB' else (0, 1, 2)
+            mean, std, order = (
+                f'{{{", ".join(map(str, each))}}}'
+                for each in (normalise.mean, normalise.std, order)
+            )
+            lines = [
+                f'in_order = Constant<value = int64[3] {order}>()',
+                'in_channels = Gather<axis = 1>(images, in_order)',
+                f'in_mean = Constant<value = float[1, 3, 1, 1] {mean}>()',
+                f'in_std = Constant<value = float[1, 3, 1, 1] {std}>()',
+                'in_centred = Sub(in_channels, in_mean)',
+                'in_normal = Div(in_centred, in_std)',
+            ]
+            images = 'in_normal'
+        outputs, links = f'float[{batch}, 3, in_h, in_w] in_images', []
+        if inside:
+            for output in model.graph.output:  # named by torch, with a symbol
+                if not isinstance(batch, int):
+                    output.type.tensor_type.shape.dim[0].dim_param = batch
+            lines += [
+                'in_size = Shape<start = 2>(images)',
+                f'in_divisor = Constant<value = int64[1] {{{network.divisor}}}>()',
+                'in_negative = Neg(in_size)',
+                'in_missing = Mod(in_negative, in_divisor)',
+                'in_none = Constant<value = int64[6] {0, 0, 0, 0, 0, 0}>()',
+                'in_pads = Concat<axis = 0>(in_none, in_missing)',
+                f'in_value = Constant<value = float {{{float(network.pad_value)}}}>()',
+                f'in_images = Pad({images}, in_pads, in_value)',
+            ]
+            outputs += ', int64[2] in_size'
+            links = [('in_images', 'padded'), ('in_size', 'size')]
+        else:
+            lines.append(f'in_images = Identity({images})')
+        body = '\n'.join(lines)
+        before = onnx.parser.parse_model(
+            f'<ir_version: {model.ir_version}, opset_import: ["" : {version}]>\n'
+            f'before (float[{batch}, 3, {height}, {width}] images) => ({outputs}) {{\n{body}\n}}'
+        )
+        if not inside:
+            # The network's input has the name of the new one.
+            for node in model.graph.node:
+                node.input[:] = ['in_images' if name == 'images' else name for name in node.input]
+            model.graph.input[0].name = 'in_images'
+            links = [('in_images', 'in_images')]
+        model = onnx.compose.merge_models(before, model, io_map=links)
+    onnx.helper.set_model_props(model, dict(metadata))
+    onnx.save(model, path)
 
 
 def _cause(error: BaseException) -> str:
@@ -257,46 +416,78 @@ class Difference(NamedTuple):
         onnx: of onnxruntime from PyTorch, both in float32.
         rounding: of PyTorch in float32 from PyTorch in float64. The instance norm of ResT divides
             by small deviations, which magnifies rounding, in an untrained network most.
+        agreement: of the detections with mmdet's own, for a detector; its maps are those of the
+            dense head.
     """
 
     onnx: float
     rounding: float
+    agreement: Optional['Agreement'] = None
 
 
 def differences(
-    path: Path, network: nn.Module, shapes: Sequence[Shape]
+    path: Path,
+    network: nn.Module,
+    shapes: Sequence[Shape],
+    normalisation: Preprocessing = IMAGENET,
+    inside: bool = False,
+    tolerance: float = 1e-3,
 ) -> Dict[Shape, Difference]:
-    """How far a file in onnxruntime is from the network in PyTorch, for random images.
+    """How far a file in onnxruntime is from the network in PyTorch, for synthetic images.
 
     Args:
         path: the file.
         network: what it was made of.
         shapes: of the images.
+        normalisation: what the network expects of images.
+        inside: the file normalises them itself.
+        tolerance: of the scores of detections that are matched.
 
     Returns:
-        Shape -> the difference.
+        Shape -> the difference; of a detector it is that of the maps of the dense head, and has
+        the agreement of detections, too.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-    generator = torch.Generator().manual_seed(0)
+    rng = np.random.default_rng(0)
     exact = copy.deepcopy(network).double()
+    mean, std = (torch.tensor(each)[:, None, None] for each in normalisation[:2])
     found = {}
-    for batch, height, width in shapes:
-        images = torch.randn(batch, 3, height, width, generator=generator)
+    for shape in shapes:
+        loaded = _scenes(rng, *shape)
+        raw = torch.from_numpy(loaded).permute(0, 3, 1, 2).float()
+        images = ((raw.flip(1) if normalisation.order == 'RGB' else raw) - mean) / std
+        given = (raw if inside else images).numpy()
+        computed = [torch.from_numpy(each) for each in session.run(None, {'images': given})]
+        extra = ()
+        if is_detector(network):
+            extra = (torch.tensor(shape[1:]),)
+            images = network.padded(images)
         with torch.no_grad():
             expected, truth = (
-                _tuple(f(x)) for f, x in ((network, images), (exact, images.double()))
+                _tuple(f(x, *extra)) for f, x in ((network, images), (exact, images.double()))
             )
-        computed = [
-            torch.from_numpy(each) for each in session.run(None, {'images': images.numpy()})
-        ]
-        found[batch, height, width] = Difference(
-            _largest(computed, expected), _largest(expected, truth)
+        first = len(output_names(network)) if extra else 0
+        difference = Difference(
+            _largest(computed[first:], expected[first:]),
+            _largest(expected[first:], truth[first:]),
         )
+        if extra:
+            from .detectors import agreement, predicted
+
+            instances = predicted(network, loaded)
+            agreed = agreement(network, instances, computed, shape[1:], tolerance)
+            difference = difference._replace(agreement=agreed)
+        found[shape] = difference
     return found
+
+
+def _scenes(rng: np.random.Generator, count: int, height: int, width: int) -> np.ndarray:
+    """Images of the synthetic shapes in OpenCV's order of channels, (count, height, width, 3)."""
+    return np.stack([draw_scene(rng, height, width)[0] for _ in range(count)])
 
 
 def _tuple(outputs: Union[Tensor, Sequence[Tensor]]) -> Sequence[Tensor]:
@@ -308,7 +499,13 @@ def _largest(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 def export_checked(
-    network: nn.Module, path: Path, shapes: Sequence[Shape], tolerance: float, **options: object
+    network: nn.Module,
+    path: Path,
+    shapes: Sequence[Shape],
+    tolerance: float,
+    normalisation: Preprocessing = IMAGENET,
+    preprocess: bool = False,
+    **options: object,
 ) -> Dict[Shape, Difference]:
     """:func:`export`, but leave no file whose :func:`differences` exceed a tolerance.
 
@@ -317,6 +514,9 @@ def export_checked(
         path: the file.
         shapes: to compare at; none compares nothing.
         tolerance: the largest difference; three times PyTorch's own rounding is allowed, too.
+            Scores of detections may differ by as much.
+        normalisation: what the network expects of images.
+        preprocess: the file does that itself.
         **options: of :func:`export`.
 
     Returns:
@@ -328,14 +528,50 @@ def export_checked(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.onnx-') as folder:
         unchecked = Path(folder, path.name)
-        export(network, unchecked, **options)
-        found = differences(unchecked, network, shapes) if shapes else {}
+        export(network, unchecked, normalise=normalisation if preprocess else None, **options)
+        found = (
+            differences(unchecked, network, shapes, normalisation, preprocess, tolerance)
+            if shapes
+            else {}
+        )
         for (batch, height, width), difference in found.items():
-            if not difference.onnx <= max(tolerance, 3 * difference.rounding):  # nan neither
+            fault = _fault(difference, tolerance)
+            if fault:
                 raise UsageError(
                     f'at {batch} x 3 x {height} x {width} the exported network differs by '
-                    f'{difference.onnx:.1e} standard deviations, more than --tolerance '
-                    f'{tolerance:g}; {path} is not written'
+                    f'{fault}; {path} is not written'
                 )
+        if is_detector(network):
+            _without_maps(unchecked, len(output_names(network)))
         os.replace(unchecked, path)
     return found
+
+
+MATCHED = 0.99
+"""Share of detections that must be matched: an overlap may be at the very threshold of NMS."""
+
+SAME_MASK = 0.99
+"""IoU that the masks of one detection must have."""
+
+
+def _fault(difference: Difference, tolerance: float) -> Optional[str]:
+    """What is wrong with a file, None if nothing."""
+    if not difference.onnx <= max(tolerance, 3 * difference.rounding):  # nan neither
+        return f'{difference.onnx:.1e} standard deviations, more than --tolerance {tolerance:g}'
+    agreed = difference.agreement
+    if agreed is None or 3 * difference.rounding > tolerance:  # detections are noise, too
+        return None
+    if agreed.unmatched > (1 - MATCHED) * agreed.detections:
+        return f'{agreed.unmatched} of {agreed.detections} detections'
+    if agreed.mask < SAME_MASK:
+        return f'a mask whose IoU is {agreed.mask:.3f}'
+    return None
+
+
+def _without_maps(path: Path, outputs: int) -> None:
+    """Keep only the first outputs of a file: the others were for the comparison."""
+    import onnx
+
+    model = onnx.load(path)
+    del model.graph.output[outputs:]
+    onnx.save(model, path)

@@ -1,4 +1,4 @@
-"""ONNX files of segmentors at any size, and the errors of what cannot be exported."""
+"""ONNX files of segmentors at any size, normalisation in the file, and its metadata."""
 
 import importlib.util
 import json
@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from mmseg.models.utils import Upsample as OfMmseg
 from torch import nn
 
-from mmrest.analysis.networks import build_network, network_config
+from mmrest.analysis.networks import Preprocessing, build_network, network_config
 from mmrest.engine.errors import UsageError
 from mmrest.export import onnx as onnx_export
+from mmrest.export.detectors import Agreement
 from mmrest.export.onnx import (
     AdaptiveAvgPool,
     Difference,
@@ -21,7 +22,7 @@ from mmrest.export.onnx import (
     exportable,
     facts,
 )
-from tests.runs import DETECTOR, ROOT, SEGMENTOR
+from tests.runs import ROOT, SEGMENTOR
 
 
 @pytest.mark.parametrize('bins', [(1, 1), (2, 2), (3, 3), (6, 6), (2, 5)])
@@ -81,14 +82,31 @@ def test_any_size(packages, tmp_path):
     assert not list(path.parent.iterdir())
 
 
+def test_preprocess(packages, tmp_path):
+    """Images of 0 to 255 as OpenCV reads them, compared with normalised ones in PyTorch."""
+    network = nn.Conv2d(3, 4, 3, padding=1)
+    network.out_indices = (0,)
+    normalisation = Preprocessing((120.0, 115.0, 100.0), (58.0, 57.0, 56.0), 'RGB')
+    found = export_checked(
+        network, tmp_path / 'x.onnx', [(2, 40, 56), (1, 33, 71)], 1e-4, normalisation,
+        preprocess=True, size=(40, 56),
+    )  # fmt: skip
+    assert all(each.onnx < 1e-4 for each in found.values())
+    session = packages.InferenceSession(tmp_path / 'x.onnx', providers=['CPUExecutionProvider'])
+    assert session.get_inputs()[0].shape == ['batch', 3, 'height', 'width']
+
+
 @pytest.mark.parametrize('difference, fits', [
     (Difference(2e-3, 0.0), False),
     (Difference(2e-3, 1e-3), True),
     (Difference(5e-4, 0.0), True),
     (Difference(float('nan'), 0.0), False),
+    (Difference(0.0, 0.0, Agreement(detections=200, unmatched=1)), True),
+    (Difference(0.0, 0.0, Agreement(detections=20, unmatched=1)), False),
+    (Difference(0.0, 0.0, Agreement(detections=20, mask=0.9)), False),
 ])  # fmt: skip
 def test_tolerance(tmp_path, monkeypatch, difference, fits):
-    monkeypatch.setattr(onnx_export, 'export', lambda network, path: path.touch())
+    monkeypatch.setattr(onnx_export, 'export', lambda network, path, **_: path.touch())
     monkeypatch.setattr(onnx_export, 'differences', lambda *_: {(1, 2, 2): difference})
     path = tmp_path / 'x.onnx'
     if fits:
@@ -97,12 +115,6 @@ def test_tolerance(tmp_path, monkeypatch, difference, fits):
         with pytest.raises(UsageError, match='is not written'):
             export_checked(nn.Identity(), path, [(1, 2, 2)], 1e-3)
     assert path.exists() is fits and len(list(tmp_path.iterdir())) == fits
-
-
-def test_detectors(tmp_path):
-    (tmp_path / 'tiny.py').write_text(DETECTOR)
-    with pytest.raises(UsageError, match=r'tiny is a MaskRCNN: .* --backbone-only exports'):
-        exportable(build_network(network_config(str(tmp_path / 'tiny.py'))), 'tiny')
 
 
 def test_missing_packages(monkeypatch):
@@ -115,11 +127,16 @@ def test_missing_packages(monkeypatch):
 
 
 def test_facts():
-    """Of a config with classes, and of a name."""
+    """Of configs with classes in the config or in the dataset, and of a name."""
     cfg = network_config(str(ROOT / 'configs' / 'demo_semfpn_rest_lite.py'))
     found = facts(cfg, 'demo')
     assert json.loads(found['mean']) == [123.675, 116.28, 103.53]
     assert found['channel_order'] == 'RGB' and found['network'] == 'demo'
     assert json.loads(found['classes']) == ['background', 'square', 'disc', 'triangle']
-    assert facts(network_config('rmt_t'), 'rmt_t').keys() == found.keys() - {'classes'}
+    named = facts(network_config('rmt_t'), 'rmt_t')
+    assert named.keys() == found.keys() - {'classes', 'resize'}
     assert all(isinstance(value, str) for value in found.values())
+    coco = facts(network_config(str(ROOT / 'configs' / 'maskrcnn_rmt_s_3x.py')), 'x', True)
+    assert len(json.loads(coco['classes'])) == 80 and coco['channel_order'] == 'BGR'
+    assert json.loads(coco['resize']) == dict(scale=[1333, 800], keep_ratio=True)
+    assert json.loads(coco['score_threshold']) == 0.05

@@ -1,0 +1,553 @@
+"""Detectors of mmdet as networks of tensors of a fixed number of boxes, which ONNX can hold."""
+
+import copy
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision.ops
+from torch import Tensor, nn
+
+from ..engine.errors import UsageError
+
+NOT_FOUND = -1.0
+"""Score of what is not a detection: of padding, and of suppressed boxes."""
+
+
+@torch.library.custom_op('mmrest::nms', mutates_args=())
+def nms(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    max_per_image: int,
+) -> Tensor:
+    """Suppress boxes that overlap better ones.
+
+    Args:
+        boxes: (B, N, 4), as x1, y1, x2, y2.
+        scores: (B, N); :data:`NOT_FOUND` is not kept.
+        iou_threshold: above it the lower score is suppressed.
+        max_per_image: how many boxes are kept at most.
+
+    Returns:
+        (B, N), the scores of the kept boxes, and :data:`NOT_FOUND` for the others.
+    """
+    kept = torch.full_like(scores, NOT_FOUND)
+    for row, (image_boxes, image_scores) in enumerate(zip(boxes, scores)):
+        found = (image_scores > NOT_FOUND).nonzero()[:, 0]
+        order = torchvision.ops.nms(image_boxes[found], image_scores[found], iou_threshold)
+        best = found[order[:max_per_image]]
+        kept[row, best] = image_scores[best]
+    return kept
+
+
+@nms.register_fake
+def _(boxes, scores, iou_threshold, max_per_image):
+    return torch.empty_like(scores)
+
+
+@torch.library.custom_op('mmrest::pyramid_roi_align', mutates_args=())
+def pyramid_roi_align(
+    maps: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    scales: Sequence[float],
+    size: Sequence[int],
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """Align each region on one level of a pyramid.
+
+    Args:
+        maps: (B, C, H_i, W_i) of each level.
+        rois: (K, 5), as index of the image, x1, y1, x2, y2.
+        levels: (K,), the level of each region.
+        scales: pixels of the map in one of the image, of each level.
+        size: rows and columns of the result.
+        sampling_ratio: of RoIAlign; 0 adapts it to the region.
+        aligned: half a pixel of offset, as in RoIAlign's second version.
+
+    Returns:
+        (K, C, *size).
+    """
+    found = rois.new_empty(len(rois), maps[0].shape[1], *size)
+    for level, (features, scale) in enumerate(zip(maps, scales)):
+        index = (levels == level).nonzero()[:, 0]
+        found[index] = torchvision.ops.roi_align(
+            features, rois[index], list(size), scale, sampling_ratio, aligned
+        )
+    return found
+
+
+@pyramid_roi_align.register_fake
+def _(maps, rois, levels, scales, size, sampling_ratio, aligned):
+    return rois.new_empty(rois.shape[0], maps[0].shape[1], *size)
+
+
+def translations() -> Dict[Callable, Callable]:
+    """Return ONNX's form of the operators above, for ``torch.onnx.export``."""
+    from onnxscript import opset18 as op
+
+    def onnx_nms(boxes, scores, iou_threshold, max_per_image):
+        # ONNX has corners as y, x, y, x, which makes no difference to an overlap.
+        selected = op.NonMaxSuppression(
+            boxes,
+            op.Unsqueeze(scores, op.Constant(value_ints=[1])),
+            op.Constant(value_ints=[max_per_image]),
+            op.Constant(value_floats=[iou_threshold]),
+            op.Constant(value_floats=[NOT_FOUND]),
+        )
+        where = op.Gather(selected, op.Constant(value_ints=[0, 2]), axis=1)  # image and box
+        nothing = op.Expand(op.Constant(value_floats=[NOT_FOUND]), op.Shape(scores))
+        return op.ScatterND(nothing, where, op.GatherND(scores, where))
+
+    def onnx_align(maps, rois, levels, scales, size, sampling_ratio, aligned):
+        image = op.Cast(op.Gather(rois, op.Constant(value_int=0), axis=1), to=7)  # int64
+        boxes = op.Gather(rois, op.Constant(value_ints=[1, 2, 3, 4]), axis=1)
+        indices, parts = [], []
+        for level, (features, scale) in enumerate(zip(maps, scales)):
+            here = op.Equal(levels, op.Constant(value_int=level))
+            indices.append(op.Squeeze(op.NonZero(here), op.Constant(value_ints=[0])))
+            parts.append(
+                op.RoiAlign(
+                    features,
+                    op.Gather(boxes, indices[-1]),
+                    op.Gather(image, indices[-1]),
+                    coordinate_transformation_mode='half_pixel'
+                    if aligned
+                    else 'output_half_pixel',
+                    output_height=size[0],
+                    output_width=size[1],
+                    sampling_ratio=max(sampling_ratio, 0),
+                    spatial_scale=scale,
+                )
+            )
+        if len(parts) == 1:
+            return parts[0]
+        order = op.Concat(*indices, axis=0)
+        zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+        count = op.Size(order)
+        place = op.ScatterND(
+            order, op.Unsqueeze(order, op.Constant(value_ints=[1])), op.Range(zero, count, one)
+        )
+        return op.Gather(op.Concat(*parts, axis=0), place)
+
+    return {
+        torch.ops.mmrest.nms.default: onnx_nms,
+        torch.ops.mmrest.pyramid_roi_align.default: onnx_align,
+    }
+
+
+class RoIExtractor(nn.Module):
+    """mmdet's ``SingleRoIExtractor`` by :func:`pyramid_roi_align`.
+
+    Args:
+        extractor: which maps regions to levels.
+    """
+
+    def __init__(self, extractor: nn.Module) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.num_inputs = extractor.num_inputs
+
+    def forward(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
+        """Maps of the levels and (K, 5) -> (K, C, rows, columns)."""
+        layers, rois = self.extractor.roi_layers, rois.to(maps[0].dtype)
+        levels = self.extractor.map_roi_levels(rois, len(maps))
+        scales = [layer.spatial_scale for layer in layers]
+        return pyramid_roi_align(
+            list(maps),
+            rois,
+            levels,
+            scales,
+            layers[0].output_size,
+            layers[0].sampling_ratio,
+            layers[0].aligned,
+        )
+
+
+class Coder:
+    """mmdet's coder of boxes, which clips to a size that is a tensor.
+
+    Args:
+        coder: which decodes.
+    """
+
+    def __init__(self, coder: Any) -> None:
+        self.coder = coder
+        self.encode_size = coder.encode_size
+
+    def decode(self, anchors: Tensor, deltas: Tensor, max_shape: Tensor) -> Tensor:
+        """(N, 4) and (N, 4) -> (N, 4), inside of height and width."""
+        boxes = self.coder.decode(anchors, deltas)
+        if not self.coder.clip_border:
+            return boxes
+        return boxes.clamp(min=0).minimum(max_shape[[1, 0, 1, 0]].to(boxes.dtype))
+
+
+class Detector(nn.Module):
+    """A detector of mmdet from normalised images to boxes, classes and masks.
+
+    It follows mmdet's own prediction, step by step, but for all images of a batch at once, and
+    with padding in place of what differs in number.
+
+    Args:
+        model: the detector; it is copied.
+        name: what to call it in an error.
+
+    Raises:
+        UsageError: its prediction is not that of RetinaNet, Faster, Mask or Cascade R-CNN.
+    """
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        from mmdet.models.roi_heads import SingleRoIExtractor
+
+        super().__init__()
+        _check(model, name)
+        self.original = (model,)  # a tuple, because it is not a part of this
+        self.model = copy.deepcopy(model)
+        for module in list(self.model.modules()):
+            for key, child in module._modules.items():
+                if isinstance(child, SingleRoIExtractor):
+                    setattr(module, key, RoIExtractor(child))
+            if hasattr(module, 'bbox_coder'):
+                module.bbox_coder = Coder(module.bbox_coder)
+        preprocessor = model.data_preprocessor
+        self.divisor, self.pad_value = preprocessor.pad_size_divisor, preprocessor.pad_value
+        roi_head = getattr(model, 'roi_head', None)
+        self.with_masks = roi_head is not None and roi_head.with_mask
+
+    def forward(self, images: Tensor, size: Tensor) -> Tuple[Tensor, ...]:
+        """Return what is found, at most K boxes in an image, and the dense head's maps.
+
+        Args:
+            images: (B, 3, H, W), padded to a multiple of :attr:`divisor`.
+            size: height and width without the padding, pixels; int64.
+
+        Returns:
+            Boxes and scores (B, K, 5), as x1, y1, x2, y2 in pixels and score, by falling score;
+            classes (B, K); masks (B, K, rows, columns) as probabilities inside the boxes, if the
+            detector has them; and then the maps of the dense head. Where less is found than K,
+            boxes and scores are 0 and classes -1.
+        """
+        model = self.model
+        maps = model.extract_feat(images)
+        meta = dict(img_shape=size)
+        if getattr(model, 'roi_head', None) is None:
+            dense, (boxes, scores, labels) = _dense(model.bbox_head, maps, meta, is_rpn=False)
+            masks = ()
+        else:
+            dense, (proposals, objectness, _) = _dense(model.rpn_head, maps, meta, is_rpn=True)
+            boxes, scores, labels = self._classified(maps, proposals, objectness, meta)
+            masks = (self._masks(maps, boxes, labels),) if self.with_masks else ()
+        found = scores > NOT_FOUND
+        dets = torch.cat([boxes, scores[..., None]], -1) * found[..., None]
+        return (dets, torch.where(found, labels, -1), *masks, *dense)
+
+    def padded(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> the same with rows and columns up to multiples of :attr:`divisor`."""
+        missing = (-images.shape[3] % self.divisor, -images.shape[2] % self.divisor)
+        return F.pad(images, (0, missing[0], 0, missing[1]), value=self.pad_value)
+
+    def _classified(
+        self, maps: Sequence[Tensor], proposals: Tensor, objectness: Tensor, meta: Dict[str, Any]
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and classes of proposals (B, R, 4)."""
+        roi_head = self.model.roi_head
+        batch, regions = proposals.shape[:2]
+        rois = _rois(proposals)
+        if isinstance(roi_head.bbox_head, nn.ModuleList):
+            # The batch is one image to mmdet, because all have the same size.
+            (rois,), (logits,), (deltas,) = roi_head._refine_roi(
+                maps, rois, [meta], (rois.shape[0],)
+            )
+            head, cfg = roi_head.bbox_head[-1], roi_head.test_cfg
+        else:
+            found = roi_head._bbox_forward(maps, rois)
+            logits, deltas = found['cls_score'], found['bbox_pred']
+            head, cfg = roi_head.bbox_head, roi_head.test_cfg
+        activation = head.loss_cls.get_activation if head.custom_cls_channels else _softmax
+        scores = activation(logits)[:, :-1].reshape(batch, regions, -1)
+        classes = scores.shape[2]
+        is_found = (objectness[..., None] > NOT_FOUND) & (scores > cfg.score_thr)
+        scores = torch.where(is_found, scores, NOT_FOUND)
+        kinds = 1 if head.reg_class_agnostic else classes
+        boxes = head.bbox_coder.decode(
+            rois[:, 1:].repeat_interleave(kinds, dim=0),
+            deltas.reshape(-1, head.bbox_coder.encode_size),
+            max_shape=meta['img_shape'],
+        )
+        boxes = boxes.reshape(batch, regions, kinds, 4).expand(-1, -1, classes, -1)
+        labels = torch.arange(classes, device=boxes.device).repeat(regions).expand(batch, -1)
+        return _best(boxes.reshape(batch, -1, 4), scores.reshape(batch, -1), labels, cfg)
+
+    def _masks(self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
+        """Mask probabilities of boxes (B, K, 4) and their classes, (B, K, rows, columns)."""
+        roi_head = self.model.roi_head
+        rois = _rois(boxes)
+        if isinstance(roi_head.bbox_head, nn.ModuleList):
+            stages = [
+                roi_head._mask_forward(stage, maps, rois)['mask_preds'].sigmoid()
+                for stage in range(roi_head.num_stages)
+            ]
+            probabilities, head = torch.stack(stages).mean(0), roi_head.mask_head[-1]
+        else:
+            probabilities = roi_head._mask_forward(maps, rois)['mask_preds'].sigmoid()
+            head = roi_head.mask_head
+        if head.class_agnostic:
+            chosen = probabilities[:, 0]
+        else:
+            index = labels.reshape(-1, 1, 1, 1).expand(-1, -1, *probabilities.shape[2:])
+            chosen = probabilities.gather(1, index)[:, 0]
+        return chosen.unflatten(0, labels.shape)
+
+
+def _check(model: nn.Module, name: str) -> None:
+    from mmcv.ops import RoIAlign
+    from mmdet.models import dense_heads, detectors, roi_heads
+    from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+
+    def check(fits: bool, part: str) -> None:
+        if not fits:
+            raise UsageError(
+                f'{name}: {part} is not exported; RetinaNet, Faster, Mask and Cascade R-CNN are, '
+                'and --backbone-only exports the backbone of any detector'
+            )
+
+    def check_predictions(part: nn.Module, usual: type, *methods: str) -> None:
+        own = [getattr(type(part), each, None) is getattr(usual, each) for each in methods]
+        check(all(own), f'a {type(part).__name__}')
+
+    def check_nms(cfg: Any) -> None:
+        options = dict(cfg.get('nms') or {})
+        usual = not options.keys() - {'type', 'iou_threshold', 'split_thr'}
+        check(usual and options.get('type') == 'nms', f'NMS as {options}')
+
+    two_stages = hasattr(model, 'roi_head')
+    usual = detectors.TwoStageDetector if two_stages else detectors.SingleStageDetector
+    check_predictions(model, usual, 'predict', 'extract_feat')
+    head = getattr(model, 'rpn_head' if two_stages else 'bbox_head', None)
+    check_predictions(
+        head, dense_heads.RPNHead if two_stages else BaseDenseHead,
+        'predict', 'predict_by_feat', '_predict_by_feat_single', '_bbox_post_process',
+    )  # fmt: skip
+    check_nms(head.test_cfg)
+    check(head.test_cfg.get('nms_pre', -1) > 0, 'a dense head without test_cfg.nms_pre')
+    if not two_stages:
+        return
+    roi_head = model.roi_head
+    known = (roi_heads.StandardRoIHead, roi_heads.CascadeRoIHead)
+    check(type(roi_head) in known, f'a {type(roi_head).__name__}')
+    check_nms(roi_head.test_cfg)
+    for part in roi_head.modules():
+        if isinstance(part, roi_heads.BBoxHead):
+            check_predictions(part, roi_heads.BBoxHead, 'predict_by_feat', 'regress_by_class')
+        elif isinstance(part, roi_heads.FCNMaskHead):
+            check_predictions(part, roi_heads.FCNMaskHead, 'predict_by_feat')
+        elif isinstance(part, roi_heads.BaseRoIExtractor):
+            check_predictions(part, roi_heads.SingleRoIExtractor, 'forward', 'map_roi_levels')
+            for layer in part.roi_layers:
+                check(type(layer) is RoIAlign and layer.pool_mode == 'avg', f'{layer}')
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return logits.softmax(-1)
+
+
+def _rois(boxes: Tensor) -> Tensor:
+    """(B, K, 4) -> (B K, 5), with the index of the image first."""
+    image = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)
+    image = image[:, None, None].expand(-1, boxes.shape[1], -1)
+    return torch.cat([image, boxes], -1).reshape(-1, 5)
+
+
+def _dense(
+    head: nn.Module, maps: Sequence[Tensor], meta: Dict[str, Any], is_rpn: bool
+) -> Tuple[List[Tensor], Tuple[Tensor, Tensor, Tensor]]:
+    """The maps of a dense head, and the boxes, scores and classes it finds with them."""
+    outputs = head(maps)
+    every = [each for kind in outputs for each in kind]
+    batch, cfg, size = maps[0].shape[0], head.test_cfg, head.bbox_coder.encode_size
+    priors = head.prior_generator.grid_priors(
+        [level.shape[-2:] for level in outputs[0]], outputs[0][0].dtype, maps[0].device
+    )
+    found = []
+    for level, (anchors, logits, deltas, *factors) in enumerate(zip(priors, *outputs)):
+        logits = _last(logits, head.cls_out_channels)
+        if getattr(head.loss_cls, 'custom_cls_channels', False):
+            scores = head.loss_cls.get_activation(logits)
+        else:
+            scores = logits.sigmoid() if head.use_sigmoid_cls else logits.softmax(-1)[..., :-1]
+        classes = scores.shape[-1]
+        # Padded, so that a small map has enough.
+        scores = F.pad(scores.flatten(1), (0, cfg.nms_pre), value=NOT_FOUND)
+        best, index = scores.topk(cfg.nms_pre)
+        index = torch.where(best > NOT_FOUND, index, 0)
+        where = index // classes
+        deltas = _picked(_last(deltas, size), where)
+        labels = torch.full_like(index, level) if is_rpn else index % classes
+        if not is_rpn:
+            best = torch.where(best > cfg.get('score_thr', 0), best, NOT_FOUND)
+        for factor in factors:  # the centerness of ATSS and FCOS
+            factor = _picked(_last(factor, 1), where)[..., 0].sigmoid()
+            best = torch.where(best > NOT_FOUND, best * factor, NOT_FOUND)
+        found.append([anchors[where], deltas, best, labels])
+    anchors, deltas, scores, labels = (torch.cat(each, 1) for each in zip(*found))
+    boxes = head.bbox_coder.decode(
+        anchors.flatten(0, 1), deltas.flatten(0, 1), max_shape=meta['img_shape']
+    ).reshape(batch, -1, 4)
+    least = cfg.get('min_bbox_size', -1)
+    if least >= 0:
+        large = (boxes[..., 2:] - boxes[..., :2] > least).all(-1)
+        scores = torch.where(large, scores, NOT_FOUND)
+    return every, _best(boxes, scores, labels, cfg)
+
+
+def _last(x: Tensor, channels: int) -> Tensor:
+    """(B, A channels, H, W) -> (B, H W A, channels)."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, channels)
+
+
+def _picked(x: Tensor, index: Tensor) -> Tensor:
+    """(B, N, C) at (B, K) -> (B, K, C)."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
+
+
+def _best(
+    boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Any
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Boxes (B, N, 4), scores and groups (B, N) that are kept, by falling score.
+
+    Boxes of different groups do not suppress each other.
+    """
+    # As in mmcv, groups are apart by more than the largest coordinate.
+    largest = (boxes * (scores > NOT_FOUND)[..., None]).amax((1, 2))
+    apart = boxes + (groups * (largest + 1)[:, None])[..., None]
+    count = min(cfg.max_per_img, scores.shape[1])
+    kept = nms(apart, scores, cfg.nms.iou_threshold, count)
+    best, index = kept.topk(count)
+    return _picked(boxes, index), best, groups.gather(1, index)
+
+
+class Agreement(NamedTuple):
+    """How far the detections of a file are those of mmdet.
+
+    Attributes:
+        detections: how many mmdet finds above :data:`SCORE`.
+        unmatched: how many of either side the other one lacks.
+        score: the largest difference of a score.
+        box: the largest difference of a corner, pixels.
+        mask: the smallest IoU of masks; 1 without masks.
+    """
+
+    detections: int = 0
+    unmatched: int = 0
+    score: float = 0.0
+    box: float = 0.0
+    mask: float = 1.0
+
+
+SCORE = 0.05
+"""Detections with less are not compared."""
+
+SAME_BOX = 1.0
+"""Pixels by which corners of one detection may differ."""
+
+
+def predicted(network: Detector, images: Sequence[np.ndarray]) -> List[Any]:
+    """Return mmdet's own prediction for images as its pipelines load them.
+
+    Args:
+        network: which has the detector.
+        images: (H, W, 3) each, uint8, of one size.
+
+    Returns:
+        The instances found in each of them, in its pixels.
+    """
+    from mmdet.structures import DetDataSample
+
+    (model,) = network.original
+    size = images[0].shape[:2]
+    meta = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
+    samples = dict(
+        inputs=[torch.from_numpy(image).permute(2, 0, 1) for image in images],
+        data_samples=[DetDataSample(metainfo=meta) for _ in images],
+    )
+    with torch.no_grad():
+        return [sample.pred_instances for sample in model.test_step(samples)]
+
+
+def agreement(
+    network: Detector, expected: Sequence[Any], found: Sequence[Tensor], size: Tuple[int, int],
+    tolerance: float,
+) -> Agreement:  # fmt: skip
+    """Match the detections of a file with those of mmdet.
+
+    A detection may be missing if its score is within the tolerance of the score that the weakest
+    one needs.
+
+    Args:
+        network: which was exported.
+        expected: what :func:`predicted` gave.
+        found: dets, labels and maybe masks of the file.
+        size: height and width of the images, pixels.
+        tolerance: of the scores.
+    """
+    (model,) = network.original
+    cfg = (model.roi_head if hasattr(model, 'roi_head') else model.bbox_head).test_cfg
+    total = Agreement()
+    for image, instances in enumerate(expected):
+        dets, labels = found[0][image], found[1][image]
+        count = int((labels >= 0).sum())
+        full = count == len(labels)
+        least = max(SCORE, cfg.get('score_thr', 0), float(dets[-1, 4]) if full else 0) + tolerance
+        free = [i for i in range(count) if dets[i, 4] > SCORE]
+        pairs, missing = [], 0
+        for number, (box, score, label) in enumerate(
+            zip(instances.bboxes, instances.scores, instances.labels)
+        ):
+            if score <= SCORE:
+                continue
+            away = {
+                i: float((dets[i, :4] - box).abs().max())
+                for i in free
+                if labels[i] == label and (dets[i, 4] - score).abs() <= tolerance
+            }
+            nearest = min(away, key=away.get, default=None)
+            if nearest is not None and away[nearest] <= SAME_BOX:
+                pairs.append((number, nearest))
+                free.remove(nearest)
+            else:
+                missing += int(score > least)
+        missing += sum(bool(dets[i, 4] > least) for i in free)
+        ours, theirs = [list(each) for each in zip(*pairs)] or ([], [])
+        differences = (
+            dets[theirs, :4] - instances.bboxes[ours],
+            dets[theirs, 4] - instances.scores[ours],
+        )
+        box, score = (float(each.abs().max()) if pairs else 0.0 for each in differences)
+        mask = 1.0
+        if network.with_masks and pairs:
+            pasted = _pasted(model, found[2][image, theirs], dets[theirs, :4], size)
+            mask = _smallest_iou(pasted, instances.masks[ours])
+        total = Agreement(
+            total.detections + int((instances.scores > SCORE).sum()), total.unmatched + missing,
+            max(total.score, score), max(total.box, box), min(total.mask, mask),
+        )  # fmt: skip
+    return total
+
+
+def _pasted(model: nn.Module, masks: Tensor, boxes: Tensor, size: Tuple[int, int]) -> Tensor:
+    """Probabilities inside of boxes as masks of the image, (K, H, W)."""
+    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+
+    pasted, _ = _do_paste_mask(masks[:, None], boxes, *size, skip_empty=False)
+    return pasted >= model.roi_head.test_cfg.mask_thr_binary
+
+
+def _smallest_iou(masks: Tensor, others: Tensor) -> float:
+    """Smallest IoU of pairs of masks; two pixels may differ in masks that are small."""
+    differing = ((masks ^ others).flatten(1).sum(1) - 2).clamp(min=0)
+    union = (masks | others).flatten(1).sum(1).clamp(min=1)
+    return float((1 - differing / union).min())

@@ -1,0 +1,195 @@
+"""Detectors in ONNX: the operators they need, and the predictions of mmdet that they follow."""
+
+import numpy as np
+import pytest
+import torch
+from mmcv.ops import batched_nms
+from torch import nn
+
+from mmrest.analysis.networks import build_network, network_config, preprocessing
+from mmrest.engine.errors import UsageError
+from mmrest.export.onnx import export_checked, exportable
+from tests.runs import ROOT
+
+detectors = pytest.importorskip('mmrest.export.detectors', reason='torch 2.6 or later')
+
+# Every stage small, with as few operations as the exporter can be given.
+SMALL = """
+custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
+backbone = dict(
+    _delete_=True, type='RMT', out_indices=(1, 2, 3), arch=dict(
+        dims=(8, 8, 8, 8), depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), ffn_ratios=(2,) * 4,
+        decay_b=(4,) * 4, axial=(True, True, True, False), layer_scale=(None,) * 4,
+    ),
+)
+neck = dict(in_channels=[8, 8, 8], out_channels=16)
+"""
+RETINANET = f"""
+_base_ = '{ROOT}/configs/retinanet_rmt_s_1x.py'
+{SMALL}
+bbox_head = dict(in_channels=16, feat_channels=16, stacked_convs=1, num_classes=3)
+model = dict(
+    backbone=backbone, neck=neck, bbox_head=bbox_head, test_cfg=dict(nms_pre=50, max_per_img=20),
+)
+"""
+TWO_STAGES = (
+    SMALL
+    + """
+bbox_head = dict(in_channels=16, fc_out_channels=16, num_classes=3)
+roi_head = dict(bbox_roi_extractor=dict(out_channels=16), bbox_head=bbox_head)
+model = dict(
+    backbone=backbone, neck=neck, rpn_head=dict(in_channels=16, feat_channels=16),
+    roi_head=roi_head,
+    test_cfg=dict(rpn=dict(nms_pre=50, max_per_img=40), rcnn=dict(max_per_img=20)),
+)
+"""
+)
+MASKS = """
+roi_head.update(
+    mask_roi_extractor=dict(out_channels=16),
+    mask_head=dict(in_channels=16, conv_out_channels=16, num_convs=1, num_classes=3),
+)
+"""
+STAGES = """
+roi_head['bbox_head'] = [
+    dict(stage, in_channels=16, conv_out_channels=16, num_shared_convs=1, fc_out_channels=16,
+         num_classes=3)
+    for stage in _base_.model.roi_head.bbox_head
+]
+"""
+KINDS = {
+    'retinanet': RETINANET,
+    'faster': f"_base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'\n{TWO_STAGES}",
+    'mask': f"_base_ = '{ROOT}/configs/maskrcnn_rmt_s_1x.py'\n{TWO_STAGES}{MASKS}",
+    'cascade': (
+        f"_base_ = '{ROOT}/configs/cascade_maskrcnn_rmt_s_1x.py'\n{TWO_STAGES}{MASKS}{STAGES}"
+    ),
+}
+
+
+def sharp(config, folder):
+    """A detector of random weights whose scores are apart, its config, and its exported form."""
+    path = folder / 'tiny.py'
+    path.write_text(config)
+    cfg = network_config(str(path))
+    model = build_network(cfg)
+    generator = torch.Generator().manual_seed(0)
+    scale = dict(retina_cls=0.02, fc_cls=0.15, rpn_cls=0.15, conv_logits=0.15)
+    scale.update(retina_reg=0.02, fc_reg=0.02, rpn_reg=0.02)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            *_, layer, kind = name.split('.')
+            if layer in scale and kind == 'weight':
+                parameter.normal_(0, scale[layer], generator=generator)
+            if layer == 'retina_cls' and kind == 'bias':
+                parameter.zero_()
+    return cfg, exportable(model, 'tiny')
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('size', [(33, 40), (7, 5)])
+def test_predictions(tmp_path, kind, size):
+    """In PyTorch, of whole batches, those of mmdet's own code for one image after another."""
+    cfg, network = sharp(KINDS[kind], tmp_path)
+    rng = np.random.default_rng(0)
+    loaded = rng.integers(0, 256, (2, *size, 3), np.uint8)
+    mean, std, order = preprocessing(cfg)
+    images = torch.from_numpy(loaded[..., ::-1].copy() if order == 'RGB' else loaded).float()
+    images = ((images - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        found = network(network.padded(images), torch.tensor(size))
+    expected = detectors.predicted(network, loaded)
+    agreed = detectors.agreement(network, expected, found, size, 1e-5)
+    assert agreed.detections > 10 and agreed.unmatched == 0, agreed
+    assert agreed.box < 1e-3 and agreed.mask == 1.0, agreed
+    assert found[0].shape == (2, 20, 5) and found[1].shape == (2, 20)
+    assert not found[0][found[1] < 0].any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', KINDS)
+def test_export(tmp_path, kind):
+    """At other sizes and batches than that of the export, from images of 0 to 255."""
+    cfg, network = sharp(KINDS[kind], tmp_path)
+    path = tmp_path / 'x.onnx'
+    shapes = [(2, 64, 96), (1, 49, 121), (3, 200, 133)]
+    found = export_checked(
+        network, path, shapes, 1e-3, preprocessing(cfg), preprocess=True, size=(64, 96)
+    )
+    for difference in found.values():
+        agreed = difference.agreement
+        assert agreed.detections > 10 and agreed.unmatched == 0, difference
+        assert agreed.score < 1e-3 and agreed.mask >= 0.99, difference
+    onnxruntime = pytest.importorskip('onnxruntime')
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    names = ['dets', 'labels', 'masks'][: 2 + network.with_masks]
+    assert [output.name for output in session.get_outputs()] == names
+    assert session.get_inputs()[0].shape == ['batch', 3, 'height', 'width']
+    outputs = session.run(None, {'images': np.zeros((4, 3, 1, 1), np.float32)})
+    assert [len(output) for output in outputs] == [4] * len(outputs)
+
+
+class Operators(nn.Module):
+    """The two operators that ONNX has in other forms."""
+
+    def forward(self, boxes, scores, first, second, rois):
+        levels = (rois[:, 3] > 8).long()
+        maps, scales, size = [first, second], [0.5, 0.25], [3, 2]
+        return (
+            detectors.nms(boxes, scores, 0.5, 4),
+            detectors.pyramid_roi_align(maps, rois, levels, scales, size, 2, True),
+            detectors.pyramid_roi_align(maps, rois, levels, scales, size, 0, False),
+        )
+
+
+def test_operators(tmp_path):
+    """Each image with its own number of kept boxes, each region on its level or none on one."""
+    onnxruntime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    generator = torch.Generator().manual_seed(0)
+
+    def inputs(batch, regions, largest):
+        corners = largest * torch.rand(batch, 30, 2, generator=generator)
+        sides = 1 + largest * torch.rand(batch, 30, 2, generator=generator)
+        boxes = torch.cat([corners, corners + sides], -1)
+        scores = torch.rand(batch, 30, generator=generator)
+        scores[0, 2:] = detectors.NOT_FOUND
+        maps = [torch.rand(batch, 5, 16 // n, 24 // n, generator=generator) for n in (1, 2)]
+        image = torch.randint(batch, (regions, 1), generator=generator)
+        rois = torch.cat([image, boxes.reshape(-1, 4)[:regions]], 1)
+        return (boxes, scores, *maps, rois)
+
+    network = Operators()
+    first = inputs(2, 9, 10)
+    batch = torch.export.Dim('batch')
+    free = ({0: batch}, {0: batch}, {0: batch}, {0: batch}, {0: torch.export.Dim('regions')})
+    program = torch.onnx.export(
+        torch.export.export(network, first, dynamic_shapes=free, strict=False),
+        dynamo=True, opset_version=18, custom_translation_table=detectors.translations(),
+        verbose=False,
+    )  # fmt: skip
+    program.save(tmp_path / 'x.onnx', external_data=False)
+    session = onnxruntime.InferenceSession(tmp_path / 'x.onnx', providers=['CPUExecutionProvider'])
+    names = [each.name for each in session.get_inputs()]
+    for given in (first, inputs(3, 20, 10), inputs(3, 7, 2)):  # the last on one level
+        expected = network(*given)
+        found = session.run(None, {n: x.numpy() for n, x in zip(names, given)})
+        for ours, theirs in zip(found, expected):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    boxes, scores, groups = first[0][1], first[1][1], torch.arange(30) % 2
+    kept, order = batched_nms(boxes, scores, groups, dict(type='nms', iou_threshold=0.5))
+    cfg = network_config('rmt_t').model  # any dict with attributes
+    cfg.update(max_per_img=30, nms=dict(iou_threshold=0.5))
+    best, found, _ = detectors._best(boxes[None], scores[None], groups[None], cfg)
+    torch.testing.assert_close(best[0, : len(order)], kept[:, :4])
+    torch.testing.assert_close(found[0, : len(order)], kept[:, 4])
+    assert (found[0, len(order) :] == detectors.NOT_FOUND).all()
+
+
+@pytest.mark.parametrize('change, part', [
+    ("model['test_cfg']['rcnn'].update(nms=dict(type='soft_nms'))", 'soft_nms'),
+    ("model['test_cfg']['rpn'].update(nms_pre=0)", 'without test_cfg.nms_pre'),
+])  # fmt: skip
+def test_refused(tmp_path, change, part):
+    with pytest.raises(UsageError, match=f'{part}.* is not exported; .* --backbone-only'):
+        sharp(f'{KINDS["faster"]}\n{change}', tmp_path)
