@@ -147,7 +147,7 @@ backbone of any config:
 The detectors of ResT are detectron2 checkpoints, whose backbone loads with `--pretrained`. RMT's
 detectors are in [one folder]({}1qWiHjEy_9w29d1lNLVOSnQ?pwd=k22z) and its segmentors in
 [another]({}19q_dNqPAGnzgCWPBVYTzjg?pwd=vtpe); which networks they contain is not stated.
-`mmrest convert FILE --list` names the network of a file. Baidu's links contain the passwords."""
+`mmrest convert FILE --list` names the network of a file. RMT's links contain the passwords."""
 
 ABLATIONS = """\
 ## Ablation networks of RMT

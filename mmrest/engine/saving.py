@@ -1,6 +1,7 @@
 """Checkpoints of a run: written atomically, of valid losses only, pruned only afterwards."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -257,9 +258,11 @@ def newest_checkpoint(work_dir: str, hook: Optional[dict] = None) -> Optional[st
     for path in (Path(last), folder / Path(last).name):
         if last and path.exists():
             return str(path)
-    template = (hook.get('filename_tmpl') or 'epoch_{}.pth').replace('{}', '*')
-    names = {template, 'epoch_*.pth', 'iter_*.pth', INTERRUPTED}
-    paths = [path for name in names for path in folder.glob(name)]
+    template = hook.get('filename_tmpl') or 'epoch_{}.pth'
+    names = [re.escape(name).replace(r'\{\}', r'\d+') for name in (template, INTERRUPTED)]
+    # Not published files, such as epoch_1-d77de378.pth, which contain only weights.
+    pattern = re.compile('|'.join([*names, r'(?:epoch|iter)_\d+\.pth']))
+    paths = [path for path in folder.glob('*') if pattern.fullmatch(path.name)]
     if last and not paths:
         raise CheckpointError(f'{noted} names {last}, which was not found; pass --resume PATH')
     newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)

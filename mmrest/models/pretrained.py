@@ -25,7 +25,7 @@ class StrictPretrained(BaseModule):
 
     def init_weights(self) -> None:
         """Initialise as `init_cfg` says, from scratch where it is None; weights come last."""
-        configured = self.init_cfg
+        configured, was_init = self.init_cfg, self.is_init
         cfgs = configured if isinstance(configured, (list, tuple)) else [configured or {}]
         self.init_cfg = [cfg for cfg in cfgs if cfg and not is_from_file(cfg)]
         if not configured:
@@ -34,6 +34,8 @@ class StrictPretrained(BaseModule):
             super().init_weights()
         finally:
             self.init_cfg = configured
+        if was_init:  # as mmengine, which warns: trained weights stay
+            return
         for cfg in filter(is_from_file, cfgs):
             cfg = {key: value for key, value in cfg.items() if key != 'type'}
             self.load_pretrained(cfg.pop('checkpoint'), **cfg)

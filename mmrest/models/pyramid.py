@@ -75,6 +75,7 @@ class PyramidBackbone(StrictPretrained):
             ('drop_path_rate', drop_path_rate, Rate),
             ('norm_eval', norm_eval, bool),
             ('with_cp', with_cp, bool),
+            ('norm_in_path', norm_in_path, bool),
         ):
             check(name, value, kind)
         if (

@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..ops import PositionTables, in_graph, is_compiling, masa, position_tables
-from .arch import Arch, resolve_arch
+from .arch import Arch, check, resolve_arch
 from .pyramid import InitCfg, PyramidBackbone, channels_first
 
 
@@ -405,6 +405,9 @@ class RMT(PyramidBackbone):
         output_norms: bool = True,
         **kwargs: Any,
     ) -> None:
+        if 'norm_in_path' in kwargs:
+            raise TypeError('norm_in_path is an option of ResT only')
+        check('output_norms', output_norms, bool)
         arch = resolve_arch(arch, ARCHS, RMTArch)
         super().__init__(arch, *args, **kwargs)
         dims, norm_cfg = arch.dims, self.norm_cfg
