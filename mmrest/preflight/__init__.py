@@ -30,7 +30,12 @@ __all__ = ['Fact', 'Rehearsal', 'Report', 'explained', 'rehearse']
 
 
 class Rehearsal:
-    """Facts and warnings of a rehearsal, and the data sets that it built, by phase."""
+    """What a rehearsal found, and the data sets that it built.
+
+    Attributes:
+        report: facts and warnings.
+        datasets: by phase.
+    """
 
     def __init__(self) -> None:
         self.report = Report()

@@ -1,10 +1,9 @@
-"""Annotation files: COCO's, checked while they are read, and VOC's."""
+"""Annotation files: COCO's, checked while mmdet reads them, and VOC's."""
 
 import contextlib
 import os.path as osp
 from collections import Counter
 from typing import Any, Dict, Iterator, List, Sequence
-from unittest.mock import patch
 from xml.etree import ElementTree
 
 from ..engine.errors import UsageError
@@ -17,59 +16,63 @@ NEEDED = {
 }
 """Keys of each entry that mmdet reads."""
 
-WHY = {
-    'segmentation': ', and the pipeline loads masks',
-    'iscrowd': ', which the evaluation reads',
-}
-"""Reasons for keys that not every run needs."""
-
 
 @contextlib.contextmanager
-def checked_reading(inherited: bool, *more: str) -> Iterator[Dict[str, int]]:
-    """Check each COCO JSON that is read meanwhile; yields the numbers of images by path.
+def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Dict[str, int]]:
+    """Check each COCO JSON that mmdet reads meanwhile; yields the numbers of images by path.
 
     pycocotools drops one of two annotations of one id in silence and ends in a traceback if a key
     is missing; mmdet numbers the labels in the order of the file.
 
     Args:
-        inherited: the classes are those of COCO itself, more than a part of it may have.
-        more: keys that every annotation needs for this run.
+        masks: every annotation needs a segmentation.
+        evaluated: every annotation needs ``iscrowd``.
 
     Raises:
         UsageError: an entry or category is missing, ambiguous, or in another order than the
             classes.
     """
     try:
-        from pycocotools.coco import COCO
-    except ImportError:  # segmentors and classifiers do without
+        from mmdet.datasets import CocoDataset
+        from mmdet.datasets.api_wrappers import COCO
+    except ImportError:  # segmentors and classifiers do without mmdet
         yield {}
         return
     images: Dict[str, int] = {}
-    read, numbers = COCO.__init__, COCO.getCatIds
-    needed = dict(NEEDED, annotations=[*NEEDED['annotations'], *more])
+    read, index, numbers = COCO.__init__, COCO.createIndex, COCO.get_cat_ids
+    needed = [*NEEDED['annotations'], *['segmentation'] * masks, *['iscrowd'] * evaluated]
+    kinds = (CocoDataset, *CocoDataset.__subclasses__())
+    usual = [list(kind.METAINFO.get('classes') or ()) for kind in kinds]
 
     def checked_read(self: Any, annotation_file: Any = None) -> None:
-        self.file, self.createIndex = str(annotation_file), dict  # the index waits for the check
-        fault = f'{self.file} is not a valid COCO annotation file'
+        self.file = str(annotation_file)
+        fault = f'{annotation_file} is not a valid COCO annotation file'
         remedy = 'it needs images, annotations and categories'
         with explained(fault, remedy) if osp.isfile(self.file) else contextlib.nullcontext():
             read(self, annotation_file)
-        del self.createIndex
-        if type(self).__name__ == 'COCO':  # files of panoptic segmentation have other entries
-            _check_entries(self.file, self.dataset, needed)
-            images[self.file] = len(self.dataset['images'])
-        self.createIndex()
 
-    def checked_numbers(self: Any, catNms: Sequence[str] = (), *others: Any) -> List[int]:
-        found, classes = numbers(self, catNms, *others), list(catNms)
+    def checked_index(self: Any) -> None:
+        if type(self) is COCO:  # files of panoptic segmentation have other entries
+            _check_entries(self.file, self.dataset, dict(NEEDED, annotations=needed))
+            images[self.file] = len(self.dataset['images'])
+        index(self)
+
+    def checked_numbers(self: Any, cat_names: Sequence[str] = (), **others: Any) -> List[int]:
+        found = numbers(self, cat_names, **others)
         listed = [self.cats[number]['name'] for number in found]
-        if type(self).__name__ == 'COCO' and classes != listed:
-            if classes and not (inherited and listed and listed == classes[: len(listed)]):
-                _refuse_categories(self, classes, listed)
+        # The 80 classes that a config inherits may be more than a part of COCO has.
+        part = listed and list(cat_names) in usual and listed == list(cat_names)[: len(listed)]
+        if type(self) is COCO and cat_names and not part:
+            names = [category['name'] for category in self.dataset['categories']]
+            _check_categories(self.file, list(cat_names), listed, names)
         return found
 
-    with patch.multiple(COCO, __init__=checked_read, getCatIds=checked_numbers):
+    COCO.__init__, COCO.createIndex = checked_read, checked_index
+    COCO.get_cat_ids = checked_numbers
+    try:
         yield images
+    finally:
+        COCO.__init__, COCO.createIndex, COCO.get_cat_ids = read, index, numbers
 
 
 def _check_entries(path: str, content: Dict[str, Any], needed: Dict[str, List[str]]) -> None:
@@ -79,11 +82,14 @@ def _check_entries(path: str, content: Dict[str, Any], needed: Dict[str, List[st
             raise UsageError(f'{path} is not a valid COCO annotation file: it has no {key}')
         for place, entry in enumerate(entries):
             for name in names:
-                if not entry.get(name) and entry.get(name) != 0:
+                value = entry.get(name)
+                if not value and value != 0:
                     which = entry.get('id', f'number {place} of the list')
-                    raise UsageError(
-                        f'{path}: {key[:-1]} {which} has no {name}{WHY.get(name, "")}; add it'
-                    )
+                    why = {
+                        'segmentation': ', and the pipeline loads masks',
+                        'iscrowd': ', which the evaluation reads',
+                    }.get(name, '')
+                    raise UsageError(f'{path}: {key[:-1]} {which} has no {name}{why}; add it')
             if key == 'annotations' and len(entry['bbox']) != 4:
                 raise UsageError(
                     f'{path}: annotation {entry["id"]} has the bbox {entry["bbox"]}; set it to '
@@ -97,23 +103,29 @@ def _check_entries(path: str, content: Dict[str, Any], needed: Dict[str, List[st
                 )
 
 
-def _refuse_categories(coco: Any, classes: List[str], listed: List[str]) -> None:
-    names = [category['name'] for category in coco.dataset['categories']]
+def _check_categories(path: str, classes: List[str], listed: List[str], names: List[str]) -> None:
     absent = [repr(name) for name in classes if name not in names]
     if absent:
         raise UsageError(
-            f'class {some(absent)} of metainfo.classes is not a category of {coco.file}, which '
-            f'has {some(list(map(repr, names)), 100)}; names must match exactly'
+            f'class {some(absent)} of metainfo.classes is not a category of {path}, which has '
+            f'{some(list(map(repr, names)), 100)}; names must match exactly'
         )
-    raise UsageError(
-        f'{coco.file} lists the categories in the order ({some(listed, 100)}), and '
-        f'metainfo.classes in the order ({some(classes, 100)}): mmdet numbers labels in the '
-        'order of the file, so names would be swapped; set metainfo.classes in that order'
-    )
+    if listed != classes:
+        raise UsageError(
+            f'{path} lists the categories in the order ({some(listed, 100)}), and '
+            f'metainfo.classes in the order ({some(classes, 100)}): mmdet numbers labels in the '
+            'order of the file, so names would be swapped; set metainfo.classes in that order'
+        )
 
 
 def check_voc(where: str, dataset: Any, infos: Sequence[dict], report: Report) -> None:
-    """Report which boxes of VOC's XML files mmdet's XMLDataset drops, of some of its images.
+    """Report which boxes of VOC's XML files a data set drops.
+
+    Args:
+        where: dotted key of the data set.
+        dataset: mmdet's XMLDataset.
+        infos: what it knows of some of its images.
+        report: a warning is added to it.
 
     Raises:
         UsageError: a name differs from that of a class only in case.

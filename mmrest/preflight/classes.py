@@ -7,26 +7,34 @@ from torch import nn
 
 from ..engine.config import dicts, heads, type_name
 from ..engine.errors import UsageError
-from .data import Part
+from .data import Part, label_values
 from .report import Report, some
 
 IGNORED = 255
 """Value of pixels without a class in mmseg's data sets and losses, by default."""
 
+OPEN = {'language_model', 'text_encoder'}
+"""Parts of networks that take classes as text and may have heads for any number of them."""
+
 
 def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Report) -> None:
     """Make sure that label i has one name in a run, and that the heads predict it.
+
+    Args:
+        cfg: config of the run.
+        model: its network, on any device.
+        parts: its data sets, with samples.
+        report: what is found is added to it.
 
     Raises:
         UsageError: the classes of two data sets differ, a head predicts another number, or a
             label is beyond them.
     """
     named = [part for part in parts if part.classes is not None]
-    open_vocabulary = {'language_model', 'text_encoder'} & cfg.model.keys()
     for part in named:
         _check_same(named[0], part)
         for key, count, names in _counts(cfg, part.metainfo):
-            if count != len(names) and not open_vocabulary:
+            if count != len(names) and not OPEN & cfg.model.keys():
                 raise UsageError(
                     f'{key} is {count}, but {part.where} ({_root(part)}) has {len(names)} '
                     f'classes ({some(names, 3)}); set {key}={len(names)}, or metainfo'
@@ -54,16 +62,17 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
 
 
 def _check_same(first: Part, part: Part) -> None:
+    if part.classes == first.classes:
+        return
     missing = [repr(name) for name in first.classes if name not in part.classes]
     more = [repr(name) for name in part.classes if name not in first.classes]
-    faults = [f'{some(missing)} missing'] * bool(missing) + [f'{some(more)} added'] * bool(more)
-    if part.classes != first.classes:
-        raise UsageError(
-            f'{part.where} ({_root(part)}) does not have the classes of {first.where} '
-            f'({_root(first)}): {", ".join(faults) or "their order differs"}; set '
-            'metainfo.classes to the same names in the same order in both (an empty class folder '
-            'is fine)'
-        )
+    faults = [f'{some(missing)} missing'] if missing else []
+    faults += [f'{some(more)} added'] if more else []
+    raise UsageError(
+        f'{part.where} ({_root(part)}) does not have the classes of {first.where} '
+        f'({_root(first)}): {", ".join(faults) or "their order differs"}; set metainfo.classes to '
+        'the same names in the same order in both (an empty class folder is fine)'
+    )
 
 
 def _root(part: Part) -> str:
@@ -77,12 +86,13 @@ def _counts(cfg: Config, metainfo: Dict[str, Any]) -> Iterator[Tuple[str, int, S
     names = metainfo.get('classes') or ()
     things, stuff = metainfo.get('thing_classes'), metainfo.get('stuff_classes')
     for key, node in dicts(cfg.model, 'model'):
-        counts = {kind: node.get(f'num_{kind}_classes') or 0 for kind in ('things', 'stuff')}
-        for kind, of_kind in (('things', things), ('stuff', stuff)):
-            if things and stuff and any(counts.values()):
-                yield f'{key}.num_{kind}_classes', counts[kind], of_kind
-            elif counts[kind]:
-                yield f'{key}.num_{kind}_classes', counts[kind], names
+        counts = [node.get(f'num_{kind}_classes') or 0 for kind in ('things', 'stuff')]
+        if any(counts) and things and stuff:
+            yield f'{key}.num_things_classes', counts[0], things
+            yield f'{key}.num_stuff_classes', counts[1], stuff
+        elif any(counts):
+            kind = 'things' if counts[0] else 'stuff'
+            yield f'{key}.num_{kind}_classes', sum(counts), names
     for head, count in heads(cfg) if not stuff else ():
         yield f'{head}.num_classes', count, names
     for where, parent in (('', cfg), ('model.', cfg.model)):
@@ -92,12 +102,7 @@ def _counts(cfg: Config, metainfo: Dict[str, Any]) -> Iterator[Tuple[str, int, S
 
 
 def _check_label_maps(cfg: Config, part: Part, report: Report) -> None:
-    values: Dict[int, str] = {}  # each with a file
-    for sample in part.samples:
-        labels = getattr(getattr(sample.truth, 'gt_sem_seg', None), 'data', None)
-        for value in labels.unique().tolist() if labels is not None else ():
-            path = sample.info.get('seg_map_path') or sample.info.get('img_path')
-            values.setdefault(value, path)
+    values = label_values(part)
     if not values:
         return
     ignored = {IGNORED, getattr(part.dataset, 'ignore_index', IGNORED)}
@@ -107,7 +112,7 @@ def _check_label_maps(cfg: Config, part: Part, report: Report) -> None:
         if not named or not isinstance(count, int) or type_name(node) == 'STDCHead':
             continue
         unlearnt = ignored | {node.get('ignore_index', IGNORED)}
-        learnt, void = set(values) - unlearnt, sorted(unlearnt & set(values))
+        learnt = set(values) - unlearnt
         beyond = sorted(value for value in learnt if not 0 <= value < count)
         if beyond:
             raise UsageError(
@@ -115,10 +120,10 @@ def _check_label_maps(cfg: Config, part: Part, report: Report) -> None:
                 f'{head}.num_classes is {count}, so that only 0 to {count - 1} are classes; check '
                 f'metainfo.classes, reduce_zero_label and {head}.ignore_index'
             )
-        if part.phase == 'train' and len(learnt) < 2 <= count and void:
+        if part.phase == 'train' and len(learnt) < 2 <= count and unlearnt & set(values):
             raise UsageError(
                 f'label maps of {part.where} have only the values {some(sorted(values))}, of '
-                f'which {some(void)} is ignored, so that there is one class at most; number the '
-                'classes from 0 (a mask of 0 and 255 becomes 0 and 1)'
+                f'which {some(sorted(unlearnt & set(values)))} is ignored, so that there is one '
+                'class at most; number the classes from 0 (a mask of 0 and 255 becomes 0 and 1)'
             )
     report.add(f'label maps of {part.where}', f'{len(set(values) - ignored)} classes in a sample')

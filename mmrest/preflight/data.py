@@ -28,11 +28,6 @@ class Sample(NamedTuple):
     info: Dict[str, Any]
     packed: Any
 
-    @property
-    def truth(self) -> Any:
-        """The annotation after the pipeline; None without one."""
-        return self.packed.get('data_samples') if isinstance(self.packed, dict) else None
-
 
 class Part(NamedTuple):
     """A data set of a run that reads files, without wrappers.
@@ -58,7 +53,8 @@ class Part(NamedTuple):
     def classes(self) -> Optional[List[str]]:
         """Names of the labels; None for trackers, which follow a single class."""
         found = self.metainfo.get('classes')
-        tracks = any(base.__name__ == 'BaseVideoDataset' for base in type(self.dataset).__mro__)
+        kinds = {base.__name__ for base in type(self.dataset).__mro__}
+        tracks = 'BaseVideoDataset' in kinds
         return list(found) if isinstance(found, (list, tuple)) and not tracks else None
 
     def prepare(self, info: Dict[str, Any], crop: Optional[Callable] = None) -> Any:
@@ -74,14 +70,19 @@ class Part(NamedTuple):
         data = copy.deepcopy(info)
         for step in self.dataset.pipeline.transforms:
             name = type(step).__name__
-            loads = name.startswith('Load')
-            path = getattr(step, 'with_seg', False) and info.get('seg_map_path')
-            fault = f'{name} of {self.where}.pipeline fails on {path or info.get("img_path")}'
-            with explained(fault, 'if the file is damaged, replace or remove it' if loads else ''):
-                data = step(crop(data) if crop and name.startswith('Pack') else data)
+            loads_map = getattr(step, 'with_seg', False) and info.get('seg_map_path')
+            path = loads_map or info.get('img_path')
+            if name.startswith('Pack') and crop is not None:
+                data = crop(data)
+            damaged = 'if the file is damaged, replace or remove it'
+            with explained(
+                f'{name} of {self.where}.pipeline fails on {path}',
+                damaged if name.startswith('Load') else '',
+            ):
+                data = step(data)
             if data is None:
                 return None
-            if loads and 'ori_shape' in data:
+            if name.startswith('Load') and 'ori_shape' in data:
                 self._check_sizes(info, data)
         return data
 
@@ -95,9 +96,10 @@ class Part(NamedTuple):
                 f'annotation says {stated[1]} x {stated[0]}; fix width and height, and make sure '
                 'that the boxes are those of the image as it is loaded'
             )
-        labels, path, fault = data.get('gt_seg_map'), info.get('seg_map_path'), ''
+        labels, path = data.get('gt_seg_map'), info.get('seg_map_path')
         if labels is None or not path:
             return
+        fault = ''
         if labels.ndim != 2:
             fault = f'has {labels.shape[2]} channels; convert colours to one class index per pixel'
         elif labels.shape != (height, width):
@@ -123,21 +125,20 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
         UsageError: it cannot be built, is empty, or its annotations cannot be used.
     """
     where = f'{phase}_dataloader'
-    nodes = dict(dicts(cfg[where], where))
-    named = {key: (node.get('metainfo') or {}).get('classes') for key, node in nodes.items()}
-    for key, classes in named.items():
+    nodes = list(dicts(cfg[where], where))
+    for key, node in nodes:
+        classes = (node.get('metainfo') or {}).get('classes', ())
         if isinstance(classes, str) and not osp.isfile(classes):
             raise UsageError(
                 f'{key}.metainfo.classes is the string {classes!r} and must be a list of names; '
                 f'write ({classes!r},), with the comma, for a single class'
             )
-        if not isinstance(classes, str) and len(set(classes or ())) < len(classes or ()):
+        if len(set(classes)) < len(classes) and not isinstance(classes, str):
             raise UsageError(f'{key}.metainfo.classes has a name twice: {some(classes, 100)}')
-    more = ['segmentation'] * any(node.get('with_mask') for node in nodes.values())
-    more += ['iscrowd'] * (phase != 'train' and bool(cfg.get(f'{phase}_evaluator')))
-    with checked_reading(not any(named.values()), *more) as images:
-        with explained(f'{where} cannot be built'):
-            loader = Runner.build_dataloader(cfg[where], seed=0)
+    masks = any(node.get('with_mask') for _, node in nodes)
+    evaluated = phase != 'train' and bool(cfg.get(f'{phase}_evaluator'))
+    with checked_reading(masks, evaluated) as images, explained(f'{where} cannot be built'):
+        loader = Runner.build_dataloader(cfg[where], seed=0)
     parts = [Part(*leaf, []) for leaf in _leaves(f'{where}.dataset', phase, loader.dataset)]
     for part in parts:
         count = len(part.dataset)
@@ -175,22 +176,19 @@ def _sample(part: Part, report: Report) -> None:
         part.samples.append(Sample(info, part.prepare(info)))
     infos = [sample.info for sample in part.samples]
     annotated = [s for s in part.samples if _has_object(s.info)]
-    fault = ''
-    if all(sample.packed is None for sample in part.samples):
-        fault = f'its pipeline drops all of {len(infos)} images tried'
-    elif annotated and all(count_instances(s.packed) == 0 for s in annotated):
-        fault = (
-            f'its pipeline loses the boxes of all of {len(annotated)} images tried; check that '
-            'they are inside the images, and its filters'
+    if not any(sample.packed is not None for sample in part.samples):
+        raise UsageError(f'{part.where}: its pipeline drops all of {len(infos)} images tried')
+    if annotated and not any(count_instances(s.packed) != 0 for s in annotated):
+        raise UsageError(
+            f'{part.where}: its pipeline loses the boxes of all of {len(annotated)} images tried; '
+            'check that they are inside the images, and its filters'
         )
-    elif part.phase == 'train' and not annotated and 'instances' in infos[0]:
+    if part.phase == 'train' and not annotated and 'instances' in infos[0]:
         if not any(_has_object(dataset.get_data_info(index)) for index in range(count)):
-            fault = (
-                f'none of its {count} images has an object to learn from (crowds, boxes of area '
-                '0 or outside of the image, and other classes do not count)'
+            raise UsageError(
+                f'{part.where}: none of its {count} images has an object to learn from (crowds, '
+                'boxes of area 0 or outside of the image, and other classes do not count)'
             )
-    if fault:
-        raise UsageError(f'{part.where}: {fault}')
     if 'xml_path' in infos[0]:
         check_voc(part.where, dataset, infos, report)
 
@@ -200,7 +198,20 @@ def _has_object(info: Dict[str, Any]) -> bool:
 
 
 def count_instances(packed: Any) -> Optional[int]:
-    """Count the boxes of a packed sample; None if its kind has none."""
-    instances = getattr(Sample({}, packed).truth, 'gt_instances', None)
-    boxes = instances.get('bboxes') if instances is not None else None
+    """Count the boxes of a sample, packed or not yet; None if its kind has none."""
+    if not isinstance(packed, dict):
+        return None
+    instances = getattr(packed.get('data_samples'), 'gt_instances', None)
+    boxes = instances.get('bboxes') if instances is not None else packed.get('gt_bboxes')
     return None if boxes is None else len(boxes)
+
+
+def label_values(part: Part) -> Dict[int, str]:
+    """Values in the label maps of the samples as the network gets them, each with a file."""
+    values: Dict[int, str] = {}
+    for info, packed in part.samples:
+        truth = packed.get('data_samples') if isinstance(packed, dict) else None
+        labels = getattr(getattr(truth, 'gt_sem_seg', None), 'data', None)
+        for value in labels.unique().tolist() if labels is not None else ():
+            values.setdefault(value, info.get('seg_map_path') or info.get('img_path'))
+    return values

@@ -13,6 +13,7 @@ from mmengine.structures import InstanceData, PixelData
 
 from ..engine.config import dicts
 from ..engine.errors import UsageError
+from .annotations import checked_reading
 from .data import Part, Sample
 from .report import Report, explained, some
 
@@ -53,13 +54,14 @@ def check_evaluator(cfg: Config, phase: str, parts: List[Part], report: Report) 
             part.pop(key, None)
     names: List[str] = []
     all_known = True
-    with explained(f'{where} cannot be built'):
-        evaluator = Runner.build_evaluator(None, node)  # which reads nothing of a runner
-    for index, metric in enumerate(evaluator.metrics):
-        key = f'{where}.{index}' if len(evaluator.metrics) > 1 else where
-        scores = _check_metric(key, metric, parts, report)
-        all_known = all_known and scores is not None
-        names += scores or ()
+    with checked_reading(evaluated=True):
+        with explained(f'{where} cannot be built'):
+            evaluator = Runner.build_evaluator(None, node)  # which reads nothing of a runner
+        for index, metric in enumerate(evaluator.metrics):
+            key = f'{where}.{index}' if len(evaluator.metrics) > 1 else where
+            scores = _check_metric(key, metric, parts, report)
+            all_known = all_known and scores is not None
+            names += scores or ()
     wanted = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best')
     for name in [wanted] if isinstance(wanted, str) else wanted or ():
         if phase == 'val' and all_known and name not in [*names, 'auto']:
@@ -81,8 +83,10 @@ def _check_metric(
     if ('segments_info' in kept[0].info) != ('PQ' in best):
         return None  # masks of panoptic segmentation are not those of the instances
     (part,), kind = parts, type(metric).__name__
-    fault = f'{where} ({kind}) fails on the annotations of {part.where}'
-    with explained(fault, 'check that the metric is meant for this data'):
+    with explained(
+        f'{where} ({kind}) fails on the annotations of {part.where}',
+        'check that the metric is meant for this data',
+    ):
         predicted = filter(None, (perfect(part, sample) for sample in kept))
         scores = score(metric, part, [sample.to_dict() for sample in predicted])
     prefix = f'{metric.prefix}/' if metric.prefix else ''
@@ -111,9 +115,10 @@ def score(metric: Any, part: Part, outputs: List[Dict[str, Any]]) -> Dict[str, f
 
 def perfect(part: Part, sample: Sample) -> Optional[Any]:
     """Return a sample whose prediction equals its annotation; None if that cannot be scored."""
-    if sample.truth is None:
+    truth = sample.packed.get('data_samples') if isinstance(sample.packed, dict) else None
+    if truth is None:
         return None
-    truth, info = sample.truth.clone(), sample.info
+    truth, info = truth.clone(), sample.info
     if 'segments_info' in info:
         truth.pred_panoptic_seg = PixelData(sem_seg=_panoptic(part, info)[None])
     elif 'instances' in info:

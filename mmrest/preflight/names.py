@@ -1,28 +1,31 @@
-"""Types and arguments of what a rehearsal does not build: loops, hooks, optimizers, backends."""
+"""Types and arguments in a config that no part of the run knows."""
 
 import difflib
 import inspect
 from importlib.util import find_spec
-from typing import Any, Iterable, Iterator, Set, Tuple
+from typing import Any, Iterator, List, Set, Tuple
 
 from mmengine import registry
 from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from torch.utils.data import DataLoader
 
 from ..engine.building import find_type
 from ..engine.config import dicts
 from ..engine.errors import UsageError
 
-BUILDERS_KEYS = {
-    *('type', '_scope_', '_delete_', 'priority', 'convert_to_iter_based', 'by_epoch'),
-    *('constructor', 'paramwise_cfg', 'optimizer'),
-}
+OF_DATA = (registry.DATASETS, registry.TRANSFORMS, registry.DATA_SAMPLERS)
+"""Registries of the parts of a data loader, which the rehearsal builds."""
+
+BUILDERS_KEYS = {'type', '_scope_', '_delete_', 'priority', 'convert_to_iter_based', 'by_epoch'}
 """Keys that mmengine removes before it calls what is built."""
 
 
 def check_names(cfg: Config, phases: Tuple[str, ...]) -> None:
-    """Check types and arguments of loops, hooks, optimizers, schedulers and backends.
+    """Check types and arguments of the parts that a run builds late.
+
+    The rehearsal builds the parts of data loaders; of these only misspelt arguments are sought.
 
     Args:
         cfg: config of the run.
@@ -39,8 +42,8 @@ def check_names(cfg: Config, phases: Tuple[str, ...]) -> None:
         if kind is None:
             with root.switch_scope_and_registry(None) as of_scope:
                 known = {*of_scope.module_dict, *root.module_dict}
-            remedy = _hint(str(name), known) or 'import what defines it, with custom_imports'
-            raise UsageError(f'{where}.type: {name} is not registered; {remedy}')
+            hint = _hint(str(name), known, 'import what defines it, with custom_imports')
+            raise UsageError(f'{where}.type: {name} is not registered; {hint}')
         package = kind.__name__[: -len('VisBackend')].lower()  # TensorboardVisBackend's, ...
         if root is registry.VISBACKENDS and package != 'local' and 'mmengine' in kind.__module__:
             if find_spec(package) is None:
@@ -49,40 +52,50 @@ def check_names(cfg: Config, phases: Tuple[str, ...]) -> None:
                     f'install {package}'
                 )
         taken, strict = _arguments(kind)
+        if where == 'optim_wrapper':
+            taken |= {'constructor', 'paramwise_cfg', 'optimizer'}
         for key in part.keys() - taken - BUILDERS_KEYS:
-            if strict or _hint(key, taken, 0.85):
-                remedy = _hint(key, taken) or 'remove it'
-                raise UsageError(f'{where}.{key}: {kind.__name__} has no such argument; {remedy}')
+            if (strict and root not in OF_DATA) or _near(key, taken, 0.85):
+                raise UsageError(
+                    f'{where}.{key}: {kind.__name__} has no such argument; '
+                    f'{_hint(key, taken, "remove it")}'
+                )
 
 
 def _parts(cfg: Config, phases: Tuple[str, ...]) -> Iterator[Tuple[str, dict, Registry]]:
     for phase in phases:
         if cfg.get(f'{phase}_cfg'):
             yield f'{phase}_cfg', cfg[f'{phase}_cfg'], registry.LOOPS
-    wrapper = ('train' in phases and cfg.get('optim_wrapper')) or {}
-    if wrapper:
+        loader = f'{phase}_dataloader'
+        if cfg.get(loader):
+            yield loader, dict(cfg[loader], type=DataLoader), registry.DATASETS
+        for where, part in dicts(cfg.get(loader), loader):
+            for root in OF_DATA:
+                if find_type(root, part.get('type')):
+                    yield where, part, root
+    for key in ('default_hooks', 'custom_hooks'):
+        for where, part in dicts(cfg.get(key), key):
+            if where.count('.') == 1:
+                yield where, part, registry.HOOKS
+    if 'train' in phases:
+        wrapper = cfg.get('optim_wrapper') or {}
         yield 'optim_wrapper', dict(dict(type='OptimWrapper'), **wrapper), registry.OPTIM_WRAPPERS
-    if isinstance(wrapper.get('optimizer'), dict):
-        yield 'optim_wrapper.optimizer', wrapper['optimizer'], registry.OPTIMIZERS
-    backends = (cfg.get('visualizer') or {}).get('vis_backends')
-    for where, node, root in (
-        ('default_hooks', cfg.get('default_hooks'), registry.HOOKS),
-        ('custom_hooks', cfg.get('custom_hooks'), registry.HOOKS),
-        ('param_scheduler', 'train' in phases and _schedulers(cfg), registry.PARAM_SCHEDULERS),
-        ('visualizer.vis_backends', backends, registry.VISBACKENDS),
-    ):
-        for key, part in node.items() if isinstance(node, dict) else enumerate(node or ()):
-            if isinstance(part, dict):
-                yield f'{where}.{key}', part, root
+        if isinstance(wrapper.get('optimizer'), dict):
+            yield 'optim_wrapper.optimizer', wrapper['optimizer'], registry.OPTIMIZERS
+        for where, part in dicts(cfg.get('param_scheduler'), 'param_scheduler'):
+            yield where, part, registry.PARAM_SCHEDULERS
+    for where, part in dicts(cfg.get('visualizer'), 'visualizer'):
+        if '.vis_backends.' in where:
+            yield where, part, registry.VISBACKENDS
 
 
-def _schedulers(cfg: Config) -> list:
-    return [part for _, part in dicts(cfg.get('param_scheduler'), '') if 'type' in part]
+def _near(name: str, names: Set[str], cutoff: float = 0.6) -> List[str]:
+    return difflib.get_close_matches(name, sorted(names), 1, cutoff)
 
 
-def _hint(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
-    near = difflib.get_close_matches(name, sorted(names), 1, cutoff)
-    return f'did you mean {near[0]}?' if near else ''
+def _hint(name: str, names: Set[str], otherwise: str) -> str:
+    near = _near(name, names)
+    return f'did you mean {near[0]}?' if near else otherwise
 
 
 def _arguments(kind: Any) -> Tuple[Set[str], bool]:

@@ -33,7 +33,12 @@ class Fact(NamedTuple):
 
 
 class Report:
-    """Facts in the order in which they were found; warnings, each a sentence with its fix."""
+    """Facts, and warnings of what is rarely intended.
+
+    Attributes:
+        facts: in the order in which they were found.
+        warnings: each a sentence with its fix.
+    """
 
     def __init__(self) -> None:
         self.facts: List[Fact] = []

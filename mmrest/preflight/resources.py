@@ -4,9 +4,8 @@ import os
 import os.path as osp
 import shutil
 from pathlib import Path
-from typing import Iterable, Iterator, Optional, Tuple
+from typing import Iterator, Optional, Tuple
 
-import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.model import BaseTTAModel
@@ -25,17 +24,24 @@ MOMENTS = {'SGD': 1, 'RMSprop': 1, 'Adagrad': 1, 'Lion': 1}
 
 
 def check_schedule(cfg: Config, batches: int, report: Report) -> None:
-    """Report length (`batches` per epoch) and rate of a training; warn of a long warm-up."""
+    """Report how long a run trains and at what rate, and whether its warm-up fits.
+
+    Args:
+        cfg: config of the run.
+        batches: of an epoch.
+        report: facts and warnings are added to it.
+    """
     length, by_epoch = _length(cfg)
+    batch_size = cfg.train_dataloader.get('batch_size')
+    report.add('batch', f'{batch_size} x {get_world_size()} process(es)')
+    report.add('iterations per epoch', f'{batches:,}')
+    unit = 'epochs' if by_epoch else 'iterations'
+    report.add('length', f'{length:,} {unit}' if length else 'set by its loop')
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     scaling = cfg.get('auto_scale_lr') or {}
-    rate = f' (for an effective batch size of {scaling.get("base_batch_size")})'
-    rate = rate if scaling.get('base_batch_size') and not scaling.get('enable') else ''
-    size = cfg.train_dataloader.get('batch_size')
-    unit = 'epochs' if by_epoch else 'iterations'
-    report.add('batch', f'{size} x {get_world_size()} process(es)')
-    report.add('iterations per epoch', f'{batches:,}')
-    report.add('length', f'{length:,} {unit}' if length else 'set by its loop')
+    meant = scaling.get('base_batch_size')
+    rate = f' (for an effective batch size of {meant:g})' if meant else ''
+    rate = '' if scaling.get('enable') else rate
     report.add('optimizer', f'{type_name(optimizer)}, lr {optimizer.get("lr")}{rate}')
     for _, part in dicts(cfg.get('param_scheduler'), ''):
         if not type_name(part):
@@ -58,7 +64,9 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, nearest: Path, repor
     """Make sure that the disk of the work dir has room for the checkpoints that the run keeps.
 
     A checkpoint has the weights, the moments of the optimizer and, with an EMAHook, the EMA
-    weights. Those already in the work dir, of a run that is resumed, are not counted again.
+    weights. A run keeps as many as ``max_keep_ckpts``, else all, the best of each metric, and one
+    more until an older one is removed. Those already in the work dir, of a run that is resumed,
+    are not counted again.
 
     Args:
         cfg: config of the run.
@@ -75,12 +83,14 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, nearest: Path, repor
         report.add('disk', 'not checked: checkpoints go to remote storage')
         return
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
-    each = _bytes(model.state_dict().values())
-    each *= 1 + any(type_name(part) == 'EMAHook' for _, part in dicts(cfg.get('custom_hooks'), ''))
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    each, number = weights, _number(hook, batches, *_length(cfg))
     if hook.get('save_optimizer', True):
-        trained = (p for p in model.parameters() if p.requires_grad)
-        each += _bytes(trained) * MOMENTS.get(type_name(optimizer), 2)
-    number, present = _number(hook, batches, *_length(cfg)), 0
+        trained = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
+        each += sum(trained) * MOMENTS.get(type_name(optimizer), 2)
+    if any(type_name(part) == 'EMAHook' for _, part in dicts(cfg.get('custom_hooks'), '')):
+        each += weights
+    present = 0
     if nearest == Path(cfg.work_dir).expanduser().absolute():
         present = sum(1 for name in ('epoch_*.pth', 'iter_*.pth') for _ in nearest.glob(name))
     needed, free = max(number - present, 1) * each, shutil.disk_usage(nearest).free
@@ -102,25 +112,18 @@ def _length(cfg: Config) -> Tuple[Optional[int], bool]:
 
 
 def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> int:
-    """Return the most checkpoints that there are at one time.
-
-    They are as many as ``max_keep_ckpts``, else all, the best of each metric, and one more until
-    an older one is removed; one if the loop does not say how long it trains.
-    """
+    """Return the most checkpoints that there are at one time; one if the loop does not say."""
     length, saves_by_epoch = length or 1, hook.get('by_epoch', True)
     if saves_by_epoch != by_epoch:
         length = -(-length // batches) if saves_by_epoch else length * batches
     interval, most = hook.get('interval', 1), hook.get('max_keep_ckpts', -1)
     kept = length // interval if interval > 0 else 0
-    kept += hook.get('save_last', True) and (interval <= 0 or length % interval > 0)
+    if hook.get('save_last', True) and (interval <= 0 or length % interval):
+        kept += 1
     if 0 < most < kept:
         kept = most + 1
     best = hook.get('save_best')
     return kept + (1 + len([best] if isinstance(best, str) else best) if best else 0)
-
-
-def _bytes(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _size(count: float) -> str:
@@ -161,6 +164,12 @@ def check_weights(cfg: Config, model: nn.Module, phases: Tuple[str, ...], report
     of a training must cover the backbone, and what is resumed or tested the full model. Weights
     at an address are left to the run.
 
+    Args:
+        cfg: config of the run.
+        model: its network, on any device.
+        phases: which of 'train', 'val' and 'test' it goes through.
+        report: facts are added to it.
+
     Raises:
         CheckpointError: a file cannot be read or does not fit.
     """
@@ -178,9 +187,11 @@ def check_weights(cfg: Config, model: nn.Module, phases: Tuple[str, ...], report
         report.add('checkpoint', f'{path}: {elsewhere}')
     elif path:
         resuming = training and bool(cfg.get('resume'))
-        starting = training and not resuming
-        hook = InitWeightsHook() if starting else StrictWeightsHook(resuming)
-        report.add('checkpoint', hook.fitted(model, path, load_guarded(path, 'cpu')).report)
+        hook = StrictWeightsHook(resuming)
+        if training and not resuming:
+            hook = InitWeightsHook()
+        fitted = hook.fitted(model, path, load_guarded(path, 'cpu'))
+        report.add('checkpoint', fitted.report)
 
 
 def from_files(model: nn.Module) -> Iterator[Tuple[str, nn.Module, dict]]:

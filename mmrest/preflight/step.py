@@ -33,6 +33,11 @@ CROPS = 10
 def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> None:
     """Make sure that the optimizer can be built, and warn if it decays norms against the config.
 
+    Args:
+        cfg: config of the run.
+        model: its network, on any device.
+        report: warnings are added to it.
+
     Raises:
         UsageError: it cannot be built.
     """
@@ -41,14 +46,17 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> None:
     keys = paramwise.get('custom_keys') or {}
     if not isinstance(wrapper, OptimWrapper) or not keys or paramwise.get('norm_decay_mult') != 0:
         return
-    groups = wrapper.optimizer.param_groups
-    decays = {id(p) for group in groups if group.get('weight_decay') for p in group['params']}
-    decayed = [
-        f'{name}.{kind}'
+    norms = {
+        id(parameter): f'{name}.{kind}'
         for name, module in model.named_modules()
         if isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm))
         for kind, parameter in module.named_parameters(recurse=False)
-        if id(parameter) in decays
+    }
+    decayed = [
+        norms[id(parameter)]
+        for group in wrapper.optimizer.param_groups
+        for parameter in group['params']
+        if group.get('weight_decay') and id(parameter) in norms
     ]
     if decayed:
         undoing = [k for k, v in keys.items() if 'decay_mult' not in v and k in decayed[0]]
@@ -71,10 +79,12 @@ def check_step(
     evaluator: Optional[Evaluator],
     report: Report,
 ) -> None:
-    """Train for one step on the device of the run, and evaluate one prediction; nothing is kept.
+    """Train for one step on the device of the run, and evaluate one prediction.
+
+    Weights are not loaded from files; nothing is kept.
 
     Args:
-        cfg: config of the run; weights are not loaded from its files.
+        cfg: config of the run.
         loaders: of its phases.
         parts: its data sets, with samples.
         evaluator: of the evaluation.
@@ -107,19 +117,13 @@ def check_step(
         crops = [_crop(part, sample) for part, sample in chosen[:size]]
         _train(cfg, model, loaders['train'].collate_fn(crops), report)
     for part, sample in usable['val'][:1] if evaluator is not None else ():
-        packed, truth = sample.packed, sample.truth.clone()
+        packed, truth = sample.packed, sample.packed['data_samples'].clone()
         side = SIDE if 'instances' in sample.info else SIDE_OF_MAP
         if {'instances', 'seg_map_path'} & sample.info.keys():  # classifiers take any size
             inputs = packed['inputs'][..., :side, :side]
             truth.set_metainfo(dict(img_shape=tuple(inputs.shape[-2:])))
             packed = dict(packed, inputs=inputs, data_samples=truth)
-        model.eval()
-        remedy = 'check that heads, test_cfg and val_evaluator fit'
-        with explained('the first evaluation fails', remedy), torch.no_grad():
-            batch = loaders['val'].collate_fn([packed])
-            outputs = [output.to_dict() for output in model.test_step(batch)]
-            for metric in evaluator.metrics:
-                score(metric, part, outputs)
+        _predict(model, loaders['val'].collate_fn([packed]), evaluator, part)
 
 
 def _is_packed(sample: Any) -> bool:
@@ -127,9 +131,10 @@ def _is_packed(sample: Any) -> bool:
 
 
 def _crop(part: Part, sample: Any) -> Any:
-    if 'gt_instances' in sample.truth:
+    truth = sample.packed['data_samples']
+    if 'gt_instances' in truth:
         crop = dict(type='mmdet.RandomCrop', crop_size=(SIDE, SIDE), allow_negative_crop=True)
-    elif 'gt_sem_seg' in sample.truth:
+    elif 'gt_sem_seg' in truth:
         crop = dict(type='mmseg.RandomCrop', crop_size=(SIDE_OF_MAP, SIDE_OF_MAP))
     else:
         return sample.packed
@@ -146,8 +151,10 @@ def _train(cfg: Config, model: nn.Module, batch: Any, report: Report) -> None:
     if not isinstance(optimizer, OptimWrapper):
         return
     model.train()
-    remedy = 'check that the heads fit the data, and the network the images'
-    with explained('the first step of training fails', remedy):
+    with explained(
+        'the first step of training fails',
+        'check that the heads fit the data, and the network the images',
+    ):
         with optimizer.optim_context(model):
             data = model.data_preprocessor(batch, True)
             total, losses = model.parse_losses(model(**data, mode='loss'))
@@ -177,3 +184,14 @@ def _train(cfg: Config, model: nn.Module, batch: Any, report: Report) -> None:
             f'{len(without)} parameters get no gradient ({some(without, 2)}), so that distributed '
             f'training ends with "Expected to have finished reduction"; {remedy}'
         )
+
+
+def _predict(model: nn.Module, batch: Any, evaluator: Evaluator, part: Part) -> None:
+    model.eval()
+    with explained(
+        'the first evaluation fails', 'check that heads, test_cfg and val_evaluator fit'
+    ):
+        with torch.no_grad():
+            outputs = [output.to_dict() for output in model.test_step(batch)]
+        for metric in evaluator.metrics:
+            score(metric, part, outputs)

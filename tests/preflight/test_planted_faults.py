@@ -297,12 +297,12 @@ OPTION_FAULTS = {
     'misspelt argument of a data set': (
         'det',
         {'train_dataloader.dataset.filter_cfgs': dict(min_size=3)},
-        'train_dataloader cannot be built: TypeError: BaseDataset.__init__() got an unexpected',
+        'CocoDataset has no such argument; did you mean filter_cfg?',
     ),
     'misspelt argument of a loader': (
         'det',
         {'train_dataloader.num_worker': 2},
-        "got an unexpected keyword argument 'num_worker'; remove or correct it",
+        'DataLoader has no such argument; did you mean num_workers?',
     ),
     'misspelt transform': (
         'det',
