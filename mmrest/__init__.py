@@ -5,6 +5,7 @@ them, in MMEngine's root registries, where every OpenMMLab project finds them. I
 mmengine and mmcv. To mmcv-lite it lends torchvision's operators, see :mod:`mmrest.operators`.
 """
 
+from .engine import distributed as _distributed  # noqa: F401, registers FSDP's strategy
 from .engine.loops import ResumableEpochLoop, ResumableIterLoop
 from .engine.saving import AtomicCheckpointHook, InvalidLossHook
 from .models import RMT, ResT

@@ -38,7 +38,7 @@ class AtomicLocalBackend(LocalBackend):
         write_atomically(path, lambda temporary: Path(temporary).write_bytes(obj))
 
 
-def load_guarded(filename: str, map_location: Any = None) -> Any:
+def load_guarded(filename: str, map_location: Any = None, model_dir: Any = None) -> Any:
     """Load a checkpoint with the weights-only unpickler; a loader of mmengine.
 
     mmengine's own loaders fail on its own checkpoints with torch >= 2.6 (mmengine#1655), and
@@ -47,12 +47,13 @@ def load_guarded(filename: str, map_location: Any = None) -> Any:
     Args:
         filename: path or URL; downloads are kept in torch's hub folder.
         map_location: as for ``torch.load``.
+        model_dir: folder to download to, in place of torch's hub folder.
 
     Raises:
         CheckpointError: see :func:`mmrest.checkpoint.read_checkpoint`.
     """
     if filename.startswith(('http://', 'https://')):
-        folder = osp.join(torch.hub.get_dir(), 'checkpoints')
+        folder = model_dir or osp.join(torch.hub.get_dir(), 'checkpoints')
         url, filename = filename, osp.join(folder, osp.basename(urlparse(filename).path))
         if not osp.isfile(filename):
             os.makedirs(folder, exist_ok=True)

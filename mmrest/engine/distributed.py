@@ -12,11 +12,12 @@ from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, get_rank, init_dist, is_distributed
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import FUNCTIONS, MODELS, STRATEGIES
+from mmengine.registry import FUNCTIONS, MODEL_WRAPPERS, MODELS, STRATEGIES
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from torch import distributed, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.nn.parallel import DistributedDataParallel
 
 from ..models import rest, rmt
 from .compat import clean_tensor_name, without_cuda_device
@@ -128,7 +129,9 @@ def use_cpu_wrapper(cfg: Config) -> None:
         usual = dict(broadcast_buffers=False, find_unused_parameters=unused)
         owner[key] = dict(owner.get(key) or usual)
         owner[key].setdefault('type', 'MMDistributedDataParallel')
-        if str(type_name(owner[key])).endswith('DistributedDataParallel'):
+        kind = owner[key]['type']
+        kind = MODEL_WRAPPERS.get(kind) if isinstance(kind, str) else kind
+        if kind is not None and issubclass(kind, DistributedDataParallel):
             owner[key]['device_ids'] = None
 
 

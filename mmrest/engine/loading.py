@@ -51,12 +51,18 @@ def seeded(*numbers: int) -> Iterator[None]:
     Args:
         numbers: not negative.
     """
-    with kept_random_states():
-        seeds = np.random.SeedSequence(numbers).generate_state(4)
-        random.seed(int(seeds[0]) << 32 | int(seeds[1]))
-        np.random.seed(seeds)
-        torch.default_generator.manual_seed(int(seeds[2]) << 31 | int(seeds[3]) >> 1)
+    # Not those of a GPU: what a transform draws there must differ from sample to sample.
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seeds = np.random.SeedSequence(numbers).generate_state(4)
+    random.seed(int(seeds[0]) << 32 | int(seeds[1]))
+    np.random.seed(seeds)
+    torch.default_generator.manual_seed(int(seeds[2]) << 31 | int(seeds[3]) >> 1)
+    try:
         yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
 
 class Draw(NamedTuple):

@@ -65,9 +65,11 @@ class StrictWeightsHook(_WeightsHook):
         """Load, and warn if a test has other classes than the checkpoint was trained on."""
         super().after_load_checkpoint(runner, checkpoint)
         trained = dataset_meta(checkpoint).get('classes')
-        if trained and not self.resuming:
-            metainfo = getattr(runner.test_loop.dataloader.dataset, 'metainfo', {})
-            classes = metainfo.get('classes') or ()
+        if not trained or self.resuming:
+            return
+        metainfo = getattr(runner.test_loop.dataloader.dataset, 'metainfo', {})
+        classes = metainfo.get('classes')
+        if all(names and isinstance(names, (list, tuple)) for names in (trained, classes)):
             pairs = enumerate(zip(trained, classes))
             differ = [f'class {n} is {a!r}, not {b!r}' for n, (a, b) in pairs if a != b]
             if len(trained) != len(classes):

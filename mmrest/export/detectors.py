@@ -1,7 +1,7 @@
 """Detectors of mmdet as networks of tensors of a fixed number of boxes, which ONNX can hold."""
 
 import copy
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ import torchvision.ops
 from torch import Tensor, nn
 
 from ..engine.errors import UsageError
+from .onnx import Agreement
 
 NOT_FOUND = -1.0
 """Score of what is not a detection: of padding, and of suppressed boxes."""
@@ -428,24 +429,6 @@ def _best(
     kept = nms(apart, scores, cfg.nms.iou_threshold, count)
     best, index = kept.topk(count)
     return _picked(boxes, index), best, groups.gather(1, index)
-
-
-class Agreement(NamedTuple):
-    """How far the detections of a file are those of mmdet.
-
-    Attributes:
-        detections: how many mmdet finds above :data:`SCORE`.
-        unmatched: how many of either side the other one lacks.
-        score: the largest difference of a score.
-        box: the largest difference of a corner, pixels.
-        mask: the smallest IoU of masks; 1 without masks.
-    """
-
-    detections: int = 0
-    unmatched: int = 0
-    score: float = 0.0
-    box: float = 0.0
-    mask: float = 1.0
 
 
 SCORE = 0.05

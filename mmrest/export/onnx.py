@@ -10,7 +10,6 @@ import tempfile
 import warnings
 from pathlib import Path
 from typing import (
-    TYPE_CHECKING,
     Any,
     Dict,
     Iterable,
@@ -36,9 +35,6 @@ from ..engine.building import find_type
 from ..engine.config import dicts, first_line
 from ..engine.errors import UsageError
 from ..version import __version__
-
-if TYPE_CHECKING:
-    from .detectors import Agreement
 
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 """What requirements/optional.txt names; the last one is for the comparison alone."""
@@ -409,6 +405,24 @@ def _cause(error: BaseException) -> str:
     return first_line(error)
 
 
+class Agreement(NamedTuple):
+    """How far the detections of a file are those of mmdet.
+
+    Attributes:
+        detections: how many mmdet finds above :data:`mmrest.export.detectors.SCORE`.
+        unmatched: how many of either side the other one lacks.
+        score: the largest difference of a score.
+        box: the largest difference of a corner, pixels.
+        mask: the smallest IoU of masks; 1 without masks.
+    """
+
+    detections: int = 0
+    unmatched: int = 0
+    score: float = 0.0
+    box: float = 0.0
+    mask: float = 1.0
+
+
 class Difference(NamedTuple):
     """The largest differences in an output, as multiples of its standard deviation.
 
@@ -422,7 +436,7 @@ class Difference(NamedTuple):
 
     onnx: float
     rounding: float
-    agreement: Optional['Agreement'] = None
+    agreement: Optional[Agreement] = None
 
 
 def differences(

@@ -53,16 +53,16 @@ class PyramidBackbone(StrictPretrained):
     def __init__(
         self,
         arch: Arch,
-        in_channels: int = 3,
-        out_indices: Optional[Sequence[int]] = None,
-        drop_path_rate: Optional[float] = None,
-        frozen_stages: int = -1,
-        norm_cfg: dict = dict(type='BN'),  # noqa: B006, read only
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        init_cfg: InitCfg = None,
         *,
+        in_channels: int,
+        out_indices: Optional[Sequence[int]],
+        drop_path_rate: Optional[float],
+        frozen_stages: int,
+        norm_cfg: dict,
+        norm_eval: bool,
+        with_cp: bool,
         norm_in_path: bool = False,
+        init_cfg: InitCfg,
     ) -> None:
         super().__init__(init_cfg)
         stages = len(arch.dims)

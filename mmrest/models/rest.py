@@ -4,7 +4,7 @@ The modules have the tensor names of the official checkpoints.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Mapping, Optional, Tuple, Union
+from typing import Any, ClassVar, Mapping, Optional, Sequence, Tuple, Union
 
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
@@ -195,12 +195,29 @@ class ResT(PyramidBackbone):
     def __init__(
         self,
         arch: Union[str, Mapping[str, Any]] = 'small',
-        *args: Any,
+        in_channels: int = 3,
+        out_indices: Optional[Sequence[int]] = None,
+        drop_path_rate: Optional[float] = None,
+        frozen_stages: int = -1,
+        norm_cfg: dict = dict(type='BN'),  # noqa: B006, read only
+        norm_eval: bool = False,
+        with_cp: bool = False,
         norm_in_path: bool = False,
-        **kwargs: Any,
+        init_cfg: InitCfg = None,
     ) -> None:
         arch = resolve_arch(arch, ARCHS, ResTArch)
-        super().__init__(arch, *args, norm_in_path=norm_in_path, **kwargs)
+        super().__init__(
+            arch,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            drop_path_rate=drop_path_rate,
+            frozen_stages=frozen_stages,
+            norm_cfg=norm_cfg,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            norm_in_path=norm_in_path,
+            init_cfg=init_cfg,
+        )
         self.stem = Stem(self.in_channels, arch.dims[0], self.norm_cfg)
         for stage in range(self.num_stages):
             dim, name = arch.dims[stage], stage + 1

@@ -401,15 +401,29 @@ class RMT(PyramidBackbone):
     def __init__(
         self,
         arch: Union[str, Mapping[str, Any]] = 's',
-        *args: Any,
+        in_channels: int = 3,
+        out_indices: Optional[Sequence[int]] = None,
+        drop_path_rate: Optional[float] = None,
+        frozen_stages: int = -1,
+        norm_cfg: dict = dict(type='BN'),  # noqa: B006, read only
+        norm_eval: bool = False,
+        with_cp: bool = False,
         output_norms: bool = True,
-        **kwargs: Any,
+        init_cfg: InitCfg = None,
     ) -> None:
-        if 'norm_in_path' in kwargs:
-            raise TypeError('norm_in_path is an option of ResT only')
         check('output_norms', output_norms, bool)
         arch = resolve_arch(arch, ARCHS, RMTArch)
-        super().__init__(arch, *args, **kwargs)
+        super().__init__(
+            arch,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            drop_path_rate=drop_path_rate,
+            frozen_stages=frozen_stages,
+            norm_cfg=norm_cfg,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
         dims, norm_cfg = arch.dims, self.norm_cfg
         self.patch_embed = (
             ConvStem(self.in_channels, dims[0], norm_cfg)

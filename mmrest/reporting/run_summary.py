@@ -44,7 +44,7 @@ def find_checkpoint(work_dir: Path, cfg: Config) -> str:
 
     Raises:
         UsageError: there is none.
-        CheckpointError: none can be read.
+        CheckpointError: the work dir names a checkpoint that is missing.
     """
     best = [path for path in work_dir.glob('best_*.pth') if path.is_file()]
     if best:

@@ -123,7 +123,9 @@ CASES = {
     f'visualize receptive-field tiny.py {IMAGE} --samples 2': '--samples: not allowed with',
     f'visualize pca tiny.py {IMAGE} --checkpoint absent.pth': 'checkpoint absent.pth ',
     f'visualize pca rmt_t {IMAGE} --neck': '--neck: the model of rmt_t has no neck',
-    'export_onnx tiny.py --out new/x.onnx': 'tiny.py is a MaskRCNN: backbones and segmentors ',
+    f'export_onnx tiny.py --out new/x.onnx {SET} model.test_cfg.rcnn.nms.type=soft_nms': (
+        'tiny.py: NMS as '
+    ),
     'export_onnx tiny_seg.py other.pth --out new/x.onnx': 'does not match the model',
     'export_onnx rmt_t --out new/x.onnx --opset 99': '--opset: 99 is unknown to the installed',
     'export_onnx rmt_t --out new/x.onnx --tolerance nan': "'nan' is not a number of at least 0",

@@ -12,9 +12,9 @@ from torch import nn
 from mmrest.analysis.networks import Preprocessing, build_network, network_config
 from mmrest.engine.errors import UsageError
 from mmrest.export import onnx as onnx_export
-from mmrest.export.detectors import Agreement
 from mmrest.export.onnx import (
     AdaptiveAvgPool,
+    Agreement,
     Difference,
     Upsample,
     check_packages,

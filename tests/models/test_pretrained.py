@@ -223,3 +223,15 @@ def test_what_is_not_of_a_network_names_whose_it_is(tmp_path):
     with pytest.raises(CheckpointError, match=r'\d+ of \d+ tensors match') as error:
         ResT('lite').load_pretrained(path)
     assert 'looks like' not in str(error.value)
+
+
+@both
+def test_a_second_initialisation_keeps_what_was_learned(family, tmp_path):
+    """mmengine's runners initialise at each call of train."""
+    torch.save(randomised(tiny(family)).state_dict(), tmp_path / 'x.pth')
+    network = tiny(family, init_cfg=pretrained(tmp_path / 'x.pth'))
+    network.init_weights()
+    learned = randomised(network).state_dict()
+    learned = {name: tensor.clone() for name, tensor in learned.items()}
+    network.init_weights()
+    assert equal(network, learned)
