@@ -47,6 +47,15 @@ def main(command: Optional[str] = None) -> None:
     Args:
         command: its name; None takes it from the command line.
     """
+    try:
+        _run(command)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the program that reads the output, as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _run(command: Optional[str]) -> None:
     if command is None:
         command = _chosen(sys.argv[1] if len(sys.argv) > 1 else '--help')
         sys.argv = [f'mmrest {command}', *sys.argv[2:]]

@@ -2,10 +2,13 @@
 
 Importing this package registers ``ResT`` and ``RMT``, and the parts that the configs use beside
 them, in MMEngine's root registries, where every OpenMMLab project finds them. It needs torch,
-mmengine and mmcv. To mmcv-lite it lends torchvision's operators, see :mod:`mmrest.operators`.
+mmengine and mmcv. To mmcv-lite it lends torchvision's operators, see :mod:`mmrest.operators`, and
+to mmengine a loader of checkpoints that torch >= 2.6 reads, see :mod:`mmrest.engine.compat`.
 """
 
 from .engine import distributed as _distributed  # noqa: F401, registers FSDP's strategy
+from .engine import layer_decay as _layer_decay  # noqa: F401, registers its constructor
+from .engine.compat import install_file_access as _install_file_access
 from .engine.loops import ResumableEpochLoop, ResumableIterLoop
 from .engine.saving import AtomicCheckpointHook, InvalidLossHook
 from .models import RMT, ResT
@@ -13,6 +16,7 @@ from .operators import install as _install_operators
 from .version import __version__
 
 _install_operators()
+_install_file_access()
 
 __all__ = [
     'RMT',

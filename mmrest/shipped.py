@@ -5,12 +5,16 @@ Nothing of mmrest or torch is imported here, so that the table is shown at once.
 
 import argparse
 import difflib
+import sys
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
 import yaml
 from rich.console import Console
 from rich.table import Table
+
+WIDTH = 120
+"""Columns that the whole table takes."""
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -89,12 +93,15 @@ def main() -> None:
         near = [name for word in words for name in nearest(word)]
         hint = f'did you mean {near[0]}?' if near else 'without a word, all are listed'
         parser.exit(1, f'{parser.prog}: no shipped config contains {" ".join(words)}; {hint}\n')
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    # The name of a config says its backbone, too.
+    columns = [name for name in Shipped._fields if name != 'backbone' or console.width >= WIDTH]
     table = Table(box=None, pad_edge=False)
-    for column in Shipped._fields:
-        table.add_column(column, no_wrap=column == 'config', overflow='fold')
+    for column in columns:
+        table.add_column(column, no_wrap=column not in ('method', 'reported'))
     for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+        table.add_row(*(getattr(row, column) for column in columns))
+    console.print(table)
     print('Results are as reported by the papers, not reproduced. Train with: mmrest train CONFIG')
     official = {m['Name']: m['Metadata'].get('Official Weights') for m in models()}
     for row in rows if words else ():

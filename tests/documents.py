@@ -106,6 +106,7 @@ class Place:
         (folder / 'data' / 'ade').mkdir(parents=True)
         (folder / 'data' / 'coco').symlink_to(coco)
         (folder / 'data' / 'ade' / 'ADEChallengeData2016').symlink_to(ade)
+        shutil.copy(next((coco / 'val2017').glob('*.jpg')), folder / 'photo.jpg')
         (folder / '.venv').symlink_to(sys.prefix)
         self._leave_weights()
 

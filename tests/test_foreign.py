@@ -81,6 +81,16 @@ def test_mmdets_own_train_program(tmp_path, coco_root):
     (scalars,) = work_dir.glob('*/vis_data/scalars.json')
     losses = [json.loads(line)['loss'] for line in scalars.open()]
     assert len(losses) == 2 and all(map(math.isfinite, losses))
+    # Where mmengine's own loader fails on a checkpoint of a run (mmengine#1655).
+    (tmp_path / 'opened.py').write_text(OPENED)
+    assert run('opened.py', cwd=tmp_path, fresh=True).stdout.splitlines()[-1] == 'ResT'
+
+
+OPENED = """
+from mmdet.apis import init_detector
+model = init_detector('swapped.py', 'work_dirs/swapped/iter_2.pth', device='cpu')
+print(type(model.backbone).__name__)
+"""
 
 
 def test_importing_needs_neither_mmdet_nor_mmseg_nor_operators(tmp_path):

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ..checkpoint import read_weights
 from ..engine.building import check_model, find_type
-from ..engine.compat import install_file_access
 from ..engine.config import is_classifier, load_config, without_sync_bn
 from ..engine.errors import UsageError
 from ..engine.weights import fitted_to, load_whole_weights
@@ -146,7 +145,6 @@ def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
         UsageError: the network cannot be built.
         CheckpointError: the file cannot be read or does not cover the network.
     """
-    install_file_access()
     without_sync_bn(cfg)
     check_model(cfg)
     torch.manual_seed(0)

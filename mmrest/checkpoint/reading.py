@@ -33,6 +33,11 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
         if '://' in path:
             try:
                 local = str(stack.enter_context(get_local_path(path)))
+            except KeyError as error:
+                raise CheckpointError(
+                    f'checkpoint {path}: mmengine knows no storage {path.partition("://")[0]}://; '
+                    'download the file and pass its path'
+                ) from error
             except Exception as error:  # whatever the client of that storage raises
                 raise CheckpointError(
                     f'checkpoint {path} cannot be fetched: {type(error).__name__}: {error}'
@@ -109,6 +114,8 @@ def _message(path: str, error: Exception) -> str:
             'allowlist; if you trust the file, save only its state dict: '
             'torch.save(model.state_dict(), PATH)'
         )
+    if 'deserialize object on' in str(error):  # the device of map_location, not of the file
+        return f"{path} cannot be read to this device; pass map_location='cpu' ({error})"
     reason = f'{type(error).__name__}: {str(error).split("WeightsUnpickler error:")[-1].strip()}'
     return (
         f'{path} cannot be read as a checkpoint: it is empty, truncated or not written by '

@@ -117,6 +117,8 @@ def weights_of(source: str, content: Any) -> Weights:
     for name, value in content.items():
         if isinstance(value, Tensor) and isinstance(name, str):
             bare = _WRAPPERS.sub('', name)
+            if value.is_meta:
+                raise CheckpointError(f'{source} contains {bare} without values (on meta)')
             if bare in tensors:
                 raise CheckpointError(f'{source} contains {bare} twice, with and without wrapper')
             tensors[bare] = value

@@ -11,7 +11,7 @@ from .command import Parser, add_config_arguments
 def parse_args() -> argparse.Namespace:
     """Arguments of the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or name of a shipped config')
     add_config_arguments(parser)
     parser.add_argument(
         '--save-path', type=Path, help='write it to this file (.py, .json or .yml) instead'

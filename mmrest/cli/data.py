@@ -46,7 +46,7 @@ def browse() -> None:
         description='Draw the images of a dataset with their annotations, after its pipeline.'
     )
     add = parser.add_argument
-    add('config', help='config file')
+    add('config', help='config file, or name of a shipped config')
     add('--output-dir', type=folder, metavar='DIR', help='folder for visualizations')
     add('--not-show', action='store_true', help='do not show images in a window')
     add('--show-interval', type=float, default=2, help='seconds to display each image')

@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
         epilog=f'Exit status: 0, or {SKIPPED} if inputs could not be read and were skipped.',
     )
     add = parser.add_argument
-    add('config', help='config file')
+    add('config', help='config file, or name of a shipped config')
     add('checkpoint', help='checkpoint file')
     add(
         'inputs', nargs='+', metavar='INPUT',

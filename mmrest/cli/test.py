@@ -22,7 +22,7 @@ from .command import Parser, add_run_arguments, folder, run_config
 def parse_args() -> argparse.Namespace:
     """Arguments of the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or name of a shipped config')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--out',

@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from typing import Optional
+from typing import Optional, Sequence
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -26,7 +26,7 @@ from .command import Parser, add_run_arguments, run_config
 def parse_args() -> argparse.Namespace:
     """Arguments of the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or name of a shipped config')
     parser.add_argument(
         '--amp', action='store_true', help='enable automatic mixed precision (GPU only)'
     )
@@ -106,34 +106,33 @@ def accumulation(cfg: Config) -> int:
     return (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
 
 
-def warn_of_batch_size(cfg: Config) -> None:
-    """Warn if the learning rate is tuned for another batch size."""
+def batch_size_warning(cfg: Config) -> Optional[str]:
+    """Return a warning if the learning rate is tuned for another batch size."""
     scaling = cfg.get('auto_scale_lr') or {}
     meant, each = scaling.get('base_batch_size'), cfg.train_dataloader.get('batch_size')
     if not meant or not each or scaling.get('enable'):
-        return
+        return None
     accumulated = accumulation(cfg)
     total = each * get_world_size() * accumulated
-    if total != meant:
-        factors = f'{each} x {get_world_size()} process(es)'
-        if accumulated > 1:
-            factors += f' x {accumulated} accumulated'
-        print_log(
-            f'total batch size is {total} ({factors}), but the learning rate is tuned for {meant};'
-            ' use --auto-scale-lr',
-            'current',
-            logging.WARNING,
-        )
+    if total == meant:
+        return None
+    factors = f'{each} x {get_world_size()} process(es)'
+    if accumulated > 1:
+        factors += f' x {accumulated} accumulated'
+    return (
+        f'total batch size is {total} ({factors}), but the learning rate is tuned for {meant}; '
+        'use --auto-scale-lr'
+    )
 
 
-def summary(config: str, report: Report) -> Table:
-    """Return the findings of a dry run."""
+def summary(config: str, report: Report, warnings: Sequence[str]) -> Table:
+    """Return the findings of a dry run as a table."""
     rows = Table(title=f'{config} passed all checks', title_justify='left')
     rows.add_column('checked')
     rows.add_column('found', overflow='fold')
     for fact in report.facts:
         rows.add_row(escape(fact.what), escape(fact.found))
-    for warning in report.warnings:
+    for warning in warnings:
         rows.add_row('[bold yellow]warning', escape(warning))
     return rows
 
@@ -160,22 +159,22 @@ def main() -> None:
         cfg.resume = newest is not None
         # With nothing to resume, the run starts as it would without --resume.
         cfg.load_from = newest or cfg.get('load_from')
-    rehearsal = None
+    rehearsal, warnings = None, list(filter(None, [batch_size_warning(cfg)]))
     if args.dry_run or not args.skip_preflight:
         rehearsal = rehearse(cfg, ('train', 'val'), thorough=args.dry_run)
+        warnings += rehearsal.report.warnings
     nothing = f'no checkpoint found in {cfg.work_dir}; starting from scratch'
     if args.dry_run:
         if resuming and not cfg.resume:
             rehearsal.report.add('resume', nothing)
         if get_rank() == 0:
-            Console().print(summary(args.config, rehearsal.report))
+            Console().print(summary(args.config, rehearsal.report, warnings))
         return
     runner = build_runner(cfg, args.verbose)
     if rehearsal is not None:
         rehearsal.hand_over(runner)
-        for warning in rehearsal.report.warnings:
-            print_log(warning, 'current', logging.WARNING)
-    warn_of_batch_size(cfg)
+    for warning in warnings:
+        print_log(warning, 'current', logging.WARNING)
     if cfg.get('resume'):
         runner.register_hook(StrictWeightsHook(resuming=True))
         runner.register_hook(ScheduleHook())

@@ -14,7 +14,6 @@ from rich.console import Console
 from torch import nn
 
 from ..operators import describe
-from .compat import install_file_access
 from .config import first_line, make_resumable, without_sync_bn
 from .display import DisplayHook, ScreenRunner
 from .distributed import check_sharding, use_cpu_wrapper
@@ -31,7 +30,6 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
         verbose: log to a terminal as mmengine does, in place of the screen of
             :mod:`mmrest.engine.display`.
     """
-    install_file_access()
     make_resumable(cfg)
     check_sharding(cfg)
     alone = cfg.launcher == 'none'

@@ -38,10 +38,10 @@ class AtomicLocalBackend(LocalBackend):
         write_atomically(path, lambda temporary: Path(temporary).write_bytes(obj))
 
 
-def load_guarded(filename: str, map_location: Any = None, model_dir: Any = None) -> Any:
+def load_from_guarded(filename: str, map_location: Any = None, model_dir: Any = None) -> Any:
     """Load a checkpoint with the weights-only unpickler; a loader of mmengine.
 
-    mmengine's own loaders fail on its own checkpoints with torch >= 2.6 (mmengine#1655), and
+    The log calls a loader by its name after ``load_from_``. mmengine's own loaders fail on its own checkpoints with torch >= 2.6 (mmengine#1655), and
     execute whatever a file contains with earlier ones, or when it comes by http.
 
     Args:
@@ -73,12 +73,16 @@ def load_guarded(filename: str, map_location: Any = None, model_dir: Any = None)
 
 
 def install_file_access() -> None:
-    """Have mmengine read checkpoints guarded and write local files atomically."""
+    """Have mmengine read checkpoints guarded and write local files atomically.
+
+    Importing mmrest does it, so that OpenMMLab's own tools read the checkpoints of its runs, too.
+    A backend for local files that a project has registered itself stays.
+    """
     schemes = ['', 'http://', 'https://', 'pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://']
-    CheckpointLoader.register_scheme(schemes, load_guarded, force=True)
+    CheckpointLoader.register_scheme(schemes, load_from_guarded, force=True)
     # The names of model zoos are resolved into URLs for this function.
-    checkpoint.load_from_http = load_guarded
-    if not issubclass(fileio.prefix_to_backends[''], AtomicLocalBackend):
+    checkpoint.load_from_http = load_from_guarded
+    if fileio.prefix_to_backends[''] is LocalBackend:
         register_backend('local', AtomicLocalBackend, force=True, prefixes='')
         fileio.backend_instances.clear()  # the backends that were built before
 

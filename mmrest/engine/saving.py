@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ..checkpoint import CheckpointError, read_checkpoint, remove_unfinished, write_atomically
-from .compat import install_file_access, is_resuming
+from .compat import is_resuming
 from .errors import UsageError
 
 INTERRUPTED = 'interrupted.pth'
@@ -42,10 +42,6 @@ class AtomicCheckpointHook(CheckpointHook):
         self._remembered: List[Dict[str, Any]] = []
         self._saved_iter: Optional[int] = None
         self._place: Dict[str, int] = {}  # epoch and iteration of what is being saved
-
-    def before_run(self, runner: Runner) -> None:
-        """Set up reading and writing, for scripts other than those of mmrest."""
-        install_file_access()
 
     def before_train(self, runner: Runner) -> None:
         """Remove incomplete files of killed processes."""

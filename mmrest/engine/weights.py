@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import CheckpointError, Weights, match, shortened, summary, weights_of
 from ..models.pyramid import PyramidBackbone
-from .compat import load_guarded, loaded_from
+from .compat import load_from_guarded, loaded_from
 from .display import say
 from .distributed import unwrapped
 
@@ -168,7 +168,7 @@ def load_whole_weights(model: nn.Module, path: str) -> Tuple[dict, str]:
     Raises:
         CheckpointError: the file cannot be read or does not cover the model.
     """
-    content = load_guarded(path, 'cpu')
+    content = load_from_guarded(path, 'cpu')
     tensors, report, _ = StrictWeightsHook().fitted(model, path, content)
     model.load_state_dict(tensors, strict=False)
     return content, report

@@ -31,7 +31,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from ..engine.building import check_model, find_type, image_channels
-from ..engine.compat import load_guarded
+from ..engine.compat import load_from_guarded
 from ..engine.config import (
     dicts,
     first_line,
@@ -288,7 +288,7 @@ def _test_dataset(cfg: Config) -> Config:
 
 def _load_weights(model: nn.Module, path: str) -> Dict[str, Any]:
     """Load all weights of a model, and return the meta information of the dataset."""
-    content = load_guarded(path, 'cpu')
+    content = load_from_guarded(path, 'cpu')
     model.load_state_dict(StrictWeightsHook().fitted(model, path, content).tensors, strict=False)
     return dataset_meta(content)
 

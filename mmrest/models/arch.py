@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import MISSING, dataclass, fields, replace
+from numbers import Integral
 from typing import Any, Mapping, NewType, Optional, Tuple, Type, TypeVar, Union, get_args
 
 MAX_STAGES = 4
@@ -125,8 +126,8 @@ def _named(name: Any, archs: Mapping[str, ArchType]) -> ArchType:
 
 
 def is_integer(value: Any) -> bool:
-    """Return True for an integer other than True and False."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Return True for an integer, of numpy too, other than True and False."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_positive_int(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """Strict loading of weights: they cover a network, or an error names whose they are."""
 
 from abc import abstractmethod
+from os import PathLike
 from typing import ClassVar, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
 
 import torch
@@ -22,6 +23,18 @@ class StrictPretrained(BaseModule):
 
     scratch_init_cfg: ClassVar[InitCfg] = None
     """Initialises what `init_cfg` leaves out, where torch's layers begin otherwise."""
+
+    def __init__(self, init_cfg: InitCfg = None) -> None:
+        """Raise ValueError if `init_cfg` is not what mmengine takes."""
+        for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg or {}]:
+            if not isinstance(cfg, dict):
+                raise ValueError(
+                    f"init_cfg must be a dict such as dict(type='Pretrained', checkpoint=PATH), "
+                    f'or a list of them, got {init_cfg!r}'
+                )
+            if is_from_file(cfg):
+                _check_from_file(cfg)
+        super().__init__(init_cfg)
 
     def init_weights(self) -> None:
         """Initialise as `init_cfg` says, from scratch where it is None; weights come last."""
@@ -79,6 +92,19 @@ class StrictPretrained(BaseModule):
 def is_from_file(init_cfg: dict) -> bool:
     """Return True if an ``init_cfg`` loads weights."""
     return init_cfg.get('type') in ('Pretrained', 'PretrainedInit', PretrainedInit)
+
+
+def _check_from_file(cfg: dict) -> None:
+    kinds = dict(checkpoint=(str, PathLike), prefix=(str, type(None)))
+    for name, kind in kinds.items():
+        if not isinstance(cfg.get(name), kind):
+            words = 'a path' if name == 'checkpoint' else 'a string or None'
+            raise ValueError(f'init_cfg.{name} must be {words}, got {cfg.get(name)!r} in {cfg}')
+    others = cfg.keys() - {'type', 'map_location', *kinds}
+    if others:
+        raise ValueError(
+            f'init_cfg of type Pretrained takes checkpoint, prefix and map_location, got {cfg}'
+        )
 
 
 def fit(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:

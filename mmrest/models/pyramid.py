@@ -79,7 +79,7 @@ class PyramidBackbone(StrictPretrained):
         ):
             check(name, value, kind)
         if (
-            not isinstance(out_indices, (tuple, list))
+            not isinstance(out_indices, Sequence)
             or not out_indices
             or not all(is_integer(index) and index in range(stages) for index in out_indices)
             or list(out_indices) != sorted(set(out_indices))
@@ -94,16 +94,17 @@ class PyramidBackbone(StrictPretrained):
                 f'got {frozen_stages!r}'
             )
         kind = norm_cfg.get('type') if isinstance(norm_cfg, dict) else None
-        if kind is None or (isinstance(kind, str) and MODELS.get(kind) is None):
+        layer = MODELS.get(kind) if isinstance(kind, str) else kind
+        if layer is None or layer is nn.LayerNorm:  # which normalises the last axis, not channels
             raise ValueError(
-                "norm_cfg must be a dict whose type is a norm layer of mmcv: 'BN', 'SyncBN', "
-                f"'GN', ..., got {norm_cfg!r}"
+                "norm_cfg must be a dict whose type is a norm layer of mmcv for maps: 'BN', "
+                f"'SyncBN', 'GN', 'LN2d', ..., got {norm_cfg!r}"
             )
 
         self.arch = arch
         self.in_channels = in_channels
         self.norm_cfg = norm_cfg
-        self.out_indices = tuple(out_indices)
+        self.out_indices = tuple(map(int, out_indices))
         self.num_stages = self.out_indices[-1] + 1
         self.drop_path_rate = drop_path_rate
         self.frozen_stages = frozen_stages
@@ -137,6 +138,29 @@ class PyramidBackbone(StrictPretrained):
     def has_norm(self, stage: int) -> bool:
         """Return True if `stage` has an output norm."""
         return self.norm_in_path or stage in self.out_indices
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
+        """Return the depth of a parameter and the number of depths.
+
+        For learning rates that decay with the depth. The stem is 0, the blocks count from 1, an
+        embedding between stages has the depth of the block after it. Output norms are deepest:
+        classification checkpoints, from which such a training starts, have none.
+
+        Args:
+            param_name: name of the parameter in the model.
+            prefix: prefix of the backbone in it, such as ``backbone.``; names without it are
+                those of heads, and deepest.
+        """
+        names = {module: f'{prefix}{name}.' for name, module in self.named_modules()}
+        depth, deepest = 0, sum(self.arch.depths[: self.num_stages]) + 1
+        for stage in range(self.num_stages):
+            if param_name.startswith(names[self.embedding(stage)]):
+                return depth + (stage > 0), deepest + 1
+            for block in self.blocks(stage):
+                depth += 1
+                if param_name.startswith(names[block]):
+                    return depth, deepest + 1
+        return deepest, deepest + 1
 
     def drop_path_rates(self, stage: int) -> List[float]:
         """Return the drop-path rate of each block of `stage`, as floats for the meta device."""

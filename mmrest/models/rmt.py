@@ -59,6 +59,10 @@ class RMTArch(Arch):
             f'ffn_ratios {self.ffn_ratios} of {self.dims} channels leave none',
         )
         self.require(
+            1 - 2.0**-self.decay_a > 1e-6,
+            f'decay_a={self.decay_a} gives the first head a gamma of 0; use a larger one',
+        )
+        self.require(
             min(self.decay_b) >= self.decay_a,
             f'decay_b must be at least decay_a={self.decay_a}, got {self.decay_b}',
         )

@@ -13,10 +13,11 @@ from typing import Any, Dict, List, Tuple
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.registry import DefaultScope
-from mmengine.runner import Runner
+from mmengine.runner import Runner, set_random_seed
 from rich.console import Console
 
 from ..engine.building import check_model
+from ..engine.errors import UsageError
 from ..engine.loading import kept_random_states
 from .classes import check_classes
 from .data import Part, build_loader
@@ -50,6 +51,21 @@ class Rehearsal:
             setattr(runner, name, dict(getattr(runner, name), dataset=taken))
 
 
+def check_complete(cfg: Config, phases: Tuple[str, ...]) -> None:
+    """Make sure that a config has what a run of some phases needs, and a usable seed.
+
+    Raises:
+        UsageError: it has not.
+    """
+    needed = dict(train=('train_dataloader', 'train_cfg', 'optim_wrapper'), test=('test_dataloader',))
+    for key in needed['train' if 'train' in phases else 'test']:
+        if not isinstance(cfg.get(key), dict):
+            raise UsageError(f'{key} must be a dict, got {cfg.get(key)!r} in {cfg.filename}')
+    randomness = dict(cfg.get('randomness') or {}, deterministic=False)
+    with explained(f'randomness={cfg.get("randomness")} cannot be used', 'set an integer seed'):
+        set_random_seed(**randomness)
+
+
 def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Rehearsal:
     """Rehearse a run.
 
@@ -71,6 +87,7 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
     progress = Console(stderr=True, quiet=not shown).status('checking the network')
     with progress if shown else nullcontext(), scope, kept_random_states(), quiet():
         nearest = check_writable(cfg.work_dir)
+        check_complete(cfg, phases)
         model = check_model(cfg)
         check_names(cfg, phases)
         count = sum(parameter.numel() for parameter in model.parameters())

@@ -12,7 +12,7 @@ from mmengine.model import BaseTTAModel
 from torch import nn
 
 from ..checkpoint import CheckpointError, read_weights, summary
-from ..engine.compat import load_guarded
+from ..engine.compat import load_from_guarded
 from ..engine.config import dicts, type_name
 from ..engine.errors import UsageError
 from ..engine.weights import InitWeightsHook, StrictWeightsHook
@@ -190,7 +190,7 @@ def check_weights(cfg: Config, model: nn.Module, phases: Tuple[str, ...], report
         hook = StrictWeightsHook(resuming)
         if training and not resuming:
             hook = InitWeightsHook()
-        fitted = hook.fitted(model, path, load_guarded(path, 'cpu'))
+        fitted = hook.fitted(model, path, load_from_guarded(path, 'cpu'))
         report.add('checkpoint', fitted.report)
 
 

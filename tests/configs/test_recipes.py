@@ -55,6 +55,7 @@ def test_there_are_64_and_those_of_the_ablation_networks():
         'demo_upernet_rmt_t',
         'maskrcnn_rmt_l_3x_fsdp',
         'own_coco',
+        'own_coco_layer_decay',
         'own_coco_small',
         'own_segmentation',
         'own_segmentation_small',

@@ -38,7 +38,7 @@ def test_file_access():
     compat.install_file_access()
     zoos = ('modelzoo', 'torchvision', 'open-mmlab', 'openmmlab', 'mmcls')
     for scheme, loader in CheckpointLoader._schemes.items():
-        assert scheme.startswith(zoos) or loader is compat.load_guarded, scheme
+        assert scheme.startswith(zoos) or loader is compat.load_from_guarded, scheme
     for name in ('load_from_torchvision', 'load_from_openmmlab', 'load_from_mmcls'):
         assert 'load_from_http' in inspect.getsource(getattr(checkpoint, name))
     assert 'file_backend.put(' in inspect.getsource(checkpoint.save_checkpoint)

@@ -134,6 +134,7 @@ INF, NAN = float('inf'), float('nan')
         (RMT, dict(ffn_ratios=(0.01, 4, 3, 3)), r'ffn_ratios \(0.01, .* channels leave none'),
         (ResT, dict(mlp_ratio=0.01), 'mlp_ratio 0.01 of 8 channels leaves none'),
         (RMT, dict(decay_a=0), 'decay_a must be a positive number, got 0'),
+        (RMT, dict(decay_a=1e-9), 'decay_a=1e-09 gives the first head a gamma of 0'),
         (RMT, dict(decay_b=(1, 6, 6, 6)), 'decay_b must be at least decay_a=2, got'),
         (RMT, dict(axial=(1, 2)), 'axial must hold one entry for each of the 4 stages'),
         (RMT, dict(axial=(1, 1, 0, 0)), r'axial\[0\] must be True or False, got 1'),

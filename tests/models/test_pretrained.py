@@ -235,3 +235,19 @@ def test_a_second_initialisation_keeps_what_was_learned(family, tmp_path):
     learned = {name: tensor.clone() for name, tensor in learned.items()}
     network.init_weights()
     assert equal(network, learned)
+
+
+@pytest.mark.parametrize(
+    'init_cfg, message',
+    [
+        ('x.pth', "init_cfg must be a dict such as dict\\(type='Pretrained'.* got 'x.pth'"),
+        (['x.pth'], "init_cfg must be a dict .* got \\['x.pth'\\]"),
+        (dict(type='Pretrained'), 'init_cfg.checkpoint must be a path, got None'),
+        (dict(type='Pretrained', checkpoint='x.pth', prefix=3), 'init_cfg.prefix must be a string'),
+        (dict(type='Pretrained', checkpoint='x.pth', strict=True), 'takes checkpoint, prefix and'),
+    ],
+)
+@both
+def test_what_init_cfg_takes(family, init_cfg, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(family, init_cfg=init_cfg)

@@ -5,6 +5,7 @@ import itertools
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -335,3 +336,38 @@ def test_bad_arguments_are_named(family, argument, value, message):
 def test_unknown_norms_are_named(family):
     with pytest.raises(ValueError, match=r"norm layer of mmcv: 'BN'.*'BM'"):
         tiny(family, norm_cfg=dict(type='BM'))
+
+
+@every
+def test_depth_of_parameters(kind):
+    """It grows from the stem to the last block; output norms, and heads, are deepest."""
+    network = tiny(kind)
+    _, depths = network.get_layer_depth('')
+    assert depths == sum(network.arch.depths) + 2
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    blocks = [block for stage in range(network.num_stages) for block in network.blocks(stage)]
+    for part, depth in [(network.embedding(0), 0), *((b, i) for i, b in enumerate(blocks, 1))]:
+        for parameter in part.parameters():
+            name = f'backbone.{names[parameter]}'
+            assert network.get_layer_depth(name, 'backbone.') == (depth, depths)
+    for stage in range(1, network.num_stages):
+        (first, *_), depth = network.blocks(stage), sum(network.arch.depths[:stage]) + 1
+        for part in (network.embedding(stage), first):
+            name = names[next(part.parameters())]
+            assert network.get_layer_depth(name) == (depth, depths)
+    norm = names[network.output_norm(network.num_stages - 1).weight]
+    for name in (norm, 'rpn_head.rpn_conv.weight'):
+        assert network.get_layer_depth(name) == (depths - 1, depths)
+
+
+@both
+def test_out_indices_may_be_any_sequence_of_integers(family):
+    for indices in (range(1, 3), [np.int64(1), np.int64(2)]):
+        assert tiny(family, out_indices=indices).out_indices == (1, 2)
+
+
+@both
+def test_norms_that_are_not_for_maps_are_refused(family):
+    for norm_cfg in (dict(type='LN'), dict(type='XN'), None):
+        with pytest.raises(ValueError, match='norm_cfg must be a dict whose type is a norm layer'):
+            tiny(family, norm_cfg=norm_cfg)

@@ -1,0 +1,17 @@
+# DeepLabV3+ of mmseg with ResT-Small. Its last map has stride 32 where the dilated ResNet has 8,
+# so the dilations are a quarter.
+_base_ = ['mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb4-80k_ade20k-512x512.py']
+custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
+
+model = dict(
+    pretrained=None,
+    backbone=dict(_delete_=True, type='ResT', arch='small', norm_cfg=dict(type='SyncBN')),
+    decode_head=dict(in_channels=512, c1_in_channels=64, dilations=(1, 3, 6, 9)),
+    auxiliary_head=dict(in_channels=256),
+)
+optim_wrapper = dict(
+    _delete_=True,
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0),
+)

@@ -1,0 +1,11 @@
+# RTMDet-s of mmdet with RMT-S in place of CSPNeXt: its neck takes three maps, and the channels of
+# the last three stages of RMT-S are the same.
+_base_ = ['mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py']
+custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
+
+model = dict(
+    backbone=dict(
+        _delete_=True, type='RMT', arch='s', out_indices=(1, 2, 3), norm_cfg=dict(type='SyncBN')
+    ),
+    neck=dict(in_channels=[128, 256, 512]),
+)
