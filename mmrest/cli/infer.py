@@ -4,9 +4,12 @@ import argparse
 import contextlib
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, List, Optional, Sequence
 
+import cv2
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
@@ -90,6 +93,8 @@ class Run:
         self.task = bar.add_task('inference', total=0)
         self.done = 0
         self.skipped: List[str] = []
+        self._thread = ThreadPoolExecutor(1)
+        self._drawing: Optional[Future] = None
         first = int(model.reduces_zero_label)
         label_values = list(range(first, first + len(model.classes)))
         self.ids = label_values if model.is_segmentor else coco_ids(model.classes)
@@ -107,9 +112,10 @@ class Run:
             self._expect(len(images))
             for found in self._stream(images, lambda _, error: self._skip(error, 1)):
                 source = images[str(found.source)]
-                drawn = self._keep(source, found)
-                if drawn is not None:
-                    write_image(drawn, self.outputs.vis(source))
+                self._keep(source, found)
+                if self.outputs.save_vis:
+                    self._draw(found, partial(write_image, path=self.outputs.vis(source)))
+            self._drawn()
             for source in inputs:
                 if source.is_video:
                     try:
@@ -118,18 +124,25 @@ class Run:
                         self._skip(error)
 
     def _video(self, source: Input) -> None:
-        video, before, writer = Video(source.path), self.done, None
+        video, before = Video(source.path), self.done
         self._expect(video.length)
-        try:
-            for number, found in enumerate(self._stream(video)):
-                drawn = self._keep(source, found, number)
-                if drawn is not None:
-                    path = self.outputs.vis(source)
-                    writer = writer or open_video(path, video.rate, drawn.shape[1::-1])
-                    writer.write(drawn)
-        finally:
-            if writer is not None:
-                writer.release()
+        with contextlib.ExitStack() as stack:
+            writers: List[cv2.VideoWriter] = []
+
+            def write(drawn: np.ndarray) -> None:
+                if not writers:
+                    path, size = self.outputs.vis(source), drawn.shape[1::-1]
+                    writers.append(open_video(path, video.rate, size))
+                    stack.callback(writers[0].release)
+                writers[0].write(drawn)
+
+            try:
+                for number, found in enumerate(self._stream(video)):
+                    self._keep(source, found, number)
+                    if self.outputs.save_vis:
+                        self._draw(found, write)
+            finally:
+                self._drawn()
         self._expect(self.done - before - video.length)  # the length in the file may be wrong
         if self.done == before:
             raise UnreadableImage(f'{source.path} has no frame that can be read')
@@ -154,10 +167,24 @@ class Run:
         self.skipped.append(str(error))
         self.bar.console.print(f'skipped: {error}', markup=False, soft_wrap=True)
 
-    def _keep(
-        self, source: Input, found: Prediction, frame: Optional[int] = None
-    ) -> Optional[np.ndarray]:
-        """Save the prediction for an image or frame, and return its visualization."""
+    def _draw(self, found: Prediction, write: Callable[[np.ndarray], None]) -> None:
+        """Visualize and write a prediction in a thread, while the network predicts the next."""
+        classes, palette, threshold = self.model.classes, self.model.palette, self.score_thr
+
+        def visualize() -> None:
+            write(draw(found.image, found.sample, classes, palette, threshold))
+
+        self._drawn()
+        self._drawing = self._thread.submit(visualize)
+
+    def _drawn(self) -> None:
+        """Wait for the last visualization."""
+        if self._drawing is not None:
+            drawing, self._drawing = self._drawing, None
+            drawing.result()
+
+    def _keep(self, source: Input, found: Prediction, frame: Optional[int] = None) -> None:
+        """Save the prediction for an image or frame."""
         height, width = found.image.shape[:2]
         entry = dict(file_name=source.path.as_posix(), width=width, height=height)
         if frame is not None:
@@ -170,10 +197,6 @@ class Run:
             self.add(entry, found.sample)
         self.done += 1
         self.bar.advance(self.task)
-        if not self.outputs.save_vis:
-            return None
-        classes, palette = self.model.classes, self.model.palette
-        return draw(found.image, found.sample, classes, palette, self.score_thr)
 
 
 def main() -> None:

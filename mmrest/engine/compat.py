@@ -41,8 +41,9 @@ class AtomicLocalBackend(LocalBackend):
 def load_from_guarded(filename: str, map_location: Any = None, model_dir: Any = None) -> Any:
     """Load a checkpoint with the weights-only unpickler; a loader of mmengine.
 
-    The log calls a loader by its name after ``load_from_``. mmengine's own loaders fail on its own checkpoints with torch >= 2.6 (mmengine#1655), and
-    execute whatever a file contains with earlier ones, or when it comes by http.
+    The log calls a loader by its name after ``load_from_``. mmengine's own loaders fail on its own
+    checkpoints with torch >= 2.6 (mmengine#1655). With earlier releases, or by http, they execute
+    whatever a file contains.
 
     Args:
         filename: path or URL; downloads are kept in torch's hub folder.

@@ -3,10 +3,13 @@
 import copy
 import inspect
 import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import (
     Any,
     Callable,
+    Deque,
     Dict,
     Iterable,
     Iterator,
@@ -166,7 +169,9 @@ class Inferencer:
         batch_size: int = 1,
         on_unreadable: Optional[Callable[[Image, UnreadableImage], None]] = None,
     ) -> Iterator[Prediction]:
-        """Predict lazily; at most one batch is held in memory.
+        """Predict lazily; at most two batches are held in memory.
+
+        While the network predicts one batch, a thread reads and prepares the next.
 
         Args:
             images: any number of them.
@@ -181,9 +186,9 @@ class Inferencer:
             UnreadableImage, ValueError: see :meth:`__call__`.
         """
         batch: List[Tuple[Image, np.ndarray, dict]] = []
-        for image in images:
+        for image, prepared in _ahead(self._prepare, images, batch_size):
             try:
-                pixels, data = self._prepare(image)
+                pixels, data = prepared.result()
             except UnreadableImage as error:
                 if on_unreadable is None:
                     raise
@@ -269,6 +274,19 @@ def inference(
     else:
         config = load_config(str(config), cfg_options)
     return Inferencer(config, str(checkpoint), device, tta)
+
+
+def _ahead(
+    function: Callable[[Image], Any], items: Iterable[Image], count: int
+) -> Iterator[Tuple[Image, Future]]:
+    """Yield items with the results of a function, which a thread calls `count` items ahead."""
+    started: Deque[Tuple[Image, Future]] = deque()
+    with ThreadPoolExecutor(1) as thread:
+        for item in items:
+            started.append((item, thread.submit(function, item)))
+            if len(started) > count:
+                yield started.popleft()
+        yield from started
 
 
 def _shapes(data: Dict[str, Any]) -> List[torch.Size]:

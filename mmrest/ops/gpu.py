@@ -3,12 +3,13 @@
 import functools
 import importlib
 from contextlib import nullcontext
-from typing import Any, ContextManager, Optional, Tuple
+from typing import Any, Callable, ContextManager, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 from .dispatch import Implementation, forced_backend, refuse_in_graphs
+from .trust import refuse_untrusted
 
 MAX_CHANNELS = 128
 """Channels of a head that fit into a tile."""
@@ -20,16 +21,34 @@ MIN_CAPABILITY = (8, 0)
 """Oldest compute capability, the one of the A100; older GPUs have no bfloat16 products."""
 
 
-def triton_implementation(package: str, name: str) -> Implementation:
+def triton_implementation(
+    package: str,
+    name: str,
+    reference: Callable[..., Tensor],
+    trial: Callable[[Tensor, Tensor], Sequence[Any]],
+) -> Implementation:
     """Return a function of :mod:`mmrest.ops`, ``package.triton.name``, as an implementation.
 
-    Its module is imported at its first use, because Triton is optional.
+    Its module is imported at its first use, because Triton is optional. On a GPU it is tried
+    first, see :mod:`.trust`.
+
+    Args:
+        package: of the kernel.
+        name: of the function.
+        reference: the same in PyTorch.
+        trial: arguments of both for a small case, for queries and values like given ones.
     """
 
     def run(*args: Any) -> Tensor:
         return getattr(importlib.import_module(f'{__package__}.{package}.triton'), name)(*args)
 
-    return Implementation('triton', run, refuse_triton)
+    def refusal(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
+        reason = refuse_triton(q, k, v)
+        if reason is None and q.is_cuda:
+            reason = refuse_untrusted(name, run, reference, trial, q, v)
+        return reason
+
+    return Implementation('triton', run, refusal)
 
 
 def refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
@@ -53,6 +72,8 @@ def refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
             return f'the GPU is older than compute capability {_version(MIN_CAPABILITY)}'
         if q.dtype is torch.float64:
             return 'the kernels do not support float64 on a GPU'
+        if q.dtype is torch.float32 and forced_backend() != 'triton':
+            return 'in float32 PyTorch is faster'  # its products may use tensor cores
     else:
         from .tiles import INTERPRETED
 

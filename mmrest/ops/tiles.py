@@ -21,9 +21,9 @@ _TYPES = {
 
 def tile(length: int, q: Tensor, v: Tensor) -> int:
     """Return the tokens of a tile along an axis of `length`, few enough to stay in registers."""
-    limit = 64 if max(q.shape[-1], v.shape[-1]) <= 32 else 32
-    if q.dtype.itemsize > 2:  # products of wide types run without tensor cores and hold more
-        limit //= 2
+    wide = q.dtype.itemsize > 2  # whose products run without tensor cores and hold more
+    limit = 64 if max(q.shape[-1], v.shape[-1]) <= (32 if wide else 64) else 32
+    limit //= 2 if wide else 1
     return max(16, min(limit, triton.next_power_of_2(length)))  # products want 16 at least
 
 
@@ -62,6 +62,14 @@ def shared_arguments(q: Tensor, k: Tensor, v: Tensor) -> dict:
 def dense_channels(x: Tensor) -> Tensor:
     """Return `x`, copied if the stride of its channels is not 1."""
     return x if x.stride(-1) == 1 else x.contiguous()
+
+
+@triton.jit
+def place_of_tile(heads, tokens, TILE: tl.constexpr):
+    """Return sample and head of this program, and the tokens of its tile."""
+    tiles = tl.cdiv(tokens, TILE)
+    pair, index = tl.program_id(0) // tiles, tl.program_id(0) % tiles
+    return (pair // heads).to(tl.int64), pair % heads, index * TILE + tl.arange(0, TILE)
 
 
 @triton.jit

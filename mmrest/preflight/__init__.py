@@ -57,7 +57,9 @@ def check_complete(cfg: Config, phases: Tuple[str, ...]) -> None:
     Raises:
         UsageError: it has not.
     """
-    needed = dict(train=('train_dataloader', 'train_cfg', 'optim_wrapper'), test=('test_dataloader',))
+    needed = dict(
+        train=('train_dataloader', 'train_cfg', 'optim_wrapper'), test=('test_dataloader',)
+    )
     for key in needed['train' if 'train' in phases else 'test']:
         if not isinstance(cfg.get(key), dict):
             raise UsageError(f'{key} must be a dict, got {cfg.get(key)!r} in {cfg.filename}')

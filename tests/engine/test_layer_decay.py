@@ -55,7 +55,9 @@ def test_mmpretrains_constructor():
 
     register_all_modules(False)
     backbone = tiny(FAMILIES[0])
-    model = ImageClassifier(backbone, head=dict(type='LinearClsHead', num_classes=2, in_channels=2))
+    model = ImageClassifier(
+        backbone, head=dict(type='LinearClsHead', num_classes=2, in_channels=2)
+    )
     wrapper = build_optim_wrapper(
         model,
         dict(

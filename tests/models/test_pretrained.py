@@ -243,7 +243,10 @@ def test_a_second_initialisation_keeps_what_was_learned(family, tmp_path):
         ('x.pth', "init_cfg must be a dict such as dict\\(type='Pretrained'.* got 'x.pth'"),
         (['x.pth'], "init_cfg must be a dict .* got \\['x.pth'\\]"),
         (dict(type='Pretrained'), 'init_cfg.checkpoint must be a path, got None'),
-        (dict(type='Pretrained', checkpoint='x.pth', prefix=3), 'init_cfg.prefix must be a string'),
+        (
+            dict(type='Pretrained', checkpoint='x.pth', prefix=3),
+            'init_cfg.prefix must be a string',
+        ),
         (dict(type='Pretrained', checkpoint='x.pth', strict=True), 'takes checkpoint, prefix and'),
     ],
 )

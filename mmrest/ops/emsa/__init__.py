@@ -1,12 +1,14 @@
 """Efficient multi-head self-attention of ResT, after the projections."""
 
-from typing import Optional
+from typing import Any, Optional, Tuple
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 
+from ..blocks import DEVICE_BLOCK_ELEMENTS
 from ..dispatch import Implementation, Operation, always, refuse_in_graphs
 from ..gpu import triton_implementation
+from ..trust import filled
 from .reference import EPS, emsa_reference
 from .torch import BlockwiseEMSA, emsa_in_graphs
 
@@ -49,6 +51,27 @@ def emsa(
     return _mixed_heads(q, k, v, mix_weight, mix_bias, eps)
 
 
+def _trial(q: Tensor, v: Tensor) -> Tuple[Any, ...]:
+    """Return the arguments of a small case, as :func:`.triton_implementation` takes them."""
+    heads, queries, keys = 2, 133, 70  # several tiles of the kernel, the last of them cut
+    return (
+        filled((1, heads, queries, q.shape[-1]), q, 0.7),
+        filled((1, heads, keys, q.shape[-1]), q, 1.3),
+        filled((1, heads, keys, v.shape[-1]), v, 2.9),
+        filled((heads, heads, 1, 1), q, 1.9),
+        None,  # the result does not depend on the bias
+        EPS,
+    )
+
+
+def _refuse_unless_small(q: Tensor, k: Tensor, *_: Any) -> Optional[str]:
+    """Refusal of plain operations, which win on a GPU if the maps are small, in training."""
+    elements = q.shape[:-1].numel() * k.shape[2]
+    if not q.is_cuda or not is_grad_enabled() or elements > DEVICE_BLOCK_ELEMENTS:
+        return 'its maps are large, or it is not trained on a GPU'
+    return None
+
+
 _one_head = Operation(
     'emsa over one head',
     [
@@ -61,7 +84,8 @@ _one_head = Operation(
 _mixed_heads = Operation(
     'emsa',
     [
-        triton_implementation('emsa', 'emsa_triton'),
+        Implementation('torch', emsa_in_graphs, _refuse_unless_small),
+        triton_implementation('emsa', 'emsa_triton', emsa_reference, _trial),
         Implementation('torch', BlockwiseEMSA.apply, refuse_in_graphs),
         Implementation('torch', emsa_in_graphs, always),
         Implementation('reference', emsa_reference, always),

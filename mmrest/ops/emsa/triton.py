@@ -18,7 +18,30 @@ from torch.autograd.function import FunctionCtx
 
 from ..autograd import differentiable_once, without_autocast
 from ..gpu import on_device_of
-from ..tiles import dense_channels, product, shared_arguments, strides, tile, wide_type
+from ..tiles import (
+    dense_channels,
+    place_of_tile,
+    product,
+    shared_arguments,
+    strides,
+    tile,
+    wide_type,
+)
+
+def warps(capability: int, backward: bool) -> int:
+    """Return the warps of a program, so that its tile fits into the registers of a GPU.
+
+    Args:
+        capability: major number of its compute capability. The tensor cores of Hopper (9) leave
+            more registers in the forward pass, which is faster with 4 there.
+        backward: of the backward pass.
+    """
+    return 4 if capability == 9 and not backward else 8
+
+
+def _warps(x: Tensor, backward: bool) -> dict:
+    major = torch.cuda.get_device_capability(x.device)[0] if x.is_cuda else 0
+    return dict(num_warps=warps(major, backward))
 
 
 def emsa_triton(q: Tensor, *args: Any) -> Tensor:
@@ -47,7 +70,8 @@ class _EMSA(Function):
         sums = q.new_empty((batch, heads, queries, channels), dtype=wide)
         m_i, l_i, squares = (q.new_empty((batch, heads, queries), dtype=wide) for _ in range(3))
         outputs = sums, m_i, l_i, squares
-        _forward[_grid(queries, q, v)](q, k, v, mix, *outputs, **_layout(q, k, v))
+        layout = dict(_layout(q, k, v), **_warps(q, False))
+        _forward[_grid(queries, q, v)](q, k, v, mix, *outputs, **layout)
         variance = squares.sum(-1) / (queries * keys)
         # Heads are adjacent for each token, as the output projection wants them.
         out = v.new_empty(batch, queries, heads, channels).transpose(1, 2)
@@ -80,11 +104,12 @@ class _EMSA(Function):
 
         of_pairs = q.new_zeros((batch, heads, *q.shape[1:]), dtype=wide)
         shared = (q, k, v, mix, grad, m_i, l_i, delta, factor, norm_term, mean)
-        layout = dict(_layout(q, k, v), GRAD=strides(grad))
+        layout = dict(_layout(q, k, v), GRAD=strides(grad), **_warps(q, True))
         _backward_queries[_grid(queries, q, v)](*shared, of_pairs, **layout)
         scaled = mix * dim**-0.5
         grad_q = torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs).to(q.dtype)
-        grad_mix = torch.einsum('bgnd,bhgnd->hg', q.to(wide), of_pairs) * dim**-0.5
+        # As an einsum this is a product of one matrix and one vector, which GPUs are slow at.
+        grad_mix = (q.to(wide)[:, None] * of_pairs).sum((0, 3, 4)) * dim**-0.5
 
         of_pairs = k.new_zeros((batch, heads, *k.shape[1:]), dtype=wide)
         grad_v = torch.empty_like(v)
@@ -96,8 +121,9 @@ class _EMSA(Function):
         return grad_q, grad_k, grad_v, grad_mix, grad_bias, None
 
 
-def _grid(tokens: int, q: Tensor, v: Tensor) -> Tuple[int, int]:
-    return triton.cdiv(tokens, tile(tokens, q, v)), q.shape[0] * q.shape[1]
+def _grid(tokens: int, q: Tensor, v: Tensor) -> Tuple[int]:
+    # Only the first dimension of a grid may exceed 65,535.
+    return (triton.cdiv(tokens, tile(tokens, q, v)) * q.shape[0] * q.shape[1],)
 
 
 def _layout(q: Tensor, k: Tensor, v: Tensor) -> dict:
@@ -168,12 +194,10 @@ def _forward(
     WIDE: tl.constexpr,
 ):  # fmt: skip
     """Compute M R v of one tile of rows, and m, l and the sum of (M R)^2 of each row."""
-    sample = tl.program_id(1).to(tl.int64) // heads
-    head = tl.program_id(1) % heads
+    sample, head, row = place_of_tile(heads, queries, ROWS)
     q, k = q + sample * Q[0], k + sample * K[0]
     v += sample * V[0] + head * V[1]
     place = (sample * heads + head) * queries
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     m_i = tl.full((ROWS,), float('-inf'), WIDE)
     l_i = tl.zeros((ROWS,), WIDE)
     for start in range(0, keys, COLUMNS):
@@ -221,13 +245,11 @@ def _backward_queries(
     GRAD,
 ):  # fmt: skip
     """Multiply a tile's gradient of the logits by the keys of every head, to (B, h, g, N, d)."""
-    sample = tl.program_id(1).to(tl.int64) // heads
-    head = tl.program_id(1) % heads
+    sample, head, row = place_of_tile(heads, queries, ROWS)
     q, k = q + sample * Q[0], k + sample * K[0]
     v += sample * V[0] + head * V[1]
     grad += sample * GRAD[0] + head * GRAD[1]
     place = sample * heads + head
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     g = _read(grad, GRAD[2], row, queries, channels, CHANNELS)
     m_i = tl.load(m_of + place * queries + row, mask=row < queries, other=float('inf'))
     l_i = tl.load(l_of + place * queries + row, mask=row < queries, other=1.0)
@@ -259,14 +281,12 @@ def _backward_keys(
     GRAD, GRAD_V,
 ):  # fmt: skip
     """The same by the queries, to (B, h, g, M, d); and the gradient of a tile of values."""
-    sample = tl.program_id(1).to(tl.int64) // heads
-    head = tl.program_id(1) % heads
+    sample, head, column = place_of_tile(heads, keys, COLUMNS)
     q, k = q + sample * Q[0], k + sample * K[0]
     v += sample * V[0] + head * V[1]
     grad += sample * GRAD[0] + head * GRAD[1]
     grad_v += sample * GRAD_V[0] + head * GRAD_V[1]
     place = sample * heads + head
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     value = _read_centred(v, V[2], mean + place * channels, column, keys, channels, CHANNELS)
     factor_i, norm_term_i = tl.load(factor + place), tl.load(norm_term + place)
     sum_v = tl.zeros((COLUMNS, CHANNELS), WIDE)

@@ -5,12 +5,15 @@ networks add the logarithm of that decay to the logits before the softmax, and s
 functions. Because the distance is a sum, the decay is kept as two small tables, one per axis.
 """
 
-from torch import Tensor
+from typing import Any, Callable, Tuple
+
+from torch import Tensor, linspace, tensor
 
 from ..dispatch import Implementation, Operation, always, refuse_in_graphs
 from ..gpu import triton_implementation
+from ..trust import filled
 from .reference import masa_axial_reference, masa_full_reference
-from .tables import PositionTables
+from .tables import PositionTables, position_tables
 from .torch import masa_axial_fused, masa_axial_in_graphs, masa_full_blockwise, masa_full_in_graphs
 
 
@@ -41,10 +44,29 @@ def masa(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables, axial: bool) -
     return (_axial if axial else _full)(q, k, v, tables)
 
 
+def _trial(height: int, width: int) -> Callable[[Tensor, Tensor], Tuple[Any, ...]]:
+    """Return the arguments of a small case, as :func:`.triton_implementation` takes them."""
+
+    def arguments(q: Tensor, v: Tensor) -> Tuple[Any, ...]:
+        dim, heads = q.shape[-1], 2
+        pairs = linspace(1, 0, dim // 2, device=q.device)
+        log_gamma = tensor([-0.3, -0.05], device=q.device)
+        shape = 1, height, width, heads
+        return (
+            filled((*shape, dim), q, 0.7),
+            filled((*shape, dim), q, 1.3),
+            filled((*shape, v.shape[-1]), v, 2.9),
+            position_tables(pairs, log_gamma, height, width),
+        )
+
+    return arguments
+
+
+# Several tiles of the kernels, the last of them cut.
 _full = Operation(
     'full MaSA',
     [
-        triton_implementation('masa', 'masa_full_triton'),
+        triton_implementation('masa', 'masa_full_triton', masa_full_reference, _trial(6, 23)),
         Implementation('torch', masa_full_blockwise, refuse_in_graphs),
         Implementation('torch', masa_full_in_graphs, always),
         Implementation('reference', masa_full_reference, always),
@@ -53,7 +75,7 @@ _full = Operation(
 _axial = Operation(
     'axial MaSA',
     [
-        triton_implementation('masa', 'masa_axial_triton'),
+        triton_implementation('masa', 'masa_axial_triton', masa_axial_reference, _trial(3, 40)),
         Implementation('torch', masa_axial_fused, refuse_in_graphs),
         Implementation('torch', masa_axial_in_graphs, always),
         Implementation('reference', masa_axial_reference, always),

@@ -1,11 +1,13 @@
-"""MaSA in Triton: rotation, decay and softmax in one kernel.
+"""MaSA in Triton: queries and keys are rotated once, decay and softmax share a kernel.
 
-Both forms are one computation over maps of Y x X tokens. The full form has one map per sample,
-the axial form one per row (Y = 1) and then one per column (X = 1): views of (B, H, W, n, d) with
-six dimensions (B, O, Y, X, n, d), so that no map is transposed in memory.
+Both forms are one computation over lines of tokens, (B, O, T, n, d). The full form has one line
+per sample, all tokens of the map; the axial one has a line per row, then one per column. Columns
+are transposed views, so no map is transposed in memory. Powers are of 2 rather than e, which GPUs
+compute faster. The maximum and the inverse sum of each query's softmax are kept for the backward
+pass; their logarithm would round the weights of large logits.
 """
 
-from typing import Any, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 import triton
@@ -18,6 +20,8 @@ from ..autograd import differentiable_once, without_autocast
 from ..gpu import on_device_of
 from ..tiles import (
     dense_channels,
+    padded,
+    place_of_tile,
     product,
     rotate_pairs,
     shared_arguments,
@@ -27,41 +31,88 @@ from ..tiles import (
 )
 from .tables import PositionTables
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+AXIAL_TILE, AXIAL_WARPS = 32, 2
+"""The fastest for the lines of an axis on an H200."""
+
 
 def masa_full_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
     """Return full MaSA; see :func:`mmrest.ops.masa.masa`."""
-    maps = [x[:, None] for x in (q, k, v)]
     with on_device_of(q):
-        return _MaSA.apply(*maps, tables.cos_sin[None], tables.log_gamma)[:, 0]
+        q, k = _Rotate.apply(q, tables.cos_sin), _Rotate.apply(k, tables.cos_sin)
+        lines = [x.flatten(1, 2)[:, None] for x in (q, k, v)]
+        out = _MaSA.apply(*lines, tables.log_gamma, v.shape[2])
+    return out[:, 0].unflatten(1, v.shape[1:3])
 
 
 def masa_axial_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
     """Return axial MaSA; see :func:`mmrest.ops.masa.masa`."""
-    cos_sin, log_gamma = tables.cos_sin, tables.log_gamma
     with on_device_of(q):
-        rows = [x[:, :, None] for x in (q, k, v)]
-        v = _MaSA.apply(*rows, cos_sin[:, None], log_gamma)[:, :, 0]
-        columns = [x.transpose(1, 2).unsqueeze(3) for x in (q, k, v)]
-        out = _MaSA.apply(*columns, cos_sin.transpose(0, 1).unsqueeze(2), log_gamma)
-    return out.squeeze(3).transpose(1, 2)
+        q, k = _Rotate.apply(q, tables.cos_sin), _Rotate.apply(k, tables.cos_sin)
+        v = _MaSA.apply(q, k, v, tables.log_gamma, None)
+        columns = [x.transpose(1, 2) for x in (q, k, v)]
+        return _MaSA.apply(*columns, tables.log_gamma, None).transpose(1, 2)
+
+
+class _Rotate(Function):
+    """:func:`mmrest.ops.rotary.rotate` of (B, H, W, n, d) in one pass."""
+
+    @staticmethod
+    @without_autocast
+    def forward(ctx: FunctionCtx, x: Tensor, cos_sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_sin)
+        return _rotated(x, cos_sin, 1)
+
+    @staticmethod
+    @differentiable_once
+    @without_autocast
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tuple[Tensor, None]:
+        return _rotated(grad, *ctx.saved_tensors, -1), None
+
+
+def _rotated(x: Tensor, cos_sin: Tensor, sign: int) -> Tensor:
+    """Rotate (B, H, W, n, d) by the angles of ``cos_sin``, or back by a `sign` of -1."""
+    flat = dense_channels(x).flatten(1, 2)
+    _, tokens, heads, dim = flat.shape
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    grid = triton.cdiv(tokens * heads, ROTATED), len(x)
+    _rotate[grid](
+        flat, cos_sin.to(wide_type(x)[0]).contiguous(), out, strides(flat), tokens, heads, dim,
+        sign, DIM=padded(dim), TILE=ROTATED,
+    )  # fmt: skip
+    return out
+
+
+ROTATED = 64
+"""Vectors that a program rotates."""
 
 
 class _MaSA(Function):
-    """``softmax(rotated q rotated k^T / sqrt(d) + log decay) v`` over maps of Y x X tokens."""
+    """``softmax(q k^T / sqrt(d) + log decay) v`` over lines (B, O, T, n, d) of rotated q and k.
+
+    A `width` counts the tokens of a line as rows of a map; None is a line along one axis.
+    """
 
     @staticmethod
     @without_autocast
     def forward(
-        ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, log_gamma: Tensor
+        ctx: FunctionCtx,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log_gamma: Tensor,
+        width: Optional[int],
     ) -> Tensor:
         q, k, v = map(dense_channels, (q, k, v))
         wide = wide_type(q)[0]
-        cos_sin, log_gamma = cos_sin.to(wide), log_gamma.to(wide)
+        log_gamma = log_gamma.to(wide)
         out = torch.empty_like(v)  # with the strides of the values, transposed views too
-        outer, tokens, heads = _sizes(q)
-        m_i, l_i = (q.new_empty((len(q), outer, heads, tokens), dtype=wide) for _ in range(2))
-        tensors = q, k, v, cos_sin, log_gamma, out, m_i, l_i
-        _forward[_grid(q, v)](*tensors, **_layout(q, k, v, cos_sin), OUT=strides(out))
+        batch, outer, tokens, heads, _ = q.shape
+        m_i, r_i = (q.new_empty((batch, outer, heads, tokens), dtype=wide) for _ in range(2))
+        ctx.grid, ctx.layout = _layout(q, k, v, width)
+        tensors = q, k, v, log_gamma, out, m_i, r_i
+        _forward[ctx.grid](*tensors, **ctx.layout, OUT=strides(out))
         ctx.save_for_backward(*tensors)
         return out
 
@@ -69,217 +120,198 @@ class _MaSA(Function):
     @differentiable_once
     @without_autocast
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tuple[Any, ...]:
-        q, k, v, cos_sin, log_gamma, out, m_i, l_i = ctx.saved_tensors
+        q, k, v, log_gamma, out, m_i, r_i = ctx.saved_tensors
         grad = dense_channels(grad)
         grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
-        delta = torch.empty_like(l_i)
-        layout = dict(_layout(q, k, v, cos_sin), GRAD=strides(grad))
-        _backward_queries[_grid(q, v)](
-            q, k, v, cos_sin, log_gamma, out, m_i, l_i, grad, delta, grad_q,
+        delta = torch.empty_like(m_i)
+        layout = dict(ctx.layout, GRAD=strides(grad))
+        _backward_queries[ctx.grid](
+            q, k, v, log_gamma, out, m_i, r_i, grad, delta, grad_q,
             **layout, OUT=strides(out), GRAD_Q=strides(grad_q),
         )  # fmt: skip
-        _backward_keys[_grid(q, v)](
-            q, k, v, cos_sin, log_gamma, m_i, l_i, grad, delta, grad_k, grad_v,
+        _backward_keys[ctx.grid](
+            q, k, v, log_gamma, m_i, r_i, grad, delta, grad_k, grad_v,
             **layout, GRAD_K=strides(grad_k), GRAD_V=strides(grad_v),
         )  # fmt: skip
         return grad_q, grad_k, grad_v, None, None
 
 
-def _sizes(q: Tensor) -> Tuple[int, int, int]:
-    """Return maps per sample, tokens per map, heads."""
-    _, outer, height, width, heads, _ = q.shape
-    return outer, height * width, heads
-
-
-def _grid(q: Tensor, v: Tensor) -> Tuple[int, int, int]:
-    outer, tokens, heads = _sizes(q)
-    return triton.cdiv(tokens, tile(tokens, q, v)), outer, len(q) * heads
-
-
-def _layout(q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> dict:
-    """Return the keyword arguments that all kernels share."""
-    _, tokens, heads = _sizes(q)
-    sizes = dict(heads=heads, tokens=tokens, width=q.shape[3], TILE=tile(tokens, q, v))
-    # With strides for sample and head, for all of which the angles are the same.
-    return dict(shared_arguments(q, k, v), **sizes, COS_SIN=(0, *cos_sin.stride()[:-2], 0))
+def _layout(
+    q: Tensor, k: Tensor, v: Tensor, width: Optional[int]
+) -> Tuple[Tuple[int, int], Dict[str, Any]]:
+    """Return the grid, and the keyword arguments that all kernels share."""
+    batch, outer, tokens, heads, _ = q.shape
+    size = tile(tokens, q, v)
+    launch = {}
+    if width is None:
+        size, launch = min(size, AXIAL_TILE), dict(num_warps=AXIAL_WARPS)
+    sizes = dict(heads=heads, tokens=tokens, width=width or 1, AXIAL=width is None, TILE=size)
+    # Only the first dimension of a grid may exceed 65,535.
+    grid = triton.cdiv(tokens, size) * batch * heads, outer
+    return grid, dict(shared_arguments(q, k, v), **sizes, **launch)
 
 
 @triton.jit
-def _of(x, STRIDES, sample, outer, head):
-    """Return the address of one map of one head."""
-    return x + sample * STRIDES[0] + outer * STRIDES[1] + head * STRIDES[4]
+def _rotate(
+    x, cos_sin, out, X, tokens, heads, dim, sign, DIM: tl.constexpr, TILE: tl.constexpr
+):  # fmt: skip
+    """Rotate some vectors of a sample, counted token by token."""
+    sample = tl.program_id(1).to(tl.int64)
+    vector = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    token, head = vector // heads, vector % heads
+    channel, pair = tl.arange(0, DIM), tl.arange(0, DIM // 2)
+    exists = (vector < tokens * heads)[:, None]
+    inside = exists & (channel < dim)[None, :]
+    address = x + sample * X[0] + (token * X[1] + head * X[2])[:, None] + channel[None, :]
+    values = tl.load(address, mask=inside, other=0.0)
+    angles = cos_sin + token[:, None] * dim + 2 * pair[None, :]
+    of_pairs = exists & (pair < dim // 2)[None, :]
+    cos = tl.load(angles, mask=of_pairs, other=1.0)
+    sin = tl.load(angles + 1, mask=of_pairs, other=0.0) * sign
+    rotated = rotate_pairs(values, cos, sin).to(out.dtype.element_ty)
+    into = out + sample * tokens * heads * dim + vector[:, None] * dim + channel[None, :]
+    tl.store(into, rotated, mask=inside)
 
 
 @triton.jit
-def _addresses(x, STRIDES, token, width, channel):
-    """Return the addresses of (tokens, channels) in a map, the tokens counted row by row."""
-    place = (token // width) * STRIDES[2] + (token % width) * STRIDES[3]
-    return x + place[:, None] + channel[None, :]
+def _of(x, STRIDES, sample, head):
+    """Return the address of this program's line of one head."""
+    return x + sample * STRIDES[0] + tl.program_id(1) * STRIDES[1] + head * STRIDES[3]
 
 
 @triton.jit
-def _read(x, STRIDES, token, tokens, width, dim, DIM: tl.constexpr):
-    """Load vectors of some tokens, (tokens, DIM); 0 beyond the map and its channels."""
+def _statistics(sample, head, heads, tokens):
+    """Return the offset of the statistics of this program's line."""
+    return ((sample * tl.num_programs(1) + tl.program_id(1)) * heads + head) * tokens
+
+
+@triton.jit
+def _read(x, STRIDES, token, tokens, dim, DIM: tl.constexpr):
+    """Load vectors of some tokens, (tokens, DIM); 0 beyond the line and its channels."""
     channel = tl.arange(0, DIM)
     inside = (token < tokens)[:, None] & (channel < dim)[None, :]
-    return tl.load(_addresses(x, STRIDES, token, width, channel), mask=inside, other=0.0)
+    return tl.load(x + token[:, None] * STRIDES[2] + channel[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
-def _write(x, values, STRIDES, token, tokens, width, dim, DIM: tl.constexpr):
+def _write(x, values, STRIDES, token, tokens, dim, DIM: tl.constexpr):
     """Store vectors of some tokens in the type of `x`."""
     channel = tl.arange(0, DIM)
     inside = (token < tokens)[:, None] & (channel < dim)[None, :]
-    address = _addresses(x, STRIDES, token, width, channel)
+    address = x + token[:, None] * STRIDES[2] + channel[None, :]
     tl.store(address, values.to(x.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _read_cos_sin(cos_sin, COS_SIN, token, tokens, width, dim, DIM: tl.constexpr):
-    """Load cosines and sines of some tokens, (tokens, DIM / 2) each."""
-    pair = tl.arange(0, DIM // 2)
-    inside = (token < tokens)[:, None] & (pair < dim // 2)[None, :]
-    address = _addresses(cos_sin, COS_SIN, token, width, 2 * pair)
-    return tl.load(address, mask=inside, other=1.0), tl.load(address + 1, mask=inside, other=0.0)
-
-
-@triton.jit
-def _read_rotated(x, STRIDES, cos_sin, COS_SIN, token, tokens, width, dim, DIM: tl.constexpr):
-    """Load queries or keys of some tokens and rotate them, in their own type."""
-    values = _read(x, STRIDES, token, tokens, width, dim, DIM)
-    cos, sin = _read_cos_sin(cos_sin, COS_SIN, token, tokens, width, dim, DIM)
-    return rotate_pairs(values, cos, sin).to(values.dtype)
-
-
-@triton.jit
-def _logits(q, k, row, column, tokens, width, scale, slope, WIDE: tl.constexpr):
-    """Return logits with their decay; they are -inf beyond the last key."""
-    down = tl.abs((row // width)[:, None] - (column // width)[None, :])
-    across = tl.abs((row % width)[:, None] - (column % width)[None, :])
-    logits = product(q, tl.trans(k), WIDE) * scale + slope * (down + across)
+def _logits(
+    q, k, row, column, tokens, width, scale, slope, AXIAL: tl.constexpr, WIDE: tl.constexpr
+):
+    """Return logits with their decay, times log2(e); they are -inf beyond the last key."""
+    if AXIAL:
+        distance = tl.abs(row[:, None] - column[None, :])
+    else:
+        down = tl.abs((row // width)[:, None] - (column // width)[None, :])
+        distance = down + tl.abs((row % width)[:, None] - (column % width)[None, :])
+    logits = product(q, tl.trans(k), WIDE) * (scale * LOG2_E) + (slope * LOG2_E) * distance
     return tl.where((column < tokens)[None, :], logits, float('-inf'))
 
 
 @triton.jit
 def _forward(
-    q, k, v, cos_sin, log_gamma, out, m_of, l_of,
-    Q, K, V, COS_SIN, heads, tokens, width, dim, channels, scale,
-    DIM: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr,
+    q, k, v, log_gamma, out, m_of, r_of,
+    Q, K, V, heads, tokens, width, dim, channels, scale,
+    DIM: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, AXIAL: tl.constexpr,
+    WIDE: tl.constexpr,
     OUT,
 ):  # fmt: skip
-    """Compute the result of one tile of queries, and the softmax statistics m and l of each."""
-    sample = tl.program_id(2).to(tl.int64) // heads
-    head = tl.program_id(2) % heads
-    outer = tl.program_id(1)
-    q = _of(q, Q, sample, outer, head)
-    k = _of(k, K, sample, outer, head)
-    v = _of(v, V, sample, outer, head)
-    out = _of(out, OUT, sample, outer, head)
-    cos_sin += outer * COS_SIN[1]
-    row = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    """Compute the result of one tile of queries, and the softmax statistics of each."""
+    sample, head, row = place_of_tile(heads, tokens, TILE)
+    k, v = _of(k, K, sample, head), _of(v, V, sample, head)
     slope = tl.load(log_gamma + head)
-    query = _read_rotated(q, Q, cos_sin, COS_SIN, row, tokens, width, dim, DIM)
+    query = _read(_of(q, Q, sample, head), Q, row, tokens, dim, DIM)
     m_i = tl.full((TILE,), float('-inf'), WIDE)
     l_i = tl.zeros((TILE,), WIDE)
     sums = tl.zeros((TILE, CHANNELS), WIDE)
     for start in range(0, tokens, TILE):
         column = start + tl.arange(0, TILE)
-        key = _read_rotated(k, K, cos_sin, COS_SIN, column, tokens, width, dim, DIM)
-        value = _read(v, V, column, tokens, width, channels, CHANNELS)
-        logits = _logits(query, key, row, column, tokens, width, scale, slope, WIDE)
+        key = _read(k, K, column, tokens, dim, DIM)
+        value = _read(v, V, column, tokens, channels, CHANNELS)
+        logits = _logits(query, key, row, column, tokens, width, scale, slope, AXIAL, WIDE)
         new = tl.maximum(m_i, tl.max(logits, 1))
-        alpha = tl.exp(m_i - new)
-        weights = tl.exp(logits - new[:, None])
+        alpha = tl.exp2(m_i - new)
+        weights = tl.exp2(logits - new[:, None])
         l_i = l_i * alpha + tl.sum(weights, 1)
         sums = sums * alpha[:, None] + product(weights.to(value.dtype), value, WIDE)
         m_i = new
-    _write(out, sums / l_i[:, None], OUT, row, tokens, width, channels, CHANNELS)
-    place = ((sample * tl.num_programs(1) + outer) * heads + head) * tokens
+    out = _of(out, OUT, sample, head)
+    _write(out, sums / l_i[:, None], OUT, row, tokens, channels, CHANNELS)
+    place = _statistics(sample, head, heads, tokens)
     tl.store(m_of + place + row, m_i, mask=row < tokens)
-    tl.store(l_of + place + row, l_i, mask=row < tokens)
+    tl.store(r_of + place + row, 1 / l_i, mask=row < tokens)
 
 
 @triton.jit
 def _backward_queries(
-    q, k, v, cos_sin, log_gamma, out, m_of, l_of, grad, delta, grad_q,
-    Q, K, V, COS_SIN, heads, tokens, width, dim, channels, scale,
-    DIM: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr,
+    q, k, v, log_gamma, out, m_of, r_of, grad, delta, grad_q,
+    Q, K, V, heads, tokens, width, dim, channels, scale,
+    DIM: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, AXIAL: tl.constexpr,
+    WIDE: tl.constexpr,
     GRAD, OUT, GRAD_Q,
 ):  # fmt: skip
     """Compute the gradient of one tile of queries, and delta, result times gradient, of each."""
-    sample = tl.program_id(2).to(tl.int64) // heads
-    head = tl.program_id(2) % heads
-    outer = tl.program_id(1)
-    q = _of(q, Q, sample, outer, head)
-    k = _of(k, K, sample, outer, head)
-    v = _of(v, V, sample, outer, head)
-    out = _of(out, OUT, sample, outer, head)
-    grad = _of(grad, GRAD, sample, outer, head)
-    grad_q = _of(grad_q, GRAD_Q, sample, outer, head)
-    cos_sin += outer * COS_SIN[1]
-    row = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    sample, head, row = place_of_tile(heads, tokens, TILE)
+    k, v = _of(k, K, sample, head), _of(v, V, sample, head)
     slope = tl.load(log_gamma + head)
-    query = _read_rotated(q, Q, cos_sin, COS_SIN, row, tokens, width, dim, DIM)
-    g = _read(grad, GRAD, row, tokens, width, channels, CHANNELS)
-    o = _read(out, OUT, row, tokens, width, channels, CHANNELS)
+    query = _read(_of(q, Q, sample, head), Q, row, tokens, dim, DIM)
+    g = _read(_of(grad, GRAD, sample, head), GRAD, row, tokens, channels, CHANNELS)
+    o = _read(_of(out, OUT, sample, head), OUT, row, tokens, channels, CHANNELS)
     delta_i = tl.sum(g.to(WIDE) * o.to(WIDE), 1)
-    place = ((sample * tl.num_programs(1) + outer) * heads + head) * tokens
+    place = _statistics(sample, head, heads, tokens)
     tl.store(delta + place + row, delta_i, mask=row < tokens)
     m_i = tl.load(m_of + place + row, mask=row < tokens, other=0.0)
-    l_i = tl.load(l_of + place + row, mask=row < tokens, other=1.0)
+    r_i = tl.load(r_of + place + row, mask=row < tokens, other=0.0)
     sums = tl.zeros((TILE, DIM), WIDE)
     for start in range(0, tokens, TILE):
         column = start + tl.arange(0, TILE)
-        key = _read_rotated(k, K, cos_sin, COS_SIN, column, tokens, width, dim, DIM)
-        value = _read(v, V, column, tokens, width, channels, CHANNELS)
-        logits = _logits(query, key, row, column, tokens, width, scale, slope, WIDE)
-        weights = tl.exp(logits - m_i[:, None]) / l_i[:, None]
+        key = _read(k, K, column, tokens, dim, DIM)
+        value = _read(v, V, column, tokens, channels, CHANNELS)
+        logits = _logits(query, key, row, column, tokens, width, scale, slope, AXIAL, WIDE)
+        weights = tl.exp2(logits - m_i[:, None]) * r_i[:, None]
         grad_logits = weights * (product(g, tl.trans(value), WIDE) - delta_i[:, None])
         sums += product(grad_logits.to(key.dtype), key, WIDE)
-    cos, sin = _read_cos_sin(cos_sin, COS_SIN, row, tokens, width, dim, DIM)
-    sums = rotate_pairs(sums * scale, cos, -sin)
-    _write(grad_q, sums, GRAD_Q, row, tokens, width, dim, DIM)
+    _write(_of(grad_q, GRAD_Q, sample, head), sums * scale, GRAD_Q, row, tokens, dim, DIM)
 
 
 @triton.jit
 def _backward_keys(
-    q, k, v, cos_sin, log_gamma, m_of, l_of, grad, delta, grad_k, grad_v,
-    Q, K, V, COS_SIN, heads, tokens, width, dim, channels, scale,
-    DIM: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr,
+    q, k, v, log_gamma, m_of, r_of, grad, delta, grad_k, grad_v,
+    Q, K, V, heads, tokens, width, dim, channels, scale,
+    DIM: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, AXIAL: tl.constexpr,
+    WIDE: tl.constexpr,
     GRAD, GRAD_K, GRAD_V,
 ):  # fmt: skip
     """Compute the gradients of one tile of keys and values."""
-    sample = tl.program_id(2).to(tl.int64) // heads
-    head = tl.program_id(2) % heads
-    outer = tl.program_id(1)
-    q = _of(q, Q, sample, outer, head)
-    k = _of(k, K, sample, outer, head)
-    v = _of(v, V, sample, outer, head)
-    grad = _of(grad, GRAD, sample, outer, head)
-    grad_k = _of(grad_k, GRAD_K, sample, outer, head)
-    grad_v = _of(grad_v, GRAD_V, sample, outer, head)
-    cos_sin += outer * COS_SIN[1]
-    column = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    sample, head, column = place_of_tile(heads, tokens, TILE)
+    q, grad = _of(q, Q, sample, head), _of(grad, GRAD, sample, head)
     slope = tl.load(log_gamma + head)
-    key = _read_rotated(k, K, cos_sin, COS_SIN, column, tokens, width, dim, DIM)
-    value = _read(v, V, column, tokens, width, channels, CHANNELS)
-    place = ((sample * tl.num_programs(1) + outer) * heads + head) * tokens
+    key = _read(_of(k, K, sample, head), K, column, tokens, dim, DIM)
+    value = _read(_of(v, V, sample, head), V, column, tokens, channels, CHANNELS)
+    place = _statistics(sample, head, heads, tokens)
     sum_k = tl.zeros((TILE, DIM), WIDE)
     sum_v = tl.zeros((TILE, CHANNELS), WIDE)
     for start in range(0, tokens, TILE):
         row = start + tl.arange(0, TILE)
-        query = _read_rotated(q, Q, cos_sin, COS_SIN, row, tokens, width, dim, DIM)
-        g = _read(grad, GRAD, row, tokens, width, channels, CHANNELS)
+        query = _read(q, Q, row, tokens, dim, DIM)
+        g = _read(grad, GRAD, row, tokens, channels, CHANNELS)
         # Rows beyond the last query weigh nothing.
         m_i = tl.load(m_of + place + row, mask=row < tokens, other=float('inf'))
-        l_i = tl.load(l_of + place + row, mask=row < tokens, other=1.0)
+        r_i = tl.load(r_of + place + row, mask=row < tokens, other=0.0)
         delta_i = tl.load(delta + place + row, mask=row < tokens, other=0.0)
-        logits = _logits(query, key, row, column, tokens, width, scale, slope, WIDE)
-        weights = tl.exp(logits - m_i[:, None]) / l_i[:, None]
+        logits = _logits(query, key, row, column, tokens, width, scale, slope, AXIAL, WIDE)
+        weights = tl.exp2(logits - m_i[:, None]) * r_i[:, None]
         sum_v += product(tl.trans(weights.to(g.dtype)), g, WIDE)
         grad_logits = weights * (product(g, tl.trans(value), WIDE) - delta_i[:, None])
         sum_k += product(tl.trans(grad_logits.to(query.dtype)), query, WIDE)
-    cos, sin = _read_cos_sin(cos_sin, COS_SIN, column, tokens, width, dim, DIM)
-    sum_k = rotate_pairs(sum_k * scale, cos, -sin)
-    _write(grad_k, sum_k, GRAD_K, column, tokens, width, dim, DIM)
-    _write(grad_v, sum_v, GRAD_V, column, tokens, width, channels, CHANNELS)
+    _write(_of(grad_k, GRAD_K, sample, head), sum_k * scale, GRAD_K, column, tokens, dim, DIM)
+    into = _of(grad_v, GRAD_V, sample, head)
+    _write(into, sum_v, GRAD_V, column, tokens, channels, CHANNELS)

@@ -1,0 +1,101 @@
+"""Trust in kernels: each is tried on a small case on its device before it computes anything."""
+
+import logging
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from .autograd import autocast_off
+
+_logger = logging.getLogger('mmrest.ops')
+
+_verdicts: Dict[tuple, Optional[str]] = {}
+"""Reason why a kernel is not used, or None, by its name, device, dtype and channels."""
+
+MIN_TOLERANCE = 1e-4
+"""Of the largest value; half precision dtypes may deviate by 8 of their roundings."""
+
+
+def refuse_untrusted(
+    name: str,
+    run: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    trial: Callable[[Tensor, Tensor], Sequence[Any]],
+    q: Tensor,
+    v: Tensor,
+) -> Optional[str]:
+    """Return why a kernel is not used for queries and values like these, None if it is.
+
+    It is tried at the first call for a device, dtype and number of channels. A failure is logged
+    once as a warning.
+
+    Args:
+        name: of the kernel, for the warning.
+        run: the kernel.
+        reference: the same in PyTorch.
+        trial: arguments of both, for queries and values like given ones.
+        q: queries.
+        v: values.
+    """
+    key = name, q.device, q.dtype, q.shape[-1], v.shape[-1]
+    if key not in _verdicts:
+        if q.is_cuda and torch.cuda.is_current_stream_capturing():
+            return 'a CUDA graph is being captured before the kernel was tried'
+        _verdicts[key] = reason = failure(run, reference, lambda: trial(q, v), q)
+        if reason is not None:
+            _logger.warning(
+                '%s: the Triton kernel is not used for %s on %s, PyTorch computes it: %s',
+                name, q.dtype, q.device, reason,
+            )  # fmt: skip
+    return _verdicts[key]
+
+
+def failure(
+    run: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    arguments: Callable[[], Sequence[Any]],
+    like: Tensor,
+) -> Optional[str]:
+    """Return how a kernel fails or deviates, forward or backward, None if it does not.
+
+    Args:
+        run: the kernel.
+        reference: the same in PyTorch, which is computed in float64.
+        arguments: returns the arguments of both; tensors among them get gradients.
+        like: a tensor of their device and dtype.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), autocast_off(like.device):
+        args = arguments()
+        try:
+            found = _outputs_and_gradients(run, args)
+        except Exception as error:  # compilers and drivers raise anything
+            return f'{type(error).__name__}: {str(error).strip()}'.split('\n')[0]
+        wanted = _outputs_and_gradients(reference, [_wide(arg) for arg in args])
+    tolerance = max(8 * torch.finfo(like.dtype).eps, MIN_TOLERANCE)
+    for index, (a, b) in enumerate(zip(found, wanted)):
+        error = float((a.double() - b).abs().max() / b.abs().max().clamp_min(1e-3))
+        if not error <= tolerance:  # NaN, too
+            what = f'the gradient of argument {index - 1}' if index else 'the result'
+            return f'{what} deviates by {error:.1e} of its largest value'
+    return None
+
+
+def _outputs_and_gradients(function: Callable[..., Tensor], args: Sequence[Any]) -> List[Tensor]:
+    args = [x.detach().requires_grad_() if isinstance(x, Tensor) else x for x in args]
+    leaves = [x for x in args if isinstance(x, Tensor)]
+    out = function(*args)
+    return [out.detach(), *torch.autograd.grad(out, leaves, filled(out.shape, out))]
+
+
+def _wide(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return x.double()
+    return type(x)(*map(_wide, x)) if isinstance(x, tuple) else x
+
+
+def filled(shape: Tuple[int, ...], like: Tensor, step: float = 0.7) -> Tensor:
+    """Return values from -1 to 1 on the device of `like`, in its dtype, without random numbers."""
+    count = torch.Size(shape).numel()
+    values = torch.arange(count, device=like.device, dtype=torch.float64) * step
+    return values.sin().view(shape).to(like.dtype)
