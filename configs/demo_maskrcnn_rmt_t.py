@@ -40,7 +40,13 @@ model = dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=200),
         rcnn=dict(sampler=dict(num=64)),
     ),
-    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=20)),
+    # Shapes hardly overlap, so that of overlapping boxes of any class only the best is kept.
+    test_cfg=dict(
+        rpn=dict(nms_pre=200, max_per_img=100),
+        rcnn=dict(
+            max_per_img=20, nms=dict(type='nms', iou_threshold=0.3, class_agnostic=True)
+        ),
+    ),
 )
 max_iters = 270
 train_cfg = dict(max_iters=max_iters, val_interval=135)

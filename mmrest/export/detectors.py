@@ -322,7 +322,7 @@ def _check(model: nn.Module, name: str) -> None:
 
     def check_nms(cfg: Any) -> None:
         options = dict(cfg.get('nms') or {})
-        usual = not options.keys() - {'type', 'iou_threshold', 'split_thr'}
+        usual = not options.keys() - {'type', 'iou_threshold', 'split_thr', 'class_agnostic'}
         check(usual and options.get('type') == 'nms', f'NMS as {options}')
 
     two_stages = hasattr(model, 'roi_head')
@@ -420,11 +420,13 @@ def _best(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Boxes (B, N, 4), scores and groups (B, N) that are kept, by falling score.
 
-    Boxes of different groups do not suppress each other.
+    Boxes of different groups do not suppress each other, unless NMS is class-agnostic.
     """
-    # As in mmcv, groups are apart by more than the largest coordinate.
-    largest = (boxes * (scores > NOT_FOUND)[..., None]).amax((1, 2))
-    apart = boxes + (groups * (largest + 1)[:, None])[..., None]
+    apart = boxes
+    if not cfg.nms.get('class_agnostic'):
+        # As in mmcv, groups are apart by more than the largest coordinate.
+        largest = (boxes * (scores > NOT_FOUND)[..., None]).amax((1, 2))
+        apart = boxes + (groups * (largest + 1)[:, None])[..., None]
     count = min(cfg.max_per_img, scores.shape[1])
     kept = nms(apart, scores, cfg.nms.iou_threshold, count)
     best, index = kept.topk(count)

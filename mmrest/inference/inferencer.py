@@ -282,10 +282,14 @@ def _ahead(
     """Yield items with the results of a function, which a thread calls `count` items ahead."""
     started: Deque[Tuple[Image, Future]] = deque()
     with ThreadPoolExecutor(1) as thread:
-        for item in items:
-            started.append((item, thread.submit(function, item)))
-            if len(started) > count:
-                yield started.popleft()
+        try:
+            for item in items:
+                started.append((item, thread.submit(function, item)))
+                if len(started) > count:
+                    yield started.popleft()
+        except Exception:  # of a video that ends in the middle; what was read before counts
+            yield from started
+            raise
         yield from started
 
 

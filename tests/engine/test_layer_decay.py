@@ -61,7 +61,7 @@ def test_mmpretrains_constructor():
     wrapper = build_optim_wrapper(
         model,
         dict(
-            optimizer=dict(type='SGD', lr=1.0),
+            optimizer=dict(type='SGD', lr=1.0, weight_decay=0.1),
             constructor='mmpretrain.LearningRateDecayOptimWrapperConstructor',
             paramwise_cfg=dict(layer_decay_rate=RATE),
         ),
