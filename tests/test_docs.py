@@ -32,7 +32,6 @@ PRINTED = {
         'rest_lite-',
         'maskrcnn_rmt_s_3x-',
     ],
-    'docs/classification.md': ['(384,) (16,) (1, 384, 13, 21)'],
     'docs/custom_data.md': [
         'own_coco.py passed all checks',
         'own_coco_small.py passed all checks',
