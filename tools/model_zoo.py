@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
-import torch
 import yaml
 
-from mmrest import RMT
 from mmrest.analysis.complexity import count
 from mmrest.analysis.networks import (
     CLASSIFICATION_SIZE,
@@ -24,14 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / 'docs' / 'model_zoo.md'
 METAFILE = ROOT / 'configs' / 'metafile.yml'
 
-SCHEDULES = {
-    '1x': '1x',
-    '3x': '3x+MS',
-    '160k': '160k',
-    '80k': '80k',
-    '300e': '300 epochs',
-    'tl_310e': '310 epochs, token labels',
-}
+SCHEDULES = ('1x', '3x', '160k', '80k', '300e', 'tl_310e')
 DATA = {'mmdet': 'COCO', 'mmseg': 'ADE20K', 'mmpretrain': 'ImageNet-1k'}
 METRICS = {
     'retinanet': ('box AP',),
@@ -110,52 +101,34 @@ OFFICIAL = {
 }
 """Where the authors list the weights of a config."""
 
-SWITCHES = {
-    'decay': 'decay',
-    'lce': 'LCE',
-    'cpe': 'CPE',
-    'conv_ffn': 'FFN with convolution',
-    'conv_stem': 'conv stem',
-    'conv_downsample': 'conv downsampling',
-}
-"""Fields of RMT's archs and their titles."""
-
 INTRODUCTION = """\
 # Model zoo
 
 <!-- Written by `python tools/model_zoo.py`: change that, not this. -->
 
-Parameters are those of the full network, training heads included. MACs are for inference on
-one image, attention matmuls included: for detectors at {} x {} with 1000 regions and 100
-masks, for segmentors at {} x {}, for classifiers at {} x {}.
+This page lists the configs, their sizes and results, and the official weights. To train or test a
+config, pass its name: `mmrest train maskrcnn_rmt_s_3x --data-root data/coco`.
 
-Results are those of the papers, *reported, not reproduced here*, at a single scale; "-" = not
-reported. RMT-S top-1 is for the EMA weights. To train or test a config, pass its name:
-`mmrest train maskrcnn_rmt_s_3x --data-root data/coco`."""
+Results are *reported by the papers, not reproduced here*, at a single scale; "-" = not
+reported. RMT-S top-1 is for the EMA weights. Parameters include training heads. MACs are for
+inference on one image, attention matmuls included. Detectors are counted at {} x {} with 1000
+regions and 100 masks, segmentors at {} x {}, and classifiers at {} x {}. `3x` configs use
+multi-scale training, and `tl` configs use [token labels](classification.md#token-labelling)."""
 
 WEIGHTS = """\
 ## Official weights
 
-Links of the authors' repositories, which mmrest does not host. The classifiers initialise the
-backbone of any config:
+The authors host these files. The classifiers initialise the backbone of any config:
 
     mmrest train maskrcnn_rmt_s_3x --pretrained RMT-S.pth
     mmrest test imagenet_rmt_s_300e RMT-S.pth
 
 {}
 
-The detectors of ResT are detectron2 checkpoints, whose backbone loads with `--pretrained`. RMT's
+ResT's detectors are detectron2 checkpoints; their backbones load with `--pretrained`. RMT's
 detectors are in [one folder]({}1qWiHjEy_9w29d1lNLVOSnQ?pwd=k22z) and its segmentors in
-[another]({}19q_dNqPAGnzgCWPBVYTzjg?pwd=vtpe); which networks they contain is not stated.
-`mmrest convert FILE --list` names the network of a file. RMT's links contain the passwords."""
-
-ABLATIONS = """\
-## Ablation networks of RMT
-
-Backbones without a classifier, MACs at 224 x 224, and the parts of RMT that they have, next
-to RMT-T and RMT-S; [ablations](classification.md#ablations-of-rmt) documents the options. The
-paper also reports 47.8 box AP and 43.1 mask AP on COCO and 49.1 mIoU on ADE20K for RMT-Swin-T,
-and 49.5, 44.2 and 51.0 for RMT-Swin-S, with a schedule and head that are not known here."""
+[another]({}19q_dNqPAGnzgCWPBVYTzjg?pwd=vtpe), without a list of networks.
+`mmrest convert FILE --list` names the network of a file."""
 
 
 def zoo() -> List[Dict[str, Any]]:
@@ -205,50 +178,40 @@ def page(models: List[Dict[str, Any]]) -> str:
     """Return the page."""
     parts = [INTRODUCTION.format(*DETECTION_SIZE, *SEGMENTATION_SIZE, *CLASSIFICATION_SIZE)]
     for method, title in METHODS.items():
-        columns = ['backbone', 'schedule', 'parameters (M)', 'MACs (G)']
-        columns += [f'{metric}, reported' for metric in METRICS[method]]
-        rows = [row(m, method) for m in models if described(m).method == title]
+        chosen = [model for model in models if described(model).method == title]
         heading = 'Classification' if method == 'imagenet' else title
-        parts += [f'## {heading}', markdown_table([*columns, 'config'], rows)]
-    rows = [[f'`{name}`', f'[{url.split("/")[2]}]({url})'] for name, url in OFFICIAL.items()]
-    weights = WEIGHTS.format(markdown_table(['config', 'official weights'], rows), BAIDU, BAIDU)
-    return '\n\n'.join([*parts, weights, ABLATIONS, ablations()]) + '\n'
+        parts += [
+            f'## {heading}',
+            results(chosen, ' / '.join(METRICS[method]).replace('AP / ', '/ ')),
+        ]
+    rows: Dict[str, List[str]] = {}
+    for name, url in OFFICIAL.items():
+        rows.setdefault(url, []).append(f'`{name}`')
+    table = [['<br>'.join(names), f'[{url.split("/")[2]}]({url})'] for url, names in rows.items()]
+    weights = WEIGHTS.format(markdown_table(['config', 'official weights'], table), BAIDU, BAIDU)
+    return '\n\n'.join([*parts, weights]) + '\n'
 
 
-def row(model: Dict[str, Any], method: str) -> List[str]:
-    """Return the cells of a config."""
-    name, counted = model['Name'], model['Metadata']
-    results = [*map(str, REPORTED.get(name, ())), '-', '-'][: len(METRICS[method])]
-    return [
-        described(model).backbone,
-        SCHEDULES[described(model).schedule.replace(' ', '_')],
-        f'{counted["Parameters"] / 1e6:.2f}',
-        f'{counted["FLOPs"] / 1e9:.1f}',
-        *results,
-        f'[{name}](../configs/{name}.py)',
-    ]
-
-
-def ablations() -> str:
-    """Return the table of the ablation networks."""
+def results(models: List[Dict[str, Any]], metrics: str) -> str:
+    """Return the table of a method, with one row per network for all its schedules."""
+    networks: Dict[Any, Dict[str, Dict[str, Any]]] = {}
+    for model in models:
+        key = described(model).backbone, model['Metadata']['Parameters']
+        networks.setdefault(key, {})[described(model).schedule] = model
+    schedules = sorted({described(m).schedule for m in models if m['Name'] in REPORTED})
+    is_single = len(networks) == len(models)  # one schedule per network
+    columns = [metrics] if is_single else [f'{metrics}, {schedule}' for schedule in schedules]
     rows = []
-    for name in ('t', 's', 'swin_t', 'swin_s', 'deit_s'):
-        with torch.device('meta'):
-            network = RMT(name)
-        counted, arch = count(network, *CLASSIFICATION_SIZE), network.arch
-        axial = [str(stage) for stage, is_axial in enumerate(arch.axial, 1) if is_axial]
-        family, size = name.rpartition('_')[::2]
-        family = {'swin': 'RMT-Swin', 'deit': 'RMT-DeiT'}.get(family, 'RMT')
+    for (backbone, parameters), configs in networks.items():
+        shown = configs.values() if is_single else [configs[schedule] for schedule in schedules]
         rows.append([
-            f'{family}-{size.upper()}',
-            f'{counted.parameters / 1e6:.2f}',
-            f'{counted.macs / 1e9:.2f}',
-            ', '.join(axial) or 'none',
-            *('yes' if getattr(arch, switch) else 'no' for switch in SWITCHES),
-            str(REPORTED[f'imagenet_rmt_{name}_300e'][0]),
+            backbone,
+            f'{parameters / 1e6:.2f}',
+            f'{next(iter(configs.values()))["Metadata"]["FLOPs"] / 1e9:.1f}',
+            *(' / '.join(map(str, REPORTED.get(model['Name'], '-'))) for model in shown),
+            '<br>'.join(f'[{m["Name"]}](../{m["Config"]})' for m in configs.values()),
         ])  # fmt: skip
-    columns = ['backbone', 'parameters (M)', 'MACs (G)', 'axial stages', *SWITCHES.values()]
-    return markdown_table([*columns, 'top-1, reported'], rows)
+    return markdown_table(['backbone', 'parameters (M)', 'MACs (G)', *columns, 'configs'], rows)
 
 
 def metafile(models: List[Dict[str, Any]]) -> str:

@@ -18,8 +18,9 @@ LINK = re.compile(r'\[([^\]]+)\]\((\.\./[^)#\s]+)(?:#[^)]*)?\)')
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Add the configs to the site."""
-    for path in (Path(config.config_file_path).parent / 'configs').glob('*.py'):
-        name = f'configs/{path.name}.txt'
+    root = Path(config.config_file_path).parent
+    for path in (root / 'configs').rglob('*.py'):
+        name = f'{path.relative_to(root)}.txt'
         files.append(File.generated(config, name, abs_src_path=str(path)))
 
 
@@ -35,7 +36,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if not target.exists():
             raise PluginError(f'{page.file.src_path} links to {link[2]}, which does not exist')
         path = target.relative_to(root)
-        if str(path.parent) == 'configs' and path.suffix == '.py':
+        if path.parts[0] == 'configs' and path.suffix == '.py':
             up = os.path.relpath(config.docs_dir, folder)
             return f'[{link[1]}]({up}/{path}.txt)'
         text = link[1].strip('`')

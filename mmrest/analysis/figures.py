@@ -139,6 +139,7 @@ def _draw(groups: List[Group], scene: Scene, path: Path) -> None:
         if columns > 1:
             part.suptitle(group.title.replace('\n', ', '), fontsize=10, x=0.01, ha='left')
         _draw_group(part, axes, group, scene)
+    figure.get_layout_engine().set(h_pad=0.1)  # titles of two lines need room
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 

@@ -24,18 +24,6 @@ class StrictPretrained(BaseModule):
     scratch_init_cfg: ClassVar[InitCfg] = None
     """Initialises what `init_cfg` leaves out, where torch's layers begin otherwise."""
 
-    def __init__(self, init_cfg: InitCfg = None) -> None:
-        """Raise ValueError if `init_cfg` is not what mmengine takes."""
-        for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg or {}]:
-            if not isinstance(cfg, dict):
-                raise ValueError(
-                    f"init_cfg must be a dict such as dict(type='Pretrained', checkpoint=PATH), "
-                    f'or a list of them, got {init_cfg!r}'
-                )
-            if is_from_file(cfg):
-                _check_from_file(cfg)
-        super().__init__(init_cfg)
-
     def init_weights(self) -> None:
         """Initialise as `init_cfg` says, from scratch where it is None; weights come last."""
         configured, was_init = self.init_cfg, self.is_init
@@ -92,6 +80,18 @@ class StrictPretrained(BaseModule):
 def is_from_file(init_cfg: dict) -> bool:
     """Return True if an ``init_cfg`` loads weights."""
     return init_cfg.get('type') in ('Pretrained', 'PretrainedInit', PretrainedInit)
+
+
+def check_init_cfg(init_cfg: InitCfg) -> None:
+    """Raise ValueError if `init_cfg` is not what mmengine takes."""
+    for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg or {}]:
+        if not isinstance(cfg, dict):
+            raise ValueError(
+                f"init_cfg must be a dict such as dict(type='Pretrained', checkpoint=PATH), "
+                f'or a list of them, got {init_cfg!r}'
+            )
+        if is_from_file(cfg):
+            _check_from_file(cfg)
 
 
 def _check_from_file(cfg: dict) -> None:

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from ..checkpoint import Weights
 from ..ops import chosen_backend, exactly_backend, in_graph, is_compiling
 from .arch import Arch, Rate, check, is_integer
-from .pretrained import InitCfg, StrictPretrained, fit
+from .pretrained import InitCfg, StrictPretrained, check_init_cfg, fit
 
 
 class PyramidBackbone(StrictPretrained):
@@ -64,6 +64,7 @@ class PyramidBackbone(StrictPretrained):
         norm_in_path: bool = False,
         init_cfg: InitCfg,
     ) -> None:
+        check_init_cfg(init_cfg)
         super().__init__(init_cfg)
         stages = len(arch.dims)
         if out_indices is None:

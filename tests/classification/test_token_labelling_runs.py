@@ -1,7 +1,7 @@
 """Runs with token labels on synthetic images, and the script that makes labels."""
 
 import json
-import re
+import runpy
 import shutil
 
 import cv2
@@ -115,9 +115,6 @@ data_preprocessor = dict(num_classes=9)
 
 def test_script_of_the_document(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    page = (ROOT / 'docs' / 'classification.md').read_text()
-    scripts = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
-    (script,) = (script for script in scripts if 'teacher' in script)
     (tmp_path / 'configs').mkdir()
     (tmp_path / 'configs' / 'imagenet_rmt_b_300e.py').write_text(TEACHER)
     teacher = get_model('configs/imagenet_rmt_b_300e.py').eval()
@@ -128,7 +125,7 @@ def test_script_of_the_document(tmp_path, monkeypatch):
     for name in ('n01440764_1.JPEG', 'n01440764_2.JPEG'):
         content = cv2.imencode('.jpg', rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))[1]
         (folder / name).write_bytes(content.tobytes())
-    exec(compile(script, 'classification.md', 'exec'), {})
+    runpy.run_path(str(ROOT / 'docs' / 'assets' / 'label_tokens.py'))
     made = tmp_path / 'data' / 'imagenet' / 'label_top5_train_nfnet' / 'n01440764'
     assert sorted(path.name for path in made.iterdir()) == ['n01440764_1.pt', 'n01440764_2.pt']
     scores, classes = read_token_map(str(made / 'n01440764_2.pt'), 9)
