@@ -1,4 +1,4 @@
-# Cascade Mask R-CNN with RMT-T on drawn shapes: `python tools/demo.py cascade_maskrcnn`.
+# Cascade Mask R-CNN with RMT-T on synthetic shapes: `python tools/demo.py cascade_maskrcnn`.
 _base_ = [
     './_base_/backbones/rmt_t.py',
     './_base_/models/cascade_mask_rcnn.py',
@@ -7,7 +7,7 @@ _base_ = [
     './_base_/runtimes/shapes.py',
 ]
 
-# Half of the usual channels in neck and heads, which would take most of the time.
+# Half of the usual channels in neck and heads, which take most of the time.
 width = 128
 model = dict(
     backbone=dict(_delete_=True, drop_path_rate=0.0, **_base_.backbone),

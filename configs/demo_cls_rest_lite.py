@@ -1,4 +1,4 @@
-# ResT-Lite as a classifier of a synthetic dataset: `python tools/demo.py cls_rest_lite`.
+# ResT-Lite as a classifier of synthetic shapes: `python tools/demo.py cls_rest_lite`.
 _base_ = [
     './_base_/backbones/rest_lite.py',
     './_base_/models/average_classifier.py',
@@ -11,5 +11,5 @@ custom_imports = dict(imports=['mmrest.classification'])
 model = dict(
     backbone=dict(_base_.backbone, drop_path_rate=0.0),
     head=dict(in_channels=_base_.channels[3], num_classes=3),
-    train_cfg=None,  # neither Mixup nor CutMix
+    train_cfg=None,  # no Mixup or CutMix
 )

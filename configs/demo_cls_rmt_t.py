@@ -1,5 +1,5 @@
-# What `make demo-cls` trains: RMT-T as a classifier of a synthetic dataset, from scratch, in
-# minutes on two cores. The schedule is that of a small job, not of the papers.
+# Config of `make demo-cls`: RMT-T as a classifier of synthetic shapes, from scratch, in minutes on
+# two cores. The schedule is short, not the papers'.
 _base_ = [
     './_base_/backbones/rmt_t.py',
     './_base_/models/rmt_classifier.py',
@@ -14,7 +14,7 @@ model = dict(
     backbone=dict(_base_.backbone, norm_cfg=norm_cfg, drop_path_rate=0.0),
     neck=dict(in_channels=_base_.channels[3]),
     head=dict(num_classes=3),
-    train_cfg=None,  # neither Mixup nor CutMix
+    train_cfg=None,  # no Mixup or CutMix
 )
 max_iters = 280
 train_cfg = dict(max_iters=max_iters, val_interval=140)

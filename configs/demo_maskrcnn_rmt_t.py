@@ -1,5 +1,5 @@
-# What `make demo` trains: Mask R-CNN with RMT-T on a synthetic dataset, from scratch, in minutes
-# on two cores. The schedule is that of a small job, not of the papers.
+# Config of `make demo`: Mask R-CNN with RMT-T on synthetic shapes, from scratch, in minutes on two
+# cores. The schedule is short, not the papers'.
 _base_ = [
     './_base_/backbones/rmt_t.py',
     './_base_/models/mask_rcnn.py',

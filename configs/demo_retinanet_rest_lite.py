@@ -1,4 +1,4 @@
-# RetinaNet with ResT-Lite on drawn shapes: `python tools/demo.py retinanet`.
+# RetinaNet with ResT-Lite on synthetic shapes: `python tools/demo.py retinanet`.
 _base_ = [
     './_base_/backbones/rest_lite.py',
     './_base_/models/retinanet.py',

@@ -1,5 +1,5 @@
-# What `make demo-seg` trains: Semantic FPN with ResT-Lite on a synthetic dataset, from scratch, in
-# minutes on two cores. The schedule is that of a small job, not of the papers.
+# Config of `make demo-seg`: Semantic FPN with ResT-Lite on synthetic shapes, from scratch, in
+# minutes on two cores. The schedule is short, not the papers'.
 _base_ = [
     './_base_/backbones/rest_lite.py',
     './_base_/models/semantic_fpn.py',

@@ -1,4 +1,4 @@
-# UperNet with RMT-T on drawn shapes: `python tools/demo.py upernet`.
+# UperNet with RMT-T on synthetic shapes: `python tools/demo.py upernet`.
 _base_ = [
     './_base_/backbones/rmt_t.py',
     './_base_/models/upernet.py',

@@ -7,8 +7,8 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmrest.classification'])
 
-# The classifier of the tokens takes the 1024 projected channels, as the 27,992,240 parameters of
-# the authors' log say. The released code has it on the last map; for a file of that form:
+# The token classifier uses the 1024 projected channels, which matches the 27,992,240 parameters in
+# the authors' log. The official code applies it to the last map; for such a file:
 # --cfg-options model.neck.tokens=last model.head.token_channels=512
 model = dict(
     backbone=dict(_base_.backbone, norm_cfg=dict(type='BN'), drop_path_rate=0.1),

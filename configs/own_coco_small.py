@@ -1,5 +1,5 @@
 # own_coco.py for a dataset of some hundred images, on one GPU or none: pass --pretrained, too.
-# docs/custom_data.md says why each value is what it is, and what changes with the size.
+# docs/custom_data.md explains each value, and how it depends on the size.
 _base_ = ['./own_coco.py']
 
 max_epochs = 40

@@ -1,4 +1,4 @@
-# One map of stride 16, from which the neck makes those of strides 4, 8, 16 and 32.
+# One map of stride 16; the neck computes maps of strides 4, 8, 16 and 32.
 _base_ = [
     './_base_/backbones/rmt_deit_s.py',
     './_base_/models/upernet.py',

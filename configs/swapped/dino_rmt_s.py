@@ -1,5 +1,5 @@
 # DINO of mmdet with four scales and RMT-S. AdamW and a tenth of the learning rate for the backbone
-# are DINO's own.
+# are from DINO.
 _base_ = ['mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py']
 custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
 

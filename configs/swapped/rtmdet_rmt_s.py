@@ -1,5 +1,5 @@
-# RTMDet-s of mmdet with RMT-S in place of CSPNeXt: its neck takes three maps, and the channels of
-# the last three stages of RMT-S are the same.
+# RTMDet-s of mmdet with RMT-S instead of CSPNeXt. Its neck expects three maps; the last three
+# stages of RMT-S have the same channels.
 _base_ = ['mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py']
 custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
 

@@ -1,4 +1,4 @@
-# ResT-Large: drop path 0.2 and the other fields are those of the arch; plain BN as released.
+# ResT-Large, with the fields of its arch (drop path 0.2) and BN as in the official code.
 # ImageNet weights: ResTv1-L in the README of
 # https://github.com/wofmanaf/ResT (Google Drive, Baidu).
 custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)

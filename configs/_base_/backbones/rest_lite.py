@@ -1,4 +1,4 @@
-# ResT-Lite: drop path 0.1 and the other fields are those of the arch; plain BN as released.
+# ResT-Lite, with the fields of its arch (drop path 0.1) and BN as in the official code.
 # ImageNet weights: ResTv1-Lite in the README of
 # https://github.com/wofmanaf/ResT (Google Drive, Baidu).
 custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)

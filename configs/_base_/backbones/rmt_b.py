@@ -1,6 +1,6 @@
-# RMT-B: drop path 0.4 and the other fields are those of the arch; SyncBN as in the released
-# detection and segmentation code.
-# ImageNet weights: the row RMT-B (without *, which means token labelling) of the README of
+# RMT-B, with the fields of its arch (drop path 0.4) and SyncBN as in the official detection and
+# segmentation code.
+# ImageNet weights: row RMT-B (* means token labelling) in the README of
 # https://github.com/qhfan/RMT (Baidu, with an access code).
 custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
 

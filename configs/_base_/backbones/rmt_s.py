@@ -1,6 +1,6 @@
-# RMT-S: drop path 0.15 and the other fields are those of the arch; SyncBN as in the released
-# detection and segmentation code.
-# ImageNet weights: the row RMT-S (without *, which means token labelling) of the README of
+# RMT-S, with the fields of its arch (drop path 0.15) and SyncBN as in the official detection and
+# segmentation code.
+# ImageNet weights: row RMT-S (* means token labelling) in the README of
 # https://github.com/qhfan/RMT (Baidu, with an access code).
 custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
 

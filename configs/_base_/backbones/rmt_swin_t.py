@@ -1,6 +1,6 @@
-# RMT-Swin-T, an ablation network of the paper, after Swin-T. It has no batch norm; drop path 0.2,
-# which is Swin's, and the other fields are those of the arch.
-# There are no released weights: pretrain it on ImageNet first.
+# RMT-Swin-T, an ablation network of the paper based on Swin-T: no batch norm, and the fields of
+# its arch (drop path 0.2 as in Swin).
+# There are no official weights: pretrain it on ImageNet first.
 custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
 
 backbone = dict(type='RMT', arch='swin_t')

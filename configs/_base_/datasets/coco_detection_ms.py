@@ -1,5 +1,5 @@
-# Multi-scale training on boxes: the short side is drawn from 480, 512, ..., 800, the long side
-# stays within 1333; tests at 800. The released RMT code resizes, crops and resizes again, as DETR.
+# Multi-scale training on boxes: the short side is sampled from 480, 512, ..., 800, the long
+# side is at most 1333; tests at 800. The official RMT code resizes, crops and resizes, as in DETR.
 _base_ = 'mmdet::_base_/datasets/coco_detection.py'
 
 train_pipeline = [

@@ -1,5 +1,5 @@
-# Boxes as the released ResT code trains on them at 1x: as coco_detection_ms.py, with the short
-# side drawn from 640, 672, ..., 800.
+# Boxes as in the official ResT code at 1x: like coco_detection_ms.py, with the short side sampled
+# from 640, 672, ..., 800.
 _base_ = './coco_detection_ms.py'
 
 train_pipeline = _base_.train_pipeline

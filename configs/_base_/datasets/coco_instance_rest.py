@@ -1,5 +1,5 @@
-# Boxes and masks as the released ResT code trains on them at 1x: a crop of 0.9 x 0.9 of the image,
-# then the short side is drawn from 640, 672, ..., 800.
+# Boxes and masks as in the official ResT code at 1x: a crop of 0.9 x 0.9 of the image, then a
+# short side sampled from 640, 672, ..., 800.
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
 train_pipeline = [

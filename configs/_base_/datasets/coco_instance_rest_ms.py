@@ -1,4 +1,4 @@
-# As coco_instance_rest.py, with the scales of the 3x schedule: 480, 512, ..., 800.
+# Like coco_instance_rest.py, with the scales of the 3x schedule: 480, 512, ..., 800.
 _base_ = './coco_instance_rest.py'
 
 train_pipeline = _base_.train_pipeline

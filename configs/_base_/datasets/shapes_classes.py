@@ -1,5 +1,5 @@
-# The drawn shapes of tools/make_shapes.py, one in an image, with a folder for each class, at their
-# own size. They load faster than a worker could hand them over.
+# Synthetic shapes of tools/make_shapes.py, one per image, with one folder per class, at their own
+# size. They load faster without workers.
 data_root = 'data/shapes/imagenet/'
 data_preprocessor = dict(
     num_classes=3, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True

@@ -1,5 +1,5 @@
-# The drawn shapes of tools/make_shapes.py, with boxes and masks, at their own size. They load
-# faster than a worker could hand them over.
+# Synthetic shapes of tools/make_shapes.py, with boxes and masks, at their own size. They load
+# faster without workers.
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
 data_root = 'data/shapes/coco/'

@@ -1,5 +1,5 @@
-# The drawn shapes of tools/make_shapes.py, with label maps, at their own size. They load faster
-# than a worker could hand them over.
+# Synthetic shapes of tools/make_shapes.py, with label maps, at their own size. They load faster
+# without workers.
 _base_ = 'mmseg::_base_/datasets/ade20k.py'
 
 data_root = 'data/shapes/ade/'

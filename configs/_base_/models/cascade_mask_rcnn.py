@@ -1,6 +1,6 @@
 # Cascade Mask R-CNN on an FPN over all four stages. Each stage of the cascade has four
 # convolutions with SyncBN and one linear layer, and a GIoU loss of weight 10 on the decoded boxes
-# of each class. The child brings backbone and channels:
+# of each class. The child defines backbone and channels:
 # model = dict(
 #     backbone=dict(_delete_=True, **_base_.backbone), neck=dict(in_channels=_base_.channels)
 # )

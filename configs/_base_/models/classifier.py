@@ -1,5 +1,5 @@
-# What the classifiers of both families share: one linear layer on an average, labels smoothed by
-# 0.1, and Mixup (0.8) or CutMix (1.0) of every batch with equal chance. Its children are
+# Shared base of the classifiers: one linear layer on an average, label smoothing of 0.1, and Mixup
+# (0.8) or CutMix (1.0) of every batch with equal probability. Its children are
 # average_classifier.py and rmt_classifier.py.
 model = dict(
     type='ReleasedClassifier',

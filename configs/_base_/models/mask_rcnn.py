@@ -1,4 +1,4 @@
-# Mask R-CNN on an FPN over all four stages. The child brings backbone and channels:
+# Mask R-CNN on an FPN over all four stages. The child defines backbone and channels:
 # model = dict(
 #     backbone=dict(_delete_=True, **_base_.backbone), neck=dict(in_channels=_base_.channels)
 # )

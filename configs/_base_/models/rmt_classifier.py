@@ -1,6 +1,6 @@
-# RMT as a classifier, as released: the last map without a norm, linear to 1024, batch norm, SiLU,
-# average, one linear layer. The child brings backbone and channels, with the BN of the released
-# classification code in place of the detectors' SyncBN:
+# RMT's official classifier: the last map without a norm, linear to 1024, batch norm, SiLU,
+# average, one linear layer. The child defines backbone and channels, with the BN of the official
+# classification code instead of the detectors' SyncBN:
 # model = dict(
 #     backbone=dict(_base_.backbone, norm_cfg=dict(type='BN')),
 #     neck=dict(in_channels=_base_.channels[3]),

@@ -1,7 +1,6 @@
-# Parameters, gradients and the optimizer's state sharded over the processes of a run by torch's
-# FSDP: each block of the backbone is a unit, the rest of the model another one. To be listed
-# among a config's _base_. Checkpoints are unsharded: rank 0 writes them, and
-# runs with and without FSDP resume from them.
+# Shards parameters, gradients and optimizer state over the ranks with torch's FSDP: each block of
+# the backbone is a unit, the rest of the model another one. List it in a config's _base_.
+# Checkpoints are unsharded: rank 0 writes them, and runs with and without FSDP resume from them.
 runner_type = 'FlexibleRunner'
 strategy = dict(
     type='UnshardedFSDPStrategy',

@@ -1,5 +1,5 @@
-# What a run of an instance segmentor does besides training: masks choose the best checkpoint, and
-# mmdet has no test-time augmentation for them.
+# Runtime of instance segmentors: masks select the best checkpoint, and mmdet has no test-time
+# augmentation for them.
 _base_ = './detection.py'
 
 default_hooks = dict(checkpoint=dict(save_best='coco/segm_mAP'))

@@ -1,4 +1,4 @@
-# What a run of a detector on the drawn shapes does besides training, counted in iterations.
+# Runtime of detectors on the synthetic shapes, by iterations.
 _base_ = 'mmdet::_base_/default_runtime.py'
 
 custom_hooks = [dict(type='InvalidLossHook')]

@@ -1,4 +1,4 @@
-# What a run of a classifier on the drawn shapes does besides training, counted in iterations.
+# Runtime of classifiers on the synthetic shapes, by iterations.
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 
 custom_hooks = [dict(type='InvalidLossHook')]

@@ -1,7 +1,7 @@
-# 12 epochs with steps at 8 and 11, 500 warm-up iterations from factor 0.001: mmdet's own. AdamW
+# 12 epochs with steps at 8 and 11, 500 warm-up iterations from factor 0.001, as in mmdet. AdamW
 # at 1e-4 for batch 16 (8 x 2), no decay on norm layers.
-# The released RMT code uses 4e-4 (T, S, and B at 1x) or 2e-4 (L, and B at 3x), 2 images a GPU on
-# an unstated number of GPUs.
+# The official RMT code uses 4e-4 (T, S, and B at 1x) or 2e-4 (L, and B at 3x), with 2 images per
+# GPU on an unstated number of GPUs.
 _base_ = 'mmdet::_base_/schedules/schedule_1x.py'
 
 train_cfg = dict(type='ResumableEpochLoop')

@@ -1,4 +1,4 @@
-# 36 epochs with steps at 27 and 33; else as 1x.
+# 36 epochs with steps at 27 and 33; otherwise like 1x.
 _base_ = './coco_1x.py'
 
 train_cfg = dict(max_epochs=36)

@@ -1,8 +1,7 @@
-# 300 epochs: AdamW at 1e-3 for batch 1024, weight decay 0.05 but none on norms, biases and what
-# else has one dimension; 5 warm-up epochs, then cosine decay.
-# The paper names no rate that the warm-up begins with and none that the decay ends with: 1e-6 and
-# 1e-5 are those of DeiT, whose augmentations the paper takes, and of RMT's released program; see
-# runtimes/classification.py.
+# 300 epochs: AdamW at 1e-3 for batch 1024, weight decay 0.05 except on norms, biases and
+# other 1-D parameters; 5 warm-up epochs, then cosine decay.
+# The paper specifies no warm-up start LR and minimum LR: 1e-6 and 1e-5 are from DeiT, whose
+# augmentations the paper uses, and from RMT's official code; see runtimes/classification.py.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),

@@ -1,6 +1,6 @@
-# 310 epochs at a peak of 2e-3 for batch 2048, which is the rate per image of imagenet_300e.py; the
-# rest is as there. The authors' log of S* shows the rate: 1e-6 to begin with, and a cosine that
-# ends at 1e-5 after epoch 310.
+# 310 epochs at a peak of 2e-3 for batch 2048, the same LR per image as in imagenet_300e.py;
+# otherwise like it. The LR is from the authors' log of S*: it starts at 1e-6, and the cosine ends
+# at 1e-5 after epoch 310.
 _base_ = './imagenet_300e.py'
 
 optim_wrapper = dict(optimizer=dict(lr=2e-3))

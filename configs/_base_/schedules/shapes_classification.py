@@ -1,5 +1,5 @@
-# A small job: AdamW with a short warm-up and cosine decay. Enough for a classifier to learn the
-# drawn shapes from scratch.
+# A short schedule: AdamW with a short warm-up and cosine decay, enough for a classifier to learn
+# the synthetic shapes from scratch.
 max_iters = 600
 train_cfg = dict(type='ResumableIterLoop', max_iters=max_iters, val_interval=200)
 val_cfg = dict()

@@ -1,5 +1,5 @@
-# A small job: AdamW with a short warm-up and cosine decay. Enough for a detector to learn the
-# drawn shapes from scratch.
+# A short schedule: AdamW with a short warm-up and cosine decay, enough for a detector to learn the
+# synthetic shapes from scratch.
 _base_ = './coco_1x.py'
 
 max_iters = 720
@@ -11,5 +11,5 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min_ratio=0.02, begin=0, end=max_iters, by_epoch=False),
 ]
 optim_wrapper = dict(optimizer=dict(lr=4e-4), clip_grad=dict(max_norm=1.0))
-auto_scale_lr = None  # this rate is not that of the papers' total batch
+auto_scale_lr = None  # this LR is not for the papers' batch size
 randomness = dict(seed=0)

@@ -1,5 +1,5 @@
-# A small job: AdamW with a short warm-up and cosine decay. Enough for a segmentor to learn the
-# drawn shapes from scratch.
+# A short schedule: AdamW with a short warm-up and cosine decay, enough for a segmentor to learn
+# the synthetic shapes from scratch.
 _base_ = 'mmseg::_base_/schedules/schedule_80k.py'
 
 max_iters = 480
