@@ -1,4 +1,4 @@
-"""The backbones, and a neck that repeats their last map."""
+"""Backbones, and a neck that repeats their last map."""
 
 from . import repeat
 from .rest import ResT

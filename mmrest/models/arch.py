@@ -1,4 +1,4 @@
-"""Architectures: the fields that tell the networks of a family apart, and their checks."""
+"""Architectures: fields that distinguish the networks of a family, and their checks."""
 
 import math
 from dataclasses import MISSING, dataclass, fields, replace
@@ -13,7 +13,7 @@ Rate = NewType('Rate', float)
 
 @dataclass(frozen=True)
 class Arch:
-    """Fields that both families share; a tuple holds one entry per stage.
+    """Fields that both families share; tuples have one entry per stage.
 
     Attributes:
         dims: channels.
@@ -45,7 +45,7 @@ class Arch:
                 continue
             self.require(
                 isinstance(value, tuple) and len(value) == stages,
-                f'{name} must hold one entry for each of the {stages} stages of dims={self.dims}, '
+                f'{name} must have one entry per stage, {stages} for dims={self.dims}, '
                 f'got {value!r}',
             )
             for stage, entry in enumerate(value):
@@ -87,14 +87,14 @@ ArchType = TypeVar('ArchType', bound=Arch)
 def resolve_arch(
     arch: Union[str, Mapping[str, Any]], archs: Mapping[str, ArchType], cls: Type[ArchType]
 ) -> ArchType:
-    """Return the architecture of a name in `archs`, or of a dict of the fields of `cls`.
+    """Return the architecture for a name in `archs`, or for a dict of the fields of `cls`.
 
-    A dict with a `base` holds only what differs from that arch:
+    A dict with a `base` has only the fields that differ from that arch:
     ``dict(base='s', drop_path_rate=0.3)``.
 
     Raises:
         ValueError: an unknown name, an unknown or missing field, or an invalid value.
-        TypeError: neither a name nor a dict.
+        TypeError: `arch` is not a name or a dict.
     """
     if isinstance(arch, str):
         return _named(arch, archs)
@@ -105,7 +105,7 @@ def resolve_arch(
         if name not in known and name != 'base':
             raise ValueError(
                 f'arch: unknown field {name!r} with value {arch[name]!r}; the fields are '
-                f'{", ".join(known)}, and base names the arch that has those left out'
+                f'{", ".join(known)}, and base, a named arch for the fields that are left out'
             )
     if 'base' in arch:
         others = {name: value for name, value in arch.items() if name != 'base'}
@@ -126,7 +126,7 @@ def _named(name: Any, archs: Mapping[str, ArchType]) -> ArchType:
 
 
 def is_integer(value: Any) -> bool:
-    """Return True for an integer, of numpy too, other than True and False."""
+    """Return True for an integer, also of numpy, but not for a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
@@ -136,7 +136,7 @@ def is_positive_int(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Return True for a finite real number other than True and False."""
+    """Return True for a finite real number, but not for a bool."""
     return math.isfinite(value) if isinstance(value, float) else is_integer(value)
 
 
@@ -150,7 +150,7 @@ _CHECKS = {
 
 
 def check(name: str, value: Any, kind: Any) -> None:
-    """Raise ValueError unless `value` is one of a kind: int, float, bool, Optional[float], Rate.
+    """Raise ValueError unless `value` is of a kind: int, float, bool, Optional[float], Rate.
 
     An int and a float must be positive.
     """

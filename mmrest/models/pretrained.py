@@ -1,4 +1,4 @@
-"""Strict loading of weights: they cover a network, or an error names whose they are."""
+"""Strict loading of weights: they cover a network, or an error names the matching arch."""
 
 from abc import abstractmethod
 from os import PathLike
@@ -22,10 +22,10 @@ class StrictPretrained(BaseModule):
     """
 
     scratch_init_cfg: ClassVar[InitCfg] = None
-    """Initialises what `init_cfg` leaves out, where torch's layers begin otherwise."""
+    """Default ``init_cfg`` for training from scratch; torch's defaults apply to other layers."""
 
     def init_weights(self) -> None:
-        """Initialise as `init_cfg` says, from scratch where it is None; weights come last."""
+        """Initialise as `init_cfg` specifies, or from scratch; load weights last."""
         configured, was_init = self.init_cfg, self.is_init
         cfgs = configured if isinstance(configured, (list, tuple)) else [configured or {}]
         self.init_cfg = [cfg for cfg in cfgs if cfg and not is_from_file(cfg)]
@@ -35,7 +35,7 @@ class StrictPretrained(BaseModule):
             super().init_weights()
         finally:
             self.init_cfg = configured
-        if was_init:  # as mmengine, which warns: trained weights stay
+        if was_init:  # as in mmengine, which warns: keep trained weights
             return
         for cfg in filter(is_from_file, cfgs):
             cfg = {key: value for key, value in cfg.items() if key != 'type'}
@@ -44,23 +44,22 @@ class StrictPretrained(BaseModule):
     def load_pretrained(
         self, path: str, prefix: Optional[str] = None, map_location: str = 'cpu'
     ) -> None:
-        """Load official weights, or those of a run: all of them or none.
+        """Load official weights or those of a run, all of them or none.
 
-        Files of classifiers, detectors and segmentors as mmdet, mmseg, detectron2 and the papers'
-        authors write them. The backbone is found by its names, in the averaged (EMA) weights if
-        the file has them. Missing output norms (classification checkpoints have none) and unused
-        tensors (a head, stages or norms that are not built) are logged by name.
+        Supported are classifiers, detectors and segmentors of mmdet, mmseg, detectron2 and the
+        official code. The backbone is found by its names; EMA weights are preferred. Missing
+        output norms (classification checkpoints have none) and unused tensors (a head, stages or
+        norms that are not built) are logged by name.
 
         Args:
-            path: a file that :func:`mmrest.checkpoint.read_weights` takes.
-            prefix: read only the tensors whose names begin with it, without it, for a file of
-                several backbones.
+            path: a file that :func:`mmrest.checkpoint.read_weights` supports.
+            prefix: prefix of the backbone's names, for a file with several backbones.
             map_location: as for ``torch.load``.
 
         Raises:
             CheckpointError: the file cannot be read, a tensor is missing or has another shape,
                 or the file has more blocks in a stage. The message counts the matching tensors
-                and names the arch that would fit.
+                and names the matching arch.
         """
         tensors, report = self.fit(read_weights(path, prefix, map_location))
         self.load_state_dict(tensors, strict=False)
@@ -112,11 +111,11 @@ def fit(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
 
     Args:
         backbone: the network.
-        weights: its own, or those of a larger model with the backbone behind a prefix.
+        weights: its own, or those of a larger model that contains it under a prefix.
 
     Raises:
         CheckpointError: a tensor other than an output norm is missing, one has another shape, or
-            the file has blocks that the backbone lacks. The message names the arch they are of.
+            the file has blocks that the backbone lacks. The message names the matching arch.
     """
     weights = weights.of(backbone.state_dict())
     try:
@@ -145,7 +144,7 @@ def _covering(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor],
     more = [name for name in weights.tensors if name.startswith(blocks) and name not in state]
     if more:
         raise CheckpointError(
-            f'{weights.source} holds {len(more)} tensors of blocks that this {family} does not '
+            f'{weights.source} contains {len(more)} tensors of blocks that this {family} does not '
             f'have ({more[0]}, ...): set arch to the one it was trained with, or pass its weights'
         )
     return found
@@ -157,7 +156,7 @@ def recognised(
     """Return the names, such as ``rmt_b``, of the networks that a set of tensors covers.
 
     Args:
-        tensors: under the names of a backbone, and others.
+        tensors: names of a backbone -> tensors; others are ignored.
         networks: candidates, see :func:`named_networks`.
     """
     weights, names = Weights('', dict(tensors)), []

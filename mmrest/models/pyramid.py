@@ -16,7 +16,7 @@ from .pretrained import InitCfg, StrictPretrained, check_init_cfg, fit
 
 
 class PyramidBackbone(StrictPretrained):
-    """Backbone of up to four stages at strides 4, 8, 16 and 32, or those of its arch.
+    """Backbone of up to four stages, at strides 4, 8, 16 and 32 or those of its arch.
 
     A stage is an embedding (stem or downsampling), blocks on channels-last maps, and a layer norm
     if its map is an output. A subclass builds these under the tensor names of the official
@@ -28,7 +28,7 @@ class PyramidBackbone(StrictPretrained):
         in_channels: channels of the image.
         out_indices: stages to return, ascending, counted from 0; None returns all. Later stages
             are not built.
-        drop_path_rate: drop-path rate of the last block; None uses that of `arch`.
+        drop_path_rate: drop-path rate of the last block; None uses the value of `arch`.
         frozen_stages: stages to freeze, with the stem, their embeddings and output norms: no
             gradients, and evaluation mode. 0 freezes only the stem, -1 nothing.
         norm_cfg: norm layers of convolutional stems and downsampling, for ``build_norm_layer``.
@@ -44,7 +44,7 @@ class PyramidBackbone(StrictPretrained):
         out_strides: stride of each output.
 
     Raises:
-        ValueError: an argument is out of range; the message names it and the choices.
+        ValueError: an argument is not valid; the message names it and the choices.
     """
 
     archs: ClassVar[Mapping[str, Arch]] = {}
@@ -133,7 +133,7 @@ class PyramidBackbone(StrictPretrained):
         """Return the output norm of `stage`, or None."""
 
     def block_inputs(self, stage: int, x: Tensor) -> Tuple[Tensor, ...]:
-        """Return further inputs of each block of `stage` for a map `x` (B, H, W, C)."""
+        """Return additional inputs of each block of `stage` for a map `x` (B, H, W, C)."""
         return ()
 
     def has_norm(self, stage: int) -> bool:
@@ -143,14 +143,14 @@ class PyramidBackbone(StrictPretrained):
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Return the depth of a parameter and the number of depths.
 
-        For learning rates that decay with the depth. The stem is 0, the blocks count from 1, an
-        embedding between stages has the depth of the block after it. Output norms are deepest:
-        classification checkpoints, from which such a training starts, have none.
+        For layer-wise learning rate decay. The stem is 0, blocks count from 1, and an embedding
+        between stages has the depth of the block after it. Output norms are deepest, because
+        classification checkpoints have none.
 
         Args:
             param_name: name of the parameter in the model.
-            prefix: prefix of the backbone in it, such as ``backbone.``; names without it are
-                those of heads, and deepest.
+            prefix: prefix of the backbone in it, such as ``backbone.``; names without it belong to
+                heads, and are deepest.
         """
         names = {module: f'{prefix}{name}.' for name, module in self.named_modules()}
         depth, deepest = 0, sum(self.arch.depths[: self.num_stages]) + 1
@@ -180,14 +180,14 @@ class PyramidBackbone(StrictPretrained):
                 to mix the tokens of a batch.
 
         Returns:
-            One (B, C_i, ceil(H / s), ceil(W / s)) map for each output, s its stride.
+            One (B, C_i, ceil(H / s), ceil(W / s)) map per output; s is its stride.
 
         Raises:
-            ValueError: any other shape.
+            ValueError: `x` has another shape.
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
-                f'{type(self).__name__} takes images of shape (B, {self.in_channels}, H, W), '
+                f'{type(self).__name__} expects images of shape (B, {self.in_channels}, H, W), '
                 f'got {tuple(x.shape)}'
             )
         outputs = []
@@ -210,7 +210,7 @@ class PyramidBackbone(StrictPretrained):
         return tuple(outputs)
 
     def train(self, mode: bool = True) -> 'PyramidBackbone':
-        """Set the mode; frozen parts, and batch norms under `norm_eval`, stay in evaluation."""
+        """Set the mode; frozen parts and, with `norm_eval`, batch norms stay in eval mode."""
         super().train(mode)
         if self.norm_eval:
             for module in self.modules():
@@ -237,10 +237,10 @@ class PyramidBackbone(StrictPretrained):
 
 
 def channels_first(x: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B, C, H, W) for a convolution, without a copy in eager mode."""
+    """Permute (B, H, W, C) to (B, C, H, W) for a convolution, without a copy in eager mode."""
     x = x.permute(0, 3, 1, 2)
     # torch 2.13's inductor raises "ValueRangeError: Invalid ranges [0:-1]" when it compares the
-    # strides of a permuted map of dynamic size; it gives a copy the layout that it likes.
+    # strides of a permuted map of dynamic size; it chooses the layout of a copy itself.
     return x.contiguous() if is_compiling() else x
 
 

@@ -1,4 +1,4 @@
-"""One map for necks that expect several."""
+"""Neck that repeats one map, for necks that expect several."""
 
 from typing import Sequence, Tuple
 
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class RepeatMap(nn.Module):
-    """Hands out the last map of a backbone several times.
+    """Neck that returns the last map of a backbone several times.
 
-    mmseg's ``Feature2Pyramid`` makes each of its levels from a map of its own, as many as a plain
-    vision transformer with several outputs has; a network of one stage has one.
+    mmseg's ``Feature2Pyramid`` expects one map per level, as from a plain vision transformer with
+    several outputs. A network of one stage has one map.
 
     Args:
-        times: how many maps there shall be.
+        times: number of maps.
     """
 
     def __init__(self, times: int) -> None:

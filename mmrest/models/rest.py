@@ -1,6 +1,6 @@
 """ResT: an efficient transformer for visual recognition (NeurIPS 2021).
 
-The modules have the tensor names of the official checkpoints.
+Parameter names match the official checkpoints.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from .pyramid import InitCfg, PyramidBackbone, channels_first
 
 @dataclass(frozen=True)
 class ResTArch(Arch):
-    """Fields of a ResT architecture; a tuple holds one entry per stage.
+    """Fields of a ResT architecture; tuples have one entry per stage.
 
     Attributes:
         sr_ratios: stride at which EMSA reduces keys and values; 1 or even, so that any map
-            keeps a token.
-        mlp_ratio: hidden channels of the MLP as a multiple of its input's.
+            keeps at least one token.
+        mlp_ratio: ratio of hidden to input channels of the MLP.
     """
 
     num_heads: Tuple[int, ...] = (1, 2, 4, 8)
@@ -38,7 +38,7 @@ class ResTArch(Arch):
         )
         self.require(
             int(min(self.dims) * self.mlp_ratio) >= 1,
-            f'mlp_ratio {self.mlp_ratio} of {min(self.dims)} channels leaves none',
+            f'mlp_ratio {self.mlp_ratio} gives no hidden channels for dims {min(self.dims)}',
         )
 
 
@@ -97,10 +97,10 @@ class PatchEmbed(nn.Module):
 class EMSA(nn.Module):
     """Efficient multi-head self-attention on a map (B, H, W, C).
 
-    ``IN(softmax(Conv(Q K^T / sqrt(d)))) V``: queries come from every token, keys and values from
-    a map that a depthwise convolution (`sr`) has reduced by `sr_ratio`; Conv is 1x1 over the heads
-    (`transform_conv`), IN an instance norm. :func:`mmrest.ops.emsa.emsa` computes that from the
-    weights of `transform_conv`, which is never called as a module.
+    ``IN(softmax(Conv(Q K^T / sqrt(d)))) V``: queries are from every token, keys and values from a
+    map that a depthwise convolution (`sr`) reduces by `sr_ratio`. Conv is 1x1 over the heads
+    (`transform_conv`), IN an instance norm. :func:`mmrest.ops.emsa.emsa` uses the weights of
+    `transform_conv`, which is never called as a module.
     """
 
     def __init__(self, dim: int, num_heads: int, sr_ratio: int) -> None:
@@ -124,7 +124,7 @@ class EMSA(nn.Module):
         return self.proj(out.transpose(1, 2).reshape(x.shape))
 
     def projected(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, n, H * W, C / n), and keys and values of the reduced map."""
+        """Return queries (B, n, H * W, C / n), and keys and values of the reduced map."""
         q = self._split_heads(self.q(x))
         if self.sr is not None:
             x = self.sr_norm(self.sr(channels_first(x)).permute(0, 2, 3, 1))
@@ -132,12 +132,12 @@ class EMSA(nn.Module):
         return q, self._split_heads(k), self._split_heads(v)
 
     def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The attention of what :meth:`projected` gives, (B, n, H * W, C / n)."""
+        """Return the attention of :meth:`projected` maps, (B, n, H * W, C / n)."""
         conv = self.transform_conv
         return emsa(q, k, v) if conv is None else emsa(q, k, v, conv.weight, conv.bias)
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, n, H * W, C / n)."""
+        """Reshape (B, H, W, C) to (B, n, H * W, C / n)."""
         return x.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
@@ -182,7 +182,7 @@ class ResT(PyramidBackbone):
         norm_in_path: pass the normalised output of each stage to the next, as the official
             detection code does.
 
-    The other arguments, the attributes, the outputs and the errors are those of
+    For other arguments, attributes, outputs and errors, see
     :class:`~mmrest.models.pyramid.PyramidBackbone`.
     """
 

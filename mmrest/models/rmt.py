@@ -1,6 +1,6 @@
 """RMT: retentive networks meet vision transformers (CVPR 2024).
 
-The modules have the tensor names of the official checkpoints, which call attention "retention".
+Parameter names match the official checkpoints, which call attention "retention".
 """
 
 from dataclasses import dataclass, replace
@@ -20,14 +20,14 @@ from .pyramid import InitCfg, PyramidBackbone, channels_first
 
 @dataclass(frozen=True)
 class RMTArch(Arch):
-    """Fields of an RMT architecture; a tuple holds one entry per stage.
+    """Fields of an RMT architecture; tuples have one entry per stage.
 
     Attributes:
-        ffn_ratios: hidden channels of the FFN as a multiple of its input's.
+        ffn_ratios: ratio of hidden to input channels of the FFN.
         decay_a: a of the decay ``gamma_i = 1 - 2^(-a - (b - a) i / n)`` of head i of n.
         decay_b: b of that decay.
         axial: decompose MaSA along the two axes.
-        layer_scale: initial value of the layer scale, None for a stage without one.
+        layer_scale: initial value of the layer scale, None for stages without one.
         decay: decay with the distance; without it, gamma is 1.
         lce: local context enhancement, a depthwise convolution of the values of MaSA.
         cpe: conditional position encoding, a depthwise convolution before each block.
@@ -56,7 +56,7 @@ class RMTArch(Arch):
         super().__post_init__()
         self.require(
             all(int(dim * ratio) >= 1 for dim, ratio in zip(self.dims, self.ffn_ratios)),
-            f'ffn_ratios {self.ffn_ratios} of {self.dims} channels leave none',
+            f'ffn_ratios {self.ffn_ratios} give no hidden channels for dims {self.dims}',
         )
         self.require(
             1 - 2.0**-self.decay_a > 1e-6,
@@ -68,7 +68,7 @@ class RMTArch(Arch):
         )
         self.require(
             not self.conv_stem or (self.patch_size == 4 and self.patch_norm),
-            'the convolutional stem has patches of 4 and norms of its own: set conv_stem=False '
+            'the convolutional stem has patches of 4 and its own norms: set conv_stem=False '
             f'for patch_size={self.patch_size} or patch_norm={self.patch_norm}',
         )
         for stage, (dim, heads) in enumerate(zip(self.dims, self.num_heads)):
@@ -188,10 +188,10 @@ class PatchEmbed(nn.Module):
 
 
 def _padded(x: Tensor, multiple: int) -> Tensor:
-    """`x` (B, C, H, W), with zeros at bottom and right up to a multiple of rows and columns."""
-    # Of positive numbers, because ONNX divides towards zero.
+    """Pad `x` (B, C, H, W) with zeros at bottom and right to a multiple of rows and columns."""
+    # Only positive numbers are divided, because ONNX rounds towards zero.
     down, right = ((side + multiple - 1) // multiple * multiple - side for side in x.shape[2:])
-    # A graph is for sizes that need the zeros, too.
+    # A graph must also support sizes that need padding.
     return F.pad(x, (0, right, 0, down)) if in_graph() or down or right else x
 
 
@@ -218,7 +218,7 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = _padded(x, 2).permute(0, 2, 3, 1)
         x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # B H/2 2 W/2 2 C
-        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # by column, row and channel, as Swin has them
+        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # by column, row and channel, as in Swin
         return channels_first(self.reduction(self.norm(x)))
 
 
@@ -236,8 +236,8 @@ class DWConv2d(nn.Module):
 class RelPos2d:
     """Rotary angles and decay of the heads of a stage, cached for one size and device.
 
-    This is not a module: the tables are in no state dict, copy or pickle, and stay float32 when
-    the model is cast, because flat positions reach 66,800 at 800 x 1333, beyond float16. See
+    Not a module, so that the tables are not in state dicts, copies or pickles. They stay float32
+    when the model is cast, because flat positions reach 66,800 at 800 x 1333, beyond float16. See
     :class:`RMTArch` for `a` and `b`.
     """
 
@@ -252,21 +252,21 @@ class RelPos2d:
         self._kept: Dict[Tuple[int, int, torch.device], PositionTables] = {}
 
     def __call__(self, height: int, width: int, device: torch.device) -> PositionTables:
-        if is_compiling():  # sizes may be symbols, and a graph keeps nothing
+        if is_compiling():  # sizes may be symbols, and graphs have no cache
             return self._make(height, width, device)
         key = (height, width, device)
         kept = self._kept.get(key)
         if kept is not None:
             return kept
-        # Tables made in inference mode could not take part in a later training step.
+        # Tensors of inference mode cannot be used in a later training step.
         with torch.inference_mode(False):
             tables = self._make(height, width, device)
-        if type(tables.sin) is Tensor:  # not one that a tracer put in its place
+        if type(tables.sin) is Tensor:  # not a proxy of a tracer
             self._kept = {key: tables}
         return tables
 
     def _make(self, height: int, width: int, device: torch.device) -> PositionTables:
-        # Order and type as in the official code: at position 66,800 the last bit of a frequency
+        # Order and dtype as in the official code: at position 66,800 the last bit of a frequency
         # changes the angle by several milliradians.
         cpu = dict(device='cpu', dtype=torch.float32)
         frequencies = 1.0 / 10000 ** torch.linspace(0, 1, self.head_dim // 2, **cpu)
@@ -307,17 +307,17 @@ class MaSA(nn.Module):
         return self.out_proj(out)
 
     def projected(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, (B, H, W, n, C / n) each."""
+        """Return queries, keys and values, (B, H, W, n, C / n) each."""
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         return self._split_heads(q), self._split_heads(k), self._split_heads(v)
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, n, C / n)."""
+        """Reshape (B, H, W, C) to (B, H, W, n, C / n)."""
         return x.unflatten(-1, (self.num_heads, -1))
 
 
 class FFN(nn.Module):
-    """Feed-forward network, with a depthwise convolution on its hidden map or without."""
+    """Feed-forward network, with or without a depthwise convolution of its hidden map."""
 
     def __init__(self, dim: int, hidden: int, conv: bool) -> None:
         super().__init__()
@@ -377,7 +377,7 @@ class Stage(nn.Module):
         self.downsample = downsample
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        # Buffers of the official checkpoints that RelPos2d derives.
+        # RelPos2d computes these buffers of official checkpoints.
         for name in ('angle', 'decay'):
             state_dict.pop(f'{prefix}Relpos.{name}', None)
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -389,12 +389,12 @@ class RMT(PyramidBackbone):
 
     Args:
         arch: ``'t'``, ``'s'``, ``'b'``, ``'l'``, the ablation networks ``'swin_t'``, ``'swin_s'``
-            and ``'deit_s'``, or a dict of the fields of :class:`RMTArch`; one with ``base='s'``
-            holds what differs from that arch.
+            and ``'deit_s'``, or a dict of the fields of :class:`RMTArch`; with ``base='s'``, only
+            of those that differ from that arch.
         output_norms: layer norm on each output, as in the official detectors and segmentors;
             the official classifiers have none.
 
-    The other arguments, the attributes, the outputs and the errors are those of
+    For other arguments, attributes, outputs and errors, see
     :class:`~mmrest.models.pyramid.PyramidBackbone`.
     """
 

@@ -1,8 +1,8 @@
-"""MMCV's compiled operators from torchvision and torch, for an mmcv that has none.
+"""MMCV ops on torchvision and torch, for an mmcv without compiled ops.
 
 mmcv-lite contains ``mmcv.ops`` but not the compiled module ``mmcv._ext`` that it calls.
-:func:`install` offers :mod:`mmrest.operators.ext` in its place. Compiled operators, if present,
-are found first and stay in use.
+:func:`install` provides :mod:`mmrest.operators.ext` instead. Compiled ops, if present, are found
+first and used.
 """
 
 import importlib.util
@@ -24,23 +24,23 @@ _FILE = Path(__file__).with_name('ext.py')
 
 
 class _Finder(MetaPathFinder):
-    """Finds ``mmcv._ext`` when nothing else does, as it is the last one to be asked."""
+    """Last finder of ``sys.meta_path``, which finds ``mmcv._ext`` if no other does."""
 
     def find_spec(
         self, fullname: str, path: Any = None, target: Any = None
     ) -> Optional[ModuleSpec]:
-        # Without torchvision mmcv has no operators, and has to look like it: mmengine asks for
-        # this spec before it imports mmcv.ops.
+        # Without torchvision mmcv has no ops, and there must be no spec: mmengine looks for it
+        # before it imports mmcv.ops.
         if fullname != _MODULE or importlib.util.find_spec('torchvision') is None:
             return None
         return importlib.util.spec_from_file_location(fullname, _FILE)
 
 
 def install() -> None:
-    """Offer torchvision's operators to mmcv, unless ``MMREST_OPERATORS=off``.
+    """Provide mmcv with torchvision's ops, unless ``MMREST_OPERATORS=off``.
 
     Raises:
-        ValueError: the environment variable is neither ``auto`` nor ``off``.
+        ValueError: the environment variable is not ``auto`` or ``off``.
     """
     choice = os.environ.get(ENVIRONMENT_VARIABLE) or 'auto'
     if choice not in CHOICES:
@@ -50,7 +50,7 @@ def install() -> None:
 
 
 def describe() -> str:
-    """Return which operators mmcv uses in this process, as one line for a log."""
+    """Return which ops mmcv uses in this process, as one line for a log."""
     spec = importlib.util.find_spec(_MODULE)
     if spec is None:
         return 'none'

@@ -4,7 +4,7 @@ Names and signatures match mmcv's ``csrc/pytorch/pybind.cpp``. Like the compiled
 them write their results into tensors that the caller allocated. Forward and backward run on every
 device that torchvision supports. Half precision is computed in float32.
 
-The file is loaded under the name ``mmcv._ext``, so it must not import its neighbours.
+The file is loaded under the name ``mmcv._ext``, so it must not use relative imports.
 """
 
 import functools
@@ -23,17 +23,17 @@ except Exception as error:  # a torchvision for another torch raises RuntimeErro
         f'torchvision fails to import ({error}): install the release for torch {torch.__version__}'
     ) from error
 
-# The operators behind torchvision's functions; gradients are only registered here.
+# The ops behind torchvision's functions; they have no registered gradients.
 _torchvision = torch.ops.torchvision
 
 print_log(
-    f'mmcv has no compiled operators: torchvision {torchvision.__version__} is used instead',
+    f'mmcv has no compiled ops: torchvision {torchvision.__version__} is used instead',
     'current',
 )
 
 
 def __getattr__(name: str) -> Any:
-    """Return a function that reports a missing operator: mmcv.ops asks for every name."""
+    """Return a function that reports a missing op; mmcv.ops requests every name."""
     if name.startswith('__'):
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
@@ -45,7 +45,7 @@ def __getattr__(name: str) -> Any:
 
 def _refuse(operator: str) -> None:
     raise NotImplementedError(
-        f'the operator {operator} needs compiled mmcv, which is not installed: '
+        f'the op {operator} needs compiled mmcv, which is not installed: '
         'pip uninstall mmcv-lite, then MMCV_WITH_OPS=1 pip install --no-build-isolation '
         '"mmcv>=2.0.0,<2.2.0" (or the prebuilt wheel of your torch)'
     )
@@ -67,7 +67,7 @@ def _single(tensor: Tensor) -> Tensor:
 
 
 def _gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], grad: Tensor) -> List:
-    """Return the gradients of a function, which is recomputed in at least float32."""
+    """Recompute a function in at least float32, and return its gradients."""
     with torch.enable_grad():
         inputs = [_single(x.detach()).requires_grad_() for x in inputs]
         output = function(*inputs)
@@ -136,9 +136,9 @@ def softnms(
 
 
 def _compact(dropped: np.ndarray) -> np.ndarray:
-    """Return the order of kept boxes, in which the last one kept fills each gap.
+    """Return the order of kept boxes, in which the last one fills each gap.
 
-    It decides between boxes of equal score.
+    The order decides between boxes of equal score.
     """
     count = int((~dropped).sum())
     order = np.arange(count)
@@ -195,7 +195,7 @@ def roi_pool_forward(
 ) -> None:
     """Maximum of each bin of each region: Girshick, Fast R-CNN, section 2.1.
 
-    Bins are those of mmcv, which rounds each edge; torchvision rounds the regions.
+    Bins are rounded at each edge, as in mmcv; torchvision rounds the regions.
     """
     width = input.shape[3]
     argmax.fill_(-1)
@@ -254,7 +254,7 @@ def deform_conv_backward_input(
     columns: Tensor,
     **geometry: int,
 ) -> None:
-    """Gradients of :func:`deform_conv_forward` by input and offset."""
+    """Gradients of :func:`deform_conv_forward` with respect to input and offset."""
     grads = _deform_gradients(gradOutput, input, weight, offset, geometry)
     gradInput.copy_(grads[0])
     gradOffset.copy_(grads[2])
@@ -270,7 +270,7 @@ def deform_conv_backward_parameters(
     scale: float,
     **geometry: int,
 ) -> None:
-    """Gradient of :func:`deform_conv_forward` by the weight, added to `gradWeight`."""
+    """Gradient of :func:`deform_conv_forward` with respect to the weight, added in place."""
     weight = torch.zeros_like(gradWeight)
     grads = _deform_gradients(gradOutput, input, weight, offset, geometry)
     gradWeight.add_(grads[1].to(gradWeight), alpha=scale)
@@ -319,7 +319,7 @@ def modulated_deform_conv_backward(
 
 
 def _deform_gradients(grad: Tensor, *inputs: Any) -> Sequence[Tensor]:
-    """Return the gradients by input, weight, offset, mask and bias."""
+    """Return the gradients of input, weight, offset, mask and bias."""
     return _torchvision._deform_conv2d_backward(_single(grad), *_deform_arguments(*inputs))
 
 
@@ -351,7 +351,7 @@ def _sigmoid_focal_loss(
 ) -> Tensor:
     hit = target[:, None] == torch.arange(input.shape[1], device=input.device)
     loss = F.binary_cross_entropy_with_logits(input, hit.to(input), reduction='none')
-    # Never 0, whose power below 1 has no gradient.
+    # Never 0: a power below 1 has no gradient there.
     missed = torch.where(hit, -input, input).sigmoid().clamp(min=torch.finfo(input.dtype).tiny)
     loss = loss * missed**gamma * torch.where(hit, alpha, 1 - alpha)
     return loss * weight[target][:, None] if len(weight) else loss
@@ -360,15 +360,15 @@ def _sigmoid_focal_loss(
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, *, gamma: float, alpha: float
 ) -> None:
-    """Focal loss of each class by itself: Lin et al., Focal Loss, equation 5.
+    """Binary focal loss of each class: Lin et al., Focal Loss, equation 5.
 
     Args:
         input: logits, (N, C).
-        target: classes, (N,); others than 0 to C - 1 are background.
+        target: classes, (N,); values outside of 0 to C - 1 are background.
         weight: one per class, or empty.
         output: receives the losses, (N, C).
         gamma: exponent that down-weights easy examples.
-        alpha: weight of the class, 1 - alpha that of the others.
+        alpha: weight of the class; 1 - alpha is the weight of the others.
     """
     output.copy_(_sigmoid_focal_loss(_single(input), target, weight, gamma, alpha))
 
@@ -376,7 +376,7 @@ def sigmoid_focal_loss_forward(
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, **options: float
 ) -> None:
-    """Gradient of :func:`sigmoid_focal_loss_forward`, each loss by its own logit."""
+    """Gradient of :func:`sigmoid_focal_loss_forward`, for each loss with respect to its logit."""
     loss = functools.partial(_sigmoid_focal_loss, target=target, weight=weight, **options)
     (grad,) = _gradients(loss, [input], torch.ones_like(input))
     grad_input.copy_(grad)
@@ -385,7 +385,7 @@ def sigmoid_focal_loss_backward(
 def _softmax_focal_loss(
     softmax: Tensor, target: Tensor, weight: Tensor, gamma: float, alpha: float
 ) -> Tensor:
-    """Return the losses, (N,), of softmax scores; a negative target costs nothing."""
+    """Return the losses, (N,), of softmax scores; 0 for negative targets."""
     label = target.clamp(min=0)
     p = softmax.gather(1, label[:, None])[:, 0]
     loss = -alpha * (1 - p) ** gamma * p.clamp(min=torch.finfo(torch.float32).tiny).log()
@@ -409,7 +409,7 @@ def softmax_focal_loss_backward(
     grad_input: Tensor,
     **options: float,
 ) -> None:
-    """Gradient of :func:`softmax_focal_loss_forward` by the logits of the softmax."""
+    """Gradient of :func:`softmax_focal_loss_forward` with respect to the logits."""
     loss = functools.partial(_softmax_focal_loss, target=target, weight=weight, **options)
     (grad,) = _gradients(loss, [softmax], torch.ones_like(buff))
     weighted = grad * softmax
@@ -421,7 +421,7 @@ def _ms_deform_attn(
 ) -> Tensor:
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
-    # grid_sample has no half types on a CPU, and rounds positions in them.
+    # grid_sample has no half precision on a CPU, and rounds positions in it.
     tensors = (_single(x) for x in (sampling_locations, attention_weights))
     return multi_scale_deformable_attn_pytorch(_single(value), spatial_shapes, *tensors)
 

@@ -1,7 +1,7 @@
-"""Parts of detectors whose operators need float32 under automatic mixed precision.
+"""Parts of detectors whose ops need float32 under automatic mixed precision.
 
-Each is mmdet's own module with a hook around its forward; in a config, the type alone changes.
-Importing this module asks for nothing of mmdet, building does.
+Each is mmdet's own module with a forward hook; in a config, only the type changes. mmdet is
+imported when they are built, not with this module.
 """
 
 from typing import Any, Tuple
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 def float32_roi_extractor(of: str = 'SingleRoIExtractor', **kwargs: Any) -> nn.Module:
     """Build a RoI extractor that casts maps and regions to float32.
 
-    mmcv's RoIAlign knows float32 and float16 but not bfloat16, and regions in half precision lie
-    off by up to half a pixel (float16) or four (bfloat16) in images as large as COCO's. What
-    comes out is float32; autocast casts it again for the layers of the head.
+    mmcv's RoIAlign supports float32 and float16 but not bfloat16. In half precision, regions are
+    off by up to half a pixel (float16) or four (bfloat16) in images as large as COCO's. The output
+    is float32; autocast casts it again for the layers of the head.
 
     Args:
         of: type of mmdet's extractor.
@@ -29,10 +29,10 @@ def float32_roi_extractor(of: str = 'SingleRoIExtractor', **kwargs: Any) -> nn.M
 
 @MODELS.register_module('Float32Head')
 def float32_head(of: str, **kwargs: Any) -> nn.Module:
-    """Build a head whose predictions are cast to float32 before boxes are made of them.
+    """Build a head whose predictions are cast to float32 before they are decoded to boxes.
 
-    mmdet makes anchors in the type of the predictions, which in half precision cannot place them
-    in a large image, and mmcv's nms takes float32 only.
+    mmdet creates anchors in the dtype of the predictions; half precision cannot represent their
+    positions in a large image. mmcv's nms supports only float32.
 
     Args:
         of: type of mmdet's head.
@@ -52,7 +52,7 @@ def _cast_outputs(module: nn.Module, args: Tuple[Any, ...], outputs: Any) -> Any
 
 
 def _float32(value: Any) -> Any:
-    """Tensors of nested tuples and lists in float32; all else as it is."""
+    """Cast floating point tensors in nested tuples and lists to float32."""
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() else value
     if isinstance(value, (tuple, list)):

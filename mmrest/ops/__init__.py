@@ -1,4 +1,4 @@
-"""The attention of both papers, as functions of tensors; needs torch only, and Triton on GPUs."""
+"""Attention of both papers, as functions of tensors; requires only torch, and Triton on GPUs."""
 
 from .dispatch import (
     BACKENDS,

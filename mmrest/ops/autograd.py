@@ -1,4 +1,4 @@
-"""Decorators for autograd functions: no autocast inside, and no second derivative."""
+"""Decorators for autograd functions: disabled autocast, and no second derivative."""
 
 import functools
 from contextlib import nullcontext
@@ -10,7 +10,7 @@ from torch import Tensor
 
 def autocast_off(device: torch.device) -> ContextManager:
     """Return a context that disables autocast on a device."""
-    if device.type == 'meta':  # has no autocast, and torch refuses to switch it off
+    if device.type == 'meta':  # has no autocast, and torch cannot disable it
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
@@ -18,8 +18,8 @@ def autocast_off(device: torch.device) -> ContextManager:
 def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
     """Run a forward or backward function of autograd with autocast disabled.
 
-    It would compute in half precision what they keep in float32. The device is that of the first
-    tensor after the context.
+    Autocast would compute their float32 parts in half precision. The device is the first tensor's,
+    after the context.
     """
 
     @functools.wraps(function)
@@ -31,9 +31,9 @@ def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuse a backward pass with ``create_graph=True``, which would give wrong derivatives.
+    """Reject a backward pass with ``create_graph=True``, which would give wrong derivatives.
 
-    torch's ``once_differentiable`` notices it only if the incoming gradient requires one.
+    torch's ``once_differentiable`` detects it only if the incoming gradient requires one.
 
     Raises:
         RuntimeError: the backward pass runs with ``create_graph=True``.

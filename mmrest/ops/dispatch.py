@@ -1,8 +1,7 @@
 """Backend dispatch: the first supported implementation, or the forced one.
 
-An operation lists its implementations from the fastest to the reference, which can always run.
-Each one can refuse given inputs with a reason, which is logged once, at debug level, under
-``mmrest.ops``.
+An operation lists its implementations from the fastest to the reference, which always runs. Each
+can refuse inputs with a reason, which is logged once, at debug level, under ``mmrest.ops``.
 """
 
 import logging
@@ -30,12 +29,12 @@ _choice = _Choice()
 
 
 class Implementation(NamedTuple):
-    """One way to compute an operation.
+    """Implementation of an operation.
 
     Attributes:
         backend: one of :data:`BACKENDS`.
         run: the function.
-        refusal: takes the arguments of `run` and returns why it cannot run, None if it can.
+        refusal: given the arguments of `run`, returns why it cannot run, or None.
     """
 
     backend: str
@@ -44,7 +43,7 @@ class Implementation(NamedTuple):
 
 
 class Operation:
-    """An attention with its implementations, the preferred one first."""
+    """Attention with its implementations, the preferred one first."""
 
     def __init__(self, name: str, implementations: Sequence[Implementation]) -> None:
         self.name = name
@@ -52,7 +51,7 @@ class Operation:
         self._logged: Set[Tuple[str, str]] = set()
 
     def __call__(self, *args: Any) -> Tensor:
-        """Compute with the chosen implementation.
+        """Run the first implementation that supports the arguments, or the forced one.
 
         Raises:
             ValueError: a forced backend lacks the operation or does not support the inputs.
@@ -78,7 +77,7 @@ class Operation:
 
 
 def forced_backend() -> Optional[str]:
-    """Return the name of the forced backend, None if each operation may choose.
+    """Return the name of the forced backend, or None if each operation may choose.
 
     Raises:
         ValueError: the environment variable is not a valid backend.
@@ -98,7 +97,7 @@ def use_backend(name: Optional[str]) -> Iterator[None]:
     forward pass.
 
     Args:
-        name: one of :data:`BACKENDS`; None changes nothing.
+        name: one of :data:`BACKENDS`; None has no effect.
 
     Raises:
         ValueError: `name` is not a valid backend.
@@ -109,7 +108,7 @@ def use_backend(name: Optional[str]) -> Iterator[None]:
 
 @contextmanager
 def exactly_backend(name: Optional[str]) -> Iterator[None]:
-    """Restore a result of :func:`chosen_backend` inside the context; None forces nothing."""
+    """Use a result of :func:`chosen_backend` inside the context; None forces no backend."""
     before, _choice.name = _choice.name, name
     try:
         yield
@@ -118,7 +117,7 @@ def exactly_backend(name: Optional[str]) -> Iterator[None]:
 
 
 def chosen_backend() -> Optional[str]:
-    """Return the backend that :func:`use_backend` has set in this thread."""
+    """Return the backend that :func:`use_backend` has set in this thread, or None."""
     return _choice.name
 
 
@@ -129,7 +128,7 @@ def _checked(name: str, origin: str) -> str:
 
 
 def always(*_: Any) -> None:
-    """Refusal of an implementation that supports all inputs: None."""
+    """Return None: the refusal of an implementation that supports all inputs."""
 
 
 def is_compiling() -> bool:
@@ -145,5 +144,5 @@ def in_graph() -> bool:
 
 
 def refuse_in_graphs(*_: Any) -> Optional[str]:
-    """Refusal of an implementation whose loops and custom backward suit no graph."""
+    """Refuse graphs, for implementations with loops or a custom backward."""
     return 'the network is being compiled or exported' if in_graph() else None

@@ -1,4 +1,4 @@
-"""The Triton kernels as implementations: what they support, and how they are launched."""
+"""Triton kernels as implementations: supported inputs, and launch."""
 
 import functools
 import importlib
@@ -12,13 +12,13 @@ from .dispatch import Implementation, forced_backend, refuse_in_graphs
 from .trust import refuse_untrusted
 
 MAX_CHANNELS = 128
-"""Channels of a head that fit into a tile."""
+"""Maximum channels of a head, which must fit into a tile."""
 
 MIN_TRITON = (3, 3)
-"""Oldest release that compiles the kernels, the one of torch 2.7."""
+"""Oldest release that compiles the kernels; torch 2.7 has it."""
 
 MIN_CAPABILITY = (8, 0)
-"""Oldest compute capability, the one of the A100; older GPUs have no bfloat16 products."""
+"""Oldest compute capability, of the A100; older GPUs have no bfloat16 matmuls."""
 
 
 def triton_implementation(
@@ -52,10 +52,10 @@ def triton_implementation(
 
 
 def refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
-    """Return why the kernels cannot run on queries, keys and values; None if they can.
+    """Return why the kernels cannot run on queries, keys and values, or None.
 
-    On the CPU they run in Triton's interpreter if ``TRITON_INTERPRET=1`` was set before their
-    first use; it is slow, so only if they are forced.
+    On the CPU they run in Triton's interpreter, if ``TRITON_INTERPRET=1`` was set before their
+    first use. It is slow, so they must be forced.
     """
     in_graph = refuse_in_graphs()
     if in_graph is not None:  # first, because torch 2.12 cannot compile the search for Triton

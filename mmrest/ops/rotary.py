@@ -1,4 +1,4 @@
-"""Rotary embedding: queries and keys rotated by the angle of their token."""
+"""Rotary embedding of queries and keys, by the angle of their token."""
 
 from typing import Tuple
 
@@ -18,7 +18,7 @@ def rotary_tables(frequencies: Tensor, tokens: int) -> Tuple[Tensor, Tensor]:
         tokens: number of positions.
 
     Returns:
-        Sine and cosine, (tokens, d) each: neighbouring channels share a frequency.
+        Sine and cosine, (tokens, d) each; pairs of channels share a frequency.
     """
     position = torch.arange(tokens, device=frequencies.device, dtype=frequencies.dtype)
     angle = position[:, None] * frequencies.repeat_interleave(2)
@@ -26,15 +26,15 @@ def rotary_tables(frequencies: Tensor, tokens: int) -> Tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """Rotate each pair of neighbouring channels by its angle, in the wider of the two types.
+    """Rotate each pair of neighbouring channels by its angle, in the wider of both dtypes.
 
     Args:
         x: (..., d).
-        sin: broadcastable to `x`, as is `cos`.
-        cos: see `sin`.
+        sin: broadcastable to `x`.
+        cos: broadcastable to `x`.
 
     Returns:
-        Shape and type of `x`.
+        Tensor of the shape and dtype of `x`.
     """
     even, odd = x[..., ::2], x[..., 1::2]
     rotated_half = torch.stack((-odd, even), dim=-1).flatten(-2)
@@ -42,7 +42,7 @@ def rotate(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
 
 
 class Rotate(Function):
-    """:func:`rotate` as a product of complex numbers: one pass, and no copy for the backward."""
+    """:func:`rotate` with complex numbers: one pass, and no copy for the backward pass."""
 
     @staticmethod
     @without_autocast

@@ -1,4 +1,4 @@
-"""Sizes, arguments and steps that the Triton kernels share."""
+"""Tile sizes, arguments and functions that the Triton kernels share."""
 
 import os
 from typing import Tuple
@@ -33,13 +33,13 @@ def padded(dim: int) -> int:
 
 
 def wide_type(x: Tensor) -> Tuple[torch.dtype, tl.dtype]:
-    """Return the accumulation type for `x`, for torch and for a kernel."""
+    """Return the accumulation dtype for `x`, for torch and for a kernel."""
     wide = torch.promote_types(x.dtype, torch.float32)
     return wide, _TYPES[wide]
 
 
 def strides(x: Tensor) -> Tuple[int, ...]:
-    """Return the strides but for the channels, whose stride is 1."""
+    """Return all strides except the channels', which is 1."""
     return x.stride()[:-1]
 
 
@@ -84,8 +84,8 @@ def rotate_pairs(x, cos, sin):
 
 @triton.jit
 def product(a, b, WIDE: tl.constexpr):
-    """Return ``a @ b``, accumulated in a wide type and without TF32."""
+    """Return ``a @ b``, accumulated in a wide dtype and without TF32."""
     if INTERPRETED and a.dtype == tl.bfloat16:
-        # The interpreter mistakes the bits of a bfloat16 for an integer; float32 is exact.
+        # The interpreter reads a bfloat16 as an integer; float32 is exact.
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, input_precision='ieee', out_dtype=WIDE)

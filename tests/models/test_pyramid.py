@@ -301,7 +301,7 @@ def test_other_channels_and_batches(kind):
 @every
 @pytest.mark.parametrize('shape', [(3, 40, 56), (1, 4, 40, 56)])
 def test_other_shapes_are_refused(kind, shape):
-    with pytest.raises(ValueError, match=r'takes images of shape \(B, 3, H, W\), got'):
+    with pytest.raises(ValueError, match=r'expects images of shape \(B, 3, H, W\), got'):
         tiny(kind)(torch.randn(shape))
 
 

@@ -167,7 +167,7 @@ def test_multi_scale_deformable_attention():
 def test_what_is_missing_is_named():
     from mmcv import ops
 
-    with pytest.raises(NotImplementedError, match=r'^the operator nms_match needs compiled mmcv'):
+    with pytest.raises(NotImplementedError, match=r'^the op nms_match needs compiled mmcv'):
         ops.nms_match(torch.rand(4, 5), 0.5)
     with pytest.raises(NotImplementedError, match=r'^the operator roi_align with '):
         ops.roi_align(torch.rand(1, 1, 4, 4), torch.rand(1, 5), 2, 1.0, 0, 'max', True)

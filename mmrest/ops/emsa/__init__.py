@@ -23,10 +23,10 @@ def emsa(
 ) -> Tensor:
     """Return EMSA, ``IN(softmax(Conv(q k^T / sqrt(d)))) v`` (ResT, the equation of EMSA).
 
-    ``Conv`` is a 1x1 convolution over the heads and ``IN`` an instance norm without affine
-    parameters over each head's (N, M) map, with the statistics of the sample in evaluation
-    too. Without `mix_weight` (a single head) neither is applied. A map of one element has no
-    variance and is normalised to 0.
+    ``Conv`` is a 1x1 convolution over the heads. ``IN`` is an instance norm without affine
+    parameters over each head's (N, M) map, with the statistics of the sample in evaluation, too.
+    Without `mix_weight` (a single head) both are omitted. A map of one element has no variance and
+    is normalised to 0.
 
     Softmax and norm are computed in float32 for half precision. See :mod:`mmrest.ops.dispatch`
     for how the implementation is chosen.
@@ -36,12 +36,12 @@ def emsa(
         k: keys, (B, n, M, d); M is N reduced by the stride squared.
         v: values, (B, n, M, d).
         mix_weight: weight of the convolution over heads, (n, n, 1, 1).
-        mix_bias: its bias, (n,). It shifts all logits of a head alike, so the result and the
+        mix_bias: its bias, (n,). It shifts all logits of a head equally, so the result and the
             other gradients do not depend on it, and its own gradient is zero.
         eps: added to the variance by the instance norm.
 
     Returns:
-        (B, n, N, d), in the type of `v`.
+        (B, n, N, d), in the dtype of `v`.
 
     Raises:
         ValueError: a forced backend cannot run.
@@ -75,7 +75,7 @@ def _refuse_unless_small(q: Tensor, k: Tensor, *_: Any) -> Optional[str]:
 _one_head = Operation(
     'emsa over one head',
     [
-        # Without mix and norm it is plain attention, for which torch has kernels.
+        # Without mix and norm, it is standard attention.
         Implementation('triton', F.scaled_dot_product_attention, always),
         Implementation('torch', F.scaled_dot_product_attention, always),
         Implementation('reference', emsa_reference, always),

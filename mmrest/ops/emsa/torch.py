@@ -1,4 +1,4 @@
-"""EMSA in PyTorch: a block of rows of the maps at a time, recomputed in the backward pass."""
+"""EMSA in PyTorch, block by block, with recomputation in the backward pass."""
 
 from typing import Iterator, List, Optional, Tuple
 
@@ -23,7 +23,7 @@ def emsa_in_graphs(
 ) -> Tensor:
     """Return EMSA over several heads with the algebra of :class:`BlockwiseEMSA`, in one block.
 
-    Its few plain operations suit compilers and exporters.
+    Its few standard ops suit compilers and exporters.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     keys = k.shape[2]
@@ -37,20 +37,20 @@ def emsa_in_graphs(
 
 
 def _unit(keys: int, eps: float) -> float:
-    """Return the factor by which R is enlarged where it may be in half precision.
+    """Return the factor that scales R if it may be in half precision.
 
-    It keeps small deviations, as the reference does: it enlarges them as much in maps that
-    hardly vary.
+    It keeps small deviations, as the reference does, whose norm scales maps of low variance as
+    much.
     """
     return eps**-0.5 if eps > 0 else keys
 
 
 class BlockwiseEMSA(Function):
-    """EMSA over several heads, in memory linear in N: a block of rows at a time.
+    """EMSA over several heads, in blocks of rows, with memory linear in N.
 
     Rows of the softmax P sum to 1, so the mean of a map is exactly 1 / M. With R = P - 1/M, the
     result is ``R v * rsqrt(mean(R^2) + eps)``: each block adds to R v and to the sum of squares,
-    and the factor is applied at the end. Subtracting first keeps digits that would cancel in a
+    and the factor is applied at the end. Subtracting the mean first avoids the cancellation of a
     difference of sums. The backward pass recomputes the blocks.
     """
 
@@ -69,7 +69,7 @@ class BlockwiseEMSA(Function):
         keys, channels = v.shape[-2:]
         wide = torch.promote_types(q.dtype, torch.float32)
         weight = mix_weight.reshape(heads, heads).to(wide)
-        # Heads are adjacent for each token, as the output projection wants them.
+        # Heads are adjacent for each token, as the output projection expects them.
         out = v.new_empty(batch, queries, heads, channels).transpose(1, 2)
         squares = q.new_zeros(batch, heads, dtype=wide)
         unit = _unit(keys, eps)
@@ -101,8 +101,8 @@ class BlockwiseEMSA(Function):
         weight = mix_weight.reshape(heads, heads).to(wide)
         unit = _unit(keys, ctx.eps)
         factor = torch.rsqrt(squares / (queries * keys) + ctx.eps * unit**2) * unit
-        # d loss / d (R * factor), summed with R * factor over the map, needs no map: it is the
-        # product of the result and its gradient. The mean of the map is constant.
+        # The sum of d loss / d (R * factor) times R * factor over a map is the product of the
+        # result and its gradient, so it needs no map. The mean of the map is constant.
         norm_term = (grad_out.to(wide) * out).sum((2, 3)) * factor**2 / (queries * keys)
 
         grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
@@ -118,12 +118,12 @@ class BlockwiseEMSA(Function):
                 deviation = softmax - 1 / keys
                 sum_v += deviation.mT @ grad
                 deviation *= -norm_term[samples][..., None, None]
-                # In place: the deviation is not needed any more.
+                # In place: the deviation is no longer needed.
                 deviation.flatten(0, 1).baddbmm_(grad.flatten(0, 1), values_t.flatten(0, 1))
                 grad_mixed = torch.ops.aten._softmax_backward_data(
                     deviation, softmax, -1, softmax.dtype
                 )
-                # Row by row and then over the rows: one long sum would lose digits.
+                # Per row and then over the rows: one long sum would lose precision.
                 by_row = grad_mixed.transpose(1, 2) @ logits.permute(0, 2, 3, 1)
                 grad_weight += by_row.sum((0, 1))
                 grad_logits = _mixed_heads(weight.t(), grad_mixed)
@@ -140,11 +140,11 @@ def _blocks(q: Tensor, row_elements: int) -> Iterator[Tuple[slice, List[slice]]]
     """Yield ranges of samples, each with its ranges of rows: one block of maps per pair.
 
     A block has about :func:`~mmrest.ops.blocks.block_elements`: several samples of small maps,
-    or some rows of one sample, no range much smaller than the others.
+    or some rows of one sample. No range is much smaller than the others.
 
     Args:
         q: queries, (B, n, N, d).
-        row_elements: of one row of all heads' maps.
+        row_elements: elements of one row of all heads' maps.
     """
     batch, queries, limit = q.shape[0], q.shape[2], block_elements(q.device)
     group = max(1, limit // (queries * row_elements))
@@ -156,7 +156,7 @@ def _blocks(q: Tensor, row_elements: int) -> Iterator[Tuple[slice, List[slice]]]
 
 
 def _scaled_keys(k: Tensor) -> Tensor:
-    """(B, n, M, d) -> (B, n, d, M), scaled: unscaled logits could overflow in float16."""
+    """Transpose (B, n, M, d) to (B, n, d, M) and scale; float16 logits could overflow."""
     return (k * k.shape[-1] ** -0.5).mT.contiguous()
 
 
@@ -166,12 +166,12 @@ def _softmax_of_mixed(q: Tensor, keys_t: Tensor, weight: Tensor) -> Tuple[Tensor
     Args:
         q: some rows of some samples, (B, n, rows, d).
         keys_t: keys from :func:`_scaled_keys`.
-        weight: weight of the mix, (n, n); its type is that of the softmax.
+        weight: weight of the mix, (n, n), in the dtype of the softmax.
     """
     logits = (q @ keys_t).to(weight.dtype)
     return _mixed_heads(weight, logits).softmax(-1), logits
 
 
 def _mixed_heads(weight: Tensor, maps: Tensor) -> Tensor:
-    """Return the 1x1 convolution over the heads of (B, n, rows, M); copies to no other strides."""
+    """Return the 1x1 convolution over the heads of (B, n, rows, M), in the same layout."""
     return weight.expand(len(maps), -1, -1).bmm(maps.flatten(2)).view_as(maps)

@@ -1,10 +1,10 @@
 """EMSA in Triton: mix of heads, softmax and instance norm in one kernel.
 
-A program computes some rows of the map of one head. Their logits are the sum over all heads g of
-``w[h, g] q_g k_g^T``, so no program waits for another. It goes over the keys twice: the deviation
-R = P - 1/M of the softmax P from its mean has to be exact before it is squared, and a difference
-of sums would cancel. The backward pass recomputes the maps from the softmax statistics of each
-row, its maximum m and its sum l.
+A program instance computes some rows of the map of one head. Their logits are the sum over all
+heads g of ``w[h, g] q_g k_g^T``, so instances are independent. Each reads the keys twice, because
+the deviation R = P - 1/M of the softmax P from its mean must be exact before it is squared; a
+difference of sums would cancel. The backward pass recomputes the maps from the softmax statistics
+of each row, its maximum m and its sum l.
 """
 
 from typing import Any, Optional, Tuple
@@ -73,7 +73,7 @@ class _EMSA(Function):
         layout = dict(_layout(q, k, v), **_warps(q, False))
         _forward[_grid(queries, q, v)](q, k, v, mix, *outputs, **layout)
         variance = squares.sum(-1) / (queries * keys)
-        # Heads are adjacent for each token, as the output projection wants them.
+        # Heads are adjacent for each token, as the output projection expects them.
         out = v.new_empty(batch, queries, heads, channels).transpose(1, 2)
         out.copy_(sums.mul_(torch.rsqrt(variance + eps * keys**2)[..., None, None]))
         ctx.save_for_backward(q, k, v, mix_weight, out, m_i, l_i, squares)
@@ -97,8 +97,8 @@ class _EMSA(Function):
         norm_term = by_token.sum(-1) * factor**2 / (queries * keys)
         norm_term /= keys
         # The softmax subtracts from each row of its gradient the sum of softmax times gradient.
-        # That needs no map: P (v - mean of v) is the result, and the sum of P R that of R^2.
-        # The mean changes nothing in exact arithmetic; without it large numbers would cancel.
+        # No map is needed: P (v - mean of v) is the result, and the sums of P R and R^2 are equal.
+        # The mean has no effect in exact arithmetic; without it, large numbers would cancel.
         mean = v.mean(2, dtype=wide)
         delta = by_token - (norm_term / keys)[..., None] * squares
 
@@ -166,7 +166,7 @@ def _write(x, values, stride, token, tokens, dim, DIM: tl.constexpr):
 
 @triton.jit
 def _add(x, values, stride, token, tokens, dim, DIM: tl.constexpr):
-    """Add to vectors of some tokens, which no other program accesses."""
+    """Add to vectors of some tokens, which no other instance accesses."""
     address, inside = _addresses(x, stride, token, tokens, dim, DIM)
     tl.store(address, tl.load(address, mask=inside, other=0.0) + values, mask=inside)
 
@@ -217,7 +217,7 @@ def _forward(
         logits = _mixed_logits(
             q, Q, k, K, mix, head, row, column, heads, queries, keys, dim, scale, DIM, WIDE
         )
-        # In units of 1 / M, so that half types do not lose small deviations.
+        # In units of 1 / M, so that half precision does not lose small deviations.
         deviation = tl.exp(logits - m_i[:, None]) * (keys / l_i)[:, None] - 1
         deviation = tl.where((column < keys)[None, :], deviation, 0.0)
         square += tl.sum(deviation * deviation, 1)
@@ -296,7 +296,7 @@ def _backward_keys(
             q, Q, k, K, mix, head, row, column, heads, queries, keys, dim, scale, DIM, WIDE
         )
         g = _read(grad, GRAD[2], row, queries, channels, CHANNELS)
-        # Rows beyond the last query have a softmax of 0, and a gradient of 0 by it.
+        # Rows beyond the last query have a softmax and a gradient of 0.
         m_i = tl.load(m_of + place * queries + row, mask=row < queries, other=float('inf'))
         l_i = tl.load(l_of + place * queries + row, mask=row < queries, other=1.0)
         delta_i = tl.load(delta + place * queries + row, mask=row < queries, other=0.0)

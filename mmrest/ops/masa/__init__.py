@@ -1,8 +1,8 @@
 """Manhattan self-attention of RMT, after the projections.
 
-A token at (y, x) weights one at (y', x') by ``gamma^(|y - y'| + |x - x'|)``. The official
-networks add the logarithm of that decay to the logits before the softmax, and so do these
-functions. Because the distance is a sum, the decay is kept as two small tables, one per axis.
+A token at (y, x) weights one at (y', x') by ``gamma^(|y - y'| + |x - x'|)``. Like the official
+networks, these functions add the logarithm of that decay to the logits before the softmax. Because
+the distance is a sum, the decay is stored as two small tables, one per axis.
 """
 
 from typing import Any, Callable, Tuple
@@ -33,10 +33,10 @@ def masa(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables, axial: bool) -
         k: keys, (B, H, W, n, d).
         v: values, (B, H, W, n, d_v).
         tables: for (H, W), from :func:`mmrest.ops.position_tables`; they get no gradient.
-        axial: attend along the two axes in turn, rather than over all tokens.
+        axial: attend along the two axes in turn, not over all tokens.
 
     Returns:
-        (B, H, W, n, d_v), in the type of `v`.
+        (B, H, W, n, d_v), in the dtype of `v`.
 
     Raises:
         ValueError: a forced backend cannot run.

@@ -11,7 +11,7 @@ from ..rotary import rotary_tables, rotate
 
 
 class PositionTables(NamedTuple):
-    """The tensors of MaSA that only depend on positions; see :func:`position_tables`."""
+    """Tensors of MaSA that depend only on positions; see :func:`position_tables`."""
 
     sin: Tensor  # H W d
     cos: Tensor  # H W d

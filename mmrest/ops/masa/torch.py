@@ -1,4 +1,4 @@
-"""MaSA in PyTorch: axial by its fused attention, full in blocks of the maps."""
+"""MaSA in PyTorch: axial with fused attention, full block by block."""
 
 from typing import Iterator, List, Optional, Tuple
 
@@ -16,7 +16,7 @@ from .tables import PositionTables, full_decay, rotated
 
 
 def masa_axial_fused(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Return axial MaSA by torch's fused attention, which materialises no map."""
+    """Return axial MaSA with torch's fused attention, which does not materialise maps."""
     q, k = Rotate.apply(q, tables.cos_sin), Rotate.apply(k, tables.cos_sin)
     with autocast_off(q.device):
         return _axes(q, k, v, tables)
@@ -30,7 +30,7 @@ def _axes(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
 
 
 def masa_axial_in_graphs(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Return axial MaSA in plain operations, for compilers and exporters."""
+    """Return axial MaSA in standard ops, for compilers and exporters."""
     return _axes(rotated(q, tables), rotated(k, tables), v, tables)
 
 
@@ -39,7 +39,7 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
     mask = decay[None].to(q.dtype)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return the same for (P, L, n, d), as torch's fused attention needs it."""
+        """Return the same for (P, L, n, d), as torch's fused attention expects it."""
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
@@ -51,7 +51,7 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
 
 
 def masa_full_in_graphs(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Return full MaSA in plain operations, for compilers and exporters."""
+    """Return full MaSA in standard ops, for compilers and exporters."""
     decay = full_decay(tables)
     q, k = rotated(q, tables), rotated(k, tables)
     flat = (x.flatten(1, 2)[:, None] for x in (q, k, v))
@@ -59,9 +59,9 @@ def masa_full_in_graphs(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables)
 
 
 def masa_full_blockwise(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Return full MaSA in memory linear in H W: some image rows of queries at a time.
+    """Return full MaSA, in blocks of image rows of queries, with memory linear in H W.
 
-    The decay of a block is computed where it is used, and the backward pass recomputes the blocks.
+    The decay of each block is computed on the fly. The backward pass recomputes the blocks.
     """
     q, k = Rotate.apply(q, tables.cos_sin), Rotate.apply(k, tables.cos_sin)
     return _BlockwiseFull.apply(q, k, v, tables.decay_h, tables.decay_w)
@@ -148,12 +148,12 @@ def _blocks(q: Tensor) -> Iterator[Tuple[slice, List[Tuple[slice, slice]]]]:
 
 
 def _by_head(x: Tensor) -> Tensor:
-    """(B, H, W, n, d) -> (B, n, H, W, d)."""
+    """Permute (B, H, W, n, d) to (B, n, H, W, d)."""
     return x.permute(0, 3, 1, 2, 4)
 
 
 def _transposed(x: Tensor) -> Tensor:
-    """(B, H, W, n, d) -> (B, n, d, H * W), copied, at least float32."""
+    """Copy (B, H, W, n, d) to (B, n, d, H * W), in at least float32."""
     wide = torch.promote_types(x.dtype, torch.float32)
     return _by_head(x).flatten(2, 3).mT.to(wide).contiguous()
 
