@@ -1,4 +1,4 @@
-"""What a token attends to: the weights of an attention, and the decay of MaSA."""
+"""Attention weights of a query token, and the decay of MaSA."""
 
 from typing import Any, Dict, List, Mapping, NamedTuple, Tuple, Union
 
@@ -39,7 +39,7 @@ def attention_maps(
         backbone: ResT or RMT, in evaluation mode.
         image: normalised, (1, 3, H, W).
         blocks: stage -> block, both counted from 0.
-        point: row and column of a pixel, which the token covers.
+        point: row and column of a pixel that the token covers.
 
     Returns:
         Stage -> attention.
@@ -84,13 +84,12 @@ def token_at(point: Token, image: Tuple[int, int], size: Tuple[int, int]) -> Tok
 
 
 def token_weights(attention: Union[EMSA, MaSA], inputs: Tuple[Any, ...], token: Token) -> Tensor:
-    """Return the weights of the values in the attention's result for one token.
+    """Return the attention weights of one query token.
 
-    They are the derivative of the result with respect to the values, in which it is linear. So
-    they are exact for every kind of attention: those of axial MaSA are the products of the
-    weights along the height and along the width, those of EMSA include the mix of the heads and
-    the instance norm. The maps of other tokens are not materialised, unless the backend in use
-    (see :mod:`mmrest.ops.dispatch`) does.
+    The result is linear in the values, so its derivative gives the exact weights for every kind
+    of attention. For axial MaSA they are the products of the weights along height and width. For
+    EMSA they include head mixing and instance norm. Attention maps of other tokens are not
+    materialised, unless the backend in use does so (see :mod:`mmrest.ops.dispatch`).
 
     Args:
         attention: a module.
@@ -150,7 +149,7 @@ def decays(backbone: RMT, height: int, width: int, point: Token) -> List[Decay]:
         backbone: RMT, on any device, meta included.
         height: of the image, in pixels.
         width: of the image, in pixels.
-        point: row and column of a pixel, which the token covers.
+        point: row and column of a pixel that the token covers.
     """
     found = []
     for stage, stride in enumerate(backbone.arch.strides):

@@ -17,10 +17,10 @@ NUM_REGIONS, NUM_MASKS = 1000, 100
 """Regions and masks per image of a two-stage detector, the limits of its test_cfg."""
 
 OTHER = 'other'
-"""Part of what belongs to no child of a network: its own parameters and products."""
+"""Name of the part for parameters and matmuls outside of any child."""
 
 OPTIONAL = ('backbone', 'neck', 'auxiliary_head')
-"""Children that may multiply nothing in inference."""
+"""Children that may have no MACs in inference."""
 
 
 class Complexity(NamedTuple):
@@ -42,7 +42,7 @@ class Part(NamedTuple):
         name: such as 'stage 2' or 'neck'.
         parameters: number of its parameters.
         macs: its MACs.
-        attention: the share of `macs` in the attention matmuls, q k^T and P V.
+        attention: MACs of these in the attention matmuls, q k^T and P V.
         counted: False for a head that cannot be run here; its `macs` and `attention` are 0.
     """
 
@@ -57,7 +57,7 @@ def count(model: nn.Module, height: int, width: int) -> Complexity:
     """Count the parameters and MACs of a network for one image.
 
     Convolutions, linear layers and attention are counted; norms, activations, interpolation,
-    RoIAlign and NMS are not. A two-stage detector has 1000 regions and 100 masks.
+    RoIAlign and NMS are not. A two-stage detector is counted with 1000 regions and 100 masks.
 
     Args:
         model: backbone, detector, segmentor or classifier, on any device, meta included.
@@ -78,11 +78,11 @@ def count(model: nn.Module, height: int, width: int) -> Complexity:
 
 
 def count_parts(model: nn.Module, height: int, width: int) -> List[Part]:
-    """:func:`count` by parts, in the order of the network.
+    """Count parameters and MACs by part, in the order of the network; see :func:`count`.
 
     The parts of our backbones are the stem, the stages, each with the downsampling before it,
-    and the output norms. The parts of other networks are their children, or the children of
-    those that are containers. Parts without parameters and MACs are dropped.
+    and the output norms. The parts of other networks are their children; a container is split
+    into its own children. Parts without parameters and MACs are dropped.
     """
     names = _part_names(model)
     parameters = Counter(dict.fromkeys(names.values(), 0))
@@ -98,7 +98,7 @@ def count_parts(model: nn.Module, height: int, width: int) -> List[Part]:
 
 
 def _part_names(model: nn.Module) -> Dict[str, str]:
-    """Return prefix of module names -> part; the prefix '' is that of all other modules."""
+    """Return prefix of module names -> part; the prefix '' matches all other modules."""
     if isinstance(model, PyramidBackbone):
         return {**_stage_names(model), '': OTHER}
     found = {'': OTHER}
@@ -125,7 +125,7 @@ def _stage_names(backbone: PyramidBackbone) -> Dict[str, str]:
 
 
 def _part_of(name: str, names: Dict[str, str]) -> str:
-    """Return the part of a module or parameter."""
+    """Return the part of a module or parameter: the longest prefix decides."""
     return names[max((p for p in names if f'{name}.'.startswith(p)), key=len)]
 
 
@@ -148,7 +148,7 @@ def _multiplies(module: nn.Module) -> bool:
 
 
 class _Meter(FlopCounterMode):
-    """Counts by part; torch before 2.4 copies the inputs of modules to count by module."""
+    """FLOP counter by part; torch < 2.4 copies the inputs of modules to count by module."""
 
     def __init__(self) -> None:
         super().__init__(display=False)
@@ -165,7 +165,7 @@ class _Meter(FlopCounterMode):
         self._parts.pop()
 
     def settle(self) -> None:
-        """Attribute what was counted since the last call to the module that is running."""
+        """Attribute all unassigned counts to the part that is running."""
         part = self._parts[-1]
         for operation, flops in self.flop_counts.pop('Global', {}).items():
             self.macs[part] += flops // 2
@@ -183,7 +183,7 @@ def _run(model: nn.Module, names: Dict[str, str], height: int, width: int) -> _M
             enter = partial(meter.enter, _part_of(name, names))
             handles.append(module.register_forward_pre_hook(enter))
             handles.append(module.register_forward_hook(meter.leave))
-        # The counter knows every product of the reference implementation.
+        # FlopCounterMode sees every matmul of the reference implementation.
         with torch.no_grad(), use_backend('reference'), meter:
             _infer(model, image)
             meter.settle()
@@ -195,7 +195,7 @@ def _run(model: nn.Module, names: Dict[str, str], height: int, width: int) -> _M
 
 
 def _infer(model: nn.Module, image: Tensor) -> None:
-    """Run everything that multiplies in inference, for the largest number of regions."""
+    """Run all layers of inference, with the maximum number of regions."""
     if not hasattr(model, 'extract_feat'):
         model(image)
         return

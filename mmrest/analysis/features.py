@@ -25,7 +25,7 @@ def receptive_fields(network: nn.Module, images: Iterable[Tensor]) -> List[Recep
     map's centre with respect to its colours, over images, channels and colours. One backward
     pass per image sums over the channels: for independent random signs s, the expected square
     of ``d (sum_c s_c y_c) / d x`` is ``sum_c (d y_c / d x)^2``. Without signs, the sum over the
-    channels is constant behind a layer norm.
+    channels is constant after a layer norm.
 
     Args:
         network: a backbone with maps (1, C, h, w), in evaluation mode.
@@ -68,7 +68,7 @@ def squared_gradients(network: nn.Module, image: Tensor, seed: int = 0) -> List[
 
 
 def half_share(values: Tensor) -> float:
-    """Return the smallest fraction of the elements, none negative, that holds half their sum."""
+    """Return the smallest fraction of non-negative elements that holds half of their sum."""
     largest_first = values.flatten().sort(descending=True).values
     needed = int((largest_first.cumsum(0) < values.sum() / 2).sum()) + 1
     return needed / values.numel()

@@ -15,7 +15,7 @@ from .attention_maps import AttentionMap, Decay
 from .features import Components, ReceptiveField
 
 COLUMNS = 8
-"""Heads side by side."""
+"""Maximum number of heads per row."""
 
 
 class Group(NamedTuple):
@@ -38,11 +38,11 @@ class Group(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What maps are drawn over.
+    """Image that maps are drawn over.
 
     Attributes:
         size: height and width of the image, in pixels.
-        image: (H, W, 3), RGB, 8 bits; None: only its size matters.
+        image: (H, W, 3), RGB, 8 bits; None to draw without it.
         point: row and column of a pixel to mark.
     """
 
@@ -167,7 +167,7 @@ def _draw_group(part: Any, axes: np.ndarray, group: Group, scene: Scene) -> None
 
 
 def _show(axis: Axes, group: Group, values: Any, scene: Scene) -> AxesImage:
-    """Draw a map, and below numbers the image in grey."""
+    """Draw a map; numbers are drawn over the image in grey."""
     height, width = scene.size
     style = dict(extent=[0, width, height, 0], interpolation='nearest')
     if scene.image is not None and group.norm is not None:

@@ -24,8 +24,8 @@ class Attention(NamedTuple):
         stride: of its tokens, in pixels.
         heads: number of heads.
         dim: channels per head.
-        axial: of MaSA, decomposed along the axes.
-        reduction: of EMSA, stride of the reduction of keys and values; None is MaSA.
+        axial: MaSA decomposed along the axes.
+        reduction: stride of EMSA's key and value reduction; None for MaSA.
     """
 
     stride: int
@@ -55,7 +55,7 @@ class Job(NamedTuple):
 
     Attributes:
         network: key of :data:`~.networks.BACKBONES` or :data:`ATTENTIONS`.
-        backend: of the attention, see :mod:`mmrest.ops.dispatch`; None for networks of mmdet.
+        backend: attention backend, see :mod:`mmrest.ops.dispatch`; None for networks of mmdet.
         size: height and width of the images, in pixels.
         batch: number of images.
         train: forward and backward, rather than forward without gradients.
@@ -86,9 +86,10 @@ class Memory(NamedTuple):
     """Memory of a job, in MB.
 
     Attributes:
-        peak: of a process of its own, or of its allocations on the GPU; for an attention, the
+        peak: peak of its own process, or of its allocations on the GPU; for an attention, the
             growth during the step. None if the system does not report it.
-        saved: by autograd for the backward pass, without parameters and inputs; 0 in inference.
+        saved: saved by autograd for the backward pass, without parameters and inputs; 0 in
+            inference.
     """
 
     peak: Optional[float]
@@ -96,7 +97,7 @@ class Memory(NamedTuple):
 
 
 class _Attention(nn.Module):
-    """An attention on random queries, keys and values, whatever the images."""
+    """Attention on random queries, keys and values; the images are ignored."""
 
     def __init__(self, attention: Attention, job: Job) -> None:
         super().__init__()
@@ -132,7 +133,7 @@ class Step:
         images: its input.
 
     Raises:
-        KeyError: unknown name of a network.
+        KeyError: unknown network name.
     """
 
     def __init__(self, job: Job) -> None:
@@ -192,12 +193,12 @@ def saved_bytes(run: Callable[[], Tensor], known: Iterable[Tensor] = ()) -> int:
 
 
 def seconds(jobs: Sequence[Job], repeats: int) -> Dict[str, List[float]]:
-    """Return the times of jobs by their names, in seconds, interleaved.
+    """Return job name -> times in seconds, of interleaved steps.
 
-    Each has a process of its own, so that it cannot use memory that another one has freed.
+    Each job has its own process, so that it cannot reuse memory that another one has freed.
 
     Args:
-        jobs: what to measure.
+        jobs: measurements.
         repeats: steps per job, after one to warm up.
     """
     times: Dict[str, List[float]] = {job.name: [] for job in jobs}
@@ -247,7 +248,7 @@ def _memory(job: Job, threads: int) -> Memory:
 
 
 def machine(device: str) -> str:
-    """Describe what was measured on."""
+    """Describe the hardware, its threads and the torch version."""
     if device == 'cuda':
         return f'{torch.cuda.get_device_name()}, torch {torch.__version__}'
     return (

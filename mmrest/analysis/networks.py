@@ -18,7 +18,7 @@ from ..checkpoint import read_weights
 from ..engine.building import check_model, find_type
 from ..engine.config import is_classifier, load_config, without_sync_bn
 from ..engine.errors import UsageError
-from ..engine.weights import fitted_to, load_whole_weights
+from ..engine.weights import fitted_to, load_full_weights
 from ..models.pyramid import PyramidBackbone
 from ..shipped import find
 
@@ -86,7 +86,7 @@ def _with_model(model: Dict[str, Any], scope: str, filename: str) -> Config:
 
 
 def backbone_config(cfg: Config) -> Config:
-    """Return a config of only the backbone; a :class:`UsageError` if the model has none."""
+    """Return a config of only the backbone; raise UsageError if the model has none."""
     if is_backbone(cfg):
         return cfg
     if 'backbone' not in cfg.model:
@@ -128,7 +128,7 @@ def preprocessing(cfg: Config) -> Preprocessing:
 
 
 def on_meta(cfg: Config) -> nn.Module:
-    """Return the network of a config on the meta device; a :class:`UsageError` if it fails."""
+    """Return the network of a config on the meta device; raise UsageError if that fails."""
     return check_model(cfg).to('meta')
 
 
@@ -137,9 +137,9 @@ def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
 
     Args:
         cfg: config with ``model``.
-        checkpoint: file of weights, about which a line is printed. By default they are random
-            with a fixed seed; those of our backbones are initialised as for training from
-            scratch, or by their ``init_cfg``.
+        checkpoint: weights file; a line about it is printed. By default, weights are random with
+            a fixed seed. Our backbones are then initialised as for training from scratch, or by
+            their ``init_cfg``.
 
     Raises:
         UsageError: the network cannot be built.
@@ -160,11 +160,11 @@ def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
         finally:
             logger.setLevel(level)
     if checkpoint is not None:
-        if backbone is model:  # which may be a part of what the file contains
+        if backbone is model:  # the file may contain a full model
             tensors, report = fitted_to(model, read_weights(checkpoint))
             model.load_state_dict(tensors, strict=False)
         else:
-            _, report = load_whole_weights(model, checkpoint)
+            _, report = load_full_weights(model, checkpoint)
         print(report)
     model.eval()  # returns None for some backbones of mmdet
     return model

@@ -1,4 +1,4 @@
-"""Safe reading, strict matching and atomic writing of weights; independent of modules."""
+"""Safe reading, strict matching and atomic writing of weights; independent of nn.Module."""
 
 from .errors import CheckpointError, shortened
 from .matching import match, summary

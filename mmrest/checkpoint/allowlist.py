@@ -1,8 +1,8 @@
-"""The types that a checkpoint may contain; everything else in a pickle is refused.
+"""Types that a checkpoint may contain; all other pickled types are refused.
 
-torch's weights-only unpickler reads tensors and plain containers. Added are the types that
+torch's weights-only unpickler reads tensors and plain containers. This allowlist adds types that
 training scripts save with the weights: mmengine's logs and schedules, and the arguments of the
-official ResT and RMT scripts. None of them executes anything of the file.
+official ResT and RMT scripts. None of them executes code from the file.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def _harmless_method(owner: type, name: str) -> Any:
 
 
 class _Dtype:
-    """Replaces ``numpy.dtype``: only numbers and strings of fixed size.
+    """Replacement for ``numpy.dtype``: only numbers and strings of fixed size.
 
     A dtype of objects, or one whose state a file sets, would turn bytes into an array of pointers.
     """
@@ -47,7 +47,7 @@ class _Dtype:
 
 
 class _Array(np.ndarray):
-    """Replaces ``numpy.ndarray``, and is pickled as that: only dtypes that :class:`_Dtype` allows.
+    """Replacement for ``numpy.ndarray``, pickled as ndarray; only dtypes of :class:`_Dtype`.
 
     The constructor ignores its arguments, which could name a dtype of objects and their addresses.
     """
@@ -66,7 +66,7 @@ class _Array(np.ndarray):
 
 
 def _scalar(dtype: _Dtype, raw: Any) -> Any:
-    raw = raw.encode('latin1') if isinstance(raw, str) else raw  # by Python 2
+    raw = raw.encode('latin1') if isinstance(raw, str) else raw  # written by Python 2
     return np.frombuffer(raw, dtype.dtype)[0]
 
 
@@ -103,7 +103,7 @@ TYPES: List[Any] = [
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads what torch's unpickler would read."""
+    """Unpickler with the allowlist of torch's own, and :data:`TYPES`."""
 
     allowed: ClassVar[Dict[str, Any]] = {
         **torch._weights_only_unpickler._get_allowed_globals(),
@@ -119,7 +119,7 @@ class _Unpickler(pickle.Unpickler):
         return self.allowed[full_name]
 
 
-# The interface of a pickle module that torch.load uses.
+# The parts of a pickle module that torch.load uses.
 guarded_pickle = SimpleNamespace(
     __name__='mmrest_guarded_pickle',
     Unpickler=_Unpickler,

@@ -1,4 +1,4 @@
-"""The error of this package, and lists of names in its messages."""
+"""Error class, and lists of names in messages."""
 
 from typing import Iterable
 
@@ -8,7 +8,7 @@ class CheckpointError(RuntimeError):
 
 
 def shortened(names: Iterable[str], most: int = 6) -> str:
-    """Return the first of some names, and how many more there are."""
+    """Return the first `most` names and the number of the others."""
     names = [str(name) for name in names]
     more = f', … {len(names) - most} more' if len(names) > most else ''
     return (', '.join(names[:most]) or 'none') + more

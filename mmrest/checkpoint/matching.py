@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint a network loads: all that it needs, or an error with numbers."""
+"""Strict matching of checkpoint tensors: all that a network needs, or an error with counts."""
 
 from typing import Callable, Dict, List, Mapping, NamedTuple, Tuple
 
@@ -8,7 +8,7 @@ from .errors import CheckpointError, shortened
 
 
 class _Comparison(NamedTuple):
-    """Names of tensors, without the batch counters that batch norm needs only if it averages."""
+    """Tensor names; ``num_batches_tracked``, used only if momentum is None, is not required."""
 
     required: List[str]
     missing: List[str]
@@ -73,7 +73,7 @@ def match(
 
 
 def summary(source: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """Return a line that says how many of the `wanted` are loaded, and names all others.
+    """Return a line with the number of `wanted` tensors loaded and the names of the others.
 
     Args:
         source: name of the file.

@@ -35,7 +35,7 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
                 local = str(stack.enter_context(get_local_path(path)))
             except KeyError as error:
                 raise CheckpointError(
-                    f'checkpoint {path}: mmengine knows no storage {path.partition("://")[0]}://; '
+                    f'checkpoint {path}: mmengine does not support {path.partition("://")[0]}://; '
                     'download the file and pass its path'
                 ) from error
             except Exception as error:  # whatever the client of that storage raises
@@ -56,7 +56,7 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
 def _read(path: str, map_location: Any) -> Any:
     with open(path, 'rb') as file:
         start = file.read(9)
-    if start[8:] == b'{':  # the length of a JSON header precedes it
+    if start[8:] == b'{':  # JSON header, after its length
         return _read_safetensors(path, map_location)
     if start.startswith(b'PK'):
         _check_archive(path)
@@ -68,7 +68,7 @@ def _read(path: str, map_location: Any) -> Any:
 
 
 def _torch_has_allowlist() -> bool:
-    """Return True if torch's unpickler takes types under the names of others."""
+    """Return True if torch's allowlist supports substitutes under the names of other types."""
     return tuple(int(part) for part in torch.__version__.split('.')[:2]) >= (2, 6)
 
 
@@ -88,7 +88,7 @@ def _check_archive(path: str) -> None:
 
     Raises:
         CheckpointError: it is compressed, which torch.save never does, or it is a TorchScript
-            program, which torch would execute.
+            archive, whose code torch would execute.
     """
     with zipfile.ZipFile(path) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
@@ -103,7 +103,7 @@ def _check_archive(path: str) -> None:
 
 
 def _message(path: str, error: Exception) -> str:
-    """Return why a file cannot be read, and what to do."""
+    """Return the error message for a file that cannot be read."""
     blocked = isinstance(error, pickle.UnpicklingError) and re.search(
         r'GLOBAL (\S+)|function (\S+)|<class \'(\S+)\'>', str(error)
     )

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint by name, out of the containers and wrappers of many libraries."""
+"""Checkpoint tensors by name, without the containers and wrappers of many libraries."""
 
 import re
 from collections import Counter
@@ -13,7 +13,7 @@ CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
 """Keys of state dicts in checkpoints; EMA weights, the ones that papers report, are preferred."""
 
 _WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.')
-"""Prefixes of DistributedDataParallel and torch.compile, the latter also before parts."""
+"""Prefixes of DistributedDataParallel and torch.compile, the latter also of submodules."""
 
 _USUAL_PREFIXES = ('', 'backbone.', 'backbone.bottom_up.')
 """Prefixes of the backbone in detectors of mmdet and detectron2."""
@@ -31,10 +31,10 @@ class Weights(NamedTuple):
     tensors: Dict[str, Tensor]
 
     def under(self, prefix: str) -> 'Weights':
-        """Return those whose names begin with `prefix`, without it.
+        """Return the tensors whose names begin with `prefix`, and remove it from the names.
 
         Raises:
-            CheckpointError: there is none.
+            CheckpointError: there are none.
         """
         start = prefix.rstrip('.') + '.'
         chosen = {n[len(start) :]: t for n, t in self.tensors.items() if n.startswith(start)}
@@ -51,10 +51,10 @@ class Weights(NamedTuple):
         return self.under(prefix) if prefix else self
 
     def prefix_of(self, wanted: Iterable[str]) -> str:
-        """Return the prefix with the most of the `wanted` names; empty, or ending in a dot.
+        """Return the prefix of most `wanted` names; empty, or ending in a dot.
 
         Raises:
-            CheckpointError: two prefixes are equally good, and neither of them is usual.
+            CheckpointError: several prefixes are equally good, and none of them is usual.
         """
         ends = set(wanted)
         counts: Counter = Counter()
@@ -81,11 +81,11 @@ def read_weights(path: str, prefix: Optional[str] = None, map_location: Any = 'c
 
     Args:
         path: see :func:`.read_checkpoint`, and :func:`weights_of` for its content.
-        prefix: select the names that begin with ``prefix.``, without it.
+        prefix: load only names that begin with ``prefix.``, and remove it.
         map_location: as for ``torch.load``.
 
     Raises:
-        CheckpointError: see :func:`.read_checkpoint`, or there are no tensors (of that prefix).
+        CheckpointError: see :func:`.read_checkpoint`, or there are no tensors (with that prefix).
     """
     weights = weights_of(path, read_checkpoint(path, map_location))
     return weights.under(prefix) if prefix else weights
@@ -101,7 +101,7 @@ def weights_of(source: str, content: Any) -> Weights:
         content: what was read.
 
     Raises:
-        CheckpointError: there are no tensors, or two of one name.
+        CheckpointError: there are no tensors, or two with the same name.
     """
     kept = [name for name in CONTAINERS if _is_container(content, name)]
     if kept:

@@ -1,4 +1,4 @@
-"""Atomic writes: what was there before is lost only once the new file is complete."""
+"""Atomic writes: a file is replaced only when the new one is complete."""
 
 import contextlib
 import errno
@@ -36,7 +36,7 @@ def write_atomically(path: Path, write: Callable[[str], None]) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        # torch's writer turns the error of the file into one of its own.
+        # torch's writer raises its own error while handling the OSError.
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
@@ -47,14 +47,14 @@ def write_atomically(path: Path, write: Callable[[str], None]) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what :func:`write_atomically` left in a folder when its process was killed."""
+    """Remove temporary files that :func:`write_atomically` left in killed processes."""
     for path in folder.glob('.*.[0-9]*.part'):
         try:
             os.kill(int(path.suffixes[-2][1:]), 0)
         except ProcessLookupError:
             with contextlib.suppress(OSError):
                 path.unlink()
-        except (ValueError, OverflowError, OSError):  # not ours, or of another user's process
+        except (ValueError, OverflowError, OSError):  # not ours, or another user's process
             continue
 
 
@@ -78,7 +78,7 @@ def publish(path: Path, tensors: Mapping[str, Tensor], meta: Dict[str, Any]) -> 
         path: file name without the digits; ``.safetensors``, or ``torch.save`` writes ``meta`` and
             ``state_dict``.
         tensors: the weights.
-        meta: other information; safetensors supports strings only, others are dropped there.
+        meta: other information; safetensors keeps only its strings.
 
     Returns:
         ``STEM-<8 hexadecimal digits>SUFFIX``.
@@ -86,7 +86,7 @@ def publish(path: Path, tensors: Mapping[str, Tensor], meta: Dict[str, Any]) -> 
     Raises:
         CheckpointError: see :func:`write_atomically`, or safetensors is not installed.
     """
-    # Copies, so that the rest of a larger storage is not saved.
+    # Clone, so that a view does not save its whole storage.
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
     if path.suffix == '.safetensors':
         try:

@@ -1,1 +1,1 @@
-"""What a run needs beyond mmengine."""
+"""Extensions of mmengine for training and testing."""

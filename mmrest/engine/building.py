@@ -1,4 +1,4 @@
-"""Build the runner of a run, its network without memory, and find types by name."""
+"""Build the runner and the model of a config, and find types by name."""
 
 import copy
 import sys
@@ -27,7 +27,7 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
 
     Args:
         cfg: config of the run.
-        verbose: log to a terminal as mmengine does, in place of the screen of
+        verbose: log to a terminal as mmengine does, without the screen of
             :mod:`mmrest.engine.display`.
     """
     make_resumable(cfg)
@@ -36,14 +36,14 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
     reverted = without_sync_bn(cfg) if alone or not torch.cuda.is_available() else 0
     if not alone and get_device() == 'cpu':
         use_cpu_wrapper(cfg)
-    # The stream is named, because quiet_libraries exchanges sys.stdout.
+    # A fixed stream, because quiet_libraries replaces sys.stdout.
     console = None if verbose or not sys.stdout.isatty() else Console(file=sys.stdout)
     if 'runner_type' in cfg:
         runner, console = RUNNERS.build(cfg), None
     else:
         runner = type('ScreenRunner', (ScreenRunner,), {'console': console}).from_cfg(cfg)
     runner.register_hook(DisplayHook(console))
-    print_log(f'operators of mmcv: {describe()}', 'current')
+    print_log(f'MMCV ops: {describe()}', 'current')
     if reverted:
         lacking = 'a process group' if torch.cuda.is_available() else 'CUDA'
         print_log(
@@ -54,7 +54,7 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
 
 
 def check_model(cfg: Config) -> nn.Module:
-    """Build the model of a config, before anything is written.
+    """Build the model of a config, to find errors before anything is written.
 
     Returns:
         The model in training mode, on the meta device if it can be built there.
@@ -67,7 +67,7 @@ def check_model(cfg: Config) -> nn.Module:
         try:
             with torch.device('meta'):
                 return _built(cfg)
-        except Exception:  # a network that computes while it is built, or an error
+        except Exception:  # it computes while it is built, or raises the error below, too
             pass
         try:
             return _built(cfg)
@@ -92,6 +92,6 @@ def find_type(root: Registry, name: Optional[str]) -> Optional[Callable[..., Any
 
 
 def image_channels(model: nn.Module) -> int:
-    """Return the number of channels of the images that a model takes: those of its first layer."""
+    """Return the number of image channels that the first convolution of a model expects."""
     layers = (module for module in model.modules() if isinstance(module, nn.Conv2d))
     return next((layer.in_channels for layer in layers), 3)

@@ -1,4 +1,4 @@
-"""Every place where mmrest replaces a part of mmengine or reaches into mmengine or torch.
+"""All patches of mmengine, and all uses of private parts of mmengine and torch.
 
 Tried with mmengine 0.10.7 and torch 2.1 to 2.14; tests/engine/test_compat.py fails when a library
 changes under it, and lists the methods of mmengine's classes that subclasses override.
@@ -28,7 +28,7 @@ MODULE2PACKAGE.setdefault('mmrest', 'mmrest')
 class AtomicLocalBackend(LocalBackend):
     """LocalBackend whose writes are atomic.
 
-    mmengine writes into the file itself: a process that is killed leaves half a checkpoint.
+    mmengine writes into the final file, so a killed process leaves a truncated checkpoint.
     """
 
     def put(self, obj: bytes, filepath: Any) -> None:
@@ -39,16 +39,16 @@ class AtomicLocalBackend(LocalBackend):
 
 
 def load_from_guarded(filename: str, map_location: Any = None, model_dir: Any = None) -> Any:
-    """Load a checkpoint with the weights-only unpickler; a loader of mmengine.
+    """Load a checkpoint with the weights-only unpickler, as a loader for mmengine.
 
-    The log calls a loader by its name after ``load_from_``. mmengine's own loaders fail on its own
-    checkpoints with torch >= 2.6 (mmengine#1655). With earlier releases, or by http, they execute
-    whatever a file contains.
+    mmengine logs the name of a loader after ``load_from_``. Its own loaders fail on its own
+    checkpoints with torch >= 2.6 (mmengine#1655). With earlier versions, or over http, they
+    execute code from the file.
 
     Args:
         filename: path or URL; downloads are kept in torch's hub folder.
         map_location: as for ``torch.load``.
-        model_dir: folder to download to, in place of torch's hub folder.
+        model_dir: download folder (default: torch's hub folder).
 
     Raises:
         CheckpointError: see :func:`mmrest.checkpoint.read_checkpoint`.
@@ -74,14 +74,14 @@ def load_from_guarded(filename: str, map_location: Any = None, model_dir: Any = 
 
 
 def install_file_access() -> None:
-    """Have mmengine read checkpoints guarded and write local files atomically.
+    """Make mmengine read checkpoints safely and write local files atomically.
 
-    Importing mmrest does it, so that OpenMMLab's own tools read the checkpoints of its runs, too.
-    A backend for local files that a project has registered itself stays.
+    Importing mmrest calls it, so that OpenMMLab's own tools can read the checkpoints, too. A local
+    file backend that a project has registered is kept.
     """
     schemes = ['', 'http://', 'https://', 'pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://']
     CheckpointLoader.register_scheme(schemes, load_from_guarded, force=True)
-    # The names of model zoos are resolved into URLs for this function.
+    # mmengine resolves model zoo names to URLs, and passes them to this function.
     checkpoint.load_from_http = load_from_guarded
     if fileio.prefix_to_backends[''] is LocalBackend:
         register_backend('local', AtomicLocalBackend, force=True, prefixes='')
@@ -89,13 +89,13 @@ def install_file_access() -> None:
 
 
 def wrap_worker_init(wrapper: Callable[..., None]) -> bool:
-    """Have `wrapper` begin every worker of the loaders that mmengine builds.
+    """Call `wrapper` first in every worker of mmengine's dataloaders.
 
     Args:
-        wrapper: called with what mmengine calls in a worker, and its arguments.
+        wrapper: called with mmengine's worker_init_fn and its arguments.
 
     Returns:
-        False if that was done before.
+        False if it was installed before.
     """
     if isinstance(runner.default_worker_init_fn, partial):
         return False
@@ -105,7 +105,7 @@ def wrap_worker_init(wrapper: Callable[..., None]) -> bool:
 
 @contextmanager
 def without_cuda_device() -> Iterator[None]:
-    """Let mmengine's ``init_dist`` run without CUDA: it selects a device with any backend."""
+    """Let mmengine's ``init_dist`` run without CUDA; it selects a device with any backend."""
     before, torch.cuda.set_device = torch.cuda.set_device, lambda device: None
     try:
         yield

@@ -1,4 +1,4 @@
-"""From a config file and a command line to the config of a run."""
+"""Load the config of a run from a file and command-line options."""
 
 import difflib
 import inspect
@@ -49,7 +49,7 @@ def load_config(
 
     Args:
         path: a config file, or the name of a shipped config.
-        cfg_options: values that override those of the config, by dotted key.
+        cfg_options: values that override the config's, by dotted key.
         data_root: folder that replaces the config's ``data_root``, in every path below it.
 
     Raises:
@@ -63,7 +63,7 @@ def load_config(
         if shipped is None:
             near = nearest(path)
             hint = f'did you mean {near[0]}?' if near else 'mmrest configs lists the shipped ones'
-            raise UsageError(f'config {path} not found, neither as a file nor by name; {hint}')
+            raise UsageError(f'config {path} not found as a file or a shipped config; {hint}')
         path = str(shipped)
     try:
         cfg = Config.fromfile(path)
@@ -97,7 +97,7 @@ def _unreadable(error: Exception) -> str:
 
 
 def _check_key(key: str, value: Any, cfg: Config) -> None:
-    """Refuse keys that no part of a run would read; mmengine takes any key."""
+    """Reject keys that no part of a run reads; mmengine accepts any key."""
     if key.rpartition('.')[2] == 'pretrained' and value is not None:
         raise UsageError(
             f'--cfg-options {key}={value} would be ignored: tools/train.py --pretrained {value} '
@@ -112,7 +112,7 @@ def _check_key(key: str, value: Any, cfg: Config) -> None:
 
 
 def _check_kind(key: str, value: Any, cfg: Config) -> None:
-    """Refuse a list that a comma in a path makes."""
+    """Reject a list that results from a comma in a path."""
     before: Any = cfg
     for part in key.split('.'):
         before = before.get(part) if isinstance(before, (dict, Config)) else None
@@ -121,8 +121,8 @@ def _check_kind(key: str, value: Any, cfg: Config) -> None:
     is_string = isinstance(before, str) and name != 'ann_file'  # the pre-flight explains that
     if (is_string or name in paths) and isinstance(value, list):
         raise UsageError(
-            f'--cfg-options {key} is the list {value}, where one string belongs; put a string '
-            f'that has commas in quotes: {key}=\'"{",".join(map(str, value))}"\''
+            f'--cfg-options {key} is the list {value}, not a string; put a string with commas in '
+            f'quotes: {key}=\'"{",".join(map(str, value))}"\''
         )
 
 
@@ -144,8 +144,8 @@ def _replace_data_root(cfg: Config, data_root: str) -> None:
     if len(roots) != 1:
         found = f'there are several: {", ".join(sorted(roots))}' if roots else 'there is none'
         raise UsageError(
-            f'--data-root replaces the data_root of a config, but in this one {found}; set the '
-            'paths with --cfg-options'
+            f'--data-root needs one data_root in the config, but {found}; set the paths with '
+            '--cfg-options'
         )
     root = roots.pop()
     for part in ('data_root', *parts):
@@ -195,7 +195,7 @@ def make_resumable(cfg: Config) -> None:
 
 
 def check_tta(cfg: Config) -> None:
-    """Make sure that a config supports test-time augmentation.
+    """Check that a config supports test-time augmentation.
 
     Raises:
         UsageError: it does not.

@@ -1,4 +1,4 @@
-"""Devices that can compute, and the peak memory of this process on them."""
+"""Usable devices, and the peak memory of this process."""
 
 import re
 import sys
@@ -26,7 +26,7 @@ def usable_device(name: Union[str, torch.device]) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except Exception as error:  # of the backend of a device
+    except Exception as error:  # any error of the backend
         raise UsageError(f'device {name} cannot be used: {first_line(error)}; use cpu') from error
     if device.type == 'meta':
         raise UsageError('device meta cannot be used: it holds no values; use cpu')
@@ -37,7 +37,7 @@ def peak_memory_mb(on_gpu: Optional[bool] = None) -> Optional[float]:
     """Return the peak memory of this process, in MB, or None if the system does not report it.
 
     Args:
-        on_gpu: memory allocated on the GPU rather than resident memory; None: if there is a GPU.
+        on_gpu: measure memory allocated on the GPU, not resident memory (default: if available).
     """
     if cuda.is_available() if on_gpu is None else on_gpu:
         return cuda.max_memory_allocated() / 2**20
@@ -53,7 +53,7 @@ def reset_peak_memory(on_gpu: bool) -> Optional[float]:
     """Reset the peak to the memory held now.
 
     Returns:
-        That memory, in MB; None if the peak cannot be reset, as outside of Linux.
+        That memory, in MB; None if the peak cannot be reset, as on systems other than Linux.
     """
     if on_gpu:
         cuda.reset_peak_memory_stats()

@@ -1,7 +1,7 @@
 """Console output of a run: one screen on a terminal, or MMEngine's log with rate and memory.
 
-On a terminal, the log goes to its file, and the console shows what the run is, its progress, every
-evaluation as a table, and warnings.
+On a terminal, the log is only in its file. The console shows a summary of the run, its progress,
+a table per evaluation, and warnings.
 """
 
 import atexit
@@ -41,23 +41,23 @@ Comparison = Callable[[float, float], bool]
 RGB = Tuple[int, ...]
 
 MAIN_METRICS = ('coco/segm_mAP', 'coco/bbox_mAP', 'mIoU')
-"""Metrics that judge a run whose config does not name one to save the best checkpoint by."""
+"""Main metrics, in order of preference, of runs without ``save_best``."""
 
 _NOISE = (
     'paramwise_options -- ',  # one line per parameter
     '"FileClient" will be deprecated',
     '"HardDiskBackend" is the alias',
 )
-"""Beginnings of lines that the console never shows; they are in the log file."""
+"""Prefixes of log lines that only the log file has."""
 
 
 def say(message: str) -> None:
-    """Log a line that the screen shows, too."""
+    """Log a line, and show it on the screen."""
     MMLogger.get_current_instance().info(message, extra={'screen': True})
 
 
 class _ScreenHandler(logging.Handler):
-    """Prints warnings, and what :func:`say` said, above the progress bar."""
+    """Handler that prints warnings, and lines of :func:`say`, above the progress bar."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class _ScreenHandler(logging.Handler):
 
 
 class ScreenRunner(Runner):
-    """Runner whose console output is quiet; the log file has everything."""
+    """Runner with quiet console output; the log file is complete."""
 
     console: Optional[Console] = None
     """Terminal of the screen; None logs to the console, as MMEngine does."""
@@ -95,7 +95,7 @@ class ScreenRunner(Runner):
 
 @contextlib.contextmanager
 def quiet_libraries(runner: Runner) -> Iterator[None]:
-    """Log what libraries print, such as pycocotools, if the run has a screen."""
+    """Log the output of libraries such as pycocotools, if the run has a screen."""
     if getattr(runner, 'console', None) is None:
         yield
         return
@@ -116,13 +116,13 @@ class _Logged(io.TextIOBase):
 
 
 class DisplayHook(Hook):
-    """Shows throughput, memory, progress and the best metric so far.
+    """Hook that shows throughput, memory, progress and the best metric so far.
 
-    - Lines of the training log get ``img_per_s`` and, without a GPU, whose memory mmengine shows,
-      ``memory_mb``: the peak memory of the process.
-    - Every evaluation of a training run ends with the best metric so far and where it was reached.
-    - On a terminal, the run is introduced in a few lines, training and evaluation have a bar, and
-      every evaluation is a table.
+    - Training log lines get ``img_per_s`` and, without a GPU, ``memory_mb``, the peak memory of
+      the process. mmengine logs the memory of GPUs itself.
+    - After each evaluation, the best metric so far and its epoch or iteration are logged.
+    - On a terminal, the hook prints a summary of the run, progress bars, and a table per
+      evaluation.
 
     Args:
         console: terminal of the screen; None leaves the console to the log.
@@ -136,12 +136,12 @@ class DisplayHook(Hook):
         self._best: Optional[str] = None
 
     def before_train(self, runner: Runner) -> None:
-        """Introduce the run."""
+        """Print the summary of the run."""
         if self._console is not None:
             self._console.print(introduction(runner))
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Show the bar of the training."""
+        """Show the progress bar of the training."""
         if self._progress is None:
             self._start('train', runner.max_iters, done=runner.iter)
 
@@ -155,9 +155,9 @@ class DisplayHook(Hook):
         """Measure rate and memory."""
         hub = runner.message_hub
         images = data_batch.get('inputs') if isinstance(data_batch, dict) else None
-        timed = 'train/time' in hub.log_scalars  # by IterTimerHook, which a config may leave out
+        timed = 'train/time' in hub.log_scalars  # by IterTimerHook, which a config may omit
         if timed and images is not None and not isinstance(images, dict):
-            # Over as many iterations as the time in the same line.
+            # Averaged over as many iterations as the time in the same line.
             seconds = hub.get_scalar('train/time').mean(runner.log_processor.window_size)
             hub.update_scalar('train/img_per_s', len(images) * get_world_size() / seconds)
         memory = peak_memory_mb()
@@ -181,13 +181,13 @@ class DisplayHook(Hook):
         return ' '.join(found + ([] if memory is None else [f'{memory / 1024:.1f} GiB']))
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Show the bar of the evaluation."""
+        """Show the progress bar of the evaluation."""
         fill_palette(runner.visualizer.dataset_meta)
         self._stop()
         self._start('evaluation', len(runner.val_dataloader))
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Show the bar of the test."""
+        """Show the progress bar of the test."""
         fill_palette(runner.visualizer.dataset_meta)
         self._start('test', len(runner.test_dataloader))
 
@@ -196,13 +196,13 @@ class DisplayHook(Hook):
             self._progress.update(self._progress.task_ids[0], advance=1, **fields)
 
     def after_val_iter(self, *args: Any, **kwargs: Any) -> None:
-        """Move the bar."""
+        """Advance the progress bar."""
         self._advance()
 
     after_test_iter = after_val_iter
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
-        """Keep the best metric, before CheckpointHook saves it, and show the metrics."""
+        """Update the best metric, before CheckpointHook saves it, and show the metrics."""
         self._stop()
         self._best = None
         if not metrics or runner.iter == 0:  # no training
@@ -211,7 +211,7 @@ class DisplayHook(Hook):
         name, is_better = _main_metric(runner, metrics)
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         now = f'epoch {runner.epoch}' if by_epoch else f'iteration {runner.iter}'
-        # The hub is saved in checkpoints, so a resumed run knows the best metric of before.
+        # Checkpoints contain the hub, so a resumed run knows the best metric so far.
         best = runner.message_hub.runtime_info.get('best_so_far', {})
         value = float(metrics[name])
         if name not in best or is_better(value, best[name][0]) or math.isnan(best[name][0]):
@@ -234,7 +234,7 @@ class DisplayHook(Hook):
             runner.logger.info(f'best so far: {self._best}')
 
     def after_train(self, runner: Runner) -> None:
-        """Say where everything is."""
+        """Print the work dir."""
         self._stop()
         if self._console is not None:
             self._console.print(
@@ -268,7 +268,7 @@ class DisplayHook(Hook):
         )
         self._progress.add_task(what, total=total, completed=done, numbers='')
         self._progress.start()
-        atexit.register(self._stop)  # the cursor comes back whatever happens
+        atexit.register(self._stop)  # restores the cursor in any case
 
     def _stop(self) -> None:
         if self._progress is not None:
@@ -278,7 +278,7 @@ class DisplayHook(Hook):
 
 
 def introduction(runner: Runner) -> Table:
-    """Describe a run in a few lines: network, data, schedule, device and folder."""
+    """Return a summary of a run: network, data, schedule, device and folder."""
     model = runner.model.module if hasattr(runner.model, 'module') else runner.model
     backbone = getattr(model, 'backbone', None)
     loader, loop = runner.train_dataloader, runner.train_loop
@@ -309,7 +309,7 @@ def introduction(runner: Runner) -> Table:
 
 
 def _origin(runner: Runner) -> str:
-    """Return where the weights come from; :mod:`.weights` says how many tensors fit."""
+    """Return the source of the weights; :mod:`.weights` logs how many tensors match."""
     if loaded_from(runner) != 'None':
         return f'{"resumed" if is_resuming(runner) else "initialised"} from {loaded_from(runner)}'
     init = ((runner.cfg.get('model') or {}).get('backbone') or {}).get('init_cfg')
@@ -322,23 +322,23 @@ def _millions(module: nn.Module) -> str:
 
 
 def colours(palette: Optional[Sequence[Sequence[int]]], count: int) -> List[RGB]:
-    """Return as many colours as there are classes, as (red, green, blue) of 0 to 255.
+    """Return one colour per class, as (red, green, blue) of 0 to 255.
 
     Args:
-        palette: colours of the dataset; None, or too few, are filled up.
+        palette: colours of the dataset, if any; missing ones are generated.
         count: number of classes.
     """
     known = palette if isinstance(palette, (list, tuple)) else ()
     known = [tuple(map(int, colour)) for colour in known][:count]
     for index in range(len(known), count):
-        # Hues in steps of the golden ratio, so that those of neighbours differ.
+        # Hues in steps of the golden ratio, so that neighbours differ.
         channels = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75, 0.9)
         known.append(tuple(round(255 * channel) for channel in channels))
     return known
 
 
 def fill_palette(metainfo: Optional[Dict[str, Any]]) -> None:
-    """Give every class of a dataset a colour, in place; mmdet and mmseg fail without one."""
+    """Complete the palette of a dataset in place; mmdet and mmseg fail if a colour is missing."""
     classes, palette = (metainfo or {}).get('classes'), (metainfo or {}).get('palette')
     if isinstance(classes, (list, tuple)) and isinstance(palette, (list, tuple)):
         if len(palette) < len(classes):
@@ -349,7 +349,7 @@ def progress_bar(console: Console, unit: str) -> Progress:
     """Return a bar with the number of steps, their rate and the ETA.
 
     Args:
-        console: where it is drawn.
+        console: console of the bar.
         unit: name of a step in the rate.
     """
     return Progress(
@@ -363,7 +363,7 @@ def progress_bar(console: Console, unit: str) -> Progress:
 
 
 class _RateColumn(ProgressColumn):
-    """Steps per second."""
+    """Column of steps per second."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -374,16 +374,16 @@ class _RateColumn(ProgressColumn):
 
 
 class _NumbersColumn(ProgressColumn):
-    """What a training logs, cut where the terminal ends."""
+    """Column of logged values, cut to the width of the terminal."""
 
     def render(self, task: Task) -> Text:
         return Text(task.fields['numbers'], no_wrap=True, overflow='ellipsis')
 
 
 def _main_metric(runner: Runner, metrics: Dict[str, float]) -> Tuple[str, Comparison]:
-    """Return the name of the metric that a run is judged by, and how to compare two values of it.
+    """Return the name of the main metric of a run, and its comparison.
 
-    It is that of ``save_best``, or else a common one, or else the first.
+    It is the metric of ``save_best``, or else one of :data:`MAIN_METRICS`, or else the first.
     """
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook):

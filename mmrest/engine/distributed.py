@@ -1,4 +1,4 @@
-"""Distributed runs: over gloo on the CPU, and models sharded by FSDP."""
+"""Distributed runs, over gloo on the CPU, and FSDP."""
 
 import copy
 import os
@@ -35,7 +35,7 @@ LAUNCHERS = {
 
 
 def check_launcher(launcher: str) -> None:
-    """Make sure that the process was started by the launcher that its command line names.
+    """Check that the process was started by the launcher named on its command line.
 
     Raises:
         UsageError: it was not.
@@ -48,10 +48,10 @@ def check_launcher(launcher: str) -> None:
 def join_processes(cfg: Config) -> None:
     """Initialise the process group of a run, over gloo if there is no accelerator.
 
-    mmengine's runners would do it later, and select a CUDA device with any backend.
+    mmengine's runners do it later, and select a CUDA device with any backend.
 
     Args:
-        cfg: config of the run; without a launcher, nothing happens.
+        cfg: config of the run; nothing is done without a launcher.
 
     Raises:
         UsageError: there are more processes than GPUs on this machine.
@@ -76,7 +76,7 @@ def join_processes(cfg: Config) -> None:
 
 
 def leave_processes() -> None:
-    """Leave the process group, when all ranks end."""
+    """Destroy the process group at the end of all ranks."""
     if is_distributed():
         # A thread of gloo may still hold a tensor of the last exchange, and releasing it while
         # the interpreter shuts down aborts the process. It can do so while this thread sleeps.
@@ -85,9 +85,9 @@ def leave_processes() -> None:
 
 
 def of_first_process(function: Callable[..., Result], *args: Any) -> Result:
-    """Return what a function returns on rank 0, on all ranks.
+    """Call a function on rank 0, and return its result on all ranks.
 
-    Several machines may see a shared folder in several states.
+    Machines may see a shared folder in different states.
     """
     result: List[Any] = [function(*args) if get_rank() == 0 else None]
     broadcast_object_list(result)
@@ -95,16 +95,16 @@ def of_first_process(function: Callable[..., Result], *args: Any) -> Result:
 
 
 def rank_prefix() -> str:
-    """Return ``'[rank N] '`` for messages of all ranks but the first, joined or not."""
+    """Return ``'[rank N] '`` for messages of ranks above 0, before and after joining."""
     ranks = (os.environ[variable] for variable, _ in LAUNCHERS.values() if variable in os.environ)
     rank = next(ranks, '0')
     return '' if rank == '0' else f'[rank {rank}] '
 
 
 def use_cpu_wrapper(cfg: Config) -> None:
-    """Have the model of a distributed run be wrapped for the CPU.
+    """Configure the model wrapper of a distributed run for the CPU.
 
-    mmengine passes wrappers the GPU of the rank.
+    mmengine passes the GPU of the rank to wrappers.
     """
     owner, key = cfg, 'model_wrapper_cfg'
     if cfg.get('runner_type') == 'FlexibleRunner':
@@ -115,8 +115,8 @@ def use_cpu_wrapper(cfg: Config) -> None:
         owner[key] = dict(owner.get(key) or {}, device_id='cpu')
         owner[key].setdefault('type', 'MMFullyShardedDataParallel')
         if owner.get('state_dict_cfg') == 'full':
-            # As mmengine spells it, except for the offloading: on the CPU there is nothing to
-            # copy, and FSDP frees or overwrites what it believes to have copied.
+            # As mmengine resolves it, but without offloading: on the CPU nothing is copied, and
+            # FSDP frees or overwrites the tensors that it assumes to be copies.
             full = dict(rank0_only=True, offload_to_cpu=False)
             owner.state_dict_cfg = dict(
                 state_dict_type='FULL_STATE_DICT',
@@ -124,7 +124,7 @@ def use_cpu_wrapper(cfg: Config) -> None:
                 optim_state_dict_config=dict(full, type='FullOptimStateDictConfig'),
             )
     elif owner is cfg or type_name(owner) == 'DDPStrategy':
-        # As mmengine has it for a config that says nothing.
+        # mmengine's defaults.
         unused = cfg.get('find_unused_parameters', False)
         usual = dict(broadcast_buffers=False, find_unused_parameters=unused)
         owner[key] = dict(owner.get(key) or usual)
@@ -142,9 +142,9 @@ def is_sharded(cfg: Config) -> bool:
 
 
 def check_sharding(cfg: Config) -> None:
-    """Make sure that FSDP supports what a config asks for.
+    """Check that FSDP supports a config.
 
-    Without a launcher there is nothing to shard: the run continues without FSDP.
+    Without a launcher, the run continues without FSDP.
 
     Raises:
         UsageError: gradients would be clipped.
@@ -164,7 +164,7 @@ def check_sharding(cfg: Config) -> None:
 
 @FUNCTIONS.register_module()
 def wrap_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
-    """Policy of FSDP: each block of a backbone is a unit, the rest of the model another one."""
+    """FSDP wrapping policy: each block of a backbone is a unit, the rest of the model another."""
     return recurse or isinstance(module, (rest.Block, rmt.Block))
 
 
@@ -172,7 +172,7 @@ def wrap_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool
 class UnshardedFSDPStrategy(FSDPStrategy):
     """FSDPStrategy that resumes from unsharded checkpoints, also of runs without FSDP.
 
-    mmengine passes arguments in an order that torch gave up with 2.1.
+    mmengine passes arguments in the order of torch before 2.1.
     """
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
@@ -201,8 +201,8 @@ class UnshardedFSDPStrategy(FSDPStrategy):
 def unwrapped(runner: Runner) -> nn.Module:
     """Return the model of a runner without wrappers; for an FSDP model, a meta-device copy.
 
-    The copy has the names and shapes of all tensors. Asking FSDP for them gathers the values, too,
-    and on some ranks only.
+    The copy has the names and shapes of all tensors. FSDP would also gather the values, and on
+    some ranks only.
     """
     model = runner.model
     if isinstance(model, FullyShardedDataParallel):

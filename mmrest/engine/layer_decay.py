@@ -1,4 +1,4 @@
-"""Learning rates that decay with the depth of a backbone, for fine-tuning on small data sets."""
+"""Layer-wise learning rate decay, for fine-tuning on small datasets."""
 
 from typing import Any, List
 
@@ -13,10 +13,10 @@ from .errors import UsageError
 class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
     """DefaultOptimWrapperConstructor with layer-wise decay of the learning rate.
 
-    ``paramwise_cfg`` takes ``layer_decay_rate`` beside mmengine's keys. A parameter at depth d of
-    n learns at ``layer_decay_rate ** (n - 1 - d)`` times its rate otherwise; those of necks and
-    heads at the full rate. The constructors of mmdet and mmseg know only ConvNeXt and BEiT, and
-    mmpretrain's only classifiers.
+    ``paramwise_cfg`` accepts ``layer_decay_rate`` in addition to mmengine's keys. It multiplies
+    the learning rate of a parameter at depth d of n by ``layer_decay_rate ** (n - 1 - d)``; necks
+    and heads keep the full rate. The constructors of mmdet and mmseg support only ConvNeXt and
+    BEiT, and mmpretrain's only classifiers.
 
     Raises:
         UsageError: the rate is not in (0, 1], or the backbone has no ``get_layer_depth``.
@@ -25,7 +25,7 @@ class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
     def add_params(
         self, params: List[dict], module: nn.Module, prefix: str = '', **kwargs: Any
     ) -> None:
-        """Add all parameters of a module; the outermost call, of the model, scales their rates."""
+        """Add all parameters of a module; the outermost call, of the model, scales rates."""
         super().add_params(params, module, prefix, **kwargs)
         rate = self.paramwise_cfg.get('layer_decay_rate')
         if prefix or rate is None:

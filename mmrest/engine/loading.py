@@ -1,4 +1,4 @@
-"""Random states, and data loading that resumes anywhere, with any number of workers."""
+"""Random states, and resumable data loading, independent of the number of workers."""
 
 import itertools
 import random
@@ -26,7 +26,7 @@ def random_states() -> RandomStates:
 
 
 def set_random_states(states: RandomStates) -> None:
-    """Restore what :func:`random_states` returned."""
+    """Restore the states of :func:`random_states`."""
     random.setstate(states['python'])
     np.random.set_state(states['numpy'])
     torch.set_rng_state(states['torch'].cpu())
@@ -49,9 +49,9 @@ def seeded(*numbers: int) -> Iterator[None]:
     """Seed the generators of the CPU, which data pipelines use, and restore them at the end.
 
     Args:
-        numbers: not negative.
+        numbers: non-negative integers.
     """
-    # Not those of a GPU: what a transform draws there must differ from sample to sample.
+    # Not those of a GPU: its random numbers in a transform must differ between samples.
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seeds = np.random.SeedSequence(numbers).generate_state(4)
     random.seed(int(seeds[0]) << 32 | int(seeds[1]))
@@ -75,8 +75,8 @@ class Draw(NamedTuple):
 class SeededDataset(Dataset):
     """Dataset whose random numbers depend only on seed, epoch and index.
 
-    It does not matter which worker loads a sample, or what was loaded before. Everything else is
-    the inner dataset's.
+    They do not depend on the worker, or on earlier samples. All other attributes are those of the
+    inner dataset.
 
     Args:
         dataset: the inner dataset.
@@ -91,7 +91,7 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> Any:
-        # Samplers of videos give the number of a frame, too.
+        # Video samplers also yield the number of a frame.
         numbers = draw.index if isinstance(draw.index, (tuple, list)) else [draw.index]
         with seeded(self.seed, draw.epoch, *map(int, numbers)):
             return self.dataset[draw.index]
@@ -112,7 +112,7 @@ class ResumableBatchSampler(Sampler):
     """Batch sampler of :class:`Draw` that starts at any batch.
 
     Args:
-        batch_sampler: gives batches of indices, and has the other attributes.
+        batch_sampler: yields batches of indices, and has all other attributes.
     """
 
     def __init__(self, batch_sampler: Sampler) -> None:
@@ -188,7 +188,6 @@ class ResumableLoader(DataLoader):
     def close(self) -> None:
         """Shut down persistent workers.
 
-        The garbage collector would close their queues first, and torch then waits five seconds per
-        worker.
+        If the garbage collector closes their queues first, torch waits five seconds per worker.
         """
         self._iterator = None

@@ -1,7 +1,7 @@
-"""Training loops that resume at the exact batch, in the middle of an epoch, too.
+"""Training loops that resume at the exact batch, even in the middle of an epoch.
 
-Otherwise they do what mmengine's loops do. An interrupted and resumed run ends with the weights of
-an uninterrupted one, bit for bit if the operations of the machine are deterministic.
+Otherwise they behave like mmengine's loops. A resumed run ends with the same weights as an
+uninterrupted one, bit for bit if all ops are deterministic.
 """
 
 import logging
@@ -30,10 +30,10 @@ from .signals import StopRequest
 
 
 class _Resumable:
-    """Additions to mmengine's loops.
+    """Mixin that makes mmengine's loops resumable.
 
     Attributes:
-        evaluated: whether the evaluation that is due at this iteration is done.
+        evaluated: True if the evaluation due at this iteration is done.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class _Resumable:
         )
 
     def recall(self, remembered: Optional[Dict[str, Any]]) -> None:
-        """Resume from what :meth:`remembered` returned; None for a checkpoint without it."""
+        """Restore the state of :meth:`remembered`; None for a checkpoint without it."""
         self._resumed = remembered or {}
         for hook, (count, best) in zip(self._patient(), self._resumed.get('patience', ())):
             hook.wait_count, hook.best_score = count, best
@@ -81,7 +81,7 @@ class _Resumable:
         return [hook for hook in self.runner.hooks if isinstance(hook, EarlyStoppingHook)]
 
     def run(self) -> nn.Module:
-        """Train, and evaluate in between.
+        """Train, with evaluations.
 
         Raises:
             Interrupted: the process was asked to stop.
@@ -146,7 +146,7 @@ class _Resumable:
         except Interrupted:  # after a batch: see stop_evaluation
             for hook in self.runner.hooks:
                 if isinstance(hook, EMAHook):
-                    hook.after_val_epoch(self.runner)  # gives the weights of training back
+                    hook.after_val_epoch(self.runner)  # restores the weights of the training
             self._interrupt()
         finally:
             self._before_evaluation = None
@@ -157,9 +157,9 @@ class _Resumable:
 class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
     """EpochBasedTrainLoop that resumes at the next batch."""
 
-    def _run(self, goes_on: bool, resumed: Dict[str, Any]) -> None:
+    def _run(self, resuming: bool, resumed: Dict[str, Any]) -> None:
         batches, done = len(self.dataloader), 0
-        if goes_on:
+        if resuming:
             done = self._iter - self._epoch * batches
             if not 0 <= done <= batches:
                 done = 0
@@ -174,7 +174,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
     def _run_epoch(self, done: int, resumed: Dict[str, Any]) -> None:
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        self._recalled(resumed)  # nothing before has counted
+        self._recalled(resumed)  # again, because hooks may use random numbers
         first = self._begin_at(done)
         with closing(iter(self.dataloader)) as batches:
             for index, batch in enumerate(batches, start=first):
@@ -187,9 +187,9 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
 class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
     """IterBasedTrainLoop that resumes at the next batch."""
 
-    def _run(self, goes_on: bool, resumed: Dict[str, Any]) -> None:
+    def _run(self, resuming: bool, resumed: Dict[str, Any]) -> None:
         self.runner.call_hook('before_train_epoch')
-        if goes_on and self._iter and not resumed.get('evaluated', True):
+        if resuming and self._iter and not resumed.get('evaluated', True):
             self._evaluate_if_due(self._iter, self._max_iters)
         batches, sampler = self._iter, self.dataloader.batch_sampler
         if not sampler.is_endless:

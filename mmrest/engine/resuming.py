@@ -1,4 +1,4 @@
-"""Resume with another schedule, learning rate or weight decay than the checkpoint's."""
+"""Resume with a schedule, learning rate or weight decay that differs from the checkpoint."""
 
 import logging
 import warnings
@@ -38,14 +38,14 @@ _HYPERPARAMETERS = (
 
 
 class ScheduleHook(Hook):
-    """Makes a resumed run follow its config if that differs from the checkpoint.
+    """Hook that makes a resumed run follow its config if that differs from the checkpoint.
 
-    mmengine restores the schedule of the checkpoint: a longer run would continue at a learning
-    rate of 0, and changed milestones, rates or decays would be silently ignored. Weights and the
-    state of the optimizer are the checkpoint's. Changes are logged.
+    mmengine restores the schedule of the checkpoint. A longer run would then continue at a
+    learning rate of 0, and changed milestones, rates or decays would be silently ignored. Weights
+    and optimizer state are loaded from the checkpoint. Changes are logged.
     """
 
-    priority = 'VERY_LOW'  # after the weights were found to fit
+    priority = 'VERY_LOW'  # after the weights are checked
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Replace the settings of optimizer and schedule in the checkpoint by the config's.
@@ -77,9 +77,10 @@ class ScheduleHook(Hook):
         if 'base_param_settings' in now:
             saved['base_param_settings'] = now['base_param_settings']
         print_log(
-            f'the config differs from {source}, and is followed: {"; ".join(changes.values())}; '
-            f'the learning rate continues at {now["param_groups"][0]["lr"]:.3g}, with the weights '
-            'and optimizer state of the checkpoint',
+            f'the config differs from {source} and takes precedence: '
+            f'{"; ".join(changes.values())}; the learning rate continues at '
+            f'{now["param_groups"][0]["lr"]:.3g}, with the weights and optimizer state of the '
+            'checkpoint',
             'current',
             logging.WARNING,
         )
@@ -146,11 +147,11 @@ def _check_same_kind(source: str, before: List[dict], now: List[dict]) -> None:
 
 
 def _differences(before: List[dict], now: List[dict]) -> Dict[str, str]:
-    """Return the changed hyperparameters of the first group where each changed, in words."""
+    """Return hyperparameter -> change in words, from the first group in which it changed."""
     changes = {}
     for old, new in zip(before, now):
         for key in _HYPERPARAMETERS:
-            # A checkpoint may hold a list where the optimizer has a tuple.
+            # A checkpoint may contain a list instead of a tuple.
             pair = [list(v) if isinstance(v, tuple) else v for v in (old.get(key), new.get(key))]
             if key in old and key in new and pair[0] != pair[1]:
                 changes.setdefault(key, f'{key} {old[key]} -> {new[key]}')

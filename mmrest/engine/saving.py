@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written atomically, of valid losses only, pruned only afterwards."""
+"""Checkpoint hooks: atomic writes, old files removed only afterwards, valid losses only."""
 
 import logging
 import re
@@ -22,7 +22,7 @@ INTERRUPTED = 'interrupted.pth'
 """Checkpoint of a preempted run; the next regular checkpoint replaces it."""
 
 LAST = 'last_checkpoint'
-"""File of a work dir in which mmengine and mmdet look for its newest checkpoint."""
+"""File of a work dir from which mmengine and mmdet read the path of its newest checkpoint."""
 
 _KEY = 'mmrest'
 """Key of a checkpoint for the states of the loops of mmrest: a list with one entry per rank."""
@@ -33,15 +33,15 @@ class AtomicCheckpointHook(CheckpointHook):
     """CheckpointHook with atomic writes.
 
     An older checkpoint is removed only after the newer one is complete and was read back, and
-    the best one so far only after the better one is complete. Checkpoints contain what the loops
-    of :mod:`.loops` need for a bit-exact resume.
+    the best one so far only after the better one is complete. Checkpoints contain the state that
+    :mod:`.loops` needs for a bit-exact resume.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._remembered: List[Dict[str, Any]] = []
         self._saved_iter: Optional[int] = None
-        self._place: Dict[str, int] = {}  # epoch and iteration of what is being saved
+        self._place: Dict[str, int] = {}  # epoch and iteration that are being saved
 
     def before_train(self, runner: Runner) -> None:
         """Remove incomplete files of killed processes."""
@@ -54,7 +54,7 @@ class AtomicCheckpointHook(CheckpointHook):
         """Add the state of the loop, except to checkpoints of other hooks."""
         if self._remembered:
             checkpoint[_KEY] = self._remembered
-        # FlexibleRunner overwrites the epoch and iteration that it is given.
+        # FlexibleRunner overwrites the epoch and iteration of its argument.
         checkpoint['meta'].update(self._place)
 
     def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
@@ -83,7 +83,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if self._saved_iter == iteration:
             return self.last_ckpt
         path = self._write(runner, INTERRUPTED, dict(epoch=epoch, iter=iteration))
-        barrier()  # where one process of many ends, its launcher ends the others
+        barrier()  # if one process ends, the launcher ends the others
         return path
 
     def _write(self, runner: Runner, name: str, meta: dict) -> str:
@@ -119,14 +119,14 @@ class AtomicCheckpointHook(CheckpointHook):
         if self.max_keep_ckpts > 0:
             kept = [*(kept for kept in self.keep_ckpt_ids if kept != step), step]
             kept, outdated = kept[-self.max_keep_ckpts :], kept[: -self.max_keep_ckpts]
-            # The one that a kill may leave over is in the list too: before_train removes it.
+            # Outdated ones, too: if the run is killed before it removes them, before_train does.
             runner.message_hub.update_info('keep_ckpt_ids', outdated + kept)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         self._write(runner, name, dict(meta))
         if is_main_process():
-            # The first one too, so that a run does not find at its end that it cannot go on.
+            # The first one, too, so that a run finds early that it could not be resumed.
             is_due = outdated or self._saved_iter is None
             if is_due and isinstance(self.file_backend, LocalBackend):
                 read_checkpoint(self.last_ckpt)
@@ -145,8 +145,7 @@ class AtomicCheckpointHook(CheckpointHook):
             self.file_backend.rmtree(path)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, Any]) -> None:
-        # mmengine removes the best one so far, where it knows its path, before it writes the new
-        # one.
+        # mmengine removes the best one so far, if it knows its path, before it writes the new one.
         before, self._best = self._best, dict.fromkeys(self._best)
         self._place = dict(epoch=runner.epoch, iter=runner.iter)
         try:
@@ -157,11 +156,11 @@ class AtomicCheckpointHook(CheckpointHook):
         for name, path in before.items():
             if is_main_process() and path not in (None, self._best[name]):
                 self._remove(path)
-                print_log(f'{path}, the best checkpoint before, is removed', 'current')
+                print_log(f'removed {path}, the previous best checkpoint', 'current')
 
     @property
     def _best(self) -> Dict[Optional[str], Optional[str]]:
-        """Path of the best checkpoint by metric; a single metric is called None."""
+        """Path of the best checkpoint by metric; the key of a single metric is None."""
         if not self.save_best:
             return {}
         if len(self.key_indicators) == 1:
@@ -178,10 +177,10 @@ class AtomicCheckpointHook(CheckpointHook):
 
 @HOOKS.register_module()
 class InvalidLossHook(Hook):
-    """Stops a run whose loss became NaN or Inf, before a checkpoint of it is saved.
+    """Hook that stops a run when its loss becomes NaN or Inf, before a checkpoint is saved.
 
-    Every loss is checked on its device. Reading the result synchronises with the device, so that
-    is done at intervals, before a checkpoint or an evaluation, and at the end.
+    Every loss is checked on its device. Reading the result synchronises with the device. It is
+    read at intervals, before a checkpoint or an evaluation, and at the end.
 
     Args:
         interval: iterations between two synchronisations.
@@ -233,7 +232,7 @@ class InvalidLossHook(Hook):
 def newest_checkpoint(work_dir: str, hook: Optional[dict] = None) -> Optional[str]:
     """Return the newest checkpoint of a run, or None if there is none.
 
-    It is the one that the work dir names, also if the folder was moved, or else the last one
+    It is the one that the work dir names, even if the folder was moved, or else the last one
     written.
 
     Args:
@@ -250,7 +249,7 @@ def newest_checkpoint(work_dir: str, hook: Optional[dict] = None) -> Optional[st
         return last
     if hook.get('out_dir'):
         folder = Path(hook['out_dir']) / folder.name
-    # The folder may have been moved or copied, and all files have one time then.
+    # The folder may have been moved or copied; then all files have the same time.
     for path in (Path(last), folder / Path(last).name):
         if last and path.exists():
             return str(path)

@@ -1,4 +1,4 @@
-"""Graceful SIGTERM handling, and child processes that neither inherit it nor outlive the run."""
+"""Graceful SIGTERM handling; child processes do not inherit it, and end with the run."""
 
 import atexit
 import ctypes
@@ -25,11 +25,11 @@ _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
 
 _parent: Optional[int] = None
-"""Process that forks, if by its main thread: the kernel signals the end of a thread."""
+"""Parent of a fork from the main thread; the kernel signals the end of a thread."""
 
 
 class StopRequest:
-    """Context that catches SIGTERM; a second one ends the process as usual."""
+    """Context manager that catches SIGTERM; a second one ends the process as usual."""
 
     def __init__(self) -> None:
         self._asked = False
@@ -67,7 +67,7 @@ class StopRequest:
 
 
 def isolate_children() -> None:
-    """Have every child process start with the default SIGTERM and end with its parent.
+    """Make child processes start with the default SIGTERM handler and end with their parent.
 
     With an inherited handler, ``multiprocessing.Pool`` could not terminate its workers. Workers
     whose parent was killed would wait forever on pipes that their siblings keep open; on Linux the
@@ -128,7 +128,7 @@ def _begin_child() -> None:
 def _end_workers() -> None:
     """Kill workers that an error left behind.
 
-    multiprocessing would send them the signal that they ignore, and wait forever.
+    multiprocessing would send them SIGTERM, which they ignore, and wait forever.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise when one is killed
     for child in multiprocessing.active_children():

@@ -1,4 +1,4 @@
-"""Strict loading of weights: what a checkpoint lacks stops the run, or is logged by name."""
+"""Strict loading of weights: missing tensors stop the run, or are logged by name."""
 
 import logging
 from typing import Any, Dict, NamedTuple, Tuple
@@ -16,12 +16,12 @@ from .distributed import unwrapped
 
 
 class Fitted(NamedTuple):
-    """The tensors of a file that go into a model.
+    """Tensors of a file to load into a model.
 
     Attributes:
-        tensors: under the names that the model uses.
+        tensors: under the names of the model.
         report: one line for the log.
-        complete: whether they cover the model.
+        complete: True if they cover the model.
     """
 
     tensors: Dict[str, Tensor]
@@ -30,7 +30,7 @@ class Fitted(NamedTuple):
 
 
 class _WeightsHook(Hook):
-    """Maps a checkpoint to the names of the model, or stops the run.
+    """Hook that maps a checkpoint to the names of the model, or stops the run.
 
     mmengine would load whatever matches and continue.
     """
@@ -41,7 +41,7 @@ class _WeightsHook(Hook):
         """Replace the state dict of a checkpoint.
 
         Raises:
-            CheckpointError: it does not fit.
+            CheckpointError: it does not match.
         """
         fitted = self.fitted(unwrapped(runner), loaded_from(runner), checkpoint)
         if fitted.complete:
@@ -52,7 +52,7 @@ class _WeightsHook(Hook):
 
 
 class StrictWeightsHook(_WeightsHook):
-    """Stops a test or a resumed run whose checkpoint does not cover the model.
+    """Hook that stops a test or resumed run whose checkpoint does not cover the model.
 
     Args:
         resuming: require a training checkpoint, with its epoch and iteration.
@@ -62,7 +62,7 @@ class StrictWeightsHook(_WeightsHook):
         self.resuming = resuming
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Load, and warn if a test has other classes than the checkpoint was trained on."""
+        """Replace the state dict, and warn if a test has other classes than the checkpoint."""
         super().after_load_checkpoint(runner, checkpoint)
         trained = dataset_meta(checkpoint).get('classes')
         if not trained or self.resuming:
@@ -83,7 +83,7 @@ class StrictWeightsHook(_WeightsHook):
                 )
 
     def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
-        """Return the tensors that go into `model`, which may be on the meta device."""
+        """Return the tensors to load into `model`, which may be on the meta device."""
         if not self.resuming:
             weights = weights_of(source, checkpoint)
         elif 'state_dict' in checkpoint and 'epoch' in (checkpoint.get('meta') or ()):
@@ -100,7 +100,7 @@ class StrictWeightsHook(_WeightsHook):
                 f'{weights.source} for {type(model).__name__}', weights.tensors, wanted
             )
             if isinstance(getattr(model, 'backbone', None), PyramidBackbone):
-                # Those of a deeper one match, too.
+                # The tensors of a deeper backbone match, too.
                 model.backbone.fit(weights.under('backbone'))
         except CheckpointError as error:
             backbone = {name[9:] for name in wanted if name.startswith('backbone.')}
@@ -121,14 +121,14 @@ def dataset_meta(checkpoint: dict) -> Dict[str, Any]:
 
 
 class InitWeightsHook(_WeightsHook):
-    """Initialises a training from weights that cover its backbone, and what else fits.
+    """Hook that initialises from weights that cover the backbone; other tensors may be missing.
 
-    That is how a detector of one dataset is fine-tuned on the classes of another. Tensors that
-    are not in the file are logged by name.
+    This allows fine-tuning on a dataset with other classes. Tensors that are not in the file are
+    logged by name.
     """
 
     def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
-        """Return the tensors that go into `model`, which may be on the meta device."""
+        """Return the tensors to load into `model`, which may be on the meta device."""
         weights = _named_as(model, weights_of(source, checkpoint))
         wanted = model.state_dict()
         tensors = dict(weights.tensors)
@@ -148,7 +148,7 @@ def _named_as(model: nn.Module, weights: Weights) -> Weights:
 
 
 def fitted_to(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
-    """Return the tensors of a file that a backbone needs, of any library, and a line for the log.
+    """Return the tensors of a file for a backbone of any library, and a line for the log.
 
     Raises:
         CheckpointError: some are missing or have another shape.
@@ -159,7 +159,7 @@ def fitted_to(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor],
     return match(f'{own.source} for {type(backbone).__name__}', own.tensors, backbone.state_dict())
 
 
-def load_whole_weights(model: nn.Module, path: str) -> Tuple[dict, str]:
+def load_full_weights(model: nn.Module, path: str) -> Tuple[dict, str]:
     """Load weights that cover a model.
 
     Returns:
