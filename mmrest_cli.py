@@ -1,6 +1,6 @@
 """Entry point of the ``mmrest`` command and of the scripts in tools/.
 
-It is a module beside the package because ``import mmrest`` imports torch, which takes seconds,
+This module is outside the package because ``import mmrest`` imports torch, which takes seconds,
 and because OpenMP reads its environment when torch is loaded.
 """
 
@@ -38,19 +38,19 @@ SHARED = {
     'publish': ('convert', 'strip'),
     'shapes': ('data', 'shapes'),
 }
-"""Module of mmrest.cli and function of the commands that have no module of their own."""
+"""Command without its own module -> module of mmrest.cli, and function."""
 
 
 def main(command: Optional[str] = None) -> None:
     """Run a command of :mod:`mmrest.cli`.
 
     Args:
-        command: its name; None takes it from the command line.
+        command: its name; None reads it from the command line.
     """
     try:
         _run(command)
         sys.stdout.flush()
-    except BrokenPipeError:  # the program that reads the output, as head, has enough
+    except BrokenPipeError:  # the reader of the output, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
@@ -61,7 +61,7 @@ def _run(command: Optional[str]) -> None:
         sys.argv = [f'mmrest {command}', *sys.argv[2:]]
     limit_spinning()
     if command == 'configs':  # needs neither mmrest nor torch
-        _load_alone('shipped').main()
+        _load_file('shipped').main()
         return
     from mmrest.cli.command import run
 
@@ -79,7 +79,7 @@ def _chosen(word: str) -> str:
         print('\n"mmrest COMMAND --help" lists the options of a command.')
         sys.exit()
     if word == '--version':
-        print(_load_alone('version').__version__)
+        print(_load_file('version').__version__)
         sys.exit()
     _refuse(word)
 
@@ -91,7 +91,7 @@ def _refuse(word: str) -> NoReturn:
     sys.exit(2)
 
 
-def _load_alone(name: str):
+def _load_file(name: str):
     """Load a module of the package without importing the package."""
     package = Path(importlib.util.find_spec('mmrest').origin).parent
     spec = importlib.util.spec_from_file_location(name, package / f'{name}.py')
@@ -101,12 +101,11 @@ def _load_alone(name: str):
 
 
 def limit_spinning() -> None:
-    """Limit how long OpenMP's threads spin, unless a GPU computes or the user has decided.
+    """Limit how long OpenMP's threads spin, unless there is a GPU or the user has set it.
 
-    Torch's threads spin for each other while they wait. Beside another job on the same cores, a
-    thread may spin for one that is not running and takes its core. Threads that sleep at once are
-    slow on an idle machine, because waking them takes longer than many operations; so these spin,
-    but briefly.
+    Torch's threads spin while they wait for each other. Beside another job on the same cores, a
+    thread may spin for one that is not running, and block its core. On an idle machine, sleeping
+    at once is slow, because waking a thread takes longer than many ops. So threads spin briefly.
     """
     decided = any(name in os.environ for name in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT'))
     if not decided and not glob.glob('/dev/nvidia[0-9]*'):

@@ -1,9 +1,9 @@
 """ResT and RMT backbones for mmdet and mmseg.
 
-Importing this package registers ``ResT`` and ``RMT``, and the parts that the configs use beside
-them, in MMEngine's root registries, where every OpenMMLab project finds them. It needs torch,
-mmengine and mmcv. To mmcv-lite it lends torchvision's operators, see :mod:`mmrest.operators`, and
-to mmengine a loader of checkpoints that torch >= 2.6 reads, see :mod:`mmrest.engine.compat`.
+Importing this package registers ``ResT``, ``RMT`` and the other parts of the configs in MMEngine's
+root registries, where every OpenMMLab project finds them. It requires torch, mmengine and mmcv. It
+also adds torchvision's ops to mmcv-lite (:mod:`mmrest.operators`), and to mmengine a checkpoint
+loader that works with torch >= 2.6 (:mod:`mmrest.engine.compat`).
 """
 
 from .engine import distributed as _distributed  # noqa: F401, registers FSDP's strategy

@@ -1,4 +1,4 @@
-"""``python -m mmrest.check_env``: the command ``mmrest check`` under its first name."""
+"""``python -m mmrest.check_env``, an alias of the command ``mmrest check``."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""The shipped configs: where they are, and a table of them (``mmrest configs``).
+"""Paths of the shipped configs, and a table of them (``mmrest configs``).
 
-Nothing of mmrest or torch is imported here, so that the table is shown at once.
+This module imports neither mmrest nor torch, so that the table is shown at once.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 WIDTH = 120
-"""Columns that the whole table takes."""
+"""Columns of the full table."""
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -83,7 +83,7 @@ def described(model: Dict[str, Any]) -> Shipped:
 
 
 def main() -> None:
-    """Print the table, which is the metafile's."""
+    """Print the table of configs."""
     parser = argparse.ArgumentParser(description='List the shipped configs.')
     parser.add_argument('word', nargs='*', help='show only configs that contain all these words')
     args = parser.parse_args()
@@ -91,10 +91,10 @@ def main() -> None:
     rows = [row for row in map(described, models()) if all(w in str(row).lower() for w in words)]
     if not rows:
         near = [name for word in words for name in nearest(word)]
-        hint = f'did you mean {near[0]}?' if near else 'without a word, all are listed'
+        hint = f'did you mean {near[0]}?' if near else 'run it without arguments to list all'
         parser.exit(1, f'{parser.prog}: no shipped config contains {" ".join(words)}; {hint}\n')
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    # The name of a config says its backbone, too.
+    # The name of a config contains its backbone.
     columns = [name for name in Shipped._fields if name != 'backbone' or console.width >= WIDTH]
     table = Table(box=None, pad_edge=False)
     for column in columns:

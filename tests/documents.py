@@ -1,7 +1,7 @@
 """The pages for people: their blocks of commands and Python, their links, and how blocks are run.
 
 - Blocks of ``bash`` and ``python`` are run in the order of the page, from the root of a clone
-  whose networks and data sets are small. Other languages and indented blocks are for reading.
+  whose networks and datasets are small. Other languages and indented blocks are for reading.
 - ``<!-- needs: COCO in data/coco -->`` in the line before a block says what it needs that is not
   here. It is not run; its syntax and the files that it names are looked at.
 - Python that sets ``_base_`` is a config: its model is built. Where its first line is a comment

@@ -1,4 +1,4 @@
-"""Tiny data sets in the layouts of COCO and ADE20K: coloured rectangles on noise."""
+"""Tiny datasets in the layouts of COCO and ADE20K: coloured rectangles on noise."""
 
 import json
 

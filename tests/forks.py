@@ -53,7 +53,7 @@ def quicken() -> None:
 
     config.FormatCode = lambda text, **style: (text, True)  # of configs that are kept and logged
     utils.load = functools.lru_cache(maxsize=None)(utils.load)  # a hundred files per config
-    base_dataset.gc = types.SimpleNamespace(collect=int)  # for every data set
+    base_dataset.gc = types.SimpleNamespace(collect=int)  # for every dataset
     loops.time = types.SimpleNamespace(sleep=id)  # between two passes over the data
     runner.collect_env = functools.lru_cache(maxsize=None)(runner.collect_env)  # asks compilers
 

@@ -40,7 +40,7 @@ PRINTED = {
     ],
     'docs/index.md': [
         'creating .venv-cpu with python3',
-        'images to train on and 50 held out are in data/shapes',
+        'training and 50 held-out images to data/shapes',
         'own_coco.py passed all checks',
         'best so far: coco/segm_mAP',
     ],

@@ -168,7 +168,7 @@ def _(**_):
 
 
 class Fatal(list):
-    """A data set whose worker the system stops."""
+    """A dataset whose worker the system stops."""
 
     def __getitem__(self, index):
         os.kill(os.getpid(), signal.SIGKILL)

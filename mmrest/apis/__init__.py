@@ -1,4 +1,4 @@
-"""mmrest from Python: inference, and the analysis of networks."""
+"""Python API: inference and network analysis."""
 
 from ..analysis.attention_maps import attention_maps, decays
 from ..analysis.complexity import count, count_parts

@@ -1,4 +1,4 @@
-"""Image classifiers of mmpretrain that load official weights, and their visualization."""
+"""mmpretrain classifiers that load official weights, and their visualization."""
 
 from typing import Any, Dict, Tuple
 
@@ -15,17 +15,16 @@ from ..models.pretrained import StrictPretrained
 class ReleasedClassifier(StrictPretrained, ImageClassifier):
     """mmpretrain's ImageClassifier, with the same arguments, that loads official weights.
 
-    RMT needs an :class:`~mmrest.classification.projection.RMTProjection` as neck, ResT a global
-    average; the head of both is one linear layer.
+    RMT needs an :class:`~mmrest.classification.projection.RMTProjection` as neck, ResT global
+    average pooling. Both have one linear layer as head.
 
-    Its own names are those of mmpretrain (``backbone.patch_embed.proj.0.weight``,
-    ``neck.proj.weight``, ``head.fc.weight``). The official code has one module
-    (``patch_embed.proj.0.weight``, ``proj.weight``, ``head.weight``); ``load_state_dict`` accepts
-    both.
+    Parameters have mmpretrain's names (``backbone.patch_embed.proj.0.weight``,
+    ``neck.proj.weight``, ``head.fc.weight``). ``load_state_dict`` also accepts the names of the
+    official code (``patch_embed.proj.0.weight``, ``proj.weight``, ``head.weight``).
     """
 
     def own_name(self, name: str) -> str:
-        """Return the name here of an official or own tensor name."""
+        """Return the name in this model of an official or own tensor name."""
         first, _, rest = name.partition('.')
         for part in ('backbone', 'neck'):
             if hasattr(getattr(self, part, None), first):
@@ -33,7 +32,7 @@ class ReleasedClassifier(StrictPretrained, ImageClassifier):
         return f'head.fc.{rest}' if first == 'head' and rest in ('weight', 'bias') else name
 
     def renamed(self, weights: Weights) -> Weights:
-        """Return weights under the own names."""
+        """Return weights under the names of this model."""
         tensors = {self.own_name(name): tensor for name, tensor in weights.tensors.items()}
         return Weights(weights.source, tensors)
 
@@ -51,9 +50,9 @@ class ReleasedClassifier(StrictPretrained, ImageClassifier):
 
 @HOOKS.register_module()
 class ClassVisualizationHook(VisualizationHook):
-    """mmpretrain's VisualizationHook, with the same arguments, in true colours.
+    """mmpretrain's VisualizationHook, with the same arguments and correct colours.
 
-    mmpretrain's passes the BGR of the pipelines to a visualizer that expects RGB. With test-time
+    mmpretrain's hook passes BGR images to a visualizer that expects RGB. With test-time
     augmentation, the first view of an image is drawn.
     """
 

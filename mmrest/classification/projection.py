@@ -1,4 +1,4 @@
-"""Necks of RMT for classification, between its last map and the linear layer."""
+"""Necks of RMT for classification, between its last feature map and the linear layer."""
 
 from typing import ClassVar, Sequence, Tuple
 
@@ -16,9 +16,9 @@ class RMTProjection(BaseModule):
 
     Args:
         in_channels: channels of the last map.
-        out_channels: those of the projected map, 1024 as released.
-        norm_cfg: norm layer, as mmcv's ``build_norm_layer`` takes it.
-        init_cfg: as in mmengine; None begins as the backbone does from scratch.
+        out_channels: channels of the projected map; 1024 in the official code.
+        norm_cfg: config of the norm layer, for mmcv's ``build_norm_layer``.
+        init_cfg: as in mmengine; None initialises as the backbone does from scratch.
     """
 
     scratch_init_cfg: ClassVar[InitCfg] = [dict(type='TruncNormal', layer='Linear', std=0.02)]
@@ -36,28 +36,28 @@ class RMTProjection(BaseModule):
         self.act = nn.SiLU()
 
     def project(self, x: Tensor) -> Tensor:
-        """The map (B, C, H, W) of `in_channels` as one of `out_channels`."""
+        """Project a map (B, in_channels, H, W) to (B, out_channels, H, W)."""
         x = self.proj(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return self.act(self.norm(x))
 
     def forward(self, maps: Sequence[Tensor]) -> Tuple[Tensor]:
-        """The averages (B, out_channels) of the last map, in a tuple as heads expect them."""
+        """Return the averages (B, out_channels) of the projected map, in a tuple for heads."""
         return (self.project(maps[-1]).mean((2, 3)),)
 
 
 @MODELS.register_module()
 class RMTTokenProjection(RMTProjection):
-    """Neck of RMT for token labelling: the tokens beside the average of the projected map.
+    """Neck of RMT for token labelling, which also returns the tokens.
 
     Args:
-        tokens: ``'last'``, the last map's, as in the released code and its B* and L*, or
-            ``'projected'``, those that are averaged, as the number of parameters in the authors'
-            log of S* says.
+        tokens: ``'last'`` returns the tokens of the last map, as the official code does for B*
+            and L*. ``'projected'`` returns those of the projected map, which matches the
+            parameter count in the authors' log of S*.
 
-    The other arguments are those of :class:`RMTProjection`.
+    For the other arguments, see :class:`RMTProjection`.
 
     Raises:
-        ValueError: for any other `tokens`.
+        ValueError: `tokens` has another value.
     """
 
     def __init__(self, *args: object, tokens: str = 'last', **kwargs: object) -> None:
@@ -67,7 +67,7 @@ class RMTTokenProjection(RMTProjection):
         self.tokens = tokens
 
     def forward(self, maps: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
-        """The averages (B, out_channels) and the tokens (B, C, H, W) of the last map."""
+        """Return the averages (B, out_channels) and the tokens (B, C, H, W)."""
         projected = self.project(maps[-1])
         tokens = projected if self.tokens == 'projected' else maps[-1]
         return projected.mean((2, 3)), tokens

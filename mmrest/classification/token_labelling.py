@@ -1,4 +1,4 @@
-"""Token labelling: every token of the last map is classified too, and MixToken mixes them.
+"""Token labelling with MixToken: every token of the last map is classified, too.
 
 All Tokens Matter: Token Labeling for Training Better Vision Transformers (NeurIPS 2021,
 https://arxiv.org/abs/2104.10858), as in the official code of RMT-S*, B* and L*.
@@ -39,9 +39,8 @@ class Box(NamedTuple):
 def sample_box(height: int, width: int) -> Box:
     """Sample the region that MixToken replaces, with numpy's global generator.
 
-    The sides are those of the grid times the root of a share that is uniform in [0, 1], rounded
-    down to an even number of tokens; the centre is any token, and the region is cropped to the
-    grid.
+    Its sides are the grid's, scaled by the square root of a share uniform in [0, 1] and rounded
+    down to an even number of tokens. The centre is any token; the region is cropped to the grid.
 
     Args:
         height: tokens.
@@ -56,12 +55,12 @@ def sample_box(height: int, width: int) -> Box:
 
 
 def swap(x: Tensor, box: Box, cell: int = 1) -> Tensor:
-    """Return a batch in which a region is replaced by that of the flipped batch.
+    """Return a batch with one region taken from the flipped batch.
 
     Args:
         x: maps (B, ..., H, W); not modified.
         box: the region, in cells.
-        cell: height and width of a cell in `x`; the last ones may be cropped by its border.
+        cell: height and width of a cell in `x`; cells at the border may be cropped.
     """
     if not box.area:
         return x
@@ -74,7 +73,7 @@ def swap(x: Tensor, box: Box, cell: int = 1) -> Tensor:
 
 @MODELS.register_module()
 class TokenLabelHead(LinearClsHead):
-    """Two linear classifiers, of the average and of every token.
+    """Head with two linear classifiers: one for the average, one for every token.
 
     Args:
         num_classes: number of classes.
@@ -105,7 +104,7 @@ class TokenLabelHead(LinearClsHead):
         return self.aux_fc(feats[1].permute(0, 2, 3, 1))
 
     def forward(self, feats: Tuple[Tensor, Tensor]) -> Tensor:
-        """Return the logits (B, classes): of the average plus half of the tokens' maximum.
+        """Return the logits (B, classes): the average's plus half of the tokens' maximum.
 
         Args:
             feats: averages (B, in_channels) and tokens (B, token_channels, H, W).
@@ -166,15 +165,15 @@ class TokenLabelHead(LinearClsHead):
 class TokenLabelClassifier(ReleasedClassifier):
     """Classifier trained with token labelling and MixToken.
 
-    Training mixes the tokens after the stem with those of the flipped batch, in a region aligned
-    to the tokens of the last map, so that each of these has one label. Evaluation mixes nothing
-    and needs no labels. The backbone is from mmrest, the neck returns averages and tokens, like
+    Training mixes the tokens after the stem with the flipped batch. The region is aligned to the
+    tokens of the last map, so that each of these has one label. Evaluation does not mix, and
+    works without labels. The backbone is from mmrest, the neck returns averages and tokens, like
     :class:`~mmrest.classification.projection.RMTTokenProjection`, and the head is a
     :class:`TokenLabelHead`.
     """
 
     def own_name(self, name: str) -> str:
-        """Return the name of a tensor in this classifier, from its name in official weights."""
+        """Return the name in this model of an official or own tensor name."""
         first, _, rest = name.partition('.')
         return f'head.aux_fc.{rest}' if first == 'aux_head' else super().own_name(name)
 

@@ -1,9 +1,9 @@
-"""Dense labels of images, cropped and moved like the image in augmentation.
+"""Dense labels that follow the augmentation of their image.
 
-A file has the k best classes of a teacher at every cell of a grid over the whole image, in the
-format of the Token Labeling project (https://github.com/zihangJiang/TokenLabeling). The transforms
-here track the coordinates in the original image of each pixel, so that the labels of the tokens
-can be sampled after crop, flip and RandAugment.
+A file has a teacher's top k classes for every cell of a grid over the whole image, in the format
+of the Token Labeling project (https://github.com/zihangJiang/TokenLabeling). The transforms track
+each pixel's coordinates in the original image, so that the labels of the tokens can be sampled
+after crop, flip and RandAugment.
 """
 
 import copy
@@ -27,7 +27,7 @@ from ..models.arch import is_positive_int
 Results = Dict[str, Any]
 
 SAMPLES = 4
-"""Samples along either side of a token, which are averaged to its label."""
+"""Samples per axis and token, which are averaged to its label."""
 
 
 def crop_coords(
@@ -36,15 +36,15 @@ def crop_coords(
     """Return the coordinates of the pixels of a crop.
 
     Args:
-        left: edge of the crop as a fraction of the width of the original image, as is `right`.
-        top: edge as a fraction of its height, as is `bottom`.
-        right: see `left`.
-        bottom: see `top`.
+        left: left edge of the crop, as a fraction of the width of the original image.
+        top: top edge, as a fraction of its height.
+        right: right edge, as a fraction of its width.
+        bottom: bottom edge, as a fraction of its height.
         size: (height, width) that the crop is resized to.
 
     Returns:
-        (height, width, 3) float32: x, y and 1 for the centre of every pixel. Pixels that are
-        later moved in from outside the crop are zeros, and blend like a colour.
+        (height, width, 3) float32: x, y and 1 for the centre of every pixel. Pixels that
+        augmentation moves in from outside the crop become zeros, and blend like a colour.
     """
     height, width = size
     y = top + (bottom - top) * (np.arange(height) + 0.5) / height
@@ -100,10 +100,10 @@ class TrackedRandAugment(RandAugment):
 class LoadTokenLabels(BaseTransform):
     """Load the dense labels of an image and sample them at its tokens.
 
-    The file of ``…/CLASS/NAME.JPEG`` is ``label_root/CLASS/NAME`` with `suffix`. It holds one
-    tensor (2, k, H, W): scores before the softmax, and their classes; classes that are not listed
-    at a cell have score 0. Scores are sampled bilinearly and averaged over each token like
-    RoIAlign, as 0 where the image is padded; the softmax over all classes gives probabilities.
+    The file of ``…/CLASS/NAME.JPEG`` is ``label_root/CLASS/NAME`` with `suffix`. It contains one
+    tensor (2, k, H, W): scores before the softmax, and their classes. Classes that are not listed
+    in a cell have score 0. Scores are sampled bilinearly and averaged over each token, like
+    RoIAlign, with 0 for padding. The softmax over all classes gives probabilities.
 
     Place it after the last of the ``Tracked…`` transforms, which provide ``coords``. Adds
     ``token_label``, (classes, rows, columns) in float16 for cheap transfer between processes.
@@ -117,7 +117,7 @@ class LoadTokenLabels(BaseTransform):
         suffix: ``.pt``, written by ``torch.save``, or ``.npy``.
 
     Raises:
-        CheckpointError: a file is missing or does not hold such a tensor; in one line.
+        CheckpointError: a file is missing or does not contain such a tensor.
         ValueError: an argument is not valid.
     """
 

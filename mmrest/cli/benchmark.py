@@ -22,7 +22,7 @@ from .command import Parser, at_least, folder, markdown_table
 NETWORKS = (*BACKBONES, *ATTENTIONS)
 
 LARGEST_MAPS = 2**28
-"""Elements of attention maps above which the reference implementation is not measured."""
+"""Largest attention map, in elements, for which the reference implementation is measured."""
 
 METRICS = {
     'coco/bbox_mAP': ('box AP', 100),
@@ -44,15 +44,15 @@ def parse_args() -> argparse.Namespace:
     add = networks.add_argument
     add(
         'networks', nargs='*', type=network, default=['rest_small', 'rmt_s'], metavar='NETWORK',
-        help=f'from {", ".join(NETWORKS)} (default: rest_small rmt_s)',
+        help=f'any of {", ".join(NETWORKS)} (default: rest_small rmt_s)',
     )  # fmt: skip
     add(
         '--backends', nargs='+', choices=BACKENDS,
-        help='of the attention (default: torch reference, on a GPU triton too)',
+        help='attention backends (default: torch reference, on a GPU triton too)',
     )  # fmt: skip
     add(
         '--sizes', nargs='+', type=size, default=[(800, 1344)], metavar='HxW',
-        help='of the images (default: 800x1344)',
+        help='image sizes (default: 800x1344)',
     )  # fmt: skip
     add('--batch', type=at_least(1), default=1, help='number of images (default: 1)')
     add('--train', action='store_true', help='forward and backward')
@@ -67,13 +67,13 @@ def parse_args() -> argparse.Namespace:
 
     checkpoints = commands.add_parser('checkpoints', help='metrics of checkpoints in one table')
     add = checkpoints.add_argument
-    add('pairs', nargs='+', type=pair, metavar='CONFIG=CHECKPOINT', help='what to test')
+    add('pairs', nargs='+', type=pair, metavar='CONFIG=CHECKPOINT', help='checkpoints to test')
     for option in DATA.values():
-        add(f'--{option}', metavar='DIR', help=f'data root of the configs of {option}')
+        add(f'--{option}', metavar='DIR', help=f'data root for configs of {option}')
     add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='see mmrest test')
     add(
         '--work-dir', type=folder, default=Path('work_dirs/benchmark_checkpoints'),
-        help='results in it are not computed again, so use another one for other data or options',
+        help='folder for results; existing ones are reused, so change it with data or options',
     )  # fmt: skip
     args = parser.parse_args()
     if args.command == 'networks':
@@ -112,7 +112,7 @@ def pair(text: str) -> Tuple[str, str]:
 
 
 def jobs_of(args: argparse.Namespace, image_size: Tuple[int, int]) -> List[Job]:
-    """Return what to measure at one size."""
+    """Return the measurements at one size."""
     jobs = []
     for name in args.networks:
         attention = ATTENTIONS.get(name)
@@ -215,15 +215,15 @@ def benchmark_checkpoints(args: argparse.Namespace, console: Console) -> None:
 def tested(
     config: str, checkpoint: str, options: List[str], folder: Path
 ) -> Optional[Dict[str, Any]]:
-    """Return the metrics of a test, which is run if `folder` has none of this checkpoint.
+    """Return the test metrics of a checkpoint; run the test if `folder` has none.
 
     Returns:
-        The metrics that `mmrest test` saved; None if it failed, after it has printed its error.
+        The metrics that `mmrest test` saved; None if it failed, and has printed its error.
     """
     name = '_'.join([Path(config).stem, *Path(checkpoint).with_suffix('').parts]).replace('/', '')
 
     def saved() -> List[Path]:
-        """Return the metrics that are not older than the checkpoint, the newest last."""
+        """Return metrics files not older than the checkpoint, the newest last."""
         changed = Path(checkpoint).stat().st_mtime
         found = (folder / name).glob('*/*.json')
         return sorted(path for path in found if path.stat().st_mtime >= changed)

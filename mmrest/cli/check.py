@@ -66,7 +66,7 @@ class State(NamedTuple):
 
     Attributes:
         versions: module -> distribution and version, if installed.
-        faults: module -> first line of the error that importing it raises.
+        faults: module -> first line of its import error.
         facts: 'gpu', 'both mmcv', and if torch can be imported 'torch cuda', 'cuda works',
             'operators' and 'compiled without CUDA'.
     """
@@ -77,7 +77,7 @@ class State(NamedTuple):
 
 
 def look() -> State:
-    """Look for packages, import them, and look for a GPU."""
+    """Find packages and a GPU, and try to import the packages."""
     installed = {}
     for name in {name for package in PACKAGES for name in package.distributions}:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -134,7 +134,7 @@ def _number(version: str) -> Tuple[int, ...]:
 
 
 def outside(name: str, version: str) -> Optional[str]:
-    """Return how a release is outside of :data:`SUPPORTED`, or None."""
+    """Return what to do about a release outside of :data:`SUPPORTED`, or None."""
     oldest, newest = SUPPORTED[name]
     release = _number(version)[:2]
     if release < oldest:
@@ -145,7 +145,7 @@ def outside(name: str, version: str) -> Optional[str]:
 
 
 def remedies(state: State) -> Dict[str, str]:
-    """Return module -> what to do, for all that is broken."""
+    """Return module -> fix, for everything that is broken."""
     found: Dict[str, str] = {}
     versions, faults, facts = state
     for package in PACKAGES:
@@ -174,7 +174,7 @@ def remedies(state: State) -> Dict[str, str]:
 
 
 def _mmcv_remedies(state: State) -> Dict[str, str]:
-    """Return what to do about mmcv's operators, and versions of mmcv that do not fit."""
+    """Return fixes for MMCV ops and for unsupported versions of mmcv."""
     versions, faults, facts = state
     mmcv, mmcv_version = versions.get('mmcv', ('', ''))
     mmdet, mmdet_version = versions.get('mmdet', ('', ''))
@@ -211,7 +211,7 @@ def commit() -> Optional[str]:
 
 
 def surroundings(state: State) -> Dict[str, str]:
-    """Return what a run depends on besides packages, by name."""
+    """Return other properties of the environment, by name."""
     facts, python = state.facts, platform.python_version()
     threads = os.environ.get('OMP_NUM_THREADS', 'not set')
     found = {
@@ -225,7 +225,7 @@ def surroundings(state: State) -> Dict[str, str]:
     if facts.get('cuda works'):
         found['GPU'] = '; '.join(_gpus())
     if 'operators' in facts:
-        found['operators of mmcv'] = str(facts['operators'])
+        found['MMCV ops'] = str(facts['operators'])
     if not {'torch', 'mmcv', 'mmengine'} & state.faults.keys() and 'torch' in state.versions:
         found['attention'] = _attention()
     return found
@@ -242,7 +242,7 @@ def _gpus() -> List[str]:
 
 
 def _attention() -> str:
-    """Return the attention backend that is selected here, and why not Triton."""
+    """Return the selected attention backend, and why it is not Triton."""
     import torch
 
     from ..ops.dispatch import ENVIRONMENT_VARIABLE, forced_backend
@@ -277,13 +277,13 @@ def rows(state: State) -> List[Tuple[str, str, str, str]]:
 
 
 def main() -> int:
-    """Print the findings.
+    """Print the versions, properties and fixes.
 
     Returns:
         The exit status.
     """
     parser = Parser(description=__doc__)
-    parser.add_argument('--markdown', action='store_true', help='for pasting into an issue')
+    parser.add_argument('--markdown', action='store_true', help='print Markdown for a bug report')
     args = parser.parse_args()
     state = look()
     if args.markdown:

@@ -1,4 +1,4 @@
-"""What the commands share: arguments, the runner that they drive, errors in one line."""
+"""Shared by the commands: argument types, options of a run, one-line errors."""
 
 import argparse
 import ast
@@ -23,7 +23,7 @@ from ..engine.errors import Interrupted, UsageError
 from ..engine.signals import STOPPED, isolate_children
 from ..ops import forced_backend
 
-# mmengine still uses it; nobody at the command line can fix that.
+# mmengine still uses it; users of a command cannot fix that.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
 
@@ -46,7 +46,7 @@ def folder(text: str) -> Path:
 
 
 def written_file(*suffixes: str) -> Callable[[str], Path]:
-    """Return the type of an output file with one of some suffixes."""
+    """Return the argument type of an output file with one of the suffixes."""
 
     def file(text: str) -> Path:
         path = Path(osp.expanduser(text))
@@ -61,7 +61,7 @@ def written_file(*suffixes: str) -> Callable[[str], Path]:
 
 
 published_file = written_file('.pth', '.safetensors')
-"""Type of an output file of weights."""
+"""Argument type of an output file for weights."""
 
 
 def _number(kind: Callable[[str], Any], least: float, most: float, words: str) -> Callable:
@@ -78,7 +78,7 @@ def _number(kind: Callable[[str], Any], least: float, most: float, words: str) -
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """Return the type of an integer with a lower bound."""
+    """Return the argument type of an integer with a lower bound."""
     return _number(int, least, sys.maxsize, f'an integer of at least {least}')
 
 
@@ -87,7 +87,7 @@ fraction = _number(float, 0, 1, 'a number from 0 to 1')
 
 
 def device(text: str) -> torch.device:
-    """Return a device that can be used."""
+    """Return a device, if it can be used."""
     try:
         return usable_device(text)
     except UsageError as error:
@@ -95,9 +95,9 @@ def device(text: str) -> torch.device:
 
 
 class _Options(argparse.Action):
-    """KEY=VALUE pairs; values in Python's syntax, lists and tuples also without quotes.
+    """Action for KEY=VALUE pairs, with values in Python syntax; quotes in lists are optional.
 
-    mmengine's DictAction removes white space from values, takes dicts for strings, and ends in a
+    mmengine's DictAction removes white space from values, reads dicts as strings, and raises a
     traceback if the = is missing.
     """
 
@@ -128,7 +128,7 @@ def _value(text: str) -> Any:
     """Parse a value; a path keeps its white space and its commas."""
     with contextlib.suppress(ValueError, SyntaxError):
         value = ast.literal_eval(text)
-        # Quotes that no shell removed are around lists, as in mmengine's help.
+        # A quoted list, as in mmengine's help, keeps its quotes if no shell removes them.
         listed = isinstance(value, str) and value[:1] + value[-1:] in ('[]', '()')
         return _value(value) if listed else value
     if text.lower() in ('true', 'false'):
@@ -176,7 +176,7 @@ def add_cfg_options(parser: argparse.ArgumentParser, example: str) -> None:
 
 
 class _Size(argparse.Action):
-    """Height and width of an image, or one number for both, in pixels."""
+    """Action for height and width of an image, or one number for both, in pixels."""
 
     def __call__(
         self,
@@ -233,7 +233,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_config(args: argparse.Namespace) -> Config:
-    """Return the config of the run that `args` (see :func:`add_run_arguments`) ask for.
+    """Return the config of a run from `args`, see :func:`add_run_arguments`.
 
     Raises:
         UsageError: see :func:`mmrest.engine.config.load_config`; or ``MMREST_BACKEND`` is not a
@@ -256,7 +256,7 @@ def run_config(args: argparse.Namespace) -> Config:
 
 
 def run(main: Callable[[], Optional[int]]) -> None:
-    """Run a command; an error that its user can fix is one line and exit status 1.
+    """Run a command; a user error is printed on one line, with exit status 1.
 
     A run that was preempted exits with :data:`~mmrest.engine.signals.STOPPED`.
     """
@@ -283,7 +283,7 @@ def run(main: Callable[[], Optional[int]]) -> None:
 
 
 def _own_line(error: Exception) -> str:
-    """Return the message of an error, without the traceback that torch adds to a worker's."""
+    """Return the message of an error, without the traceback that torch adds in workers."""
     message = str(error)
     if 'Original Traceback' not in message:
         return message

@@ -1,4 +1,4 @@
-"""Print a config as a run would use it: bases merged, options applied."""
+"""Print a resolved config: bases merged, options applied."""
 
 import argparse
 from pathlib import Path
@@ -9,24 +9,24 @@ from .command import Parser, add_config_arguments
 
 
 def parse_args() -> argparse.Namespace:
-    """Arguments of the command line."""
+    """Parse the command line."""
     parser = Parser(description=__doc__)
     parser.add_argument('config', help='config file, or name of a shipped config')
     add_config_arguments(parser)
     parser.add_argument(
-        '--save-path', type=Path, help='write it to this file (.py, .json or .yml) instead'
+        '--save-path', type=Path, help='save it to this file (.py, .json or .yml) instead'
     )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Print."""
+    """Print or save the config."""
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     if args.save_path is None:
         print(cfg.pretty_text)
     elif args.save_path.suffix not in ('.py', '.json', '.yml'):
-        raise UsageError(f'--save-path {args.save_path}: give a .py, .json or .yml file')
+        raise UsageError(f'--save-path {args.save_path} is not a .py, .json or .yml file')
     else:
         args.save_path.parent.mkdir(parents=True, exist_ok=True)
         cfg.dump(args.save_path)

@@ -38,7 +38,7 @@ class Contents(NamedTuple):
         prefix: key prefix of the backbone.
         backbone: its tensors, without the prefix.
         others: all other tensors.
-        nearest: the network with the most of these tensors, in words.
+        nearest: sentence that names the network with the most matching tensors.
     """
 
     source: str
@@ -63,8 +63,8 @@ def contents(weights: Weights) -> Contents:
     found = {network: len(names.items() & shapes.items()) for network, names in required.items()}
     archs = recognised(inside, networks.items())
     nearest = archs[0] if archs else max(found, key=found.__getitem__)
-    # Without the norm of a classifier, which the other family may have under this name, and the
-    # tables of positions in the official weights of RMT.
+    # Drops the norm of a classifier, whose name the other family may use, and the position tables
+    # in the official weights of RMT.
     backbone = {name: tensor for name, tensor in inside.items() if name in states[nearest]}
     kept = {prefix + name for name in inside} if prefix else backbone
     others = {name: tensor for name, tensor in weights.tensors.items() if name not in kept}
@@ -81,7 +81,7 @@ def parse_args() -> argparse.Namespace:
     add_files(parser, nargs='?')
     parser.add_argument('--list', action='store_true', help='list the parts of the checkpoint')
     parser.add_argument(
-        '--prefix', help='key prefix of the backbone, if there are several networks in the file'
+        '--prefix', help='key prefix of the backbone, if the file contains several networks'
     )
     parser.add_argument(
         '--backbone', action='store_true', help='save the backbone only (drop neck and heads)'
@@ -146,8 +146,8 @@ def main() -> None:
 
 
 def strip() -> None:
-    """Publish a checkpoint of a run, without optimizer, schedules, logs and states of hooks."""
-    parser = Parser(description='Strip a checkpoint of a run to its weights and what they mean.')
+    """Publish a checkpoint of a run, without optimizer, schedules, logs and hook states."""
+    parser = Parser(description='Strip a checkpoint of a run to its weights and metadata.')
     add_files(parser)
     args = parser.parse_args()
     content = read_checkpoint(args.in_file)

@@ -1,4 +1,4 @@
-"""Plot the logs of one or several runs, and write them as a table."""
+"""Plot the logs of one or more runs, and save them as a table."""
 
 import argparse
 from pathlib import Path
@@ -51,12 +51,12 @@ def common_keys(logs: List[Log]) -> List[str]:
     keys = [key for key in default_keys(logs[0]) if all(key in log.curves for log in logs)]
     if not keys:
         names = ', '.join(log.name for log in logs)
-        raise UsageError(f'{names} have logged nothing in common; plot them one by one')
+        raise UsageError(f'{names} have no logged key in common; plot them separately')
     return keys
 
 
 def different_names(logs: List[Log]) -> List[Log]:
-    """Return logs with unique names: those of one name are numbered."""
+    """Return logs with unique names; equal names are numbered."""
     names = [log.name for log in logs]
     return [
         log._replace(name=f'{log.name} ({number})') if names.count(log.name) > 1 else log
@@ -65,8 +65,8 @@ def different_names(logs: List[Log]) -> List[Log]:
 
 
 def summary(logs: List[Log]) -> Table:
-    """Return a row per run: its last iteration and loss, its best metrics."""
-    table = Table(title='best metrics, and what was logged last', title_justify='left')
+    """Return a table with the last iteration and loss of each run, and its best metrics."""
+    table = Table(title='best metrics, last iteration and loss', title_justify='left')
     metrics = dict.fromkeys(key for log in logs for key in default_keys(log) if key in log.metrics)
     for name in ('run', 'iters', 'loss', 's/iter', *map(title_of, metrics)):
         table.add_column(name, justify='left' if name == 'run' else 'right')
@@ -86,7 +86,7 @@ def summary(logs: List[Log]) -> Table:
 
 
 def main() -> None:
-    """Read, plot and write."""
+    """Read the logs, plot them and save tables."""
     args = parse_args()
     names = args.legend or [''] * len(args.runs)
     logs = different_names([read_log(path, name) for path, name in zip(args.runs, names)])

@@ -17,7 +17,7 @@ from .command import Parser, add_config_arguments, at_least, folder
 
 
 def shapes() -> None:
-    """Generate."""
+    """Generate the dataset."""
     parser = Parser(
         description='Generate a synthetic shapes dataset in the layouts of COCO, ADE20K and '
         'ImageNet.'
@@ -37,11 +37,11 @@ def shapes() -> None:
     counts = {'train': args.train, 'val': args.val}
     for write in (write_shapes, write_classes):
         write(args.out, counts, args.height, args.width, args.seed)
-    print(f'{args.train} images to train on and {args.val} held out are in {args.out}')
+    print(f'saved {args.train} training and {args.val} held-out images to {args.out}')
 
 
 def browse() -> None:
-    """Draw."""
+    """Draw images with their annotations."""
     parser = Parser(
         description='Draw the images of a dataset with their annotations, after its pipeline.'
     )

@@ -99,7 +99,7 @@ def main() -> None:
     data = args.work_dir / 'data'
     layout, write, train, val, height, width = demo.images
     write(data, {'train': train, 'val': val}, height, width)
-    console.print(f'Generated {train} images to train on, {val} held out: {data}')
+    console.print(f'Generated {train} training and {val} held-out images in {data}')
 
     cfg = load_config(demo.config, data_root=str(data / layout))
     cfg.work_dir, cfg.launcher = str(args.work_dir), 'none'

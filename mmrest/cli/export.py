@@ -36,14 +36,14 @@ from .command import (
 
 
 def parse_args() -> argparse.Namespace:
-    """Arguments of the command line."""
+    """Parse the command line."""
     parser = Parser(description=__doc__)
     parser.add_argument(
         'network', metavar='CONFIG', help=f'config file, or one of {", ".join([*OURS, *PEERS])}'
     )
     parser.add_argument('checkpoint', nargs='?', help='weights (default: random ones)')
     parser.add_argument(
-        '--out', type=written_file('.onnx'), required=True, metavar='FILE', help='what to write'
+        '--out', type=written_file('.onnx'), required=True, metavar='FILE', help='output file'
     )
     add_shape_argument(
         parser,
@@ -52,49 +52,45 @@ def parse_args() -> argparse.Namespace:
         'the size of its data_preprocessor, or 512 512, for a detector 320 480)',
     )
     parser.add_argument(
-        '--static', action='store_true', help='one image of this size, not any number and size'
+        '--static', action='store_true', help='fixed input shape: one image of this size'
     )
-    parser.add_argument(
-        '--backbone-only', action='store_true', help='leave out neck and heads of a config'
-    )
+    parser.add_argument('--backbone-only', action='store_true', help='drop neck and heads')
     parser.add_argument(
         '--preprocess', action='store_true',
-        help='normalise inside: images of 0 to 255 in BGR order instead of normalised ones',
+        help='include normalisation; the input is then BGR images of 0 to 255',
     )  # fmt: skip
-    parser.add_argument(
-        '--opset', type=opset, default=18, help="of ONNX's operators (default: 18)"
-    )
+    parser.add_argument('--opset', type=opset, default=18, help='ONNX opset version (default: 18)')
     parser.add_argument(
         '--no-verify', dest='verify', action='store_false', help='do not compare with PyTorch'
     )
     parser.add_argument(
         '--tolerance', type=not_negative, default=1e-3, metavar='X',
-        help='largest difference, as a multiple of the standard deviation (default: 0.001)',
+        help='largest accepted difference, in standard deviations (default: 0.001)',
     )  # fmt: skip
     add_cfg_options(parser, 'model.backbone.arch=b')
     return parser.parse_args()
 
 
 def opset(text: str) -> int:
-    """Type of an argument that is a version of the operators, which the installed onnx knows."""
+    """Parse an opset version that the installed onnx supports."""
     version = at_least(18)(text)
     try:
         from onnx.defs import onnx_opset_version
-    except ImportError:  # main says how to install it
+    except ImportError:  # main prints how to install it
         return version
     if version > onnx_opset_version():
         raise argparse.ArgumentTypeError(
-            f'{version} is unknown to the installed onnx, which has 18 to {onnx_opset_version()}'
+            f'{version} is not supported by the installed onnx (18 to {onnx_opset_version()})'
         )
     return version
 
 
 COMPARED_SIZE = (320, 480)
-"""Height and width, in pixels, at which a detector is compared: larger takes minutes more."""
+"""Height and width, in pixels, at which a detector is compared; larger takes minutes more."""
 
 
 def compared_at(size: Tuple[int, int], static: bool) -> List[Shape]:
-    """Shapes of the images to compare at: two sizes, the other one of odd numbers."""
+    """Return the image shapes to compare at: two sizes, the second one odd."""
     height, width = size
     if static:
         return [(1, height, width)]
@@ -114,7 +110,7 @@ def main() -> None:
         usual = COMPARED_SIZE
     size = args.shape or usual
     shapes = compared_at(size, args.static) if args.verify else []
-    print('exporting, which takes up to some minutes', flush=True)
+    print('exporting; this may take some minutes', flush=True)
     found = export_checked(
         network, args.out, shapes, args.tolerance,
         normalisation=preprocessing(cfg), preprocess=args.preprocess,

@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
         'of the image, one number for a square (default: 224 224 for a classifier or backbone, '
         '800 1280 for a detector, the size in its data_preprocessor or 512 512 for a segmentor)',
     )  # fmt: skip
-    parser.add_argument('--backbone-only', action='store_true', help='without neck and heads')
+    parser.add_argument('--backbone-only', action='store_true', help='drop neck and heads')
     parser.add_argument(
         '--json', type=written_file('.json'), metavar='FILE', help='also save the counts as JSON'
     )
@@ -34,12 +34,12 @@ def parse_args() -> argparse.Namespace:
 
 
 def counts(parts: List[Part]) -> Dict[str, Any]:
-    """Return the counts for the JSON; the totals are without parts that are not counted."""
+    """Return the counts as a dict; totals exclude parts that are not counted."""
     return dict(
         **{key: sum(getattr(part, key) for part in parts) for key in Part._fields[1:4]},
         not_counted=[part.name for part in parts if not part.counted],
         parts=[
-            # None, so that nobody adds up what is not known.
+            # None instead of 0, so that unknown counts are not added up.
             dict(name=p.name, parameters=p.parameters, macs=p.macs, attention=p.attention)
             if p.counted
             else dict(name=p.name, parameters=p.parameters, macs=None, attention=None)
@@ -82,7 +82,7 @@ def main() -> None:
     console.print('One MAC is two FLOPs.')
     if found['not_counted']:
         names = ', '.join(found['not_counted'])
-        console.print(f'Not counted, and missing in the total: {names}')
+        console.print(f'Not counted in the total: {names}')
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         content = dict(network=args.network, shape=size, **found)

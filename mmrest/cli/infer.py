@@ -50,9 +50,9 @@ def parse_args() -> argparse.Namespace:
         'inputs', nargs='+', metavar='INPUT',
         help='images, videos, folders (searched recursively), or patterns such as "photos/*.jpg"',
     )  # fmt: skip
-    add('--out-dir', type=folder, default=Path('outputs'), help='(default: outputs)')
+    add('--out-dir', type=folder, default=Path('outputs'), help='output folder (default: outputs)')
     add('--overwrite', action='store_true', help='overwrite files in --out-dir')
-    add('--batch-size', type=at_least(1), default=1, help='(default: 1)')
+    add('--batch-size', type=at_least(1), default=1, help='images per batch (default: 1)')
     add('--device', type=device, help='such as cpu or cuda:1 (default: GPU if available)')
     add(
         '--score-thr', type=fraction, default=0.3,
@@ -153,13 +153,14 @@ class Run:
         for found in self.model.stream(images, self.batch_size, on_unreadable):
             if not {'pred_instances', 'pred_sem_seg'} & set(found.sample.keys()):
                 raise UsageError(
-                    f'{type(self.model.model).__name__} predicts neither boxes nor label maps but '
-                    f'{", ".join(found.sample.keys())}; call it from Python, see docs/inference.md'
+                    f'{type(self.model.model).__name__} predicts '
+                    f'{", ".join(found.sample.keys())}, not boxes or label maps; call it from '
+                    'Python, see docs/inference.md'
                 )
             yield found
 
     def _expect(self, count: int) -> None:
-        """Add to the number of images and frames that the progress bar counts up to."""
+        """Increase the total of the progress bar, in images and frames."""
         self.bar.update(self.task, total=self.bar.tasks[0].total + count)
 
     def _skip(self, error: UnreadableImage, expected: int = 0) -> None:
@@ -200,7 +201,7 @@ class Run:
 
 
 def main() -> None:
-    """Infer."""
+    """Run inference."""
     args = parse_args()
     outputs = Outputs(args.out_dir, not args.no_save_vis, not args.no_save_pred)
     inputs = find_inputs(args.inputs, outputs.all)

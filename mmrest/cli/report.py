@@ -18,7 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('work_dir', type=Path, help='work dir of the run')
     parser.add_argument('--config', help='config file (default: the one in the work dir)')
     parser.add_argument(
-        '--checkpoint', help='to evaluate (default: the best checkpoint, or else the newest)'
+        '--checkpoint', help='checkpoint to evaluate (default: the best, or else the newest)'
     )
     parser.add_argument('--no-eval', action='store_true', help='report the logs only')
     parser.add_argument(
@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
         '--score-thr',
         type=fraction,
         default=0.3,
-        help='ignore detections below it in images and their scores (default: 0.3)',
+        help='score threshold for visualizations and image scores (default: 0.3)',
     )
     parser.add_argument(
         '--device', type=device, default=get_device(), help='cpu, cuda, cuda:1 ... (default: GPU)'

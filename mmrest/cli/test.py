@@ -20,7 +20,7 @@ from .command import Parser, add_run_arguments, folder, run_config
 
 
 def parse_args() -> argparse.Namespace:
-    """Arguments of the command line."""
+    """Parse the command line."""
     parser = Parser(description=__doc__)
     parser.add_argument('config', help='config file, or name of a shipped config')
     parser.add_argument('checkpoint', help='checkpoint file')
@@ -53,7 +53,7 @@ def predictions_hook(cfg: Config, args: argparse.Namespace) -> Optional[Predicti
 
     The predictions of detectors and classifiers are saved by an evaluator, added to `cfg`.
     """
-    # This hook takes the place of those of mmdet, mmseg and mmpretrain.
+    # PredictionsHook replaces the hooks of mmdet, mmseg and mmpretrain.
     replaced = (cfg.get('default_hooks') or {}).pop('visualization', None) or {}
     label_maps = None
     if args.out is not None and is_segmentor(cfg):
@@ -61,8 +61,8 @@ def predictions_hook(cfg: Config, args: argparse.Namespace) -> Optional[Predicti
     elif args.out is not None:
         if not args.out.endswith(('.pkl', '.pickle')):
             raise UsageError(
-                f'--out {args.out} is not a .pkl file, as the predictions of a detector or '
-                'classifier need'
+                f'--out {args.out} is not a .pkl file, which the predictions of a detector or '
+                'classifier require'
             )
         kind = 'DumpResults' if is_classifier(cfg) else 'DumpDetResults'
         evaluators = cfg.get('test_evaluator') or []
@@ -78,7 +78,7 @@ def predictions_hook(cfg: Config, args: argparse.Namespace) -> Optional[Predicti
 
 
 def main() -> None:
-    """Test."""
+    """Test a checkpoint."""
     args = parse_args()
     cfg = run_config(args)
     join_processes(cfg)
@@ -89,12 +89,12 @@ def main() -> None:
     rehearsal = None if args.skip_preflight else rehearse(cfg, ('test',))
     if args.tta:
         use_tta(cfg)
-    # The work dir keeps the config that was trained, which names other weights to begin with.
+    # Do not overwrite the config of the training in the work dir.
     stem = osp.splitext(osp.basename(args.config))[0]
     runner = build_runner(
         Config(cfg.to_dict(), cfg.text, filename=f'{stem}{TESTED}'), args.verbose
     )
-    if rehearsal is not None and not args.tta:  # which has a pipeline of its own
+    if rehearsal is not None and not args.tta:  # TTA has its own pipeline
         rehearsal.hand_over(runner)
     runner.register_hook(StrictWeightsHook())
     if hook is not None:

@@ -24,7 +24,7 @@ from .command import Parser, add_run_arguments, run_config
 
 
 def parse_args() -> argparse.Namespace:
-    """Arguments of the command line."""
+    """Parse the command line."""
     parser = Parser(description=__doc__)
     parser.add_argument('config', help='config file, or name of a shipped config')
     parser.add_argument(
@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='scale the learning rate by the total batch size over that of the recipe',
+        help='scale the learning rate with the total batch size',
     )
     parser.add_argument(
         '--resume',
@@ -55,13 +55,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--dry-run',
         action='store_true',
-        help='rehearse the run with its own data, evaluator and network, say what was found, and '
-        'write nothing',
+        help='rehearse the run with its own data, evaluator and network, print the findings, and '
+        'exit without writing files',
     )
     add_run_arguments(parser)
     args = parser.parse_args()
     if args.amp_dtype is not None and not args.amp:
-        parser.error(f'--amp-dtype {args.amp_dtype} is for --amp, which is not given')
+        parser.error(f'--amp-dtype {args.amp_dtype} needs --amp')
     return args
 
 
@@ -75,12 +75,12 @@ def use_amp(cfg: Config, dtype: Optional[str]) -> None:
 
 
 def use_pretrained(cfg: Config, path: str) -> None:
-    """Initialise the backbone from `path` instead of from what the config names.
+    """Initialise the backbone from `path` instead of the weights in the config.
 
     A prefix and other fields of an ``init_cfg`` that loads weights are kept.
     """
     if not isinstance(cfg.model.get('backbone'), dict):
-        raise UsageError('--pretrained is for a model with a backbone, and this config has none')
+        raise UsageError('--pretrained needs a model with a backbone, but this config has none')
     before = cfg.model.backbone.get('init_cfg') or {}
     if not isinstance(before, dict) or before.get('type', 'Pretrained') != 'Pretrained':
         before = {}
@@ -102,7 +102,7 @@ def use_auto_scale_lr(cfg: Config) -> None:
 
 
 def accumulation(cfg: Config) -> int:
-    """Return the iterations whose gradients are accumulated for one step."""
+    """Return the number of iterations whose gradients one step accumulates."""
     return (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
 
 

@@ -82,7 +82,7 @@ def _command(commands: Any, name: str, described: str) -> Parser:
     )
     parser.add_argument(
         '--out', type=written_file('.png', '.jpg', '.pdf', '.svg'), metavar='FILE',
-        help='file of the figure (default: work_dirs/visualize/NETWORK_COMMAND.png)',
+        help='output file (default: work_dirs/visualize/NETWORK_COMMAND.png)',
     )  # fmt: skip
     add_cfg_options(parser, 'model.backbone.arch=b')
     return parser
@@ -126,12 +126,12 @@ def blocks_of(args: argparse.Namespace, backbone: PyramidBackbone) -> Dict[int, 
 
 
 def our_backbone(args: argparse.Namespace, cfg: Config, family: type) -> Any:
-    """Return the backbone of a config, which must be of a family."""
+    """Return the backbone of a config; raise UsageError if it is not of the family."""
     backbone = build_network(backbone_config(cfg), getattr(args, 'checkpoint', None))
     if not isinstance(backbone, family):
         needed = 'RMT' if family is RMT else 'ResT or RMT'
         raise UsageError(
-            f'{args.network} has the backbone {type(backbone).__name__}; {args.command} needs '
+            f'the backbone of {args.network} is a {type(backbone).__name__}; {args.command} needs '
             f'{needed}'
         )
     return backbone

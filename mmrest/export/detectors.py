@@ -1,4 +1,4 @@
-"""Detectors of mmdet as networks of tensors of a fixed number of boxes, which ONNX can hold."""
+"""mmdet detectors with a fixed number of boxes, for export to ONNX."""
 
 import copy
 from typing import Any, Callable, Dict, List, Sequence, Tuple
@@ -13,7 +13,7 @@ from ..engine.errors import UsageError
 from .onnx import Agreement
 
 NOT_FOUND = -1.0
-"""Score of what is not a detection: of padding, and of suppressed boxes."""
+"""Score of padding and of suppressed boxes."""
 
 
 @torch.library.custom_op('mmrest::nms', mutates_args=())
@@ -28,8 +28,8 @@ def nms(
     Args:
         boxes: (B, N, 4), as x1, y1, x2, y2.
         scores: (B, N); :data:`NOT_FOUND` is not kept.
-        iou_threshold: above it the lower score is suppressed.
-        max_per_image: how many boxes are kept at most.
+        iou_threshold: IoU above which the box of the lower score is suppressed.
+        max_per_image: maximum number of boxes to keep.
 
     Returns:
         (B, N), the scores of the kept boxes, and :data:`NOT_FOUND` for the others.
@@ -61,13 +61,13 @@ def pyramid_roi_align(
     """Align each region on one level of a pyramid.
 
     Args:
-        maps: (B, C, H_i, W_i) of each level.
+        maps: (B, C, H_i, W_i), one per level.
         rois: (K, 5), as index of the image, x1, y1, x2, y2.
         levels: (K,), the level of each region.
-        scales: pixels of the map in one of the image, of each level.
+        scales: map pixels per image pixel, one per level.
         size: rows and columns of the result.
-        sampling_ratio: of RoIAlign; 0 adapts it to the region.
-        aligned: half a pixel of offset, as in RoIAlign's second version.
+        sampling_ratio: as in RoIAlign; 0 adapts it to the region.
+        aligned: shift by half a pixel, as in RoIAlign's second version.
 
     Returns:
         (K, C, *size).
@@ -87,11 +87,11 @@ def _(maps, rois, levels, scales, size, sampling_ratio, aligned):
 
 
 def translations() -> Dict[Callable, Callable]:
-    """Return ONNX's form of the operators above, for ``torch.onnx.export``."""
+    """Return the ONNX translations of the custom ops, for ``torch.onnx.export``."""
     from onnxscript import opset18 as op
 
     def onnx_nms(boxes, scores, iou_threshold, max_per_image):
-        # ONNX has corners as y, x, y, x, which makes no difference to an overlap.
+        # ONNX expects y, x, y, x, which does not change an overlap.
         selected = op.NonMaxSuppression(
             boxes,
             op.Unsqueeze(scores, op.Constant(value_ints=[1])),
@@ -141,10 +141,10 @@ def translations() -> Dict[Callable, Callable]:
 
 
 class RoIExtractor(nn.Module):
-    """mmdet's ``SingleRoIExtractor`` by :func:`pyramid_roi_align`.
+    """mmdet's ``SingleRoIExtractor`` on :func:`pyramid_roi_align`.
 
     Args:
-        extractor: which maps regions to levels.
+        extractor: mmdet's extractor, which maps regions to levels.
     """
 
     def __init__(self, extractor: nn.Module) -> None:
@@ -153,7 +153,7 @@ class RoIExtractor(nn.Module):
         self.num_inputs = extractor.num_inputs
 
     def forward(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
-        """Maps of the levels and (K, 5) -> (K, C, rows, columns)."""
+        """Return features (K, C, rows, columns) of the regions (K, 5)."""
         layers, rois = self.extractor.roi_layers, rois.to(maps[0].dtype)
         levels = self.extractor.map_roi_levels(rois, len(maps))
         scales = [layer.spatial_scale for layer in layers]
@@ -169,10 +169,10 @@ class RoIExtractor(nn.Module):
 
 
 class Coder:
-    """mmdet's coder of boxes, which clips to a size that is a tensor.
+    """mmdet's box coder, with clipping to a size that is a tensor.
 
     Args:
-        coder: which decodes.
+        coder: mmdet's coder.
     """
 
     def __init__(self, coder: Any) -> None:
@@ -180,7 +180,7 @@ class Coder:
         self.encode_size = coder.encode_size
 
     def decode(self, anchors: Tensor, deltas: Tensor, max_shape: Tensor) -> Tensor:
-        """(N, 4) and (N, 4) -> (N, 4), inside of height and width."""
+        """Decode anchors and deltas (N, 4) to boxes (N, 4), clipped to height and width."""
         boxes = self.coder.decode(anchors, deltas)
         if not self.coder.clip_border:
             return boxes
@@ -188,17 +188,17 @@ class Coder:
 
 
 class Detector(nn.Module):
-    """A detector of mmdet from normalised images to boxes, classes and masks.
+    """mmdet detector from normalised images to boxes, classes and masks.
 
-    It follows mmdet's own prediction, step by step, but for all images of a batch at once, and
-    with padding in place of what differs in number.
+    It follows mmdet's own prediction step by step, but computes all images of a batch at once, and
+    pads results to a fixed number.
 
     Args:
         model: the detector; it is copied.
-        name: what to call it in an error.
+        name: name for error messages.
 
     Raises:
-        UsageError: its prediction is not that of RetinaNet, Faster, Mask or Cascade R-CNN.
+        UsageError: it does not predict like RetinaNet, Faster, Mask or Cascade R-CNN.
     """
 
     def __init__(self, model: nn.Module, name: str) -> None:
@@ -206,7 +206,7 @@ class Detector(nn.Module):
 
         super().__init__()
         _check(model, name)
-        self.original = (model,)  # a tuple, because it is not a part of this
+        self.original = (model,)  # in a tuple, so that it is not a submodule
         self.model = copy.deepcopy(model)
         for module in list(self.model.modules()):
             for key, child in module._modules.items():
@@ -220,17 +220,17 @@ class Detector(nn.Module):
         self.with_masks = roi_head is not None and roi_head.with_mask
 
     def forward(self, images: Tensor, size: Tensor) -> Tuple[Tensor, ...]:
-        """Return what is found, at most K boxes in an image, and the dense head's maps.
+        """Return up to K detections per image, and the maps of the dense head.
 
         Args:
             images: (B, 3, H, W), padded to a multiple of :attr:`divisor`.
-            size: height and width without the padding, pixels; int64.
+            size: height and width without padding, in pixels; int64.
 
         Returns:
-            Boxes and scores (B, K, 5), as x1, y1, x2, y2 in pixels and score, by falling score;
+            Boxes and scores (B, K, 5), as x1, y1, x2, y2 in pixels and score, by descending score;
             classes (B, K); masks (B, K, rows, columns) as probabilities inside the boxes, if the
-            detector has them; and then the maps of the dense head. Where less is found than K,
-            boxes and scores are 0 and classes -1.
+            detector predicts them; and the maps of the dense head. In padding, boxes and scores
+            are 0 and classes -1.
         """
         model = self.model
         maps = model.extract_feat(images)
@@ -247,19 +247,19 @@ class Detector(nn.Module):
         return (dets, torch.where(found, labels, -1), *masks, *dense)
 
     def padded(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> the same with rows and columns up to multiples of :attr:`divisor`."""
+        """Pad images (B, 3, H, W) to multiples of :attr:`divisor`."""
         missing = (-images.shape[3] % self.divisor, -images.shape[2] % self.divisor)
         return F.pad(images, (0, missing[0], 0, missing[1]), value=self.pad_value)
 
     def _classified(
         self, maps: Sequence[Tensor], proposals: Tensor, objectness: Tensor, meta: Dict[str, Any]
     ) -> Tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and classes of proposals (B, R, 4)."""
+        """Return boxes, scores and classes for proposals (B, R, 4)."""
         roi_head = self.model.roi_head
         batch, regions = proposals.shape[:2]
         rois = _rois(proposals)
         if isinstance(roi_head.bbox_head, nn.ModuleList):
-            # The batch is one image to mmdet, because all have the same size.
+            # To mmdet, the batch is one image, because all have the same size.
             (rois,), (logits,), (deltas,) = roi_head._refine_roi(
                 maps, rois, [meta], (rois.shape[0],)
             )
@@ -284,7 +284,7 @@ class Detector(nn.Module):
         return _best(boxes.reshape(batch, -1, 4), scores.reshape(batch, -1), labels, cfg)
 
     def _masks(self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
-        """Mask probabilities of boxes (B, K, 4) and their classes, (B, K, rows, columns)."""
+        """Return mask probabilities (B, K, rows, columns) of boxes (B, K, 4) and classes."""
         roi_head = self.model.roi_head
         rois = _rois(boxes)
         if isinstance(roi_head.bbox_head, nn.ModuleList):
@@ -312,8 +312,8 @@ def _check(model: nn.Module, name: str) -> None:
     def check(fits: bool, part: str) -> None:
         if not fits:
             raise UsageError(
-                f'{name}: {part} is not exported; RetinaNet, Faster, Mask and Cascade R-CNN are, '
-                'and --backbone-only exports the backbone of any detector'
+                f'{name}: {part} cannot be exported; use RetinaNet, Faster, Mask or Cascade '
+                'R-CNN, or pass --backbone-only'
             )
 
     def check_predictions(part: nn.Module, usual: type, *methods: str) -> None:
@@ -357,7 +357,7 @@ def _softmax(logits: Tensor) -> Tensor:
 
 
 def _rois(boxes: Tensor) -> Tensor:
-    """(B, K, 4) -> (B K, 5), with the index of the image first."""
+    """Flatten boxes (B, K, 4) to (B K, 5), with the index of the image first."""
     image = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)
     image = image[:, None, None].expand(-1, boxes.shape[1], -1)
     return torch.cat([image, boxes], -1).reshape(-1, 5)
@@ -366,7 +366,7 @@ def _rois(boxes: Tensor) -> Tensor:
 def _dense(
     head: nn.Module, maps: Sequence[Tensor], meta: Dict[str, Any], is_rpn: bool
 ) -> Tuple[List[Tensor], Tuple[Tensor, Tensor, Tensor]]:
-    """The maps of a dense head, and the boxes, scores and classes it finds with them."""
+    """Return the maps of a dense head, and its boxes, scores and classes."""
     outputs = head(maps)
     every = [each for kind in outputs for each in kind]
     batch, cfg, size = maps[0].shape[0], head.test_cfg, head.bbox_coder.encode_size
@@ -381,7 +381,7 @@ def _dense(
         else:
             scores = logits.sigmoid() if head.use_sigmoid_cls else logits.softmax(-1)[..., :-1]
         classes = scores.shape[-1]
-        # Padded, so that a small map has enough.
+        # Padded, because a small map may have fewer.
         scores = F.pad(scores.flatten(1), (0, cfg.nms_pre), value=NOT_FOUND)
         best, index = scores.topk(cfg.nms_pre)
         index = torch.where(best > NOT_FOUND, index, 0)
@@ -406,19 +406,19 @@ def _dense(
 
 
 def _last(x: Tensor, channels: int) -> Tensor:
-    """(B, A channels, H, W) -> (B, H W A, channels)."""
+    """Reshape (B, A channels, H, W) to (B, H W A, channels)."""
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, channels)
 
 
 def _picked(x: Tensor, index: Tensor) -> Tensor:
-    """(B, N, C) at (B, K) -> (B, K, C)."""
+    """Gather (B, K, C) from (B, N, C) at the indices (B, K)."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
 
 
 def _best(
     boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Any
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """Boxes (B, N, 4), scores and groups (B, N) that are kept, by falling score.
+    """Return the boxes, scores and groups that NMS keeps, by descending score.
 
     Boxes of different groups do not suppress each other, unless NMS is class-agnostic.
     """
@@ -434,21 +434,21 @@ def _best(
 
 
 SCORE = 0.05
-"""Detections with less are not compared."""
+"""Lowest score of detections that are compared."""
 
 SAME_BOX = 1.0
-"""Pixels by which corners of one detection may differ."""
+"""Largest difference between the corners of matched boxes, in pixels."""
 
 
 def predicted(network: Detector, images: Sequence[np.ndarray]) -> List[Any]:
     """Return mmdet's own prediction for images as its pipelines load them.
 
     Args:
-        network: which has the detector.
+        network: the exported detector.
         images: (H, W, 3) each, uint8, of one size.
 
     Returns:
-        The instances found in each of them, in its pixels.
+        Instances of each image, in its pixels.
     """
     from mmdet.structures import DetDataSample
 
@@ -467,17 +467,17 @@ def agreement(
     network: Detector, expected: Sequence[Any], found: Sequence[Tensor], size: Tuple[int, int],
     tolerance: float,
 ) -> Agreement:  # fmt: skip
-    """Match the detections of a file with those of mmdet.
+    """Match the detections of a file with mmdet's.
 
-    A detection may be missing if its score is within the tolerance of the score that the weakest
-    one needs.
+    A detection may be missing if its score is within the tolerance of the lowest score that is
+    kept.
 
     Args:
-        network: which was exported.
-        expected: what :func:`predicted` gave.
-        found: dets, labels and maybe masks of the file.
-        size: height and width of the images, pixels.
-        tolerance: of the scores.
+        network: the exported detector.
+        expected: results of :func:`predicted`.
+        found: dets, labels and, if the detector predicts them, masks of the file.
+        size: height and width of the images, in pixels.
+        tolerance: largest difference of matched scores.
     """
     (model,) = network.original
     cfg = (model.roi_head if hasattr(model, 'roi_head') else model.bbox_head).test_cfg
@@ -524,7 +524,7 @@ def agreement(
 
 
 def _pasted(model: nn.Module, masks: Tensor, boxes: Tensor, size: Tuple[int, int]) -> Tensor:
-    """Probabilities inside of boxes as masks of the image, (K, H, W)."""
+    """Paste probabilities inside boxes into binary masks of the image, (K, H, W)."""
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 
     pasted, _ = _do_paste_mask(masks[:, None], boxes, *size, skip_empty=False)
@@ -532,7 +532,7 @@ def _pasted(model: nn.Module, masks: Tensor, boxes: Tensor, size: Tuple[int, int
 
 
 def _smallest_iou(masks: Tensor, others: Tensor) -> float:
-    """Smallest IoU of pairs of masks; two pixels may differ in masks that are small."""
+    """Return the smallest IoU of pairs of masks, without two pixels, for small masks."""
     differing = ((masks ^ others).flatten(1).sum(1) - 2).clamp(min=0)
     union = (masks | others).flatten(1).sum(1).clamp(min=1)
     return float((1 - differing / union).min())

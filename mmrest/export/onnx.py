@@ -1,4 +1,4 @@
-"""ONNX files of backbones, segmentors and detectors, compared with the networks in PyTorch."""
+"""ONNX export of backbones, segmentors and detectors, and comparison with PyTorch."""
 
 import copy
 import importlib.util
@@ -37,19 +37,19 @@ from ..engine.errors import UsageError
 from ..version import __version__
 
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
-"""What requirements/optional.txt names; the last one is for the comparison alone."""
+"""Packages of requirements/optional.txt; the last one is only for the comparison."""
 
 IMAGENET = Preprocessing()
 
 Shape = Tuple[int, int, int]
-"""Images, height and width."""
+"""Number of images, height and width."""
 
 
 class Segmentor(nn.Module):
-    """A segmentor of mmseg from normalised images to logits of their size.
+    """mmseg segmentor from normalised images to logits of their size.
 
     Args:
-        model: the segmentor, whose adaptive pooling is exchanged.
+        model: the segmentor; it is copied.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -57,16 +57,16 @@ class Segmentor(nn.Module):
         self.model = _with_any_size(copy.deepcopy(model))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, classes, H, W)."""
+        """Return logits (B, classes, H, W) for images (B, 3, H, W)."""
         logits = self.model.decode_head(self.model.extract_feat(images))
         corners = self.model.align_corners
         return F.interpolate(logits, images.shape[2:], mode='bilinear', align_corners=corners)
 
 
 class AdaptiveAvgPool(nn.Module):
-    """``nn.AdaptiveAvgPool2d`` as two products of matrices, for a map of any size.
+    """``nn.AdaptiveAvgPool2d`` as two matmuls, for maps of any size.
 
-    ONNX has no adaptive pooling, and torch's exporter takes it apart for one size only. Bin i of k
+    ONNX has no adaptive pooling, and torch's exporter decomposes it for one size only. Bin i of k
     is the mean of the positions from ``floor(i L / k)`` up to ``ceil((i + 1) L / k)`` of L.
 
     Args:
@@ -84,7 +84,7 @@ class AdaptiveAvgPool(nn.Module):
 
 
 def _bins(length: int, bins: int, like: Tensor) -> Tensor:
-    """Share of each position in each bin, (bins, length)."""
+    """Return the weight of each position in each bin, (bins, length)."""
     position = torch.arange(length, device=like.device)[None]
     number = torch.arange(bins, device=like.device)[:, None]
     start = number * length // bins
@@ -94,15 +94,15 @@ def _bins(length: int, bins: int, like: Tensor) -> Tensor:
 
 
 class Upsample(nn.Module):
-    """mmseg's ``Upsample`` by a whole factor, for a map of any size.
+    """mmseg's ``Upsample`` by an integer factor, for maps of any size.
 
-    mmseg computes the size in floating point, which the exporter takes for a constant: the file
-    then gives other numbers at other sizes, without an error.
+    mmseg computes the size in floating point, which the exporter treats as a constant: the file
+    would give wrong results at other sizes, without an error.
 
     Args:
-        factor: how many times the rows and columns.
-        mode: of the interpolation.
-        align_corners: likewise.
+        factor: scale of rows and columns.
+        mode: interpolation mode.
+        align_corners: as for ``F.interpolate``.
     """
 
     def __init__(self, factor: int, mode: str, align_corners: Optional[bool]) -> None:
@@ -117,7 +117,7 @@ class Upsample(nn.Module):
 
 
 def _with_any_size(model: nn.Module) -> nn.Module:
-    """A model of mmseg in which what the exporter would fix to one size is exchanged."""
+    """Replace modules of an mmseg model that the exporter would fix to one size."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             setattr(module, name, _for_any_size(child))
@@ -137,14 +137,14 @@ def _for_any_size(module: nn.Module) -> nn.Module:
 
 
 def exportable(model: nn.Module, name: str) -> nn.Module:
-    """What can be exported of a model: a backbone, a segmentor, or a detector.
+    """Return an exportable network: the backbone, or a wrapped segmentor or detector.
 
     Args:
         model: in evaluation mode.
-        name: what to call it in an error.
+        name: name for error messages.
 
     Raises:
-        UsageError: it is none of them.
+        UsageError: the model cannot be exported.
     """
     if backbone_of(model) is model:
         return model
@@ -159,13 +159,13 @@ def exportable(model: nn.Module, name: str) -> nn.Module:
 
         return Detector(model, name).eval()
     raise UsageError(
-        f'{name} is a {type(model).__name__}: backbones, segmentors with one head and detectors '
-        'are exported; --backbone-only exports its backbone'
+        f'{name} is a {type(model).__name__}, not a backbone, segmentor with one head or '
+        'detector; pass --backbone-only to export its backbone'
     )
 
 
 def output_names(network: nn.Module) -> List[str]:
-    """Names of the outputs of what :func:`exportable` gave."""
+    """Return the output names of an :func:`exportable` network."""
     if isinstance(network, Segmentor):
         return ['logits']
     if is_detector(network):
@@ -174,24 +174,24 @@ def output_names(network: nn.Module) -> List[str]:
 
 
 def is_detector(network: nn.Module) -> bool:
-    """Return True if :func:`exportable` gave a detector."""
+    """Return True for a detector of :func:`exportable`."""
     return hasattr(network, 'divisor')
 
 
 def facts(cfg: Config, name: str, preprocess: bool = False) -> Dict[str, str]:
-    """What a program that runs the file has to know, as its metadata.
+    """Return the metadata that users of the file need.
 
     Args:
         cfg: config of the network.
-        name: of the network.
-        preprocess: the file normalises the images itself.
+        name: name of the network.
+        preprocess: the file includes normalisation.
     """
     mean, std, order = preprocessing(cfg)
     values = 'values from 0 to 255' if preprocess else '(values from 0 to 255 - mean) / std'
     found = dict(
         network=name,
         input=f'images, float32, (batch, 3, height, width), {values}',
-        # What the file normalises is in the order in which pipelines load images.
+        # Normalisation in the file expects the channel order in which pipelines load images.
         channel_order='BGR' if preprocess else order,
         mean=json.dumps(mean),
         std=json.dumps(std),
@@ -219,7 +219,7 @@ def facts(cfg: Config, name: str, preprocess: bool = False) -> Dict[str, str]:
 
 
 def check_packages(needed: Iterable[str]) -> None:
-    """Make sure that optional packages are installed.
+    """Check that optional packages are installed.
 
     Raises:
         UsageError: some are not, or torch is too old.
@@ -244,19 +244,19 @@ def export(
     """Write an ONNX file, weights included.
 
     Args:
-        network: what :func:`exportable` gave.
+        network: result of :func:`exportable`.
         path: the file.
-        size: height and width of the image to export with, pixels.
-        static: for one image of this size alone, rather than for any number and size.
-        opset: version of ONNX's operators.
-        metadata: facts to keep in the file.
-        normalise: what the file does to images of 0 to 255 in OpenCV's order of channels; by
-            default they come normalised.
+        size: height and width of the example image, in pixels.
+        static: fix the input to one image of this size; by default, number and size are free.
+        opset: ONNX opset version.
+        metadata: metadata of the file.
+        normalise: normalisation to include, for BGR images of 0 to 255; by default, the input is
+            normalised.
 
     Raises:
-        UsageError: torch's exporter cannot do it.
+        UsageError: torch's exporter fails.
     """
-    logging.getLogger('torch.onnx').setLevel(logging.ERROR)  # tells of operators not in use
+    logging.getLogger('torch.onnx').setLevel(logging.ERROR)  # it warns about unused ops
     names = output_names(network)
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -276,7 +276,7 @@ def export(
                     verbose=False,
                 )
     except Exception as error:  # of any part of torch's exporter
-        hint = '--backbone-only leaves out neck and head'
+        hint = '--backbone-only drops neck and head'
         if not static:
             hint = f'--static fixes batch and size, {hint}'
         raise UsageError(
@@ -291,23 +291,23 @@ def export(
 
 
 def _zeros(size: Tuple[int, int], static: bool) -> Tensor:
-    return torch.zeros(1 if static else 2, 3, *size)  # torch takes a batch of one for a constant
+    return torch.zeros(1 if static else 2, 3, *size)  # torch treats a batch of one as a constant
 
 
 def _detector_program(
     network: nn.Module, size: Tuple[int, int], static: bool, opset: int, names: List[str]
 ) -> Any:
-    """ONNX program of a detector, from images that are padded, and their size before it."""
+    """Export a detector, whose inputs are padded images and their size before padding."""
     from .detectors import translations
 
     divisor = network.divisor
     rows, columns = (-(-length // divisor) for length in size)
-    if not static:  # a map of one row would be a constant to torch, too
+    if not static:  # torch treats a map of one row as a constant, too
         rows, columns = max(rows, 1024 // divisor), max(columns, 1536 // divisor)
     free = None
     if not static:
-        # As multiples the sizes of all maps are simple products; of padding inside the graph the
-        # exporter would make nested divisions, and take several times as long.
+        # As multiples, the sizes of all maps are simple products. Padding inside the graph would
+        # become nested divisions, with which the exporter takes several times as long.
         free = (
             {
                 0: torch.export.Dim('batch'),
@@ -317,7 +317,7 @@ def _detector_program(
             None,
         )
     images = _zeros((rows * divisor, columns * divisor), static)
-    # Exported first, because some of mmdet's modules refuse to work in torch.onnx.export.
+    # Exported first, because some of mmdet's modules fail in torch.onnx.export.
     program = torch.export.export(
         network, (images, torch.tensor(size)), dynamic_shapes=free, strict=False
     )
@@ -339,7 +339,7 @@ def _finish(
     metadata: Mapping[str, str],
     normalise: Optional[Preprocessing],
 ) -> None:
-    """Put normalisation and padding before a network, and metadata into its file."""
+    """Prepend normalisation and padding to a network, and add metadata to its file."""
     import onnx
 
     model = onnx.load(path)
@@ -399,21 +399,21 @@ def _finish(
 
 
 def _cause(error: BaseException) -> str:
-    """First line of the first of a chain of errors: later ones tell of the exporter's steps."""
+    """Return the first line of the original error; later ones name the exporter's steps."""
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)
 
 
 class Agreement(NamedTuple):
-    """How far the detections of a file are those of mmdet.
+    """Agreement of the detections of a file with mmdet's.
 
     Attributes:
-        detections: how many mmdet finds above :data:`mmrest.export.detectors.SCORE`.
-        unmatched: how many of either side the other one lacks.
-        score: the largest difference of a score.
-        box: the largest difference of a corner, pixels.
-        mask: the smallest IoU of masks; 1 without masks.
+        detections: number of mmdet's above :data:`mmrest.export.detectors.SCORE`.
+        unmatched: number of detections that only one side has.
+        score: largest difference of a score.
+        box: largest difference of a corner, in pixels.
+        mask: smallest IoU of masks; 1 without masks.
     """
 
     detections: int = 0
@@ -424,14 +424,14 @@ class Agreement(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """The largest differences in an output, as multiples of its standard deviation.
+    """Largest differences of an output, in multiples of its standard deviation.
 
     Attributes:
-        onnx: of onnxruntime from PyTorch, both in float32.
-        rounding: of PyTorch in float32 from PyTorch in float64. The instance norm of ResT divides
-            by small deviations, which magnifies rounding, in an untrained network most.
-        agreement: of the detections with mmdet's own, for a detector; its maps are those of the
-            dense head.
+        onnx: onnxruntime from PyTorch, both in float32.
+        rounding: PyTorch in float32 from PyTorch in float64. The instance norm of ResT divides by
+            small deviations, which magnifies rounding, mostly in untrained networks.
+        agreement: agreement of detections with mmdet's, for a detector; the differences are then
+            those of the maps of its dense head.
     """
 
     onnx: float
@@ -447,19 +447,18 @@ def differences(
     inside: bool = False,
     tolerance: float = 1e-3,
 ) -> Dict[Shape, Difference]:
-    """How far a file in onnxruntime is from the network in PyTorch, for synthetic images.
+    """Compare a file in onnxruntime with the network in PyTorch, on synthetic images.
 
     Args:
         path: the file.
-        network: what it was made of.
-        shapes: of the images.
-        normalisation: what the network expects of images.
-        inside: the file normalises them itself.
-        tolerance: of the scores of detections that are matched.
+        network: the exported network.
+        shapes: shapes of the images.
+        normalisation: normalisation that the network expects.
+        inside: the file includes normalisation.
+        tolerance: largest difference between the scores of matched detections.
 
     Returns:
-        Shape -> the difference; of a detector it is that of the maps of the dense head, and has
-        the agreement of detections, too.
+        Shape -> difference.
     """
     import onnxruntime
 
@@ -500,7 +499,7 @@ def differences(
 
 
 def _scenes(rng: np.random.Generator, count: int, height: int, width: int) -> np.ndarray:
-    """Images of the synthetic shapes in OpenCV's order of channels, (count, height, width, 3)."""
+    """Return images of synthetic shapes, (count, height, width, 3), BGR."""
     return np.stack([draw_scene(rng, height, width)[0] for _ in range(count)])
 
 
@@ -521,23 +520,23 @@ def export_checked(
     preprocess: bool = False,
     **options: object,
 ) -> Dict[Shape, Difference]:
-    """:func:`export`, but leave no file whose :func:`differences` exceed a tolerance.
+    """Export a network and compare it; keep no file whose differences exceed the tolerance.
 
     Args:
-        network: what :func:`exportable` gave.
+        network: result of :func:`exportable`.
         path: the file.
-        shapes: to compare at; none compares nothing.
-        tolerance: the largest difference; three times PyTorch's own rounding is allowed, too.
-            Scores of detections may differ by as much.
-        normalisation: what the network expects of images.
-        preprocess: the file does that itself.
-        **options: of :func:`export`.
+        shapes: shapes to compare at; empty to skip the comparison.
+        tolerance: largest difference; three times PyTorch's own rounding is always accepted. It
+            is also the largest difference of detection scores.
+        normalisation: normalisation that the network expects.
+        preprocess: include normalisation in the file.
+        **options: arguments of :func:`export`.
 
     Returns:
-        The differences.
+        See :func:`differences`.
 
     Raises:
-        UsageError: it cannot be exported, or computes something else.
+        UsageError: the network cannot be exported, or the file computes something else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.onnx-') as folder:
@@ -562,15 +561,15 @@ def export_checked(
 
 
 MATCHED = 0.99
-"""Share of detections that must be matched: an overlap may be at the very threshold of NMS."""
+"""Share of detections that must match; overlaps may be at the threshold of NMS."""
 
 SAME_MASK = 0.99
-"""IoU that the masks of one detection must have."""
+"""Minimum IoU between the masks of matched detections."""
 
 
 def _fault(difference: Difference, tolerance: float) -> Optional[str]:
-    """What is wrong with a file, None if nothing."""
-    if not difference.onnx <= max(tolerance, 3 * difference.rounding):  # nan neither
+    """Return how a file differs too much, or None."""
+    if not difference.onnx <= max(tolerance, 3 * difference.rounding):  # NaN is too much
         return f'{difference.onnx:.1e} standard deviations, more than --tolerance {tolerance:g}'
     agreed = difference.agreement
     if agreed is None or 3 * difference.rounding > tolerance:  # detections are noise, too
@@ -583,7 +582,7 @@ def _fault(difference: Difference, tolerance: float) -> Optional[str]:
 
 
 def _without_maps(path: Path, outputs: int) -> None:
-    """Keep only the first outputs of a file: the others were for the comparison."""
+    """Keep only the first outputs of a file; the others are for the comparison."""
     import onnx
 
     model = onnx.load(path)

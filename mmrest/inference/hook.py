@@ -17,13 +17,13 @@ from .overlay import draw, draw_annotations
 
 
 class PredictionsHook(Hook):
-    """Draws predictions of a test, beside the ground truth if available, and saves label maps.
+    """Hook that draws predictions beside the ground truth, if available, and saves label maps.
 
     The hooks of mmdet, mmseg and mmpretrain name files by the image's base name, so that a/0.jpg
     and b/0.jpg would overwrite each other.
 
     Args:
-        viewer: for images of predictions; None to draw none.
+        viewer: saves or shows visualizations; None to draw none.
         label_maps: folder for PNG files of segmentors, with the values of the dataset's annotation
             files.
         score_thr: detections below it are not drawn.

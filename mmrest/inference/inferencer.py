@@ -54,7 +54,7 @@ from .inputs import UnreadableImage, check_complete
 from .overlay import drawable
 
 Image = Union[str, Path, np.ndarray]
-"""Path of a file, or (H, W, C) uint8: BGR, or as many channels as the network takes."""
+"""Path of a file, or (H, W, C) uint8: BGR, or as many channels as the network expects."""
 
 
 class Prediction(NamedTuple):
@@ -82,7 +82,7 @@ class Inferencer:
         classes: class names, in the order of the labels.
         palette: colour of every class, as (red, green, blue) of 0 to 255.
         is_segmentor: the network predicts label maps, not boxes and masks.
-        reduces_zero_label: in the label maps of the dataset, the first class is 1, and 0 is none.
+        reduces_zero_label: in label maps of the dataset, the first class is 1 and 0 unlabelled.
     """
 
     def __init__(
@@ -94,8 +94,9 @@ class Inferencer:
     ) -> None:
         if is_classifier(cfg):
             raise UsageError(
-                f'{cfg.filename} is the config of a classifier, and inference supports detectors '
-                'and segmentors; tools/test.py --show-dir DIR visualizes predicted classes'
+                f'{cfg.filename} is the config of a classifier, but inference supports only '
+                'detectors and segmentors; to visualize predicted classes, use tools/test.py '
+                '--show-dir DIR'
             )
         self.cfg = cfg = copy.deepcopy(cfg)
         device = usable_device(device or get_device())
@@ -204,7 +205,7 @@ class Inferencer:
             yield from self._predict(batch)
 
     def _prepare(self, image: Image) -> Tuple[np.ndarray, Dict[str, Any]]:
-        """Return the pixels of an image, and what the pipeline makes of it."""
+        """Return the pixels of an image, and the output of the pipeline."""
         if isinstance(image, np.ndarray):
             wanted = image.ndim == 3 and image.shape[2] == self._channels and image.size
             if not wanted or image.dtype != np.uint8:
@@ -294,7 +295,7 @@ def _ahead(
 
 
 def _shapes(data: Dict[str, Any]) -> List[torch.Size]:
-    """Return the shapes of the inputs; test-time augmentation makes several of one image."""
+    """Return the shapes of the inputs; test-time augmentation has several per image."""
     inputs = data['inputs']
     return [i.shape for i in (inputs if isinstance(inputs, list) else [inputs])]
 
@@ -320,7 +321,7 @@ def _pipeline(cfg: Config, steps: List[dict]) -> Tuple[Callable, Compose]:
     first, *others = _without_annotations(steps)
     if _short_name(first) != 'LoadImageFromFile':
         raise UsageError(
-            f'the test pipeline of {cfg.filename} begins with {_short_name(first)}, where '
+            f'the test pipeline of {cfg.filename} starts with {_short_name(first)}, but '
             'inference needs LoadImageFromFile'
         )
     for index, step in enumerate(others):

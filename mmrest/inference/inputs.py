@@ -36,7 +36,7 @@ class Input(NamedTuple):
 
     @property
     def is_video(self) -> bool:
-        """True for the suffixes in :data:`VIDEOS`."""
+        """Return True for the suffixes in :data:`VIDEOS`."""
         return self.path.suffix.lower() in VIDEOS
 
 
@@ -91,14 +91,12 @@ def _files(text: str, skipped: Set[str]) -> List[Tuple[Path, Path]]:
 def unique_names(
     paths: Sequence[Path], roots: Optional[Sequence[Path]] = None, suffix: bool = False
 ) -> List[str]:
-    """Return short names of files, no two of them equal.
-
-    They are relative to `roots`, or else to the folder that all files have in common.
+    """Return short unique names of files, relative to `roots` or else to their common folder.
 
     Args:
         paths: different files.
         roots: a folder above each file; default: the folder that it is in.
-        suffix: keep suffixes; they are also kept where names differ in nothing else.
+        suffix: keep suffixes; they are always kept if names differ only in them.
     """
     roots = roots or [path.parent for path in paths]
     names = [path.relative_to(root) for path, root in zip(paths, roots)]
@@ -137,7 +135,7 @@ def read_image(path: str, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
 
 
 def check_complete(path: str) -> None:
-    """Check that a file is a complete image; OpenCV fills what is missing with grey.
+    """Check that a file is a complete image; OpenCV fills missing parts with grey.
 
     Raises:
         UnreadableImage: it is not.
@@ -153,7 +151,7 @@ def check_complete(path: str) -> None:
         except UnidentifiedImageError:
             raise UnreadableImage(f'{path} is not an image') from None
         except Image.DecompressionBombError:
-            pass  # larger than Pillow wants to load
+            pass  # too large for Pillow
         except Exception as error:  # whatever a decoder raises
             raise UnreadableImage(f'{path} cannot be read: {first_line(error)}') from error
 
@@ -162,8 +160,8 @@ class Video:
     """Frames of a video, (H, W, 3) uint8, BGR; it can be iterated once.
 
     Attributes:
-        length: number of frames according to the file; 0 if it does not say.
-        rate: frames per second; 25 if the file does not say, or more than :data:`MAX_RATE`.
+        length: number of frames according to the file; 0 if unknown.
+        rate: frames per second; 25 if unknown or above :data:`MAX_RATE`.
 
     Raises:
         UnreadableImage: OpenCV cannot read the file.

@@ -1,4 +1,4 @@
-"""Outputs of inference: visualizations, label maps and one JSON file in COCO's format."""
+"""Outputs of inference: visualizations, label maps and one JSON file in COCO format."""
 
 import contextlib
 import itertools
@@ -56,7 +56,7 @@ class Outputs(NamedTuple):
         return self.folder / 'vis' / (source.name + ('.mp4' if source.is_video else '.jpg'))
 
     def label_map(self, source: Input, frame: Optional[int] = None) -> Path:
-        """Return the label map of an image or frame; of a video, without `frame`, their folder."""
+        """Return the label map of an image or frame; without `frame`, the folder of a video's."""
         suffix = FRAMES if source.is_video else '.png'
         path = self.folder / 'preds' / (source.name + suffix)
         return path if frame is None else path / f'{frame:06d}.png'
@@ -89,10 +89,10 @@ class Outputs(NamedTuple):
 def coco_file(
     path: Path, categories: Sequence[dict]
 ) -> Iterator[Callable[[Dict[str, Any], BaseDataElement], None]]:
-    """Write a JSON file in COCO's format; a context.
+    """Context manager that writes a JSON file in COCO format.
 
-    It is written atomically at the end; after an error or interruption with the images so far, if
-    any. Annotations wait in a temporary file, so that memory does not grow with their number.
+    It is written atomically at the end; after an error or interruption, with the images so far, if
+    any. Annotations are buffered in a temporary file, so memory does not grow with their number.
 
     Args:
         path: the file.
@@ -138,7 +138,7 @@ def coco_ids(classes: Sequence[str]) -> List[int]:
 
 
 def detections(instances: Optional[Any], ids: Sequence[int]) -> Iterator[Dict[str, Any]]:
-    """Yield detections in COCO's format.
+    """Yield detections in COCO format.
 
     Args:
         instances: ``pred_instances`` of a data sample, on the CPU.
@@ -187,7 +187,7 @@ def write_image(image: np.ndarray, path: Path) -> None:
 
 
 def _save(pixels: np.ndarray, path: Path, **options: Any) -> None:
-    """Write a file with Pillow, which raises errors where OpenCV fails silently."""
+    """Write a file with Pillow, which raises errors; OpenCV fails silently."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)
 
@@ -214,10 +214,10 @@ def open_video(path: Path, rate: float, size: Sequence[int]) -> cv2.VideoWriter:
 
 
 class Viewer:
-    """Saves images to a folder, shows them in a window, or both.
+    """Viewer that saves images to a folder, shows them in a window, or both.
 
     Args:
-        folder: where to save; None: do not save.
+        folder: output folder; None to save nothing.
         show: open a window.
         wait_time: seconds to display each image.
 

@@ -1,4 +1,4 @@
-"""The renderer of predictions and annotations: boxes, masks, label maps and classes."""
+"""Renderer of predictions and annotations: boxes, masks, label maps and classes."""
 
 import functools
 import math
@@ -18,13 +18,13 @@ Box = Tuple[float, float, float, float]
 """Left, top, right, bottom in pixels; rows count downwards."""
 
 LEAST_SIDE = 640
-"""Pixels of the longer side to which smaller images are enlarged, approximately."""
+"""Approximate longer side, in pixels, to which smaller images are enlarged."""
 
 OPACITY = 0.55
-"""Of masks and label maps."""
+"""Opacity of masks and label maps."""
 
 BLACK, RIGHT, WRONG = (0, 0, 0), (27, 127, 59), (193, 39, 45)
-"""Colours of titles: without ground truth, and of right and wrong classes."""
+"""Colours of titles: without ground truth, with right and with wrong classes."""
 
 
 class _Label(NamedTuple):
@@ -37,8 +37,8 @@ class _Label(NamedTuple):
 def drawable(image: np.ndarray) -> np.ndarray:
     """Return an image of any number of channels and any dtype as (H, W, 3) uint8, BGR.
 
-    These are the first three of more channels, or the first one in grey. Values that 8 bits do
-    not hold are scaled to the range of the image.
+    These are the first three channels, or the first one in grey. Values outside of 0 to 255 are
+    rescaled by the range of the image.
     """
     image = image.reshape(*image.shape[:2], -1)
     image = image[..., :3] if image.shape[2] > 2 else image[..., :1].repeat(3, axis=2)
@@ -92,7 +92,7 @@ def draw_annotations(
 
 
 def predicted_classes(sample: BaseDataElement, classes: Sequence[str]) -> Tuple[str, RGB]:
-    """Return a classifier's prediction in words, with the right classes, and a colour."""
+    """Return a classifier's prediction in words, with the true classes if wrong, and a colour."""
     found = sample.pred_label.tolist()
     text = ', '.join(f'{classes[label]} {sample.pred_score[label]:.2f}' for label in found)
     truth = sample.gt_label.tolist() if 'gt_label' in sample else found
@@ -114,8 +114,8 @@ def render(
 ) -> np.ndarray:
     """Draw instances and a label map over an image.
 
-    Labels do not overlap: those of the highest scores and largest regions are placed first, and
-    one without room beside its box or region is dropped. Overlapping instances of a class have
+    Labels do not overlap: those with the highest scores and largest regions are placed first, and
+    labels without room at their box or region are dropped. Overlapping instances of a class have
     different shades of its colour.
 
     Args:
@@ -127,8 +127,8 @@ def render(
         label_map: (H, W); values that are not a class are not drawn.
 
     Returns:
-        (kH, kW, 3) uint8, BGR, where k is 1 except for images smaller than :data:`LEAST_SIDE`:
-        these are enlarged so that labels can be read.
+        (kH, kW, 3) uint8, BGR; k is 1, or larger for images smaller than :data:`LEAST_SIDE`, so
+        that labels can be read.
     """
     canvas = cv2.cvtColor(enlarged(image), cv2.COLOR_BGR2RGB)
     size = canvas.shape[1::-1]
@@ -147,7 +147,7 @@ def render(
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:
-    """Return an image, enlarged by an integer if it is smaller than :data:`LEAST_SIDE`."""
+    """Return an image, enlarged by an integer factor if smaller than :data:`LEAST_SIDE`."""
     factor = max(1, round(LEAST_SIDE / max(image.shape[:2])))
     size = (factor * image.shape[1], factor * image.shape[0])
     return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) if factor > 1 else image
@@ -176,7 +176,7 @@ def font_of(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _blend(canvas: np.ndarray, label_map: np.ndarray, palette: Sequence[RGB]) -> np.ndarray:
-    """Blend the colours of classes with the image in grey, whose own colours would mix in."""
+    """Blend the colours of classes with the image in grey, so that its colours do not mix in."""
     grey = cv2.cvtColor(cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     table = np.array(palette, np.uint8)
     is_class = (label_map >= 0) & (label_map < len(palette))
@@ -187,7 +187,7 @@ def _blend(canvas: np.ndarray, label_map: np.ndarray, palette: Sequence[RGB]) ->
 def _of_regions(
     label_map: np.ndarray, classes: Sequence[str], palette: Sequence[RGB], line: int
 ) -> List[_Label]:
-    """A label for the largest region of every class, where it is widest; large ones first."""
+    """Return a label per class, at the widest point of its largest region; largest first."""
     found = []
     for index in np.unique(label_map[(label_map >= 0) & (label_map < len(classes))]):
         _, regions, stats, _ = cv2.connectedComponentsWithStats(
@@ -284,10 +284,10 @@ def _written(
 def places(
     labels: Sequence[_Label], font: ImageFont.FreeTypeFont, size: Tuple[int, int]
 ) -> Iterator[Tuple[_Label, Box]]:
-    """Yield labels with their places, in an image of a size (width, height), that do not overlap.
+    """Yield labels with places that do not overlap, in an image of a size (width, height).
 
-    Above the box is the first choice, then inside at its top, below it, inside at its bottom, or
-    else as near to its top as there is room, within the label's reach.
+    The choices are above the box, inside at its top, below it, inside at its bottom, and then the
+    nearest free rows to its top, within the label's reach.
     """
     height = sum(font.getmetrics()) + 2
     height += height % 2  # rows are half a height apart

@@ -1,4 +1,4 @@
-"""Contact sheets of predictions beside the ground truth, and single images of a report."""
+"""Contact sheets of predictions and ground truth, and single images of a report."""
 
 from collections import Counter
 from pathlib import Path
@@ -28,7 +28,7 @@ def draw_predictions(
         model: a detector of mmdet or a segmentor of mmseg.
         dataset: its test set, with annotations.
         path: output file.
-        count: the first N images are drawn.
+        count: number of images, from the first.
         score_thr: detections below it are skipped.
     """
     rows = []
@@ -46,7 +46,7 @@ def draw_predictions(
 
 
 def draw_classes(model: nn.Module, dataset: BaseDataset, path: Path) -> None:
-    """Draw fifteen images of a dataset, each with its predicted class, and the right one.
+    """Draw up to fifteen images of a dataset, with their predicted and true classes.
 
     Args:
         model: a classifier of mmpretrain.
@@ -74,7 +74,7 @@ def draw_panel(
         width: of the result, in pixels.
 
     Returns:
-        A JPEG, and its content in words.
+        A JPEG, and a list of its classes in words.
     """
     classes = metainfo['classes']
     palette = colours(metainfo.get('palette'), len(classes))
@@ -108,7 +108,7 @@ def _scaled(image: np.ndarray, width: int) -> np.ndarray:
 
 
 def _sheet(rows: List[List[np.ndarray]]) -> np.ndarray:
-    """Return rows of images on white, BGR."""
+    """Arrange rows of images on white, BGR."""
     heights = [max(cell.shape[0] for cell in row) + GAP for row in rows]
     width = max(sum(cell.shape[1] + GAP for cell in row) for row in rows)
     sheet = np.full((sum(heights), width, 3), 255, np.uint8)

@@ -1,10 +1,10 @@
-"""The rehearsal of a run, with the parts that the run itself would build.
+"""Pre-flight checks: rehearse a run with the parts that it would build.
 
-Its data sets are built, samples of them prepared by their own pipelines, its evaluators fed with
-the ground truth, which must get the best score, and, in a dry run, a step trained and an image
-predicted. Checked by hand is what that cannot show: names that are built late, weights, schedule,
-disk. Every fault raises UsageError or CheckpointError, in one line with its cause and fix. Nothing
-is written.
+The rehearsal builds the datasets and prepares samples with their own pipelines. Evaluators get the
+ground truth as predictions, which must have the best score. A dry run also trains a step and
+predicts an image. Separate checks cover names of parts that are built late, weights, schedule and
+disk. Every fault raises UsageError or CheckpointError, in one line with cause and fix. No files
+are written.
 """
 
 from contextlib import nullcontext
@@ -31,11 +31,11 @@ __all__ = ['Fact', 'Rehearsal', 'Report', 'explained', 'rehearse']
 
 
 class Rehearsal:
-    """What a rehearsal found, and the data sets that it built.
+    """Findings of a rehearsal, and the datasets that it built.
 
     Attributes:
         report: facts and warnings.
-        datasets: by phase.
+        datasets: phase -> dataset.
     """
 
     def __init__(self) -> None:
@@ -43,24 +43,22 @@ class Rehearsal:
         self.datasets: Dict[str, Any] = {}
 
     def hand_over(self, runner: Runner) -> None:
-        """Have a runner use the data sets instead of reading all annotations a second time."""
+        """Pass the datasets to a runner, so that annotations are not read twice."""
         for phase in list(self.datasets):
             name = f'_{phase}_dataloader'
-            # mmengine copies the config of a loader deeply; a function is left as it is.
+            # mmengine deep-copies the config of a loader; functions are not copied.
             taken = dict(type=lambda phase=phase: self.datasets.pop(phase))
             setattr(runner, name, dict(getattr(runner, name), dataset=taken))
 
 
 def check_complete(cfg: Config, phases: Tuple[str, ...]) -> None:
-    """Make sure that a config has what a run of some phases needs, and a usable seed.
+    """Check that a config has all required keys for its phases, and a valid seed.
 
     Raises:
-        UsageError: it has not.
+        UsageError: it does not.
     """
-    needed = dict(
-        train=('train_dataloader', 'train_cfg', 'optim_wrapper'), test=('test_dataloader',)
-    )
-    for key in needed['train' if 'train' in phases else 'test']:
+    for_training = ('train_dataloader', 'train_cfg', 'optim_wrapper')
+    for key in for_training if 'train' in phases else ('test_dataloader',):
         if not isinstance(cfg.get(key), dict):
             raise UsageError(f'{key} must be a dict, got {cfg.get(key)!r} in {cfg.filename}')
     randomness = dict(cfg.get('randomness') or {}, deterministic=False)
@@ -73,13 +71,12 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
 
     Args:
         cfg: config of the run.
-        phases: which of 'train', 'val' and 'test' it goes through.
-        thorough: train a step and predict an image too, and show on a terminal what is being
-            done.
+        phases: phases of the run, of 'train', 'val' and 'test'.
+        thorough: also train a step and predict an image, and show progress on a terminal.
 
     Raises:
         UsageError: see the modules of this package.
-        CheckpointError: weights cannot be read or do not fit.
+        CheckpointError: weights cannot be read or do not match.
     """
     done = Rehearsal()
     report, loaders, evaluators = done.report, {}, {}
@@ -99,7 +96,7 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
             check_optimizer(cfg, model, report)
         for phase in phases:
             if cfg.get(f'{phase}_dataloader'):
-                progress.update(f'reading the data set of {phase}_dataloader')
+                progress.update(f'reading the dataset of {phase}_dataloader')
                 loaders[phase], of_phase = build_loader(cfg, phase, report)
                 done.datasets[phase] = loaders[phase].dataset
                 parts += of_phase

@@ -1,4 +1,4 @@
-"""Annotation files: COCO's, checked while mmdet reads them, and VOC's."""
+"""Checks of annotation files: COCO's, while mmdet reads them, and VOC's."""
 
 import contextlib
 import os.path as osp
@@ -19,10 +19,10 @@ NEEDED = {
 
 @contextlib.contextmanager
 def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Dict[str, int]]:
-    """Check each COCO JSON that mmdet reads meanwhile; yields the numbers of images by path.
+    """Check each COCO JSON that mmdet reads in this context; yield path -> number of images.
 
-    pycocotools drops one of two annotations of one id in silence and ends in a traceback if a key
-    is missing; mmdet numbers the labels in the order of the file.
+    pycocotools silently drops one of two annotations with the same id, and raises a traceback if a
+    key is missing. mmdet numbers the labels in the order of the file.
 
     Args:
         masks: every annotation needs a segmentation.
@@ -35,7 +35,7 @@ def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Di
     try:
         from mmdet.datasets import CocoDataset
         from mmdet.datasets.api_wrappers import COCO
-    except ImportError:  # segmentors and classifiers do without mmdet
+    except ImportError:  # segmentors and classifiers work without mmdet
         yield {}
         return
     images: Dict[str, int] = {}
@@ -60,7 +60,7 @@ def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Di
     def checked_numbers(self: Any, cat_names: Sequence[str] = (), **others: Any) -> List[int]:
         found = numbers(self, cat_names, **others)
         listed = [self.cats[number]['name'] for number in found]
-        # The 80 classes that a config inherits may be more than a part of COCO has.
+        # A config may inherit 80 classes, of which a subset of COCO has the first ones.
         part = listed and list(cat_names) in usual and listed == list(cat_names)[: len(listed)]
         if type(self) is COCO and cat_names and not part:
             names = [category['name'] for category in self.dataset['categories']]
@@ -99,7 +99,7 @@ def _check_entries(path: str, content: Dict[str, Any], needed: Dict[str, List[st
         for value, count in Counter(entry[unique] for entry in entries).most_common(1):
             if count > 1:
                 raise UsageError(
-                    f'{path}: {count} {key} have the {unique} {value!r}; give each its own'
+                    f'{path}: {count} {key} have the {unique} {value!r}; make it unique'
                 )
 
 
@@ -112,23 +112,23 @@ def _check_categories(path: str, classes: List[str], listed: List[str], names: L
         )
     if listed != classes:
         raise UsageError(
-            f'{path} lists the categories in the order ({some(listed, 100)}), and '
+            f'{path} lists the categories in the order ({some(listed, 100)}), but '
             f'metainfo.classes in the order ({some(classes, 100)}): mmdet numbers labels in the '
             'order of the file, so names would be swapped; set metainfo.classes in that order'
         )
 
 
 def check_voc(where: str, dataset: Any, infos: Sequence[dict], report: Report) -> None:
-    """Report which boxes of VOC's XML files a data set drops.
+    """Report the boxes of VOC's XML files that a dataset drops.
 
     Args:
-        where: dotted key of the data set.
+        where: dotted key of the dataset.
         dataset: mmdet's XMLDataset.
-        infos: what it knows of some of its images.
-        report: a warning is added to it.
+        infos: data infos of some of its images.
+        report: receives a warning.
 
     Raises:
-        UsageError: a name differs from that of a class only in case.
+        UsageError: a name differs from a class only in case.
     """
     classes = {name.lower(): name for name in dataset.metainfo['classes']}
     dropped, others = 0, set()
@@ -142,7 +142,7 @@ def check_voc(where: str, dataset: Any, infos: Sequence[dict], report: Report) -
             others.add(name)
             if name.lower() in classes:
                 raise UsageError(
-                    f'{info["xml_path"]} has an object {name!r}, and {where} the class '
+                    f'{info["xml_path"]} has an object {name!r}, but {where} the class '
                     f'{classes[name.lower()]!r}: mmdet drops the object; names must match exactly'
                 )
     if dropped > 0:

@@ -1,4 +1,4 @@
-"""One name for each label: in training, evaluation, and the heads of the network."""
+"""Checks of classes: datasets and heads must agree on the name of each label."""
 
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
@@ -11,24 +11,24 @@ from .data import Part, label_values
 from .report import Report, some
 
 IGNORED = 255
-"""Value of pixels without a class in mmseg's data sets and losses, by default."""
+"""Value of pixels without a class in mmseg's datasets and losses, by default."""
 
 OPEN = {'language_model', 'text_encoder'}
-"""Parts of networks that take classes as text and may have heads for any number of them."""
+"""Parts of open-vocabulary networks, whose heads may have any number of classes."""
 
 
 def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Report) -> None:
-    """Make sure that label i has one name in a run, and that the heads predict it.
+    """Check that each label has one name in a run, and that the heads predict it.
 
     Args:
         cfg: config of the run.
         model: its network, on any device.
-        parts: its data sets, with samples.
-        report: what is found is added to it.
+        parts: its datasets, with samples.
+        report: receives the findings.
 
     Raises:
-        UsageError: the classes of two data sets differ, a head predicts another number, or a
-            label is beyond them.
+        UsageError: the classes of two datasets differ, a head predicts another number, or a
+            label is out of range.
     """
     named = [part for part in parts if part.classes is not None]
     for part in named:
@@ -77,12 +77,12 @@ def _check_same(first: Part, part: Part) -> None:
 
 def _root(part: Part) -> str:
     dataset = part.dataset
-    prefix = getattr(dataset, 'img_prefix', None)  # of class folders
+    prefix = getattr(dataset, 'img_prefix', None)  # of datasets with class folders
     return str(prefix or getattr(dataset, 'ann_file', '') or type(dataset).__name__)
 
 
 def _counts(cfg: Config, metainfo: Dict[str, Any]) -> Iterator[Tuple[str, int, Sequence[str]]]:
-    """Find the numbers of classes in a config, by dotted key, and the names that they count."""
+    """Yield dotted key, number of classes and their names, for each count in a config."""
     names = metainfo.get('classes') or ()
     things, stuff = metainfo.get('thing_classes'), metainfo.get('stuff_classes')
     for key, node in dicts(cfg.model, 'model'):
@@ -97,7 +97,7 @@ def _counts(cfg: Config, metainfo: Dict[str, Any]) -> Iterator[Tuple[str, int, S
         yield f'{head}.num_classes', count, names
     for where, parent in (('', cfg), ('model.', cfg.model)):
         count = (parent.get('data_preprocessor') or {}).get('num_classes')
-        if count is not None:  # of labels that it mixes
+        if count is not None:  # for mixing labels
             yield f'{where}data_preprocessor.num_classes', count, names
 
 

@@ -1,4 +1,4 @@
-"""The data sets of a run, built as the run builds them, and a sample of each prepared."""
+"""Datasets of a run, built as in the run, and prepared samples of each."""
 
 import copy
 import os.path as osp
@@ -14,15 +14,15 @@ from .annotations import check_voc, checked_reading
 from .report import Report, explained, some
 
 SAMPLES = 24
-"""Samples of a data set that are prepared: a second or two for large images."""
+"""Number of samples to prepare per dataset; takes a second or two for large images."""
 
 
 class Sample(NamedTuple):
-    """A sample of a data set.
+    """A sample of a dataset.
 
     Attributes:
-        info: what the data set knows of it, before the pipeline.
-        packed: what its pipeline makes of it; None if it drops it.
+        info: its data info, before the pipeline.
+        packed: output of the pipeline; None if it drops the sample.
     """
 
     info: Dict[str, Any]
@@ -30,13 +30,13 @@ class Sample(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A data set of a run that reads files, without wrappers.
+    """Dataset of a run that reads files, without wrappers.
 
     Attributes:
         where: its dotted key.
         phase: 'train', 'val' or 'test'.
-        dataset: the data set.
-        samples: a few of it.
+        dataset: the dataset.
+        samples: some of its samples.
     """
 
     where: str
@@ -46,7 +46,7 @@ class Part(NamedTuple):
 
     @property
     def metainfo(self) -> Dict[str, Any]:
-        """Meta information of the data set: names of classes and the like."""
+        """Meta information of the dataset, such as class names."""
         return getattr(self.dataset, 'metainfo', None) or {}
 
     @property
@@ -58,14 +58,14 @@ class Part(NamedTuple):
         return list(found) if isinstance(found, (list, tuple)) and not tracks else None
 
     def prepare(self, info: Dict[str, Any], crop: Optional[Callable] = None) -> Any:
-        """Put a sample through the pipeline.
+        """Run the pipeline on a sample.
 
         Args:
-            info: what the data set knows of it.
+            info: data info of the sample.
             crop: a transform to apply before the sample is packed.
 
         Raises:
-            UsageError: a step fails, or what it loads does not fit the annotation.
+            UsageError: a step fails, or the loaded sizes do not match the annotation.
         """
         data = copy.deepcopy(info)
         for step in self.dataset.pipeline.transforms:
@@ -92,9 +92,9 @@ class Part(NamedTuple):
         if all(stated) and stated != (height, width):
             turned = ' (turned by its EXIF orientation)' if stated == (width, height) else ''
             raise UsageError(
-                f'{info["img_path"]} ({self.where}) is {width} x {height} pixels{turned}, and its '
+                f'{info["img_path"]} ({self.where}) is {width} x {height} pixels{turned}, but its '
                 f'annotation says {stated[1]} x {stated[0]}; fix width and height, and make sure '
-                'that the boxes are those of the image as it is loaded'
+                'that the boxes match the loaded image'
             )
         labels, path = data.get('gt_seg_map'), info.get('seg_map_path')
         if labels is None or not path:
@@ -104,22 +104,22 @@ class Part(NamedTuple):
             fault = f'has {labels.shape[2]} channels; convert colours to one class index per pixel'
         elif labels.shape != (height, width):
             fault = (
-                f'is {labels.shape[1]} x {labels.shape[0]} pixels and its image {width} x '
+                f'is {labels.shape[1]} x {labels.shape[0]} pixels, but its image is {width} x '
                 f'{height}; make them the same size'
             )
         elif path.endswith('.png') and osp.isfile(path):
             with open(path, 'rb') as file:  # the depth of a PNG is in its header
                 if file.read(25)[24:] == b'\x10':
-                    fault = 'has 16 bits, of which mmseg keeps the lower 8; save it with 8 bits'
+                    fault = 'has 16 bits, but mmseg reads only the lower 8; save it with 8 bits'
         if fault:
             raise UsageError(f'label map {path} ({self.where}) {fault}')
 
 
 def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, List[Part]]:
-    """Build the data set of a phase, its sampler and its loader, and prepare samples.
+    """Build the dataset of a phase, its sampler and its loader, and prepare samples.
 
     Returns:
-        The loader, and the data sets inside their wrappers.
+        The loader, and the datasets inside their wrappers.
 
     Raises:
         UsageError: it cannot be built, is empty, or its annotations cannot be used.
@@ -130,7 +130,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
         classes = (node.get('metainfo') or {}).get('classes', ())
         if isinstance(classes, str) and not osp.isfile(classes):
             raise UsageError(
-                f'{key}.metainfo.classes is the string {classes!r} and must be a list of names; '
+                f'{key}.metainfo.classes is the string {classes!r}, but must be a list of names; '
                 f'write ({classes!r},), with the comma, for a single class'
             )
         if len(set(classes)) < len(classes) and not isinstance(classes, str):
@@ -165,7 +165,7 @@ def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Tuple[str, str, An
 
 
 def _sample(part: Part, report: Report) -> None:
-    """Prepare samples that are spread over a data set, and see what is left of them."""
+    """Prepare samples spread over a dataset, and check that their objects remain."""
     dataset, count = part.dataset, len(part.dataset)
     if not hasattr(getattr(dataset, 'pipeline', None), 'transforms'):
         return
@@ -180,7 +180,7 @@ def _sample(part: Part, report: Report) -> None:
         raise UsageError(f'{part.where}: its pipeline drops all of {len(infos)} images tried')
     if annotated and not any(count_instances(s.packed) != 0 for s in annotated):
         raise UsageError(
-            f'{part.where}: its pipeline loses the boxes of all of {len(annotated)} images tried; '
+            f'{part.where}: its pipeline drops the boxes of all of {len(annotated)} images tried; '
             'check that they are inside the images, and its filters'
         )
     if part.phase == 'train' and not annotated and 'instances' in infos[0]:
@@ -198,7 +198,7 @@ def _has_object(info: Dict[str, Any]) -> bool:
 
 
 def count_instances(packed: Any) -> Optional[int]:
-    """Count the boxes of a sample, packed or not yet; None if its kind has none."""
+    """Return the number of boxes of a sample, packed or not; None if it has no boxes field."""
     if not isinstance(packed, dict):
         return None
     instances = getattr(packed.get('data_samples'), 'gt_instances', None)
@@ -207,7 +207,7 @@ def count_instances(packed: Any) -> Optional[int]:
 
 
 def label_values(part: Part) -> Dict[int, str]:
-    """Values in the label maps of the samples as the network gets them, each with a file."""
+    """Return value -> file, for the label maps of the samples after the pipeline."""
     values: Dict[int, str] = {}
     for info, packed in part.samples:
         truth = packed.get('data_samples') if isinstance(packed, dict) else None

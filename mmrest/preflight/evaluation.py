@@ -1,4 +1,4 @@
-"""The evaluators of a run, fed with the ground truth as predictions: the score must be best."""
+"""Check of evaluators: the ground truth as predictions must get the best score."""
 
 import copy
 from typing import Any, Dict, List, Optional
@@ -27,26 +27,26 @@ BEST = {
 """Metrics that can be rehearsed, and their best scores."""
 
 LEAST = 0.9
-"""Share of the best score that is reached: data sets drop tiny boxes of annotation files."""
+"""Required share of the best score; datasets drop tiny boxes of annotation files."""
 
 MOST_BOXES = 100
-"""Boxes of an image that COCO's metric counts."""
+"""Maximum number of boxes per image in COCO's metric."""
 
 
 def check_evaluator(cfg: Config, phase: str, parts: List[Part], report: Report) -> Evaluator:
-    """Make sure that perfect predictions get the best score, and that `save_best` is given.
+    """Check that perfect predictions get the best score, and that `save_best` is a metric.
 
     Args:
         cfg: config of the run.
         phase: 'val' or 'test'.
-        parts: data sets of the phase, with samples.
-        report: the scores are added to it.
+        parts: datasets of the phase, with samples.
+        report: receives the scores.
 
     Returns:
         The evaluator, which writes no files.
 
     Raises:
-        UsageError: it cannot be built or fails, or the score is another.
+        UsageError: it cannot be built or fails, or the score is too low.
     """
     where, node = f'{phase}_evaluator', copy.deepcopy(cfg[f'{phase}_evaluator'])
     for _, part in dicts(node, where):
@@ -56,7 +56,7 @@ def check_evaluator(cfg: Config, phase: str, parts: List[Part], report: Report) 
     all_known = True
     with checked_reading(evaluated=True):
         with explained(f'{where} cannot be built'):
-            evaluator = Runner.build_evaluator(None, node)  # which reads nothing of a runner
+            evaluator = Runner.build_evaluator(None, node)  # does not use its runner
         for index, metric in enumerate(evaluator.metrics):
             key = f'{where}.{index}' if len(evaluator.metrics) > 1 else where
             scores = _check_metric(key, metric, parts, report)
@@ -81,7 +81,7 @@ def _check_metric(
     if best is None or getattr(metric, 'format_only', False) or len(parts) != 1 or not kept:
         return None
     if ('segments_info' in kept[0].info) != ('PQ' in best):
-        return None  # masks of panoptic segmentation are not those of the instances
+        return None  # panoptic masks differ from instance masks
     (part,), kind = parts, type(metric).__name__
     with explained(
         f'{where} ({kind}) fails on the annotations of {part.where}',
@@ -92,11 +92,11 @@ def _check_metric(
     prefix = f'{metric.prefix}/' if metric.prefix else ''
     for name in [name for name in scores if name in best]:
         if scores[name] == -1 or np.isnan(scores[name]):
-            continue  # nothing is annotated in these samples
+            continue  # these samples have no annotations
         if not scores[name] >= LEAST * best[name]:
             raise UsageError(
                 f'{where} ({kind}) gives {prefix}{name} {scores[name]:.3f} instead of '
-                f'{best[name]:g} if the annotations of {part.where} themselves are predicted; '
+                f'{best[name]:g} for the annotations of {part.where} as predictions; '
                 'check that both read the same files (ann_file), and whether the pipeline changes '
                 'the annotations'
             )
@@ -105,7 +105,7 @@ def _check_metric(
 
 
 def score(metric: Any, part: Part, outputs: List[Dict[str, Any]]) -> Dict[str, float]:
-    """Compute a metric of a few predictions of a data set."""
+    """Compute a metric on some predictions of a dataset."""
     metric.results, metric.dataset_meta = [], part.metainfo
     if hasattr(metric, 'img_ids'):
         metric.img_ids = [output['img_id'] for output in outputs]
@@ -139,7 +139,7 @@ def perfect(part: Part, sample: Sample) -> Optional[Any]:
         if tuple(labels.shape[-2:]) != shape:
             raise UsageError(
                 f'label maps of {part.where} are {labels.shape[-1]} x {labels.shape[-2]} pixels '
-                f'after its pipeline, and predictions {shape[1]} x {shape[0]} like the images; '
+                f'after its pipeline, but predictions {shape[1]} x {shape[0]} like the images; '
                 'put LoadAnnotations after the step that resizes'
             )
         truth.pred_sem_seg = PixelData(data=labels.clone())

@@ -1,4 +1,4 @@
-"""Types and arguments in a config that no part of the run knows."""
+"""Check of types and arguments in a config."""
 
 import difflib
 import inspect
@@ -16,23 +16,23 @@ from ..engine.config import dicts
 from ..engine.errors import UsageError
 
 OF_DATA = (registry.DATASETS, registry.TRANSFORMS, registry.DATA_SAMPLERS)
-"""Registries of the parts of a data loader, which the rehearsal builds."""
+"""Registries of the parts of a dataloader, which the rehearsal builds."""
 
 BUILDERS_KEYS = {'type', '_scope_', '_delete_', 'priority', 'convert_to_iter_based', 'by_epoch'}
-"""Keys that mmengine removes before it calls what is built."""
+"""Keys that mmengine removes before it builds a part."""
 
 
 def check_names(cfg: Config, phases: Tuple[str, ...]) -> None:
     """Check types and arguments of the parts that a run builds late.
 
-    The rehearsal builds the parts of data loaders; of these only misspelt arguments are sought.
+    The rehearsal builds the parts of dataloaders, so only misspelt arguments are checked there.
 
     Args:
         cfg: config of the run.
-        phases: which of 'train', 'val' and 'test' it goes through.
+        phases: phases of the run, of 'train', 'val' and 'test'.
 
     Raises:
-        UsageError: a type is not registered, its package not installed, or an argument unknown.
+        UsageError: a type is not registered, a package not installed, or an argument unknown.
     """
     for where, part, root in _parts(cfg, phases):
         name = part.get('type')
@@ -42,7 +42,7 @@ def check_names(cfg: Config, phases: Tuple[str, ...]) -> None:
         if kind is None:
             with root.switch_scope_and_registry(None) as of_scope:
                 known = {*of_scope.module_dict, *root.module_dict}
-            hint = _hint(str(name), known, 'import what defines it, with custom_imports')
+            hint = _hint(str(name), known, 'import its module with custom_imports')
             raise UsageError(f'{where}.type: {name} is not registered; {hint}')
         package = kind.__name__[: -len('VisBackend')].lower()  # TensorboardVisBackend's, ...
         if root is registry.VISBACKENDS and package != 'local' and 'mmengine' in kind.__module__:
@@ -99,7 +99,7 @@ def _hint(name: str, names: Set[str], otherwise: str) -> str:
 
 
 def _arguments(kind: Any) -> Tuple[Set[str], bool]:
-    """Return the arguments of a class and its bases, and whether it takes no others."""
+    """Return the arguments of a class and its bases, and True if it accepts no others."""
     taken: Set[str] = set()
     for base in kind.__mro__ if inspect.isclass(kind) else ():
         if '__init__' in vars(base):

@@ -1,4 +1,4 @@
-"""What a rehearsal reports, and the one place where an error of a library becomes a line."""
+"""Report of a rehearsal, and conversion of library errors to one-line messages."""
 
 import contextlib
 import io
@@ -14,30 +14,30 @@ from ..engine.config import first_line
 from ..engine.errors import UsageError
 
 REMEDIES = {
-    'need at least one array to concatenate': 'its data set is left without images: check '
+    'need at least one array to concatenate': 'no images remain in its dataset: check '
     'metainfo.classes, filter_cfg, data_prefix and the suffixes',
     'number of specified classes': 'set dataset.type=CustomDataset for classes of folders',
-    "not '?list": 'if ann_file is a list, use a ConcatDataset of data sets with one file each',
+    "not '?list": 'if ann_file is a list, use a ConcatDataset of datasets with one file each',
     "codec can't decode": 'set PYTHONUTF8=1 in the environment if the locale is not UTF-8',
     'unexpected keyword argument': 'remove or correct it',
     'mix_results': 'it mixes images: move it into the pipeline of a MultiImageMixDataset',
 }
-"""Fixes of errors whose texts do not suggest them, by regular expression."""
+"""Regular expression of an error -> fix that its text does not suggest."""
 
 
 class Fact(NamedTuple):
-    """A line of the summary of a dry run."""
+    """Line of the summary of a dry run."""
 
     what: str
     found: str
 
 
 class Report:
-    """Facts, and warnings of what is rarely intended.
+    """Facts, and warnings about likely mistakes.
 
     Attributes:
         facts: in the order in which they were found.
-        warnings: each a sentence with its fix.
+        warnings: sentences with a fix.
     """
 
     def __init__(self) -> None:
@@ -51,20 +51,20 @@ class Report:
 
 @contextlib.contextmanager
 def explained(fault: str, remedy: str = '') -> Iterator[None]:
-    """Turn whatever a part of a run raises into one line.
+    """Convert any error of a part of a run into a one-line UsageError.
 
     Args:
         fault: beginning of the line, such as ``'val_evaluator cannot be built'``.
-        remedy: fix for errors that :data:`REMEDIES` does not know.
+        remedy: fix for errors that are not in :data:`REMEDIES`.
 
     Raises:
-        UsageError: anything was raised, except for an error that is one line already.
+        UsageError: an error was raised; UsageError and CheckpointError are passed on.
     """
     try:
         yield
     except (UsageError, CheckpointError):
         raise
-    except Exception as error:  # data sets, transforms, metrics and networks raise anything
+    except Exception as error:  # datasets, transforms, metrics and networks raise anything
         line = first_line(error)
         path = re.search(r"(?:No such file or directory|Not a directory): '(.+?)'", line)
         if path:
@@ -77,14 +77,14 @@ def explained(fault: str, remedy: str = '') -> Iterator[None]:
 
 
 def some(names: Sequence[Any], most: int = 8) -> str:
-    """Return names for a message, only the first few of many."""
+    """Return names for a message, at most the first `most`."""
     shown = ', '.join(map(str, names[:most]))
     return f'{shown}, ... ({len(names)} in all)' if len(names) > most else shown
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what mmengine logs of every parameter, and what metrics print."""
+    """Silence mmengine's log of parameters, and the output of metrics."""
     logger = MMLogger.get_current_instance()
     before = logger.level
     logger.setLevel(logging.CRITICAL)

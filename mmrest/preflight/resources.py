@@ -1,4 +1,4 @@
-"""Weights that a run is initialised from, its length, and room on the disk for what it keeps."""
+"""Checks of initial weights, schedule and disk space."""
 
 import os
 import os.path as osp
@@ -20,16 +20,16 @@ from ..models.pretrained import StrictPretrained, is_from_file
 from .report import Report
 
 MOMENTS = {'SGD': 1, 'RMSprop': 1, 'Adagrad': 1, 'Lion': 1}
-"""Tensors that an optimizer keeps for each parameter, if not two as AdamW."""
+"""Number of state tensors per parameter of an optimizer; 2 for others, as in AdamW."""
 
 
 def check_schedule(cfg: Config, batches: int, report: Report) -> None:
-    """Report how long a run trains and at what rate, and whether its warm-up fits.
+    """Report length, learning rate and schedule of a run, and check its warm-up.
 
     Args:
         cfg: config of the run.
-        batches: of an epoch.
-        report: facts and warnings are added to it.
+        batches: batches per epoch.
+        report: receives facts and warnings.
     """
     length, by_epoch = _length(cfg)
     batch_size = cfg.train_dataloader.get('batch_size')
@@ -55,28 +55,27 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
             iterations = length * (batches if by_epoch else 1)
             if 2 * end > iterations:
                 report.warnings.append(
-                    f'the warm-up takes {end:,} of the {iterations:,} iterations of this run; '
+                    f'the warm-up takes {end:,} of the {iterations:,} iterations; '
                     'shorten it (end of the first param_scheduler) or train longer'
                 )
 
 
 def check_disk(cfg: Config, model: nn.Module, batches: int, nearest: Path, report: Report) -> None:
-    """Make sure that the disk of the work dir has room for the checkpoints that the run keeps.
+    """Check that the disk of the work dir has space for the checkpoints of a run.
 
-    A checkpoint has the weights, the moments of the optimizer and, with an EMAHook, the EMA
-    weights. A run keeps as many as ``max_keep_ckpts``, else all, the best of each metric, and one
-    more until an older one is removed. Those already in the work dir, of a run that is resumed,
-    are not counted again.
+    A checkpoint has the weights, the state of the optimizer and, with an EMAHook, the EMA weights.
+    A run keeps ``max_keep_ckpts``, or else all, the best of each metric, and one more until an
+    older one is removed. Checkpoints of a resumed run are not counted again.
 
     Args:
         cfg: config of the run.
         model: its network, on any device.
-        batches: of an epoch.
-        nearest: folder that the work dir is or will be in.
-        report: a fact is added to it.
+        batches: batches per epoch.
+        nearest: the work dir, or its nearest parent that exists.
+        report: receives a fact.
 
     Raises:
-        UsageError: it has not; the message has the numbers.
+        UsageError: it does not; the message has the numbers.
     """
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     if is_remote(str(hook.get('out_dir') or '')):
@@ -105,14 +104,14 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, nearest: Path, repor
 
 
 def _length(cfg: Config) -> Tuple[Optional[int], bool]:
-    """Return epochs or iterations of a run, if its loop says them, and True for epochs."""
+    """Return epochs or iterations of a run, None if not in its loop, and True for epochs."""
     loop = cfg.get('train_cfg') or {}
     by_epoch = loop.get('max_epochs') is not None
     return loop.get('max_epochs' if by_epoch else 'max_iters'), by_epoch
 
 
 def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> int:
-    """Return the most checkpoints that there are at one time; one if the loop does not say."""
+    """Return the maximum number of checkpoints at one time; one if the length is unknown."""
     length, saves_by_epoch = length or 1, hook.get('by_epoch', True)
     if saves_by_epoch != by_epoch:
         length = -(-length // batches) if saves_by_epoch else length * batches
@@ -131,7 +130,7 @@ def _size(count: float) -> str:
 
 
 def check_writable(folder: str) -> Path:
-    """Make sure that a folder exists or could be made, and is writable; writes nothing.
+    """Check that a folder exists or can be created, and is writable; write nothing.
 
     Returns:
         The nearest folder that exists.
@@ -158,26 +157,26 @@ def is_remote(path: str) -> bool:
 
 
 def check_weights(cfg: Config, model: nn.Module, phases: Tuple[str, ...], report: Report) -> None:
-    """Make sure that the weights a run is initialised from can be read and fit.
+    """Check that the weights from which a run is initialised can be read and match.
 
-    Those of a backbone must cover it, as :meth:`.StrictPretrained.fit` says; ``load_from``
-    of a training must cover the backbone, and what is resumed or tested the full model. Weights
-    at an address are left to the run.
+    Weights of a backbone must cover it, see :meth:`.StrictPretrained.fit`. In training,
+    ``load_from`` must cover the backbone. A checkpoint to resume or test must cover the full
+    model. Remote weights are not checked.
 
     Args:
         cfg: config of the run.
         model: its network, on any device.
-        phases: which of 'train', 'val' and 'test' it goes through.
-        report: facts are added to it.
+        phases: phases of the run, of 'train', 'val' and 'test'.
+        report: receives facts.
 
     Raises:
-        CheckpointError: a file cannot be read or does not fit.
+        CheckpointError: a file cannot be read or does not match.
     """
     while isinstance(model, BaseTTAModel):
         model = model.module
     training = 'train' in phases
     elsewhere = 'not checked, it is not on this machine'
-    # A run that resumes initialises its network all the same.
+    # Resumed runs initialise their network, too.
     for name, module, init_cfg in from_files(model) if training else ():
         path = str(init_cfg['checkpoint'])
         found = f'{path}: {elsewhere}' if is_remote(path) else _fitted(module, init_cfg)
@@ -195,7 +194,7 @@ def check_weights(cfg: Config, model: nn.Module, phases: Tuple[str, ...], report
 
 
 def from_files(model: nn.Module) -> Iterator[Tuple[str, nn.Module, dict]]:
-    """Find the parts of a network that are initialised from files: name, part and init_cfg."""
+    """Yield name, module and init_cfg of the parts of a network initialised from files."""
     for name, module in model.named_modules():
         cfgs = getattr(module, 'init_cfg', None) or ()
         for cfg in cfgs if isinstance(cfgs, (list, tuple)) else (cfgs,):
@@ -210,8 +209,8 @@ def _fitted(module: nn.Module, init_cfg: dict) -> str:
     wanted = module.state_dict()
     if not any(n in wanted and t.shape == wanted[n].shape for n, t in weights.tensors.items()):
         raise CheckpointError(
-            f'{weights.source} does not fit: none of its {len(weights.tensors)} tensors has the '
-            f'name and the shape of one of {type(module).__name__}; use other weights, or set '
-            'init_cfg.prefix'
+            f'{weights.source} does not match {type(module).__name__}: 0 of its '
+            f'{len(weights.tensors)} tensors have a matching name and shape; use other weights, '
+            'or set init_cfg.prefix'
         )
     return summary(weights.source, weights.tensors, wanted)

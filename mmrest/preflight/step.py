@@ -1,4 +1,4 @@
-"""One step of training and one prediction, on small crops of real samples."""
+"""One training step and one prediction, on small crops of real samples."""
 
 import copy
 from typing import Any, Dict, Optional, Sequence
@@ -21,22 +21,22 @@ from .report import Report, explained, some
 from .resources import from_files
 
 SIDE = 320
-"""Pixels of a crop of a detector's image: a step takes seconds on a laptop."""
+"""Side of the crops for detectors, in pixels; a step takes seconds on a laptop."""
 
 SIDE_OF_MAP = 128
-"""Pixels of a crop if only label maps are learnt."""
+"""Side of the crops for segmentors, in pixels."""
 
 CROPS = 10
-"""Random crops of an image that are tried until one has an object."""
+"""Maximum number of random crops to find one with an object."""
 
 
 def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> None:
-    """Make sure that the optimizer can be built, and warn if it decays norms against the config.
+    """Check that the optimizer can be built, and warn about unintended weight decay of norms.
 
     Args:
         cfg: config of the run.
         model: its network, on any device.
-        report: warnings are added to it.
+        report: receives warnings.
 
     Raises:
         UsageError: it cannot be built.
@@ -85,17 +85,17 @@ def check_step(
 
     Args:
         cfg: config of the run.
-        loaders: of its phases.
-        parts: its data sets, with samples.
-        evaluator: of the evaluation.
-        report: the losses are added to it.
+        loaders: phase -> dataloader.
+        parts: its datasets, with samples.
+        evaluator: evaluator of the val phase.
+        report: receives the losses.
 
     Raises:
         UsageError: the step or the prediction fails, or a loss is not finite.
     """
     network = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor'):
-        network.setdefault('data_preprocessor', cfg.data_preprocessor)  # as the Runner does
+        network.setdefault('data_preprocessor', cfg.data_preprocessor)  # like the Runner
     model = MODELS.build(network)
     for _, module, _ in list(from_files(model)):
         module.init_cfg = None
@@ -169,20 +169,20 @@ def _train(cfg: Config, model: nn.Module, batch: Any, report: Report) -> None:
     of_boxes = [value for name, value in values.items() if 'bbox' in name]
     if of_boxes and not any(of_boxes):
         report.warnings.append(
-            'no loss of boxes in the first step: no box of the sample has an anchor or point'
+            'no box loss in the first step: no box of the sample has an anchor or point'
         )
     if without:
         remedy = 'set find_unused_parameters=True'
         level = (cfg.model.get('neck') or {}).get('start_level')
         if level and all(name.startswith('backbone.') for name in without):
             remedy = (
-                f'the neck reads no map before the one of start_level={level}: set '
+                f'the neck starts at start_level={level}: set '
                 f'model.backbone.out_indices={tuple(range(level, 4))}, and start_level=0 with the '
-                'in_channels of these'
+                'in_channels of these stages'
             )
         report.warnings.append(
-            f'{len(without)} parameters get no gradient ({some(without, 2)}), so that distributed '
-            f'training ends with "Expected to have finished reduction"; {remedy}'
+            f'{len(without)} parameters get no gradient ({some(without, 2)}), so distributed '
+            f'training fails with "Expected to have finished reduction"; {remedy}'
         )
 
 

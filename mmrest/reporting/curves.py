@@ -23,7 +23,7 @@ SUFFIXES = ('.png', '.svg', '.pdf', '.jpg')
 """File formats of figures."""
 
 INK = '#010203'
-"""Placeholder for the text colour of the page."""
+"""Placeholder for the page's text colour."""
 
 QUANTITIES = {
     '(base_)?lr': 'learning rate',
@@ -35,15 +35,15 @@ QUANTITIES = {
     PERCENTAGE.pattern: 'metrics on held-out images (%)',
     f'.*/.*|{MAIN_METRIC.pattern}': 'metrics on held-out images',
 }
-"""Pattern of keys -> label of the axis: the quantity and its unit. The first match counts."""
+"""Pattern of keys -> label of the axis, with its unit; the first match is used."""
 
 
 class Panel(NamedTuple):
     """Curves that share their axes.
 
     Attributes:
-        title: may be empty.
-        quantity: of the vertical axis, with its unit.
+        title: title, or empty.
+        quantity: label of the vertical axis, with its unit.
         lines: name in the legend and points of each curve; there is at least one point.
         top: upper limit of the vertical axis, if known.
     """
@@ -55,7 +55,7 @@ class Panel(NamedTuple):
 
 
 def title_of(key: str) -> str:
-    """Return the usual name of a key of the log, such as box AP for coco/bbox_mAP."""
+    """Return the common name of a log key, such as box AP for coco/bbox_mAP."""
     if key == 'loss':
         return 'total'
     match = re.fullmatch(r'coco/(bbox|segm)_mAP(?:_(\w+))?', key)
@@ -65,7 +65,7 @@ def title_of(key: str) -> str:
 
 
 def quantity_of(key: str) -> str:
-    """Return the label of an axis for `key`: the quantity and its unit."""
+    """Return the label of the axis for `key`, with its unit."""
     name = key[len('val/') :] if key.startswith('val/') else key
     if 'loss' in name:
         return 'training loss' if key == name else 'loss on held-out images'
@@ -112,10 +112,10 @@ def draw_curves(
     """Plot curves over iterations.
 
     Args:
-        logs: of one run, or of several to compare.
+        logs: logs of one run, or of several to compare.
         path: output file; its suffix selects the format.
-        keys: of the log.
-        title: of the figure.
+        keys: log keys.
+        title: figure title.
 
     Raises:
         UsageError: a run has not logged a key.
@@ -156,7 +156,7 @@ def _draw(axis: Axes, panel: Panel, with_legend: bool = True) -> None:
         axis.set_ylim(0, panel.top or 1.05 * max(values) or 1)
     axis.grid(alpha=0.3)
     if with_legend and (len(panel.lines) > 1 or panel.top is not None):
-        # Below the axes it covers no curve.
+        # Below the axes, so that it does not cover curves.
         style = dict(loc='upper center', bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=9)
         names = [name for name, _ in panel.lines]
         _add_legend(axis, axis.get_lines(), names, frameon=False, **style)
@@ -178,7 +178,7 @@ def svg_of(panel: Panel, prefix: str, description: str) -> str:
 
     Args:
         panel: curves to plot.
-        prefix: of the ids within, unique in the page.
+        prefix: prefix of all ids, unique in the page.
         description: alternative text.
     """
     style = {'svg.fonttype': 'none', 'svg.hashsalt': prefix, 'font.size': 10}

@@ -20,7 +20,7 @@ from ..engine.weights import StrictWeightsHook
 from ..preflight import rehearse
 from .scores import LabelMapScores
 
-if TYPE_CHECKING:  # it needs pycocotools, which segmentors do not
+if TYPE_CHECKING:  # it needs pycocotools, segmentors do not
     from .instance_scores import InstanceScores
 
 Scores = Union['InstanceScores', LabelMapScores]
@@ -31,13 +31,13 @@ class Evaluation(NamedTuple):
 
     Attributes:
         phase: the dataset, 'val' or 'test'.
-        metrics: of the config's own evaluators.
-        scores: of classes and images.
-        metainfo: of the dataset, with ``classes`` and maybe ``palette``.
-        images: their number.
-        parameters: number of them in the network.
-        seconds: per image, median, of the network with its post-processing.
-        memory: peak in MB, of the GPU if available.
+        metrics: metrics of the config's own evaluators.
+        scores: scores by class and image.
+        metainfo: meta information of the dataset, with ``classes`` and optionally ``palette``.
+        images: number of images.
+        parameters: number of parameters.
+        seconds: median time per image, with post-processing.
+        memory: peak memory in MB, of the GPU if available.
         device: name of the device.
     """
 
@@ -53,7 +53,7 @@ class Evaluation(NamedTuple):
 
 
 class ScoresHook(Hook):
-    """Collects the scores of a test.
+    """Hook that collects the scores of a test.
 
     Args:
         score_thr: see :class:`.InstanceScores`.
@@ -70,7 +70,7 @@ class ScoresHook(Hook):
         data_batch: Optional[dict] = None,
         outputs: Optional[Sequence[Any]] = None,
     ) -> None:
-        """Count the images of a batch."""
+        """Add the images of a batch."""
         for sample in outputs:
             if self.scores is None:
                 self.scores = self._start(sample, runner.test_loop.dataloader.dataset)
@@ -87,8 +87,7 @@ class ScoresHook(Hook):
         if 'pred_sem_seg' in sample and 'gt_sem_seg' in sample:
             return LabelMapScores(classes, getattr(dataset, 'ignore_index', 255))
         raise UsageError(
-            'the evaluated images have neither instances nor label maps to compare with; '
-            'pass --no-eval'
+            'the evaluated images have no instances or label maps to compare with; pass --no-eval'
         )
 
 
@@ -100,22 +99,22 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
     Args:
         cfg: config of the run; changed.
         checkpoint: path of its weights.
-        device: where to run.
+        device: device of the network.
         score_thr: see :class:`.InstanceScores`.
 
     Raises:
         UsageError: it is the config of a classifier, or see :func:`mmrest.preflight.rehearse`.
-        CheckpointError: the weights cannot be read or do not fit.
+        CheckpointError: the weights cannot be read or do not match.
     """
     if is_classifier(cfg):
         raise UsageError(
-            f'{cfg.filename} is the config of a classifier, and reports evaluate only detectors '
+            f'{cfg.filename} is the config of a classifier, but reports evaluate only detectors '
             'and segmentors; pass --no-eval'
         )
     phase = 'val' if cfg.get('val_dataloader') else 'test'
     if not cfg.get(f'{phase}_dataloader'):
         raise UsageError('the config has no val_dataloader to evaluate on; pass --no-eval')
-    # As a test: evaluations of a training would save the best checkpoint.
+    # As a test, because a validation would save the best checkpoint.
     cfg.test_dataloader, cfg.test_evaluator = cfg[f'{phase}_dataloader'], cfg[f'{phase}_evaluator']
     cfg.test_cfg = dict(type='TestLoop')
     cfg.load_from, cfg.resume, cfg.launcher = checkpoint, False, 'none'

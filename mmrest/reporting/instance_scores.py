@@ -23,9 +23,8 @@ class InstanceScores:
 
     Args:
         classes: names of the classes.
-        instances_of: returns the annotations of an image, given its path, as mmdet's datasets
-            have them: dicts with bbox (left, top, right, bottom), bbox_label, ignore_flag and
-            maybe mask.
+        instances_of: path of an image -> its annotations in mmdet's format: dicts with bbox
+            (left, top, right, bottom), bbox_label, ignore_flag and optionally mask.
         score_thr: detections below it are ignored in an image's score and not drawn; AP uses all.
     """
 
@@ -46,16 +45,16 @@ class InstanceScores:
 
     @property
     def how(self) -> str:
-        """How an image's score is computed, in a sentence."""
+        """Description of the score of an image."""
         return (
             f'F1 of the {"masks" if "segm" in self._kinds else "boxes"} with a score of at least '
             f'{self._score_thr:g}, each matched by pycocotools to an annotation of its class, '
-            'averaged over the IoU thresholds 0.50, 0.55 ... 0.95. An image with neither '
-            'annotations nor such detections has no score.'
+            'averaged over the IoU thresholds 0.50, 0.55 ... 0.95. An image without annotations '
+            'and such detections has no score.'
         )
 
     def add(self, sample: BaseDataElement) -> None:
-        """Count an image, on the CPU."""
+        """Add an image, on the CPU."""
         height, width = (int(side) for side in sample.ori_shape[:2])
         image = len(self._images) + 1
         self._images.append(dict(id=image, path=sample.img_path, height=height, width=width))
@@ -108,7 +107,7 @@ class InstanceScores:
         """Return pycocotools' evaluation of boxes ('bbox') or masks ('segm')."""
         if kind not in self._evaluated:
             with contextlib.redirect_stdout(io.StringIO()):
-                # loadRes does not support a set without any detection.
+                # loadRes fails without any detection.
                 evaluation = COCOeval(self._coco(self._truth), self._coco(self._found), kind)
                 evaluation.params.maxDets = [100]
                 evaluation.params.areaRng = evaluation.params.areaRng[:1]  # all sizes
@@ -125,7 +124,7 @@ class InstanceScores:
         return coco
 
     def shown(self, index: int) -> Shown:
-        """Return what to draw of an image."""
+        """Return an image with its annotations and predictions to draw."""
         evaluation = self._evaluate('bbox')
         truth = [e for e in evaluation.cocoGt.imgToAnns[index + 1] if not e['iscrowd']]
         found = evaluation.cocoDt.imgToAnns[index + 1]
@@ -137,7 +136,7 @@ class InstanceScores:
 
 
 def _instances(entries: List[Dict[str, Any]], coco: COCO) -> InstanceData:
-    """Return mmengine's instances for those of COCO."""
+    """Convert COCO's instances to mmengine's."""
     boxes = torch.tensor([entry['bbox'] for entry in entries]).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     labels = torch.tensor([entry['category_id'] for entry in entries], dtype=torch.long)

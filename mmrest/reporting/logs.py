@@ -1,4 +1,4 @@
-"""Logs of runs, as mmengine's LocalVisBackend writes them."""
+"""Logs of runs, in the format of mmengine's LocalVisBackend."""
 
 import csv
 import json
@@ -22,14 +22,14 @@ Points = List[Tuple[int, float]]
 
 
 class Log(NamedTuple):
-    """Everything that a run has logged.
+    """All logged values of a run.
 
     Attributes:
-        name: of the run.
-        train: training lines in the order of their iterations (``iter``), each with the means
-            since the line before.
-        val: evaluation lines, each with its iteration; if a log counts them by epochs, that of
-            the last training line before it.
+        name: name of the run.
+        train: training lines in the order of their iterations (``iter``), with means since the
+            previous line.
+        val: evaluation lines with their iterations; in logs that count epochs, the iteration of
+            the previous training line.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Log(NamedTuple):
 
     @property
     def curves(self) -> Dict[str, Points]:
-        """Iterations and values of every key, those of training first.
+        """Iterations and values of every key, training keys first.
 
-        A key that both training and evaluations use, such as time, is that of training; that of
-        evaluations gets the prefix ``val/``.
+        If training and evaluation both log a key, such as time, the evaluation's gets the prefix
+        ``val/``.
         """
         found: Dict[str, Points] = {}
         trained = {key for line in self.train for key in line}
@@ -61,7 +61,7 @@ class Log(NamedTuple):
 
     @property
     def losses(self) -> List[str]:
-        """Keys of the training losses, the total first; a single part is dropped."""
+        """Keys of the training losses, the total first; without a part that equals the total."""
         names = [key for key in self.curves if 'loss' in key and not key.startswith('val/')]
         names.sort(key=lambda name: name != 'loss')
         return names[:1] if len(names) == 2 and 'loss' in names else names
@@ -75,7 +75,7 @@ class Log(NamedTuple):
         return self.curves[self.full_name(key)]
 
     def best(self, key: str) -> Optional[Tuple[int, float]]:
-        """Return iteration and value of the highest finite value of a key, None if there is none.
+        """Return iteration and value of the highest finite value of a key, or None.
 
         Raises:
             UsageError: see :meth:`points`.
@@ -84,7 +84,7 @@ class Log(NamedTuple):
         return max(finite, key=lambda point: point[1], default=None)
 
     def full_name(self, key: str) -> str:
-        """Return a key as it was logged: mmdet's tool abbreviates coco/bbox_mAP to bbox_mAP.
+        """Return the full name of a key; as in mmdet's tool, coco/bbox_mAP may be bbox_mAP.
 
         Raises:
             UsageError: see :meth:`points`.
@@ -99,12 +99,12 @@ class Log(NamedTuple):
 def read_log(path: Path, name: str = '') -> Log:
     """Read the log of a run.
 
-    A resumed run has logged in several dated folders. A later one replaces the iterations that it
-    covers again.
+    A resumed run logs to several dated folders. Later ones replace the iterations that they
+    repeat.
 
     Args:
-        path: work dir of the run, or a ``scalars.json`` or another file of such lines.
-        name: of the run; default: the name of its work dir.
+        path: work dir of the run, or a file such as ``scalars.json``.
+        name: name of the run (default: the name of its work dir).
 
     Raises:
         UsageError: the path does not exist, has no log, or a file is not a log.
@@ -140,7 +140,7 @@ def _log_files(path: Path) -> List[Path]:
         return [path]
     if not path.is_dir():
         raise UsageError(f'{path} not found; pass the work dir of a run, or its scalars.json')
-    # Folders are named by their time; file times may be those of a copy.
+    # Folders are named by their time; file times may be from a copy.
     files = sorted(path.glob('*/vis_data/scalars.json')) or sorted(path.glob('scalars.json'))
     if not files:
         raise UsageError(
@@ -174,7 +174,7 @@ def write_csv(logs: Sequence[Log], path: Path, keys: Sequence[str]) -> None:
     """Write a table with one row per run and iteration at which any of the keys was logged.
 
     Args:
-        logs: of the runs.
+        logs: logs of the runs.
         path: output file.
         keys: columns; cells without a value are empty.
 

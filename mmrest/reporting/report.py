@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained HTML page."""
+"""Report of a run: a self-contained HTML page."""
 
 import base64
 import datetime
@@ -38,21 +38,21 @@ def write_report(
     """Write the report of a run.
 
     Args:
-        work_dir: of the run.
-        cfg: of the run, with overrides for the evaluation; changed.
-        log: of the run.
+        work_dir: work dir of the run.
+        cfg: config of the run, with overrides for the evaluation; modified.
+        log: log of the run.
         out: output file.
-        checkpoint: to evaluate; None for a report of the logs only.
-        device: where to evaluate.
-        number: of best and of worst predictions to show.
+        checkpoint: checkpoint to evaluate; None for a report of the logs only.
+        device: device for the evaluation.
+        number: number of best and of worst predictions to show.
         score_thr: detections below it are not drawn, see :class:`.InstanceScores`.
 
     Raises:
         UsageError: see :func:`.evaluation.evaluate`.
-        CheckpointError: likewise, or the page cannot be written.
+        CheckpointError: see there, or the page cannot be written.
     """
     environments = environment(work_dir)
-    # mmengine logs the number of processes as GPUs, on a CPU too.
+    # mmengine logs the number of processes as GPUs, also on a CPU.
     logged = {key: then for key, then, _ in environments}.get('GPU number', '')
     processes = int(logged) if logged.isdigit() else 1
     name = Path(cfg.filename).name
@@ -135,7 +135,7 @@ def _speed(cfg: Config, log: Log, processes: int) -> Rows:
     if 'img_per_s' not in medians and 'time' in medians and batch:
         medians['img_per_s'] = batch * processes / medians['time']
     if 'img_per_s' in medians:
-        rows.append(('training, median', f'{medians["img_per_s"]:.1f} images/s'))
+        rows.append(('training, median', f'{medians["img_per_s"]:.1f} img/s'))
     if 'time' in medians:
         text = f'{medians["time"]:.3f} s'
         if 'data_time' in medians:
@@ -152,7 +152,7 @@ def _speed(cfg: Config, log: Log, processes: int) -> Rows:
 
 def _inference(found: Evaluation) -> Rows:
     per_image = 1000 * found.seconds
-    rows = [('inference', f'{per_image:.1f} ms an image on {found.device}, one image at a time')]
+    rows = [('inference', f'{per_image:.1f} ms per image on {found.device}, one image at a time')]
     if found.memory is not None:
         rows.append(('memory in evaluation', f'{found.memory:,.0f} MB at most'))
     rows.append(('parameters', f'{found.parameters / 1e6:.2f} million'))
@@ -200,7 +200,7 @@ def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any
 
 
 def _table_of_classes(found: Evaluation) -> Dict[str, Any]:
-    """Return the columns and rows of the table; a cell is a text and its bar's length in %."""
+    """Return columns and rows of the table; cells have a text and the length of a bar in %."""
 
     def cell(value: float, column: str) -> Tuple[str, Optional[float]]:
         if column == 'objects':

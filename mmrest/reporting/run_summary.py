@@ -1,4 +1,4 @@
-"""Summary of a run: its files, its config in a few lines, and its environment."""
+"""Summary of a run: its files, main settings and environment."""
 
 import copy
 import re
@@ -18,7 +18,7 @@ from .logs import Log
 Rows = List[Tuple[str, str]]
 
 NOT_SHOWN = ('PyTorch compiling details', 'TorchVision compiling details', 'numpy_random_seed')
-"""Facts about the environment that mmengine logs."""
+"""Fields of mmengine's environment log to omit."""
 
 
 def find_config(work_dir: Path) -> Path:
@@ -60,12 +60,12 @@ def find_checkpoint(work_dir: Path, cfg: Config) -> str:
 
 
 def summary_of(cfg: Config, log: Log, processes: int) -> Rows:
-    """Return the config of a run in a few lines: names and values.
+    """Return the main settings of a run as names and values.
 
     Args:
-        cfg: of the run.
-        log: of the run.
-        processes: their number.
+        cfg: config of the run.
+        log: log of the run.
+        processes: number of processes.
     """
     model = cfg.model
     while 'backbone' not in model and isinstance(model.get('module'), dict):
@@ -115,7 +115,7 @@ def _method(model: dict) -> str:
 
 
 def _call(part: Optional[dict], names: Optional[Tuple[str, ...]] = None) -> str:
-    """Return a part of a config in Python's syntax, with some or all of its arguments."""
+    """Return a part of a config in Python syntax, with some or all of its arguments."""
     if not isinstance(part, dict):
         return ''
     arguments = {
@@ -141,7 +141,7 @@ def _pretrained(cfg: Config) -> str:
     source = weights.get('checkpoint') if isinstance(weights, dict) else None
     texts = [f'backbone: {source}'] if source else []
     if cfg.get('load_from') and not cfg.get('resume'):  # else it is the run's own checkpoint
-        texts.append(f'whole model: {cfg.load_from}')
+        texts.append(f'full model: {cfg.load_from}')
     return '; '.join(texts) or 'none: from scratch'
 
 
@@ -166,18 +166,18 @@ def changes_of(cfg: Config, name: str) -> Tuple[Optional[str], List[Tuple[str, s
     """Compare the config of a run with the shipped one of the same name.
 
     Args:
-        cfg: of the run.
-        name: of its file.
+        cfg: config of the run.
+        name: name of its file.
 
     Returns:
         The package that ships a config of this name, or None, and the changes: key, shipped value
-        and the run's value, '-' for none.
+        and the run's value, or '-'.
     """
     package, path = next(_shipped(name), (None, None))
     if path is None:
         return None, []
     before, now = load_config(str(path)), copy.deepcopy(cfg)
-    for config in (before, now):  # training does so, other tools do not
+    for config in (before, now):  # as training does
         make_resumable(config)
     keys = RUN_KEYS - {'work_dir', 'launcher', 'experiment_name', 'load_from', 'resume'}
     old, new = (
@@ -217,7 +217,7 @@ def _leaves(node: Any, where: str) -> Iterator[Tuple[str, str]]:
 
 
 def logged_environment(work_dir: Path) -> Dict[str, str]:
-    """Return what mmengine logged of the environment when a run last started, if anything."""
+    """Return the environment that mmengine logged at the last start of a run, if any."""
     for path in sorted(work_dir.glob('*/*.log'), reverse=True):
         with path.open(encoding='utf-8', errors='replace') as file:
             head = file.read(20000)

@@ -1,4 +1,4 @@
-"""Scores by class and image, and those of label maps, counted by mmseg."""
+"""Scores by class and image, and mmseg's scores of label maps."""
 
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -13,8 +13,8 @@ class Shown(NamedTuple):
     """An image with its annotations and predictions.
 
     Attributes:
-        path: of the image file.
-        truth: instances (``bboxes`` in pixels of the file, ``labels``, maybe ``masks``), or a
+        path: image file.
+        truth: instances (``bboxes`` in pixels of the file, ``labels``, optionally ``masks``), or a
             label map (H, W).
         found: the same, with ``scores`` of instances.
     """
@@ -25,7 +25,7 @@ class Shown(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Metrics by class: column names, and the values per class (nan: none)."""
+    """Metrics by class: column names, and the values per class (NaN if undefined)."""
 
     columns: List[str]
     rows: List[Tuple[str, List[float]]]
@@ -42,13 +42,13 @@ class LabelMapScores:
 
     Args:
         classes: names of the classes.
-        ignore_index: label of pixels that do not count.
+        ignore_index: label of ignored pixels.
     """
 
     how = (
         "Mean IoU of the classes that occur in the image's label map or in its prediction, "
-        "counted by mmseg's IoUMetric; pixels to be ignored do not count. An image with none but "
-        'those has no score.'
+        "computed by mmseg's IoUMetric without ignored pixels. An image with only ignored pixels "
+        'has no score.'
     )
 
     def __init__(self, classes: Sequence[str], ignore_index: int) -> None:
@@ -59,7 +59,7 @@ class LabelMapScores:
         self._maps: List[List[np.ndarray]] = []  # truth and prediction, as PNG to save memory
 
     def add(self, sample: BaseDataElement) -> None:
-        """Count an image, on the CPU."""
+        """Add an image, on the CPU."""
         from mmseg.evaluation import IoUMetric
 
         truth, found = (sample.get(name).data[0] for name in ('gt_sem_seg', 'pred_sem_seg'))
@@ -73,7 +73,7 @@ class LabelMapScores:
         self._maps.append([cv2.imencode('.png', part)[1] for part in maps])
 
     def table(self) -> Table:
-        """Return the share of the pixels, IoU and accuracy of each class, in percent."""
+        """Return share of pixels, IoU and accuracy of each class, in percent."""
         from mmseg.evaluation import IoUMetric
 
         areas = [sum(column) for column in zip(*self._areas)]
@@ -91,6 +91,6 @@ class LabelMapScores:
         return [float(iou.mean()) if len(iou) else None for iou in found]
 
     def shown(self, index: int) -> Shown:
-        """Return what to draw of an image."""
+        """Return an image with its annotations and predictions to draw."""
         truth, found = (cv2.imdecode(part, cv2.IMREAD_UNCHANGED) for part in self._maps[index])
         return Shown(Path(self._paths[index]), truth.astype(int), found.astype(int))

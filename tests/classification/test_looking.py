@@ -35,8 +35,8 @@ def test_macs_are_those_of_224_pixels(tmp_path):
 
 def test_inference_is_for_detectors_and_segmentors():
     message = (
-        r'imagenet_rmt_t_300e\.py is the config of a classifier, .*; tools/test\.py --show-dir '
-        'DIR visualizes predicted classes$'
+        r'imagenet_rmt_t_300e\.py is the config of a classifier, .* use tools/test\.py --show-dir '
+        'DIR$'
     )
     with pytest.raises(UsageError, match=message):
         inference(config('rmt_t'), 'absent.pth')

@@ -36,7 +36,7 @@ CASES = {
     f'train tiny.py {SET} model.pretrained=x.pth': 'tools/train.py --pretrained x.pth',
     f"train tiny.py {SET} \"custom_hooks=[{{'type': 'X']\"": 'is not a dict or list of dicts',
     'train tiny.py --amps': 'unrecognized arguments: --amps',
-    'train tiny.py --amp-dtype bfloat16': '--amp-dtype bfloat16 is for --amp',
+    'train tiny.py --amp-dtype bfloat16': '--amp-dtype bfloat16 needs --amp',
     # What the parts of a run need.
     'train tiny.py --data-root absent': 'train_dataloader cannot be built: absent/annotations/',
     'train tiny.py --data-root no_json': 'no_json/annotations/instances_train2017.json',
@@ -114,7 +114,7 @@ CASES = {
     'get_flops rmt_x': 'rmt_x is not a config or a backbone',
     'get_flops rmt_t --shape 1 2 3': '--shape: takes a height and a width, not 3 numbers',
     f'visualize decay rmt_t {SET} model.arch=xl': "ValueError: arch: unknown name 'xl'",
-    'visualize decay rest_lite': 'rest_lite has the backbone ResT; decay needs RMT',
+    'visualize decay rest_lite': 'the backbone of rest_lite is a ResT; decay needs RMT',
     'visualize decay rmt_t --token 224 0': '--token 224 0 is outside of the image',
     f'{ATTENTION} --stage 5': '--stage 5: tiny.py has 4 stages',
     f'{ATTENTION} --block 2': '--block 2: stage 1 of tiny.py has 1 blocks',
@@ -130,7 +130,7 @@ CASES = {
         'tiny.py: NMS as '
     ),
     'export_onnx tiny_seg.py other.pth --out new/x.onnx': 'does not match the model',
-    'export_onnx rmt_t --out new/x.onnx --opset 99': '--opset: 99 is unknown to the installed',
+    'export_onnx rmt_t --out new/x.onnx --opset 99': '--opset: 99 is not supported by the',
     'export_onnx rmt_t --out new/x.onnx --tolerance nan': "'nan' is not a number of at least 0",
     # The rest.
     'demo --work-dir tiny.py': '--work-dir: tiny.py is not a folder',

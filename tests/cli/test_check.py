@@ -121,7 +121,7 @@ def test_a_bug_report(monkeypatch, capsys):
         rf'- Python: {re.escape(platform.python_version())} \(supported\)',
         r'- commit of mmrest: ([0-9a-f]{7,}(-dirty)?|n/a \(installed package\))',
         '- GPU: none',
-        '- operators of mmcv: compiled',
+        '- MMCV ops: compiled',
         '- attention: reference, forced by MMREST_BACKEND',
         r'\| mmdet \| 3\.3\.0 \| ==3\.3\.0 \| fine \|',
         r'\| ftfy \| - \| any \| undeclared dependency of mmseg: pip install ftfy \|',

@@ -68,7 +68,7 @@ def test_a_head_that_is_not_counted(counted, tmp_path):
     assert content['parameters'] == sum(part['parameters'] for part in content['parts'])
     assert cells['mask_head'] == [f'{head["parameters"]:,}', '-', '-']
     assert list(cells)[-1] == 'total without -'
-    assert 'Not counted, and missing in the total: mask_head\n' in printed
+    assert 'Not counted in the total: mask_head\n' in printed
 
 
 def test_config_of_a_backbone(counted, tmp_path):

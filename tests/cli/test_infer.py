@@ -218,7 +218,7 @@ def test_predictions_of_another_kind(tmp_path, monkeypatch):
     found = Prediction('x.jpg', np.zeros((60, 80, 3), np.uint8), sample)
     monkeypatch.setattr(Inferencer, 'stream', lambda *args: iter([found]))
     message = run_here('infer', 'det.py', 'det.pth', 'photos', '--out-dir', tmp_path)
-    assert 'predicts neither boxes nor label maps but pred_panoptic_seg; call' in message
+    assert 'predicts pred_panoptic_seg, not boxes or label maps; call' in message
     assert not list(tmp_path.rglob('*.*'))
 
 

@@ -87,5 +87,5 @@ def test_segmentor_of_mmseg(tmp_path, ade_root, monkeypatch, capsys):
     assert 'report saved to new/page.html' in capsys.readouterr().out
     text = (tmp_path / 'new' / 'page.html').read_text()
     assert text.count('<th scope="row">') > 150 and 'IoU (%)' in text
-    assert re.search(r'<dt>training, median</dt><dd>4.0 images/s', text)
+    assert re.search(r'<dt>training, median</dt><dd>4.0 img/s', text)
     check_page(tmp_path / 'new' / 'page.html', tmp_path / 'browser')

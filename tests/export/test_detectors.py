@@ -195,5 +195,5 @@ def test_operators(tmp_path):
     ("model['test_cfg']['rpn'].update(nms_pre=0)", 'without test_cfg.nms_pre'),
 ])  # fmt: skip
 def test_refused(tmp_path, change, part):
-    with pytest.raises(UsageError, match=f'{part}.* is not exported; .* --backbone-only'):
+    with pytest.raises(UsageError, match=f'{part}.* cannot be exported; .* --backbone-only'):
         sharp(f'{KINDS["faster"]}\n{change}', tmp_path)

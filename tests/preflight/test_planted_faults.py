@@ -165,7 +165,7 @@ JSON_FAULTS = {
     'sizes of another image': (
         TRAIN,
         each('images', height=50, width=70),
-        'is 80 x 60 pixels, and its annotation says 70 x 50',
+        'is 80 x 60 pixels, but its annotation says 70 x 50',
     ),
     'width and height exchanged': (
         TRAIN,
@@ -180,7 +180,7 @@ JSON_FAULTS = {
     'no annotation': (
         TRAIN,
         lambda content: dict(content, annotations=[]),
-        'its data set is left without images',
+        'no images remain in its dataset',
     ),
     'a list': (TRAIN, lambda content: [1], 'is not a valid COCO annotation file'),
 }
@@ -210,7 +210,7 @@ OPTION_FAULTS = {
     'a class list that is a string': (
         'det',
         {'train_dataloader.dataset.metainfo.classes': 'person'},
-        "is the string 'person' and must be a list of names",
+        "is the string 'person', but must be a list of names",
     ),
     'evaluator of other annotations': (
         'det',
@@ -294,7 +294,7 @@ OPTION_FAULTS = {
         {'train_cfg.val_intervall': 2},
         'has no such argument; did you mean val_interval?',
     ),
-    'misspelt argument of a data set': (
+    'misspelt argument of a dataset': (
         'det',
         {'train_dataloader.dataset.filter_cfgs': dict(min_size=3)},
         'CocoDataset has no such argument; did you mean filter_cfg?',
@@ -327,7 +327,7 @@ OPTION_FAULTS = {
     'a filter that keeps nothing': (
         'det',
         {'train_dataloader.dataset.filter_cfg.min_size': 500},
-        'its data set is left without images',
+        'no images remain in its dataset',
     ),
     'heads for fewer classes than label maps': (
         'seg',
@@ -337,7 +337,7 @@ OPTION_FAULTS = {
     'suffix of no image': (
         'seg',
         {'train_dataloader.dataset.img_suffix': '.jpeg'},
-        'is left without images',
+        'no images remain',
     ),
     'labels that are resized before an evaluation': (
         'seg',
@@ -403,7 +403,7 @@ def no_map(folder):
 MAP_FAULTS = {
     'three channels': (colours, 'has 3 channels; convert colours to one class index per pixel'),
     'another size': (another_size, 'is 40 x 30 pixels and its image'),
-    '16 bits': (sixteen_bits, 'has 16 bits, of which mmseg keeps the lower 8'),
+    '16 bits': (sixteen_bits, 'has 16 bits, but mmseg reads only the lower 8'),
     'masks of 0 and 255': (masks_of_255, 'so that there is one class at most'),
     'a value beyond the classes': (
         beyond,

@@ -80,7 +80,7 @@ def test_what_it_says(tmp_path, cfg, evaluated):
     cells = re.findall(r'<dt>(.*?)</dt><dd>(.*?)</dd>', text)
     facts = dict(cells)
     assert facts['mIoU'] == '25.00' and facts['parameters'] == '15.00 million'
-    assert facts['inference'].startswith('20.0 ms') and facts['training, median'] == '4.0 images/s'
+    assert facts['inference'].startswith('20.0 ms') and facts['training, median'] == '4.0 img/s'
     assert facts['memory of the GPU in training'] == '900 MB at most'
     assert facts['backbone'].startswith('ResT(arch=dict(') and facts['batch size'].startswith('2 ')
     assert facts['method'] == 'EncoderDecoder with FPNHead'
