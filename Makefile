@@ -96,8 +96,8 @@ lint: env  ## check style, format, spelling and wording
 	"$(VENV)/bin/ruff" check .
 	"$(VENV)/bin/ruff" format --check .
 	"$(VENV)/bin/codespell"
-	@! grep -rniE -f docs/hooks/words.txt --include='*.md' README.md CONTRIBUTING.md docs
-	@! grep -rniE -f docs/hooks/words.txt --include='*.py' mmrest/cli
+	@grep -rniE -f docs/hooks/words.txt --include='*.md' --include='*.py' \
+		README.md CONTRIBUTING.md docs mmrest mmrest_cli.py tools configs; test $$? -eq 1
 
 docs: env  ## build the documentation into site/; open site/index.html
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet

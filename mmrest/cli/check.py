@@ -134,7 +134,7 @@ def _number(version: str) -> Tuple[int, ...]:
 
 
 def outside(name: str, version: str) -> Optional[str]:
-    """Return what to do about a release outside of :data:`SUPPORTED`, or None."""
+    """Return the fix for a release outside of :data:`SUPPORTED`, or None."""
     oldest, newest = SUPPORTED[name]
     release = _number(version)[:2]
     if release < oldest:

@@ -169,7 +169,7 @@ class Run:
         self.bar.console.print(f'skipped: {error}', markup=False, soft_wrap=True)
 
     def _draw(self, found: Prediction, write: Callable[[np.ndarray], None]) -> None:
-        """Visualize and write a prediction in a thread, while the network predicts the next."""
+        """Visualize and write a prediction in a thread, while the network computes the next."""
         classes, palette, threshold = self.model.classes, self.model.palette, self.score_thr
 
         def visualize() -> None:

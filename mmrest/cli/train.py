@@ -109,7 +109,8 @@ def accumulation(cfg: Config) -> int:
 def batch_size_warning(cfg: Config) -> Optional[str]:
     """Return a warning if the learning rate is tuned for another batch size."""
     scaling = cfg.get('auto_scale_lr') or {}
-    meant, each = scaling.get('base_batch_size'), cfg.train_dataloader.get('batch_size')
+    each = (cfg.get('train_dataloader') or {}).get('batch_size')
+    meant = scaling.get('base_batch_size')
     if not meant or not each or scaling.get('enable'):
         return None
     accumulated = accumulation(cfg)

@@ -280,7 +280,7 @@ def inference(
 def _ahead(
     function: Callable[[Image], Any], items: Iterable[Image], count: int
 ) -> Iterator[Tuple[Image, Future]]:
-    """Yield items with the results of a function, which a thread calls `count` items ahead."""
+    """Yield items with futures of a function, which a thread calls `count` items ahead."""
     started: Deque[Tuple[Image, Future]] = deque()
     with ThreadPoolExecutor(1) as thread:
         try:

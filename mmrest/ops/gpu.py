@@ -27,16 +27,16 @@ def triton_implementation(
     reference: Callable[..., Tensor],
     trial: Callable[[Tensor, Tensor], Sequence[Any]],
 ) -> Implementation:
-    """Return a function of :mod:`mmrest.ops`, ``package.triton.name``, as an implementation.
+    """Return the function ``package.triton.name`` of :mod:`mmrest.ops` as an implementation.
 
-    Its module is imported at its first use, because Triton is optional. On a GPU it is tried
-    first, see :mod:`.trust`.
+    Its module is imported at first use, because Triton is optional. On a GPU it is first tried on
+    a small case, see :mod:`.trust`.
 
     Args:
-        package: of the kernel.
-        name: of the function.
-        reference: the same in PyTorch.
-        trial: arguments of both for a small case, for queries and values like given ones.
+        package: package of the kernel.
+        name: name of the function.
+        reference: reference implementation in PyTorch.
+        trial: queries and values -> arguments of a small case of the same dtype and channels.
     """
 
     def run(*args: Any) -> Tensor:
@@ -73,7 +73,7 @@ def refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
         if q.dtype is torch.float64:
             return 'the kernels do not support float64 on a GPU'
         if q.dtype is torch.float32 and forced_backend() != 'triton':
-            return 'in float32 PyTorch is faster'  # its products may use tensor cores
+            return 'in float32 PyTorch is faster'  # its matmuls may use tensor cores
     else:
         from .tiles import INTERPRETED
 

@@ -20,11 +20,11 @@ _TYPES = {
 
 
 def tile(length: int, q: Tensor, v: Tensor) -> int:
-    """Return the tokens of a tile along an axis of `length`, few enough to stay in registers."""
-    wide = q.dtype.itemsize > 2  # whose products run without tensor cores and hold more
+    """Return the tokens of a tile along an axis of `length`, limited by the registers."""
+    wide = q.dtype.itemsize > 2  # these need more registers, without tensor cores
     limit = 64 if max(q.shape[-1], v.shape[-1]) <= (32 if wide else 64) else 32
     limit //= 2 if wide else 1
-    return max(16, min(limit, triton.next_power_of_2(length)))  # products want 16 at least
+    return max(16, min(limit, triton.next_power_of_2(length)))  # the minimum of tl.dot
 
 
 def padded(dim: int) -> int:
@@ -66,7 +66,7 @@ def dense_channels(x: Tensor) -> Tensor:
 
 @triton.jit
 def place_of_tile(heads, tokens, TILE: tl.constexpr):
-    """Return sample and head of this program, and the tokens of its tile."""
+    """Return sample, head and tokens of the tile of this program instance."""
     tiles = tl.cdiv(tokens, TILE)
     pair, index = tl.program_id(0) // tiles, tl.program_id(0) % tiles
     return (pair // heads).to(tl.int64), pair % heads, index * TILE + tl.arange(0, TILE)

@@ -1,4 +1,4 @@
-"""Trust in kernels: each is tried on a small case on its device before it computes anything."""
+"""Trust in kernels: each is tried on a small case on its device before its first use."""
 
 import logging
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -11,10 +11,10 @@ from .autograd import autocast_off
 _logger = logging.getLogger('mmrest.ops')
 
 _verdicts: Dict[tuple, Optional[str]] = {}
-"""Reason why a kernel is not used, or None, by its name, device, dtype and channels."""
+"""Name, device, dtype and channels of a kernel -> why it is not used, or None."""
 
 MIN_TOLERANCE = 1e-4
-"""Of the largest value; half precision dtypes may deviate by 8 of their roundings."""
+"""Tolerance relative to the largest value; in half precision it is 8 machine epsilons."""
 
 
 def refuse_untrusted(
@@ -25,16 +25,16 @@ def refuse_untrusted(
     q: Tensor,
     v: Tensor,
 ) -> Optional[str]:
-    """Return why a kernel is not used for queries and values like these, None if it is.
+    """Return why a kernel is not used for such queries and values, or None.
 
     It is tried at the first call for a device, dtype and number of channels. A failure is logged
     once as a warning.
 
     Args:
-        name: of the kernel, for the warning.
+        name: name of the kernel, for the warning.
         run: the kernel.
-        reference: the same in PyTorch.
-        trial: arguments of both, for queries and values like given ones.
+        reference: reference implementation in PyTorch.
+        trial: queries and values -> arguments of a small case of the same dtype and channels.
         q: queries.
         v: values.
     """
@@ -57,13 +57,13 @@ def failure(
     arguments: Callable[[], Sequence[Any]],
     like: Tensor,
 ) -> Optional[str]:
-    """Return how a kernel fails or deviates, forward or backward, None if it does not.
+    """Return how a kernel fails or deviates, forward or backward, or None.
 
     Args:
         run: the kernel.
-        reference: the same in PyTorch, which is computed in float64.
-        arguments: returns the arguments of both; tensors among them get gradients.
-        like: a tensor of their device and dtype.
+        reference: reference implementation in PyTorch, computed in float64.
+        arguments: returns the arguments of both; tensors get gradients.
+        like: tensor with their device and dtype.
     """
     with torch.inference_mode(False), torch.enable_grad(), autocast_off(like.device):
         args = arguments()

@@ -168,7 +168,7 @@ def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any
     best, worst = ranked[::-1][:number], ranked[:number]
     shown = {index: found.scores.shown(index) for index in best + worst}
     names = dict(zip(shown, unique_names([each.path for each in shown.values()], suffix=True)))
-    pictures = {
+    figures = {
         index: dict(
             name=names[index], score=scores[index], panels=_panels(each, names[index], found)
         )
@@ -193,8 +193,8 @@ def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any
         table_of_classes=_table_of_classes(found),
         how=found.scores.how,
         spread=spread,
-        best=[pictures[index] for index in best],
-        worst=[pictures[index] for index in worst],
+        best=[figures[index] for index in best],
+        worst=[figures[index] for index in worst],
         legend=_legend(found, shown.values()),
     )
 

@@ -52,8 +52,8 @@ def emsa(
 
 
 def _trial(q: Tensor, v: Tensor) -> Tuple[Any, ...]:
-    """Return the arguments of a small case, as :func:`.triton_implementation` takes them."""
-    heads, queries, keys = 2, 133, 70  # several tiles of the kernel, the last of them cut
+    """Return the arguments of a small case, see :func:`.triton_implementation`."""
+    heads, queries, keys = 2, 133, 70  # several tiles of the kernel, the last one partial
     return (
         filled((1, heads, queries, q.shape[-1]), q, 0.7),
         filled((1, heads, keys, q.shape[-1]), q, 1.3),
@@ -65,10 +65,10 @@ def _trial(q: Tensor, v: Tensor) -> Tuple[Any, ...]:
 
 
 def _refuse_unless_small(q: Tensor, k: Tensor, *_: Any) -> Optional[str]:
-    """Refusal of plain operations, which win on a GPU if the maps are small, in training."""
+    """Refuse standard ops, except in training on a GPU with small maps, where they are fastest."""
     elements = q.shape[:-1].numel() * k.shape[2]
     if not q.is_cuda or not is_grad_enabled() or elements > DEVICE_BLOCK_ELEMENTS:
-        return 'its maps are large, or it is not trained on a GPU'
+        return 'the maps are large, or this is not training on a GPU'
     return None
 
 

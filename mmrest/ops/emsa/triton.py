@@ -28,6 +28,7 @@ from ..tiles import (
     wide_type,
 )
 
+
 def warps(capability: int, backward: bool) -> int:
     """Return the warps of a program, so that its tile fits into the registers of a GPU.
 
@@ -280,7 +281,7 @@ def _backward_keys(
     WIDE: tl.constexpr,
     GRAD, GRAD_V,
 ):  # fmt: skip
-    """The same by the queries, to (B, h, g, M, d); and the gradient of a tile of values."""
+    """Multiply it by the queries, to (B, h, g, M, d); compute the gradient of a tile of values."""
     sample, head, column = place_of_tile(heads, keys, COLUMNS)
     q, k = q + sample * Q[0], k + sample * K[0]
     v += sample * V[0] + head * V[1]

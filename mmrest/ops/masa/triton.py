@@ -1,10 +1,10 @@
 """MaSA in Triton: queries and keys are rotated once, decay and softmax share a kernel.
 
-Both forms are one computation over lines of tokens, (B, O, T, n, d). The full form has one line
-per sample, all tokens of the map; the axial one has a line per row, then one per column. Columns
-are transposed views, so no map is transposed in memory. Powers are of 2 rather than e, which GPUs
-compute faster. The maximum and the inverse sum of each query's softmax are kept for the backward
-pass; their logarithm would round the weights of large logits.
+Both forms use one kernel over lines of tokens, (B, O, T, n, d). The full form has one line per
+sample, all tokens of the map; the axial form has one line per row, then one per column. Columns
+are transposed views, so no map is transposed in memory. Powers of 2 replace powers of e, because
+GPUs compute them faster. The maximum and the inverse sum of each query's softmax are stored for
+the backward pass; a logarithm would round the weights of large logits.
 """
 
 from typing import Any, Dict, Optional, Tuple
@@ -34,7 +34,7 @@ from .tables import PositionTables
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 AXIAL_TILE, AXIAL_WARPS = 32, 2
-"""The fastest for the lines of an axis on an H200."""
+"""Fastest values for the lines of an axis on an H200."""
 
 
 def masa_full_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
@@ -85,13 +85,13 @@ def _rotated(x: Tensor, cos_sin: Tensor, sign: int) -> Tensor:
 
 
 ROTATED = 64
-"""Vectors that a program rotates."""
+"""Vectors that a program instance rotates."""
 
 
 class _MaSA(Function):
     """``softmax(q k^T / sqrt(d) + log decay) v`` over lines (B, O, T, n, d) of rotated q and k.
 
-    A `width` counts the tokens of a line as rows of a map; None is a line along one axis.
+    `width` is the row length of a map flattened to a line; None is a line along one axis.
     """
 
     @staticmethod
@@ -175,7 +175,7 @@ def _rotate(
 
 @triton.jit
 def _of(x, STRIDES, sample, head):
-    """Return the address of this program's line of one head."""
+    """Return the address of one head of the line of this program instance."""
     return x + sample * STRIDES[0] + tl.program_id(1) * STRIDES[1] + head * STRIDES[3]
 
 
@@ -258,7 +258,7 @@ def _backward_queries(
     WIDE: tl.constexpr,
     GRAD, OUT, GRAD_Q,
 ):  # fmt: skip
-    """Compute the gradient of one tile of queries, and delta, result times gradient, of each."""
+    """Compute the gradient of a tile of queries, and of each delta, result times gradient."""
     sample, head, row = place_of_tile(heads, tokens, TILE)
     k, v = _of(k, K, sample, head), _of(v, V, sample, head)
     slope = tl.load(log_gamma + head)
@@ -303,7 +303,7 @@ def _backward_keys(
         row = start + tl.arange(0, TILE)
         query = _read(q, Q, row, tokens, dim, DIM)
         g = _read(grad, GRAD, row, tokens, channels, CHANNELS)
-        # Rows beyond the last query weigh nothing.
+        # Rows beyond the last query have weight 0.
         m_i = tl.load(m_of + place + row, mask=row < tokens, other=float('inf'))
         r_i = tl.load(r_of + place + row, mask=row < tokens, other=0.0)
         delta_i = tl.load(delta + place + row, mask=row < tokens, other=0.0)
