@@ -1,7 +1,7 @@
 VENV ?= .venv
 JOBS ?= 2
 
-# The environment remembers what it was made with; another choice makes it anew.
+# The environment records its options; other options create it again.
 recorded = $(shell sed -n 's/^$(1): //p' "$(VENV)/ready" 2>/dev/null)
 PYTHON ?= $(or $(call recorded,PYTHON),python3)
 TORCH ?= $(or $(call recorded,TORCH),-r requirements/torch.txt)
@@ -19,12 +19,12 @@ help:  ## list the commands
 	@echo "PYTHON= and VENV= select the interpreter and the folder of the environment."
 	@echo "TORCH= replaces pip's arguments for torch and torchvision, for instance"
 	@echo "  make env TORCH='torch torchvision --index-url https://download.pytorch.org/whl/cpu'"
-	@echo "OPERATORS=compiled compiles mmcv's operators, JOBS= is the number of test processes."
+	@echo "OPERATORS=compiled compiles the MMCV ops, JOBS= is the number of test processes."
 
-env: $(VENV)/ready  ## set up the environment in .venv, once
+env: $(VENV)/ready  ## create .venv (no-op if up to date)
 
 PIP = "$(VENV)/bin/python" -m pip --disable-pip-version-check install -q
-# Libraries keep their caches in the environment, too.
+# Caches of libraries are in the environment, too.
 RUN = XDG_CACHE_HOME="$(abspath $(VENV))/cache" MPLCONFIGDIR="$(abspath $(VENV))/cache" \
 	"$(VENV)/bin/python"
 
@@ -33,11 +33,11 @@ $(VENV)/ready: $(wildcard requirements/*.txt) setup.py
 	@$(PYTHON) -m venv $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) "$(VENV)"
 	@echo "[make env] installing $(TORCH)"
 	@$(PIP) $(TORCH)
-	@echo "[make env] installing mmdet, mmseg, mmpretrain and what the tests and documents need"
+	@echo "[make env] installing mmdet, mmseg, mmpretrain and the requirements of tests and docs"
 	@$(PIP) $(patsubst %,-r requirements/%.txt,core det seg cls runtime optional tests docs)
 	@$(PIP) --no-build-isolation --no-deps -e .
 ifeq ($(OPERATORS),compiled)
-	@echo "[make env] compiling the operators of mmcv; this takes 10 to 40 minutes"
+	@echo "[make env] compiling the MMCV ops; this takes 10 to 40 minutes"
 	@$(PIP) -r requirements/compiled.txt
 	@"$(VENV)/bin/python" -m pip uninstall -q -y mmcv-lite
 	@MMCV_WITH_OPS=1 $(PIP) --no-cache-dir --no-deps --no-build-isolation mmcv==2.1.0
@@ -57,25 +57,25 @@ endif
 
 DEMO = $(RUN) tools/demo.py
 
-demo: env  ## generate a dataset of shapes, train Mask R-CNN on it, see work_dirs/demo
+demo: env  ## generate synthetic shapes, train Mask R-CNN on them, plot to work_dirs/demo
 	$(DEMO)
 
-demo-seg: env  ## the same with Semantic FPN, see work_dirs/demo-seg
+demo-seg: env  ## the same with Semantic FPN, in work_dirs/demo-seg
 	$(DEMO) semfpn --work-dir work_dirs/demo-seg
 
-demo-cls: env  ## the same with a classifier, see work_dirs/demo-cls
+demo-cls: env  ## the same with a classifier, in work_dirs/demo-cls
 	$(DEMO) cls_rmt_t --work-dir work_dirs/demo-cls
 
-# Several processes of one thread each, a file of tests to each in turn.
+# Test files are distributed over processes of one thread each.
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile \
 	--basetemp "$(abspath $(VENV))/pytest"
 
 TESTS ?= tests
 
-test: env  ## run the tests, or those of TESTS=
+test: env  ## run the tests, or TESTS= only
 	$(PYTEST) -m "not slow" $(TESTS)
 
-test-all: env  ## the same with the long grids
+test-all: env  ## run all tests, with the long grids
 	$(PYTEST) $(TESTS)
 
 # The ends of the supported range: an interpreter from pyenv, or from PATH.
@@ -83,13 +83,13 @@ python_of = $(or $(shell ls -d "$(HOME)"/.pyenv/versions/$(1).*[0-9]/bin/python 
 	| sort -V | tail -n 1),python$(1))
 VERSIONED = TESTS="tests/cli/test_check.py $(addprefix tests/,models ops operators checkpoint engine)"
 
-test-versions:  ## the tests of networks and engine with the oldest and the newest Python and torch
+test-versions:  ## test networks and engine with the oldest and newest Python and torch
 	$(MAKE) test $(VERSIONED) VENV=$(VENV)-oldest PYTHON=$(call python_of,3.8) \
 		TORCH='torch==2.1.2 torchvision==0.16.2'
 	$(MAKE) test $(VERSIONED) VENV=$(VENV)-newest PYTHON=$(call python_of,3.13) \
 		TORCH='-r requirements/torch.txt'
 
-test-faults: env  ## kill trainings again and again, and fill disks
+test-faults: env  ## run the fault-injection tests (killed runs, full disk)
 	$(RUN) -m pytest -m faults
 
 lint: env  ## check style, format, spelling and wording

@@ -170,7 +170,7 @@ def test_tables(site):
     assert '<a href="configs/maskrcnn_rmt_s_3x.py.txt">' in page
 
 
-def test_equations_are_drawn(site):
+def test_equations_are_rendered(site):
     """As MathML, with nothing of their source left."""
     page = (site / 'architecture.html').read_text()
     assert page.count('<math') > 10 and '$' not in re.sub(r'<(script|style).*?</\1>', '', page)

@@ -179,7 +179,7 @@ def _(**_):
     next(iter(torch.utils.data.DataLoader(Fatal([1]), num_workers=1)))
 
 
-def test_every_trouble_is_brought_about():
+def test_every_trouble_has_a_test():
     page = (ROOT / 'docs' / 'troubleshooting.md').read_text()
     rows = re.findall(r'^\| `(.+?)` \| ', page, re.M)
     assert sorted(rows) == sorted(TROUBLES)

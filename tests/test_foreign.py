@@ -72,7 +72,7 @@ def test_registries_build_both(tmp_path):
     assert done.stdout.splitlines()[-4:] == 2 * both
 
 
-def test_mmdets_own_train_program(tmp_path, coco_root):
+def test_mmdet_train_script(tmp_path, coco_root):
     (tmp_path / 'swapped.py').write_text(SWAPPED.replace('{root}', f'{coco_root}/'))
     mmdet = Path(importlib.metadata.distribution('mmdet').locate_file('mmdet'))
     run(mmdet / '.mim' / 'tools' / 'train.py', 'swapped.py', cwd=tmp_path, fresh=True)
@@ -93,7 +93,7 @@ print(type(model.backbone).__name__)
 """
 
 
-def test_importing_needs_neither_mmdet_nor_mmseg_nor_operators(tmp_path):
+def test_import_without_mmdet_mmseg_and_ops(tmp_path):
     (tmp_path / 'blocked.py').write_text(BLOCKED)
     done = run('blocked.py', cwd=tmp_path, fresh=True)
     assert done.stdout.splitlines()[-3:] == ['4', '4', '[]']

@@ -37,7 +37,7 @@ def wheel(tmp_path_factory):
     return path
 
 
-def test_what_travels(wheel):
+def test_files_of_the_package(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     templates = [path.relative_to(ROOT) for path in (ROOT / 'mmrest').rglob('*.html')]
     assert templates and all(str(path) in names for path in templates)

@@ -1,4 +1,4 @@
-"""Names in docstrings, as :func:`x` says them, become links to the page that tells of x."""
+"""Names in docstrings, such as :func:`x`, become links to the page that documents x."""
 
 import re
 

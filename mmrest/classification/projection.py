@@ -51,7 +51,7 @@ class RMTTokenProjection(RMTProjection):
 
     Args:
         tokens: ``'last'`` returns the tokens of the last map, as the official code does for B*
-            and L*. ``'projected'`` returns those of the projected map, which matches the
+            and L*. ``'projected'`` returns tokens of the projected map, which matches the
             parameter count in the authors' log of S*.
 
     For the other arguments, see :class:`RMTProjection`.

@@ -1,11 +1,9 @@
 """Print a resolved config: bases merged, options applied."""
 
 import argparse
-from pathlib import Path
 
 from ..engine.config import load_config
-from ..engine.errors import UsageError
-from .command import Parser, add_config_arguments
+from .command import Parser, add_config_arguments, written_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -14,7 +12,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file, or name of a shipped config')
     add_config_arguments(parser)
     parser.add_argument(
-        '--save-path', type=Path, help='save it to this file (.py, .json or .yml) instead'
+        '--save-path',
+        type=written_file('.py', '.json', '.yml'),
+        help='save it to this file (.py, .json or .yml) instead',
     )
     return parser.parse_args()
 
@@ -25,8 +25,6 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     if args.save_path is None:
         print(cfg.pretty_text)
-    elif args.save_path.suffix not in ('.py', '.json', '.yml'):
-        raise UsageError(f'--save-path {args.save_path} is not a .py, .json or .yml file')
     else:
         args.save_path.parent.mkdir(parents=True, exist_ok=True)
         cfg.dump(args.save_path)

@@ -268,8 +268,9 @@ class Detector(nn.Module):
             found = roi_head._bbox_forward(maps, rois)
             logits, deltas = found['cls_score'], found['bbox_pred']
             head, cfg = roi_head.bbox_head, roi_head.test_cfg
-        activation = head.loss_cls.get_activation if head.custom_cls_channels else _softmax
-        scores = activation(logits)[:, :-1].reshape(batch, regions, -1)
+        custom = head.custom_cls_channels
+        scores = head.loss_cls.get_activation(logits) if custom else logits.softmax(-1)
+        scores = scores[:, :-1].reshape(batch, regions, -1)
         classes = scores.shape[2]
         is_found = (objectness[..., None] > NOT_FOUND) & (scores > cfg.score_thr)
         scores = torch.where(is_found, scores, NOT_FOUND)
@@ -350,10 +351,6 @@ def _check(model: nn.Module, name: str) -> None:
             check_predictions(part, roi_heads.SingleRoIExtractor, 'forward', 'map_roi_levels')
             for layer in part.roi_layers:
                 check(type(layer) is RoIAlign and layer.pool_mode == 'avg', f'{layer}')
-
-
-def _softmax(logits: Tensor) -> Tensor:
-    return logits.softmax(-1)
 
 
 def _rois(boxes: Tensor) -> Tensor:

@@ -470,7 +470,7 @@ def differences(
     mean, std = (torch.tensor(each)[:, None, None] for each in normalisation[:2])
     found = {}
     for shape in shapes:
-        loaded = _scenes(rng, *shape)
+        loaded = np.stack([draw_scene(rng, *shape[1:])[0] for _ in range(shape[0])])  # BGR
         raw = torch.from_numpy(loaded).permute(0, 3, 1, 2).float()
         images = ((raw.flip(1) if normalisation.order == 'RGB' else raw) - mean) / std
         given = (raw if inside else images).numpy()
@@ -496,11 +496,6 @@ def differences(
             difference = difference._replace(agreement=agreed)
         found[shape] = difference
     return found
-
-
-def _scenes(rng: np.random.Generator, count: int, height: int, width: int) -> np.ndarray:
-    """Return images of synthetic shapes, (count, height, width, 3), BGR."""
-    return np.stack([draw_scene(rng, height, width)[0] for _ in range(count)])
 
 
 def _tuple(outputs: Union[Tensor, Sequence[Tensor]]) -> Sequence[Tensor]:

@@ -31,10 +31,8 @@ from mmengine.model import BaseTTAModel
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
 from mmengine.runner.amp import autocast
 from mmengine.structures import BaseDataElement
-from torch import nn
 
 from ..engine.building import check_model, find_type, image_channels
-from ..engine.compat import load_from_guarded
 from ..engine.config import (
     dicts,
     first_line,
@@ -49,7 +47,7 @@ from ..engine.config import (
 from ..engine.devices import usable_device
 from ..engine.display import colours
 from ..engine.errors import UsageError
-from ..engine.weights import StrictWeightsHook, dataset_meta
+from ..engine.weights import dataset_meta, load_full_weights
 from .inputs import UnreadableImage, check_complete
 from .overlay import drawable
 
@@ -114,7 +112,7 @@ class Inferencer:
             network = model
             while isinstance(network, BaseTTAModel):
                 network = network.module
-            meta = _load_weights(network, checkpoint)
+            meta = dataset_meta(load_full_weights(network, checkpoint)[0])
             self._loader, self._pipeline = _pipeline(cfg, dataset.pipeline)
             kind = find_type(DATASETS, type_name(dataset))
             self.classes, palette = _classes(cfg, kind, dataset, meta, counts)
@@ -307,13 +305,6 @@ def _test_dataset(cfg: Config) -> Config:
         if part.get('pipeline'):
             return part
     raise UsageError(f'{cfg.filename} has no test_dataloader.dataset.pipeline to read images with')
-
-
-def _load_weights(model: nn.Module, path: str) -> Dict[str, Any]:
-    """Load all weights of a model, and return the meta information of the dataset."""
-    content = load_from_guarded(path, 'cpu')
-    model.load_state_dict(StrictWeightsHook().fitted(model, path, content).tensors, strict=False)
-    return dataset_meta(content)
 
 
 def _pipeline(cfg: Config, steps: List[dict]) -> Tuple[Callable, Compose]:

@@ -18,6 +18,9 @@ from .overlay import draw, draw_annotations, predicted_classes, render, titled
 GAP = 8
 """Pixels between the images of a sheet."""
 
+PANEL_WIDTH = 480
+"""Width of an image of a report, in pixels."""
+
 
 def draw_predictions(
     model: nn.Module, dataset: BaseDataset, path: Path, count: int = 4, score_thr: float = 0.5
@@ -62,16 +65,13 @@ def draw_classes(model: nn.Module, dataset: BaseDataset, path: Path) -> None:
     write_image(_sheet([cells[first : first + 5] for first in range(0, count, 5)]), path)
 
 
-def draw_panel(
-    path: Path, content: Any, metainfo: Dict[str, Any], width: int = 480
-) -> Tuple[bytes, str]:
+def draw_panel(path: Path, content: Any, metainfo: Dict[str, Any]) -> Tuple[bytes, str]:
     """Draw one image with its instances or label map.
 
     Args:
         path: image file.
         content: instances or a label map (H, W), in pixels of the file; None for the image only.
-        metainfo: of the dataset.
-        width: of the result, in pixels.
+        metainfo: meta information of the dataset.
 
     Returns:
         A JPEG, and a list of its classes in words.
@@ -87,7 +87,7 @@ def draw_panel(
         image = render(image, classes, palette, content)
         counts = Counter(classes[label] for label in content.labels.tolist())
         inside = [f'{number} {name}' for name, number in counts.items()]
-    jpeg = cv2.imencode('.jpg', _scaled(image, width), [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
+    jpeg = cv2.imencode('.jpg', _scaled(image, PANEL_WIDTH), [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
     return jpeg.tobytes(), ', '.join(inside) or 'nothing'
 
 

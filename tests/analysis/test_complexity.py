@@ -120,7 +120,7 @@ class Own(nn.Module):
         return self.blocks[1](self.blocks[0](x)) @ self.scale
 
 
-def test_what_belongs_to_no_part():
+def test_other_part():
     parts = {part.name: part for part in count_parts(Own(), 5, 6)}
     assert list(parts) == ['other', 'blocks.0', 'blocks.1']
     assert parts['blocks.0'] == parts['blocks.1']._replace(name='blocks.0')
@@ -128,7 +128,7 @@ def test_what_belongs_to_no_part():
     assert parts['other'].macs == 3 * 5 * 6 * 6
 
 
-def test_the_network_is_left_as_it_was():
+def test_network_is_unchanged():
     network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)).train()
     assert count(network, 10, 20) == (8 * 27 + 8, 8 * 27 * 200)
     assert network.training
@@ -171,7 +171,7 @@ def test_heads_of_another_kind(config, part, tmp_path):
 
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('name', ['rest_lite', 'rmt_t'])
-def test_whatever_attention_is_active(name, backend):
+def test_counts_do_not_depend_on_the_backend(name, backend):
     """On the CPU, where fused attention runs, unlike the meta device."""
     network = {'rest_lite': ResT, 'rmt_t': RMT}[name](name.split('_')[1])
     with use_backend(backend):

@@ -62,7 +62,7 @@ def test_half_share():
     assert half_share(torch.tensor([[0.0, 9], [1, 0]])) == 0.25
 
 
-def test_components_that_are_known():
+def test_known_components():
     """Three directions of different variance are found in order, scaled to [0, 1]."""
     scores = torch.randn(3, 30)
     scores = torch.linalg.qr((scores - scores.mean(1, keepdim=True)).T)[0].T
@@ -80,7 +80,7 @@ def test_components_that_are_known():
         torch.testing.assert_close(colours[..., number], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_maps_with_less_than_three_components():
+def test_fewer_than_three_components():
     for features in (torch.ones(4, 3, 3), torch.randn(2, 5, 5), torch.randn(6, 1, 1)):
         colours, explained = principal_components(features)
         assert colours.shape == (*features.shape[1:], 3) and colours.isfinite().all()

@@ -21,7 +21,7 @@ def test_networks(name):
     assert not network.training and sum(p.numel() for p in network.parameters()) > 100
 
 
-def test_in_turn(monkeypatch):
+def test_interleaved(monkeypatch):
     """Each job has a process and warms up once; then their steps are interleaved."""
     ran = []
 

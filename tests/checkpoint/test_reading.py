@@ -113,7 +113,7 @@ def test_files_of_torch_before_1_6(protocol, tmp_path):
         assert protocol > 2  # torch's guard reads protocol 2 only
 
 
-def test_what_is_not_a_checkpoint(tmp_path):
+def test_invalid_files(tmp_path):
     (tmp_path / 'text').write_text('weights')
     (tmp_path / 'keyed').write_text('hello')
     (tmp_path / 'pickle').write_bytes(pickle.dumps([object]))

@@ -133,7 +133,7 @@ class Array:
 
 @pytest.mark.parametrize('code', ['O8', 'V8', 'M8', 'i4,O8'])
 @forms
-def test_arrays_of_addresses(code, form, guard, tmp_path):
+def test_object_arrays(code, form, guard, tmp_path):
     """Bytes of a file that numpy would take for the addresses of objects."""
     refused({'model': {'a': Array(Dtype(code))}}, form, tmp_path / 'x.pth')
 

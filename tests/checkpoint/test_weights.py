@@ -54,7 +54,7 @@ def test_wrappers(wrapped, bare):
     assert list(weights_of('x', {wrapped: STATE['a']}).tensors) == [bare]
 
 
-def test_a_name_that_is_there_twice():
+def test_duplicate_names():
     with pytest.raises(CheckpointError, match='contains a twice'):
         weights_of('x', {'a': STATE['a'], 'module.a': STATE['a']})
 
@@ -75,7 +75,7 @@ def behind(*prefixes):
 
 
 @pytest.mark.parametrize('prefix', ['', 'backbone.', 'backbone.bottom_up.', 'student.encoder.'])
-def test_the_part_that_is_wanted(prefix):
+def test_selected_part(prefix):
     found = Weights('x', {**behind(prefix).tensors, 'head.a': STATE['a']}).of(['a', 'b'])
     assert equal(found.tensors) or (prefix == '' and equal({n: found.tensors[n] for n in STATE}))
 

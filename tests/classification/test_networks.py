@@ -102,7 +102,7 @@ def test_both_names_are_loaded(small):
     model.load_state_dict(build(cfg).state_dict(), strict=True)
 
 
-def test_files_that_do_not_fit(small):
+def test_mismatched_files(small):
     cfg, path, content = small
     model = build(cfg)
     content['model'].pop('head.bias')

@@ -9,7 +9,7 @@ from tests.models.networks import tiny
 
 
 @pytest.mark.parametrize('tokens, channels', [('last', 6), ('projected', 10)])
-def test_neck_hands_on_averages_and_tokens(tokens, channels):
+def test_neck_returns_averages_and_tokens(tokens, channels):
     neck = RMTTokenProjection(6, 10, tokens=tokens).eval()
     last = torch.randn(2, 6, 3, 4)
     averages, handed = neck([None, last])

@@ -18,7 +18,7 @@ from tests.runs import ROOT
 OFFICIAL = {entry['name']: entry for entry in CLASSIFICATION}
 
 
-def test_all_are_there():
+def test_all_configs_exist():
     names = {path.stem for path in (ROOT / 'configs').glob('imagenet_*.py')}
     assert {f'imagenet_{name}_300e' for name in (*NETWORKS, *ABLATIONS)} <= names
 
@@ -234,7 +234,7 @@ def test_token_labelling(size):
         assert (resize.scale, resize.edge, crop.crop_size) == (int(224 / 0.96), 'short', 224)
 
 
-def test_learning_rates_of_token_labelling_are_those_of_the_log():
+def test_token_labelling_schedule_matches_the_log():
     schedulers, *others = (config(f'rmt_{s}_tl_310e').param_scheduler for s in TOKEN_LABELLING)
     assert others == [schedulers, schedulers]
     each = 4  # iterations per epoch

@@ -195,7 +195,7 @@ def test_a_step_updates_every_parameter(size, tokens, dtype):
         ),
     ],
 )
-def test_labels_that_are_missing_or_of_another_grid(break_it, message):
+def test_missing_or_misshapen_labels(break_it, message):
     _, model = small_token_labelling()
     data = model.data_preprocessor(batch(), True)
     break_it(data['data_samples'][1])

@@ -99,7 +99,7 @@ def test_labels_go_where_the_pixels_go(moves):
     ('RandomFlip', 'TrackedFlip', FLIP),
     ('RandAugment', 'TrackedRandAugment', dict(policies='timm_increasing', **AUGMENT)),
 ])  # fmt: skip
-def test_images_are_those_of_the_transforms_that_track_nothing(kind, tracked, arguments):
+def test_tracking_does_not_change_images(kind, tracked, arguments):
     transforms = build(tracked, **arguments), build(kind, **arguments)
     rng = np.random.default_rng(0)
     for seed in range(20):
@@ -207,7 +207,7 @@ def test_arguments_out_of_range(arguments, message):
     assert str(error.value) == message
 
 
-def test_an_image_without_places(tmp_path):
+def test_untracked_image(tmp_path):
     path = written(tmp_path, labels())
     with pytest.raises(ValueError, match='needs TrackedResizedCrop before it'):
         LoadTokenLabels(str(tmp_path), 10)(dict(img_path=path))

@@ -247,7 +247,7 @@ def test_one_line(command, line_of):
 
 
 @pytest.mark.parametrize('command', READERS)
-def test_nothing_in_a_checkpoint_is_run(command, line_of):
+def test_no_code_of_a_checkpoint_is_executed(command, line_of):
     assert 'refusing to load command.pth: it contains a pickled ' in line_of(command)
 
 

@@ -55,7 +55,7 @@ def test_networks(tmp_path, monkeypatch, capsys):
     assert table in capsys.readouterr().out
 
 
-def test_maps_that_are_too_large(monkeypatch):
+def test_large_maps_skip_the_reference(monkeypatch):
     """The reference implementation of an attention is left out."""
     monkeypatch.setattr('sys.argv', ['benchmark', 'networks', 'emsa', 'rmt_t', '--train'])
     args = benchmark.parse_args()

@@ -85,7 +85,7 @@ def test_remedies(broken, module, remedy):
     assert re.search(remedy, found[module])
 
 
-def test_operators_that_were_turned_off(monkeypatch):
+def test_disabled_ops(monkeypatch):
     monkeypatch.setenv('MMREST_OPERATORS', 'off')
     assert 'MMREST_OPERATORS=off' in remedies(state(*LITE))['mmcv']
 

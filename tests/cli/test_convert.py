@@ -72,14 +72,14 @@ def test_a_full_detector(files, tmp_path, tool):
     assert found.keys() == read_weights(str(path)).tensors.keys()
 
 
-def test_a_norm_of_the_classifier_that_is_called_like_one_of_rest(tmp_path, tool):
+def test_classifier_norm_with_a_name_of_rest(tmp_path, tool):
     state = RMT('t').state_dict()
     torch.save({**state, 'norm.weight': torch.ones(1024)}, tmp_path / 'x.pth')
     found = written(tool('convert_checkpoint', tmp_path / 'x.pth', tmp_path / 'y.pth'), tmp_path)
     assert read_weights(str(found)).tensors.keys() == state.keys()
 
 
-def test_what_matches_no_network(tmp_path, tool):
+def test_unknown_network(tmp_path, tool):
     torch.save({'a.weight': torch.ones(2)}, tmp_path / 'x.pth')
     assert 'no network of mmrest' in tool('convert_checkpoint', tmp_path / 'x.pth', '--list')
     line = tool('convert_checkpoint', tmp_path / 'x.pth', tmp_path / 'y.pth')

@@ -86,7 +86,7 @@ def test_static_backbone(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('config', ['demo_semfpn_rest_lite', 'demo_upernet_rmt_t'])
-def test_whole_segmentors(tmp_path, config):
+def test_full_segmentors(tmp_path, config):
     """Semantic FPN and UperNet, compared at two sizes by the program itself."""
     path = ROOT / 'configs' / f'{config}.py'
     done = run(TOOL, path, '--out', 'x.onnx', '--shape', '64', '96', cwd=tmp_path)

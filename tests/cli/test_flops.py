@@ -57,7 +57,7 @@ def test_channels(counted):
     assert wider['macs'] > first['macs'] and same == others
 
 
-def test_a_head_that_is_not_counted(counted, tmp_path):
+def test_uncounted_head(counted, tmp_path):
     """It has a dash and null; a line names it, and the total says that it is without it."""
     (tmp_path / 'solo.py').write_text("_base_ = 'mmdet::solo/solo_r50_fpn_1x_coco.py'")
     content, cells, printed = counted('solo.py', '--shape', '64')

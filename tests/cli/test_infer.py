@@ -45,7 +45,7 @@ def results(path):
     return content
 
 
-def test_same_as_the_test_of_a_detector(folder, tmp_path, coco_root):
+def test_detector_matches_mmrest_test(folder, tmp_path, coco_root):
     """Boxes, scores, labels and masks of the command, of Python and of tools/test.py."""
     dump = tmp_path / 'found.pkl'
     assert not run_here(
@@ -78,7 +78,7 @@ def test_same_as_the_test_of_a_detector(folder, tmp_path, coco_root):
             assert annotation['area'] == run_lengths.area(run_length)
 
 
-def test_same_as_the_test_of_a_segmentor(tmp_path, ade_root):
+def test_segmentor_matches_mmrest_test(tmp_path, ade_root):
     """Label maps of the command, of Python and of tools/test.py, in ADE20K's numbers."""
     assert not run_here(
         'test', 'seg.py', 'seg.pth', '--data-root', ade_root, '--out', tmp_path / 'maps',
@@ -141,7 +141,7 @@ def test_video(tmp_path, name, suffix, code):
         assert (found - 1 == python.pred_sem_seg.data[0].numpy()).all()
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_goes_on(tmp_path, coco_root, capsys):
+def test_unreadable_inputs_are_skipped(tmp_path, coco_root, capsys):
     """In folders below one another, with names that occur twice."""
     given = tmp_path / 'given'
     for below in ('a', 'b/deep'):
@@ -193,7 +193,7 @@ def test_nothing_is_lost(tmp_path):
     assert '000000000001.jpg is a directory; choose another --out-dir' in message
 
 
-def test_nothing_can_be_read(tmp_path):
+def test_no_readable_input(tmp_path):
     """Old predictions are not left for those of this run."""
     video(tmp_path / 'empty.avi', 0, 'MJPG')
     (tmp_path / 'torn.jpg').write_text('no image')
@@ -205,7 +205,7 @@ def test_nothing_can_be_read(tmp_path):
     assert content['images'] == [] and len(content['categories']) == 3
 
 
-def test_out_dir_that_is_read(tmp_path, coco_root):
+def test_out_dir_as_input(tmp_path, coco_root):
     """A second run finds the images of the first, and not what that one wrote."""
     shutil.copytree(coco_root / 'val2017', tmp_path, dirs_exist_ok=True)
     for option in ([], ['--overwrite']):

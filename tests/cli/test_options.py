@@ -43,7 +43,7 @@ def test_names_with_a_tilde(kind, name, tmp_path, monkeypatch):
     assert kind(f'~$/{name}') == Path('~$', name)
 
 
-def test_an_unknown_backend_ends_a_run_before_it_begins(monkeypatch):
+def test_unknown_backend(monkeypatch):
     monkeypatch.setenv('MMREST_BACKEND', 'nonsense')
     parser = Parser()
     parser.add_argument('config')
@@ -62,7 +62,7 @@ def test_a_full_disk(monkeypatch):
         run(main)
 
 
-def test_tta_of_a_wrapped_data_set():
+def test_tta_of_a_wrapped_dataset():
     dataset = dict(type='RepeatDataset', dataset=dict(type='CocoDataset', pipeline=[]))
     cfg = Config(dict(model={}, tta_model={}, tta_pipeline=[]))
     cfg.test_dataloader = dict(dataset=dataset)
@@ -99,7 +99,7 @@ def test_pretrained(before, after):
     cfg = Config(dict(model=dict(pretrained='open-mmlab://resnet50', backbone=backbone)))
     train.use_pretrained(cfg, 'x.pth')
     assert cfg.model.backbone.init_cfg == after and cfg.model.pretrained is None
-    with pytest.raises(UsageError, match='for a model with a backbone'):
+    with pytest.raises(UsageError, match='needs a model with a backbone'):
         train.use_pretrained(Config(dict(model=dict(type='X'))), 'x.pth')
 
 
@@ -122,12 +122,11 @@ def test_amp(monkeypatch, dtype):
         (2, 1, 1, True, None),
     ],
 )
-def test_batch_size(monkeypatch, log, each, world, accumulated, enabled, factors):
+def test_batch_size(monkeypatch, each, world, accumulated, enabled, factors):
     monkeypatch.setattr(train, 'get_world_size', lambda: world)
     cfg = Config(dict(train_dataloader=dict(batch_size=each)))
     cfg.optim_wrapper = dict(accumulative_counts=accumulated)
     cfg.auto_scale_lr = dict(base_batch_size=16, enable=enabled)
-    train.warn_of_batch_size(cfg)
-    warnings = [record.message for record in log.records if record.levelname == 'WARNING']
-    assert len(warnings) == (factors is not None)
-    assert factors is None or (factors in warnings[0] and '--auto-scale-lr' in warnings[0])
+    warning = train.batch_size_warning(cfg)
+    assert (warning is None) == (factors is None)
+    assert factors is None or (factors in warning and '--auto-scale-lr' in warning)

@@ -144,7 +144,7 @@ THREE = ('--cfg-options', 'test_dataloader.dataset.indices=3')
 
 
 @pytest.mark.slow
-def test_detector_is_evaluated_as_by_one(trained, coco_root):
+def test_distributed_evaluation_of_a_detector(trained, coco_root):
     folder, _ = trained
     common = ('--data-root', coco_root, *THREE)
     weights = folder / 'work_dirs' / 'tiny' / 'epoch_2.pth'
@@ -177,7 +177,7 @@ sys.exit(max(child.wait() for child in children))
 
 
 @pytest.mark.slow
-def test_segmentor_is_evaluated_as_by_one(tmp_path, ade_root):
+def test_distributed_evaluation_of_a_segmentor(tmp_path, ade_root):
     """By the processes of a Slurm job."""
     (tmp_path / 'tiny.py').write_text(SEGMENTOR)
     save_weights(tmp_path / 'weights.pth', tmp_path / 'tiny.py')

@@ -43,7 +43,7 @@ ALL = DETECTION + SEGMENTATION + OF_ABLATIONS
 NETWORKS = {**ARCHS, **ABLATIONS}
 
 
-def test_there_are_64_and_those_of_the_ablation_networks():
+def test_number_of_configs():
     names = {path.stem for path in (ROOT / 'configs').glob('*.py')}
     # tests/classification has those.
     names = {name for name in names if not name.startswith(('imagenet_', 'demo_cls_'))}

@@ -67,7 +67,7 @@ def test_layouts_agree(root):
         assert (labels != 1).mean() > 0.01
 
 
-def test_shapes_differ_from_what_they_are_drawn_over():
+def test_shapes_differ_from_the_background():
     for seed in range(40):
         image, labels, shapes = draw_scene(np.random.default_rng(seed), 160, 192)
         for shape in shapes:
@@ -86,7 +86,7 @@ def test_sizes(tmp_path, write, height, width):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_smaller_set_replaces_a_larger_one(tmp_path):
+def test_smaller_dataset_overwrites_a_larger_one(tmp_path):
     write_shapes(tmp_path, dict(train=5, val=2), 32, 32)
     (tmp_path / 'ade' / 'images' / 'training' / 'notes.txt').write_text('mine')
     write_shapes(tmp_path, dict(train=3, val=2), 32, 32)
@@ -97,7 +97,7 @@ def test_a_smaller_set_replaces_a_larger_one(tmp_path):
 
 
 @pytest.mark.parametrize('write, layout', [(write_shapes, 'ade'), (write_classes, 'imagenet')])
-def test_files_of_others_are_left_alone(tmp_path, write, layout):
+def test_foreign_files_are_kept(tmp_path, write, layout):
     """Even if their names look generated: those of COCO are numbers, too."""
     mine = tmp_path / layout / 'train' / '000000391895.jpg'
     mine.parent.mkdir(parents=True)

@@ -72,7 +72,7 @@ def test_names_of_sharded_parameters():
     )
 
 
-def test_cuda_device_is_left_alone():
+def test_cuda_device_is_not_selected():
     before = torch.cuda.set_device
     with compat.without_cuda_device():
         torch.cuda.set_device(7)

@@ -32,7 +32,7 @@ def path(tmp_path):
 
 @pytest.mark.parametrize('root', ['data/coco/', 'data/coco'])
 @pytest.mark.parametrize('new', ['/elsewhere', '/elsewhere/', 'relative'])
-def test_data_root_is_replaced_wherever_a_path_begins_with_it(path, root, new):
+def test_data_root_replaces_path_prefixes(path, root, new):
     separator = '' if root.endswith('/') else '/'
     path.write_text(
         CONFIG.replace('{root}', root).replace("data_root + 'a", f"data_root + '{separator}a")
@@ -47,7 +47,7 @@ def test_data_root_is_replaced_wherever_a_path_begins_with_it(path, root, new):
     assert cfg.data_root.rstrip('/') == new
 
 
-def test_data_root_changes_data_alone(path):
+def test_data_root_changes_only_data(path):
     path.write_text(
         CONFIG.replace('{root}', 'data')
         + "work_dir = 'data/runs'\nload_from = 'data/x.pth'\nother = dict(data_root='other')\n"
@@ -67,7 +67,7 @@ def test_cfg_options_come_last(path):
     assert cfg.train_dataloader.dataset.dataset.data_root == 'mine'
 
 
-def test_data_root_that_replaces_nothing_or_too_much(path):
+def test_ambiguous_data_root(path):
     path.write_text('model = dict()')
     with pytest.raises(UsageError, match='in this one there is none'):
         load_config(str(path), data_root='x')

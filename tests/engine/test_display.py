@@ -112,7 +112,7 @@ def test_a_metric_of_another_name(tmp_path, monkeypatch):
     assert best(tmp_path) == ['pascal_voc/mAP 0.1000 (epoch 1)']
 
 
-def test_evaluation_alone_has_no_best(tmp_path):
+def test_no_best_metric_without_training(tmp_path):
     assert shown(tmp_path, [0.3], epochs=1).val() == dict(mIoU=0.3, aAcc=0.5)
     assert best(tmp_path) == []
 
@@ -153,7 +153,7 @@ def test_screen(tmp_path, phase):
     assert re.search(r'INFO - creating index\.\.\.\n', ''.join(log(tmp_path)))
 
 
-def test_console_that_is_no_terminal(tmp_path, capsys):
+def test_console_without_terminal(tmp_path, capsys):
     """MMEngine's log, without a line for each parameter."""
     runner = shown(tmp_path, [0.3], epochs=1)
     runner.register_hook(Printing())
@@ -164,7 +164,7 @@ def test_console_that_is_no_terminal(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('palette', [[], [(1, 2, 3)], 'random', None])
-def test_a_palette_that_is_too_short(palette):
+def test_short_palette(palette):
     metainfo = dict(classes=('a', 'b'), palette=palette)
     fill_palette(metainfo)
     if isinstance(palette, list):

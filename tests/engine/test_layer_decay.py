@@ -38,7 +38,7 @@ def test_rates(family):
     assert {group['weight_decay'] for group in groups.values()} == {0, 0.1}
 
 
-def test_what_cannot_be_done_is_said():
+def test_errors():
     model = nn.ModuleDict(dict(backbone=nn.Linear(2, 2)))
     with pytest.raises(UsageError, match='needs a backbone with get_layer_depth'):
         rates(model, dict(layer_decay_rate=RATE))

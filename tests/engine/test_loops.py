@@ -141,7 +141,7 @@ def test_checkpoints_of_epochs(tmp_path):
     assert kept[0] == kept[1] and len(kept[0]) == 2 and kept[0][1] == 'epoch_4.pth'
 
 
-def test_a_seed_that_was_drawn(tmp_path):
+def test_random_seed(tmp_path):
     """A run without a seed of its own goes on in its own order."""
     cfg = config(tmp_path / 'whole')
     cfg.randomness = dict(seed=None)
@@ -216,7 +216,7 @@ def test_checkpoints_elsewhere(tmp_path):
     assert newest_checkpoint(str(tmp_path / 'run'), hook) == expected
 
 
-def test_the_newest_of_a_copy(tmp_path):
+def test_newest_checkpoint_of_a_copy(tmp_path):
     trained(config(tmp_path / 'run'), place=('training', 10))
     shutil.copytree(tmp_path / 'run', tmp_path / 'copy', copy_function=shutil.copyfile)
     shutil.rmtree(tmp_path / 'run')
@@ -232,7 +232,7 @@ def test_the_newest_of_a_copy(tmp_path):
     assert newest_checkpoint(str(tmp_path / 'absent')) is None
 
 
-def test_what_hooks_do_to_a_data_set():
+def test_hooks_can_change_the_dataset():
     inner = Numbers()
     dataset = SeededDataset(inner, 3)
     dataset.pipeline = 'another'

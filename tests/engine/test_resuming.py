@@ -48,7 +48,7 @@ def log_of(runner, folder):
      (STEPS, STEPS, False)],
     ids=['longer', 'other', 'fewer', 'same'],
 )  # fmt: skip
-def test_a_schedule_that_changes(tmp_path, before, after, warned):
+def test_changed_schedule(tmp_path, before, after, warned):
     """From the checkpoint on, the rates are those of a run that had the schedule all along."""
     run(tmp_path / 'a', 2, before)
     rates, runner = run(tmp_path / 'a', 4, after, str(tmp_path / 'a' / 'epoch_2.pth'))
@@ -58,7 +58,7 @@ def test_a_schedule_that_changes(tmp_path, before, after, warned):
     assert ('the config differs from' in log_of(runner, tmp_path / 'a')) is warned
 
 
-def test_a_rate_and_a_decay_that_change(tmp_path):
+def test_changed_lr_and_weight_decay(tmp_path):
     run(tmp_path)
     changed = dict(type='AdamW', lr=3e-2, weight_decay=0.5)
     checkpoint = str(tmp_path / 'epoch_4.pth')
@@ -68,7 +68,7 @@ def test_a_rate_and_a_decay_that_change(tmp_path):
     assert all(group['weight_decay'] == 0.5 for group in runner.optim_wrapper.param_groups)
 
 
-def test_nothing_that_is_left(tmp_path):
+def test_nothing_left_to_train(tmp_path):
     run(tmp_path)
     rates, runner = run(tmp_path, 4, resume=str(tmp_path / 'epoch_4.pth'))
     assert not rates

@@ -52,7 +52,7 @@ with StopRequest() as stop:
 """
 
 
-def test_a_run_that_fails_does_not_wait_for_its_workers():
+def test_failed_run_does_not_wait_for_workers():
     done = subprocess.run(
         [sys.executable, '-c', LOADER, 'fail'], capture_output=True, text=True, timeout=300
     )
@@ -70,7 +70,7 @@ def is_there(pid):
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='only Linux signals the end of a parent')
 @pytest.mark.parametrize('program', [LOADER, POOL], ids=['loader', 'pool'])
-def test_children_end_with_a_run_that_is_killed(program):
+def test_children_end_with_a_killed_run(program):
     """Workers of a loader ignore SIGTERM; a pool can be terminated."""
     python = [str(warm_folder() / 'python'), '-c', program]
     with subprocess.Popen(python, stdout=subprocess.PIPE, text=True) as run:

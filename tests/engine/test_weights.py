@@ -124,7 +124,7 @@ def test_classes_of_a_test(noted, classes, warning, log):
     assert len(warnings) == bool(warning) and warning in ''.join(warnings)
 
 
-def test_a_run_resumes_with_the_weights_and_not_their_average():
+def test_resume_does_not_use_ema_weights():
     model = nn.Linear(2, 3)
     state = {name: tensor + 1 for name, tensor in model.state_dict().items()}
     content = {'meta': {'epoch': 1}, 'state_dict': state, 'state_dict_ema': model.state_dict()}
@@ -178,7 +178,7 @@ def test_init_from_a_backbone(prefix, log):
 
 
 @pytest.mark.parametrize('damage', ['missing', 'transposed', 'arch'])
-def test_init_from_what_does_not_cover_the_backbone(damage):
+def test_init_must_cover_the_backbone(damage):
     other = randomised(Detector()).state_dict()
     name = next(n for n in other if n.endswith('fc1.weight'))
     if damage == 'missing':

@@ -241,7 +241,7 @@ def test_what_does_not_fit(folder, config, options, error, message):
         inference(folder / f'{config}.py', folder / f'{config}.pth', **options)
 
 
-def test_a_config_that_was_read(folder, images):
+def test_config_object(folder, images):
     cfg = load_config(str(folder / 'det.py'))
     before = json.dumps(cfg.to_dict(), default=str)
     found = inference(cfg, folder / 'det.pth', 'cpu')(images[0])

@@ -97,10 +97,10 @@ def test_panel(image):
     """A label map over a grey image, a share of it to be ignored, in words, too."""
     labels = np.zeros((40, 60), int)
     labels[:, 30:], labels[:10] = 1, 255
-    jpeg, inside = draw_panel(Path(image['img_path']), labels, METAINFO, width=120)
+    jpeg, inside = draw_panel(Path(image['img_path']), labels, METAINFO)
     picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    assert picture.shape == (80, 120, 3) and inside == 'square 38%, disc 38%'
-    expected = {(10, 30): (128, 128, 128), (75, 5): (58, 58, 198), (75, 115): (198, 58, 58)}
+    assert picture.shape == (320, 480, 3) and inside == 'square 38%, disc 38%'
+    expected = {(40, 120): (128, 128, 128), (300, 20): (58, 58, 198), (300, 460): (198, 58, 58)}
     for place, colour in expected.items():
         assert np.abs(picture[place].astype(int) - colour).max() < 12
 

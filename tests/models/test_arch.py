@@ -33,7 +33,7 @@ def test_fields_with_a_default_may_be_left_out():
 
 
 @pytest.mark.parametrize('family, archs', NAMED)
-def test_a_dict_with_a_base_holds_what_differs(family, archs):
+def test_dict_with_a_base(family, archs):
     name, arch = next(iter(archs.items()))
     with torch.device('meta'):
         network = family(dict(base=name, depths=[1, 1, 2, 1], drop_path_rate=0.3))
@@ -142,7 +142,7 @@ INF, NAN = float('inf'), float('nan')
         (RMT, dict(dims=(10, 16, 24, 32), num_heads=(2, 2, 3, 4)), 'gives heads of 5 channels'),
     ],
 )
-def test_what_does_not_fit_is_named(family, arch, message):
+def test_errors_name_the_field(family, arch, message):
     if isinstance(arch, dict) and 'missing' not in message and 'base' not in arch:
         arch = {**TINY[family], **arch}
     with pytest.raises((ValueError, TypeError), match=message):

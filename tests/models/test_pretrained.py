@@ -50,7 +50,7 @@ def test_one_backbone_of_several(family, tmp_path, log):
 
 
 @both
-def test_what_may_be_missing_or_left_over(family, tmp_path, log):
+def test_missing_and_unused_tensors(family, tmp_path, log):
     """A classification file: no norms of the early outputs, a classifier, later stages."""
     whole = randomised(tiny(family))
     norms = [n for n in whole.state_dict() if n.startswith(('norm1', 'norm2', 'extra_norms'))]
@@ -69,7 +69,7 @@ def test_what_may_be_missing_or_left_over(family, tmp_path, log):
 
 @both
 @pytest.mark.parametrize('damage', ['half', 'arch', 'transposed', 'empty'])
-def test_what_does_not_fit_is_an_error_and_changes_nothing(family, damage, tmp_path):
+def test_mismatch_is_an_error_and_loads_nothing(family, damage, tmp_path):
     other = dict(dims=(8, 16, 24, 40), depths=(1, 2, 1, 1), num_heads=(1, 2, 3, 4))
     state = family(other).state_dict() if damage == 'arch' else tiny(family).state_dict()
     names = [n for n in state if n.endswith('fc1.weight')]
@@ -155,7 +155,7 @@ def load_released(name, kind, container, prefix, path):
 
 @pytest.mark.parametrize('kind', ['detection', 'classification'])
 @pytest.mark.parametrize('name', ['rmt_t', 'rest_lite'])
-def test_released_files(name, kind, tmp_path):
+def test_official_files(name, kind, tmp_path):
     files = list(zip(CONTAINERS, PREFIXES))
     if kind == 'classification':
         files = [('model', ''), ('state_dict_ema', 'module._orig_mod.')]
@@ -168,12 +168,12 @@ def test_released_files(name, kind, tmp_path):
 @pytest.mark.parametrize('container', CONTAINERS)
 @pytest.mark.parametrize('kind', ['detection', 'classification'])
 @pytest.mark.parametrize('name', KEYS)
-def test_released_files_of_every_network(name, kind, container, prefix, tmp_path):
+def test_official_files_of_every_network(name, kind, container, prefix, tmp_path):
     load_released(name, kind, container, prefix, tmp_path / 'x.pth')
 
 
 @pytest.mark.parametrize('name', ['rmt_t', 'rmt_s', 'rest_lite', 'rest_small', 'rest_base'])
-def test_maps_of_a_released_file(name, tmp_path):
+def test_maps_of_an_official_file(name, tmp_path):
     """The path from a detector's file to the numbers of the released networks."""
     network = load_released(name, 'detection', 'state_dict', 'backbone.', tmp_path / 'x.pth')
     family, arch = name.split('_')
@@ -198,7 +198,7 @@ def test_files_of_ablation_networks(arch, tmp_path):
 
 
 @pytest.mark.parametrize('switch', ['cpe', 'lce', 'conv_ffn', 'conv_stem'])
-def test_weights_of_the_network_with_a_part_that_is_switched_off(switch, tmp_path):
+def test_weights_with_a_disabled_part(switch, tmp_path):
     """What they learned went through that part."""
     torch.save(RMT('t').state_dict(), tmp_path / 'x.pth')
     network = RMT({'base': 't', switch: False})
@@ -208,7 +208,7 @@ def test_weights_of_the_network_with_a_part_that_is_switched_off(switch, tmp_pat
     assert equal(network, before)
 
 
-def test_what_is_not_of_a_network_names_whose_it_is(tmp_path):
+def test_errors_name_the_matching_arch(tmp_path):
     path = tmp_path / 'x.pth'
     for name, network, of in [
         ('rmt_b', RMT('s'), 'rmt_b'),
@@ -226,7 +226,7 @@ def test_what_is_not_of_a_network_names_whose_it_is(tmp_path):
 
 
 @both
-def test_a_second_initialisation_keeps_what_was_learned(family, tmp_path):
+def test_second_initialisation_keeps_trained_weights(family, tmp_path):
     """mmengine's runners initialise at each call of train."""
     torch.save(randomised(tiny(family)).state_dict(), tmp_path / 'x.pth')
     network = tiny(family, init_cfg=pretrained(tmp_path / 'x.pth'))
@@ -251,6 +251,6 @@ def test_a_second_initialisation_keeps_what_was_learned(family, tmp_path):
     ],
 )
 @both
-def test_what_init_cfg_takes(family, init_cfg, message):
+def test_init_cfg_errors(family, init_cfg, message):
     with pytest.raises(ValueError, match=message):
         tiny(family, init_cfg=init_cfg)

@@ -35,7 +35,7 @@ def test_tables_follow_the_formulas():
         assert float(tables.decay_h[head, 2, 0]) == pytest.approx(2 * math.log(gamma), rel=1e-5)
 
 
-def test_tables_are_kept_for_one_size_and_device():
+def test_tables_are_cached_for_one_size_and_device():
     rel_pos = RelPos2d(8, 4, 2, 6)
     first = rel_pos(3, 5, CPU)
     assert rel_pos(3, 5, CPU) is first
@@ -68,7 +68,7 @@ def test_tables_are_not_in_copies():
     assert network.layers[0].rel_pos._kept
 
 
-def test_tables_of_a_tracer_are_not_kept():
+def test_tables_of_a_tracer_are_not_cached():
     rel_pos = RelPos2d(8, 4, 2, 6)
     with FakeTensorMode():
         assert type(rel_pos(3, 5, CPU).sin) is FakeTensor
@@ -83,7 +83,7 @@ def test_tables_are_not_in_the_state_dict():
     assert not [name for name in before if 'rel' in name.lower()]
 
 
-def test_released_tables_are_accepted():
+def test_official_tables_are_accepted():
     network = tiny(RMT)
     state = network.state_dict()
     for stage in range(4):
@@ -145,7 +145,7 @@ def parts_of(network):
 
 
 @pytest.mark.parametrize('switch', SWITCHES)
-def test_a_switch_takes_away_what_it_names(switch):
+def test_switches_remove_their_parts(switch):
     whole, without = (parts_of(RMT({**SMALL, switch: on})) for on in (True, False))
     gone, come = (
         {name for name in one if one[name] != other.get(name)}
@@ -159,7 +159,7 @@ def test_a_switch_takes_away_what_it_names(switch):
 
 
 @pytest.mark.parametrize('switch', SWITCHES)
-def test_without_one_part_everything_holds(switch):
+def test_networks_without_one_part(switch):
     """Sizes, gradients, and every way to compute as the plain one."""
     network = randomised(RMT({**SMALL, switch: False})).double()
     image = torch.randn(2, 3, 41, 27, dtype=torch.float64)
@@ -174,7 +174,7 @@ def test_without_one_part_everything_holds(switch):
         torch.testing.assert_close(grads[name] / scale, plain / scale, rtol=0, atol=1e-9, msg=name)
 
 
-def test_without_decay_every_step_counts_alike():
+def test_gamma_is_one_without_decay():
     decayed, flat = (RelPos2d(8, 4, 2, 6, decay)(3, 5, CPU) for decay in (True, False))
     assert not flat.decay_h.any() and not flat.decay_w.any() and not flat.log_gamma.any()
     assert torch.equal(flat.cos_sin, decayed.cos_sin)

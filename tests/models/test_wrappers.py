@@ -160,7 +160,7 @@ def test_nothing_runs_twice(device, family):
 
 
 @families
-def test_hooks_see_what_the_plain_form_has(family):
+def test_hooks_see_the_same_as_in_the_reference(family):
     """Values inside a block of many tokens."""
 
     def seen_by_hooks():

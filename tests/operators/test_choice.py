@@ -22,7 +22,7 @@ def before_import(monkeypatch):
         pytest.skip('mmcv has compiled operators here')
 
 
-def test_torchvision_takes_their_place_and_says_so(before_import, monkeypatch):
+def test_torchvision_replaces_ops_and_logs_it(before_import, monkeypatch):
     operators.install()
     operators.install()
     assert sum(isinstance(finder, operators._Finder) for finder in sys.meta_path) == 1
@@ -34,7 +34,7 @@ def test_torchvision_takes_their_place_and_says_so(before_import, monkeypatch):
     assert len(said) == 1 and 'no compiled operators: torchvision' in said[0]
 
 
-def test_the_variable_turns_it_off(before_import, monkeypatch):
+def test_environment_variable_disables_it(before_import, monkeypatch):
     monkeypatch.setenv('MMREST_OPERATORS', 'off')
     operators.install()
     assert operators.describe() == 'none' and not mmcv_full_available()
@@ -43,13 +43,13 @@ def test_the_variable_turns_it_off(before_import, monkeypatch):
         operators.install()
 
 
-def test_without_torchvision_mmcv_stays_as_it_is(before_import, monkeypatch):
+def test_mmcv_is_unchanged_without_torchvision(before_import, monkeypatch):
     monkeypatch.setitem(sys.modules, 'torchvision', None)
     operators.install()
     assert operators.describe() == 'none' and not mmcv_full_available()
 
 
-def test_compiled_operators_are_left_alone(before_import, monkeypatch):
+def test_compiled_ops_are_used(before_import, monkeypatch):
     class Compiled:
         def find_spec(self, name, path=None, target=None):
             if name == 'mmcv._ext':

@@ -32,7 +32,7 @@ def test_equal_to_compiled_mmcv(name, reference):
             torch.testing.assert_close(found, expected.to(found.dtype), rtol=0, atol=tolerance)
 
 
-def test_the_reference_holds_these_cases(reference):
+def test_reference_has_all_cases(reference):
     assert {key.rpartition(':')[0] for key in reference} == set(CASES)
 
 
@@ -164,7 +164,7 @@ def test_multi_scale_deformable_attention():
     torch.testing.assert_close(found, expected)
 
 
-def test_what_is_missing_is_named():
+def test_missing_ops_are_named():
     from mmcv import ops
 
     with pytest.raises(NotImplementedError, match=r'^the op nms_match needs compiled mmcv'):

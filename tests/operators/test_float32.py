@@ -44,7 +44,7 @@ def test_regions_in_float32_are_mmdets(inputs):
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_regions_of_half_maps(inputs, dtype):
+def test_regions_of_half_precision_maps(inputs, dtype):
     maps, rois = inputs
     half = [x.to(dtype).requires_grad_() for x in maps]
     with torch.autocast('cpu', dtype=torch.bfloat16):

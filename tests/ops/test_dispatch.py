@@ -34,7 +34,7 @@ def halved():
     )
 
 
-def test_first_that_can(halved, caplog):
+def test_first_supported_backend(halved, caplog):
     caplog.set_level(logging.DEBUG, 'mmrest.ops')
     assert halved(4) == ('fast', 2)
     assert not caplog.messages
@@ -92,7 +92,7 @@ def test_unknown_backends(halved, monkeypatch):
         halved(4)
 
 
-def test_graphs_hold_no_blocks():
+def test_graphs_have_no_blocks():
     """A compiled network holds plain operations, not loops over blocks."""
     tensors = [tensor.float() for tensor in emsa_inputs(1, 6, 6, 2, 4)]
     traced = torch.jit.trace(emsa, tuple(tensors), check_trace=False)
@@ -105,7 +105,7 @@ def refusal(q, k, v):
         return gpu.refuse_triton(q, k, v)
 
 
-def test_what_the_kernels_refuse(monkeypatch):
+def test_refusals_of_the_kernels(monkeypatch):
     pytest.importorskip('triton', '3.3')
     q, k, v, *_ = emsa_inputs(1, 5, 3, 2, 3)
     assert refusal(q, k, v) is None

@@ -433,7 +433,7 @@ def test_one_channel_and_no_sigmoid(folder):
     assert 'model.decode_head has one channel, over which a softmax is' in line('seg', options)
 
 
-def test_an_image_that_its_exif_turns(folder):
+def test_image_with_exif_orientation(folder):
     path = folder / 'coco' / 'train2017' / '000000000001.jpg'
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -452,7 +452,7 @@ def test_a_missing_image(folder):
     assert 'train2017/000000000003.jpg not found' in line('det')
 
 
-def test_a_locale_that_is_not_utf8(folder, monkeypatch):
+def test_other_locale(folder, monkeypatch):
     path = folder / 'coco' / TRAIN
     edited(path, each('images', license='Zürich'))
     path.write_text(json.dumps(json.loads(path.read_text()), ensure_ascii=False), 'utf-8')

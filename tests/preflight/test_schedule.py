@@ -61,7 +61,7 @@ def test_checkpoints(tmp_path, monkeypatch, loop, checkpoint, number):
         check_disk(cfg, network(), 5, tmp_path, report)
 
 
-def test_those_that_are_there_are_not_counted_again(tmp_path, monkeypatch):
+def test_existing_checkpoints_are_not_counted_again(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=2 * EACH))
     cfg = run_of(tmp_path, dict(interval=1), train_cfg=EPOCHS)
     with pytest.raises(UsageError):
@@ -74,7 +74,7 @@ def test_those_that_are_there_are_not_counted_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     'optimizer, trained, size', [('AdamW', True, 12000), ('SGD', True, 8000), ('SGD', False, 4000)]
 )
-def test_what_a_checkpoint_holds(tmp_path, monkeypatch, optimizer, trained, size):
+def test_size_of_a_checkpoint(tmp_path, monkeypatch, optimizer, trained, size):
     model = network().requires_grad_(trained)
     cfg = run_of(tmp_path, dict(interval=-1), optimizer, train_cfg=EPOCHS)
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=size))
@@ -84,7 +84,7 @@ def test_what_a_checkpoint_holds(tmp_path, monkeypatch, optimizer, trained, size
         check_disk(cfg, model, 5, tmp_path, Report())
 
 
-def test_a_work_dir_that_cannot_be_written_to(tmp_path, monkeypatch):
+def test_work_dir_without_write_permission(tmp_path, monkeypatch):
     (tmp_path / 'file').touch()
     assert check_writable(str(tmp_path / 'a' / 'b')) == tmp_path
     with pytest.raises(UsageError, match=r'file is not a folder; use another --work-dir'):

@@ -45,7 +45,7 @@ def test_pretrained(tmp_path):
     assert facts(model, ('test',)) == []  # which does not read it
 
 
-def test_what_is_elsewhere_is_left_to_the_run():
+def test_remote_weights_are_not_checked():
     model = built(dict(type='Pretrained', checkpoint='https://localhost/x.pth'))
     first, second = facts(model, load_from='open-mmlab://resnet50')
     assert 'not checked' in first.found and 'not checked' in second.found

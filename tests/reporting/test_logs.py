@@ -52,7 +52,7 @@ def test_resumed_run(tmp_path):
     assert log.points('mIoU') == [(20, 4), (30, 6)]
 
 
-def test_evaluation_made_up_for(tmp_path):
+def test_rerun_evaluation(tmp_path):
     """A resumed run first evaluates the epoch whose evaluation was interrupted."""
     write(tmp_path, '1', line(10, 3.0), line(20, 2.0), line(30, 1.0))
     write(tmp_path, '2', {'coco/bbox_mAP': 0.2, 'step': 1}, line(25, 1.5))

@@ -69,7 +69,7 @@ def test_many_classes_of_long_names(tmp_path, cfg, evaluated):
     assert text.count('<th scope="row">class ') == 150
 
 
-def test_what_it_says(tmp_path, cfg, evaluated):
+def test_content(tmp_path, cfg, evaluated):
     text = write(tmp_path, cfg, 'best.pth').read_text()
     assert '<b>' not in text and '&lt;b&gt;' in text and 'a &lt;run&gt;' in text
     assert re.search(r'Best</h3>\s*<figure class="picture">\s*<figcaption>0_long.*: score 1.000',
@@ -95,7 +95,7 @@ def test_logs_only(tmp_path, cfg):
     assert '#predictions' not in text and '#classes' not in text
 
 
-def test_no_pictures(tmp_path, cfg, evaluated):
+def test_no_images(tmp_path, cfg, evaluated):
     text = write(tmp_path, cfg, 'best.pth', number=0).read_text()
     assert '<img ' not in text and '2 images have a score' in text
 

@@ -79,7 +79,7 @@ def test_f1_over_thresholds():
     assert scores.per_image() == [pytest.approx(0.1)]
 
 
-def test_nothing_found_at_all():
+def test_no_detections():
     scores = InstanceScores(CLASSES, lambda path: annotations(BOXES[:1], [0]), 0.3)
     scores.add(detection('x', BOXES[:0], [], []))
     assert scores.per_image() == [0] and dict(scores.table().rows)['a'] == [1, 0, 0]
