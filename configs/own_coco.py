@@ -2,7 +2,7 @@
 # uses the synthetic dataset that `python tools/make_shapes.py data/shapes` generates.
 _base_ = './maskrcnn_rmt_s_3x.py'
 
-data_root = 'data/shapes/coco/'  # contains annotations/, train2017/ and val2017/
+data_root = 'data/shapes/coco/'  # the folder that holds annotations/, train2017/ and val2017/
 classes = ('square', 'disc', 'triangle')  # categories, in the order of the annotation files
 
 # The rest follows. Other names of files go into ann_file and data_prefix.

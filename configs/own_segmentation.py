@@ -2,7 +2,7 @@
 # uses the synthetic dataset that `python tools/make_shapes.py data/shapes` generates.
 _base_ = './semfpn_rmt_s_80k.py'
 
-data_root = 'data/shapes/ade/'  # contains images/ and annotations/
+data_root = 'data/shapes/ade/'  # the folder that holds images/ and annotations/
 classes = ('background', 'square', 'disc', 'triangle')  # in the order of their values in the maps
 reduce_zero_label = True  # the first class has the value 1 and 0 is unlabelled; False: it has 0
 void = 255  # value of pixels without a class, after reduce_zero_label

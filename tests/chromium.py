@@ -1,4 +1,4 @@
-"""Chromium without a screen, driven by its DevTools protocol over a pipe: no driver, no port."""
+"""Headless Chromium, driven by its DevTools protocol over a pipe, without driver and port."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ needs_chromium = pytest.mark.skipif(
 
 
 class Chromium:
-    """A browser with one page; a context.
+    """Context manager of a browser with one page.
 
     Attributes:
         requests: addresses of all that the page has asked for, itself aside.
@@ -67,7 +67,7 @@ class Chromium:
         os.close(self._of)
 
     def call(self, method, **params):
-        """Have the browser do something; returns what it answers."""
+        """Send a command to the browser, and return its answer."""
         self._number += 1
         message = dict(id=self._number, method=method, params=params)
         if self._session is not None:
@@ -80,7 +80,7 @@ class Chromium:
                 return answer['result']
 
     def wait_for(self, event):
-        """Wait until something has happened."""
+        """Wait for an event."""
         while self._receive().get('method') != event:
             pass
 
@@ -106,7 +106,7 @@ class Chromium:
         return message
 
     def open(self, path, width, dark=False):
-        """Open a file at a width in pixels, as on a phone where it is small."""
+        """Open a file at a width in pixels, such as a phone's."""
         scheme = [dict(name='prefers-color-scheme', value='dark' if dark else 'light')]
         self.call('Emulation.setEmulatedMedia', features=scheme)
         self.call('Emulation.setDeviceMetricsOverride', width=width, height=800,
@@ -117,19 +117,19 @@ class Chromium:
         self.wait_for('Page.loadEventFired')
 
     def value(self, expression):
-        """Value of a JavaScript expression in the page."""
+        """Return the value of a JavaScript expression in the page."""
         result = self.call('Runtime.evaluate', expression=expression, returnByValue=True)
         assert 'exceptionDetails' not in result, result
         return result['result'].get('value')
 
     def screenshot(self, path, whole=True):
-        """Write a picture of the page."""
+        """Save a screenshot of the page."""
         data = self.call('Page.captureScreenshot', captureBeyondViewport=whole)['data']
         Path(path).write_bytes(base64.b64decode(data))
 
 
 def check_page(path, folder):
-    """Open a page on a phone and on a desk, light and dark, and make sure that it behaves.
+    """Open a page on a phone and on a desk, light and dark, and check it.
 
     It asks for nothing but itself, has no errors, scrolls down alone, and says in words what its
     pictures show.

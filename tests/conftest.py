@@ -25,13 +25,13 @@ def _seeded():
 
 @pytest.fixture(scope='session')
 def coco_root(tmp_path_factory):
-    """Folder of a small drawn set in COCO's layout."""
+    """Folder of a small synthetic dataset in COCO's layout."""
     return draw_coco(tmp_path_factory.mktemp('coco'))
 
 
 @pytest.fixture(scope='session')
 def ade_root(tmp_path_factory):
-    """Folder of a small drawn set in ADE20K's layout."""
+    """Folder of a small synthetic dataset in ADE20K's layout."""
     return draw_ade(tmp_path_factory.mktemp('ade'))
 
 

@@ -1,4 +1,4 @@
-"""The pages for people: their blocks of commands and Python, their links, and how blocks are run.
+"""Documentation pages: blocks of commands and Python, links, and how blocks are run.
 
 - Blocks of ``bash`` and ``python`` are run in the order of the page, from the root of a clone
   whose networks and datasets are small. Other languages and indented blocks are for reading.
@@ -38,7 +38,7 @@ REPOSITORY_FILE = re.compile(r'(?<![\w./-])(?:tools|configs|docs|mmrest|requirem
 
 
 class Block(NamedTuple):
-    """A block of a page: its language, its text, and what it needs that is not here."""
+    """Block of a page: its language, its text, and requirements that are missing here."""
 
     language: str
     text: str
@@ -54,18 +54,18 @@ def blocks(page: Path):
 
 
 def name(page: Path) -> str:
-    """How a page is called: its path in the repository."""
+    """Name of a page: its path in the repository."""
     return str(page.relative_to(ROOT))
 
 
 def links(page: Path):
-    """Targets of the links and pictures of a page, code left out."""
+    """Return the targets of links and images of a page, without code blocks."""
     prose = re.sub(r'`[^`\n]*`', '', FENCE.sub('', page.read_text()))
     return re.findall(r'\]\(([^)\s]+)\)', prose)
 
 
 def anchors(page: Path):
-    """Names of the headings of a page, as a link takes them."""
+    """Return the anchors of the headings of a page."""
     prose = FENCE.sub('', page.read_text())
     titles = re.findall(r'^#+ (.+)$', prose, re.M)
     return {re.sub(r'[^\w -]', '', title.lower()).strip().replace(' ', '-') for title in titles}
@@ -88,7 +88,7 @@ mmrest() {  # with the small configs of the clone
 
 
 class Place:
-    """A folder in which the blocks of one page are run, and what they printed.
+    """Folder in which the blocks of a page are run, and their output.
 
     Args:
         folder: an empty folder.
@@ -111,7 +111,7 @@ class Place:
         self._leave_weights()
 
     def _leave_weights(self) -> None:
-        """What was downloaded, and the outcome of a long training."""
+        """Provide downloads, and results of long training runs."""
         config = self.clone / 'configs' / 'maskrcnn_rmt_s_3x.py'
         arch = Config.fromfile(config).model.backbone.arch
         arch.pop('_delete_', None)
@@ -126,7 +126,7 @@ class Place:
         shutil.copy(kept / 'trained.pth', trained)
 
     def run(self, block: Block) -> None:
-        """Run a block; fails where it fails."""
+        """Run a block; raise its error."""
         if block.needs:
             self._look_at(block)
         elif block.language == 'bash':
@@ -173,7 +173,7 @@ class Place:
         assert done.returncode == 0, f'{text} failed:\n{done.stdout}'
 
     def _build(self, text: str) -> None:
-        """Build the model of a config as it is, at full size but without memory."""
+        """Build the full model of a config on the meta device."""
         named = re.match(r'# (configs/\S+\.py)\n', text)
         if named:
             (self.clone / named[1]).write_text(text)

@@ -10,7 +10,7 @@ HEIGHT, WIDTH = 60, 80
 
 
 def _picture(rng):
-    """An image and the rectangles in it as (class index, x, y, w, h)."""
+    """Return an image and its rectangles as (class index, x, y, w, h)."""
     image = rng.integers(0, 60, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     boxes = []
     for index in range(3):

@@ -1,4 +1,4 @@
-"""A Python that has imported the libraries already, for the many commands of the documents.
+"""Python process with imported libraries, for the many commands of the documents.
 
 `Forks` starts one process that imports torch, mmdet and mmseg, and leaves a program `python` that
 has it fork for each command: the command runs in a process of its own, with its own arguments,
@@ -46,7 +46,7 @@ sys.exit(status[0] if status else 1)
 
 
 def quicken() -> None:
-    """Spare runs in this process what takes mmengine seconds and changes nothing of them."""
+    """Skip steps of mmengine that take seconds without an effect on results."""
     from mmengine.config import config, utils
     from mmengine.dataset import base_dataset
     from mmengine.runner import loops, runner
@@ -59,7 +59,7 @@ def quicken() -> None:
 
 
 class Forks:
-    """The process, and the folder that holds the program `python`."""
+    """The process, and the folder with its `python`."""
 
     def __init__(self) -> None:
         # A short name: those of sockets have at most 100 letters.
@@ -84,7 +84,7 @@ class Forks:
 
 @functools.lru_cache(maxsize=None)
 def warm_folder() -> Path:
-    """Folder of the program `python` of this process; it ends with the process."""
+    """Folder with the `python` of this process; it is removed with the process."""
     if not hasattr(socket, 'send_fds'):  # Python 3.8
         return Path(sys.executable).parent
     forks = Forks()
@@ -93,7 +93,7 @@ def warm_folder() -> Path:
 
 
 def serve(address: str) -> None:
-    """Import, and fork for each command that comes."""
+    """Import, and fork for each command."""
     for library in ('mmrest', 'mmdet.apis', 'mmseg.apis', 'mmpretrain.apis'):
         with contextlib.suppress(ImportError):
             importlib.import_module(library)

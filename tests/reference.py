@@ -1,4 +1,4 @@
-"""What the released networks compute, as numbers, and the weights for which they compute it.
+"""Reference values of the official networks, and the weights for them.
 
 The weights follow from names and shapes alone, so that no checkpoint is needed. The numbers were
 written by the released code.
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 TOLERANCE = {'rmt': 1e-4, 'rest': 1e-3}
-"""Of a map's standard deviation; ResT's instance norm magnifies what float32 rounds."""
+"""Tolerance relative to a map's standard deviation; ResT's instance norm magnifies rounding."""
 
 
 def _numbers(name):
@@ -22,13 +22,13 @@ def _numbers(name):
 
 
 KEYS = _numbers('checkpoint_keys')
-"""Of each network of a detector: name of a tensor in the checkpoint -> its shape."""
+"""Network of a detector -> tensor name in the checkpoint -> shape."""
 
 FEATURE_MAPS = _numbers('feature_maps')
-"""Shape, mean, deviation and samples of the four maps of a network for an image."""
+"""Network -> shape, mean, deviation and samples of its four maps for an image."""
 
 CLASSIFICATION = _numbers('classification')
-"""Of each network for ImageNet: parameters, tensors beyond the backbone, logits."""
+"""ImageNet network -> parameters, tensors outside the backbone, logits."""
 
 
 def fill(shapes):
@@ -37,7 +37,7 @@ def fill(shapes):
 
 
 def _tensor(name, shape):
-    """Standard normal numbers, seeded by the name, scaled to what the tensor is for."""
+    """Normal random numbers, seeded by the name and scaled for the tensor's role."""
     normal = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()))).standard_normal(shape)
     kind = name.split('.')[-1]
     if kind == 'running_var':

@@ -1,4 +1,4 @@
-"""Small runs of the programs in tools/, as a user starts them."""
+"""Small runs of the scripts in tools/, as a user starts them."""
 
 import os
 import runpy
@@ -114,7 +114,7 @@ tta_pipeline = [
 
 
 def run(program, *args, cwd, check=True, fresh=False, **environ):
-    """Run Python with a file and arguments; returns the finished process with its output.
+    """Run Python with a file and arguments; return the finished process with its output.
 
     It is a fork of a process that has imported the libraries, or, with `fresh`, a new one.
     """
@@ -143,7 +143,7 @@ def evaluate(*args, **kwargs):
 
 
 def small_clone(folder):
-    """Lay out what commands run from, `configs/` with small networks; returns `folder`."""
+    """Set up a working folder with small networks in `configs/`; return it."""
     for name in (
         'LICENSE',
         'Makefile',
@@ -184,7 +184,7 @@ def lay_out(folder, **texts):
 
 
 def run_here(program, *args):
-    """Run a program of tools/ in this process, which saves its imports; returns its status."""
+    """Run a script of tools/ in this process, which saves imports; return its status."""
     before, sys.argv = sys.argv, [f'{program}.py', *map(str, args)]
     try:
         runpy.run_path(str(ROOT / 'tools' / f'{program}.py'), run_name='__main__')

@@ -1,4 +1,4 @@
-"""What lies in ../shared beside the repository: small real data."""
+"""Small real data in ../shared, next to the repository."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The documentation: it builds, its links lead somewhere, and what it tells people to run runs."""
+"""The documentation builds, its links resolve, and its commands run."""
 
 import html.parser
 import os
@@ -102,7 +102,7 @@ def test_every_page_is_in_the_navigation():
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
-    """The pages as they are published, built strictly: a warning is an error."""
+    """The built pages; warnings are errors."""
     folder = tmp_path_factory.mktemp('site')
     done = subprocess.run(
         [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', str(folder)],
@@ -116,7 +116,7 @@ def site(tmp_path_factory):
 
 
 class Html(html.parser.HTMLParser):
-    """What a page names: ids, links, and what a browser loads with it."""
+    """Ids, links and resources of a page."""
 
     def __init__(self, page):
         super().__init__()
@@ -135,7 +135,7 @@ class Html(html.parser.HTMLParser):
 
 
 def test_site(site):
-    """Links and anchors lead somewhere, and nothing is loaded from elsewhere."""
+    """Links and anchors resolve, and nothing is loaded from other sites."""
     pages = {path: Html(path) for path in site.rglob('*.html')}
     assert len(pages) > 10
     for path, page in pages.items():
@@ -171,7 +171,7 @@ def test_tables(site):
 
 
 def test_equations_are_rendered(site):
-    """As MathML, with nothing of their source left."""
+    """Equations are MathML, without remains of their source."""
     page = (site / 'architecture.html').read_text()
     assert page.count('<math') > 10 and '$' not in re.sub(r'<(script|style).*?</\1>', '', page)
 

@@ -1,4 +1,4 @@
-"""Every message that the FAQ lists is what people meet."""
+"""Every message in the troubleshooting table occurs."""
 
 import importlib
 import importlib.abc
@@ -168,7 +168,7 @@ def _(**_):
 
 
 class Fatal(list):
-    """A dataset whose worker the system stops."""
+    """Dataset whose worker is killed."""
 
     def __getitem__(self, index):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -187,7 +187,7 @@ def test_every_trouble_has_a_test():
 
 @pytest.mark.parametrize('text', TROUBLES)
 def test_troubles(text, tmp_path, monkeypatch, coco_root):
-    """What the page quotes is what comes."""
+    """The quoted message occurs."""
     mmdet.utils.register_all_modules()
     if text.startswith('No module named'):
         # As where the package lacks it; the rest of Python stays as it is.
@@ -198,7 +198,7 @@ def test_troubles(text, tmp_path, monkeypatch, coco_root):
 
 
 class Without(importlib.abc.MetaPathFinder):
-    """Finds no module of one name."""
+    """Finder that hides a module."""
 
     def __init__(self, name):
         self.name = name

@@ -1,4 +1,4 @@
-"""mmrest from another project: one line of custom_imports, and what importing it costs."""
+"""mmrest from another project: custom_imports, and cost of the import."""
 
 import importlib.metadata
 import json

@@ -1,4 +1,4 @@
-"""The README and the pages say what the rest of the repository says."""
+"""README and pages are consistent with the repository."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""What travels in the wheel."""
+"""Content of the wheel."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from tests.runs import ROOT
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
-    """A wheel made from a copy of what git would hand out."""
+    """Wheel of a copy of the tracked files."""
     folder = tmp_path_factory.mktemp('wheel')
     source = folder / 'source'
     source.mkdir()

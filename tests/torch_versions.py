@@ -1,4 +1,4 @@
-"""What an old torch lacks, for the tests that need it."""
+"""Marks for tests that need newer releases of torch."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ VERSION = tuple(int(part) for part in torch.__version__.split('.')[:2])
 
 
 def needs_torch(major, minor, what):
-    """Mark of a test that older releases skip, saying what they lack."""
+    """Return a mark that skips a test on older releases, with the reason."""
     return pytest.mark.skipif(
         (major, minor) > VERSION, reason=f'torch {torch.__version__} has no {what}'
     )

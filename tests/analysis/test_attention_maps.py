@@ -42,7 +42,7 @@ def result(module, inputs):
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('backend', BACKENDS[1:])
 def test_weights_times_values(form, backend):
-    """For every token they reproduce the output of the reference implementation."""
+    """They reproduce the output of the reference implementation for every token."""
     module, inputs, values = attention(form)
     with torch.no_grad(), use_backend('reference'):
         expected = result(module, inputs)
@@ -56,7 +56,7 @@ def test_weights_times_values(form, backend):
 
 @pytest.mark.parametrize('form', FORMS)
 def test_weights_by_their_equations(form):
-    """From the equations of the papers, written out for one token."""
+    """They match the equations of the papers, written out for one token."""
     module, inputs, _ = attention(form)
     with torch.no_grad():
         found = token_weights(module, inputs, (2, 4))
@@ -82,7 +82,7 @@ def test_weights_by_their_equations(form):
 
 
 def masa_weights(module, x, tables):
-    """Of the token (2, 4): of axial MaSA, P_H of its column times P_W of each row there."""
+    """Weights of token (2, 4); in axial MaSA, P_H of its column times P_W of each row."""
     q, k, _ = (part.double() for part in module.projected(x))
     turn = torch.view_as_complex(tables.cos_sin.double())[:, :, None]
     q, k = (
@@ -103,7 +103,7 @@ def masa_weights(module, x, tables):
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_maps_of_a_network(family):
-    """Each belongs to the chosen block, over the keys of its stage; no hook remains."""
+    """Each is from the selected block, over the keys of its stage; no hook remains."""
     network = randomised(tiny(family)).eval()
     image = torch.randn(1, 3, 64, 96)
     found = attention_maps(network, image, {1: 1, 3: 0}, (40, 50))
@@ -124,7 +124,7 @@ def test_maps_of_a_network(family):
 
 
 def test_decay():
-    """gamma to the Manhattan distance, in full and axial stages, with the released gammas."""
+    """Decay is gamma to the power of the Manhattan distance, with the official gammas."""
     with torch.device('meta'):
         network = RMT('s')
     found = decays(network, 97, 130, (50, 129))
@@ -144,7 +144,7 @@ def test_decay():
 
 @pytest.mark.parametrize('arch', RMT.archs)
 def test_grid_of_the_decay(arch):
-    """It matches the feature maps, whatever the strides."""
+    """Its size matches the feature maps for all strides."""
     with torch.device('meta'):
         network = RMT(arch, out_indices=tuple(range(len(RMT.archs[arch].dims)))).eval()
         maps = network(torch.zeros(1, 3, 97, 130))

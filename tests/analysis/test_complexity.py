@@ -58,7 +58,7 @@ def test_backbones(name):
 
 @pytest.mark.parametrize('name', KEYS)
 def test_parameters_of_official_weights(name):
-    """By part, from the tensor names of the official weights."""
+    """Count by part, from the tensor names of the official weights."""
     shapes = KEYS[name]
     network = backbone(name)
     trained = dict(network.named_parameters())
@@ -159,7 +159,7 @@ def test_configs(config, heads):
     ('point_rend/point-rend_r50-caffe_fpn_ms-1x_coco', 'roi_head.point_head'),
 ])  # fmt: skip
 def test_heads_of_another_kind(config, part, tmp_path):
-    """They are named, not counted as 0."""
+    """Such heads are named, not counted as 0."""
     (tmp_path / 'x.py').write_text(f"_base_ = 'mmdet::{config}.py'")
     network = on_meta(network_config(str(tmp_path / 'x.py')))
     parts = count_parts(network, 64, 64)
@@ -172,7 +172,7 @@ def test_heads_of_another_kind(config, part, tmp_path):
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('name', ['rest_lite', 'rmt_t'])
 def test_counts_do_not_depend_on_the_backend(name, backend):
-    """On the CPU, where fused attention runs, unlike the meta device."""
+    """The count is the same on the CPU, with fused attention."""
     network = {'rest_lite': ResT, 'rmt_t': RMT}[name](name.split('_')[1])
     with use_backend(backend):
         assert count(network, 224, 224).macs / 1e9 == pytest.approx(MACS[name][0], rel=0.01)

@@ -27,7 +27,7 @@ class Convolutions(nn.Module):
 
 
 def test_support_of_convolutions():
-    """3 x 3 around the middle, and 5 x 5 around where the middle of the second map looks."""
+    """Fields are 3 x 3 at the centre, and 5 x 5 for the centre of the second map."""
     found = receptive_fields(Convolutions(), [torch.randn(1, 3, 16, 20) for _ in range(3)])
     for field, rows, columns in zip(found, [(7, 9), (6, 10)], [(9, 11), (8, 12)]):
         where = (field.strength > 0).nonzero()

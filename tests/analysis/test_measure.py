@@ -46,7 +46,7 @@ def test_interleaved(monkeypatch):
 
 
 def test_in_processes():
-    """Their errors are raised."""
+    """Errors of jobs are raised."""
     job = Job('emsa', 'torch', (32, 32))
     (times,) = seconds([job], repeats=2).values()
     assert len(times) == 2 and min(times) > 0
@@ -69,7 +69,7 @@ def test_step_uses_the_backend_of_its_job(train):
 
 
 def test_saved_bytes_by_hand():
-    """The input of the second layer and the sign that ReLU needs, once each."""
+    """The input of the second layer and the mask of ReLU are counted once each."""
     step = Step(Job('rest_lite', None, SMALL, batch=2, train=True))
     step.network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 5, 1))
     assert step.saved_bytes() == 2 * 4 * 64 * 96 * 4
@@ -93,7 +93,7 @@ def test_only_the_reference_implementation_saves_maps(name):
 
 @pytest.mark.slow
 def test_memory_of_an_attention():
-    """The growth, in a process of its own."""
+    """Memory growth in a separate process."""
     job = Job('masa_axial', 'reference', (256, 256), train=True)
     found = memory(job)
     assert found.saved == Step(job).saved_bytes() / 2**20

@@ -16,7 +16,7 @@ from mmrest.engine.errors import UsageError
     (dict(type='mmdet.ResNet'), None),
 ])  # fmt: skip
 def test_config_of_a_backbone(model, scope):
-    """By its type, in the scope of its config."""
+    """A backbone is recognised by its type, in the scope of its config."""
     cfg = Config(dict(model=model, default_scope=scope), 'model = ...', 'x.py')
     assert is_backbone(cfg) and backbone_config(cfg) is cfg and usual_size(cfg) == (224, 224)
 
@@ -30,6 +30,6 @@ def test_other_models(kind):
 
 
 def test_names():
-    """Of backbones, and of shipped configs."""
+    """Names of backbones and of shipped configs."""
     assert is_backbone(network_config('swin_t', {'model.depths': (1, 1, 1, 1)}))
     assert network_config('maskrcnn_rmt_s_1x').model.type == 'MaskRCNN'

@@ -1,4 +1,4 @@
-"""What goes into a network, and what is said of the rest."""
+"""Loaded tensors, and messages about the others."""
 
 import pytest
 import torch

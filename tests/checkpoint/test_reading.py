@@ -36,7 +36,7 @@ def saved(path, content, **options):
 
 
 def test_a_checkpoint_of_mmengine(tmp_path):
-    """It can be saved again after it was read."""
+    """Arrays can be saved again after reading."""
     content = {
         'message_hub': {'log_scalars': {'train/loss': HistoryBuffer([1.0, 2.0], [1, 1])}},
         'numbers': [np.float64(1.5), np.float32(2), np.int64(3), np.bool_(True)],
@@ -64,14 +64,14 @@ def test_arrays(code, tmp_path):
 
 
 class CfgNode(dict):
-    """Stands in for that of yacs, by name."""
+    """Substitute for the class of yacs."""
 
 
 CfgNode.__module__, CfgNode.__qualname__ = 'yacs.config', 'CfgNode'
 
 
 def test_settings(tmp_path, monkeypatch):
-    """Those that training scripts save, also of a library that is not installed."""
+    """Settings of training scripts are read, even if their library is not installed."""
     module = type(os)('yacs.config')
     module.CfgNode = CfgNode
     monkeypatch.setitem(sys.modules, 'yacs', type(os)('yacs'))

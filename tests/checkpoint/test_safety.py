@@ -1,4 +1,4 @@
-"""Files that would run a command on loading are refused, and the command is not run.
+"""Files that would execute a command on loading are refused.
 
 That every command reads through this guard is in tests/cli/test_bad_input.py.
 """
@@ -26,7 +26,7 @@ class Call:
         return self.call
 
     def __call__(self):
-        """pickle wants what is called to be callable."""
+        """pickle requires a callable."""
 
 
 def by_getattr(witness):
@@ -46,7 +46,7 @@ PAYLOADS = {
 
 
 def containers(payload):
-    """Where a file may hide it."""
+    """Places for a payload in a file."""
     state = {'stem.weight': torch.ones(2), 'stem.bias': torch.zeros(2)}
     return {
         'tensors': {**state, 'extra': payload},
@@ -95,7 +95,7 @@ def test_commands(kind, container, form, guard, tmp_path):
 
 
 def test_the_payloads_work(tmp_path):
-    """What is refused above would have run."""
+    """The refused payloads do execute with plain pickle."""
     for number, (kind, payload) in enumerate(PAYLOADS.items()):
         witness = tmp_path / str(number)
         torch.save([payload(str(witness))], tmp_path / 'x.pth')
@@ -105,7 +105,7 @@ def test_the_payloads_work(tmp_path):
 
 @pytest.mark.parametrize('owner, name', [(dict, 'fromkeys'), (HistoryBuffer, '__init__')])
 def test_methods(owner, name, guard, tmp_path):
-    """Only those of mmengine's logs and schedules are read."""
+    """Only methods of mmengine's logs and schedules are allowed."""
     message = refused([Call(getattr, owner, name)], 'zip', tmp_path / 'x.pth')
     assert 'it contains a pickled ' in message
 
@@ -134,7 +134,7 @@ class Array:
 @pytest.mark.parametrize('code', ['O8', 'V8', 'M8', 'i4,O8'])
 @forms
 def test_object_arrays(code, form, guard, tmp_path):
-    """Bytes of a file that numpy would take for the addresses of objects."""
+    """Bytes that numpy would interpret as addresses of objects."""
     refused({'model': {'a': Array(Dtype(code))}}, form, tmp_path / 'x.pth')
 
 

@@ -1,4 +1,4 @@
-"""Tensors by name, out of containers and wrappers."""
+"""Tensors by name, without containers and wrappers."""
 
 import pytest
 import torch

@@ -34,7 +34,7 @@ def test_a_file_replaces_another(tmp_path):
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full here')
 @pytest.mark.parametrize('values', [3, 10**6])
 def test_a_full_disk_loses_nothing(values, tmp_path):
-    """Whether Python or torch meets it."""
+    """Errors of Python and of torch are handled."""
     path = tmp_path / 'x.pth'
     save(path)
 
@@ -50,7 +50,7 @@ def test_a_full_disk_loses_nothing(values, tmp_path):
 
 
 def test_files_are_synced_before_they_are_renamed(tmp_path, monkeypatch):
-    """After a power failure, the file would be empty otherwise."""
+    """Otherwise, the file could be empty after a power failure."""
     calls = []
     sync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, 'fsync', lambda file: calls.append('sync') or sync(file))
@@ -60,7 +60,7 @@ def test_files_are_synced_before_they_are_renamed(tmp_path, monkeypatch):
 
 
 def test_errors(tmp_path):
-    """Those of the disk are the user's; what cannot be pickled is not blamed on the disk."""
+    """Disk errors are user errors; pickling errors are not."""
 
     def refuse(name):
         Path(name).write_text('half')
@@ -75,7 +75,7 @@ def test_errors(tmp_path):
 
 
 def test_unfinished_files(tmp_path):
-    """Only those of processes that are gone are removed."""
+    """Only files of processes that have ended are removed."""
     gone = subprocess.Popen(['true'])
     gone.wait()
     for process in (gone.pid, os.getpid()):

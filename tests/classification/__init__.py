@@ -1,4 +1,4 @@
-"""What needs mmpretrain; without it these tests are skipped."""
+"""Tests that need mmpretrain; skipped without it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Small classifiers of both families, as the configs of ImageNet put them together."""
+"""Small classifiers of both families, based on the ImageNet configs."""
 
 import re
 
@@ -28,7 +28,7 @@ def small_arch(name):
 
 
 def config(name, small=False):
-    """The config of a network or of a recipe, on request with few channels and layers."""
+    """Return the config of a network or recipe, optionally with few channels and layers."""
     stem = name if name.endswith('e') and name[-4:-1].isdigit() else f'{name}_300e'
     cfg = load_config(str(ROOT / 'configs' / f'imagenet_{stem}.py'))
     if small:
@@ -63,13 +63,13 @@ def build(cfg, device='cpu'):
 
 
 def released_name(own):
-    """What official weights call a tensor of a classifier."""
+    """Return the official name of a tensor of a classifier."""
     own = own.replace('head.aux_fc', 'aux_head')
     return re.sub(r'^(backbone|neck)\.|(?<=^head\.)fc\.', '', own)
 
 
 def released(model):
-    """The weights of a classifier as an official file has them."""
+    """Return the weights of a classifier in official format."""
     tensors = {released_name(own): tensor for own, tensor in model.state_dict().items()}
     if type(model.backbone).__name__ == 'RMT':
         tensors.update({f'layers.{stage}.Relpos.angle': torch.zeros(4) for stage in range(4)})

@@ -1,4 +1,4 @@
-"""Datasets of folders: one line if they do not fit the network or do not load."""
+"""Datasets of folders: one line if they do not match the network or do not load."""
 
 import shutil
 
@@ -36,7 +36,7 @@ def without_class(data):
 
 
 def rename_class(data):
-    """As many, so that every number would be in range, and yet mean something else."""
+    """Equally many classes, so that all labels are in range but have another meaning."""
     (data / 'val' / 'square').rename(data / 'val' / 'box')
 
 
@@ -94,7 +94,7 @@ def test_data_of_other_classes_than_imagenet(data):
 
 
 def test_lists_with_labels(data):
-    """What mmpretrain's ann_file says goes before the folders."""
+    """mmpretrain's ann_file takes precedence over the folders."""
     (data / 'train.txt').write_text('disc/000000000002.jpg 0\nsquare/000000000001.jpg 2\n')
     options = {'train_dataloader.dataset.ann_file': 'train.txt'}
     assert checked(data, options)['images of train_dataloader.dataset'] == '2'

@@ -20,7 +20,7 @@ from tests.runs import ROOT, run_here
 
 
 def test_macs_are_those_of_224_pixels(tmp_path):
-    """As papers count them; with `--backbone-only` too."""
+    """MACs match the papers, also with `--backbone-only`."""
     path = ROOT / 'configs' / 'imagenet_rest_lite_300e.py'
     found = []
     for options in ([], ['--backbone-only']):

@@ -77,7 +77,7 @@ def test_an_official_file_is_loaded_completely(small, log):
 
 @pytest.mark.parametrize('kind', ['Pretrained', 'PretrainedInit'])
 def test_weights_of_a_file_come_last(small, kind):
-    """After what the parts begin with."""
+    """Weights are loaded after the initialisation of the parts."""
     cfg, path, content = small
     constant = dict(type='Constant', layer='Linear', val=7.0)
     cfg.model.init_cfg = [dict(type=kind, checkpoint=str(path)), constant]
@@ -87,7 +87,7 @@ def test_weights_of_a_file_come_last(small, kind):
 
 
 def test_both_names_are_loaded(small):
-    """By the hooks of a run and by load_state_dict."""
+    """The hooks of a run and load_state_dict accept both."""
     cfg, _, content = small
     model = build(cfg)
     names = set(model.state_dict())
@@ -125,7 +125,7 @@ def test_fine_tuning_keeps_a_new_head(small):
 
 
 def test_a_backbone_is_initialised_from_it(small):
-    """As a detector's is: the classifier is ignored."""
+    """Like a detector's: the classifier is ignored."""
     cfg, path, content = small
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(path))
     model = build(cfg)

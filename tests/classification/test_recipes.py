@@ -32,7 +32,7 @@ def official_shapes(entry):
 
 @pytest.mark.parametrize('name', [*NETWORKS, *ABLATIONS])
 def test_config(name):
-    """One test, because building takes longest."""
+    """One test, because building is slow."""
     cfg = config(name)
     model = build(cfg, 'meta')
     check_network(name, cfg, model)
@@ -181,7 +181,7 @@ TOKEN_LABELLING = {
 
 @pytest.mark.parametrize('size', TOKEN_LABELLING)
 def test_token_labelling(size):
-    """What the authors' recipe changes of that with 300 epochs."""
+    """Differences of the authors' recipe from the one with 300 epochs."""
     cfg, plain = config(f'rmt_{size}_tl_310e'), config(f'rmt_{size}')
     drop_path, channels, tokens, token_channels, parameters = TOKEN_LABELLING[size]
     cfg.model.data_preprocessor = dict(cfg.data_preprocessor)

@@ -106,7 +106,7 @@ def top1(done):
 
 
 def test_an_official_file_is_evaluated(folder):
-    """Its scores are those of the same weights in a checkpoint of a run."""
+    """Its scores equal those of the same weights in a checkpoint of a run."""
     cfg = Config.fromfile(folder / 'tiny.py')
     torch.manual_seed(2)
     model = build(cfg)

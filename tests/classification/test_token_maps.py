@@ -68,7 +68,7 @@ def test_crop_and_flip_agree_with_roi_align():
 
 @pytest.mark.parametrize('moves', [MOVES[:1], MOVES[1:3], MOVES[3:], MOVES])
 def test_labels_go_where_the_pixels_go(moves):
-    """Image and labels both encode where in the original they are from; they must agree."""
+    """Image and labels both encode their original position, and must agree."""
     x, y = np.meshgrid((np.arange(WIDTH) + 0.5) / WIDTH, (np.arange(HEIGHT) + 0.5) / HEIGHT)
     image = np.stack([200 * x, 200 * y, 200 * np.ones_like(x)], -1).astype(np.float32)
     maps = torch.from_numpy(image / 200).permute(2, 0, 1)

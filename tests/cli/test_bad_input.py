@@ -154,18 +154,18 @@ READERS = [
     'convert_checkpoint command.pth new/x.pth',
     'publish_model command.pth new/x.pth',
 ]
-"""Every way in which a command comes to read a file of weights."""
+"""Every command that reads a weights file."""
 
 
 class Command:
-    """A pickle of it runs a command, which would leave a file."""
+    """Object whose pickle executes a command that creates a file."""
 
     def __reduce__(self):
         return os.system, ('touch witness',)
 
 
 def spoiled_weights(folder):
-    """Files of weights, of which tiny.pth and backbone.pth alone fit tiny.py."""
+    """Weights files; only tiny.pth and backbone.pth match tiny.py."""
     state = torch.load(folder / 'tiny.pth')['state_dict']
     of_backbone = [name for name in state if name.startswith('backbone.')]
     backbone = {name[len('backbone.') :]: state[name] for name in of_backbone}
@@ -224,7 +224,7 @@ def written(folder):
 
 @pytest.fixture
 def line_of(folder, monkeypatch, capsys):
-    """A function that runs a command and returns the line that it ends with."""
+    """Return a function that runs a command and returns its error line."""
     monkeypatch.chdir(folder)
     monkeypatch.delenv('DISPLAY', raising=False)
 

@@ -18,7 +18,7 @@ HEADER = '| config | checkpoint | box AP | box AP, reported | mask AP | mask AP,
 
 
 class InThisProcess:
-    """Runs what it is given at once."""
+    """Executor that runs jobs immediately."""
 
     def __enter__(self):
         return self
@@ -56,7 +56,7 @@ def test_networks(tmp_path, monkeypatch, capsys):
 
 
 def test_large_maps_skip_the_reference(monkeypatch):
-    """The reference implementation of an attention is left out."""
+    """The reference implementation of an attention is skipped."""
     monkeypatch.setattr('sys.argv', ['benchmark', 'networks', 'emsa', 'rmt_t', '--train'])
     args = benchmark.parse_args()
     names = [job.name for job in benchmark.jobs_of(args, (1792, 1792))]
@@ -65,7 +65,7 @@ def test_large_maps_skip_the_reference(monkeypatch):
 
 @pytest.fixture
 def tests_run(tmp_path, monkeypatch):
-    """Commands that are started, in the place of tests; the test of x.pth fails."""
+    """Record started commands instead of running tests; the test of x.pth fails."""
     commands = []
 
     def run(command):
@@ -86,7 +86,7 @@ def tests_run(tmp_path, monkeypatch):
 
 
 def test_checkpoints(tests_run, tmp_path, capsys):
-    """Beside what the papers report; a second time only what changed or failed is tested."""
+    """Published results are in the table; a second run tests only what changed or failed."""
     names = ['maskrcnn_rmt_s_3x.py', 'semfpn_rmt_l_80k.py', 'upernet_rmt_t_160k.py']
     for name, scope in zip(names, ('mmdet', 'mmseg', 'mmseg')):
         (tmp_path / name).write_text(f"model = dict()\ndefault_scope = '{scope}'\n")

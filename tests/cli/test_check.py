@@ -1,4 +1,4 @@
-"""mmrest check: what is broken, and what to do."""
+"""mmrest check: broken packages and fixes."""
 
 import platform
 import re
@@ -37,7 +37,7 @@ CLASSIFICATION = {'mmpretrain': ('mmpretrain', '1.2.0')}
 
 
 def state(versions=(), faults=(), without=(), **facts):
-    """An environment in which everything is fine, but for the arguments."""
+    """Return a valid environment, except for the arguments."""
     kept = {k: v for k, v in VERSIONS.items() if k not in without}
     facts = {name.replace('_', ' '): value for name, value in facts.items()}
     return State({**kept, **dict(versions)}, dict(faults), {**FACTS, **facts})
@@ -103,7 +103,7 @@ def test_table_and_exit_status(monkeypatch, capsys):
 
 
 def test_untested_releases(monkeypatch):
-    """They are reported, but not as broken."""
+    """Untested releases are reported, but not as broken."""
     newer = state({'torch': ('torch', '2.99.0')})
     assert remedies(newer) == {}
     (row,) = (row for row in check.rows(newer) if row[0] == 'torch')
@@ -143,7 +143,7 @@ def test_this_environment_is_fine():
 
 
 def test_versions_are_the_same_everywhere():
-    """In the citation, changelog, requirements and documents."""
+    """Citation, changelog, requirements and documents have the same versions."""
     citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
     assert citation['version'] == __version__
     changes = (ROOT / 'CHANGELOG.md').read_text()

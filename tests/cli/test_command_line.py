@@ -37,7 +37,7 @@ def test_answers_without_torch(arguments):
 
 
 def test_configs():
-    """Every config of the metafile, and those that contain words."""
+    """All configs of the metafile are listed, or only those that contain the words."""
     models = yaml.safe_load((ROOT / 'configs' / 'metafile.yml').read_text())['Models']
     listed = mmrest('configs')[1]
     assert all(f'{model["Name"]} ' in listed for model in models)

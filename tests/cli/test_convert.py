@@ -14,7 +14,7 @@ from tests.runs import run_here
 
 @pytest.fixture
 def tool(capsys):
-    """A function that runs a command and returns its output, or its error."""
+    """Return a function that runs a command and returns its output or error."""
     return lambda *args: run_here(*args) or capsys.readouterr().out
 
 
@@ -63,7 +63,7 @@ def test_convert(files, kind, suffix, tmp_path, tool):
 
 
 def test_a_full_detector(files, tmp_path, tool):
-    """It is listed by parts, and keeps them all without --backbone."""
+    """Its parts are listed, and all are kept without --backbone."""
     path = files / 'mmdet.pth'
     out = tool('convert_checkpoint', path, tmp_path / 'x.pth', '--list')
     assert re.search(r'backbone\W+\d+\W+[\d,]+\W+rest_lite', out)

@@ -1,4 +1,4 @@
-"""tools/train.py --dry-run: numbers of a run, and nothing written; its faults are in bad_input."""
+"""tools/train.py --dry-run: findings without files; for faults, see test_bad_input."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from tests.shared import SHARED, needs_data
 
 @pytest.fixture
 def dry_run(tmp_path, monkeypatch, capsys):
-    """A function that rehearses a config in a folder with weights; returns what is printed."""
+    """Return a function that rehearses a config, next to weights, and returns its output."""
     monkeypatch.chdir(tmp_path)
 
     def dry_run(config, root, *args):
@@ -29,7 +29,7 @@ def dry_run(tmp_path, monkeypatch, capsys):
 
 
 def test_a_detector(dry_run, tmp_path, coco_root):
-    """With --resume where there is nothing to resume, the run begins as it would without."""
+    """With --resume but no checkpoint, the run starts as without --resume."""
     lay_out(tmp_path, tiny=DETECTOR)
     options = ('--pretrained', 'tiny.pth', '--work-dir', 'new', '--resume')
     output = dry_run('tiny.py', coco_root, *options)
@@ -58,7 +58,7 @@ def test_a_segmentor(dry_run, tmp_path, ade_root):
 
 
 def test_an_annotation_of_no_image(dry_run, tmp_path, coco_root):
-    """Data that mmdet would train on is no fault."""
+    """Data that mmdet can train on passes."""
     (tmp_path / 'tiny.py').write_text(DETECTOR)
     shutil.copytree(coco_root, tmp_path / 'coco')
     path = tmp_path / 'coco' / 'annotations' / 'instances_train2017.json'
@@ -71,7 +71,7 @@ def test_an_annotation_of_no_image(dry_run, tmp_path, coco_root):
 @pytest.mark.slow
 @needs_data
 def test_every_config(dry_run, monkeypatch):
-    """In one process; each takes a step with the network that it names."""
+    """Run in one process; each config trains a step with its own network."""
     # The largest keep 65 GiB, which not every machine that tests has.
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=2**40))
     for config in ALL:

@@ -1,4 +1,4 @@
-"""tools/export_onnx.py: files that onnxruntime runs at other sizes than that of the export."""
+"""tools/export_onnx.py: files that onnxruntime runs at any size."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ model['decode_head'].update(in_channels=[16, 16], in_index=[0, 1], feature_strid
 
 
 def test_backbone(tmp_path):
-    """Of a config whose head is left out: compared by the program, and run at another size."""
+    """Backbone of a config: compared by the command, and run at another size."""
     (tmp_path / 'tiny.py').write_text(SMALL)
     done = run(
         TOOL, 'tiny.py', '--backbone-only', '--shape', '64', '96', '--out', 'new/x.onnx',
@@ -43,7 +43,7 @@ def test_backbone(tmp_path):
 
 @pytest.mark.slow
 def test_segmentor(tmp_path):
-    """With the weights of a checkpoint, at two sizes, two batches and another one."""
+    """Export with the weights of a checkpoint, and compare several sizes and batches."""
     (tmp_path / 'tiny.py').write_text(SMALL)
     network = build_network(network_config(str(tmp_path / 'tiny.py')))
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_segmentor(tmp_path):
 
 @pytest.mark.slow
 def test_static_backbone(tmp_path):
-    """Of one size, and from a config whose head is left out."""
+    """Backbone of a config, at a fixed size."""
     (tmp_path / 'tiny.py').write_text(SMALL)
     done = run(
         TOOL, 'tiny.py', '--backbone-only', '--static', '--shape', '64', '--no-verify',
@@ -87,7 +87,7 @@ def test_static_backbone(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('config', ['demo_semfpn_rest_lite', 'demo_upernet_rmt_t'])
 def test_full_segmentors(tmp_path, config):
-    """Semantic FPN and UperNet, compared at two sizes by the program itself."""
+    """Semantic FPN and UperNet, compared at two sizes by the command."""
     path = ROOT / 'configs' / f'{config}.py'
     done = run(TOOL, path, '--out', 'x.onnx', '--shape', '64', '96', cwd=tmp_path)
     assert done.stdout.count('onnxruntime differs') == 2 and (tmp_path / 'x.onnx').is_file()

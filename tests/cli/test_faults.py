@@ -1,4 +1,4 @@
-"""Trainings that are killed again and again, and disks that fill up: nothing is lost."""
+"""Fault injection: killed runs and full disks lose nothing."""
 
 import contextlib
 import itertools
@@ -48,7 +48,7 @@ def arguments(folder, coco_root, workers):
 
 
 def losses(folder):
-    """Every loss of every run in a work dir, by iteration."""
+    """Return iteration -> all losses of all runs in a work dir."""
     found = {}
     for path in sorted(folder.glob('*/vis_data/scalars.json')):
         for line in path.read_text().splitlines():
@@ -62,7 +62,7 @@ def losses(folder):
 
 
 def assert_same(folder, whole):
-    """The work dir of a run that was killed holds what that of the uninterrupted one does."""
+    """The work dir of a killed run equals the work dir of an uninterrupted one."""
     name = f'iter_{ITERATIONS}.pth'
     found, expected = (torch.load(f / name, weights_only=False) for f in (folder, whole))
     assert found['state_dict'].keys() == expected['state_dict'].keys()
@@ -93,7 +93,7 @@ def whole(home, coco_root):
 
 
 def start(home, *args):
-    """Start a training, with the threads of `train`: the numbers depend on them."""
+    """Start training with the threads of `train`, on which results depend."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / 'tools' / 'train.py'), *args],
         cwd=home,
@@ -105,7 +105,7 @@ def start(home, *args):
 
 
 def kill(home, folder, coco_root, workers, in_writing, rng):
-    """Start or resume, and kill; returns whether the run came to its end before."""
+    """Start or resume, and kill; return True if the run had ended before."""
     process = start(home, *arguments(folder, coco_root, workers))
     before = {path.name for path in folder.glob('*.pth')}
     seconds, writes = rng.uniform(0, 4), rng.randint(1, 6)
@@ -156,7 +156,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk(home, small_disk, coco_root):
-    """The run ends with a line, and what was saved before is whole."""
+    """The run ends with one line, and earlier checkpoints are complete."""
     folder = small_disk / 'run'
     process = start(home, *arguments(folder, coco_root, 0))
     while process.poll() is None and not list(folder.glob('iter_*.pth')):
@@ -177,7 +177,7 @@ def test_a_full_disk(home, small_disk, coco_root):
 
 
 def test_preemption(home, whole, coco_root, tmp_path):
-    """SIGTERM: the run saves, says so, and exits with status 75."""
+    """On SIGTERM, the run saves, logs it, and exits with status 75."""
     folder = tmp_path / 'run'
     rarely = 'default_hooks.checkpoint.interval=100'
     process = start(home, *arguments(folder, coco_root, 2), rarely)

@@ -11,7 +11,7 @@ from tests.runs import SEGMENTOR, run_here
 
 @pytest.fixture
 def counted(tmp_path, monkeypatch, capsys):
-    """Returns the JSON, the cells of the table by part, and all that is printed."""
+    """Return the JSON, part -> cells of the table, and the output."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('COLUMNS', '100')
 
@@ -58,7 +58,7 @@ def test_channels(counted):
 
 
 def test_uncounted_head(counted, tmp_path):
-    """It has a dash and null; a line names it, and the total says that it is without it."""
+    """It is shown as a dash and null, named in a line, and excluded from the total."""
     (tmp_path / 'solo.py').write_text("_base_ = 'mmdet::solo/solo_r50_fpn_1x_coco.py'")
     content, cells, printed = counted('solo.py', '--shape', '64')
     assert content['not_counted'] == ['mask_head']
@@ -72,7 +72,7 @@ def test_uncounted_head(counted, tmp_path):
 
 
 def test_config_of_a_backbone(counted, tmp_path):
-    """It is what the name stands for, with or without --backbone-only; its path is not broken."""
+    """A name selects the backbone, with or without --backbone-only."""
     path = tmp_path / ('a_folder_of_a_long_name/' * 6) / 'rest.py'
     path.parent.mkdir(parents=True)
     path.write_text("model = dict(type='ResT', arch='lite')")

@@ -37,7 +37,7 @@ def _in_folder(folder, monkeypatch):
 
 
 def results(path):
-    """Content of a file of results, which pycocotools takes too."""
+    """Return the content of a results file, which pycocotools can read."""
     read = COCO(str(path))
     content = json.loads(path.read_text())
     assert len(read.anns) == len(content['annotations'])
@@ -46,7 +46,7 @@ def results(path):
 
 
 def test_detector_matches_mmrest_test(folder, tmp_path, coco_root):
-    """Boxes, scores, labels and masks of the command, of Python and of tools/test.py."""
+    """The command, Python and tools/test.py give the same boxes, scores, labels and masks."""
     dump = tmp_path / 'found.pkl'
     assert not run_here(
         'test', 'det.py', 'det.pth', '--data-root', coco_root, '--out', dump, '--work-dir',
@@ -79,7 +79,7 @@ def test_detector_matches_mmrest_test(folder, tmp_path, coco_root):
 
 
 def test_segmentor_matches_mmrest_test(tmp_path, ade_root):
-    """Label maps of the command, of Python and of tools/test.py, in ADE20K's numbers."""
+    """The command, Python and tools/test.py give the same label maps, in ADE20K's values."""
     assert not run_here(
         'test', 'seg.py', 'seg.pth', '--data-root', ade_root, '--out', tmp_path / 'maps',
         '--work-dir', tmp_path, '--cfg-options', 'test_dataloader.batch_size=2',
@@ -103,7 +103,7 @@ def test_segmentor_matches_mmrest_test(tmp_path, ade_root):
 
 
 def video(path, frames, code):
-    """Write frames that move; returns what reading them gives."""
+    """Write a video of moving frames; return the frames as read."""
     rng = np.random.default_rng(0)
     first = rng.integers(0, 255, (60, 80, 3), np.uint8)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*code), 10.0, (80, 60))
@@ -142,7 +142,7 @@ def test_video(tmp_path, name, suffix, code):
 
 
 def test_unreadable_inputs_are_skipped(tmp_path, coco_root, capsys):
-    """In folders below one another, with names that occur twice."""
+    """Inputs in nested folders, with duplicate names."""
     given = tmp_path / 'given'
     for below in ('a', 'b/deep'):
         shutil.copytree(coco_root / 'val2017', given / below)
@@ -173,7 +173,7 @@ def test_unreadable_inputs_are_skipped(tmp_path, coco_root, capsys):
 
 
 def test_nothing_is_lost(tmp_path):
-    """Files of an earlier run are replaced only when told to, inputs never."""
+    """Earlier outputs are overwritten only with --overwrite, inputs never."""
     given = ('infer', 'det.py', 'det.pth', 'photos/000000000001.jpg', '--out-dir', tmp_path)
     (tmp_path / 'preds').mkdir()
     (tmp_path / 'preds' / '000000000001.png').write_text('a detector writes no label maps')
@@ -194,7 +194,7 @@ def test_nothing_is_lost(tmp_path):
 
 
 def test_no_readable_input(tmp_path):
-    """Old predictions are not left for those of this run."""
+    """Old predictions do not remain."""
     video(tmp_path / 'empty.avi', 0, 'MJPG')
     (tmp_path / 'torn.jpg').write_text('no image')
     (tmp_path / 'out').mkdir()
@@ -206,7 +206,7 @@ def test_no_readable_input(tmp_path):
 
 
 def test_out_dir_as_input(tmp_path, coco_root):
-    """A second run finds the images of the first, and not what that one wrote."""
+    """A second run skips the outputs of the first."""
     shutil.copytree(coco_root / 'val2017', tmp_path, dirs_exist_ok=True)
     for option in ([], ['--overwrite']):
         assert not run_here('infer', 'det.py', 'det.pth', tmp_path, '--out-dir', tmp_path, *option)
@@ -224,7 +224,7 @@ def test_predictions_of_another_kind(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_interrupted(folder, tmp_path):
-    """What was done until Ctrl-C is kept."""
+    """Results until Ctrl-C are kept."""
     video(tmp_path / 'long.avi', 2000, 'MJPG')
     process = subprocess.Popen(
         [sys.executable, ROOT / 'tools' / 'infer.py', 'det.py', 'det.pth', tmp_path / 'long.avi',
@@ -245,7 +245,7 @@ def test_interrupted(folder, tmp_path):
 
 @needs_data
 def test_photographs(tmp_path):
-    """Real ones, of many sizes, in batches that mix them."""
+    """Photographs of many sizes, in mixed batches."""
     photos = SHARED / 'data' / 'coco' / 'val2017'
     paths = sorted(photos.iterdir())[:8]
     given = ('infer', 'det.py', 'det.pth', *paths, '--out-dir', tmp_path)

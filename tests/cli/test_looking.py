@@ -1,4 +1,4 @@
-"""The commands that show what a run would do: config and browse."""
+"""Commands that inspect a run before it starts: config and browse."""
 
 import cv2
 import pytest
@@ -22,7 +22,7 @@ def test_print_config(tmp_path):
     (SEGMENTOR, 'ade_root', 'val'),  # whose images are resized, but not the label maps
 ])  # fmt: skip
 def test_browse_dataset(tmp_path, request, text, root, phase):
-    """As many images as asked for, with annotations in colours."""
+    """The requested number of images is drawn, with coloured annotations."""
     (tmp_path / 'tiny.py').write_text(text)
     run(
         ROOT / 'tools' / 'browse_dataset.py', 'tiny.py', '--not-show', '--output-dir', 'drawn',

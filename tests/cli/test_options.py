@@ -1,4 +1,4 @@
-"""Options of the commands: how they are read, and what they change in a config."""
+"""Options of the commands: parsing, and effects on a config."""
 
 import errno
 from pathlib import Path
@@ -23,7 +23,7 @@ from tests.runs import ROOT
 
 
 def test_values():
-    """Dicts as Python writes them, lists with and without quotes, and paths as they are."""
+    """Dicts in Python syntax, lists with and without quotes, and unchanged paths."""
     parser = Parser()
     add_config_arguments(parser)
     given = ["a=[{'type': 'X', 'n': 1}]", 'b={}', 'c=[1,x]', 'd=1e-3', 'e=true', 'f=(1,(2,x y))']
@@ -94,7 +94,7 @@ PRETRAINED = dict(type='Pretrained', checkpoint='x.pth')
     ],
 )
 def test_pretrained(before, after):
-    """Also in place of the weights that a base of mmseg names."""
+    """It also replaces the weights of a base of mmseg."""
     backbone = dict(type='RMT', init_cfg=before)
     cfg = Config(dict(model=dict(pretrained='open-mmlab://resnet50', backbone=backbone)))
     train.use_pretrained(cfg, 'x.pth')

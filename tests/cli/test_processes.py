@@ -41,7 +41,7 @@ def start(name, *args, cwd, path='', **variables):
 
 
 def script(*args, status=0, **options):
-    """Run one of the scripts; returns all that it printed."""
+    """Run one of the scripts; return its output."""
     job = start(*args, **options)
     output, _ = job.communicate(timeout=900)
     assert job.returncode == status, output
@@ -81,7 +81,7 @@ def checkpoint(path):
 
 
 def test_training(trained):
-    """A job that is asked to stop saves first."""
+    """A job saves before it stops on a signal."""
     folder, output = trained
     assert re.search(r'Epoch\(train\) +\[ *2\]\[1/1\]', output)  # of two batches each has one
     assert 'Distributed launcher: pytorch' in output and 'GPU number: 2' in output
@@ -94,7 +94,7 @@ def test_training(trained):
 
 
 def resumed(folder, coco_root, config):
-    """Checkpoint of the second epoch of a run that is resumed from the first one of `trained`."""
+    """Checkpoint of the second epoch, resumed from the first one of `trained`."""
     work_dir = folder / f'from_first_{config}'
     options = ('--cfg-options', 'train_cfg.max_epochs=2', 'train_cfg.val_interval=2', *MOVING)
     first = folder / 'work_dirs' / 'tiny' / 'epoch_1.pth'
@@ -120,7 +120,7 @@ def test_resumed_training_gives_the_same(trained, coco_root):
 
 @pytest.mark.slow
 def test_sharded_training_gives_the_same(trained, coco_root):
-    """Under FSDP, from a checkpoint without it, to one that is again as those without it."""
+    """FSDP resumes from a checkpoint without FSDP, and saves the same format."""
     folder, _ = trained
     wanted = checkpoint(folder / 'work_dirs' / 'tiny' / 'epoch_2.pth')
     found = checkpoint(resumed(folder, coco_root, 'sharded.py'))
@@ -158,7 +158,7 @@ def test_distributed_evaluation_of_a_detector(trained, coco_root):
 
 
 def programs(folder, **texts):
-    """PATH with some programs."""
+    """Return PATH with some commands."""
     for name, text in texts.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
@@ -178,7 +178,7 @@ sys.exit(max(child.wait() for child in children))
 
 @pytest.mark.slow
 def test_distributed_evaluation_of_a_segmentor(tmp_path, ade_root):
-    """By the processes of a Slurm job."""
+    """Processes of a Slurm job print it once."""
     (tmp_path / 'tiny.py').write_text(SEGMENTOR)
     save_weights(tmp_path / 'weights.pth', tmp_path / 'tiny.py')
     weights = torch.load(tmp_path / 'weights.pth')

@@ -49,7 +49,7 @@ def test_detector(detector):
 
 @pytest.mark.skipif(not BOARD, reason='no TensorBoard: pip install tensorboard')
 def test_tensorboard(detector):
-    """It gets what the log gets."""
+    """It gets the values of the log."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     (events,) = (detector / 'run').glob('2*/vis_data/events*')
@@ -68,7 +68,7 @@ def test_detector_in_the_browser(detector, tmp_path):
 
 @needs_chromium
 def test_segmentor_of_mmseg(tmp_path, ade_root, monkeypatch, capsys):
-    """A work dir as mmseg's own train.py leaves it: no rate, weights alone."""
+    """A work dir of mmseg's own train.py: no throughput, only weights."""
     run_dir = tmp_path / 'run'
     log = run_dir / '20260101_000000' / 'vis_data' / 'scalars.json'
     log.parent.mkdir(parents=True)

@@ -13,7 +13,7 @@ from tests.shared import SHARED, needs_data
 
 
 def metrics(folder):
-    """Metrics of the newest run of a work dir that evaluated."""
+    """Return the metrics of the newest evaluation in a work dir."""
     timings = ('time', 'data_time', 'step', 'memory_mb')
     for path in sorted(folder.glob('*/vis_data/*.json'), reverse=True):
         lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
@@ -28,7 +28,7 @@ def metrics(folder):
 
 @pytest.fixture(scope='module')
 def detector(tmp_path_factory, coco_root):
-    """Folder with a detector that was trained for one epoch, and the output of that."""
+    """Folder with a detector trained for one epoch, and the output."""
     folder = tmp_path_factory.mktemp('detector')
     (folder / 'tiny.py').write_text(DETECTOR)
     done = train('tiny.py', '--data-root', coco_root, cwd=folder)
@@ -46,7 +46,7 @@ def test_training_evaluates_and_saves(detector):
 
 
 def test_testing_repeats_the_validation(detector, coco_root):
-    """And keeps the config of the training."""
+    """The config of the training is kept."""
     folder, _ = detector
     work_dir = folder / 'work_dirs' / 'tiny'
     kept, validated = (work_dir / 'tiny.py').read_text(), metrics(work_dir)
@@ -63,7 +63,7 @@ def test_testing_repeats_the_validation(detector, coco_root):
 
 
 def test_training_resumes(detector, coco_root):
-    """Without the pre-flight, which would refuse these classes."""
+    """Without pre-flight checks, which would reject these classes."""
     folder, _ = detector
     classes = 'train_dataloader.dataset.metainfo.classes=(car,bicycle,person)'
     options = ('--skip-preflight', '--cfg-options', 'train_cfg.max_epochs=2', classes)
@@ -115,7 +115,7 @@ tta_pipeline = [
 
 
 def augmented(folder, text, data_root, out, bias):
-    """Test with --tta weights of which a bias makes all predictions of class 2."""
+    """Test with --tta; a bias in the weights makes all predictions class 2."""
     (folder / 'tiny.py').write_text(text)
     save_weights(folder / 'weights.pth', folder / 'tiny.py')
     content = torch.load(folder / 'weights.pth')
@@ -128,7 +128,7 @@ def augmented(folder, text, data_root, out, bias):
 
 
 def test_augmentation_of_boxes(tmp_path, coco_root):
-    """--tta goes through the whole set, with the weights of the checkpoint that it is given."""
+    """--tta tests all images, with the weights of its checkpoint."""
     out = augmented(tmp_path, RETINANET, coco_root, 'boxes.pkl', 'bbox_head.retina_cls.bias')
     found = [sample['pred_instances'] for sample in pickle.loads(out.read_bytes())]
     assert len(found) == 4
@@ -146,7 +146,7 @@ def test_augmentation_of_label_maps(tmp_path, ade_root):
 @needs_data
 @pytest.mark.slow
 def test_real_photographs(tmp_path):
-    """Photographs of COCO, with its 80 classes, through training and evaluation."""
+    """Train and evaluate on photographs of COCO, with 80 classes."""
     text = DETECTOR.replace('num_classes=3', 'num_classes=80').replace(', metainfo=metainfo', '')
     (tmp_path / 'real.py').write_text(text)
     few = 'train_dataloader.dataset.indices=2'

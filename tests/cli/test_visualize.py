@@ -1,4 +1,4 @@
-"""mmrest visualize: every subcommand draws what was computed, over the full image."""
+"""mmrest visualize: every subcommand draws its values over the full image."""
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ TINY = {'rmt.py': DETECTOR, 'rest.py': SEGMENTOR}
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder to work in, with small configs and two images."""
+    """Working folder with small configs and two images."""
     for name, text in TINY.items():
         (tmp_path / name).write_text(text)
     for name, shape in (('a.jpg', (60, 80, 3)), ('b.png', (50, 50, 3))):
@@ -70,7 +70,7 @@ def test_decay(folder, monkeypatch):
 
 
 def test_attention_of_masa(folder, monkeypatch):
-    """The mean of the heads, beside the image, on a scale from 0."""
+    """The mean of the heads is drawn next to the image, on a scale from 0."""
     figure = drawn(monkeypatch, 'attention', 'rmt.py', '--image', 'a.jpg', '--out', 'new/x.png')
     axes = [axis for axis in figure.axes if axis.images]
     assert axes[0].get_title() == 'image' and len(axes) == 5
@@ -102,7 +102,7 @@ def test_attention_of_emsa(folder, monkeypatch):
 
 
 def test_one_head(folder, monkeypatch):
-    """It is the chosen one."""
+    """The selected head is drawn."""
     args = ('attention', 'rmt.py', '--image', 'a.jpg', '--stage', '2')
     every = axes_of(drawn(monkeypatch, *args, '--head', 'all'))
     one = drawn(monkeypatch, *args, '--head', '2').axes[1]

@@ -76,7 +76,7 @@ def build(model, optim_wrapper, scope):
 
 @pytest.mark.parametrize('method, name, schedule', ALL, ids=map('_'.join, ALL))
 def test_config(method, name, schedule):
-    """One test, because building takes longest."""
+    """One test, because building is slow."""
     cfg = Config.fromfile(ROOT / 'configs' / f'{method}_{name}_{schedule}.py')
     texts = (Config({key: cfg[key]}).dump() for key in ('model', 'optim_wrapper'))
     model, optimizer = build(*texts, cfg.default_scope)
@@ -176,7 +176,7 @@ def check_upernet(model, dims):
 
 
 def check_feature_pyramid(neck, channels):
-    """Maps of strides 4, 8, 16 and 32 are made from one of stride 16."""
+    """Maps of strides 4, 8, 16 and 32 are computed from one of stride 16."""
     repeat, pyramid = neck
     assert kinds(repeat, pyramid) == ['RepeatMap', 'Feature2Pyramid'] and repeat.times == 4
     assert list(pyramid.rescales) == [4, 2, 1, 0.5]

@@ -40,7 +40,7 @@ def test_the_same_seed_gives_the_same_bytes(root, tmp_path):
 
 
 def test_layouts_agree(root):
-    """Polygons and label maps show the same shapes, but for the pixels that an outline cuts."""
+    """Polygons and label maps have the same shapes, except for pixels on outlines."""
     coco = COCO(root / 'coco' / 'annotations' / 'instances_train2017.json')
     assert [category['name'] for category in coco.loadCats(coco.getCatIds())] == list(CLASSES)
     for image_id in coco.getImgIds():
@@ -98,7 +98,7 @@ def test_smaller_dataset_overwrites_a_larger_one(tmp_path):
 
 @pytest.mark.parametrize('write, layout', [(write_shapes, 'ade'), (write_classes, 'imagenet')])
 def test_foreign_files_are_kept(tmp_path, write, layout):
-    """Even if their names look generated: those of COCO are numbers, too."""
+    """Even if their names look generated: COCO's names are numbers, too."""
     mine = tmp_path / layout / 'train' / '000000391895.jpg'
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b'mine')

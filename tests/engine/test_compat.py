@@ -1,4 +1,4 @@
-"""What mmrest replaces or overrides in mmengine and torch is there, as it was tried."""
+"""All parts of mmengine and torch that mmrest patches or overrides exist as tested."""
 
 import inspect
 
@@ -34,7 +34,7 @@ def test_overridden_methods(name, arguments):
 
 
 def test_file_access():
-    """Every scheme is guarded, but for zoo names, which resolve to URLs."""
+    """Every scheme is guarded, except for zoo names, which resolve to URLs."""
     compat.install_file_access()
     zoos = ('modelzoo', 'torchvision', 'open-mmlab', 'openmmlab', 'mmcls')
     for scheme, loader in CheckpointLoader._schemes.items():
@@ -46,7 +46,7 @@ def test_file_access():
 
 
 def test_a_full_disk(tmp_path, monkeypatch):
-    """A write that fails leaves the file that was there."""
+    """A failed write keeps the existing file."""
     path = tmp_path / 'x.pth'
     path.write_bytes(b'before')
     with monkeypatch.context() as patch, pytest.raises(CheckpointError, match='cannot be written'):

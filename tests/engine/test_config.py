@@ -1,4 +1,4 @@
-"""Configs of runs: the folder of the data, norm layers, and what must exist."""
+"""Configs of runs: data root, norm layers, and overrides."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What DisplayHook adds to a run."""
+"""Console output and logs of DisplayHook."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from tests.engine.toy import config
 
 @METRICS.register_module(force=True)
 class Scores(BaseMetric):
-    """A metric whose values are given: one an evaluation."""
+    """Metric with given values, one per evaluation."""
 
     def __init__(self, scores):
         super().__init__()
@@ -33,7 +33,7 @@ class Scores(BaseMetric):
 
 
 def shown(folder, scores, epochs, by_epoch=True, console=None, **checkpoint):
-    """A runner of two iterations an epoch, with the hook."""
+    """Runner with two iterations per epoch, and the hook."""
     install_file_access()
     interval = 1 if by_epoch else 2
     hook = dict(type='CheckpointHook', by_epoch=by_epoch, interval=interval, **checkpoint)
@@ -97,7 +97,7 @@ def test_best_so_far(tmp_path, scores, options, found):
 
 
 def test_best_of_a_resumed_run(tmp_path):
-    """The best checkpoint holds the metric of the evaluation after which it was saved."""
+    """The best checkpoint contains the metric of its evaluation."""
     shown(tmp_path, [0.3, 0.6], epochs=2, save_best='mIoU').train()
     (path,) = tmp_path.glob('best_*.pth')
     resumed = shown(tmp_path, [0.5], epochs=3)
@@ -118,7 +118,7 @@ def test_no_best_metric_without_training(tmp_path):
 
 
 class Printing(Hook):
-    """A library that prints, warns and logs while a model is evaluated."""
+    """Metric that prints, warns and logs during evaluation."""
 
     def before_val(self, runner):
         print('creating index...')
@@ -131,7 +131,7 @@ class Printing(Hook):
 
 @pytest.mark.parametrize('phase', ['train', 'test'])
 def test_screen(tmp_path, phase):
-    """On a terminal: what the run is, its bars, metrics and warnings; the rest is in the log."""
+    """A terminal shows summary, bars, metrics and warnings; the rest is in the log."""
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80)
     runner = shown(tmp_path, [0.3, 0.6, 0.5], epochs=3, console=console)
@@ -154,7 +154,7 @@ def test_screen(tmp_path, phase):
 
 
 def test_console_without_terminal(tmp_path, capsys):
-    """MMEngine's log, without a line for each parameter."""
+    """MMEngine's log is shown, without one line per parameter."""
     runner = shown(tmp_path, [0.3], epochs=1)
     runner.register_hook(Printing())
     runner.train()

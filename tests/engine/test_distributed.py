@@ -1,4 +1,4 @@
-"""What the configs of distributed runs come to, on the CPU and under FSDP."""
+"""Resolved configs of distributed runs, on the CPU and under FSDP."""
 
 import copy
 

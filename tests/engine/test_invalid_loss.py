@@ -1,4 +1,4 @@
-"""InvalidLossHook ends a run that diverges, before its checkpoint is written."""
+"""InvalidLossHook stops a diverging run before it saves a checkpoint."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.engine.test_display import shown
 @pytest.mark.parametrize('by_epoch', [True, False])
 @pytest.mark.parametrize('bad, interval', [('nan', 50), ('inf', 1)])
 def test_a_run_that_diverges(tmp_path, monkeypatch, by_epoch, bad, interval):
-    """The third loss is bad, and the fourth, after which a checkpoint is due, good again."""
+    """The third loss is invalid; the fourth, before a checkpoint, is valid again."""
     runner = shown(tmp_path, [1.0] * 3, epochs=3, by_epoch=by_epoch)
     runner.register_custom_hooks([dict(type='InvalidLossHook', interval=interval)])
     forward = type(runner.model).forward

@@ -1,4 +1,4 @@
-"""Learning rates that decay with the depth of the backbone."""
+"""Layer-wise learning rate decay."""
 
 import pytest
 from mmengine.optim import build_optim_wrapper
@@ -11,7 +11,7 @@ RATE = 0.5
 
 
 def rates(model, paramwise_cfg):
-    """Learning rate of each parameter by name."""
+    """Return parameter name -> learning rate."""
     wrapper = build_optim_wrapper(
         model,
         dict(

@@ -1,4 +1,4 @@
-"""Runs that are stopped anywhere and go on: the same weights, losses and samples, bit for bit."""
+"""Stopped and resumed runs have the same weights, losses and samples, bit for bit."""
 
 import contextlib
 import pickle
@@ -21,7 +21,7 @@ from tests.engine.toy import SAMPLES, Numbers, config
 
 
 class Watch(Hook):
-    """Notes losses and indices by iteration, and stops the run in one of four places.
+    """Hook that records losses and indices, and stops the run in one of four places.
 
     Args:
         place: where, and at which iteration.
@@ -58,7 +58,7 @@ class Watch(Hook):
 
 
 def trained(cfg, **watching):
-    """The watch and the runner of a run that may be stopped."""
+    """Return the hook and the runner of a run that may be stopped."""
     Numbers.loaded.clear()
     runner, watch = build_runner(cfg), Watch(**watching)
     runner.register_hook(watch)
@@ -68,7 +68,7 @@ def trained(cfg, **watching):
 
 
 def gone_on(folder, **kwargs):
-    """The watch and the runner of the run that goes on in a folder."""
+    """Return the hook and the runner of the run that resumes in a folder."""
     cfg = config(folder, **kwargs)
     cfg.load_from = newest_checkpoint(str(folder))
     cfg.resume = True
@@ -142,7 +142,7 @@ def test_checkpoints_of_epochs(tmp_path):
 
 
 def test_random_seed(tmp_path):
-    """A run without a seed of its own goes on in its own order."""
+    """A run without a configured seed resumes in its own order."""
     cfg = config(tmp_path / 'whole')
     cfg.randomness = dict(seed=None)
     _, runner = trained(cfg)
@@ -166,7 +166,7 @@ def test_random_seed(tmp_path):
     ],
 )
 def test_a_request_to_stop(place, iteration, saved, tmp_path):
-    """The weights of training are saved, and not their average, which is evaluated."""
+    """The training weights are saved, not the EMA weights, which are evaluated."""
     checkpoint = dict(type='CheckpointHook', interval=10, save_best='mean', rule='less')
     options = dict(custom_hooks=[dict(type='EMAHook', momentum=0.1)], checkpoint=checkpoint)
     whole = trained(config(tmp_path / 'whole', **options))

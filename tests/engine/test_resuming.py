@@ -1,4 +1,4 @@
-"""Resumed runs follow their config: schedule, rate, decay; another optimizer is refused."""
+"""Resumed runs follow the schedule, LR and weight decay of their config."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ STEPS = [
 
 
 def run(folder, epochs=4, schedule=(COSINE,), resume=None, optimizer=None, **options):
-    """The rates of a run, by iteration, and its runner."""
+    """Return the learning rates of a run, by iteration, and its runner."""
     saving = dict(type='CheckpointHook', interval=1)
     cfg = Config(config(folder, checkpoint=saving, **options).to_dict())
     cfg.train_cfg = dict(by_epoch=True, max_epochs=epochs)
@@ -49,7 +49,7 @@ def log_of(runner, folder):
     ids=['longer', 'other', 'fewer', 'same'],
 )  # fmt: skip
 def test_changed_schedule(tmp_path, before, after, warned):
-    """From the checkpoint on, the rates are those of a run that had the schedule all along."""
+    """After the checkpoint, the LR equals that of a run with the new schedule from its start."""
     run(tmp_path / 'a', 2, before)
     rates, runner = run(tmp_path / 'a', 4, after, str(tmp_path / 'a' / 'epoch_2.pth'))
     expected, _ = run(tmp_path / 'b', 4, after)
@@ -90,7 +90,7 @@ def test_another_optimizer(tmp_path):
 
 
 def test_patience(tmp_path):
-    """EarlyStoppingHook goes on counting."""
+    """EarlyStoppingHook resumes its count."""
     hook = dict(type='EarlyStoppingHook', monitor='mean', rule='less', patience=100, min_delta=9)
     counts = []
     for epochs, path in ((4, None), (6, str(tmp_path / 'epoch_4.pth'))):

@@ -1,4 +1,4 @@
-"""Processes that a run forks: no handler of the run reaches them, and they end with it."""
+"""Child processes of a run do not inherit its handlers, and end with it."""
 
 import os
 import signal

@@ -28,7 +28,7 @@ def guarded(monkeypatch, tmp_path):
 
 @pytest.fixture
 def address(tmp_path):
-    """Address of a server, on this machine, of the files in tmp_path."""
+    """URL of a local server for the files in tmp_path."""
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
     handler.log_message = lambda *args: None
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
@@ -73,7 +73,7 @@ def test_local_files_pass_the_guard(tmp_path):
 
 
 def load(hook, model, content):
-    """Return what a hook makes of the content of x.pth."""
+    """Return the content of x.pth after a hook."""
     content = dict(content)
     hook.after_load_checkpoint(SimpleNamespace(model=model, _load_from='x.pth'), content)
     return content
@@ -114,7 +114,7 @@ def test_the_log_names_what_was_loaded(log):
     (('disc',), 'than test_dataloader.dataset: it was trained on 2 classes, not 1; metrics'),
 ])  # fmt: skip
 def test_classes_of_a_test(noted, classes, warning, log):
-    """A warning if they are not those that the checkpoint notes."""
+    """Warn if they differ from the checkpoint."""
     model = nn.Linear(2, 3)
     dataset = SimpleNamespace(metainfo=dict(classes=classes))
     loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset))
@@ -140,7 +140,7 @@ class Detector(nn.Module):
 
 
 def test_a_test_of_a_deeper_network():
-    """Its weights cover the model, and are not meant for it."""
+    """Its weights cover the model, but are for another one."""
     deeper = Detector()
     deeper.backbone = ResT(dict(TINY[ResT], depths=(1, 3, 1, 1)))
     with pytest.raises(CheckpointError, match='tensors of blocks that this ResT does not have'):

@@ -1,4 +1,4 @@
-"""A toy run: data that is drawn, a model with dropout, and a metric."""
+"""A toy run: random data, a model with dropout, and a metric."""
 
 import itertools
 import random
@@ -17,7 +17,7 @@ _NUMBERS = itertools.count()
 
 
 class Numbers(BaseDataset):
-    """Samples that are drawn in all three ways, and remember that they were loaded."""
+    """Samples from all three generators, which record that they were loaded."""
 
     loaded: list = []  # noqa: RUF012
 
@@ -47,7 +47,7 @@ class Toy(BaseModel):
 
 
 class Mean(BaseMetric):
-    """A metric that draws a number on its way."""
+    """Metric that uses a random number."""
 
     def process(self, data_batch, data_samples):
         torch.rand(3)

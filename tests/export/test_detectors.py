@@ -1,4 +1,4 @@
-"""Detectors in ONNX: the operators they need, and the predictions of mmdet that they follow."""
+"""Detectors in ONNX: their custom ops, and agreement with mmdet's predictions."""
 
 import importlib
 
@@ -93,7 +93,7 @@ def sharp(config, folder):
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('size', [(33, 40), (7, 5)])
 def test_predictions(tmp_path, kind, size):
-    """In PyTorch, of whole batches, those of mmdet's own code for one image after another."""
+    """In PyTorch, batched predictions equal mmdet's for single images."""
     cfg, network = sharp(KINDS[kind], tmp_path)
     rng = np.random.default_rng(0)
     loaded = rng.integers(0, 256, (2, *size, 3), np.uint8)
@@ -113,7 +113,7 @@ def test_predictions(tmp_path, kind, size):
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 def test_export(tmp_path, kind):
-    """At other sizes and batches than that of the export, from images of 0 to 255."""
+    """Exported detectors work at other sizes and batches, on images of 0 to 255."""
     cfg, network = sharp(KINDS[kind], tmp_path)
     path = tmp_path / 'x.onnx'
     shapes = [(2, 64, 96), (1, 49, 121), (3, 200, 133)]
@@ -134,7 +134,7 @@ def test_export(tmp_path, kind):
 
 
 class Operators(nn.Module):
-    """The two operators that ONNX has in other forms."""
+    """The two custom ops match their ONNX translations."""
 
     def forward(self, boxes, scores, first, second, rois):
         levels = (rois[:, 3] > 8).long()

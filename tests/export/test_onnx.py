@@ -33,7 +33,7 @@ def test_pooling(bins, size):
 
 
 def test_segmentor(tmp_path):
-    """Its logits are those of mmseg's own prediction, with what has one size exchanged."""
+    """Its logits equal mmseg's own, with modules of fixed size replaced."""
     (tmp_path / 'tiny.py').write_text(SEGMENTOR)
     model = build_network(network_config(str(tmp_path / 'tiny.py')))
     images = torch.randn(2, 3, 49, 81)
@@ -47,7 +47,7 @@ def test_segmentor(tmp_path):
 
 
 class Head(nn.Module):
-    """Adaptive pooling and upsampling, as the heads of mmseg have them."""
+    """Adaptive pooling and upsampling, as in the heads of mmseg."""
 
     def __init__(self):
         super().__init__()
@@ -67,7 +67,7 @@ def packages():
 
 
 def test_any_size(packages, tmp_path):
-    """What would be fixed to the size of the export is exchanged, and found where it is not."""
+    """Modules of fixed size are replaced; the comparison finds those that are not."""
     shapes = [(2, 16, 24), (1, 13, 31)]
     network = onnx_export._with_any_size(Head())
     path = tmp_path / 'new' / 'head.onnx'
@@ -127,7 +127,7 @@ def test_missing_packages(monkeypatch):
 
 
 def test_facts():
-    """Of configs with classes in the config or in the dataset, and of a name."""
+    """Metadata of configs with classes in the config or the dataset, and of a name."""
     cfg = network_config(str(ROOT / 'configs' / 'demo_semfpn_rest_lite.py'))
     found = facts(cfg, 'demo')
     assert json.loads(found['mean']) == [123.675, 116.28, 103.53]

@@ -16,7 +16,7 @@ from mmrest.inference.outputs import Viewer
 
 
 class Data(list):
-    """Stands in for a dataset of samples."""
+    """Fake dataset of samples."""
 
     def __init__(self, samples, classes=('wall', 'door'), **metainfo):
         super().__init__(samples)
@@ -70,7 +70,7 @@ def test_a_detector(metas, tmp_path):
     (torch.float32, ('door',), False),  # binary
 ])  # fmt: skip
 def test_label_maps(metas, tmp_path, dtype, classes, reduced):
-    """With the values of annotation files."""
+    """Label maps have the values of annotation files."""
     samples = []
     for number, meta in enumerate(metas):
         labels = torch.full((1, 48, 64), number, dtype=dtype)

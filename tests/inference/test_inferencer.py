@@ -1,4 +1,4 @@
-"""Inference from Python, beside what mmdet and mmseg themselves make of the same images."""
+"""Inference from Python, compared with mmdet and mmseg on the same images."""
 
 import functools
 import json
@@ -72,7 +72,7 @@ def same(found, wanted):
 
 @pytest.mark.parametrize('name', ['det', 'seg'])
 def test_paths_and_arrays(folder, images, name):
-    """One or several, as files or pixels, and what mmdet and mmseg find themselves."""
+    """One or several images, as files or arrays, match mmdet and mmseg."""
     infer = model(folder, name)
     arrays = [cv2.imread(str(path)) for path in images]
     of_paths, of_arrays = infer(images), infer(arrays)
@@ -100,7 +100,7 @@ def test_paths_and_arrays(folder, images, name):
 
 
 def test_sizes_of_a_segmentor_are_not_mixed(folder, monkeypatch):
-    """Images of several sizes and a batch size of two: batches hold images of one size."""
+    """Images of several sizes, with a batch size of two: each batch has one size."""
     rng = np.random.default_rng(0)
     sizes = [(60, 80), (60, 80), (60, 60), (60, 80), (60, 80), (60, 80)]
     arrays = [rng.integers(0, 255, (*size, 3), np.uint8) for size in sizes]
@@ -125,7 +125,7 @@ def test_stream_is_lazy(folder, images):
 
 @pytest.mark.parametrize('name', ['boxes', 'seg'])
 def test_augmentation(folder, images, name):
-    """Of a mirror image it makes the same as of the image, mirrored; alone it does not."""
+    """With TTA, predictions for a mirrored image are mirrored; without, they are not."""
     image = cv2.imread(str(images[0]))
     mirrored = np.ascontiguousarray(image[:, ::-1])
 

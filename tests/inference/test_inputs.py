@@ -94,7 +94,7 @@ def test_unreadable(tmp_path, capfd, spoil, reason):
 
 @pytest.mark.parametrize('noted, rate', [(10, 10), (240, 240), (1000, 25)])
 def test_frame_rates(tmp_path, noted, rate):
-    """A rate that no camera has is that of a clock."""
+    """An impossible frame rate is ignored."""
     path = tmp_path / 'x.avi'
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), noted, (80, 60))
     writer.write(np.zeros((60, 80, 3), np.uint8))

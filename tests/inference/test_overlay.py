@@ -68,7 +68,7 @@ def test_small_images_are_enlarged(size, factor):
 
 
 def test_label_maps():
-    """Colours over the image in grey, and the name of every class in its largest region."""
+    """Colours are over the image in grey, with class names in their largest regions."""
     labels = np.zeros((480, 640), np.int64)
     labels[200:400, 300:600] = 1
     labels[50:60, 50:60] = 1
@@ -95,7 +95,7 @@ def places(boxes, labels, classes, scores, monkeypatch):
 
 
 def test_hundreds_of_labels(monkeypatch):
-    """Those that are written are inside the image, and none covers another."""
+    """Drawn labels are inside the image, and do not overlap."""
     rng = np.random.default_rng(0)
     corners = rng.integers(0, 400, (300, 2))
     boxes = np.hstack([corners, corners + rng.integers(5, 200, (300, 2))]).tolist()
@@ -132,7 +132,7 @@ def test_instances_of_a_class_that_overlap_have_shades():
 
 
 def test_annotations():
-    """As pipelines of mmdet and mmseg pack them; values that are not a class are not drawn."""
+    """Packed by pipelines of mmdet and mmseg; values that are not a class are not drawn."""
     truth = instances([[100, 100, 300, 200]], [1])
     truth.bboxes = HorizontalBoxes(truth.bboxes)
     masks = np.zeros((1, 480, 640), np.uint8)
@@ -148,7 +148,7 @@ def test_annotations():
 
 
 def test_classes():
-    """A line above the image, green, or red with the right class; text is never cut off."""
+    """A line above the image, green, or red with the true class; text is never cut off."""
     tiny = np.full((32, 16, 3), 128, np.uint8)
     scores = torch.tensor([0.125, 0.875])
     found = sample(pred_label=torch.tensor([1]), pred_score=scores)

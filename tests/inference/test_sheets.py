@@ -20,7 +20,7 @@ METAINFO = dict(classes=('square', 'disc'), palette=COLOURS)
 
 
 class Found(nn.Module):
-    """Stands in for a network: its predictions are those it was given."""
+    """Fake network with given predictions."""
 
     def __init__(self, sample):
         super().__init__()
@@ -31,7 +31,7 @@ class Found(nn.Module):
 
 
 class Data(list):
-    """Stands in for a dataset."""
+    """Fake dataset."""
 
     metainfo: ClassVar = METAINFO
 
@@ -53,7 +53,7 @@ def detections(scores=None):
 
 
 def has(picture, colour):
-    """Whether a colour (RGB) occurs, but for what JPEG and scaling change."""
+    """Return True if a colour (RGB) occurs, within the error of JPEG and scaling."""
     return bool((np.abs(picture[..., ::-1].astype(int) - colour).max(-1) < 40).any())
 
 
@@ -94,7 +94,7 @@ def test_classes(image, tmp_path):
 
 
 def test_panel(image):
-    """A label map over a grey image, a share of it to be ignored, in words, too."""
+    """A label map over a grey image, partly ignored, and its description."""
     labels = np.zeros((40, 60), int)
     labels[:, 30:], labels[:10] = 1, 255
     jpeg, inside = draw_panel(Path(image['img_path']), labels, METAINFO)

@@ -1,4 +1,4 @@
-"""Small networks of both families and of all kinds of RMT, and what tests do with them."""
+"""Small networks of both families and of all kinds of RMT, and helpers."""
 
 import torch
 
@@ -50,7 +50,7 @@ def gradients(network, x):
 
 
 def randomised(network):
-    """The network with every parameter away from its start, so that all of them matter."""
+    """Return the network with all parameters changed, so that all of them have an effect."""
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

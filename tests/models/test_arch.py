@@ -1,4 +1,4 @@
-"""Archs by name and by dict, and the messages for those that do not fit."""
+"""Archs by name and by dict, and error messages."""
 
 import dataclasses
 

@@ -11,7 +11,7 @@ from tests.models.networks import FAMILIES, KINDS, randomised, tiny
 from tests.torch_versions import needs_compile, needs_torch
 
 BATCH_AND_SIZES = [(2, 64, 96), (2, 97, 131)]
-"""The first one is what is compiled and exported."""
+"""The first one is compiled and exported."""
 
 ALL = list(product(FAMILIES, [None])) + [
     pytest.param(kind, arch, marks=pytest.mark.slow)

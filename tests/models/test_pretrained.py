@@ -91,7 +91,7 @@ def test_mismatch_is_an_error_and_loads_nothing(family, damage, tmp_path):
 
 @both
 def test_weights_of_a_deeper_network(family, tmp_path):
-    """They cover every tensor, and are meant for another arch."""
+    """They cover every tensor, but are for another arch."""
     deeper = family(dict(TINY[family], depths=(1, 3, 1, 1)))
     torch.save(deeper.state_dict(), tmp_path / 'x.pth')
     with pytest.raises(CheckpointError, match=r'tensors of blocks that this .* does not have'):
@@ -119,7 +119,7 @@ NETWORKS = {'rmt': RMT, 'rest': ResT}
 
 @functools.lru_cache(maxsize=1)
 def released(name, kind):
-    """Weights of one of the eight networks as a file of some kind holds them."""
+    """Return the weights of one of the eight networks in a file format."""
     shapes = dict(KEYS[name])
     extra = {'neck.lateral_convs.0.conv.weight': [8, 8, 1, 1]}
     if kind == 'classification':
@@ -136,7 +136,7 @@ PREFIXES = ['', 'module.', 'backbone.', 'backbone.bottom_up.', '_orig_mod.']
 
 
 def load_released(name, kind, container, prefix, path):
-    """Network of a released file, shown to hold its weights."""
+    """Return the network of an official file, with its weights checked."""
     state, extra = released(name, kind)
     content = {prefix + n: t for n, t in state.items()}
     content.update((f'module.{n}' if prefix == 'module.' else n, t) for n, t in extra.items())
@@ -174,7 +174,7 @@ def test_official_files_of_every_network(name, kind, container, prefix, tmp_path
 
 @pytest.mark.parametrize('name', ['rmt_t', 'rmt_s', 'rest_lite', 'rest_small', 'rest_base'])
 def test_maps_of_an_official_file(name, tmp_path):
-    """The path from a detector's file to the numbers of the released networks."""
+    """A detector's file gives the reference values of the official networks."""
     network = load_released(name, 'detection', 'state_dict', 'backbone.', tmp_path / 'x.pth')
     family, arch = name.split('_')
     entry = next(
@@ -187,7 +187,7 @@ def test_maps_of_an_official_file(name, tmp_path):
 
 @pytest.mark.parametrize('arch', ['swin_t', 'deit_s'])
 def test_files_of_ablation_networks(arch, tmp_path):
-    """They are known by name; another arch takes nothing of them."""
+    """They are recognised by name; other archs reject them."""
     path, network = tmp_path / 'x.pth', RMT(arch)
     torch.save(network.state_dict(), path)
     other = RMT(arch)
@@ -199,7 +199,7 @@ def test_files_of_ablation_networks(arch, tmp_path):
 
 @pytest.mark.parametrize('switch', ['cpe', 'lce', 'conv_ffn', 'conv_stem'])
 def test_weights_with_a_disabled_part(switch, tmp_path):
-    """What they learned went through that part."""
+    """Their training depended on that part."""
     torch.save(RMT('t').state_dict(), tmp_path / 'x.pth')
     network = RMT({'base': 't', switch: False})
     before = copy.deepcopy(network.state_dict())
@@ -227,7 +227,7 @@ def test_errors_name_the_matching_arch(tmp_path):
 
 @both
 def test_second_initialisation_keeps_trained_weights(family, tmp_path):
-    """mmengine's runners initialise at each call of train."""
+    """mmengine's runners call init_weights at every train()."""
     torch.save(randomised(tiny(family)).state_dict(), tmp_path / 'x.pth')
     network = tiny(family, init_cfg=pretrained(tmp_path / 'x.pth'))
     network.init_weights()

@@ -1,4 +1,4 @@
-"""What both families promise: sizes, modes, freezing, gradients, copies and types."""
+"""Common behaviour of both families: sizes, modes, freezing, gradients, copies and dtypes."""
 
 import copy
 import itertools
@@ -72,7 +72,7 @@ def test_with_cp_changes_nothing_of_a_network(family, arch):
     [(kind, s) for kind in KINDS for s in SUBSETS if s[-1] < len(TINY[kind]['dims'])],
 )
 def test_any_outputs(kind, out_indices):
-    """A choice of outputs changes none of them, and leaves no parameter without a gradient."""
+    """out_indices do not change the outputs, and every parameter has a gradient."""
     whole = randomised(tiny(kind)).eval()
     part = tiny(kind, out_indices=out_indices).eval()
     assert not part.load_state_dict(whole.state_dict(), strict=False).missing_keys
@@ -232,7 +232,7 @@ def test_copies_and_pickles(kind):
 @every
 @pytest.mark.parametrize('dtype', [FLOAT16, torch.bfloat16, torch.float64])
 def test_types(kind, dtype):
-    """Casting a network costs a few roundings of the narrower type; ResT's norm magnifies them."""
+    """Casting a network costs a few roundings of the dtype; ResT's norm magnifies them."""
     roundings = 40 if kind is ResT else 10
     network = randomised(tiny(kind)).eval()
     x = torch.randn(2, 3, 40, 56)
@@ -334,7 +334,7 @@ def test_bad_arguments_are_named(family, argument, value, message):
 
 @both
 def test_unknown_norms_are_named(family):
-    with pytest.raises(ValueError, match=r"norm layer of mmcv: 'BN'.*'BM'"):
+    with pytest.raises(ValueError, match=r"norm layer of mmcv for maps: 'BN'.*'BM'"):
         tiny(family, norm_cfg=dict(type='BM'))
 
 

@@ -1,4 +1,4 @@
-"""The eight networks against the numbers of the released ones."""
+"""The eight networks match the reference values of the official ones."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_feature_maps(entry):
 
 
 def assert_maps(network, entry):
-    """The feature maps of `network` are those of an entry of the reference."""
+    """Check that the feature maps of `network` match an entry of the reference."""
     batch, _, height, width = entry['image']
     with torch.no_grad():
         maps = network.eval()(image(batch, height, width, entry['seed']))

@@ -1,4 +1,4 @@
-"""ResT's start from scratch."""
+"""Initialisation of ResT from scratch."""
 
 import pytest
 from torch import nn

@@ -1,4 +1,4 @@
-"""RMT's position tables, its start from scratch, its switches and the ablation networks."""
+"""RMT's position tables, initialisation, switches and ablation networks."""
 
 import copy
 import math
@@ -160,7 +160,7 @@ def test_switches_remove_their_parts(switch):
 
 @pytest.mark.parametrize('switch', SWITCHES)
 def test_networks_without_one_part(switch):
-    """Sizes, gradients, and every way to compute as the plain one."""
+    """Sizes, gradients, and all backends against the reference."""
     network = randomised(RMT({**SMALL, switch: False})).double()
     image = torch.randn(2, 3, 41, 27, dtype=torch.float64)
     outputs, grads = gradients(network, image)
@@ -199,7 +199,7 @@ def test_patch_merging(size):
 
 @pytest.mark.parametrize('has_norm', [True, False])
 def test_patch_embedding(has_norm):
-    """Every patch by itself; zeros beyond the edges."""
+    """Patches are independent; zeros beyond the edges."""
     stem, image = PatchEmbed(3, 8, 4, has_norm).double(), torch.randn(1, 3, 7, 9).double()
     whole = torch.zeros(1, 3, 8, 12, dtype=torch.float64)
     whole[:, :, :7, :9] = image
@@ -214,7 +214,7 @@ def test_patch_embedding(has_norm):
 
 
 def swin_parameters(dims, depths, heads):
-    """Of Swin as published (28,288,354 for T, 49,606,258 for S), by its parts."""
+    """Parameters of Swin as published (28,288,354 for T, 49,606,258 for S), by part."""
     stem = 3 * 16 * dims[0] + dims[0] + 2 * dims[0]
     merging = sum(2 * 4 * dim + 4 * dim * 2 * dim for dim in dims[:-1])
     block = [4 * d + (3 * d * d + 3 * d) + (d * d + d) + (8 * d * d + 5 * d) for d in dims]

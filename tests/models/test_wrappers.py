@@ -18,7 +18,7 @@ from tests.runs import ROOT
 
 families = pytest.mark.parametrize('family', [ResT, RMT])
 TOLERANCE = 1e-6
-"""Of the norm of a tensor, in float64: a gradient that should be zero is mere rounding."""
+"""Relative to the norm of a tensor, in float64; zero gradients have rounding errors."""
 
 
 @functools.lru_cache(maxsize=None)
@@ -74,7 +74,7 @@ def test_in_one_process(name, with_cp, family):
 
 @pytest.fixture(scope='module')
 def distributed(tmp_path_factory):
-    """What two processes have found that work on the same batch."""
+    """Results of two processes on the same batch."""
     path = tmp_path_factory.mktemp('distributed') / 'steps'
     program = [warm_folder() / 'python', '-m', 'tests.models.wrapped']
     processes = [
@@ -117,7 +117,7 @@ def test_frozen_stages(frozen_stages, family):
 
 @families
 def test_layers_exchanged_learn(family):
-    """What is added to a layer gets its gradient, too."""
+    """Parameters added to a layer get gradients, too."""
     network = wrapped.exchanged(wrapped.network_of(family))
     _, weights = wrapped.step(network, wrapped.named)
     added = [weight for name, weight in weights.items() if name.endswith('up.weight')]
@@ -131,7 +131,7 @@ def _note(seen, name, *_):
 
 @families
 def test_hooks_see_every_call(family):
-    """The same modules in the same order, whatever the size, and hooks that change nothing."""
+    """Hooks see the same modules in the same order at any size, and change nothing."""
     calls = []
     for size in ((32, 40), wrapped.SIZE):
         network, seen = wrapped.network_of(family), []
@@ -187,7 +187,7 @@ def test_hooks_see_the_same_as_in_the_reference(family):
 @families
 @pytest.mark.parametrize('with_cp', [False, True], ids=['', 'with_cp'])
 def test_autocast(with_cp, family):
-    """About as far from float32 as the plain form in the same types."""
+    """The error to float32 is about that of the reference in the same dtypes."""
     exact = plain(family)
     steps = []
     for backend in (None, 'reference'):

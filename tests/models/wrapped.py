@@ -1,4 +1,4 @@
-"""Networks inside what people put around them, and the step of training that each of them takes.
+"""Networks inside common wrappers, and a training step with each.
 
 As a program it is one process of a distributed run, ``wrapped RANK WORLD FILE``: it steps with
 every wrapper of :data:`DISTRIBUTED` and saves what :func:`step` gives.
@@ -43,7 +43,7 @@ class Step(NamedTuple):
 
 
 def network_of(family, dtype=torch.float64, **options):
-    """A network in training; all of a family have the same weights, far from their start."""
+    """Return a network in training mode, with the same changed weights for a family."""
     torch.manual_seed(5)
     return randomised(family(ARCHS[family], **options).train()).to(dtype)
 
@@ -88,7 +88,7 @@ def _unsharded(wrapped: nn.Module) -> Dict[str, Tensor]:
 
 
 class Replica(nn.Module):
-    """The network as DataParallel runs it: copies whose parameters are results, not leaves."""
+    """The network in DataParallel: copies whose parameters are not leaves."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Replica(nn.Module):
 
 
 def _replica_of(module: nn.Module) -> nn.Module:
-    """What torch's `replicate` makes of a module on a second GPU."""
+    """Copy of a module like torch's `replicate` on a second GPU."""
     replica = module._replicate_for_data_parallel()
     for name, child in module._modules.items():
         replica._modules[name] = None if child is None else _replica_of(child)
@@ -112,7 +112,7 @@ def _replica_of(module: nn.Module) -> nn.Module:
 
 
 class LowRank(nn.Linear):
-    """A linear layer as LoRA exchanges it: beside its product one of low rank, 0 at first."""
+    """LoRA of a linear layer: adds a low-rank product, initialised to 0."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features)
@@ -127,7 +127,7 @@ class LowRank(nn.Linear):
 
 
 def exchanged(network: nn.Module) -> nn.Module:
-    """The network with such layers in place of a projection and of the first of an MLP."""
+    """The network with such layers for a projection and the first layer of an MLP."""
     for block in network.blocks(1):
         rest = isinstance(block, ResTBlock)
         attention, mlp = (block.attn, block.mlp) if rest else (block.retention, block.ffn)
@@ -178,11 +178,11 @@ DISTRIBUTED = {
     'FSDP, flat parameters': (functools.partial(_fsdp, use_orig_params=False), _sharded),
     'fully_shard': (_fully_shard, _unsharded),
 }
-"""Wrappers of several processes, and how one gets at the weights inside."""
+"""Distributed wrappers, and how to get the weights inside."""
 
 
 def missing(name: str) -> Optional[str]:
-    """Why this torch cannot run a wrapper; None if it can."""
+    """Return why this torch cannot run a wrapper, or None."""
     for wrapper, oldest in (('torch.compile', (2, 3)), ('FSDP', (2, 3)), ('fully_shard', (2, 6))):
         if name.startswith(wrapper) and oldest > VERSION:
             return f'torch {torch.__version__} has no {wrapper} that works here'
@@ -190,7 +190,7 @@ def missing(name: str) -> Optional[str]:
 
 
 def main(rank: int, world: int, path: str) -> None:
-    """Steps with every distributed wrapper, alone and with checkpoints."""
+    """Steps with every distributed wrapper, with and without activation checkpointing."""
     store = dist.FileStore(f'{path}.store', world)
     dist.init_process_group(
         'gloo', store=store, rank=rank, world_size=world, timeout=timedelta(minutes=5)

@@ -31,7 +31,7 @@ def boxes(count, seed=0, size=60.0):
 
 
 def with_gradients(function, inputs):
-    """Outputs, and the gradients of a sum of outputs that are weighted at random."""
+    """Return outputs, and gradients of a randomly weighted sum of outputs."""
     inputs = [x.detach().requires_grad_() for x in inputs]
     output = function(*inputs)
     output.backward(sample(*output.shape, seed=9, dtype=output.dtype))
@@ -131,7 +131,7 @@ def cases():
 
 
 def write():
-    """Write the reference, with compiled operators alone."""
+    """Write the reference, with compiled ops only."""
     from mmrest.operators import describe
 
     assert describe() == 'compiled', f'the operators here are not compiled: {describe()}'

@@ -1,4 +1,4 @@
-"""Which operators mmcv gets: compiled ones first, torchvision's, or none."""
+"""Choice of MMCV ops: compiled, torchvision's, or none."""
 
 import importlib.machinery
 import importlib.util
@@ -12,7 +12,7 @@ from mmrest import operators
 
 @pytest.fixture
 def before_import(monkeypatch):
-    """A process in which mmrest has not been imported, nor the operators."""
+    """Process without imported mmrest and ops."""
     others = [finder for finder in sys.meta_path if not isinstance(finder, operators._Finder)]
     monkeypatch.setattr(sys, 'meta_path', others)
     for name in [name for name in sys.modules if name == 'mmcv._ext']:
@@ -31,7 +31,7 @@ def test_torchvision_replaces_ops_and_logs_it(before_import, monkeypatch):
     monkeypatch.setattr('mmengine.logging.print_log', lambda line, logger: said.append(line))
     module = importlib.import_module('mmcv._ext')
     assert module.get_compiler_version().startswith('none (torchvision ')
-    assert len(said) == 1 and 'no compiled operators: torchvision' in said[0]
+    assert len(said) == 1 and 'no compiled ops: torchvision' in said[0]
 
 
 def test_environment_variable_disables_it(before_import, monkeypatch):

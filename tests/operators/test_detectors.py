@@ -1,4 +1,4 @@
-"""mmdet's detectors with torchvision's operators and a backbone of ours."""
+"""mmdet's detectors with torchvision's ops and our backbones."""
 
 import contextlib
 import importlib.metadata

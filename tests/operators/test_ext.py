@@ -1,4 +1,4 @@
-"""Operators from torchvision and torch against compiled mmcv, and against definitions."""
+"""Ops on torchvision and torch against compiled mmcv, and against definitions."""
 
 import numpy as np
 import pytest
@@ -169,5 +169,5 @@ def test_missing_ops_are_named():
 
     with pytest.raises(NotImplementedError, match=r'^the op nms_match needs compiled mmcv'):
         ops.nms_match(torch.rand(4, 5), 0.5)
-    with pytest.raises(NotImplementedError, match=r'^the operator roi_align with '):
+    with pytest.raises(NotImplementedError, match=r'^the op roi_align with '):
         ops.roi_align(torch.rand(1, 1, 4, 4), torch.rand(1, 5), 2, 1.0, 0, 'max', True)

@@ -64,7 +64,7 @@ HEADS = {
 
 @pytest.mark.parametrize('of', HEADS)
 def test_boxes_in_a_wide_image(of):
-    """Anchors at the right edge of 1333 pixels, where bfloat16 knows multiples of 8."""
+    """Anchors at the right edge of 1333 pixels, where bfloat16 has multiples of 8."""
     generator = dict(type='AnchorGenerator', scales=[1.7], ratios=[1.0], strides=[8])
     coder = dict(type='DeltaXYWHBBoxCoder')
     head = MODELS.build(

@@ -1,4 +1,4 @@
-"""Faults that people's data and configs have: each ends a rehearsal with one line that names it.
+"""Typical faults of data and configs: each ends a rehearsal with one line that names it.
 
 The kinds are those of reports in the trackers of mmdet, mmseg and mmengine. What is no fault, if
 unusual, is in test_sound_data.py.
@@ -25,7 +25,7 @@ VAL = 'annotations/instances_val2017.json'
 
 @pytest.fixture(scope='session')
 def drawn(tmp_path_factory):
-    """Folder with the configs and data that are copied for each fault."""
+    """Folder with configs and data, which is copied for each fault."""
     folder = tmp_path_factory.mktemp('drawn')
     (folder / 'coco').mkdir()
     (folder / 'ade').mkdir()
@@ -44,7 +44,7 @@ def folder(drawn, tmp_path, monkeypatch):
 
 
 def rehearsed(name, options=None, thorough=False):
-    """Rehearse one of the two configs; returns what was found."""
+    """Rehearse one of the two configs; return the findings."""
     root = dict(det='coco', seg='ade')[name]
     cfg = load_config(f'{name}.py', options, root)
     cfg.launcher, cfg.work_dir = 'none', 'work'
@@ -52,7 +52,7 @@ def rehearsed(name, options=None, thorough=False):
 
 
 def line(name, options=None, thorough=False):
-    """The one line with which a rehearsal ends."""
+    """Return the error line of a rehearsal."""
     with pytest.raises((UsageError, CheckpointError)) as caught:
         rehearsed(name, options, thorough)
     message = str(caught.value)
@@ -61,13 +61,13 @@ def line(name, options=None, thorough=False):
 
 
 def edited(path, change):
-    """Have a function change a JSON file."""
+    """Change a JSON file with a function."""
     content = json.loads(path.read_text())
     path.write_text(json.dumps(change(content) or content))
 
 
 def each(key, **values):
-    """A change of every entry of a JSON file."""
+    """Return a change of every entry of a JSON file."""
 
     def change(content):
         for entry in content[key]:
@@ -77,7 +77,7 @@ def each(key, **values):
 
 
 def without(key, *names, first=None):
-    """A change that takes keys out of entries of a JSON file."""
+    """Return a change that removes keys from entries of a JSON file."""
 
     def change(content):
         for entry in content[key][:first]:
@@ -92,7 +92,7 @@ def turned(content):
 
 
 def twice(key, name):
-    """A change that gives two entries of a JSON file one value."""
+    """Return a change that sets the same value in two entries of a JSON file."""
 
     def change(content):
         content[key][1][name] = content[key][0][name]

@@ -1,4 +1,4 @@
-"""Length of a run, and room for its checkpoints on the disk."""
+"""Length of a run, and disk space for its checkpoints."""
 
 import shutil
 from types import SimpleNamespace
@@ -50,7 +50,7 @@ ITERATIONS = dict(max_iters=103)
     ],
 )
 def test_checkpoints(tmp_path, monkeypatch, loop, checkpoint, number):
-    """As many bytes as they take are enough, and one less is not."""
+    """Exactly their size is enough, one byte less is not."""
     cfg = run_of(tmp_path, checkpoint, train_cfg=loop)
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=number * EACH))
     report = Report()

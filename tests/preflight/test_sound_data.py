@@ -1,4 +1,4 @@
-"""Unusual data that is no fault: a rehearsal lets it pass, and evaluators give the best score."""
+"""Unusual but valid data passes a rehearsal, and evaluators give the best score."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def scores(report):
 
 
 def crowd(content):
-    """A crowd, as COCO writes it: RLE that is not compressed."""
+    """A crowd in COCO format, with uncompressed RLE."""
     content['annotations'][0].update(
         iscrowd=1, segmentation=dict(size=[60, 80], counts=[100, 200, 4500])
     )
@@ -168,7 +168,7 @@ default_hooks = dict(checkpoint=dict(save_best='pascal_voc/mAP'))
 
 
 def draw_voc(folder, names=('person', 'bicycle', 'car')):
-    """Write the drawn COCO set as one of VOC."""
+    """Write the synthetic COCO dataset in VOC format."""
     root = folder / 'voc'
     shutil.copytree(folder / 'coco' / 'train2017', root / 'JPEGImages')
     (root / 'Annotations').mkdir()
@@ -228,7 +228,7 @@ val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(meta
 
 
 def test_mask2former_of_instances(folder):
-    """It inherits a folder of panoptic annotations, which nothing reads."""
+    """It inherits an unused folder of panoptic annotations."""
     (folder / 'det.py').write_text(MASK2FORMER)
     key = 'model.panoptic_head.num_things_classes'
     with pytest.raises(UsageError, match=f'{key} is 80, but .* has 3 classes .*; set {key}=3'):

@@ -1,4 +1,4 @@
-"""The weights of a run are fitted before it begins."""
+"""The weights of a run are checked before it starts."""
 
 import pytest
 import torch

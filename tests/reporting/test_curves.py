@@ -1,4 +1,4 @@
-"""Curves: the panels, and how they look."""
+"""Curves: panels and style."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -78,7 +78,7 @@ def test_figure(tmp_path, monkeypatch, count, legends):
 
 
 def test_names_are_shown_as_they_are(tmp_path):
-    """Neither hidden nor parsed as mathematics."""
+    """Names are not hidden or parsed as mathematics."""
     names = ('_run', r'$\run{$')
     train = [{'iter': step, names[1]: 1.0, f'loss_{names[1]}': 1.0, 'loss': 1} for step in (1, 2)]
     logs = [Log(name, train, []) for name in names]

@@ -42,7 +42,7 @@ def test_run_by_epochs(tmp_path):
 
 
 def test_resumed_run(tmp_path):
-    """A later folder replaces what it covers again, evaluations too."""
+    """A later folder replaces repeated iterations, also of evaluations."""
     write(tmp_path, '20260101_000000', line(10, 3.0), line(20, 2.0), dict(mIoU=4.0, step=20),
           line(30, 9.0), dict(mIoU=1.0, step=30))  # fmt: skip
     write(tmp_path, '20260102_000000', line(25, 1.5), line(30, 1.0), dict(mIoU=6.0, step=30))

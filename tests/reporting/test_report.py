@@ -32,7 +32,7 @@ LOG = Log(
 
 @pytest.fixture
 def evaluated(tmp_path, monkeypatch):
-    """An evaluation of two images, in the place of one that takes a network."""
+    """A fake evaluation of two images."""
     scores = LabelMapScores(NAMES, 255)
     for number, wrong in enumerate((0, 30)):
         path = tmp_path / f'{number}_{"long_name" * 20}.png'
@@ -145,7 +145,7 @@ def test_whatever_the_locale(tmp_path, cfg):
 
 
 def test_an_existing_page_is_kept(tmp_path, cfg, monkeypatch):
-    """Until the new one is complete."""
+    """The old page is kept until the new one is complete."""
     before = write(tmp_path, cfg, None).read_bytes()
 
     def full(path, content):

@@ -1,4 +1,4 @@
-"""Scores of classes and images, against what can be counted by hand and what mmdet counts."""
+"""Scores of classes and images, against manual counts and mmdet."""
 
 import math
 
@@ -72,7 +72,7 @@ def test_instances(masks):
 
 
 def test_f1_over_thresholds():
-    """Half of an object is found: at an IoU of 0.5 alone."""
+    """Half of an object is found: a match only at an IoU of 0.5."""
     truth = annotations(torch.tensor([[0.0, 0, 10, 10]]), [0])
     scores = InstanceScores(CLASSES, lambda path: truth, 0.3)
     scores.add(detection('x', torch.tensor([[0.0, 0, 10, 5]]), [0], [0.9]))
