@@ -20,7 +20,7 @@ def version():
 
 
 class BuildWithConfigs(build_py):
-    """Has configs and tools travel in the package under .mim, where OpenMMLab looks for them."""
+    """Build with configs and tools under .mim, where OpenMMLab looks for them."""
 
     def run(self):
         super().run()
@@ -33,7 +33,7 @@ class BuildWithConfigs(build_py):
                 (mim / name).symlink_to(ROOT / name)
             elif (ROOT / name).is_dir():
                 shutil.copytree(
-                    # model_zoo.py writes into the repository, which is not there then.
+                    # model_zoo.py needs the repository.
                     ROOT / name,
                     mim / name,
                     ignore=shutil.ignore_patterns('__pycache__', 'model_zoo.py'),
@@ -57,7 +57,7 @@ setup(
     package_data={'mmrest.reporting': ['templates/*.html']},
     python_requires='>=3.8',
     install_requires=requirements('runtime'),
-    # Each makes an empty environment complete; check_env compares the versions with what it finds.
+    # Each completes an empty environment; check_env compares these versions with installed ones.
     extras_require={
         **{name: requirements('core') + requirements(name) for name in LIBRARIES},
         'all': sum(map(requirements, LIBRARIES), requirements('core')),

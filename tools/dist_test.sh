@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Test with several processes on one machine or, started on each with its NODE_RANK, on several.
+# Test with several processes per machine; on several machines, start it on each with NODE_RANK.
 usage='usage: dist_test.sh CONFIG CHECKPOINT GPUS [options of test.py]
-GPUS: processes on this machine, one a GPU. By environment: NNODES (1), NODE_RANK (0),
+GPUS: processes on this machine, one per GPU. By environment: NNODES (1), NODE_RANK (0),
 MASTER_ADDR (127.0.0.1), PORT (29500)'
 if [[ $# -lt 3 || ! $3 =~ ^[1-9][0-9]*$ ]]; then
     echo "$usage" >&2

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Train with the processes of a Slurm job, which begins, and ends, with this script.
+# Train in a Slurm job, which starts and ends with this script.
 usage='usage: slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [options of train.py]
-By environment: GPUS (8), GPUS_PER_NODE (8, or GPUS where that is less), CPUS_PER_TASK (5),
+By environment: GPUS (8), GPUS_PER_NODE (8, or GPUS if that is less), CPUS_PER_TASK (5),
 SRUN_ARGS (further options of srun)'
 if [[ $# -lt 4 ]]; then
     echo "$usage" >&2

@@ -1,1 +1,1 @@
-"""Analysis of networks: operations, time, memory, attention, receptive fields."""
+"""Analysis of networks: MACs, time, memory, attention, receptive fields."""

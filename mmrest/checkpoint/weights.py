@@ -70,8 +70,7 @@ class Weights(NamedTuple):
         if len(best) > 1 and not usual:
             raise CheckpointError(
                 f'{self.source} contains several networks, under {shortened(best)}: set '
-                f'prefix={best[0][:-1]!r} or another, in init_cfg beside checkpoint; for '
-                'tools/convert_checkpoint.py, --prefix'
+                f'prefix={best[0][:-1]!r} in init_cfg, or pass --prefix to mmrest convert'
             )
         return (usual or best or [''])[0]
 

@@ -180,7 +180,7 @@ def _mmcv_remedies(state: State) -> Dict[str, str]:
     mmdet, mmdet_version = versions.get('mmdet', ('', ''))
     swap = (
         f'pip uninstall -y mmcv, then pip install mmcv-lite=={mmcv_version}, which uses the '
-        'operators of torchvision; or install the mmcv wheel that was built for your torch'
+        'ops of torchvision; or install the mmcv wheel that was built for your torch'
     )
     if facts.get('both mmcv'):
         return {'mmcv': 'mmcv and mmcv-lite overwrite each other: uninstall both, install one'}
@@ -190,11 +190,11 @@ def _mmcv_remedies(state: State) -> Dict[str, str]:
         if mmcv != 'mmcv-lite':
             return {'mmcv': f'compiled ops fail to import ({faults["mmcv._ext"]}): {swap}'}
         if os.environ.get(ENVIRONMENT_VARIABLE) == 'off':
-            return {'mmcv': f'{ENVIRONMENT_VARIABLE}=off disables its operators: unset it'}
-        needed = 'mmcv-lite has no operators without it: install the release for your torch'
+            return {'mmcv': f'{ENVIRONMENT_VARIABLE}=off disables its ops: unset it'}
+        needed = 'mmcv-lite has no ops without it: install the release for your torch'
         return {'torchvision': needed}
     if facts.get('cuda works') and facts.get('compiled without CUDA'):
-        return {'mmcv': f'its operators were compiled without CUDA: {swap}'}
+        return {'mmcv': f'its ops were compiled without CUDA: {swap}'}
     return {}
 
 

@@ -68,7 +68,7 @@ def test_fine(fine):
         state(faults={'mmcv._ext': 'undefined symbol'}), 'mmcv',
         r'undefined symbol.*pip uninstall -y mmcv, then pip install mmcv-lite==2\.1\.0',
     ),
-    (state(*LITE), 'torchvision', 'mmcv-lite has no operators without it: install the release'),
+    (state(*LITE), 'torchvision', 'mmcv-lite has no ops without it: install the release'),
     (state(both_mmcv=True), 'mmcv', 'overwrite each other'),
     (state(cuda_works=True, torch_cuda='12.6', gpu=True), 'mmcv', 'compiled without CUDA'),
     (state(without=('ftfy',)), 'ftfy', 'undeclared dependency of mmseg: pip install ftfy'),

@@ -106,7 +106,7 @@ def test_differences(tmp_path):
         str(ROOT / 'configs' / 'demo_semfpn_rest_lite.py'), {'optim_wrapper.optimizer.lr': 0.5}
     )
     text = write(tmp_path, cfg, None).read_text()
-    table = text[text.index('What differs from') : text.index('Whole config')]
+    table = text[text.index('Differences from') : text.index('Full config')]
     assert re.findall('<code>(.*?)</code>', table) == [
         'optim_wrapper.optimizer.lr', '0.0015', '0.5',
     ]  # fmt: skip
