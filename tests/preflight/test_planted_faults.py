@@ -126,8 +126,8 @@ JSON_FAULTS = {
         '1 has no iscrowd, which the',
     ),
     'no id': (TRAIN, without('annotations', 'id'), 'annotation number 0 of the list has no id'),
-    'one id twice': (TRAIN, twice('annotations', 'id'), '2 annotations have the id 1; give each'),
-    'image id twice': (TRAIN, twice('images', 'id'), '2 images have the id 1; give each its'),
+    'one id twice': (TRAIN, twice('annotations', 'id'), '2 annotations have the id 1; make it'),
+    'image id twice': (TRAIN, twice('images', 'id'), '2 images have the id 1; make it unique'),
     'bbox of no numbers': (
         TRAIN,
         each('annotations', bbox=[]),
@@ -402,7 +402,7 @@ def no_map(folder):
 
 MAP_FAULTS = {
     'three channels': (colours, 'has 3 channels; convert colours to one class index per pixel'),
-    'another size': (another_size, 'is 40 x 30 pixels and its image'),
+    'another size': (another_size, 'is 40 x 30 pixels, but its image'),
     '16 bits': (sixteen_bits, 'has 16 bits, but mmseg reads only the lower 8'),
     'masks of 0 and 255': (masks_of_255, 'so that there is one class at most'),
     'a value beyond the classes': (

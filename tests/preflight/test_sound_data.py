@@ -207,7 +207,7 @@ def test_voc(folder):
 
 def test_voc_with_other_names(folder):
     draw_voc(folder, ('person', 'bicycle', 'Car'))
-    with pytest.raises(UsageError, match="has an object 'Car', and train_data"):
+    with pytest.raises(UsageError, match="has an object 'Car', but train_data"):
         rehearsed_voc()
 
 
