@@ -84,7 +84,7 @@ class Log(NamedTuple):
         return max(finite, key=lambda point: point[1], default=None)
 
     def full_name(self, key: str) -> str:
-        """Return the full name of a key; as in mmdet's tool, coco/bbox_mAP may be bbox_mAP.
+        """Return the full name of a key; as in mmdet's tool, bbox_mAP is short for coco/bbox_mAP.
 
         Raises:
             UsageError: see :meth:`points`.

@@ -69,7 +69,7 @@ def test_cfg_options_come_last(path):
 
 def test_ambiguous_data_root(path):
     path.write_text('model = dict()')
-    with pytest.raises(UsageError, match='in this one there is none'):
+    with pytest.raises(UsageError, match='but there is none'):
         load_config(str(path), data_root='x')
     path.write_text(
         "train_dataloader = [dict(data_root='one/'), dict(data_root='two')]\nmodel = dict()"

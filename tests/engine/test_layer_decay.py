@@ -2,6 +2,7 @@
 
 import pytest
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmrest.engine.errors import UsageError
@@ -55,9 +56,9 @@ def test_mmpretrains_constructor():
 
     register_all_modules(False)
     backbone = tiny(FAMILIES[0])
-    model = ImageClassifier(
-        backbone, head=dict(type='LinearClsHead', num_classes=2, in_channels=2)
-    )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        head = dict(type='LinearClsHead', num_classes=2, in_channels=2)
+        model = ImageClassifier(backbone, head=head)
     wrapper = build_optim_wrapper(
         model,
         dict(
