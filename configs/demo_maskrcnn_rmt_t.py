@@ -40,12 +40,10 @@ model = dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=200),
         rcnn=dict(sampler=dict(num=64)),
     ),
-    # Shapes hardly overlap, so that of overlapping boxes of any class only the best is kept.
+    # Shapes do not overlap, so NMS keeps only the best of overlapping boxes of any class.
     test_cfg=dict(
         rpn=dict(nms_pre=200, max_per_img=100),
-        rcnn=dict(
-            max_per_img=20, nms=dict(type='nms', iou_threshold=0.3, class_agnostic=True)
-        ),
+        rcnn=dict(max_per_img=20, nms=dict(type='nms', iou_threshold=0.3, class_agnostic=True)),
     ),
 )
 max_iters = 270

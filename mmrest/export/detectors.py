@@ -421,7 +421,7 @@ def _best(
     """
     apart = boxes
     if not cfg.nms.get('class_agnostic'):
-        # As in mmcv, groups are apart by more than the largest coordinate.
+        # As in mmcv, groups are shifted by more than the largest coordinate.
         largest = (boxes * (scores > NOT_FOUND)[..., None]).amax((1, 2))
         apart = boxes + (groups * (largest + 1)[:, None])[..., None]
     count = min(cfg.max_per_img, scores.shape[1])

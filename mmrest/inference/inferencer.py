@@ -286,7 +286,7 @@ def _ahead(
                 started.append((item, thread.submit(function, item)))
                 if len(started) > count:
                     yield started.popleft()
-        except Exception:  # of a video that ends in the middle; what was read before counts
+        except Exception:  # a damaged video; yield the frames before the error
             yield from started
             raise
         yield from started

@@ -82,7 +82,7 @@ def is_from_file(init_cfg: dict) -> bool:
 
 
 def check_init_cfg(init_cfg: InitCfg) -> None:
-    """Raise ValueError if `init_cfg` is not what mmengine takes."""
+    """Raise ValueError if `init_cfg` is not valid for mmengine."""
     for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg or {}]:
         if not isinstance(cfg, dict):
             raise ValueError(
