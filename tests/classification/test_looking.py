@@ -44,8 +44,8 @@ def test_inference_is_for_detectors_and_segmentors():
 
 def test_a_classifier_is_not_exported_with_its_head():
     message = (
-        'x.py is a ReleasedClassifier: backbones, segmentors with one head and detectors are '
-        'exported; --backbone-only exports its backbone'
+        'x.py is a ReleasedClassifier, not a backbone, segmentor with one head or detector; '
+        'pass --backbone-only to export its backbone'
     )
     with pytest.raises(UsageError, match=message):
         exportable(on_meta(config('rest_lite')), 'x.py')
