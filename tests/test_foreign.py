@@ -62,6 +62,15 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(by_epoch=False))
 """
 
 
+OPENED = """
+from mmengine import Config
+cfg = Config.fromfile('swapped.py')  # carries out custom_imports, which mmcv-lite needs first
+from mmdet.apis import init_detector
+model = init_detector(cfg, 'work_dirs/swapped/iter_2.pth', device='cpu')
+print(type(model.backbone).__name__)
+"""
+
+
 def test_registries_build_both(tmp_path):
     (tmp_path / 'config.py').write_text(
         "custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)\n"
@@ -84,13 +93,6 @@ def test_mmdet_train_script(tmp_path, coco_root):
     # Where mmengine's own loader fails on a checkpoint of a run (mmengine#1655).
     (tmp_path / 'opened.py').write_text(OPENED)
     assert run('opened.py', cwd=tmp_path, fresh=True).stdout.splitlines()[-1] == 'ResT'
-
-
-OPENED = """
-from mmdet.apis import init_detector
-model = init_detector('swapped.py', 'work_dirs/swapped/iter_2.pth', device='cpu')
-print(type(model.backbone).__name__)
-"""
 
 
 def test_import_without_mmdet_mmseg_and_ops(tmp_path):

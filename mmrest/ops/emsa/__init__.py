@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, is_grad_enabled
 
 from ..blocks import DEVICE_BLOCK_ELEMENTS
-from ..dispatch import Implementation, Operation, always, refuse_in_graphs
+from ..dispatch import Implementation, Operation, always, in_graph, refuse_in_graphs
 from ..gpu import triton_implementation
 from ..trust import filled
 from .reference import EPS, emsa_reference
@@ -66,9 +66,11 @@ def _trial(q: Tensor, v: Tensor) -> Tuple[Any, ...]:
 
 def _refuse_unless_small(q: Tensor, k: Tensor, *_: Any) -> Optional[str]:
     """Refuse standard ops, except in training on a GPU with small maps, where they are fastest."""
-    elements = q.shape[:-1].numel() * k.shape[2]
-    if not q.is_cuda or not is_grad_enabled() or elements > DEVICE_BLOCK_ELEMENTS:
-        return 'the maps are large, or this is not training on a GPU'
+    # In a graph, sizes may be symbols, and comparing them would fix them.
+    if not q.is_cuda or not is_grad_enabled() or in_graph():
+        return 'PyTorch has faster forms on a CPU, in inference and for graphs'
+    if q.shape[:-1].numel() * k.shape[2] > DEVICE_BLOCK_ELEMENTS:
+        return 'its maps are large'
     return None
 
 
