@@ -66,7 +66,7 @@ OPENED = """
 from mmengine import Config
 cfg = Config.fromfile('swapped.py')  # carries out custom_imports, which mmcv-lite needs first
 from mmdet.apis import init_detector
-model = init_detector(cfg, 'work_dirs/swapped/iter_2.pth', device='cpu')
+model = init_detector(cfg, 'work_dirs/swapped/iter_2.pth', 'random', device='cpu')
 print(type(model.backbone).__name__)
 """
 

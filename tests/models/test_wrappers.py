@@ -62,8 +62,16 @@ def test_the_size_is_above_every_threshold():
 
 
 @families
-@pytest.mark.parametrize('with_cp', [False, True], ids=['', 'with_cp'])
-@pytest.mark.parametrize('name', ['alone', *wrapped.LOCAL])
+@pytest.mark.parametrize(
+    'name, with_cp',
+    [
+        pytest.param(
+            name, with_cp, marks=pytest.mark.slow if with_cp and name == 'torch.compile' else ()
+        )
+        for name in ['alone', *wrapped.LOCAL]
+        for with_cp in (False, True)
+    ],
+)
 def test_in_one_process(name, with_cp, family):
     if wrapped.missing(name):
         pytest.skip(wrapped.missing(name))
