@@ -5,8 +5,8 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
-from mmrest.engine.config import load_config, without_sync_bn
-from tests.drawn import HEIGHT, WIDTH
+from mmrest.engine.config import dicts, load_config, without_sync_bn
+from tests.drawn import CLASSES, HEIGHT, WIDTH
 from tests.runs import ROOT, run_here
 
 NAMES = sorted(path.stem for path in (ROOT / 'configs' / 'swapped').glob('*.py'))
@@ -20,6 +20,7 @@ def small(name):
     backbone.arch = dict(base=backbone.arch, depths=(1, 1, 1, 1))
     if 'num_queries' in cfg.model:
         cfg.model.num_queries = 20  # there are not many more pixels
+        cfg.model.test_cfg.max_per_img = 20
     cfg.model.data_preprocessor.pop('batch_augments', None)
     if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = (96, 96)
@@ -72,6 +73,11 @@ def test_train_resume_and_evaluate(name, tmp_path, coco_root, ade_root):
     detects = cfg.default_scope == 'mmdet'
     root = coco_root if detects else ade_root
     masks = 'mask2former_instance' in name
+    heads = [part for _, part in dicts(cfg.model, '') if part.get('num_classes') == 80]
+    for head in heads:
+        head.num_classes = len(CLASSES)
+    if name == 'rtmdet_rmt_s':  # its neck joins maps of whole strides
+        cfg.model.data_preprocessor.pad_size_divisor = 32
     packed = 'PackDetInputs' if detects else 'PackSegInputs'
     read = dict(type='LoadAnnotations')
     read.update(dict(with_bbox=True, with_mask=masks) if detects else dict(reduce_zero_label=True))
@@ -79,6 +85,8 @@ def test_train_resume_and_evaluate(name, tmp_path, coco_root, ade_root):
         loader = cfg[f'{phase}_dataloader']
         loader.update(num_workers=0, persistent_workers=False, batch_size=2)
         loader.dataset.update(data_root=str(root), indices=4)
+        if heads:
+            loader.dataset.metainfo = dict(classes=CLASSES)
         loader.dataset.pipeline = [
             dict(type='LoadImageFromFile'),
             dict(type='Resize', scale=(WIDTH, HEIGHT), keep_ratio=True),
