@@ -44,7 +44,10 @@ def inputs(cfg):
     return dict(inputs=list(torch.randint(0, 256, (2, 3, 96, 96))), data_samples=samples)
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(
+    'name',
+    [pytest.param(n, marks=pytest.mark.slow if 'semantic' in n else ()) for n in NAMES],
+)
 def test_a_step_and_a_prediction(name):
     cfg = small(name)
     __import__(f'{cfg.default_scope}.utils').utils.register_all_modules(False)

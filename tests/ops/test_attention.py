@@ -76,8 +76,8 @@ def test_as_exact_as_the_reference(attention, size, dtype):
 
 
 @pytest.mark.parametrize('dtype', [
-    torch.float32, torch.bfloat16, *(pytest.param(t, marks=slow) for t in (
-        torch.float64, torch.float16,
+    torch.bfloat16, *(pytest.param(t, marks=slow) for t in (
+        torch.float64, torch.float32, torch.float16,
     )),
 ])  # fmt: skip
 @pytest.mark.parametrize('attention, size', cases(TRITON_SIZES) + cases(LONG_TRITON_SIZES, slow))
