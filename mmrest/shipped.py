@@ -88,7 +88,8 @@ def main() -> None:
     parser.add_argument('word', nargs='*', help='show only configs that contain all these words')
     args = parser.parse_args()
     words = [word.lower() for word in args.word]
-    rows = [row for row in map(described, models()) if all(w in str(row).lower() for w in words)]
+    known = models()
+    rows = [row for row in map(described, known) if all(w in str(row).lower() for w in words)]
     if not rows:
         near = [name for word in words for name in nearest(word)]
         hint = f'did you mean {near[0]}?' if near else 'run it without arguments to list all'
@@ -103,7 +104,7 @@ def main() -> None:
         table.add_row(*(getattr(row, column) for column in columns))
     console.print(table)
     print('Results are as reported by the papers, not reproduced. Train with: mmrest train CONFIG')
-    official = {m['Name']: m['Metadata'].get('Official Weights') for m in models()}
+    official = {m['Name']: m['Metadata'].get('Official Weights') for m in known}
     for row in rows if words else ():
         if official[row.config]:
             print(f'Official weights of {row.config}: {official[row.config]}')

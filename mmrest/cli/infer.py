@@ -93,7 +93,6 @@ class Run:
         self.task = bar.add_task('inference', total=0)
         self.done = 0
         self.skipped: List[str] = []
-        self._thread = ThreadPoolExecutor(1)
         self._drawing: Optional[Future] = None
         first = int(model.reduces_zero_label)
         label_values = list(range(first, first + len(model.classes)))
@@ -106,6 +105,7 @@ class Run:
             for number, name, colour in zip(self.ids, self.model.classes, self.model.palette)
         ]
         with contextlib.ExitStack() as stack:
+            self._thread = stack.enter_context(ThreadPoolExecutor(1))
             if self.outputs.save_pred:
                 self.add = stack.enter_context(coco_file(self.outputs.json, categories))
             images = {str(source.path): source for source in inputs if not source.is_video}

@@ -33,7 +33,7 @@ class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
         backbone = getattr(module, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
             raise UsageError(
-                f'paramwise_cfg.layer_decay_rate needs a backbone with get_layer_depth, which '
+                'paramwise_cfg.layer_decay_rate needs a backbone with get_layer_depth, which '
                 f'{type(backbone).__name__} does not have; remove it or use ResT or RMT'
             )
         if not 0 < rate <= 1:

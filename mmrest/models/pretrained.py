@@ -86,7 +86,7 @@ def check_init_cfg(init_cfg: InitCfg) -> None:
     for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg or {}]:
         if not isinstance(cfg, dict):
             raise ValueError(
-                f"init_cfg must be a dict such as dict(type='Pretrained', checkpoint=PATH), "
+                "init_cfg must be a dict such as dict(type='Pretrained', checkpoint=PATH), "
                 f'or a list of them, got {init_cfg!r}'
             )
         if is_from_file(cfg):
@@ -94,13 +94,12 @@ def check_init_cfg(init_cfg: InitCfg) -> None:
 
 
 def _check_from_file(cfg: dict) -> None:
-    kinds = dict(checkpoint=(str, PathLike), prefix=(str, type(None)))
-    for name, kind in kinds.items():
-        if not isinstance(cfg.get(name), kind):
-            words = 'a path' if name == 'checkpoint' else 'a string or None'
-            raise ValueError(f'init_cfg.{name} must be {words}, got {cfg.get(name)!r} in {cfg}')
-    others = cfg.keys() - {'type', 'map_location', *kinds}
-    if others:
+    checkpoint, prefix = cfg.get('checkpoint'), cfg.get('prefix')
+    if not isinstance(checkpoint, (str, PathLike)):
+        raise ValueError(f'init_cfg.checkpoint must be a path, got {checkpoint!r} in {cfg}')
+    if not isinstance(prefix, (str, type(None))):
+        raise ValueError(f'init_cfg.prefix must be a string or None, got {prefix!r} in {cfg}')
+    if cfg.keys() - {'type', 'checkpoint', 'prefix', 'map_location'}:
         raise ValueError(
             f'init_cfg of type Pretrained takes checkpoint, prefix and map_location, got {cfg}'
         )

@@ -21,9 +21,11 @@ _TYPES = {
 
 def tile(length: int, q: Tensor, v: Tensor) -> int:
     """Return the tokens of a tile along an axis of `length`, limited by the registers."""
-    wide = q.dtype.itemsize > 2  # these need more registers, without tensor cores
-    limit = 64 if max(q.shape[-1], v.shape[-1]) <= (32 if wide else 64) else 32
-    limit //= 2 if wide else 1
+    channels = max(q.shape[-1], v.shape[-1])
+    if q.dtype.itemsize > 2:  # without tensor cores, tiles need more registers
+        limit = 32 if channels <= 32 else 16
+    else:
+        limit = 64 if channels <= 64 else 32
     return max(16, min(limit, triton.next_power_of_2(length)))  # the minimum of tl.dot
 
 
@@ -70,16 +72,6 @@ def place_of_tile(heads, tokens, TILE: tl.constexpr):
     tiles = tl.cdiv(tokens, TILE)
     pair, index = tl.program_id(0) // tiles, tl.program_id(0) % tiles
     return (pair // heads).to(tl.int64), pair % heads, index * TILE + tl.arange(0, TILE)
-
-
-@triton.jit
-def rotate_pairs(x, cos, sin):
-    """Rotate each pair of neighbouring channels of (tokens, channels) by its angle."""
-    tokens: tl.constexpr = x.shape[0]
-    channels: tl.constexpr = x.shape[1]
-    even, odd = tl.split(tl.reshape(x, (tokens, channels // 2, 2)))
-    rotated = tl.join(even * cos - odd * sin, odd * cos + even * sin)
-    return tl.reshape(rotated, (tokens, channels))
 
 
 @triton.jit

@@ -1,7 +1,10 @@
 """Detectors in ONNX: their custom ops, and agreement with mmdet's predictions."""
 
 import importlib
+import runpy
+import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from torch import nn
 
 from mmrest.analysis.networks import build_network, network_config, preprocessing
 from mmrest.engine.errors import UsageError
-from mmrest.export.onnx import export_checked, exportable
+from mmrest.export.onnx import export_checked, exportable, facts
 from tests.runs import ROOT
 
 if not hasattr(torch.library, 'custom_op'):
@@ -112,14 +115,15 @@ def test_predictions(tmp_path, kind, size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
-def test_export(tmp_path, kind):
-    """Exported detectors work at other sizes and batches, on images of 0 to 255."""
+def test_export(tmp_path, kind, monkeypatch):
+    """Exported detectors work at other sizes and batches, and with the documented script."""
     cfg, network = sharp(KINDS[kind], tmp_path)
     path = tmp_path / 'x.onnx'
     shapes = [(2, 64, 96), (1, 49, 121), (3, 200, 133)]
     found = export_checked(
-        network, path, shapes, 1e-3, preprocessing(cfg), preprocess=True, size=(64, 96)
-    )
+        network, path, shapes, 1e-3, preprocessing(cfg), preprocess=True, size=(64, 96),
+        metadata=facts(cfg, 'tiny', True),
+    )  # fmt: skip
     for difference in found.values():
         agreed = difference.agreement
         assert agreed.detections > 10 and agreed.unmatched == 0, difference
@@ -131,6 +135,11 @@ def test_export(tmp_path, kind):
     assert session.get_inputs()[0].shape == ['batch', 3, 'height', 'width']
     outputs = session.run(None, {'images': np.zeros((4, 3, 1, 1), np.float32)})
     assert [len(output) for output in outputs] == [4] * len(outputs)
+    photo, drawn = tmp_path / 'photo.png', tmp_path / 'drawn.png'
+    cv2.imwrite(str(photo), np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8))
+    monkeypatch.setattr(sys, 'argv', ['run_onnx.py', *map(str, (path, photo, drawn))])
+    runpy.run_path(str(ROOT / 'docs' / 'assets' / 'run_onnx.py'))
+    assert cv2.imread(str(drawn)).shape == (60, 80, 3)
 
 
 class Operators(nn.Module):
@@ -181,13 +190,18 @@ def test_operators(tmp_path):
         for ours, theirs in zip(found, expected):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
     boxes, scores, groups = first[0][1], first[1][1], torch.arange(30) % 2
-    kept, order = batched_nms(boxes, scores, groups, dict(type='nms', iou_threshold=0.5))
-    cfg = network_config('rmt_t').model  # any dict with attributes
-    cfg.update(max_per_img=30, nms=dict(iou_threshold=0.5))
-    best, found, _ = detectors._best(boxes[None], scores[None], groups[None], cfg)
-    torch.testing.assert_close(best[0, : len(order)], kept[:, :4])
-    torch.testing.assert_close(found[0, : len(order)], kept[:, 4])
-    assert (found[0, len(order) :] == detectors.NOT_FOUND).all()
+    counts = []
+    for class_agnostic in (False, True):
+        nms = dict(type='nms', iou_threshold=0.5, class_agnostic=class_agnostic)
+        kept, order = batched_nms(boxes, scores, groups, nms)
+        cfg = network_config('rmt_t').model  # any dict with attributes
+        cfg.update(max_per_img=30, nms=nms)
+        best, found, _ = detectors._best(boxes[None], scores[None], groups[None], cfg)
+        torch.testing.assert_close(best[0, : len(order)], kept[:, :4])
+        torch.testing.assert_close(found[0, : len(order)], kept[:, 4])
+        assert (found[0, len(order) :] == detectors.NOT_FOUND).all()
+        counts.append(len(order))
+    assert counts[1] < counts[0]
 
 
 @pytest.mark.parametrize('change, part', [

@@ -3,19 +3,45 @@
 import importlib
 import logging
 from types import SimpleNamespace
+from typing import Callable, NamedTuple
 
 import pytest
 import torch
 
-from mmrest.ops import emsa, gpu, masa, trust, use_backend
-from mmrest.ops.emsa import _refuse_unless_small, emsa_reference
-from tests.ops.attentions import ATTENTIONS, emsa_inputs
+from mmrest.ops import (
+    emsa,
+    emsa_reference,
+    gpu,
+    masa,
+    masa_axial_reference,
+    masa_full_reference,
+    trust,
+    use_backend,
+)
+from mmrest.ops.emsa import _refuse_unless_small
+from mmrest.ops.emsa import _trial as emsa_trial
+from mmrest.ops.masa import _axial, _full
+from mmrest.ops.masa import _trial as masa_trial
+from tests.ops.attentions import emsa_inputs
 
-KERNELS = [
-    ('masa', 'masa_full_triton', '_full'),
-    ('masa', 'masa_axial_triton', '_axial'),
-    ('emsa', 'emsa_triton', '_mixed_heads'),
-]
+
+class Kernel(NamedTuple):
+    """An attention, its reference, and the arguments of its trial."""
+
+    run: Callable
+    reference: Callable
+    trial: Callable
+
+
+KERNELS = {
+    'full': Kernel(lambda *args: masa(*args, axial=False), masa_full_reference, masa_trial(6, 23)),
+    'axial': Kernel(
+        lambda *args: masa(*args, axial=True), masa_axial_reference, masa_trial(3, 40)
+    ),
+    'emsa': Kernel(emsa, emsa_reference, emsa_trial),
+}
+each_kernel = pytest.mark.parametrize('kernel', KERNELS.values(), ids=KERNELS)
+dtypes = pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 
 
 @pytest.fixture
@@ -40,34 +66,23 @@ def device(monkeypatch):
     return like
 
 
-def trial_of(package, operation):
-    """Arguments of the small case of an operation, in float32, and the reference of it."""
-    module = importlib.import_module(f'mmrest.ops.{package}')
-    refusal = getattr(module, operation).implementations[-4 if package == 'masa' else 1].refusal
-    return {
-        cell: value.cell_contents
-        for cell, value in zip(refusal.__code__.co_freevars, refusal.__closure__)
-    }
-
-
-@pytest.mark.parametrize('package, name, operation', KERNELS)
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
-def test_pytorchs_forms_pass_the_trial(package, name, operation, dtype):
-    """So that its tolerance and its cases are fair."""
-    parts = trial_of(package, operation)
+def failure(kernel, run, dtype):
+    """What the trial of a kernel says of a function in its place."""
     x = torch.zeros(1, 16, dtype=dtype)
-    assert parts['name'] == name and parts['trial'](x, x)[0].dtype is dtype
+    assert kernel.trial(x, x)[0].dtype is dtype
+    return trust.failure(run, kernel.reference, lambda: kernel.trial(x, x), x)
 
-    def failure(run):
-        return trust.failure(run, parts['reference'], lambda: parts['trial'](x, x), x)
+
+@each_kernel
+@dtypes
+def test_pytorchs_forms_pass_the_trial(kernel, dtype):
+    """The tolerance and the cases are fair, and wrong kernels are found."""
 
     def run(*args):
         with use_backend('torch'):
-            if package == 'emsa':
-                return emsa(*args)
-            return masa(*args, axial='axial' in name)
+            return kernel.run(*args)
 
-    assert failure(run) is None
+    assert failure(kernel, run, dtype) is None
     for wrong in (
         lambda *args: run(*args) * 1.2,
         lambda q, *args: run(q * 1.5, *args),
@@ -75,19 +90,21 @@ def test_pytorchs_forms_pass_the_trial(package, name, operation, dtype):
         lambda *args: run(*args) + float('nan'),
         lambda q, k, v, *args: run(q, k, v.detach(), *args) + 0 * v.sum(),
     ):
-        assert 'deviates by' in failure(wrong)
+        assert 'deviates by' in failure(kernel, wrong, dtype)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('package, name, operation', KERNELS)
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
-def test_the_kernels_pass_the_trial(package, name, operation, dtype):
+@each_kernel
+@dtypes
+def test_the_kernels_pass_the_trial(kernel, dtype):
     """In Triton's interpreter."""
     pytest.importorskip('triton', '3.3')
-    parts = trial_of(package, operation)
-    x = torch.zeros(1, 16, dtype=dtype)
-    trial = parts['trial']
-    assert trust.failure(parts['run'], parts['reference'], lambda: trial(x, x), x) is None
+
+    def run(*args):
+        with use_backend('triton'):
+            return kernel.run(*args)
+
+    assert failure(kernel, run, dtype) is None
 
 
 def planted(error):
@@ -109,9 +126,8 @@ def planted(error):
     ],
 )
 def test_one_warning_and_pytorch_from_then_on(device, caplog, run, reason):
-    parts = trial_of('emsa', '_mixed_heads')
     x = torch.zeros(1, 16, dtype=torch.float16)
-    given = 'emsa_triton', run, emsa_reference, parts['trial'], x, x
+    given = 'emsa_triton', run, emsa_reference, emsa_trial, x, x
     for _ in range(3):
         assert trust.refuse_untrusted(*given).startswith(reason)
     (record,) = caplog.records
@@ -127,10 +143,9 @@ def test_a_kernel_is_tried_once_for_device_dtype_and_channels(device):
         calls.append(args[0].shape[-1])
         return emsa_reference(*args)
 
-    trial = trial_of('emsa', '_mixed_heads')['trial']
     for dim in (16, 16, 32):
         x = torch.zeros(1, dim)
-        assert trust.refuse_untrusted('emsa_triton', run, emsa_reference, trial, x, x) is None
+        assert trust.refuse_untrusted('emsa_triton', run, emsa_reference, emsa_trial, x, x) is None
     assert calls == [16, 32]
 
 
@@ -144,23 +159,19 @@ def test_not_during_the_capture_of_a_graph(device, monkeypatch):
 
 
 def test_a_trial_leaves_random_numbers_and_gradient_mode_as_they_are(device):
-    trial = trial_of('emsa', '_mixed_heads')['trial']
     state = torch.get_rng_state()
     with torch.inference_mode():
-        x = torch.zeros(1, 16)
-        found = trust.failure(emsa_reference, emsa_reference, lambda: trial(x, x), x)
-        assert found is None
+        assert failure(KERNELS['emsa'], emsa_reference, torch.float32) is None
         assert torch.is_inference_mode_enabled()
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_a_forced_backend_raises_what_the_trial_found(device, monkeypatch):
-    implementation = importlib.import_module('mmrest.ops.masa')._full.implementations[0]
-    x = device()
-    key = 'masa_full_triton', x.device, x.dtype, 16, 16
-    monkeypatch.setitem(trust._verdicts, key, 'the result deviates by 1.0e+00')
-    with use_backend('triton'):
-        assert implementation.refusal(x, x, x) == 'the result deviates by 1.0e+00'
+    x, found = device(), 'the result deviates by 1.0e+00'
+    for operation, name in ((_full, 'masa_full_triton'), (_axial, 'masa_axial_triton')):
+        monkeypatch.setitem(trust._verdicts, (name, x.device, x.dtype, 16, 16), found)
+        with use_backend('triton'), pytest.raises(ValueError, match=found.replace('+', '.')):
+            operation(x, x, x, None)
 
 
 def test_float32_is_left_to_pytorch_on_a_gpu(device):
@@ -185,13 +196,18 @@ def test_plain_operations_for_small_maps_in_training_on_a_gpu(device):
     assert _refuse_unless_small(q, k) is not None  # on the CPU
 
 
-@pytest.mark.parametrize('attention', [a for a in ATTENTIONS if a != 'emsa'])
-def test_grids_have_no_limit(attention):
+@pytest.mark.parametrize('width', [None, 2])
+def test_grids_have_no_limit(width):
     """CUDA's grids end at 65,535 in all dimensions but the first."""
     pytest.importorskip('triton', '3.3')
     kernels = importlib.import_module('mmrest.ops.masa.triton')
     q = torch.empty(3000, 1, 4, 40, 16, device='meta')
-    (first, *others), _ = kernels._layout(q, q, q, None if 'axial' in attention else 2)
+    (first, *others), _ = kernels._layout(q, q, q, width)
     assert first == 3000 * 40 and max(others) < 65536
+
+
+def test_the_grid_of_emsa_has_one_dimension():
+    pytest.importorskip('triton', '3.3')
     kernels = importlib.import_module('mmrest.ops.emsa.triton')
-    assert len(kernels._grid(10, q, q)) == 1
+    q = torch.empty(3000, 40, 10, 16, device='meta')
+    assert kernels._grid(10, q, q) == (3000 * 40,)

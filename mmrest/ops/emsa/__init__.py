@@ -65,10 +65,10 @@ def _trial(q: Tensor, v: Tensor) -> Tuple[Any, ...]:
 
 
 def _refuse_unless_small(q: Tensor, k: Tensor, *_: Any) -> Optional[str]:
-    """Refuse standard ops, except in training on a GPU with small maps, where they are fastest."""
+    """Refuse standard ops, except in training on a GPU with small maps."""
     # In a graph, sizes may be symbols, and comparing them would fix them.
     if not q.is_cuda or not is_grad_enabled() or in_graph():
-        return 'PyTorch has faster forms on a CPU, in inference and for graphs'
+        return 'they are for training on a GPU, outside of graphs'
     if q.shape[:-1].numel() * k.shape[2] > DEVICE_BLOCK_ELEMENTS:
         return 'its maps are large'
     return None

@@ -30,12 +30,12 @@ from ..tiles import (
 
 
 def warps(capability: int, backward: bool) -> int:
-    """Return the warps of a program, so that its tile fits into the registers of a GPU.
+    """Return the warps of a program instance, enough for its tile to fit into their registers.
 
     Args:
-        capability: major number of its compute capability. The tensor cores of Hopper (9) leave
-            more registers in the forward pass, which is faster with 4 there.
-        backward: of the backward pass.
+        capability: major number of the GPU's compute capability. On Hopper (9), 4 warps spill few
+            registers in the forward pass; elsewhere they spill many.
+        backward: warps for the backward pass.
     """
     return 4 if capability == 9 and not backward else 8
 
@@ -109,7 +109,7 @@ class _EMSA(Function):
         _backward_queries[_grid(queries, q, v)](*shared, of_pairs, **layout)
         scaled = mix * dim**-0.5
         grad_q = torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs).to(q.dtype)
-        # As an einsum this is a product of one matrix and one vector, which GPUs are slow at.
+        # An einsum would be a matrix-vector product, with most of a GPU idle.
         grad_mix = (q.to(wide)[:, None] * of_pairs).sum((0, 3, 4)) * dim**-0.5
 
         of_pairs = k.new_zeros((batch, heads, *k.shape[1:]), dtype=wide)

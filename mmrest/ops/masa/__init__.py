@@ -45,7 +45,7 @@ def masa(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables, axial: bool) -
 
 
 def _trial(height: int, width: int) -> Callable[[Tensor, Tensor], Tuple[Any, ...]]:
-    """Return the arguments of a small case, as :func:`.triton_implementation` takes them."""
+    """Return the `trial` of :func:`.triton_implementation`, on a map of some size."""
 
     def arguments(q: Tensor, v: Tensor) -> Tuple[Any, ...]:
         dim, heads = q.shape[-1], 2
@@ -62,7 +62,7 @@ def _trial(height: int, width: int) -> Callable[[Tensor, Tensor], Tuple[Any, ...
     return arguments
 
 
-# Several tiles of the kernels, the last of them cut.
+# The trials have several tiles of the kernels, the last one partial.
 _full = Operation(
     'full MaSA',
     [

@@ -3,8 +3,8 @@
 Both forms use one kernel over lines of tokens, (B, O, T, n, d). The full form has one line per
 sample, all tokens of the map; the axial form has one line per row, then one per column. Columns
 are transposed views, so no map is transposed in memory. Powers of 2 replace powers of e, because
-GPUs compute them faster. The maximum and the inverse sum of each query's softmax are stored for
-the backward pass; a logarithm would round the weights of large logits.
+GPUs have an instruction for them. The maximum and the inverse sum of each query's softmax are
+stored for the backward pass; a logarithm would round the weights of large logits.
 """
 
 from typing import Any, Dict, Optional, Tuple
@@ -23,7 +23,6 @@ from ..tiles import (
     padded,
     place_of_tile,
     product,
-    rotate_pairs,
     shared_arguments,
     strides,
     tile,
@@ -34,7 +33,10 @@ from .tables import PositionTables
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 AXIAL_TILE, AXIAL_WARPS = 32, 2
-"""Fastest values for the lines of an axis on an H200."""
+"""Largest tile along an axis, and its warps: lines are short, and there are many of them."""
+
+ROTATED_TILE = 64
+"""Vectors that a program instance rotates."""
 
 
 def masa_full_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
@@ -76,16 +78,12 @@ def _rotated(x: Tensor, cos_sin: Tensor, sign: int) -> Tensor:
     flat = dense_channels(x).flatten(1, 2)
     _, tokens, heads, dim = flat.shape
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    grid = triton.cdiv(tokens * heads, ROTATED), len(x)
+    grid = triton.cdiv(tokens * heads, ROTATED_TILE), len(x)
     _rotate[grid](
         flat, cos_sin.to(wide_type(x)[0]).contiguous(), out, strides(flat), tokens, heads, dim,
-        sign, DIM=padded(dim), TILE=ROTATED,
+        sign, DIM=padded(dim), TILE=ROTATED_TILE,
     )  # fmt: skip
     return out
-
-
-ROTATED = 64
-"""Vectors that a program instance rotates."""
 
 
 class _MaSA(Function):
@@ -152,6 +150,16 @@ def _layout(
 
 
 @triton.jit
+def _rotate_pairs(x, cos, sin):
+    """Rotate each pair of neighbouring channels of (tokens, channels) by its angle."""
+    tokens: tl.constexpr = x.shape[0]
+    channels: tl.constexpr = x.shape[1]
+    even, odd = tl.split(tl.reshape(x, (tokens, channels // 2, 2)))
+    rotated = tl.join(even * cos - odd * sin, odd * cos + even * sin)
+    return tl.reshape(rotated, (tokens, channels))
+
+
+@triton.jit
 def _rotate(
     x, cos_sin, out, X, tokens, heads, dim, sign, DIM: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip
@@ -168,7 +176,7 @@ def _rotate(
     of_pairs = exists & (pair < dim // 2)[None, :]
     cos = tl.load(angles, mask=of_pairs, other=1.0)
     sin = tl.load(angles + 1, mask=of_pairs, other=0.0) * sign
-    rotated = rotate_pairs(values, cos, sin).to(out.dtype.element_ty)
+    rotated = _rotate_pairs(values, cos, sin).to(out.dtype.element_ty)
     into = out + sample * tokens * heads * dim + vector[:, None] * dim + channel[None, :]
     tl.store(into, rotated, mask=inside)
 
