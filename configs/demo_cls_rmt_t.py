@@ -16,11 +16,11 @@ model = dict(
     head=dict(num_classes=3),
     train_cfg=None,  # no Mixup or CutMix
 )
-max_iters = 280
-train_cfg = dict(max_iters=max_iters, val_interval=140)
+max_iters = 250
+train_cfg = dict(max_iters=max_iters, val_interval=125)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', eta_min_ratio=0.02, begin=0, end=max_iters, by_epoch=False),
 ]
 optim_wrapper = dict(optimizer=dict(lr=5e-4))
-default_hooks = dict(checkpoint=dict(interval=140))
+default_hooks = dict(checkpoint=dict(interval=125))

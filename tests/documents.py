@@ -162,7 +162,7 @@ class Place:
         done = subprocess.run(
             ['bash', '-c', SHELL + text],
             cwd=self.clone,
-            env={**os.environ, 'OMP_NUM_THREADS': '2', 'PATH': path},
+            env={**os.environ, 'PATH': path},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -109,26 +109,28 @@ INTRODUCTION = """\
 This page lists the configs, their sizes and results, and the official weights. To train or test a
 config, pass its name: `mmrest train maskrcnn_rmt_s_3x --data-root data/coco`.
 
-Results are *reported by the papers, not reproduced here*, at a single scale; "-" = not
-reported. RMT-S top-1 is for the EMA weights. Parameters include training heads. MACs are for
-inference on one image, attention matmuls included. Detectors are counted at {} x {} with 1000
-regions and 100 masks, segmentors at {} x {}, and classifiers at {} x {}. `3x` configs use
-multi-scale training, and `tl` configs use [token labels](classification.md#token-labelling)."""
+Results are single-scale and *reported by the papers, not reproduced here*; "-" means not reported.
+RMT-S top-1 is for the EMA weights. Parameter counts include training-only heads. MACs are for
+inference on one image and include attention matmuls. The input size is {} x {} for detectors,
+{} x {} for segmentors and {} x {} for classifiers. For two-stage detectors, the MACs assume
+1000 region proposals and 100 masks. `3x` configs use multi-scale training, and `tl` configs use
+[token labels](classification.md#token-labelling)."""
 
 WEIGHTS = """\
 ## Official weights
 
-The authors host these files. The classifiers initialise the backbone of any config:
+The authors host these files. Use classifier weights to initialise a backbone or test the
+classifier:
 
     mmrest train maskrcnn_rmt_s_3x --pretrained RMT-S.pth
     mmrest test imagenet_rmt_s_300e RMT-S.pth
 
 {}
 
-ResT's detectors are detectron2 checkpoints; their backbones load with `--pretrained`. RMT's
-detectors are in [one folder]({}1qWiHjEy_9w29d1lNLVOSnQ?pwd=k22z) and its segmentors in
-[another]({}19q_dNqPAGnzgCWPBVYTzjg?pwd=vtpe), without a list of networks.
-`mmrest convert FILE --list` names the network of a file."""
+The ResT detectors are detectron2 checkpoints; load their backbones with `--pretrained`. The RMT
+detectors are in [one folder]({}1qWiHjEy_9w29d1lNLVOSnQ?pwd=k22z) and the segmentors in
+[another]({}19q_dNqPAGnzgCWPBVYTzjg?pwd=vtpe). Neither folder lists its networks; to identify the
+network in a file, run `mmrest convert FILE --list`."""
 
 
 def zoo() -> List[Dict[str, Any]]:

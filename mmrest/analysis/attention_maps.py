@@ -17,9 +17,9 @@ class AttentionMap(NamedTuple):
     """Attention of one token.
 
     Attributes:
-        weights: per head, over the map of the keys, (n, h, w). In MaSA and in EMSA with one head
-            they sum to 1; in EMSA with several heads to 0, because of its instance norm.
-        token: row and column of the token in the map of the queries.
+        weights: per head, over the key map, (n, h, w). They sum to 1 in MaSA and single-head EMSA,
+            and to 0 in multi-head EMSA, because of its instance norm.
+        token: row and column of the token in the query map.
         size: rows and columns of that map.
         kind: 'full MaSA', 'axial MaSA' or 'EMSA'.
     """
@@ -33,16 +33,16 @@ class AttentionMap(NamedTuple):
 def attention_maps(
     backbone: PyramidBackbone, image: Tensor, blocks: Mapping[int, int], point: Token
 ) -> Dict[int, AttentionMap]:
-    """Return the attention of one token, in one block per stage.
+    """Return the attention of one token in one block per stage.
 
     Args:
         backbone: ResT or RMT, in evaluation mode.
-        image: normalised, (1, 3, H, W).
-        blocks: stage -> block, both counted from 0.
-        point: row and column of a pixel that the token covers.
+        image: normalised image, (1, 3, H, W).
+        blocks: block of each stage, both counted from 0.
+        point: row and column of a pixel covered by the token.
 
     Returns:
-        Stage -> attention.
+        Attention by stage.
     """
     modules = {n: attention_of(backbone.blocks(n)[block]) for n, block in blocks.items()}
     inputs: Dict[nn.Module, Tuple[Any, ...]] = {}
@@ -128,10 +128,9 @@ class Decay(NamedTuple):
     """Decay of a stage for one token.
 
     Attributes:
-        gamma: decay per step, of each head, (n,).
-        weights: ``gamma^(|y - y'| + |x - x'|)`` over the tokens (y', x'), (n, H, W); RMT, the
-            equation of the Manhattan decay matrix. In an axial stage it is the product of the
-            decays along both axes.
+        gamma: decay per step of each head, (n,).
+        weights: ``gamma^(|y - y'| + |x - x'|)`` over the tokens (y', x'), (n, H, W). In an axial
+            stage, this is the product of the decays along both axes.
         token: row and column (y, x).
         axial: True if the stage is decomposed along the axes.
     """
@@ -143,13 +142,13 @@ class Decay(NamedTuple):
 
 
 def decays(backbone: RMT, height: int, width: int, point: Token) -> List[Decay]:
-    """Return the decay of every stage.
+    """Return the decay of each stage.
 
     Args:
-        backbone: RMT, on any device, meta included.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        point: row and column of a pixel that the token covers.
+        backbone: RMT, on any device, including meta.
+        height: image height in pixels.
+        width: image width in pixels.
+        point: row and column of a pixel covered by the token.
     """
     found = []
     for stage, stride in enumerate(backbone.arch.strides):

@@ -27,8 +27,8 @@ class Complexity(NamedTuple):
     """Cost of a network.
 
     Attributes:
-        parameters: all of them, those of training heads included.
-        macs: multiply-accumulate operations (MACs) of inference on one image.
+        parameters: number of parameters, including training-only heads.
+        macs: multiply-accumulate operations (MACs) for inference on one image.
     """
 
     parameters: int
@@ -42,7 +42,7 @@ class Part(NamedTuple):
         name: such as 'stage 2' or 'neck'.
         parameters: number of its parameters.
         macs: its MACs.
-        attention: MACs of these in the attention matmuls, q k^T and P V.
+        attention: MACs of the attention matmuls, q k^T and P V, included in `macs`.
         counted: False for a head that cannot be run here; its `macs` and `attention` are 0.
     """
 
@@ -54,15 +54,16 @@ class Part(NamedTuple):
 
 
 def count(model: nn.Module, height: int, width: int) -> Complexity:
-    """Count the parameters and MACs of a network for one image.
+    """Count a network's parameters, and its MACs for one image.
 
     Convolutions, linear layers and attention are counted; norms, activations, interpolation,
-    RoIAlign and NMS are not. A two-stage detector is counted with 1000 regions and 100 masks.
+    RoIAlign and NMS are not. Counts for two-stage detectors assume 1000 region proposals and 100
+    masks.
 
     Args:
-        model: backbone, detector, segmentor or classifier, on any device, meta included.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
+        model: backbone, detector, segmentor or classifier, on any device, including meta.
+        height: image height in pixels.
+        width: image width in pixels.
 
     Raises:
         UsageError: a head cannot be counted; :func:`count_parts` counts the other parts.
@@ -78,11 +79,11 @@ def count(model: nn.Module, height: int, width: int) -> Complexity:
 
 
 def count_parts(model: nn.Module, height: int, width: int) -> List[Part]:
-    """Count parameters and MACs by part, in the order of the network; see :func:`count`.
+    """Count parameters and MACs by part, in network order; see :func:`count`.
 
-    The parts of our backbones are the stem, the stages, each with the downsampling before it,
-    and the output norms. The parts of other networks are their children; a container is split
-    into its own children. Parts without parameters and MACs are dropped.
+    ResT and RMT consist of the stem, the stages, each with the downsampling before it, and the
+    output norms. Other networks are split into their child modules, and containers into their own
+    children. Parts without any parameters or MACs are dropped.
     """
     names = _part_names(model)
     parameters = Counter(dict.fromkeys(names.values(), 0))

@@ -19,20 +19,20 @@ class ReceptiveField(NamedTuple):
 
 
 def receptive_fields(network: nn.Module, images: Iterable[Tensor]) -> List[ReceptiveField]:
-    """Return the effective receptive fields of a backbone's maps (Luo et al., NeurIPS 2016).
+    """Return the effective receptive field of each backbone map (Luo et al., NeurIPS 2016).
 
     The strength of a pixel is the root mean square of the derivatives of the channels at the
-    map's centre with respect to its colours, over images, channels and colours. One backward
-    pass per image sums over the channels: for independent random signs s, the expected square
-    of ``d (sum_c s_c y_c) / d x`` is ``sum_c (d y_c / d x)^2``. Without signs, the sum over the
-    channels is constant after a layer norm.
+    map's centre with respect to the pixel, over images, channels and colours. One backward pass
+    per image is enough: for independent random signs s, the expected square of
+    ``d (sum_c s_c y_c) / d x`` is ``sum_c (d y_c / d x)^2``. Without signs, the sum over the
+    channels would be constant after a layer norm.
 
     Args:
-        network: a backbone with maps (1, C, h, w), in evaluation mode.
-        images: normalised, (1, 3, H, W) each, all of one size.
+        network: a backbone that returns maps (1, C, h, w), in evaluation mode.
+        images: normalised images, (1, 3, H, W) each, all of the same size.
 
     Returns:
-        One per map.
+        One receptive field per map.
     """
     squares: List[Tensor] = []
     for number, image in enumerate(images):
@@ -80,7 +80,7 @@ class Components(NamedTuple):
     Attributes:
         colours: the first three components as red, green and blue, each scaled to [0, 1],
             (h, w, 3).
-        explained: fraction of the variance that each explains, (3,).
+        explained: fraction of the variance that each component explains, (3,).
     """
 
     colours: Tensor
@@ -88,12 +88,12 @@ class Components(NamedTuple):
 
 
 def principal_components(features: Tensor) -> Components:
-    """Return the first three principal components of the tokens of a feature map.
+    """Return the first three principal components of a feature map's tokens.
 
-    The sign of a component is free; its largest loading is made positive.
+    The sign of a component is arbitrary; its largest loading is made positive.
 
     Args:
-        features: (C, h, w) of any C, h and w; components beyond min(C, h w) are zero.
+        features: feature map, (C, h, w); components beyond min(C, h w) are zero.
     """
     height, width = features.shape[1:]
     tokens = features.flatten(1).T.double()

@@ -96,7 +96,7 @@ class Memory(NamedTuple):
     saved: float
 
 
-class _Attention(nn.Module):
+class AttentionOnly(nn.Module):
     """Attention on random queries, keys and values; the images are ignored."""
 
     def __init__(self, attention: Attention, job: Job) -> None:
@@ -139,7 +139,7 @@ class Step:
     def __init__(self, job: Job) -> None:
         torch.manual_seed(0)
         if job.network in ATTENTIONS:
-            network = _Attention(ATTENTIONS[job.network], job)
+            network = AttentionOnly(ATTENTIONS[job.network], job)
         else:
             cfg = BACKBONES[job.network]
             if job.network in PEERS:

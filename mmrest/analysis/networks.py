@@ -18,7 +18,7 @@ from ..checkpoint import read_weights
 from ..engine.building import check_model, find_type
 from ..engine.config import is_classifier, load_config, without_sync_bn
 from ..engine.errors import UsageError
-from ..engine.weights import fitted_to, load_full_weights
+from ..engine.weight_hooks import fitted_to, load_full_weights
 from ..models.pyramid import PyramidBackbone
 from ..shipped import find
 

@@ -76,15 +76,15 @@ class Weights(NamedTuple):
 
 
 def read_weights(path: str, prefix: Optional[str] = None, map_location: Any = 'cpu') -> Weights:
-    """Read the tensors of a file.
+    """Read the tensors in a file.
 
     Args:
-        path: see :func:`.read_checkpoint`, and :func:`weights_of` for its content.
-        prefix: load only names that begin with ``prefix.``, and remove it.
+        path: see :func:`.read_checkpoint`; for supported contents, see :func:`weights_of`.
+        prefix: load only tensors whose names start with ``prefix.``, and remove the prefix.
         map_location: as for ``torch.load``.
 
     Raises:
-        CheckpointError: see :func:`.read_checkpoint`, or there are no tensors (with that prefix).
+        CheckpointError: the file cannot be read or contains no tensors (with that prefix).
     """
     weights = weights_of(path, read_checkpoint(path, map_location))
     return weights.under(prefix) if prefix else weights

@@ -13,14 +13,14 @@ from ..models.pretrained import StrictPretrained
 
 @MODELS.register_module()
 class ReleasedClassifier(StrictPretrained, ImageClassifier):
-    """mmpretrain's ImageClassifier, with the same arguments, that loads official weights.
+    """mmpretrain's ImageClassifier, extended to load official weights; takes the same arguments.
 
-    RMT needs an :class:`~mmrest.classification.projection.RMTProjection` as neck, ResT global
-    average pooling. Both have one linear layer as head.
+    For RMT, the neck is an :class:`~mmrest.classification.projection.RMTProjection`; for ResT, it
+    is global average pooling. Both use one linear layer as the head.
 
     Parameters have mmpretrain's names (``backbone.patch_embed.proj.0.weight``,
-    ``neck.proj.weight``, ``head.fc.weight``). ``load_state_dict`` also accepts the names of the
-    official code (``patch_embed.proj.0.weight``, ``proj.weight``, ``head.weight``).
+    ``neck.proj.weight``, ``head.fc.weight``). ``load_state_dict`` also accepts the official names
+    (``patch_embed.proj.0.weight``, ``proj.weight``, ``head.weight``).
     """
 
     def own_name(self, name: str) -> str:
@@ -50,10 +50,10 @@ class ReleasedClassifier(StrictPretrained, ImageClassifier):
 
 @HOOKS.register_module()
 class ClassVisualizationHook(VisualizationHook):
-    """mmpretrain's VisualizationHook, with the same arguments and correct colours.
+    """mmpretrain's VisualizationHook with correct colours; takes the same arguments.
 
     mmpretrain's hook passes BGR images to a visualizer that expects RGB. With test-time
-    augmentation, the first view of an image is drawn.
+    augmentation, this hook draws the first view of each image.
     """
 
     def _draw_samples(self, batch_idx: int, data_batch: dict, *args: Any, **kwargs: Any) -> None:

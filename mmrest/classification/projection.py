@@ -1,4 +1,4 @@
-"""Necks of RMT for classification, between its last feature map and the linear layer."""
+"""RMT classification necks, between the last feature map and the linear layer."""
 
 from typing import ClassVar, Sequence, Tuple
 
@@ -12,13 +12,13 @@ from ..models.pretrained import InitCfg
 
 @MODELS.register_module()
 class RMTProjection(BaseModule):
-    """Neck of RMT for classification: linear, batch norm, SiLU, global average.
+    """RMT classification neck: linear layer, batch norm, SiLU, global average pooling.
 
     Args:
         in_channels: channels of the last map.
         out_channels: channels of the projected map; 1024 in the official code.
-        norm_cfg: config of the norm layer, for mmcv's ``build_norm_layer``.
-        init_cfg: as in mmengine; None initialises as the backbone does from scratch.
+        norm_cfg: norm layer config for mmcv's ``build_norm_layer``.
+        init_cfg: as in mmengine; None uses the backbone's initialisation from scratch.
     """
 
     scratch_init_cfg: ClassVar[InitCfg] = [dict(type='TruncNormal', layer='Linear', std=0.02)]
@@ -47,17 +47,17 @@ class RMTProjection(BaseModule):
 
 @MODELS.register_module()
 class RMTTokenProjection(RMTProjection):
-    """Neck of RMT for token labelling, which also returns the tokens.
+    """RMT neck for token labelling, which also returns the tokens.
 
     Args:
-        tokens: ``'last'`` returns the tokens of the last map, as the official code does for B*
-            and L*. ``'projected'`` returns tokens of the projected map, which matches the
-            parameter count in the authors' log of S*.
+        tokens: ``'last'`` returns the tokens of the last map, as the official code does.
+            ``'projected'`` returns the tokens of the projected map, which matches the parameter
+            count in the authors' S* log.
 
     For the other arguments, see :class:`RMTProjection`.
 
     Raises:
-        ValueError: `tokens` has another value.
+        ValueError: `tokens` has an invalid value.
     """
 
     def __init__(self, *args: object, tokens: str = 'last', **kwargs: object) -> None:

@@ -1,4 +1,4 @@
-"""Token labelling with MixToken: every token of the last map is classified, too.
+"""Token labelling with MixToken, which also classifies every token of the last map.
 
 All Tokens Matter: Token Labeling for Training Better Vision Transformers (NeurIPS 2021,
 https://arxiv.org/abs/2104.10858), as in the official code of RMT-S*, B* and L*.
@@ -73,15 +73,15 @@ def swap(x: Tensor, box: Box, cell: int = 1) -> Tensor:
 
 @MODELS.register_module()
 class TokenLabelHead(LinearClsHead):
-    """Head with two linear classifiers: one for the average, one for every token.
+    """Head with two linear classifiers, one for the average and one for each token.
 
     Args:
         num_classes: number of classes.
         in_channels: channels of the average.
         token_channels: channels of the tokens.
-        dense_weight: weight of the tokens' loss, beta in equation 4 of All Tokens Matter.
+        dense_weight: weight of the token loss, beta in equation 4 of All Tokens Matter.
         **kwargs: arguments of mmpretrain's LinearClsHead; `loss` must support soft labels
-            (N, classes), for instance LabelSmoothLoss.
+            (N, classes), as LabelSmoothLoss does.
     """
 
     def __init__(
@@ -165,11 +165,11 @@ class TokenLabelHead(LinearClsHead):
 class TokenLabelClassifier(ReleasedClassifier):
     """Classifier trained with token labelling and MixToken.
 
-    Training mixes the tokens after the stem with the flipped batch. The region is aligned to the
-    tokens of the last map, so that each of these has one label. Evaluation does not mix, and
-    works without labels. The backbone is from mmrest, the neck returns averages and tokens, like
-    :class:`~mmrest.classification.projection.RMTTokenProjection`, and the head is a
-    :class:`TokenLabelHead`.
+    In training, one region of the tokens after the stem comes from the reversed batch. The region
+    is aligned to the tokens of the last map, so that each of these has one label. Evaluation does
+    not mix tokens and works without labels. The backbone must be from mmrest. The neck must return
+    averages and tokens, as :class:`~mmrest.classification.projection.RMTTokenProjection` does. The
+    head must be a :class:`TokenLabelHead`.
     """
 
     def own_name(self, name: str) -> str:

@@ -100,25 +100,25 @@ class TrackedRandAugment(RandAugment):
 class LoadTokenLabels(BaseTransform):
     """Load the dense labels of an image and sample them at its tokens.
 
-    The file of ``…/CLASS/NAME.JPEG`` is ``label_root/CLASS/NAME`` with `suffix`. It contains one
-    tensor (2, k, H, W): scores before the softmax, and their classes. Classes that are not listed
-    in a cell have score 0. Scores are sampled bilinearly and averaged over each token, like
-    RoIAlign, with 0 for padding. The softmax over all classes gives probabilities.
+    The labels of ``…/CLASS/NAME.JPEG`` are in ``label_root/CLASS/NAME`` with `suffix`. The file
+    contains one tensor (2, k, H, W): scores before the softmax, and their classes. Classes not
+    listed in a cell have score 0. As in RoIAlign, scores are sampled bilinearly and averaged over
+    each token, with zero padding. A softmax over all classes gives probabilities.
 
-    Place it after the last of the ``Tracked…`` transforms, which provide ``coords``. Adds
-    ``token_label``, (classes, rows, columns) in float16 for cheap transfer between processes.
+    Place this transform after the last ``Tracked…`` transform; these provide ``coords``. It adds
+    ``token_label``, (classes, rows, columns), in float16 for cheaper transfer between processes.
 
     Args:
-        label_root: folder of the labels.
+        label_root: label folder.
         num_classes: number of classes.
         grid: rows and columns of tokens, or one number for both.
-        relabel: also set ``gt_score`` to the softmax of the tokens' average scores, like the
-            official code of RMT; otherwise ``gt_label`` stays in use.
-        suffix: ``.pt``, written by ``torch.save``, or ``.npy``.
+        relabel: also set ``gt_score`` to the softmax of the mean token scores, as RMT's official
+            code does; otherwise, ``gt_label`` is used.
+        suffix: ``.pt``, saved with ``torch.save``, or ``.npy``.
 
     Raises:
         CheckpointError: a file is missing or does not contain such a tensor.
-        ValueError: an argument is not valid.
+        ValueError: an argument is invalid.
     """
 
     def __init__(

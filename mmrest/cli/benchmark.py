@@ -24,6 +24,12 @@ NETWORKS = (*BACKBONES, *ATTENTIONS)
 LARGEST_MAPS = 2**28
 """Largest attention map, in elements, for which the reference implementation is measured."""
 
+REPORTED_RATES = {
+    'rmt_t': 1650, 'rmt_s': 876, 'rmt_b': 457, 'rmt_l': 326, 'rmt_swin_t': 1192,
+    'rmt_swin_s': 722, 'swin_t': 1704, 'swin_s': 1006,
+}  # fmt: skip
+"""Images per second at 224 x 224 in Table 11 of RMT, which does not name the GPU."""
+
 METRICS = {
     'coco/bbox_mAP': ('box AP', 100),
     'coco/segm_mAP': ('mask AP', 100),
@@ -137,16 +143,23 @@ def table(entries: List[Dict[str, Any]]) -> str:
     rows = []
     for entry in entries:
         reference = medians.get((entry['network'], entry['size'], 'reference', False))
+        is_reported = not entry['train'] and tuple(entry['size']) == (224, 224)
+        rate = REPORTED_RATES.get(entry['network']) if is_reported else None
         rows.append([
             'x'.join(map(str, entry['size'])),
             entry['name'],
             f'{entry["median"]:.3f}',
             f'{min(entry["seconds"]):.3f} - {max(entry["seconds"]):.3f}',
             f'{reference / entry["median"]:.2f}' if reference else '-',
+            f'{entry["batch"] / entry["median"]:.1f}',
+            str(rate or '-'),
             *('-' if not entry.get(key) else f'{entry[key]:.0f}' for key in ('peak', 'saved')),
         ])  # fmt: skip
-    columns = ['size', 'network', 'median (s)', 'range (s)', 'speed-up over reference']
-    return markdown_table([*columns, 'peak memory (MB)', 'saved for backward (MB)'], rows)
+    columns = [
+        'size', 'network', 'median (s)', 'range (s)', 'speed-up over reference', 'images/s',
+        'images/s, RMT Table 11', 'peak memory (MB)', 'saved for backward (MB)',
+    ]  # fmt: skip
+    return markdown_table(columns, rows)
 
 
 def benchmark_networks(args: argparse.Namespace, console: Console) -> None:

@@ -276,6 +276,34 @@ def rows(state: State) -> List[Tuple[str, str, str, str]]:
     return found
 
 
+def check_backends(device: str) -> int:
+    """Print errors, times and memory of every attention backend on a device.
+
+    Returns:
+        1 if a backend fails, or deviates by more than rounding.
+    """
+    import torch
+
+    from ..analysis.backends import examine
+    from ..analysis.measure import machine
+
+    print(f'\n{machine(device)}; ms and MB, * = default, errors relative to the largest value\n')
+    columns = 'attention', 'input', 'backend', 'error', 'inference', 'training', 'memory', 'note'
+    print(markdown_table(columns, ()), flush=True)
+    status = 0
+    for job, findings in examine(torch.device(device)):
+        shape = f'{job.batch} x {job.size[0]} x {job.size[1]} {job.dtype}'
+        for found in findings:
+            status |= found.deviates
+            note = found.refusal or ('DEVIATES' if found.deviates else '')
+            numbers = [f'{found.error:.1e}', f'{found.forward:.2f}', f'{found.training:.2f}']
+            numbers.append('-' if found.peak is None else f'{found.peak:.0f}')
+            cells = ['-'] * len(numbers) if found.refusal else numbers
+            backend = f'{found.backend}{"*" * found.is_default}'
+            print(f'| {" | ".join([job.network, shape, backend, *cells, note])} |', flush=True)
+    return status
+
+
 def main() -> int:
     """Print the versions, properties and fixes.
 
@@ -284,8 +312,14 @@ def main() -> int:
     """
     parser = Parser(description=__doc__)
     parser.add_argument('--markdown', action='store_true', help='print Markdown for a bug report')
+    parser.add_argument(
+        '--gpu', action='store_true',
+        help='also compare errors, time and memory of the attention backends, in minutes',
+    )  # fmt: skip
     args = parser.parse_args()
     state = look()
+    if args.gpu and not state.facts.get('cuda works'):
+        parser.error('--gpu: PyTorch finds no usable GPU')
     if args.markdown:
         lines = [f'- {name}: {what}' for name, what in surroundings(state).items()]
         print('\n'.join([*lines, '', markdown_table(COLUMNS, rows(state))]))
@@ -300,4 +334,5 @@ def main() -> int:
         for name, what in surroundings(state).items():
             console.print(f'{name}: {what}', highlight=False, markup=False)
         console.print('For a bug report: mmrest check --markdown', highlight=False)
-    return 1 if remedies(state) else 0
+    status = check_backends('cuda') if args.gpu else 0
+    return 1 if remedies(state) else status

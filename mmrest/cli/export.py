@@ -15,11 +15,11 @@ from ..analysis.networks import (
     preprocessing,
     usual_size,
 )
+from ..export.comparison import export_checked
 from ..export.onnx import (
     PACKAGES,
     Shape,
     check_packages,
-    export_checked,
     exportable,
     facts,
     is_detector,

@@ -12,7 +12,7 @@ from ..engine.config import TESTED, check_tta, is_classifier, is_segmentor, use_
 from ..engine.display import quiet_libraries
 from ..engine.distributed import join_processes
 from ..engine.errors import UsageError
-from ..engine.weights import StrictWeightsHook
+from ..engine.weight_hooks import StrictWeightsHook
 from ..inference.hook import PredictionsHook
 from ..inference.outputs import Viewer
 from ..preflight import rehearse

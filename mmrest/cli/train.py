@@ -18,7 +18,7 @@ from ..engine.distributed import join_processes, of_first_process
 from ..engine.errors import UsageError
 from ..engine.resuming import ScheduleHook
 from ..engine.saving import newest_checkpoint
-from ..engine.weights import InitWeightsHook, StrictWeightsHook
+from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from ..preflight import Report, rehearse
 from .command import Parser, add_run_arguments, run_config
 

@@ -1,4 +1,4 @@
-"""All patches of mmengine, and all uses of private parts of mmengine and torch.
+"""All patches of mmengine, and the private parts of mmengine and torch that a run uses.
 
 Tried with mmengine 0.10.7 and torch 2.1 to 2.14; tests/engine/test_compat.py fails when a library
 changes under it, and lists the methods of mmengine's classes that subclasses override.
@@ -9,7 +9,7 @@ import os.path as osp
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Dict, Iterator
 from urllib.parse import urlparse
 
 import torch
@@ -111,6 +111,15 @@ def without_cuda_device() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_device = before
+
+
+def use_datasets(run: Runner, datasets: Dict[str, Any]) -> None:
+    """Pass datasets that are already built to a run, by phase; it takes them out of the dict."""
+    for phase in list(datasets):
+        name = f'_{phase}_dataloader'
+        # mmengine deep-copies the config of a loader; functions are not copied.
+        taken = dict(type=lambda phase=phase: datasets.pop(phase))
+        setattr(run, name, dict(getattr(run, name), dataset=taken))
 
 
 def loaded_from(run: Runner) -> str:

@@ -11,12 +11,12 @@ from .errors import UsageError
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
-    """DefaultOptimWrapperConstructor with layer-wise decay of the learning rate.
+    """DefaultOptimWrapperConstructor with layer-wise learning-rate decay.
 
-    ``paramwise_cfg`` accepts ``layer_decay_rate`` in addition to mmengine's keys. It multiplies
-    the learning rate of a parameter at depth d of n by ``layer_decay_rate ** (n - 1 - d)``; necks
-    and heads keep the full rate. The constructors of mmdet and mmseg support only ConvNeXt and
-    BEiT, and mmpretrain's only classifiers.
+    In addition to mmengine's keys, ``paramwise_cfg`` accepts ``layer_decay_rate``. The learning
+    rate of a parameter at depth d of n is multiplied by ``layer_decay_rate ** (n - 1 - d)``. Necks
+    and heads keep the full rate. The constructors in mmdet and mmseg support only ConvNeXt and
+    BEiT; mmpretrain's supports only classifiers.
 
     Raises:
         UsageError: the rate is not in (0, 1], or the backbone has no ``get_layer_depth``.

@@ -16,15 +16,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .compat import has_seed_per_rank
-from .display import say
-from .errors import Interrupted
-from .loading import (
+from .data_loading import (
     RandomStates,
     ResumableLoader,
     kept_random_states,
     random_states,
     set_random_states,
 )
+from .display import say
+from .errors import Interrupted
 from .saving import AtomicCheckpointHook
 from .signals import StopRequest
 

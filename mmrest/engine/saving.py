@@ -32,9 +32,9 @@ _KEY = 'mmrest'
 class AtomicCheckpointHook(CheckpointHook):
     """CheckpointHook with atomic writes.
 
-    An older checkpoint is removed only after the newer one is complete and was read back, and
-    the best one so far only after the better one is complete. Checkpoints contain the state that
-    :mod:`.loops` needs for a bit-exact resume.
+    An old checkpoint is removed only after the new one has been written and read back. The
+    previous best checkpoint is removed only after the new best one has been written. Checkpoints
+    contain the state that :mod:`.loops` needs for a bit-exact resume.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -179,11 +179,11 @@ class AtomicCheckpointHook(CheckpointHook):
 class InvalidLossHook(Hook):
     """Hook that stops a run when its loss becomes NaN or Inf, before a checkpoint is saved.
 
-    Every loss is checked on its device. Reading the result synchronises with the device. It is
-    read at intervals, before a checkpoint or an evaluation, and at the end.
+    Every loss is checked on its device. Reading the result synchronises with the device, so it is
+    read only at intervals, before a checkpoint or an evaluation, and after each epoch.
 
     Args:
-        interval: iterations between two synchronisations.
+        interval: iterations between synchronisations.
     """
 
     # After LoggerHook, so that the parts of the loss are logged, and before CheckpointHook, which

@@ -3,14 +3,12 @@
 import copy
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision.ops
 from torch import Tensor, nn
 
 from ..engine.errors import UsageError
-from .onnx import Agreement
 
 NOT_FOUND = -1.0
 """Score of padding and of suppressed boxes."""
@@ -428,108 +426,3 @@ def _best(
     kept = nms(apart, scores, cfg.nms.iou_threshold, count)
     best, index = kept.topk(count)
     return _picked(boxes, index), best, groups.gather(1, index)
-
-
-SCORE = 0.05
-"""Lowest score of detections that are compared."""
-
-SAME_BOX = 1.0
-"""Largest difference between the corners of matched boxes, in pixels."""
-
-
-def predicted(network: Detector, images: Sequence[np.ndarray]) -> List[Any]:
-    """Return mmdet's own prediction for images as its pipelines load them.
-
-    Args:
-        network: the exported detector.
-        images: (H, W, 3) each, uint8, of one size.
-
-    Returns:
-        Instances of each image, in its pixels.
-    """
-    from mmdet.structures import DetDataSample
-
-    (model,) = network.original
-    size = images[0].shape[:2]
-    meta = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
-    samples = dict(
-        inputs=[torch.from_numpy(image).permute(2, 0, 1) for image in images],
-        data_samples=[DetDataSample(metainfo=meta) for _ in images],
-    )
-    with torch.no_grad():
-        return [sample.pred_instances for sample in model.test_step(samples)]
-
-
-def agreement(
-    network: Detector, expected: Sequence[Any], found: Sequence[Tensor], size: Tuple[int, int],
-    tolerance: float,
-) -> Agreement:  # fmt: skip
-    """Match the detections of a file with mmdet's.
-
-    A detection may be missing if its score is within the tolerance of the lowest score that is
-    kept.
-
-    Args:
-        network: the exported detector.
-        expected: results of :func:`predicted`.
-        found: dets, labels and, if the detector predicts them, masks of the file.
-        size: height and width of the images, in pixels.
-        tolerance: largest difference of matched scores.
-    """
-    (model,) = network.original
-    cfg = (model.roi_head if hasattr(model, 'roi_head') else model.bbox_head).test_cfg
-    total = Agreement()
-    for image, instances in enumerate(expected):
-        dets, labels = found[0][image], found[1][image]
-        count = int((labels >= 0).sum())
-        full = count == len(labels)
-        least = max(SCORE, cfg.get('score_thr', 0), float(dets[-1, 4]) if full else 0) + tolerance
-        free = [i for i in range(count) if dets[i, 4] > SCORE]
-        pairs, missing = [], 0
-        for number, (box, score, label) in enumerate(
-            zip(instances.bboxes, instances.scores, instances.labels)
-        ):
-            if score <= SCORE:
-                continue
-            away = {
-                i: float((dets[i, :4] - box).abs().max())
-                for i in free
-                if labels[i] == label and (dets[i, 4] - score).abs() <= tolerance
-            }
-            nearest = min(away, key=away.get, default=None)
-            if nearest is not None and away[nearest] <= SAME_BOX:
-                pairs.append((number, nearest))
-                free.remove(nearest)
-            else:
-                missing += int(score > least)
-        missing += sum(bool(dets[i, 4] > least) for i in free)
-        ours, theirs = [list(each) for each in zip(*pairs)] or ([], [])
-        differences = (
-            dets[theirs, :4] - instances.bboxes[ours],
-            dets[theirs, 4] - instances.scores[ours],
-        )
-        box, score = (float(each.abs().max()) if pairs else 0.0 for each in differences)
-        mask = 1.0
-        if network.with_masks and pairs:
-            pasted = _pasted(model, found[2][image, theirs], dets[theirs, :4], size)
-            mask = _smallest_iou(pasted, instances.masks[ours])
-        total = Agreement(
-            total.detections + int((instances.scores > SCORE).sum()), total.unmatched + missing,
-            max(total.score, score), max(total.box, box), min(total.mask, mask),
-        )  # fmt: skip
-    return total
-
-
-def _pasted(model: nn.Module, masks: Tensor, boxes: Tensor, size: Tuple[int, int]) -> Tensor:
-    """Paste probabilities inside boxes into binary masks of the image, (K, H, W)."""
-    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
-
-    pasted, _ = _do_paste_mask(masks[:, None], boxes, *size, skip_empty=False)
-    return pasted >= model.roi_head.test_cfg.mask_thr_binary
-
-
-def _smallest_iou(masks: Tensor, others: Tensor) -> float:
-    """Return the smallest IoU of pairs of masks, without two pixels, for small masks."""
-    differing = ((masks ^ others).flatten(1).sum(1) - 2).clamp(min=0)
-    union = (masks | others).flatten(1).sum(1).clamp(min=1)
-    return float((1 - differing / union).min())

@@ -1,12 +1,10 @@
-"""ONNX export of backbones, segmentors and detectors, and comparison with PyTorch."""
+"""ONNX export of backbones, segmentors and detectors."""
 
 import copy
 import importlib.util
 import inspect
 import json
 import logging
-import os
-import tempfile
 import warnings
 from pathlib import Path
 from typing import (
@@ -15,14 +13,12 @@ from typing import (
     Iterable,
     List,
     Mapping,
-    NamedTuple,
     Optional,
     Sequence,
     Tuple,
     Union,
 )
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
@@ -30,7 +26,6 @@ from mmengine.registry import DATASETS, DefaultScope
 from torch import Tensor, nn
 
 from ..analysis.networks import Preprocessing, backbone_of, preprocessing
-from ..datasets.shapes import draw_scene
 from ..engine.building import find_type
 from ..engine.config import dicts, first_line
 from ..engine.errors import UsageError
@@ -403,183 +398,3 @@ def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)
-
-
-class Agreement(NamedTuple):
-    """Agreement of the detections of a file with mmdet's.
-
-    Attributes:
-        detections: number of mmdet's above :data:`mmrest.export.detectors.SCORE`.
-        unmatched: number of detections that only one side has.
-        score: largest difference of a score.
-        box: largest difference of a corner, in pixels.
-        mask: smallest IoU of masks; 1 without masks.
-    """
-
-    detections: int = 0
-    unmatched: int = 0
-    score: float = 0.0
-    box: float = 0.0
-    mask: float = 1.0
-
-
-class Difference(NamedTuple):
-    """Largest differences of an output, in multiples of its standard deviation.
-
-    Attributes:
-        onnx: onnxruntime from PyTorch, both in float32.
-        rounding: PyTorch in float32 from PyTorch in float64. The instance norm of ResT divides by
-            small deviations, which magnifies rounding, mostly in untrained networks.
-        agreement: agreement of detections with mmdet's, for a detector; the differences are then
-            those of the maps of its dense head.
-    """
-
-    onnx: float
-    rounding: float
-    agreement: Optional[Agreement] = None
-
-
-def differences(
-    path: Path,
-    network: nn.Module,
-    shapes: Sequence[Shape],
-    normalisation: Preprocessing = IMAGENET,
-    inside: bool = False,
-    tolerance: float = 1e-3,
-) -> Dict[Shape, Difference]:
-    """Compare a file in onnxruntime with the network in PyTorch, on synthetic images.
-
-    Args:
-        path: the file.
-        network: the exported network.
-        shapes: shapes of the images.
-        normalisation: normalisation that the network expects.
-        inside: the file includes normalisation.
-        tolerance: largest difference between the scores of matched detections.
-
-    Returns:
-        Shape -> difference.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-    rng = np.random.default_rng(0)
-    exact = copy.deepcopy(network).double()
-    mean, std = (torch.tensor(each)[:, None, None] for each in normalisation[:2])
-    found = {}
-    for shape in shapes:
-        loaded = np.stack([draw_scene(rng, *shape[1:])[0] for _ in range(shape[0])])  # BGR
-        raw = torch.from_numpy(loaded).permute(0, 3, 1, 2).float()
-        images = ((raw.flip(1) if normalisation.order == 'RGB' else raw) - mean) / std
-        given = (raw if inside else images).numpy()
-        computed = [torch.from_numpy(each) for each in session.run(None, {'images': given})]
-        extra = ()
-        if is_detector(network):
-            extra = (torch.tensor(shape[1:]),)
-            images = network.padded(images)
-        with torch.no_grad():
-            expected, truth = (
-                _tuple(f(x, *extra)) for f, x in ((network, images), (exact, images.double()))
-            )
-        first = len(output_names(network)) if extra else 0
-        difference = Difference(
-            _largest(computed[first:], expected[first:]),
-            _largest(expected[first:], truth[first:]),
-        )
-        if extra:
-            from .detectors import agreement, predicted
-
-            instances = predicted(network, loaded)
-            agreed = agreement(network, instances, computed, shape[1:], tolerance)
-            difference = difference._replace(agreement=agreed)
-        found[shape] = difference
-    return found
-
-
-def _tuple(outputs: Union[Tensor, Sequence[Tensor]]) -> Sequence[Tensor]:
-    return (outputs,) if isinstance(outputs, Tensor) else outputs
-
-
-def _largest(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    return max(float((a - b).abs().max() / b.std()) for a, b in zip(found, expected))
-
-
-def export_checked(
-    network: nn.Module,
-    path: Path,
-    shapes: Sequence[Shape],
-    tolerance: float,
-    normalisation: Preprocessing = IMAGENET,
-    preprocess: bool = False,
-    **options: object,
-) -> Dict[Shape, Difference]:
-    """Export a network and compare it; keep no file whose differences exceed the tolerance.
-
-    Args:
-        network: result of :func:`exportable`.
-        path: the file.
-        shapes: shapes to compare at; empty to skip the comparison.
-        tolerance: largest difference; three times PyTorch's own rounding is always accepted. It
-            is also the largest difference of detection scores.
-        normalisation: normalisation that the network expects.
-        preprocess: include normalisation in the file.
-        **options: arguments of :func:`export`.
-
-    Returns:
-        See :func:`differences`.
-
-    Raises:
-        UsageError: the network cannot be exported, or the file computes something else.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix='.onnx-') as folder:
-        unchecked = Path(folder, path.name)
-        export(network, unchecked, normalise=normalisation if preprocess else None, **options)
-        found = (
-            differences(unchecked, network, shapes, normalisation, preprocess, tolerance)
-            if shapes
-            else {}
-        )
-        for (batch, height, width), difference in found.items():
-            fault = _fault(difference, tolerance)
-            if fault:
-                raise UsageError(
-                    f'at {batch} x 3 x {height} x {width} the exported network differs by '
-                    f'{fault}; {path} is not written'
-                )
-        if is_detector(network):
-            _without_maps(unchecked, len(output_names(network)))
-        os.replace(unchecked, path)
-    return found
-
-
-MATCHED = 0.99
-"""Share of detections that must match; overlaps may be at the threshold of NMS."""
-
-SAME_MASK = 0.99
-"""Minimum IoU between the masks of matched detections."""
-
-
-def _fault(difference: Difference, tolerance: float) -> Optional[str]:
-    """Return how a file differs too much, or None."""
-    if not difference.onnx <= max(tolerance, 3 * difference.rounding):  # NaN is too much
-        return f'{difference.onnx:.1e} standard deviations, more than --tolerance {tolerance:g}'
-    agreed = difference.agreement
-    if agreed is None or 3 * difference.rounding > tolerance:  # detections are noise, too
-        return None
-    if agreed.unmatched > (1 - MATCHED) * agreed.detections:
-        return f'{agreed.unmatched} of {agreed.detections} detections'
-    if agreed.mask < SAME_MASK:
-        return f'a mask whose IoU is {agreed.mask:.3f}'
-    return None
-
-
-def _without_maps(path: Path, outputs: int) -> None:
-    """Keep only the first outputs of a file; the others are for the comparison."""
-    import onnx
-
-    model = onnx.load(path)
-    del model.graph.output[outputs:]
-    onnx.save(model, path)

@@ -47,7 +47,7 @@ from ..engine.config import (
 from ..engine.devices import usable_device
 from ..engine.display import colours
 from ..engine.errors import UsageError
-from ..engine.weights import dataset_meta, load_full_weights
+from ..engine.weight_hooks import dataset_meta, load_full_weights
 from .inputs import UnreadableImage, check_complete
 from .overlay import drawable
 
@@ -59,7 +59,7 @@ class Prediction(NamedTuple):
     """Prediction for one image.
 
     Attributes:
-        source: the image as it was passed.
+        source: the image as passed.
         image: its pixels to draw on, (H, W, 3) uint8, BGR; see :func:`.overlay.drawable`.
         sample: a DetDataSample or SegDataSample, on the CPU, at the size of `image`.
     """
@@ -70,17 +70,18 @@ class Prediction(NamedTuple):
 
 
 class Inferencer:
-    """A trained network with the test pipeline of its config; see :func:`inference`.
+    """Trained network with the test pipeline of its config; see :func:`inference`.
 
-    Results are bit-identical to those of ``tools/test.py`` for the same batches.
+    For the same batches, results are bit-identical to ``tools/test.py``.
 
     Attributes:
         cfg: the config.
         model: the network, in evaluation mode.
-        classes: class names, in the order of the labels.
-        palette: colour of every class, as (red, green, blue) of 0 to 255.
-        is_segmentor: the network predicts label maps, not boxes and masks.
-        reduces_zero_label: in label maps of the dataset, the first class is 1 and 0 unlabelled.
+        classes: class names, in label order.
+        palette: colour of each class, as (red, green, blue) from 0 to 255.
+        is_segmentor: True if the network predicts label maps instead of boxes and masks.
+        reduces_zero_label: True if, in the dataset's label maps, 0 means unlabelled and 1 is the
+            first class.
     """
 
     def __init__(
@@ -131,28 +132,28 @@ class Inferencer:
     def __call__(
         self, images: Union[Image, Iterable[Image]], batch_size: int = 1
     ) -> Union[BaseDataElement, List[BaseDataElement]]:
-        """Predict.
+        """Predict on one or more images.
 
         Args:
             images: one image, or several.
-            batch_size: images per forward pass. A detector pads the images of a batch to the
-                largest one, which changes the last digits; a segmentor's batches hold images of
-                one size.
+            batch_size: images per forward pass. Detectors pad images to the largest one in the
+                batch, which changes the last digits. Segmentors only batch images of the same
+                size.
 
         Returns:
-            A data sample for one image, or else a list of them, on the CPU and at the size of the
-            image:
+            A data sample for a single image, or a list for several, on the CPU and at the size of
+            the image:
 
             - detectors: ``pred_instances`` with ``bboxes`` (N, 4) float32, in pixels as left, top,
               right, bottom; ``scores`` (N,) float32; ``labels`` (N,) int64, indices of `classes`;
               and ``masks`` (N, H, W) bool if the network predicts them;
-            - segmentors: ``pred_sem_seg.data`` (1, H, W) int64, indices of `classes`. The scores
-              of all classes are large and available from :meth:`stream` only.
+            - segmentors: ``pred_sem_seg.data`` (1, H, W) int64, indices of `classes`. Per-class
+              scores are large, so only :meth:`stream` returns them.
 
         Raises:
-            UnreadableImage: a file is not an image or damaged, or the config's pipeline does not
-                support it; the message names it.
-            ValueError: an array has another shape or dtype.
+            UnreadableImage: a file is damaged, is not an image, or is not supported by the
+                config's pipeline; the message names it.
+            ValueError: an array has the wrong shape or dtype.
         """
         if isinstance(images, (str, Path, np.ndarray)):
             return self([images])[0]
@@ -168,18 +169,18 @@ class Inferencer:
         batch_size: int = 1,
         on_unreadable: Optional[Callable[[Image, UnreadableImage], None]] = None,
     ) -> Iterator[Prediction]:
-        """Predict lazily; at most two batches are held in memory.
+        """Predict lazily, with at most two batches in memory.
 
         While the network predicts one batch, a thread reads and prepares the next.
 
         Args:
-            images: any number of them.
+            images: any number of images.
             batch_size: see :meth:`__call__`.
-            on_unreadable: called with an image that cannot be read or prepared and the error; the
-                image is skipped. By default, the error is raised.
+            on_unreadable: called with an unreadable image and the error; the image is skipped. By
+                default, the error is raised.
 
         Yields:
-            Predictions in the order of the images, with everything that the network returns.
+            Predictions in image order, with all outputs of the network.
 
         Raises:
             UnreadableImage, ValueError: see :meth:`__call__`.
@@ -245,21 +246,21 @@ def inference(
 ) -> Inferencer:
     """Set up a trained detector or segmentor.
 
-    Nothing is downloaded, and the checkpoint is loaded with the weights-only unpickler, see
+    Nothing is downloaded. The checkpoint is loaded with the weights-only unpickler; see
     :func:`mmrest.checkpoint.read_checkpoint`.
 
     Args:
-        config: config of mmrest, mmdet or mmseg: a file, a name, or mmengine's ``Config``.
-        checkpoint: weights of the complete network, as training saves them.
-        device: such as 'cpu' or 'cuda:1'; default: GPU if available.
-        tta: test-time augmentation with the config's ``tta_pipeline`` and ``tta_model``.
-        cfg_options: values to override in the config, by dotted key.
+        config: mmrest, mmdet or mmseg config, as a file, a name or an mmengine ``Config``.
+        checkpoint: weights of the full network, as saved by training.
+        device: such as 'cpu' or 'cuda:1' (default: GPU if available).
+        tta: use test-time augmentation with the config's ``tta_pipeline`` and ``tta_model``.
+        cfg_options: config overrides, by dotted key.
 
     Returns:
-        An object to be called with images.
+        An object to call with images.
 
     Raises:
-        UsageError: the config, an option or the device is not valid.
+        UsageError: the config, an option or the device is invalid.
         CheckpointError: the checkpoint cannot be read or does not cover the network.
 
     Example:

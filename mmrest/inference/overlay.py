@@ -54,15 +54,15 @@ def draw(
     palette: Sequence[RGB],
     score_thr: float = 0.3,
 ) -> np.ndarray:
-    """Draw the predictions for an image.
+    """Draw predictions on an image.
 
     Args:
         image: (H, W, 3) uint8, BGR.
-        sample: data sample of a detector or segmentor, at the size of the image, or of a
-            classifier; on the CPU.
-        classes: name of every class.
-        palette: colour of every class, see :func:`mmrest.engine.display.colours`.
-        score_thr: detections below it are skipped.
+        sample: data sample on the CPU, from a classifier, or from a detector or segmentor at the
+            size of the image.
+        classes: name of each class.
+        palette: colour of each class; see :func:`mmrest.engine.display.colours`.
+        score_thr: detections with lower scores are skipped.
 
     Returns:
         See :func:`render`. A classifier's prediction is a line of text above the image.
@@ -78,7 +78,7 @@ def draw(
 def draw_annotations(
     image: np.ndarray, sample: BaseDataElement, classes: Sequence[str], palette: Sequence[RGB]
 ) -> np.ndarray:
-    """Draw the ground truth of a data sample over an image of the same size; see :func:`draw`."""
+    """Draw a data sample's ground truth on an image of the same size; see :func:`draw`."""
     if 'gt_label' in sample:
         names = ', '.join(classes[label] for label in sample.gt_label.tolist())
         return titled(enlarged(image), names)
@@ -112,16 +112,16 @@ def render(
     instances: Optional[Any] = None,
     label_map: Optional[np.ndarray] = None,
 ) -> np.ndarray:
-    """Draw instances and a label map over an image.
+    """Draw instances and a label map on an image.
 
-    Labels do not overlap: those with the highest scores and largest regions are placed first, and
-    labels without room at their box or region are dropped. Overlapping instances of a class have
-    different shades of its colour.
+    Labels do not overlap. Labels with the highest scores and largest regions are placed first, and
+    labels that do not fit near their box or region are dropped. Overlapping instances of a class
+    have different shades of its colour.
 
     Args:
         image: (H, W, 3) uint8, BGR.
-        classes: name of every class.
-        palette: colour of every class.
+        classes: name of each class.
+        palette: colour of each class.
         instances: ``bboxes`` (N, 4), ``labels`` (N,) and, if available, ``scores`` (N,) and
             ``masks`` (N, H, W), as tensors.
         label_map: (H, W); values that are not a class are not drawn.

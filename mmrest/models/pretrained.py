@@ -1,4 +1,4 @@
-"""Strict loading of weights: they cover a network, or an error names the matching arch."""
+"""Strict weight loading: weights cover the network, or an error names the matching arch."""
 
 from abc import abstractmethod
 from os import PathLike
@@ -44,22 +44,22 @@ class StrictPretrained(BaseModule):
     def load_pretrained(
         self, path: str, prefix: Optional[str] = None, map_location: str = 'cpu'
     ) -> None:
-        """Load official weights or those of a run, all of them or none.
+        """Load all weights from an official or trained checkpoint, or raise an error.
 
-        Supported are classifiers, detectors and segmentors of mmdet, mmseg, detectron2 and the
-        official code. The backbone is found by its names; EMA weights are preferred. Missing
-        output norms (classification checkpoints have none) and unused tensors (a head, stages or
-        norms that are not built) are logged by name.
+        The checkpoint can be a classifier, detector or segmentor from mmdet, mmseg, detectron2
+        or the official code. The backbone is found by its tensor names, and EMA weights are
+        preferred. Missing output norms (classification checkpoints have none) and unused tensors
+        (heads, and stages or norms that are not built) are logged by name.
 
         Args:
             path: a file that :func:`mmrest.checkpoint.read_weights` supports.
-            prefix: prefix of the backbone's names, for a file with several backbones.
+            prefix: prefix of the backbone's tensor names, for a file with several backbones.
             map_location: as for ``torch.load``.
 
         Raises:
-            CheckpointError: the file cannot be read, a tensor is missing or has another shape,
-                or the file has more blocks in a stage. The message counts the matching tensors
-                and names the matching arch.
+            CheckpointError: the file cannot be read, a tensor is missing or has the wrong shape,
+                or the file has more blocks than the backbone. The message counts the matching
+                tensors and names the matching arch.
         """
         tensors, report = self.fit(read_weights(path, prefix, map_location))
         self.load_state_dict(tensors, strict=False)

@@ -16,35 +16,37 @@ from .pretrained import InitCfg, StrictPretrained, check_init_cfg, fit
 
 
 class PyramidBackbone(StrictPretrained):
-    """Backbone of up to four stages, at strides 4, 8, 16 and 32 or those of its arch.
+    """Backbone with up to four stages, at strides 4, 8, 16 and 32 unless the arch sets others.
 
-    A stage is an embedding (stem or downsampling), blocks on channels-last maps, and a layer norm
-    if its map is an output. A subclass builds these under the tensor names of the official
-    checkpoints, returns them from :meth:`embedding`, :meth:`blocks` and :meth:`output_norm`, and
-    calls ``self.train()`` at the end of its constructor.
+    A stage consists of an embedding (stem or downsampling), blocks on channels-last maps, and a
+    layer norm if the stage is an output. Subclasses name these modules as in the official
+    checkpoints, return them from :meth:`embedding`, :meth:`blocks` and :meth:`output_norm`, and
+    call ``self.train()`` at the end of the constructor.
 
     Args:
         arch: the architecture.
-        in_channels: channels of the image.
-        out_indices: stages to return, ascending, counted from 0; None returns all. Later stages
-            are not built.
-        drop_path_rate: drop-path rate of the last block; None uses the value of `arch`.
-        frozen_stages: stages to freeze, with the stem, their embeddings and output norms: no
-            gradients, and evaluation mode. 0 freezes only the stem, -1 nothing.
-        norm_cfg: norm layers of convolutional stems and downsampling, for ``build_norm_layer``.
+        in_channels: number of image channels.
+        out_indices: stages to return, in ascending order and counted from 0; None returns all.
+            Later stages are not built.
+        drop_path_rate: drop-path rate of the last block; None uses the rate in `arch`.
+        frozen_stages: number of stages to freeze, including the stem, embeddings and output
+            norms. Frozen parts get no gradients and stay in evaluation mode. 0 freezes only the
+            stem, and -1 nothing.
+        norm_cfg: ``build_norm_layer`` config for convolutional stems and downsampling.
         norm_eval: keep batch norms in evaluation mode.
         with_cp: recompute each block in the backward pass to save memory.
-        init_cfg: as in mmengine. ``dict(type='Pretrained', checkpoint=PATH)``, with an optional
-            ``prefix``, must cover the backbone, see :meth:`load_pretrained`.
-        norm_in_path: pass the normalised output of each stage to the next, as the official
-            detection code of ResT does. Every stage then has a norm.
+        init_cfg: as in mmengine. With ``dict(type='Pretrained', checkpoint=PATH)`` and an
+            optional ``prefix``, the weights must cover the backbone; see
+            :meth:`load_pretrained`.
+        norm_in_path: pass the normalised output of each stage to the next, as ResT's official
+            detection code does. Every stage then has a norm.
 
     Attributes:
         out_channels: channels of each output, for necks.
         out_strides: stride of each output.
 
     Raises:
-        ValueError: an argument is not valid; the message names it and the choices.
+        ValueError: an argument is invalid; the message names it and the valid choices.
     """
 
     archs: ClassVar[Mapping[str, Arch]] = {}
@@ -172,18 +174,18 @@ class PyramidBackbone(StrictPretrained):
     def forward(
         self, x: Tensor, after_stem: Optional[Callable[[Tensor], Tensor]] = None
     ) -> Tuple[Tensor, ...]:
-        """Return the feature maps of `out_indices`.
+        """Return the feature maps of the stages in `out_indices`.
 
         Args:
-            x: images, (B, in_channels, H, W), of any size from 1 x 1 up.
-            after_stem: applied to the output of the stem, (B, C, H, W) in and out, for instance
-                to mix the tokens of a batch.
+            x: images, (B, in_channels, H, W), of any size from 1 x 1.
+            after_stem: function applied to the stem's output, (B, C, H, W) in and out; for
+                example, to mix tokens across the batch.
 
         Returns:
             One (B, C_i, ceil(H / s), ceil(W / s)) map per output; s is its stride.
 
         Raises:
-            ValueError: `x` has another shape.
+            ValueError: `x` has the wrong shape.
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class RepeatMap(nn.Module):
-    """Neck that returns the last map of a backbone several times.
+    """Neck that repeats the last map of a backbone.
 
-    mmseg's ``Feature2Pyramid`` expects one map per level, as from a plain vision transformer with
-    several outputs. A network of one stage has one map.
+    mmseg's ``Feature2Pyramid`` expects one map per level, but a single-stage network returns only
+    one map.
 
     Args:
-        times: number of maps.
+        times: number of copies.
     """
 
     def __init__(self, times: int) -> None:

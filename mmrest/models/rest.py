@@ -18,12 +18,12 @@ from .pyramid import InitCfg, PyramidBackbone, channels_first
 
 @dataclass(frozen=True)
 class ResTArch(Arch):
-    """Fields of a ResT architecture; tuples have one entry per stage.
+    """ResT architecture fields. Tuples have one entry per stage.
 
     Attributes:
-        sr_ratios: stride at which EMSA reduces keys and values; 1 or even, so that any map
-            keeps at least one token.
-        mlp_ratio: ratio of hidden to input channels of the MLP.
+        sr_ratios: stride of EMSA's key and value reduction; must be 1 or even, so that every
+            map keeps at least one token.
+        mlp_ratio: ratio of hidden to input channels in the MLP.
     """
 
     num_heads: Tuple[int, ...] = (1, 2, 4, 8)
@@ -97,10 +97,10 @@ class PatchEmbed(nn.Module):
 class EMSA(nn.Module):
     """Efficient multi-head self-attention on a map (B, H, W, C).
 
-    ``IN(softmax(Conv(Q K^T / sqrt(d)))) V``: queries are from every token, keys and values from a
-    map that a depthwise convolution (`sr`) reduces by `sr_ratio`. Conv is 1x1 over the heads
-    (`transform_conv`), IN an instance norm. :func:`mmrest.ops.emsa.emsa` uses the weights of
-    `transform_conv`, which is never called as a module.
+    ``IN(softmax(Conv(Q K^T / sqrt(d)))) V``: every token is a query; keys and values come from a
+    map reduced by a depthwise convolution (`sr`) with stride `sr_ratio`. Conv is a 1x1 convolution
+    over the heads (`transform_conv`), and IN an instance norm. :func:`mmrest.ops.emsa.emsa` uses
+    the weights of `transform_conv`, which is never called as a module.
     """
 
     def __init__(self, dim: int, num_heads: int, sr_ratio: int) -> None:
@@ -177,8 +177,8 @@ class ResT(PyramidBackbone):
     """ResT backbone (https://arxiv.org/abs/2105.13677).
 
     Args:
-        arch: ``'lite'``, ``'small'``, ``'base'``, ``'large'``, or a dict of the fields of
-            :class:`ResTArch`.
+        arch: ``'lite'``, ``'small'``, ``'base'``, ``'large'``, or a dict of :class:`ResTArch`
+            fields.
         norm_in_path: pass the normalised output of each stage to the next, as the official
             detection code does.
 

@@ -13,29 +13,37 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops import PositionTables, in_graph, is_compiling, masa, position_tables
+from ..ops import (
+    PositionTables,
+    in_graph,
+    is_compiling,
+    log_gammas,
+    masa,
+    position_tables,
+    rotary_frequencies,
+)
 from .arch import Arch, check, resolve_arch
 from .pyramid import InitCfg, PyramidBackbone, channels_first
 
 
 @dataclass(frozen=True)
 class RMTArch(Arch):
-    """Fields of an RMT architecture; tuples have one entry per stage.
+    """RMT architecture fields. Tuples have one entry per stage.
 
     Attributes:
-        ffn_ratios: ratio of hidden to input channels of the FFN.
-        decay_a: a of the decay ``gamma_i = 1 - 2^(-a - (b - a) i / n)`` of head i of n.
-        decay_b: b of that decay.
-        axial: decompose MaSA along the two axes.
-        layer_scale: initial value of the layer scale, None for stages without one.
-        decay: decay with the distance; without it, gamma is 1.
-        lce: local context enhancement, a depthwise convolution of the values of MaSA.
-        cpe: conditional position encoding, a depthwise convolution before each block.
-        conv_ffn: depthwise convolution inside the FFN.
-        conv_stem: stem of four 3x3 convolutions; without it, a linear map of each patch.
-        conv_downsample: 3x3 convolution between stages; without it, Swin's patch merging.
-        patch_size: side of a patch and stride of the first stage, 4 with a convolutional stem.
-        patch_norm: layer norm after the linear map of the patches.
+        ffn_ratios: ratio of hidden to input channels in the FFN.
+        decay_a: a in the decay ``gamma_i = 1 - 2^(-a - (b - a) i / n)`` of head i of n.
+        decay_b: b in the same formula.
+        axial: decompose MaSA along both axes.
+        layer_scale: initial layer scale, or None for no layer scale.
+        decay: decay attention with distance; if False, gamma is 1.
+        lce: use local context enhancement, a depthwise convolution on MaSA's values.
+        cpe: use conditional position encoding, a depthwise convolution before each block.
+        conv_ffn: use a depthwise convolution inside the FFN.
+        conv_stem: use a stem of four 3x3 convolutions; if False, a linear patch embedding.
+        conv_downsample: use a 3x3 convolution between stages; if False, Swin's patch merging.
+        patch_size: patch size and stride of the first stage; must be 4 with a convolutional stem.
+        patch_norm: apply a layer norm after the linear patch embedding.
     """
 
     ffn_ratios: Tuple[float, ...] = (4, 4, 3, 3)
@@ -237,8 +245,7 @@ class RelPos2d:
     """Rotary angles and decay of the heads of a stage, cached for one size and device.
 
     Not a module, so that the tables are not in state dicts, copies or pickles. They stay float32
-    when the model is cast, because flat positions reach 66,800 at 800 x 1333, beyond float16. See
-    :class:`RMTArch` for `a` and `b`.
+    when the model is cast, because flat positions reach 66,800 at 800 x 1333, beyond float16.
     """
 
     def __init__(
@@ -266,15 +273,11 @@ class RelPos2d:
         return tables
 
     def _make(self, height: int, width: int, device: torch.device) -> PositionTables:
-        # Order and dtype as in the official code: at position 66,800 the last bit of a frequency
-        # changes the angle by several milliradians.
-        cpu = dict(device='cpu', dtype=torch.float32)
-        frequencies = 1.0 / 10000 ** torch.linspace(0, 1, self.head_dim // 2, **cpu)
-        head = torch.arange(self.num_heads, **cpu)
-        log_gamma = torch.log(1 - 2 ** (-self.a - (self.b - self.a) * head / self.num_heads))
+        frequencies = rotary_frequencies(self.head_dim).to(device)
+        log_gamma = log_gammas(self.num_heads, self.a, self.b).to(device)
         if not self.decay:
             log_gamma = torch.zeros_like(log_gamma)
-        return position_tables(frequencies.to(device), log_gamma.to(device), height, width)
+        return position_tables(frequencies, log_gamma, height, width)
 
     def __getstate__(self) -> Dict[str, Any]:
         return dict(self.__dict__, _kept={})
@@ -283,10 +286,10 @@ class RelPos2d:
 class MaSA(nn.Module):
     """Manhattan self-attention on a map (B, H, W, C), full or axial.
 
-    ``softmax(Q K^T / sqrt(d) + log D) V + LCE(V)``, with Q and K rotated by their position and D
-    the decay in the Manhattan distance, as in the official code; the paper multiplies the
-    softmax by D. LCE is a depthwise convolution (`lepe`). :func:`mmrest.ops.masa.masa` computes
-    the attention.
+    ``softmax(Q K^T / sqrt(d) + log D) V + LCE(V)``, with Q and K rotated by their position. D is
+    the decay with Manhattan distance, as in the official code; the paper multiplies the softmax
+    by D. LCE is a depthwise convolution (`lepe`). :func:`mmrest.ops.masa.masa` computes the
+    attention.
     """
 
     def __init__(self, dim: int, num_heads: int, axial: bool, lce: bool) -> None:
@@ -388,11 +391,11 @@ class RMT(PyramidBackbone):
     """RMT backbone (https://arxiv.org/abs/2309.11523).
 
     Args:
-        arch: ``'t'``, ``'s'``, ``'b'``, ``'l'``, the ablation networks ``'swin_t'``, ``'swin_s'``
-            and ``'deit_s'``, or a dict of the fields of :class:`RMTArch`; with ``base='s'``, only
-            of those that differ from that arch.
-        output_norms: layer norm on each output, as in the official detectors and segmentors;
-            the official classifiers have none.
+        arch: ``'t'``, ``'s'``, ``'b'``, ``'l'``, an ablation network (``'swin_t'``, ``'swin_s'``
+            or ``'deit_s'``), or a dict of :class:`RMTArch` fields. With ``base='s'``, the dict
+            has only the fields that differ from that arch.
+        output_norms: apply a layer norm to each output, as in the official detectors and
+            segmentors; the official classifiers have none.
 
     For other arguments, attributes, outputs and errors, see
     :class:`~mmrest.models.pyramid.PyramidBackbone`.

@@ -7,11 +7,13 @@ from .dispatch import (
     forced_backend,
     in_graph,
     is_compiling,
+    observed,
     use_backend,
 )
 from .emsa import emsa, emsa_reference
 from .masa import masa, masa_axial_reference, masa_full_reference
-from .masa.tables import PositionTables, position_tables
+from .masa.tables import PositionTables, log_gammas, position_tables
+from .rotary import rotary_frequencies
 
 __all__ = [
     'BACKENDS',
@@ -23,9 +25,12 @@ __all__ = [
     'forced_backend',
     'in_graph',
     'is_compiling',
+    'log_gammas',
     'masa',
     'masa_axial_reference',
     'masa_full_reference',
+    'observed',
     'position_tables',
+    'rotary_frequencies',
     'use_backend',
 ]

@@ -1,14 +1,14 @@
 """Backend dispatch: the first supported implementation, or the forced one.
 
-An operation lists its implementations from the fastest to the reference, which always runs. Each
-can refuse inputs with a reason, which is logged once, at debug level, under ``mmrest.ops``.
+An operation lists its implementations from the fastest to the reference, which always runs. An
+implementation can refuse inputs; the reason is logged once, at debug level, under ``mmrest.ops``.
 """
 
 import logging
 import os
 import threading
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor
@@ -20,9 +20,10 @@ _logger = logging.getLogger('mmrest.ops')
 
 
 class _Choice(threading.local):
-    """The backend that :func:`use_backend` has set in a thread."""
+    """What :func:`use_backend` and :func:`observed` have set in a thread."""
 
     name: Optional[str] = None
+    observed: Optional[List[Tuple[str, Optional[str]]]] = None
 
 
 _choice = _Choice()
@@ -62,6 +63,8 @@ class Operation:
             if forced is not None and backend != forced:
                 continue
             reason = refusal(*args)
+            if _choice.observed is not None:
+                _choice.observed.append((backend, reason))
             if reason is None:
                 return run(*args)
             reasons.append(reason)
@@ -90,11 +93,10 @@ def forced_backend() -> Optional[str]:
 
 @contextmanager
 def use_backend(name: Optional[str]) -> Iterator[None]:
-    """Force every attention inside the context to one backend, in this thread.
+    """Force all attention in this context and thread to use one backend.
 
-    The environment variable ``MMREST_BACKEND`` does the same for a process; the context takes
-    precedence. Blocks that a backbone recomputes in the backward pass use the backend of the
-    forward pass.
+    The environment variable ``MMREST_BACKEND`` does the same for a process, but the context takes
+    precedence. Blocks recomputed in the backward pass use the same backend as the forward pass.
 
     Args:
         name: one of :data:`BACKENDS`; None has no effect.
@@ -114,6 +116,16 @@ def exactly_backend(name: Optional[str]) -> Iterator[None]:
         yield
     finally:
         _choice.name = before
+
+
+@contextmanager
+def observed() -> Iterator[List[Tuple[str, Optional[str]]]]:
+    """Yield a list that receives each implementation tried in this thread: backend and refusal."""
+    before, _choice.observed = _choice.observed, []
+    try:
+        yield _choice.observed
+    finally:
+        _choice.observed = before
 
 
 def chosen_backend() -> Optional[str]:

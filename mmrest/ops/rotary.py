@@ -10,6 +10,13 @@ from torch.autograd.function import FunctionCtx
 from .autograd import differentiable_once, without_autocast
 
 
+def rotary_frequencies(dim: int) -> Tensor:
+    """Return radians per position of each pair of `dim` channels, (d / 2,) float32 on the CPU."""
+    # Order and dtype as in the official code: at position 66,800 the last bit of a frequency
+    # changes the angle by several milliradians.
+    return 1.0 / 10000 ** torch.linspace(0, 1, dim // 2, device='cpu', dtype=torch.float32)
+
+
 def rotary_tables(frequencies: Tensor, tokens: int) -> Tuple[Tensor, Tensor]:
     """Return sine and cosine of ``position * frequency``.
 

@@ -17,13 +17,14 @@ from mmengine.runner import Runner, set_random_seed
 from rich.console import Console
 
 from ..engine.building import check_model
+from ..engine.compat import use_datasets
+from ..engine.data_loading import kept_random_states
 from ..engine.errors import UsageError
-from ..engine.loading import kept_random_states
 from .classes import check_classes
 from .data import Part, build_loader
 from .evaluation import check_evaluator
+from .findings import Fact, Report, explained, quiet
 from .names import check_names
-from .report import Fact, Report, explained, quiet
 from .resources import check_disk, check_schedule, check_weights, check_writable
 from .step import check_optimizer, check_step
 
@@ -44,11 +45,7 @@ class Rehearsal:
 
     def hand_over(self, runner: Runner) -> None:
         """Pass the datasets to a runner, so that annotations are not read twice."""
-        for phase in list(self.datasets):
-            name = f'_{phase}_dataloader'
-            # mmengine deep-copies the config of a loader; functions are not copied.
-            taken = dict(type=lambda phase=phase: self.datasets.pop(phase))
-            setattr(runner, name, dict(getattr(runner, name), dataset=taken))
+        use_datasets(runner, self.datasets)
 
 
 def check_complete(cfg: Config, phases: Tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterator, List, Sequence
 from xml.etree import ElementTree
 
 from ..engine.errors import UsageError
-from .report import Report, explained, some
+from .findings import Report, explained, some
 
 NEEDED = {
     'images': ['id', 'file_name', 'width', 'height'],

@@ -8,7 +8,7 @@ from torch import nn
 from ..engine.config import dicts, heads, type_name
 from ..engine.errors import UsageError
 from .data import Part, label_values
-from .report import Report, some
+from .findings import Report, some
 
 IGNORED = 255
 """Value of pixels without a class in mmseg's datasets and losses, by default."""

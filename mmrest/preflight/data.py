@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from ..engine.config import dicts
 from ..engine.errors import UsageError
 from .annotations import check_voc, checked_reading
-from .report import Report, explained, some
+from .findings import Report, explained, some
 
 SAMPLES = 24
 """Number of samples to prepare per dataset; takes a second or two for large images."""

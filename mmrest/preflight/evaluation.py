@@ -15,7 +15,7 @@ from ..engine.config import dicts
 from ..engine.errors import UsageError
 from .annotations import checked_reading
 from .data import Part, Sample
-from .report import Report, explained, some
+from .findings import Report, explained, some
 
 BEST = {
     'CocoMetric': {'bbox_mAP': 1.0, 'segm_mAP': 1.0},

@@ -15,9 +15,9 @@ from ..checkpoint import CheckpointError, read_weights, summary
 from ..engine.compat import load_from_guarded
 from ..engine.config import dicts, type_name
 from ..engine.errors import UsageError
-from ..engine.weights import InitWeightsHook, StrictWeightsHook
+from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from ..models.pretrained import StrictPretrained, is_from_file
-from .report import Report
+from .findings import Report
 
 MOMENTS = {'SGD': 1, 'RMSprop': 1, 'Adagrad': 1, 'Lion': 1}
 """Number of state tensors per parameter of an optimizer; 2 for others, as in AdamW."""

@@ -5,19 +5,19 @@ from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 import torch
+from mmcv.cnn import is_norm
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, TRANSFORMS
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.data import DataLoader
 
 from ..engine.errors import UsageError
 from .data import Part, count_instances
 from .evaluation import score
-from .report import Report, explained, some
+from .findings import Report, explained, some
 from .resources import from_files
 
 SIDE = 320
@@ -49,7 +49,7 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> None:
     norms = {
         id(parameter): f'{name}.{kind}'
         for name, module in model.named_modules()
-        if isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm))
+        if is_norm(module)
         for kind, parameter in module.named_parameters(recurse=False)
     }
     decayed = [

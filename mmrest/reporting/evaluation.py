@@ -16,7 +16,7 @@ from ..engine.building import build_runner
 from ..engine.config import is_classifier
 from ..engine.devices import peak_memory_mb
 from ..engine.errors import UsageError
-from ..engine.weights import StrictWeightsHook
+from ..engine.weight_hooks import StrictWeightsHook
 from ..preflight import rehearse
 from .scores import LabelMapScores
 

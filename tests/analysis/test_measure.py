@@ -45,6 +45,7 @@ def test_interleaved(monkeypatch):
     assert times == {'rmt_t torch': [3, 5], 'swin_t': [4, 6]}
 
 
+@pytest.mark.slow
 def test_in_processes():
     """Errors of jobs are raised."""
     job = Job('emsa', 'torch', (32, 32))

@@ -5,7 +5,7 @@ import torch
 
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.building import check_model
-from mmrest.engine.weights import InitWeightsHook, StrictWeightsHook
+from mmrest.engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from mmrest.preflight import Report
 from mmrest.preflight.resources import check_weights
 from tests.classification.networks import (

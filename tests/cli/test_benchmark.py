@@ -55,6 +55,14 @@ def test_networks(tmp_path, monkeypatch, capsys):
     assert table in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('size, reported', [((224, 224), '876'), ((224, 256), '-')])
+def test_rates_beside_those_of_the_paper(size, reported):
+    job = measure.Job('rmt_s', 'torch', size, batch=8)
+    entry = dict(job._asdict(), name='rmt_s torch', median=0.5, seconds=[0.5])
+    row = benchmark.table([entry]).splitlines()[-1].split(' | ')
+    assert row[5:7] == ['16.0', reported]
+
+
 def test_large_maps_skip_the_reference(monkeypatch):
     """The reference implementation of an attention is skipped."""
     monkeypatch.setattr('sys.argv', ['benchmark', 'networks', 'emsa', 'rmt_t', '--train'])

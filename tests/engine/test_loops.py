@@ -14,8 +14,8 @@ from mmengine.hooks import Hook
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine import saving
 from mmrest.engine.building import build_runner
+from mmrest.engine.data_loading import Draw, SeededDataset
 from mmrest.engine.errors import Interrupted
-from mmrest.engine.loading import Draw, SeededDataset
 from mmrest.engine.saving import newest_checkpoint
 from tests.engine.toy import SAMPLES, Numbers, config
 

@@ -14,7 +14,7 @@ LOADER = """
 import multiprocessing, os, sys, time
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
-from mmrest.engine.loading import ResumableLoader
+from mmrest.engine.data_loading import ResumableLoader
 from mmrest.engine.signals import isolate_children
 
 class Numbers(Dataset):

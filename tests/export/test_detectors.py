@@ -13,7 +13,8 @@ from torch import nn
 
 from mmrest.analysis.networks import build_network, network_config, preprocessing
 from mmrest.engine.errors import UsageError
-from mmrest.export.onnx import export_checked, exportable, facts
+from mmrest.export.comparison import agreement, export_checked, predicted
+from mmrest.export.onnx import exportable, facts
 from tests.runs import ROOT
 
 if not hasattr(torch.library, 'custom_op'):
@@ -105,8 +106,8 @@ def test_predictions(tmp_path, kind, size):
     images = ((images - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2)
     with torch.no_grad():
         found = network(network.padded(images), torch.tensor(size))
-    expected = detectors.predicted(network, loaded)
-    agreed = detectors.agreement(network, expected, found, size, 1e-5)
+    expected = predicted(network, loaded)
+    agreed = agreement(network, expected, found, size, 1e-5)
     assert agreed.detections > 10 and agreed.unmatched == 0, agreed
     assert agreed.box < 1e-3 and agreed.mask == 1.0, agreed
     assert found[0].shape == (2, 20, 5) and found[1].shape == (2, 20)

@@ -11,17 +11,10 @@ from torch import nn
 
 from mmrest.analysis.networks import Preprocessing, build_network, network_config
 from mmrest.engine.errors import UsageError
+from mmrest.export import comparison
 from mmrest.export import onnx as onnx_export
-from mmrest.export.onnx import (
-    AdaptiveAvgPool,
-    Agreement,
-    Difference,
-    Upsample,
-    check_packages,
-    export_checked,
-    exportable,
-    facts,
-)
+from mmrest.export.comparison import Agreement, Difference, export_checked
+from mmrest.export.onnx import AdaptiveAvgPool, Upsample, check_packages, exportable, facts
 from tests.runs import ROOT, SEGMENTOR
 
 
@@ -106,8 +99,8 @@ def test_preprocess(packages, tmp_path):
     (Difference(0.0, 0.0, Agreement(detections=20, mask=0.9)), False),
 ])  # fmt: skip
 def test_tolerance(tmp_path, monkeypatch, difference, fits):
-    monkeypatch.setattr(onnx_export, 'export', lambda network, path, **_: path.touch())
-    monkeypatch.setattr(onnx_export, 'differences', lambda *_: {(1, 2, 2): difference})
+    monkeypatch.setattr(comparison, 'export', lambda network, path, **_: path.touch())
+    monkeypatch.setattr(comparison, 'differences', lambda *_: {(1, 2, 2): difference})
     path = tmp_path / 'x.onnx'
     if fits:
         export_checked(nn.Identity(), path, [(1, 2, 2)], 1e-3)

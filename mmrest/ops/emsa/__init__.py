@@ -21,30 +21,30 @@ def emsa(
     mix_bias: Optional[Tensor] = None,
     eps: float = EPS,
 ) -> Tensor:
-    """Return EMSA, ``IN(softmax(Conv(q k^T / sqrt(d)))) v`` (ResT, the equation of EMSA).
+    """Compute ResT's EMSA, ``IN(softmax(Conv(q k^T / sqrt(d)))) v``.
 
-    ``Conv`` is a 1x1 convolution over the heads. ``IN`` is an instance norm without affine
-    parameters over each head's (N, M) map, with the statistics of the sample in evaluation, too.
-    Without `mix_weight` (a single head) both are omitted. A map of one element has no variance and
-    is normalised to 0.
+    ``Conv`` is a 1x1 convolution over the heads. ``IN`` is an instance norm over each head's
+    (N, M) map. It has no affine parameters and uses each sample's statistics, even in evaluation.
+    Both are skipped without `mix_weight` (for a single head). A map with one element has no
+    variance and is normalised to 0.
 
-    Softmax and norm are computed in float32 for half precision. See :mod:`mmrest.ops.dispatch`
+    In half precision, softmax and norm are computed in float32. See :mod:`mmrest.ops.dispatch`
     for how the implementation is chosen.
 
     Args:
         q: queries, (B, n, N, d).
-        k: keys, (B, n, M, d); M is N reduced by the stride squared.
+        k: keys, (B, n, M, d); M is N divided by the squared stride.
         v: values, (B, n, M, d).
         mix_weight: weight of the convolution over heads, (n, n, 1, 1).
-        mix_bias: its bias, (n,). It shifts all logits of a head equally, so the result and the
-            other gradients do not depend on it, and its own gradient is zero.
-        eps: added to the variance by the instance norm.
+        mix_bias: bias of that convolution, (n,). It shifts all logits of a head equally, so it
+            does not affect the result or other gradients, and its own gradient is zero.
+        eps: added to the variance in the instance norm.
 
     Returns:
         (B, n, N, d), in the dtype of `v`.
 
     Raises:
-        ValueError: a forced backend cannot run.
+        ValueError: the forced backend cannot run.
     """
     if mix_weight is None:
         return _one_head(q, k, v)

@@ -1,7 +1,7 @@
 """Manhattan self-attention of RMT, after the projections.
 
-A token at (y, x) weights one at (y', x') by ``gamma^(|y - y'| + |x - x'|)``. Like the official
-networks, these functions add the logarithm of that decay to the logits before the softmax. Because
+A token at (y, x) weights a token at (y', x') by ``gamma^(|y - y'| + |x - x'|)``. Like the official
+networks, these functions add the logarithm of this decay to the logits before the softmax. Because
 the distance is a sum, the decay is stored as two small tables, one per axis.
 """
 
@@ -18,28 +18,27 @@ from .torch import masa_axial_fused, masa_axial_in_graphs, masa_full_blockwise, 
 
 
 def masa(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables, axial: bool) -> Tensor:
-    """Return Manhattan self-attention (RMT, "Manhattan Self-Attention").
+    """Compute RMT's Manhattan self-attention, ``softmax(q k^T / sqrt(d) + log decay) v``.
 
-    Queries and keys are rotated by the angle of their token, then
-    ``softmax(q k^T / sqrt(d) + log decay) v``. The full form attends over all tokens of the map.
-    The axial one attends along the width and, on its result, along the height; the same queries
-    and keys serve both ("Decomposed Manhattan Self-Attention").
+    Queries and keys are first rotated by the angle of their token. The full form attends over all
+    tokens of the map. The axial form ("Decomposed Manhattan Self-Attention" in the paper) attends
+    along the width and then along the height, with the same queries and keys.
 
-    Rotation and softmax are computed in float32 at least.
-    See :mod:`mmrest.ops.dispatch` for how the implementation is chosen.
+    Rotation and softmax are computed in at least float32. See :mod:`mmrest.ops.dispatch` for how
+    the implementation is chosen.
 
     Args:
         q: queries, (B, H, W, n, d).
         k: keys, (B, H, W, n, d).
         v: values, (B, H, W, n, d_v).
-        tables: for (H, W), from :func:`mmrest.ops.position_tables`; they get no gradient.
-        axial: attend along the two axes in turn, not over all tokens.
+        tables: tables for (H, W) from :func:`mmrest.ops.position_tables`; they get no gradient.
+        axial: attend along each axis in turn instead of over all tokens.
 
     Returns:
         (B, H, W, n, d_v), in the dtype of `v`.
 
     Raises:
-        ValueError: a forced backend cannot run.
+        ValueError: the forced backend cannot run.
     """
     return (_axial if axial else _full)(q, k, v, tables)
 

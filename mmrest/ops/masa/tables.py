@@ -1,4 +1,4 @@
-"""Position tables of MaSA: rotary embedding, and decay along each axis."""
+"""Decay of MaSA: gamma of each head, and position tables of decay and rotary embedding."""
 
 from typing import NamedTuple
 
@@ -43,6 +43,20 @@ def position_tables(
         decay_table(log_gamma, width),
         log_gamma,
     )
+
+
+def log_gammas(num_heads: int, a: float, b: float) -> Tensor:
+    """Return log(gamma) of each head, (n,) float32 on the CPU (RMT, "Manhattan Self-Attention").
+
+    As in the official code, ``gamma_i = 1 - 2^(-a - (b - a) i / n)``.
+
+    Args:
+        num_heads: n.
+        a: exponent of the first head, the most local one.
+        b: exponent that the heads approach.
+    """
+    head = torch.arange(num_heads, device='cpu', dtype=torch.float32)
+    return torch.log(1 - 2 ** (-a - (b - a) * head / num_heads))
 
 
 def decay_table(log_gamma: Tensor, length: int) -> Tensor:

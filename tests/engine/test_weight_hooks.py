@@ -14,7 +14,7 @@ from torch import nn
 from mmrest import RMT, ResT
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.compat import install_file_access
-from mmrest.engine.weights import InitWeightsHook, StrictWeightsHook
+from mmrest.engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from tests.models.networks import TINY, randomised, tiny
 
 

@@ -1,0 +1,142 @@
+"""Exactness, time and memory of the attention backends on a device, at the networks' shapes."""
+
+import contextlib
+import copy
+from typing import Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+from torch.utils.benchmark import Timer
+
+from ..engine.config import first_line
+from ..engine.devices import peak_memory_mb, reset_peak_memory
+from ..ops import BACKENDS, observed, use_backend
+from .measure import Attention, AttentionOnly, Job
+
+ATTENTIONS = {
+    'EMSA, stage 2 of ResT-Small': Attention(8, 2, 64, reduction=4),
+    'EMSA, stage 3 of ResT-Small': Attention(16, 4, 64, reduction=2),
+    'EMSA, stage 4 of ResT-Small': Attention(32, 8, 64, reduction=1),
+    'axial MaSA, stage 1 of RMT-S': Attention(4, 4, 16, axial=True),
+    'axial MaSA, stage 3 of RMT-S': Attention(16, 8, 32, axial=True),
+    'full MaSA, stage 3 of RMT-T': Attention(16, 8, 32),
+    'full MaSA, stage 4 of RMT-S': Attention(32, 16, 32),
+}
+
+INPUTS = ((16, (224, 224)), (1, (800, 1344)))
+"""Numbers of images, and their size."""
+
+DTYPES = ('bfloat16', 'float16', 'float32')
+
+EPSILONS = 16
+"""Accepted error in machine epsilons of the dtype, relative to the largest value; three times the
+error of the reference implementation in that dtype is accepted, too."""
+
+
+class Finding(NamedTuple):
+    """One backend at one shape.
+
+    Attributes:
+        backend: its name.
+        is_default: the networks use it here.
+        refusal: reason why it cannot run; the rest is then empty.
+        error: largest error of result and gradients, relative to the largest value of each.
+        deviates: the error is not just rounding, or the backend failed.
+        forward: milliseconds of an inference step.
+        training: milliseconds of a forward and backward pass.
+        peak: growth of memory in a training step, in MB; None if the system does not report it.
+    """
+
+    backend: str
+    is_default: bool = False
+    refusal: Optional[str] = None
+    error: float = 0.0
+    deviates: bool = False
+    forward: float = 0.0
+    training: float = 0.0
+    peak: Optional[float] = None
+
+
+def examine(
+    device: torch.device,
+    attentions: Mapping[str, Attention] = ATTENTIONS,
+    inputs: Sequence[Tuple[int, Tuple[int, int]]] = INPUTS,
+    dtypes: Sequence[str] = DTYPES,
+    seconds: float = 0.1,
+) -> Iterator[Tuple[Job, List[Finding]]]:
+    """Compare all backends with the reference implementation in float64.
+
+    Args:
+        device: device to examine.
+        attentions: shapes by name.
+        inputs: numbers of images, and their size in pixels.
+        dtypes: names of dtypes.
+        seconds: minimum time per measurement.
+
+    Yields:
+        For each shape and dtype, a job and a finding per backend, the reference first.
+    """
+    for name, attention in attentions.items():
+        for batch, size in inputs:
+            for dtype in dtypes:
+                torch.manual_seed(0)
+                job = Job(name, None, size, batch, train=True, dtype=dtype, device=device.type)
+                yield job, _findings(AttentionOnly(attention, job).to(device), seconds)
+
+
+def _findings(module: AttentionOnly, seconds: float) -> List[Finding]:
+    with observed() as tried, contextlib.suppress(Exception):  # measured below, with its error
+        module(None)
+    default = tried[-1][0]  # the earlier ones refused
+    with use_backend('reference'):
+        exact = _results(copy.deepcopy(module).double())
+    accepted = EPSILONS * torch.finfo(module.inputs[0].dtype).eps
+    found = []
+    for backend in reversed(BACKENDS):
+        finding = Finding(backend, backend == default)
+        try:
+            with use_backend(backend):
+                finding = _measured(finding, module, exact, seconds)
+        except ValueError as error:  # a forced backend that does not support the inputs
+            finding = finding._replace(refusal=first_line(error).rpartition('cannot run: ')[2])
+        except Exception as error:  # compilers and drivers raise anything
+            finding = finding._replace(refusal=first_line(error), deviates=True)
+        if backend == 'reference':
+            accepted = max(accepted, 3 * finding.error)
+        deviates = finding.deviates or not finding.error <= accepted  # NaN, too
+        found.append(finding._replace(deviates=deviates))
+    return found
+
+
+def _measured(
+    finding: Finding, module: AttentionOnly, exact: Sequence[Tensor], seconds: float
+) -> Finding:
+    on_gpu = module.inputs[0].is_cuda
+    _results(module)  # compiles
+    before = reset_peak_memory(on_gpu)
+    results = _results(module)
+    peak = peak_memory_mb(on_gpu)
+    errors = [
+        float((a.double() - b).abs().max() / b.abs().max().clamp_min(1e-30))
+        for a, b in zip(results, exact)
+    ]
+    with torch.no_grad():
+        forward = _milliseconds('module(None)', module, seconds)
+    return finding._replace(
+        error=max(errors) if all(error == error for error in errors) else float('nan'),
+        forward=forward,
+        training=_milliseconds('module(None)[0].sum().backward()', module, seconds),
+        peak=None if before is None or peak is None else peak - before,
+    )
+
+
+def _results(module: AttentionOnly) -> List[Tensor]:
+    """Return the result, and the gradients of the inputs."""
+    (out,) = module(None)
+    weight = torch.linspace(-1, 1, out.numel(), device=out.device).to(out.dtype)
+    return [out.detach(), *torch.autograd.grad(out, list(module.inputs), weight.view_as(out))]
+
+
+def _milliseconds(statement: str, module: AttentionOnly, seconds: float) -> float:
+    timer = Timer(statement, globals=dict(module=module), num_threads=torch.get_num_threads())
+    return 1e3 * timer.blocked_autorange(min_run_time=seconds).median

@@ -1,0 +1,53 @@
+"""Comparison of the attention backends, on small maps and the CPU."""
+
+import functools
+import sys
+
+import pytest
+import torch
+
+from mmrest.analysis import backends
+from mmrest.analysis.backends import examine
+from mmrest.analysis.measure import Attention
+from mmrest.cli import check
+from mmrest.ops import dispatch, emsa_reference
+
+SMALL = {
+    'emsa': Attention(8, 2, 8, reduction=4),
+    'masa_axial': Attention(4, 2, 8, axial=True),
+    'masa_full': Attention(8, 2, 8),
+}
+
+
+def test_backends_on_a_cpu(monkeypatch):
+    """The reference comes first, and PyTorch is the default; Triton needs a GPU."""
+    monkeypatch.setattr(sys.modules['mmrest.ops.gpu'], 'refuse_triton', lambda *_: 'no GPU')
+    for job, findings in examine(torch.device('cpu'), SMALL, [(2, (96, 64))], seconds=0):
+        assert [each.backend for each in findings] == ['reference', 'torch', 'triton'], job
+        *run, refused = findings
+        for each in run:
+            assert not each.deviates
+            assert each.is_default == (each.backend == 'torch')
+            assert each.error < 0.1 and each.forward > 0 and each.training > 0
+        assert refused.refusal == 'no GPU' and not refused.deviates
+
+
+def fails(*_):
+    raise RuntimeError('out of resources')
+
+
+def wrong(*args):
+    return emsa_reference(*args) * 1.01
+
+
+@pytest.mark.parametrize('run, refusal', [(fails, 'out of resources'), (wrong, None)])
+def test_failures_and_deviations(run, refusal, monkeypatch, capsys):
+    planted = dispatch.Implementation('torch', run, dispatch.always)
+    operation = sys.modules['mmrest.ops.emsa']._mixed_heads
+    rest = operation.implementations[-1]
+    monkeypatch.setattr(operation, 'implementations', (planted, rest))
+    small = dict(attentions={'emsa': SMALL['emsa']}, inputs=[(1, (96, 64))], seconds=0)
+    monkeypatch.setattr(backends, 'examine', functools.partial(examine, **small))
+    assert check.check_backends('cpu') == 1
+    printed = capsys.readouterr().out
+    assert (refusal or 'DEVIATES') in printed
