@@ -1,5 +1,5 @@
-# Config of `make demo`: Mask R-CNN with half of RMT-T's blocks on synthetic shapes, from scratch, in
-# minutes on two cores. The schedule is short, not the papers'.
+# Config of `make demo`: Mask R-CNN with half of RMT-T's blocks, on synthetic shapes, from scratch,
+# in minutes on two cores. The schedule is short, not the papers'.
 _base_ = [
     './_base_/backbones/rmt_t.py',
     './_base_/models/mask_rcnn.py',

@@ -20,7 +20,7 @@ _logger = logging.getLogger('mmrest.ops')
 
 
 class _Choice(threading.local):
-    """What :func:`use_backend` and :func:`observed` have set in a thread."""
+    """Backend of :func:`use_backend` and list of :func:`observed`, in one thread."""
 
     name: Optional[str] = None
     observed: Optional[List[Tuple[str, Optional[str]]]] = None
