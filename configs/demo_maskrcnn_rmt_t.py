@@ -52,11 +52,11 @@ model = dict(
         rcnn=dict(max_per_img=20, nms=dict(type='nms', iou_threshold=0.3, class_agnostic=True)),
     ),
 )
-max_iters = 310
-train_cfg = dict(max_iters=max_iters, val_interval=155)
+max_iters = 340
+train_cfg = dict(max_iters=max_iters, val_interval=170)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=40),
     dict(type='CosineAnnealingLR', eta_min_ratio=0.02, begin=0, end=max_iters, by_epoch=False),
 ]
 optim_wrapper = dict(optimizer=dict(lr=8e-4))
-default_hooks = dict(checkpoint=dict(interval=155, save_best='coco/segm_mAP'))
+default_hooks = dict(checkpoint=dict(interval=170, save_best='coco/segm_mAP'))
