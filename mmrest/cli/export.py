@@ -128,7 +128,7 @@ def main() -> None:
             print(
                 f'  {agreed.detections} detections above a score of 0.05, {agreed.unmatched} '
                 f'unmatched; scores differ by at most {agreed.score:.1e}, boxes by '
-                f'{agreed.box:.1e} pixels, masks have an IoU of at least {agreed.mask:.4f}'
+                f'{agreed.box:.1e} pixels; lowest IoU of masks, if any: {agreed.mask:.4f}'
             )
     takes = (
         'one image of {} x {}'.format(*size) if args.static else 'images of any number and size'

@@ -23,6 +23,7 @@ from mmrest.ops.emsa import _trial as emsa_trial
 from mmrest.ops.masa import _axial, _full
 from mmrest.ops.masa import _trial as masa_trial
 from tests.ops.attentions import emsa_inputs
+from tests.torch_versions import FLOAT16
 
 
 class Kernel(NamedTuple):
@@ -41,7 +42,7 @@ KERNELS = {
     'emsa': Kernel(emsa, emsa_reference, emsa_trial),
 }
 each_kernel = pytest.mark.parametrize('kernel', KERNELS.values(), ids=KERNELS)
-dtypes = pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+dtypes = pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, FLOAT16])
 
 
 @pytest.fixture
@@ -126,13 +127,13 @@ def planted(error):
     ],
 )
 def test_one_warning_and_pytorch_from_then_on(device, caplog, run, reason):
-    x = torch.zeros(1, 16, dtype=torch.float16)
+    x = torch.zeros(1, 16, dtype=torch.bfloat16)
     given = 'emsa_triton', run, emsa_reference, emsa_trial, x, x
     for _ in range(3):
         assert trust.refuse_untrusted(*given).startswith(reason)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert 'emsa_triton: the Triton kernel is not used for torch.float16 on cpu' in record.message
+    assert 'emsa_triton: the Triton kernel is not used for torch.bfloat16 on cpu' in record.message
     assert reason in record.message and '\n' not in record.message
 
 
