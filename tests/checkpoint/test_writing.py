@@ -68,7 +68,7 @@ def test_errors(tmp_path):
 
     with pytest.raises(CheckpointError, match='Read-only file system'):
         write_atomically(tmp_path / 'x.pth', refuse)
-    with pytest.raises(Exception, match="pickle|Can't get local object") as error:
+    with pytest.raises(Exception, match=r"pickle|Can't get local object") as error:
         write_atomically(tmp_path / 'x.pth', lambda name: torch.save({'a': lambda: None}, name))
     assert not isinstance(error.value, CheckpointError)
     assert not list(tmp_path.iterdir())
