@@ -46,7 +46,11 @@ def inputs(cfg):
 
 @pytest.mark.parametrize(
     'name',
-    [pytest.param(n, marks=pytest.mark.slow if 'semantic' in n else ()) for n in NAMES],
+    [
+        # The longest two; their runs are slow tests, too.
+        pytest.param(n, marks=pytest.mark.slow if 'semantic' in n or 'dino' in n else ())
+        for n in NAMES
+    ],
 )
 def test_a_step_and_a_prediction(name):
     cfg = small(name)

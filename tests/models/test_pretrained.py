@@ -210,14 +210,10 @@ def test_weights_with_a_disabled_part(switch, tmp_path):
 
 def test_errors_name_the_matching_arch(tmp_path):
     path = tmp_path / 'x.pth'
-    for name, network, of in [
-        ('rmt_b', RMT('s'), 'rmt_b'),
-        ('rest_lite', RMT('t'), 'rest_lite'),
-    ]:
-        state, extra = released(name, 'classification')
-        torch.save({'model': {**state, **extra}}, path)
-        with pytest.raises(CheckpointError, match=rf'; it looks like {of}: set type and arch'):
-            network.load_pretrained(path)
+    state, extra = released('rest_lite', 'classification')
+    torch.save({'model': {**state, **extra}}, path)
+    with pytest.raises(CheckpointError, match='; it looks like rest_lite: set type and arch'):
+        RMT('t').load_pretrained(path)
     torch.save(dict(list(state.items())[:100]), path)
     with pytest.raises(CheckpointError, match=r'\d+ of \d+ tensors match') as error:
         ResT('lite').load_pretrained(path)

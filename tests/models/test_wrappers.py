@@ -62,15 +62,21 @@ def test_the_size_is_above_every_threshold():
     assert stage_3**2 > 2 * limit  # one head of full MaSA
 
 
-@families
 @pytest.mark.parametrize(
-    'name, with_cp',
+    'name, with_cp, family',
     [
         pytest.param(
-            name, with_cp, marks=pytest.mark.slow if with_cp and name == 'torch.compile' else ()
+            name,
+            with_cp,
+            family,
+            # One compiled network takes as long as all others.
+            marks=pytest.mark.slow
+            if name == 'torch.compile' and (with_cp or family is ResT)
+            else (),
         )
         for name in ['alone', *wrapped.LOCAL]
         for with_cp in (False, True)
+        for family in (ResT, RMT)
     ],
 )
 def test_in_one_process(name, with_cp, family):
