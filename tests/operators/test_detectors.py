@@ -73,7 +73,8 @@ def test_every_config_of_mmdet_builds():
     from mmdet.utils import register_all_modules
 
     register_all_modules(False)
-    paths = [path for path in MMDET.glob('*/*.py') if path.parent.name != '_base_']
+    parts = {'_base_', 'common'}  # configs without a model
+    paths = [path for path in MMDET.glob('*/*.py') if path.parent.name not in parts]
     failed, built = {}, 0
     with DefaultScope.overwrite_default_scope('mmdet'):
         for path in paths:
@@ -83,4 +84,5 @@ def test_every_config_of_mmdet_builds():
             except Exception as error:
                 if not any(excuse in str(error) for excuse in EXCUSES):
                     failed[path.name] = error
-    assert not failed and built > 600
+    assert not failed, failed
+    assert built > 600
