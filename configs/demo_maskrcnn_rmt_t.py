@@ -8,8 +8,9 @@ _base_ = [
     './_base_/runtimes/shapes.py',
 ]
 
-# Half of the usual channels in neck and heads, on strides 8 to 64: the head of stride 4 would take
-# most of the time. Group norm, because the statistics of two images are too noisy for batch norm.
+# Half of the usual channels in neck and heads, a quarter for masks, on strides 8 to 64: the head
+# of stride 4 would take most of the time. Group norm, because the statistics of two images are too
+# noisy for batch norm.
 width = 128
 norm_cfg = dict(type='GN', num_groups=16)
 strides = [8, 16, 32, 64]

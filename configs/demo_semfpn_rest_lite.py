@@ -24,4 +24,4 @@ model = dict(
         norm_cfg=dict(_delete_=True, **norm_cfg),
     ),
 )
-train_dataloader = dict(batch_size=7)  # as many as four minutes allow
+train_dataloader = dict(batch_size=7)  # for a short demo

@@ -11,15 +11,16 @@ from torch.utils.benchmark import Timer
 from ..engine.config import first_line
 from ..engine.devices import peak_memory_mb, reset_peak_memory
 from ..ops import BACKENDS, observed, use_backend
-from .measure import Attention, AttentionOnly, Job
+from ..ops.trust import failures
+from .measure import ATTENTIONS, Attention, AttentionOnly, Job
 
-ATTENTIONS = {
-    'EMSA, stage 2 of ResT-Small': Attention(8, 2, 64, reduction=4),
+CASES = {
+    'EMSA, stage 2 of ResT-Small': ATTENTIONS['emsa'],
     'EMSA, stage 3 of ResT-Small': Attention(16, 4, 64, reduction=2),
     'EMSA, stage 4 of ResT-Small': Attention(32, 8, 64, reduction=1),
-    'axial MaSA, stage 1 of RMT-S': Attention(4, 4, 16, axial=True),
+    'axial MaSA, stage 1 of RMT-S': ATTENTIONS['masa_axial'],
     'axial MaSA, stage 3 of RMT-S': Attention(16, 8, 32, axial=True),
-    'full MaSA, stage 3 of RMT-T': Attention(16, 8, 32),
+    'full MaSA, stage 3 of RMT-T': ATTENTIONS['masa_full'],
     'full MaSA, stage 4 of RMT-S': Attention(32, 16, 32),
 }
 
@@ -41,7 +42,7 @@ class Finding(NamedTuple):
         is_default: the networks use it here.
         refusal: reason why it cannot run; the rest is then empty.
         error: largest error of result and gradients, relative to the largest value of each.
-        deviates: the error is not just rounding, or the backend failed.
+        deviates: the error is not just rounding, or the backend failed, here or in its trial.
         forward: milliseconds of an inference step.
         training: milliseconds of a forward and backward pass.
         peak: growth of memory in a training step, in MB; None if the system does not report it.
@@ -59,7 +60,7 @@ class Finding(NamedTuple):
 
 def examine(
     device: torch.device,
-    attentions: Mapping[str, Attention] = ATTENTIONS,
+    attentions: Mapping[str, Attention] = CASES,
     inputs: Sequence[Tuple[int, Tuple[int, int]]] = INPUTS,
     dtypes: Sequence[str] = DTYPES,
     seconds: float = 0.1,
@@ -95,12 +96,13 @@ def _findings(module: AttentionOnly, seconds: float) -> List[Finding]:
     for backend in reversed(BACKENDS):
         finding = Finding(backend, backend == default)
         try:
-            with use_backend(backend):
+            with use_backend(backend), observed() as tried:
                 finding = _measured(finding, module, exact, seconds)
-        except ValueError as error:  # a forced backend that does not support the inputs
-            finding = finding._replace(refusal=first_line(error).rpartition('cannot run: ')[2])
         except Exception as error:  # compilers and drivers raise anything
-            finding = finding._replace(refusal=first_line(error), deviates=True)
+            reasons = [reason for _, reason in tried]
+            failed = None in reasons or bool(failures().intersection(reasons))
+            line = first_line(error) if None in reasons else '; '.join(reasons)
+            finding = finding._replace(refusal=line or first_line(error), deviates=failed)
         if backend == 'reference':
             accepted = max(accepted, 3 * finding.error)
         deviates = finding.deviates or not finding.error <= accepted  # NaN, too
@@ -117,13 +119,13 @@ def _measured(
     results = _results(module)
     peak = peak_memory_mb(on_gpu)
     errors = [
-        float((a.double() - b).abs().max() / b.abs().max().clamp_min(1e-30))
+        (a.double() - b).abs().max() / b.abs().max().clamp_min(1e-30)
         for a, b in zip(results, exact)
     ]
     with torch.no_grad():
         forward = _milliseconds('module(None)', module, seconds)
     return finding._replace(
-        error=max(errors) if all(error == error for error in errors) else float('nan'),
+        error=float(torch.stack(errors).max()),
         forward=forward,
         training=_milliseconds('module(None)[0].sum().backward()', module, seconds),
         peak=None if before is None or peak is None else peak - before,

@@ -314,7 +314,7 @@ def main() -> int:
     parser.add_argument('--markdown', action='store_true', help='print Markdown for a bug report')
     parser.add_argument(
         '--gpu', action='store_true',
-        help='also compare errors, time and memory of the attention backends, in minutes',
+        help='also compare error, time and memory of the attention backends',
     )  # fmt: skip
     args = parser.parse_args()
     state = look()

@@ -105,7 +105,7 @@ def main() -> None:
 
     cfg = load_config(demo.config, data_root=str(data / layout))
     cfg.work_dir, cfg.launcher = str(args.work_dir), 'none'
-    # The fused step saves up to a third of an iteration; before torch 2.4 it needs a GPU.
+    # One pass over the parameters, rather than one per operation; before torch 2.4 on GPUs only.
     cfg.optim_wrapper.optimizer.fused = digit_version(torch.__version__) >= digit_version('2.4')
     runner = build_runner(cfg)
     runner.train()

@@ -113,7 +113,7 @@ def _place(
 
 def _is_taken(labels: np.ndarray, centre: Tuple[float, float], radius: float) -> bool:
     """Return True if one of five points inside of any shape with this centre is taken."""
-    (x, y), step = centre, 0.35 * radius
+    (x, y), step = centre, 0.35 * radius  # a triangle has an inradius of half the radius
     points = (x, y), (x - step, y), (x + step, y), (x, y - step), (x, y + step)
     return any(labels[int(y), int(x)] != 1 for x, y in points)
 

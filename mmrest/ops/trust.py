@@ -1,7 +1,7 @@
 """Trust in kernels: each is tried on a small case on its device before its first use."""
 
 import logging
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor
@@ -49,6 +49,11 @@ def refuse_untrusted(
                 name, q.dtype, q.device, reason,
             )  # fmt: skip
     return _verdicts[key]
+
+
+def failures() -> Set[str]:
+    """Return the reasons for which kernels have failed their trials so far."""
+    return {reason for reason in _verdicts.values() if reason is not None}
 
 
 def failure(

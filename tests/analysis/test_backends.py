@@ -10,7 +10,7 @@ from mmrest.analysis import backends
 from mmrest.analysis.backends import examine
 from mmrest.analysis.measure import Attention
 from mmrest.cli import check
-from mmrest.ops import dispatch, emsa_reference
+from mmrest.ops import dispatch, emsa_reference, trust
 
 SMALL = {
     'emsa': Attention(8, 2, 8, reduction=4),
@@ -30,6 +30,17 @@ def test_backends_on_a_cpu(monkeypatch):
             assert each.is_default == (each.backend == 'torch')
             assert each.error < 0.1 and each.forward > 0 and each.training > 0
         assert refused.refusal == 'no GPU' and not refused.deviates
+
+
+def test_a_failed_trial_is_a_deviation(monkeypatch):
+    """Even though the backend only refuses, as for inputs that it does not support."""
+    reason = 'the result deviates by 1.0e+00 of its largest value'
+    monkeypatch.setattr(sys.modules['mmrest.ops.gpu'], 'refuse_triton', lambda *_: reason)
+    monkeypatch.setitem(trust._verdicts, ('emsa_triton',), reason)
+    only = {'emsa': SMALL['emsa']}
+    ((_, findings),) = examine(torch.device('cpu'), only, [(1, (96, 64))], ['float32'], 0)
+    assert [each.deviates for each in findings] == [False, False, True]
+    assert findings[-1].refusal == reason
 
 
 def fails(*_):

@@ -13,6 +13,7 @@ from tests.models.test_reference import assert_maps
 from tests.reference import CLASSIFICATION, FEATURE_MAPS, KEYS, fill
 
 both = pytest.mark.parametrize('family', FAMILIES)
+slow = pytest.mark.slow
 
 
 def pretrained(path, **kwargs):
@@ -163,7 +164,7 @@ def test_official_files(name, kind, tmp_path):
         load_released(name, kind, container, prefix, tmp_path / 'x.pth')
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize('prefix', PREFIXES)
 @pytest.mark.parametrize('container', CONTAINERS)
 @pytest.mark.parametrize('kind', ['detection', 'classification'])
@@ -197,7 +198,9 @@ def test_files_of_ablation_networks(arch, tmp_path):
         RMT('t').load_pretrained(str(path))
 
 
-@pytest.mark.parametrize('switch', ['cpe', 'conv_stem'])
+@pytest.mark.parametrize(
+    'switch', ['cpe', 'conv_stem', *(pytest.param(s, marks=slow) for s in ('lce', 'conv_ffn'))]
+)
 def test_weights_with_a_disabled_part(switch, tmp_path):
     """Their training depended on that part."""
     torch.save(RMT('t').state_dict(), tmp_path / 'x.pth')
@@ -208,12 +211,21 @@ def test_weights_with_a_disabled_part(switch, tmp_path):
     assert equal(network, before)
 
 
-def test_errors_name_the_matching_arch(tmp_path):
+@pytest.mark.parametrize('name, family, arch', [
+    ('rest_lite', RMT, 't'), pytest.param('rmt_b', RMT, 's', marks=slow),
+    pytest.param('rest_large', ResT, 'base', marks=slow),
+])  # fmt: skip
+def test_errors_name_the_matching_arch(name, family, arch, tmp_path):
     path = tmp_path / 'x.pth'
-    state, extra = released('rest_lite', 'classification')
+    state, extra = released(name, 'classification')
     torch.save({'model': {**state, **extra}}, path)
-    with pytest.raises(CheckpointError, match='; it looks like rest_lite: set type and arch'):
-        RMT('t').load_pretrained(path)
+    with pytest.raises(CheckpointError, match=f'; it looks like {name}: set type and arch'):
+        family(arch).load_pretrained(path)
+
+
+def test_no_arch_is_named_for_a_part_of_a_network(tmp_path):
+    path = tmp_path / 'x.pth'
+    state, _ = released('rest_lite', 'classification')
     torch.save(dict(list(state.items())[:100]), path)
     with pytest.raises(CheckpointError, match=r'\d+ of \d+ tensors match') as error:
         ResT('lite').load_pretrained(path)

@@ -69,7 +69,7 @@ def test_the_size_is_above_every_threshold():
             name,
             with_cp,
             family,
-            # One compiled network takes as long as all others.
+            # Compiling takes minutes, so most of it is for the long tests.
             marks=pytest.mark.slow
             if name == 'torch.compile' and (with_cp or family is ResT)
             else (),

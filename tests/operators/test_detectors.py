@@ -73,9 +73,12 @@ def test_every_config_of_mmdet_builds():
     from mmdet.utils import register_all_modules
 
     register_all_modules(False)
-    parts = {'_base_', 'common'}  # configs without a model
-    paths = [path for path in MMDET.glob('*/*.py') if path.parent.name not in parts]
-    paths = [path for path in paths if not path.stem.endswith('_tta')]
+    paths = [
+        path
+        for path in MMDET.glob('*/*.py')
+        # Parts of configs, without a model.
+        if path.parent.name not in ('_base_', 'common') and not path.stem.endswith('_tta')
+    ]
     failed, built = {}, 0
     with DefaultScope.overwrite_default_scope('mmdet'):
         for path in paths:

@@ -109,7 +109,7 @@ def test_flat_and_steep_maps(fused_backend, name, size, scale, dtype):
     assert scale < 1 or torch.einsum('bnqd,bnkd->bnqk', *by_head).max() / 16**0.5 > 89
     # The gradient of the values in torch's fused attention has 2.0 to 2.2 times the error, and
     # EMSA's flat maps have 2.3 times without vector instructions.
-    times = 3.0 if dtype is torch.float32 else 2.0
+    times = 3.0 if name != 'masa_full' and dtype is torch.float32 else 2.0
     check(ATTENTIONS[name], (q, k, *others), dtype, times)
 
 
