@@ -80,9 +80,14 @@ def test_train_resume_and_evaluate(name, tmp_path, coco_root, ade_root):
     detects = cfg.default_scope == 'mmdet'
     root = coco_root if detects else ade_root
     masks = 'mask2former_instance' in name
-    heads = [part for _, part in dicts(cfg.model, '') if part.get('num_classes') == 80]
-    for head in heads:
-        head.num_classes = len(CLASSES)
+    heads = []
+    for _, part in dicts(cfg.model, ''):
+        for key in ('num_classes', 'num_things_classes'):
+            if part.get(key) == 80:
+                part[key] = len(CLASSES)
+                heads.append(part)
+        if len(part.get('class_weight') or ()) == 81:
+            part.class_weight = [1.0] * len(CLASSES) + [0.1]
     if name == 'rtmdet_rmt_s':  # its neck joins maps of whole strides
         cfg.model.data_preprocessor.pad_size_divisor = 32
     packed = 'PackDetInputs' if detects else 'PackSegInputs'
