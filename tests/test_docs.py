@@ -57,6 +57,7 @@ PRINTED = {
 
 # Up to minutes each, of commands that have tests of their own.
 LONG = {
+    'CONTRIBUTING.md',
     'docs/analysis.md',
     'docs/custom_data.md',
     'docs/index.md',

@@ -37,13 +37,18 @@ def backbone(name):
     return on_meta(network_config(name))
 
 
+def slow_if_large(names):
+    large = ('rmt_b', 'rmt_l', 'rest_large', 'rmt_swin_s')
+    return [pytest.param(n, marks=pytest.mark.slow) if n in large else n for n in names]
+
+
 @lru_cache(maxsize=None)
 def parts_of(name):
     """Parts of a network at 224 x 224."""
     return count_parts(backbone(name), 224, 224)
 
 
-@pytest.mark.parametrize('name', OURS)
+@pytest.mark.parametrize('name', slow_if_large(OURS))
 def test_backbones(name):
     network, parts = backbone(name), parts_of(name)
     stages = [f'stage {stage + 1}' for stage in range(network.num_stages)]
@@ -56,7 +61,7 @@ def test_backbones(name):
     assert sum(part.parameters for part in parts) == sum(p.numel() for p in network.parameters())
 
 
-@pytest.mark.parametrize('name', KEYS)
+@pytest.mark.parametrize('name', slow_if_large(KEYS))
 def test_parameters_of_official_weights(name):
     """Count by part, from the tensor names of the official weights."""
     shapes = KEYS[name]

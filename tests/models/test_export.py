@@ -11,13 +11,11 @@ from tests.torch_versions import needs_compile, needs_torch
 BATCH_AND_SIZES = [(2, 64, 96), (2, 97, 131)]
 """The first one is compiled and exported."""
 
-ALL = [(RMT, None)] + [
-    pytest.param(kind, arch, marks=pytest.mark.slow)
-    for kind, arch in [
-        *((kind, None) for kind in KINDS if kind is not RMT),
-        *((family, arch) for family in FAMILIES for arch in family.archs),
-    ]
+ALL = [
+    *((kind, None) for kind in KINDS),
+    *((family, arch) for family in FAMILIES for arch in family.archs),
 ]
+pytestmark = pytest.mark.slow  # test_wrappers.py and tests/cli/test_export.py have these paths
 over_all = pytest.mark.parametrize('kind, arch', ALL)
 
 
@@ -61,7 +59,6 @@ def dynamic_batch_and_size():
     return ({0: dynamic, 2: dynamic, 3: dynamic},)
 
 
-@pytest.mark.slow  # test_wrappers.py has compiled networks, too
 @needs_compile
 @over_all
 def test_compile(kind, arch):
@@ -80,7 +77,6 @@ def test_compile(kind, arch):
         torch.testing.assert_close(found[1][name], expected, rtol=0, atol=atol, msg=name)
 
 
-@pytest.mark.slow
 @over_all
 def test_inductor(kind, arch):
     torch.compiler.reset()
@@ -99,7 +95,6 @@ def test_export(kind, arch):
     assert_same_as_eager(network, program.module(), [*BATCH_AND_SIZES, (3, 64, 64)])
 
 
-@pytest.mark.slow
 @over_all
 def test_onnx(kind, arch, tmp_path):
     onnxruntime = pytest.importorskip('onnxruntime')

@@ -10,6 +10,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from mmdet.datasets import CocoDataset
 from PIL import Image
 
 from mmrest.checkpoint import CheckpointError
@@ -201,6 +202,14 @@ OPTION_FAULTS = {
             for phase in ('train', 'val')
         },
         'set metainfo.classes in that order',
+    ),
+    'all classes of COCO, of which the file has the first ones': (
+        'det',
+        {
+            f'{phase}_dataloader.dataset.metainfo.classes': CocoDataset.METAINFO['classes']
+            for phase in ('train', 'val')
+        },
+        "class 'motorcycle', 'airplane', 'bus'",
     ),
     'a class twice': (
         'det',
