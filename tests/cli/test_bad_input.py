@@ -53,7 +53,7 @@ CASES = {
     f'{TRAIN} {SET} {VAL_CLASSES}=person,bicycle,lorry': "class 'lorry' of metainfo.classes",
     f'{TRAIN} {SET} {VAL_CLASSES}=person,car,bicycle': 'in the order (person, bicycle, car)',
     f'{TRAIN} {SET} train_{VAL_CLASSES[4:]}=(car,bicycle,person)': 'names would be swapped',
-    'train no_val_classes.py --data-root coco': 'does not have the classes of train_dataloader',
+    'train no_val_classes.py --data-root coco': 'a category of coco/annotations/instances_val2017',
     f'{TRAIN} --launcher pytorch': '--launcher pytorch is for ',
     # Weights.
     f'{TRAIN} --resume absent.pth': 'checkpoint absent.pth ',
