@@ -70,7 +70,7 @@ def build(model, optim_wrapper, scope):
     __import__(f'{scope}.utils').utils.register_all_modules(False)
     with DefaultScope.overwrite_default_scope(scope), torch.device('meta'):
         model = MODELS.build(Config.fromstring(model, '.py').model)
-        # The groups of a ConfigDict are slow, and their number is that of the parameters.
+        # Every parameter has its own group; lookups in those of a ConfigDict would be slow.
         wrapper = Config.fromstring(optim_wrapper, '.py').to_dict()['optim_wrapper']
         return model, build_optim_wrapper(model, wrapper).optimizer
 

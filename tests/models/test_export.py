@@ -15,7 +15,7 @@ ALL = [
     *((kind, None) for kind in KINDS),
     *((family, arch) for family in FAMILIES for arch in family.archs),
 ]
-pytestmark = pytest.mark.slow  # test_wrappers.py and tests/cli/test_export.py have these paths
+pytestmark = pytest.mark.slow  # test_wrappers.py compiles, tests/cli/test_export.py exports
 over_all = pytest.mark.parametrize('kind, arch', ALL)
 
 
