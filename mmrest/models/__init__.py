@@ -1,7 +1,6 @@
-"""Backbones, and a neck that repeats their last map."""
+"""Backbones."""
 
-from . import repeat
 from .rest import ResT
 from .rmt import RMT
 
-__all__ = ['RMT', 'ResT', 'repeat']
+__all__ = ['RMT', 'ResT']

@@ -105,29 +105,13 @@ def _check_from_file(cfg: dict) -> None:
         )
 
 
-def fit(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
+def covering(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
     """Return the tensors of a :class:`~mmrest.models.pyramid.PyramidBackbone`, and a log line.
-
-    Args:
-        backbone: the network.
-        weights: its own, or those of a larger model that contains it under a prefix.
 
     Raises:
         CheckpointError: a tensor other than an output norm is missing, one has another shape, or
-            the file has blocks that the backbone lacks. The message names the matching arch.
+            the file has blocks that the backbone lacks.
     """
-    weights = weights.of(backbone.state_dict())
-    try:
-        return _covering(backbone, weights)
-    except CheckpointError as error:
-        names = recognised(weights.tensors, named_networks(backbone.families()))
-        if not names:
-            raise
-        hint = f'; it looks like {" or ".join(names)}: set type and arch of the backbone to that'
-        raise CheckpointError(f'{error}{hint}') from error
-
-
-def _covering(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
     stages = range(backbone.num_stages)
     names = {module: f'{name}.' for name, module in backbone.named_modules()}
     norms = tuple(names[norm] for norm in map(backbone.output_norm, stages) if norm is not None)
@@ -161,7 +145,7 @@ def recognised(
     weights, names = Weights('', dict(tensors)), []
     for name, network in networks:
         try:
-            _covering(network, weights)
+            covering(network, weights)
         except CheckpointError:
             continue
         names.append(name)

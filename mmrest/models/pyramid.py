@@ -1,4 +1,4 @@
-"""Base class of both families: a pyramid of stages with OpenMMLab's options."""
+"""Base class of both families: a pyramid of stages with OpenMMLab's options; a neck beside it."""
 
 from abc import abstractmethod
 from contextlib import nullcontext
@@ -9,10 +9,17 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..checkpoint import Weights
+from ..checkpoint import CheckpointError, Weights
 from ..ops import chosen_backend, exactly_backend, in_graph, is_compiling
 from .arch import Arch, Rate, check, is_integer
-from .pretrained import InitCfg, StrictPretrained, check_init_cfg, fit
+from .pretrained import (
+    InitCfg,
+    StrictPretrained,
+    check_init_cfg,
+    covering,
+    named_networks,
+    recognised,
+)
 
 
 class PyramidBackbone(StrictPretrained):
@@ -38,8 +45,6 @@ class PyramidBackbone(StrictPretrained):
         init_cfg: as in mmengine. With ``dict(type='Pretrained', checkpoint=PATH)`` and an
             optional ``prefix``, the weights must cover the backbone; see
             :meth:`load_pretrained`.
-        norm_in_path: pass the normalised output of each stage to the next, as ResT's official
-            detection code does. Every stage then has a norm.
 
     Attributes:
         out_channels: channels of each output, for necks.
@@ -52,6 +57,9 @@ class PyramidBackbone(StrictPretrained):
     archs: ClassVar[Mapping[str, Arch]] = {}
     """Architectures by name."""
 
+    norm_in_path = False
+    """Pass the normalised output of each stage to the next; every stage then has a norm."""
+
     def __init__(
         self,
         arch: Arch,
@@ -63,7 +71,6 @@ class PyramidBackbone(StrictPretrained):
         norm_cfg: dict,
         norm_eval: bool,
         with_cp: bool,
-        norm_in_path: bool = False,
         init_cfg: InitCfg,
     ) -> None:
         check_init_cfg(init_cfg)
@@ -78,7 +85,6 @@ class PyramidBackbone(StrictPretrained):
             ('drop_path_rate', drop_path_rate, Rate),
             ('norm_eval', norm_eval, bool),
             ('with_cp', with_cp, bool),
-            ('norm_in_path', norm_in_path, bool),
         ):
             check(name, value, kind)
         if (
@@ -113,7 +119,6 @@ class PyramidBackbone(StrictPretrained):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
-        self.norm_in_path = norm_in_path
         self.out_channels = tuple(arch.dims[i] for i in self.out_indices)
         self.out_strides = tuple(arch.strides[i] for i in self.out_indices)
 
@@ -235,7 +240,34 @@ class PyramidBackbone(StrictPretrained):
                 yield norm
 
     def fit(self, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
-        return fit(self, weights)
+        weights = weights.of(self.state_dict())
+        try:
+            return covering(self, weights)
+        except CheckpointError as error:
+            names = recognised(weights.tensors, named_networks(self.families()))
+            if not names:
+                raise
+            hint = f'it looks like {" or ".join(names)}: set type and arch of the backbone to that'
+            raise CheckpointError(f'{error}; {hint}') from error
+
+
+@MODELS.register_module()
+class RepeatMap(nn.Module):
+    """Neck that repeats the last map of a backbone.
+
+    mmseg's ``Feature2Pyramid`` expects one map per level, but a single-stage network returns only
+    one map.
+
+    Args:
+        times: number of copies.
+    """
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def forward(self, maps: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+        return (maps[-1],) * self.times
 
 
 def channels_first(x: Tensor) -> Tensor:

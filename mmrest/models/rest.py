@@ -12,7 +12,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..ops import emsa
-from .arch import Arch, resolve_arch
+from .arch import Arch, check, resolve_arch
 from .pyramid import InitCfg, PyramidBackbone, channels_first
 
 
@@ -180,7 +180,7 @@ class ResT(PyramidBackbone):
         arch: ``'lite'``, ``'small'``, ``'base'``, ``'large'``, or a dict of :class:`ResTArch`
             fields.
         norm_in_path: pass the normalised output of each stage to the next, as the official
-            detection code does.
+            detection code does. Every stage then has a norm.
 
     For other arguments, attributes, outputs and errors, see
     :class:`~mmrest.models.pyramid.PyramidBackbone`.
@@ -205,6 +205,7 @@ class ResT(PyramidBackbone):
         norm_in_path: bool = False,
         init_cfg: InitCfg = None,
     ) -> None:
+        check('norm_in_path', norm_in_path, bool)
         arch = resolve_arch(arch, ARCHS, ResTArch)
         super().__init__(
             arch,
@@ -215,9 +216,9 @@ class ResT(PyramidBackbone):
             norm_cfg=norm_cfg,
             norm_eval=norm_eval,
             with_cp=with_cp,
-            norm_in_path=norm_in_path,
             init_cfg=init_cfg,
         )
+        self.norm_in_path = norm_in_path
         self.stem = Stem(self.in_channels, arch.dims[0], self.norm_cfg)
         for stage in range(self.num_stages):
             dim, name = arch.dims[stage], stage + 1

@@ -4,7 +4,7 @@ Parameter names match the official checkpoints, which call attention "retention"
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, ClassVar, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +13,7 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops import (
-    PositionTables,
-    in_graph,
-    is_compiling,
-    log_gammas,
-    masa,
-    position_tables,
-    rotary_frequencies,
-)
+from ..ops import PositionTables, RelPos2d, in_graph, masa
 from .arch import Arch, check, resolve_arch
 from .pyramid import InitCfg, PyramidBackbone, channels_first
 
@@ -98,9 +90,9 @@ class RMTArch(Arch):
 NO_CONVS = dict.fromkeys(('lce', 'cpe', 'conv_ffn', 'conv_stem', 'conv_downsample'), False)
 
 SWIN_T = RMTArch(
-    dims=(96, 192, 384, 768),
-    depths=(2, 2, 6, 2),
-    num_heads=(3, 6, 12, 24),
+    (96, 192, 384, 768),
+    (2, 2, 6, 2),
+    (3, 6, 12, 24),
     ffn_ratios=(4, 4, 4, 4),
     decay_b=(8, 8, 8, 8),
     drop_path_rate=0.2,
@@ -109,31 +101,26 @@ SWIN_T = RMTArch(
 
 ARCHS = {
     't': RMTArch(
-        dims=(64, 128, 256, 512),
-        depths=(2, 2, 8, 2),
-        num_heads=(4, 4, 8, 16),
+        (64, 128, 256, 512),
+        (2, 2, 8, 2),
+        (4, 4, 8, 16),
         ffn_ratios=(3, 3, 3, 3),
         axial=(True, True, False, False),
         drop_path_rate=0.1,
     ),
-    's': RMTArch(
-        dims=(64, 128, 256, 512),
-        depths=(3, 4, 18, 4),
-        num_heads=(4, 4, 8, 16),
-        drop_path_rate=0.15,
-    ),
+    's': RMTArch((64, 128, 256, 512), (3, 4, 18, 4), (4, 4, 8, 16), drop_path_rate=0.15),
     'b': RMTArch(
-        dims=(80, 160, 320, 512),
-        depths=(4, 8, 25, 8),
-        num_heads=(5, 5, 10, 16),
+        (80, 160, 320, 512),
+        (4, 8, 25, 8),
+        (5, 5, 10, 16),
         decay_b=(7, 7, 8, 8),
         layer_scale=(None, None, 1e-6, 1e-6),
         drop_path_rate=0.4,
     ),
     'l': RMTArch(
-        dims=(112, 224, 448, 640),
-        depths=(4, 8, 25, 8),
-        num_heads=(7, 7, 14, 20),
+        (112, 224, 448, 640),
+        (4, 8, 25, 8),
+        (7, 7, 14, 20),
         decay_b=(8, 8, 8, 8),
         layer_scale=(None, None, 1e-6, 1e-6),
         drop_path_rate=0.5,
@@ -142,9 +129,9 @@ ARCHS = {
     'swin_t': SWIN_T,
     'swin_s': replace(SWIN_T, depths=(2, 2, 18, 2), drop_path_rate=0.3),
     'deit_s': RMTArch(
-        dims=(384,),
-        depths=(12,),
-        num_heads=(6,),
+        (384,),
+        (12,),
+        (6,),
         ffn_ratios=(4,),
         decay_b=(8,),
         axial=(False,),
@@ -241,48 +228,6 @@ class DWConv2d(nn.Module):
         return self.conv(channels_first(x)).permute(0, 2, 3, 1)
 
 
-class RelPos2d:
-    """Rotary angles and decay of the heads of a stage, cached for one size and device.
-
-    Not a module, so that the tables are not in state dicts, copies or pickles. They stay float32
-    when the model is cast, because flat positions reach 66,800 at 800 x 1333, beyond float16.
-    """
-
-    def __init__(
-        self, head_dim: int, num_heads: int, a: float, b: float, decay: bool = True
-    ) -> None:
-        self.head_dim = head_dim
-        self.num_heads = num_heads
-        self.a = a
-        self.b = b
-        self.decay = decay
-        self._kept: Dict[Tuple[int, int, torch.device], PositionTables] = {}
-
-    def __call__(self, height: int, width: int, device: torch.device) -> PositionTables:
-        if is_compiling():  # sizes may be symbols, and graphs have no cache
-            return self._make(height, width, device)
-        key = (height, width, device)
-        kept = self._kept.get(key)
-        if kept is not None:
-            return kept
-        # Tensors of inference mode cannot be used in a later training step.
-        with torch.inference_mode(False):
-            tables = self._make(height, width, device)
-        if type(tables.sin) is Tensor:  # not a proxy of a tracer
-            self._kept = {key: tables}
-        return tables
-
-    def _make(self, height: int, width: int, device: torch.device) -> PositionTables:
-        frequencies = rotary_frequencies(self.head_dim).to(device)
-        log_gamma = log_gammas(self.num_heads, self.a, self.b).to(device)
-        if not self.decay:
-            log_gamma = torch.zeros_like(log_gamma)
-        return position_tables(frequencies, log_gamma, height, width)
-
-    def __getstate__(self) -> Dict[str, Any]:
-        return dict(self.__dict__, _kept={})
-
-
 class MaSA(nn.Module):
     """Manhattan self-attention on a map (B, H, W, C), full or axial.
 
@@ -311,12 +256,11 @@ class MaSA(nn.Module):
 
     def projected(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, (B, H, W, n, C / n) each."""
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        return self._split_heads(q), self._split_heads(k), self._split_heads(v)
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        """Reshape (B, H, W, C) to (B, H, W, n, C / n)."""
-        return x.unflatten(-1, (self.num_heads, -1))
+        heads = self.num_heads, -1
+        q = self.q_proj(x).unflatten(-1, heads)
+        k = self.k_proj(x).unflatten(-1, heads)
+        v = self.v_proj(x).unflatten(-1, heads)
+        return q, k, v
 
 
 class FFN(nn.Module):

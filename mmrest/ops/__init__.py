@@ -12,12 +12,12 @@ from .dispatch import (
 )
 from .emsa import emsa, emsa_reference
 from .masa import masa, masa_axial_reference, masa_full_reference
-from .masa.tables import PositionTables, log_gammas, position_tables
-from .rotary import rotary_frequencies
+from .masa.tables import PositionTables, RelPos2d, position_tables
 
 __all__ = [
     'BACKENDS',
     'PositionTables',
+    'RelPos2d',
     'chosen_backend',
     'emsa',
     'emsa_reference',
@@ -25,12 +25,10 @@ __all__ = [
     'forced_backend',
     'in_graph',
     'is_compiling',
-    'log_gammas',
     'masa',
     'masa_axial_reference',
     'masa_full_reference',
     'observed',
     'position_tables',
-    'rotary_frequencies',
     'use_backend',
 ]

@@ -11,8 +11,8 @@ from mmrest.analysis.attention_maps import (
     token_weights,
 )
 from mmrest.models.rest import EMSA
-from mmrest.models.rmt import MaSA, RelPos2d
-from mmrest.ops import BACKENDS, masa, use_backend
+from mmrest.models.rmt import MaSA
+from mmrest.ops import BACKENDS, RelPos2d, masa, use_backend
 from tests.models.networks import FAMILIES, randomised, tiny
 
 HEIGHT, WIDTH = 5, 6

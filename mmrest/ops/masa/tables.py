@@ -1,13 +1,13 @@
 """Decay of MaSA: gamma of each head, and position tables of decay and rotary embedding."""
 
-from typing import NamedTuple
+from typing import Any, Dict, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..dispatch import in_graph
-from ..rotary import rotary_tables, rotate
+from ..dispatch import in_graph, is_compiling
+from ..rotary import rotary_frequencies, rotary_tables, rotate
 
 
 class PositionTables(NamedTuple):
@@ -19,6 +19,56 @@ class PositionTables(NamedTuple):
     decay_h: Tensor  # n H H, logarithms
     decay_w: Tensor  # n W W
     log_gamma: Tensor  # n
+
+
+class RelPos2d:
+    """Position tables of the heads of a stage, cached for one size and device.
+
+    Not a module, so that the tables are not in state dicts, copies or pickles. They stay float32
+    when the model is cast, because flat positions reach 66,800 at 800 x 1333, beyond float16.
+
+    Args:
+        head_dim: channels of a head, d.
+        num_heads: n.
+        a: see :func:`log_gammas`.
+        b: see :func:`log_gammas`.
+        decay: decay attention with distance; if False, gamma is 1.
+    """
+
+    def __init__(
+        self, head_dim: int, num_heads: int, a: float, b: float, decay: bool = True
+    ) -> None:
+        self.head_dim = head_dim
+        self.num_heads = num_heads
+        self.a = a
+        self.b = b
+        self.decay = decay
+        self._kept: Dict[Tuple[int, int, torch.device], PositionTables] = {}
+
+    def __call__(self, height: int, width: int, device: torch.device) -> PositionTables:
+        """Return the tables of a map of `height` x `width` tokens."""
+        if is_compiling():  # sizes may be symbols, and graphs have no cache
+            return self._make(height, width, device)
+        key = (height, width, device)
+        kept = self._kept.get(key)
+        if kept is not None:
+            return kept
+        # Tensors of inference mode cannot be used in a later training step.
+        with torch.inference_mode(False):
+            tables = self._make(height, width, device)
+        if type(tables.sin) is Tensor:  # not a proxy of a tracer
+            self._kept = {key: tables}
+        return tables
+
+    def _make(self, height: int, width: int, device: torch.device) -> PositionTables:
+        frequencies = rotary_frequencies(self.head_dim).to(device)
+        log_gamma = log_gammas(self.num_heads, self.a, self.b).to(device)
+        if not self.decay:
+            log_gamma = torch.zeros_like(log_gamma)
+        return position_tables(frequencies, log_gamma, height, width)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return dict(self.__dict__, _kept={})
 
 
 def position_tables(

@@ -1,0 +1,46 @@
+"""Position tables of MaSA: formulas and cache."""
+
+import math
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from mmrest.ops import RelPos2d
+
+CPU = torch.device('cpu')
+
+
+def test_tables_follow_the_formulas():
+    tables = RelPos2d(head_dim=8, num_heads=4, a=2, b=6)(3, 5, CPU)
+    frequencies = [10000 ** -(i / 3) for i in range(4)]
+    for y in range(3):
+        for x in range(5):
+            angles = [(y * 5 + x) * frequencies[c // 2] for c in range(8)]
+            assert tables.sin[y, x].tolist() == pytest.approx(
+                [math.sin(a) for a in angles], abs=1e-5
+            )
+            assert tables.cos[y, x].tolist() == pytest.approx(
+                [math.cos(a) for a in angles], abs=1e-5
+            )
+    for head in range(4):
+        gamma = 1 - 2 ** (-2 - 4 * head / 4)
+        assert float(tables.decay_w[head, 1, 4]) == pytest.approx(3 * math.log(gamma), rel=1e-5)
+        assert float(tables.decay_h[head, 2, 0]) == pytest.approx(2 * math.log(gamma), rel=1e-5)
+
+
+def test_tables_are_cached_for_one_size_and_device():
+    rel_pos = RelPos2d(8, 4, 2, 6)
+    first = rel_pos(3, 5, CPU)
+    assert rel_pos(3, 5, CPU) is first
+    assert rel_pos(5, 3, CPU) is not first
+    assert rel_pos(5, 3, CPU).decay_h.shape == (4, 5, 5)
+    assert rel_pos(5, 3, torch.device('meta')).sin.device.type == 'meta'
+    assert rel_pos(5, 3, CPU).sin.device.type == 'cpu'
+
+
+def test_tables_of_a_tracer_are_not_cached():
+    rel_pos = RelPos2d(8, 4, 2, 6)
+    with FakeTensorMode():
+        assert type(rel_pos(3, 5, CPU).sin) is FakeTensor
+    assert type(rel_pos(3, 5, CPU).sin) is torch.Tensor
