@@ -148,7 +148,9 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
         used = f' used of {listed:,}' if listed else ''
         report.add(f'images of {part.where}', f'{count:,}{used}')
         if part.classes:
-            report.add(f'classes of {part.where}', f'{len(part.classes)}: {some(part.classes, 3)}')
+            more = ', ...' if len(part.classes) > 3 else ''
+            names = ', '.join(part.classes[:3]) + more
+            report.add(f'classes of {part.where}', f'{len(part.classes)}: {names}')
         _sample(part, report)
     return loader, parts
 
