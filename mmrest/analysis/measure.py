@@ -3,9 +3,10 @@
 import multiprocessing
 import platform
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from functools import lru_cache
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmengine.registry import MODELS, init_default_scope
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.benchmark import timer
 
 from ..engine.devices import peak_memory_mb, reset_peak_memory
+from ..engine.errors import UsageError
 from ..ops import PositionTables, emsa, masa, position_tables, use_backend
 from .networks import BACKBONES, PEERS
 
@@ -200,19 +202,32 @@ def seconds(jobs: Sequence[Job], repeats: int) -> Dict[str, List[float]]:
     Args:
         jobs: measurements.
         repeats: steps per job, after one to warm up.
+
+    Raises:
+        UsageError: the system killed a process, which it does if memory runs out.
     """
     times: Dict[str, List[float]] = {job.name: [] for job in jobs}
     with ExitStack() as stack:
         processes = [stack.enter_context(_process()) for _ in jobs]
         for _ in range(repeats + 1):
             for job, process in zip(jobs, processes):
-                taken = process.submit(_timed_step, job, torch.get_num_threads()).result()
-                times[job.name].append(taken)
+                times[job.name].append(_measured(process, _timed_step, job))
     return {name: taken[1:] for name, taken in times.items()}
 
 
 def _process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn'))
+
+
+def _measured(process: ProcessPoolExecutor, measurement: Callable[..., Any], job: Job) -> Any:
+    try:
+        return process.submit(measurement, job, torch.get_num_threads()).result()
+    except BrokenProcessPool as error:
+        raise UsageError(
+            f'the process of {job.name} at {job.size[0]}x{job.size[1]} was killed, probably '
+            'because memory ran out: all networks of a run stay in memory; measure fewer of them '
+            'at a time, or set a smaller --sizes or --batch'
+        ) from error
 
 
 @lru_cache(maxsize=1)
@@ -229,9 +244,9 @@ def _timed_step(job: Job, threads: int) -> float:
 
 
 def memory(job: Job) -> Memory:
-    """Measure the memory of a job in a process of its own."""
+    """Measure the memory of a job in a process of its own; see :func:`seconds` for errors."""
     with _process() as process:
-        return process.submit(_memory, job, torch.get_num_threads()).result()
+        return _measured(process, _memory, job)
 
 
 def _memory(job: Job, threads: int) -> Memory:

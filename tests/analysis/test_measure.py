@@ -1,5 +1,7 @@
 """Time and memory of networks and attentions."""
 
+import os
+import signal
 from concurrent.futures import Future
 
 import pytest
@@ -10,6 +12,7 @@ from torch import nn
 from mmrest.analysis import measure
 from mmrest.analysis.measure import ATTENTIONS, Job, Step, memory, seconds
 from mmrest.analysis.networks import PEERS
+from mmrest.engine.errors import UsageError
 from mmrest.ops import forced_backend, use_backend
 
 SMALL = (64, 96)
@@ -53,6 +56,20 @@ def test_in_processes():
     assert len(times) == 2 and min(times) > 0
     with pytest.raises(KeyError, match='rest_x'):
         seconds([job._replace(network='rest_x')], repeats=1)
+
+
+def killed(job, threads):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process(monkeypatch):
+    """As by the system, if memory runs out."""
+    monkeypatch.setattr(measure, '_timed_step', killed)
+    monkeypatch.setattr(measure, '_memory', killed)
+    job = Job('emsa', 'torch', (32, 48))
+    for run in (lambda: seconds([job], repeats=1), lambda: memory(job)):
+        with pytest.raises(UsageError, match=r'emsa torch at 32x48 was killed.*fewer of'):
+            run()
 
 
 @pytest.mark.parametrize('train', [False, True])
