@@ -225,8 +225,8 @@ def _measured(process: ProcessPoolExecutor, measurement: Callable[..., Any], job
     except BrokenProcessPool as error:
         raise UsageError(
             f'the process of {job.name} at {job.size[0]}x{job.size[1]} was killed, probably '
-            'because memory ran out: all networks of a run stay in memory; measure fewer of them '
-            'at a time, or set a smaller --sizes or --batch'
+            'because memory ran out: set a smaller --sizes or --batch, or measure fewer networks '
+            'and --backends in one run, because all are timed side by side'
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Base class of both families: a pyramid of stages with OpenMMLab's options; a neck beside it."""
+"""Base class of both families, with OpenMMLab's options, and a neck that repeats a last map."""
 
 from abc import abstractmethod
 from contextlib import nullcontext
@@ -58,7 +58,7 @@ class PyramidBackbone(StrictPretrained):
     """Architectures by name."""
 
     norm_in_path = False
-    """Pass the normalised output of each stage to the next; every stage then has a norm."""
+    """Pass the normalised output of each stage to the next; set before the stages are built."""
 
     def __init__(
         self,

@@ -149,7 +149,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
         report.add(f'images of {part.where}', f'{count:,}{used}')
         if part.classes:
             more = ', ...' if len(part.classes) > 3 else ''
-            names = ', '.join(part.classes[:3]) + more
+            names = ', '.join(map(str, part.classes[:3])) + more
             report.add(f'classes of {part.where}', f'{len(part.classes)}: {names}')
         _sample(part, report)
     return loader, parts

@@ -68,7 +68,7 @@ def test_a_killed_process(monkeypatch):
     monkeypatch.setattr(measure, '_memory', killed)
     job = Job('emsa', 'torch', (32, 48))
     for run in (lambda: seconds([job], repeats=1), lambda: memory(job)):
-        with pytest.raises(UsageError, match=r'emsa torch at 32x48 was killed.*fewer of'):
+        with pytest.raises(UsageError, match=r'emsa torch at 32x48 was killed.*smaller --sizes'):
             run()
 
 
