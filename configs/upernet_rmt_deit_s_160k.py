@@ -9,15 +9,12 @@ _base_ = [
 
 model = dict(
     backbone=dict(_delete_=True, **_base_.backbone),
-    neck=[
-        dict(type='RepeatMap', times=4),
-        dict(
-            type='Feature2Pyramid',
-            embed_dim=_base_.channels[0],
-            rescales=[4, 2, 1, 0.5],
-            norm_cfg=dict(type='SyncBN', requires_grad=True),
-        ),
-    ],
+    neck=dict(
+        type='MultiLevelNeck',
+        in_channels=_base_.channels,
+        out_channels=_base_.channels[0],
+        scales=[4, 2, 1, 0.5],
+    ),
     decode_head=dict(in_channels=_base_.channels * 4),
     auxiliary_head=dict(in_channels=_base_.channels[0]),
 )

@@ -1,6 +1,6 @@
 """Strict matching of checkpoint tensors: all that a network needs, or an error with counts."""
 
-from typing import Callable, Dict, List, Mapping, NamedTuple, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Tuple
 
 from torch import Tensor
 
@@ -35,7 +35,8 @@ def match(
     source: str,
     tensors: Mapping[str, Tensor],
     wanted: Mapping[str, Tensor],
-    is_optional: Callable[[str], bool] = lambda name: False,
+    optional: Tuple[str, ...] = (),
+    blocks: Tuple[str, ...] = (),
 ) -> Tuple[Dict[str, Tensor], str]:
     """Select the `wanted` tensors by name and shape: all of them or none.
 
@@ -43,16 +44,18 @@ def match(
         source: name of the file in messages.
         tensors: content of the file.
         wanted: state dict of the network.
-        is_optional: returns True for names that may be missing from the file.
+        optional: prefixes of names that may be missing from the file.
+        blocks: prefixes under which the file may have no other names. The weights of a deeper
+            network cover a shallower one, but were not trained for it.
 
     Returns:
         The tensors to load and :func:`summary`.
 
     Raises:
-        CheckpointError: a tensor is missing or has another shape.
+        CheckpointError: a tensor is missing or has another shape, or the file has more blocks.
     """
     found = _compared(tensors, wanted)
-    missing = [name for name in found.missing if not is_optional(name)]
+    missing = [name for name in found.missing if not name.startswith(optional)]
     if found.misshapen or missing:
         faults = [f'{len(missing)} missing ({shortened(missing)})'] if missing else []
         if found.misshapen:
@@ -67,6 +70,12 @@ def match(
             f'{source} does not match the model: {found.matched} matched, {", ".join(faults)}; '
             f'the file has {len(found.ignored)} tensors under other names '
             f'({shortened(found.ignored)})'
+        )
+    more = [name for name in found.ignored if name.startswith(blocks)]
+    if more:
+        raise CheckpointError(
+            f'{source} contains {len(more)} tensors of blocks that the model does not have '
+            f'({shortened(more)}): set arch to the one it was trained with, or pass its weights'
         )
     loaded = {name: tensors[name] for name in wanted if name in tensors}
     return loaded, summary(source, tensors, wanted)

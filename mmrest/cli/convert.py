@@ -17,8 +17,7 @@ from ..checkpoint import (
     shortened,
     weights_of,
 )
-from ..models.pretrained import named_networks, recognised
-from ..models.pyramid import PyramidBackbone
+from ..models.pyramid import named_networks, recognised
 from ..version import __version__
 from .command import Parser, published_file
 
@@ -51,7 +50,7 @@ class Contents(NamedTuple):
 
 def contents(weights: Weights) -> Contents:
     """Find a backbone of mmrest in a checkpoint."""
-    networks = dict(named_networks(PyramidBackbone.families()))
+    networks = named_networks()
     states = {name: network.state_dict() for name, network in networks.items()}
     prefix = weights.prefix_of({name for state in states.values() for name in state})
     inside = weights.under(prefix).tensors if prefix else weights.tensors
@@ -61,7 +60,7 @@ def contents(weights: Weights) -> Contents:
         for network, state in states.items()
     }
     found = {network: len(names.items() & shapes.items()) for network, names in required.items()}
-    archs = recognised(inside, networks.items())
+    archs = recognised(Weights('', inside), networks)
     nearest = archs[0] if archs else max(found, key=found.__getitem__)
     # Drops the norm of a classifier, whose name the other family may use, and the position tables
     # in the official weights of RMT.

@@ -130,18 +130,13 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def is_positive_int(value: Any) -> bool:
-    """Return True for an integer from 1 up."""
-    return is_integer(value) and value > 0
-
-
 def is_number(value: Any) -> bool:
     """Return True for a finite real number, but not for a bool."""
     return math.isfinite(value) if isinstance(value, float) else is_integer(value)
 
 
 _CHECKS = {
-    int: (is_positive_int, 'a positive integer'),
+    int: (lambda value: is_integer(value) and value > 0, 'a positive integer'),
     float: (lambda value: is_number(value) and value > 0, 'a positive number'),
     bool: (lambda value: isinstance(value, bool), 'True or False'),
     Optional[float]: (lambda value: value is None or is_number(value), 'a number or None'),

@@ -2,15 +2,14 @@
 
 from abc import abstractmethod
 from os import PathLike
-from typing import ClassVar, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import ClassVar, Dict, List, Optional, Tuple, Union
 
-import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit
 from mmengine.model.weight_init import update_init_info
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..checkpoint import CheckpointError, Weights, match, read_weights
+from ..checkpoint import Weights, read_weights
 
 InitCfg = Union[dict, List[dict], None]
 
@@ -89,72 +88,11 @@ def check_init_cfg(init_cfg: InitCfg) -> None:
                 "init_cfg must be a dict such as dict(type='Pretrained', checkpoint=PATH), "
                 f'or a list of them, got {init_cfg!r}'
             )
-        if is_from_file(cfg):
-            _check_from_file(cfg)
-
-
-def _check_from_file(cfg: dict) -> None:
-    checkpoint, prefix = cfg.get('checkpoint'), cfg.get('prefix')
-    if not isinstance(checkpoint, (str, PathLike)):
-        raise ValueError(f'init_cfg.checkpoint must be a path, got {checkpoint!r} in {cfg}')
-    if not isinstance(prefix, (str, type(None))):
-        raise ValueError(f'init_cfg.prefix must be a string or None, got {prefix!r} in {cfg}')
-    if cfg.keys() - {'type', 'checkpoint', 'prefix', 'map_location'}:
-        raise ValueError(
-            f'init_cfg of type Pretrained takes checkpoint, prefix and map_location, got {cfg}'
-        )
-
-
-def covering(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
-    """Return the tensors of a :class:`~mmrest.models.pyramid.PyramidBackbone`, and a log line.
-
-    Raises:
-        CheckpointError: a tensor other than an output norm is missing, one has another shape, or
-            the file has blocks that the backbone lacks.
-    """
-    stages = range(backbone.num_stages)
-    names = {module: f'{name}.' for name, module in backbone.named_modules()}
-    norms = tuple(names[norm] for norm in map(backbone.output_norm, stages) if norm is not None)
-    blocks = tuple(names[backbone.blocks(stage)] for stage in stages)
-    state, family = backbone.state_dict(), type(backbone).__name__
-    found = match(
-        f'{weights.source} for {family}',
-        weights.tensors,
-        state,
-        is_optional=lambda name: name.startswith(norms),
-    )
-    # Weights of a deeper network cover this one, but were not trained for it.
-    more = [name for name in weights.tensors if name.startswith(blocks) and name not in state]
-    if more:
-        raise CheckpointError(
-            f'{weights.source} contains {len(more)} tensors of blocks that this {family} does not '
-            f'have ({more[0]}, ...): set arch to the one it was trained with, or pass its weights'
-        )
-    return found
-
-
-def recognised(
-    tensors: Mapping[str, Tensor], networks: Iterable[Tuple[str, nn.Module]]
-) -> List[str]:
-    """Return the names, such as ``rmt_b``, of the networks that a set of tensors covers.
-
-    Args:
-        tensors: names of a backbone -> tensors; others are ignored.
-        networks: candidates, see :func:`named_networks`.
-    """
-    weights, names = Weights('', dict(tensors)), []
-    for name, network in networks:
-        try:
-            covering(network, weights)
-        except CheckpointError:
-            continue
-        names.append(name)
-    return names
-
-
-def named_networks(families: Iterable[type]) -> Iterator[Tuple[str, nn.Module]]:
-    """Build every named network of some families on the meta device."""
-    for family in families:
-        for arch in family.archs:
-            with torch.device('meta'):
-                yield f'{family.__name__.lower()}_{arch}', family(arch)
+        others = cfg.keys() - {'type', 'checkpoint', 'prefix', 'map_location'}
+        is_path = isinstance(cfg.get('checkpoint'), (str, PathLike))
+        is_prefix = isinstance(cfg.get('prefix'), (str, type(None)))
+        if is_from_file(cfg) and (others or not is_path or not is_prefix):
+            raise ValueError(
+                'init_cfg of type Pretrained takes checkpoint, which must be a path, prefix, a '
+                f'string or None, and map_location, got {cfg}'
+            )

@@ -1,7 +1,7 @@
-"""Base class of both families, with OpenMMLab's options, and a neck that repeats a last map."""
+"""Base class of both families, with OpenMMLab's options."""
 
 from abc import abstractmethod
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Callable, ClassVar, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import torch
@@ -9,17 +9,10 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..checkpoint import CheckpointError, Weights
+from ..checkpoint import CheckpointError, Weights, match
 from ..ops import chosen_backend, exactly_backend, in_graph, is_compiling
 from .arch import Arch, Rate, check, is_integer
-from .pretrained import (
-    InitCfg,
-    StrictPretrained,
-    check_init_cfg,
-    covering,
-    named_networks,
-    recognised,
-)
+from .pretrained import InitCfg, StrictPretrained, check_init_cfg
 
 
 class PyramidBackbone(StrictPretrained):
@@ -242,32 +235,46 @@ class PyramidBackbone(StrictPretrained):
     def fit(self, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
         weights = weights.of(self.state_dict())
         try:
-            return covering(self, weights)
+            return self.matched(weights)
         except CheckpointError as error:
-            names = recognised(weights.tensors, named_networks(self.families()))
+            names = recognised(weights, named_networks())
             if not names:
                 raise
             hint = f'it looks like {" or ".join(names)}: set type and arch of the backbone to that'
             raise CheckpointError(f'{error}; {hint}') from error
 
+    def matched(self, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
+        """Return :func:`.match` of weights; output norms may be missing, blocks not differ."""
+        names = {module: f'{name}.' for name, module in self.named_modules()}
+        stages = range(self.num_stages)
+        norms = (self.output_norm(stage) for stage in stages)
+        return match(
+            f'{weights.source} for {type(self).__name__}',
+            weights.tensors,
+            self.state_dict(),
+            optional=tuple(names[norm] for norm in norms if norm is not None),
+            blocks=tuple(names[self.blocks(stage)] for stage in stages),
+        )
 
-@MODELS.register_module()
-class RepeatMap(nn.Module):
-    """Neck that repeats the last map of a backbone.
 
-    mmseg's ``Feature2Pyramid`` expects one map per level, but a single-stage network returns only
-    one map.
+def named_networks() -> Dict[str, PyramidBackbone]:
+    """Return every named network, such as ``rmt_b``, on the meta device."""
+    with torch.device('meta'):
+        return {
+            f'{family.__name__.lower()}_{arch}': family(arch)
+            for family in PyramidBackbone.families()
+            for arch in family.archs
+        }
 
-    Args:
-        times: number of copies.
-    """
 
-    def __init__(self, times: int) -> None:
-        super().__init__()
-        self.times = times
-
-    def forward(self, maps: Sequence[Tensor]) -> Tuple[Tensor, ...]:
-        return (maps[-1],) * self.times
+def recognised(weights: Weights, networks: Mapping[str, PyramidBackbone]) -> List[str]:
+    """Return the names of the networks that weights match."""
+    names = []
+    for name, network in networks.items():
+        with suppress(CheckpointError):
+            network.matched(weights)
+            names.append(name)
+    return names
 
 
 def channels_first(x: Tensor) -> Tensor:

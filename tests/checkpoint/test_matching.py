@@ -12,9 +12,7 @@ def test_match():
     wanted = dict(
         STATE, **{'bn.num_batches_tracked': torch.tensor(0), 'norm1.weight': torch.ones(1)}
     )
-    tensors, report = match(
-        'f', dict(STATE, head=torch.ones(1)), wanted, lambda name: name.startswith('norm1.')
-    )
+    tensors, report = match('f', dict(STATE, head=torch.ones(1)), wanted, optional=('norm1.',))
     assert tensors.keys() == STATE.keys()
     assert report == (
         '2 of 3 tensors loaded from f; 1 are not in the file and keep their initial values '
@@ -26,6 +24,14 @@ def test_match():
         'f does not match the model: 1 of 3 tensors matched, 1 missing (norm1.weight), 1 of '
         'another shape (b (4,) instead of (3,)); the file has 0 tensors under other names (none)'
     )
+
+
+def test_other_blocks():
+    wanted = {'blocks.0.a': torch.ones(1)}
+    found = dict(wanted, **{'blocks.1.a': torch.ones(1)})
+    assert match('f', found, wanted)[0].keys() == wanted.keys()
+    with pytest.raises(CheckpointError, match=r'f contains 1 tensors of blocks .* \(blocks.1.a\)'):
+        match('f', found, wanted, blocks=('blocks.',))
 
 
 def test_summary():

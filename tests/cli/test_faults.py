@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.runs import DETECTOR, ROOT, train
+from tests.runs import DETECTOR, ROOT, save_weights, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
@@ -92,10 +93,10 @@ def whole(home, coco_root):
     return home / 'whole'
 
 
-def start(home, *args):
-    """Start training with the threads of `train`, on which results depend."""
+def start(home, *args, program='train'):
+    """Start a program with the threads of `train`, on which results depend."""
     return subprocess.Popen(
-        [sys.executable, str(ROOT / 'tools' / 'train.py'), *args],
+        [sys.executable, str(ROOT / 'tools' / f'{program}.py'), *args],
         cwd=home,
         env={'OMP_NUM_THREADS': '2', **os.environ},
         stdout=subprocess.DEVNULL,
@@ -190,3 +191,122 @@ def test_preemption(home, whole, coco_root, tmp_path):
     assert 'Traceback' not in errors
     train(*arguments(folder, coco_root, 0), cwd=home, fresh=True)
     assert_same(folder, whole)
+
+
+# A metric with a pool that it closes and joins, as in panopticapi, and a hook with one that it
+# terminates, beside mmdet's VOCMetric.
+FORKING = """
+import multiprocessing
+
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, METRICS
+
+
+@METRICS.register_module()
+class Boxes(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results += [len(sample['pred_instances']['scores']) for sample in data_samples]
+
+    def compute_metrics(self, results):
+        workers = multiprocessing.Pool(2)
+        parts = [workers.apply_async(sum, (results[start::2],)) for start in range(2)]
+        workers.close()
+        workers.join()
+        return dict(boxes=sum(part.get() for part in parts))
+
+
+@HOOKS.register_module()
+class PoolHook(Hook):
+    def after_val_epoch(self, runner, metrics=None):
+        with multiprocessing.Pool(2) as pool:
+            assert pool.map(abs, range(-9, 0)) == list(range(9, 0, -1))
+"""
+EVALUATED = f"""{CONFIG}
+custom_imports = dict(imports=['mmrest', 'forking'], allow_failed_imports=False)
+test_pipeline.insert(2, dict(type='LoadAnnotations', with_bbox=True))
+val_dataloader['dataset']['pipeline'] = test_pipeline
+val_evaluator = [dict(type='VOCMetric', _delete_=True), dict(type='Boxes')]
+custom_hooks = [dict(type='PoolHook')]
+train_cfg['max_epochs'] = 4
+train_cfg['val_interval'] = 1
+train_cfg['dynamic_intervals'] = None
+default_hooks['checkpoint'] = dict(_delete_=True, type='CheckpointHook', interval=4)
+"""
+
+
+@pytest.mark.parametrize('is_stopped', [False, True])
+def test_evaluations_that_fork(home, coco_root, is_stopped):
+    """They end 30 times of 30, also if a stop is requested."""
+    (home / 'forking.py').write_text(FORKING)
+    (home / 'evaluated.py').write_text(EVALUATED)
+    rng = random.Random(3)
+    statuses = []
+    for number in range(30):
+        folder = home / f'evaluated_{is_stopped}_{number}'
+        process = start(
+            home, 'evaluated.py', '--data-root', str(coco_root), '--work-dir', str(folder)
+        )
+        while is_stopped and process.poll() is None and not losses(folder):
+            time.sleep(0.01)
+        if is_stopped:
+            time.sleep(rng.uniform(0, 2))  # training, evaluating, or saving
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=300)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        errors = process.stderr.read().decode()
+        statuses.append(process.wait())
+        assert statuses[-1] in ((0, 75) if is_stopped else (0,)), errors
+        assert not others(process.pid)
+    if is_stopped:
+        assert 75 in statuses
+
+
+def others(session):
+    """Return the processes of a session that are still there."""
+    found = []
+    for stat in Path('/proc').glob('[0-9]*/stat'):
+        with contextlib.suppress(OSError):
+            state, _, _, of_session = stat.read_text().rpartition(')')[2].split()[:4]
+            if int(of_session) == session and state != 'Z':
+                found.append(stat.parent.name)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='only Linux signals the end of a parent')
+@pytest.mark.parametrize('program', ['train', 'test', 'infer'])
+def test_no_process_is_left(home, coco_root, program):
+    """Ten seconds after the SIGKILL of a program, at seven random moments."""
+    (home / 'forking.py').write_text(FORKING)
+    (home / 'evaluated.py').write_text(EVALUATED)
+    if not (home / 'weights.pth').exists():
+        save_weights(home / 'weights.pth', home / 'evaluated.py')
+    workers = ('train', 'val') if program == 'train' else ('test',)
+    options = ('--cfg-options', *(f'{phase}_dataloader.num_workers=2' for phase in workers))
+    common = ('--data-root', str(coco_root), '--work-dir', str(home / f'left_{program}'))
+    arguments = dict(
+        train=('evaluated.py', *common, *options, 'train_cfg.max_epochs=1000'),
+        test=('evaluated.py', 'weights.pth', *common, *options),
+        infer=('evaluated.py', 'weights.pth', str(coco_root), '--overwrite'),
+    )
+    begin = time.monotonic()
+    process = start(home, *arguments[program], program=program)
+    if program == 'train':
+        while not losses(home / 'left_train'):
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() in (0, -signal.SIGKILL), process.stderr.read().decode()
+    length = 1.3 * (time.monotonic() - begin)
+    rng = random.Random(4)
+    for _ in range(7):
+        process = start(home, *arguments[program], program=program)
+        time.sleep(rng.uniform(0, length))
+        process.kill()
+        process.wait()
+        until = time.monotonic() + 10
+        while others(process.pid):
+            assert time.monotonic() < until, others(process.pid)
+            time.sleep(0.1)

@@ -178,10 +178,6 @@ def check_upernet(model, dims):
 
 def check_feature_pyramid(neck, channels):
     """Maps of strides 4, 8, 16 and 32 are computed from one of stride 16."""
-    repeat, pyramid = neck
-    assert kinds(repeat, pyramid) == ['RepeatMap', 'Feature2Pyramid'] and repeat.times == 4
-    assert list(pyramid.rescales) == [4, 2, 1, 0.5]
-    assert isinstance(pyramid.upsample_4x[1], nn.SyncBatchNorm)
     maps = copy.deepcopy(neck).eval()((torch.empty(1, channels, 6, 10, device='meta'),))
     assert [tuple(each.shape[1:]) for each in maps] == [
         (channels, 24, 40), (channels, 12, 20), (channels, 6, 10), (channels, 3, 5),

@@ -22,7 +22,6 @@ from mmrest.ops.emsa import _refuse_unless_small
 from mmrest.ops.emsa import _trial as emsa_trial
 from mmrest.ops.masa import _axial, _full
 from mmrest.ops.masa import _trial as masa_trial
-from tests.ops.attentions import emsa_inputs
 from tests.torch_versions import FLOAT16
 
 
@@ -184,17 +183,20 @@ def test_float32_is_left_to_pytorch_on_a_gpu(device):
     assert 'do not support float64' in gpu.refuse_triton(*[device(torch.float64)] * 3)
 
 
-def test_plain_operations_for_small_maps_in_training_on_a_gpu(device):
-    def refusal(queries, keys):
-        q = device(shape=torch.Size((64, 4, queries, 32)))
+def test_plain_operations_for_small_maps(device):
+    """In training on a GPU, and in inference on a CPU."""
+
+    def refusal(queries, keys, **changes):
+        q = device(shape=torch.Size((64, 4, queries, 32)), **changes)
         return _refuse_unless_small(q, device(shape=torch.Size((64, 4, keys, 32))))
 
     assert refusal(196, 49) is None
     assert refusal(16800, 1050) is not None
+    assert refusal(20, 9, is_cuda=False) is not None
     with torch.no_grad():
         assert refusal(196, 49) is not None
-    q, k, *_ = emsa_inputs(1, 4, 4, 2, 4)
-    assert _refuse_unless_small(q, k) is not None  # on the CPU
+        assert refusal(20, 9, is_cuda=False) is None
+        assert refusal(196, 49, is_cuda=False) is not None
 
 
 @pytest.mark.parametrize('width', [None, 2])

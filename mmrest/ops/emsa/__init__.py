@@ -3,10 +3,10 @@
 from typing import Any, Optional, Tuple
 
 import torch.nn.functional as F
-from torch import Tensor, is_grad_enabled
+from torch import Tensor
 
-from ..blocks import DEVICE_BLOCK_ELEMENTS
-from ..dispatch import Implementation, Operation, always, in_graph, refuse_in_graphs
+from ..blocks import DEVICE_BLOCK_ELEMENTS, refuse_unless_small
+from ..dispatch import Implementation, Operation, always, refuse_in_graphs
 from ..gpu import triton_implementation
 from ..trust import filled
 from .reference import EPS, emsa_reference
@@ -65,13 +65,8 @@ def _trial(q: Tensor, v: Tensor) -> Tuple[Any, ...]:
 
 
 def _refuse_unless_small(q: Tensor, k: Tensor, *_: Any) -> Optional[str]:
-    """Refuse standard ops, except in training on a GPU with small maps."""
-    # In a graph, sizes may be symbols, and comparing them would fix them.
-    if not q.is_cuda or not is_grad_enabled() or in_graph():
-        return 'they are for training on a GPU, outside of graphs'
-    if q.shape[:-1].numel() * k.shape[2] > DEVICE_BLOCK_ELEMENTS:
-        return 'its maps are large'
-    return None
+    elements = q.shape[:-1].numel() * k.shape[2]
+    return refuse_unless_small(q, elements, DEVICE_BLOCK_ELEMENTS)
 
 
 _one_head = Operation(

@@ -5,10 +5,11 @@ networks, these functions add the logarithm of this decay to the logits before t
 the distance is a sum, the decay is stored as two small tables, one per axis.
 """
 
-from typing import Any, Callable, Tuple
+from typing import Any, Callable, Optional, Tuple
 
 from torch import Tensor, linspace, tensor
 
+from ..blocks import refuse_unless_small
 from ..dispatch import Implementation, Operation, always, refuse_in_graphs
 from ..gpu import triton_implementation
 from ..trust import filled
@@ -61,11 +62,17 @@ def _trial(height: int, width: int) -> Callable[[Tensor, Tensor], Tuple[Any, ...
     return arguments
 
 
+def _refuse_unless_small(q: Tensor, *_: Any) -> Optional[str]:
+    height, width = q.shape[1:3]
+    return refuse_unless_small(q, q.shape[:-1].numel() * height * width)
+
+
 # The trials have several tiles of the kernels, the last one partial.
 _full = Operation(
     'full MaSA',
     [
         triton_implementation('masa', 'masa_full_triton', masa_full_reference, _trial(6, 23)),
+        Implementation('torch', masa_full_reference, _refuse_unless_small),
         Implementation('torch', masa_full_blockwise, refuse_in_graphs),
         Implementation('torch', masa_full_in_graphs, always),
         Implementation('reference', masa_full_reference, always),
