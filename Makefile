@@ -89,7 +89,7 @@ test-versions:  ## test networks and engine with the oldest and newest Python an
 	$(MAKE) test $(VERSIONED) VENV=$(VENV)-newest PYTHON=$(call python_of,3.13) \
 		TORCH='-r requirements/torch.txt'
 
-test-faults: env  ## run the fault-injection tests (killed runs, full disk)
+test-faults: env  ## run the fault-injection tests (kills, full disk, forks)
 	$(RUN) -m pytest -m faults
 
 lint: env  ## check style, format, spelling and wording

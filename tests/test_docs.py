@@ -5,14 +5,12 @@ import os
 import re
 import subprocess
 import sys
-import time
 import urllib.parse
 from pathlib import Path
 
 import pytest
 
 import mmrest.apis
-from tests.chromium import Chromium, needs_chromium
 from tests.documents import PAGES, Place, anchors, blocks, links, name
 from tests.runs import ROOT
 
@@ -175,24 +173,3 @@ def test_equations_are_rendered(site):
     """Equations are MathML, without remains of their source."""
     page = (site / 'architecture.html').read_text()
     assert page.count('<math') > 10 and '$' not in re.sub(r'<(script|style).*?</\1>', '', page)
-
-
-@needs_chromium
-def test_in_the_browser(site, tmp_path):
-    """Opened from disk on a phone: no errors, no requests, no scrolling sideways, and a search."""
-    with Chromium(tmp_path) as browser:
-        for page in sorted(site.rglob('[!4]*.html')):
-            browser.open(page, 360)
-            assert not browser.messages, f'{page}: {browser.messages}'
-            assert all(url.startswith(('file:', 'data:')) for url in browser.requests)
-            assert browser.value('document.documentElement.scrollWidth') == 360, page
-        for query in ('flops', 'finetune', 'install', 'nan loss', 'out of memory'):
-            browser.call('Page.navigate', url=f'{(site / "index.html").as_uri()}?q={query}')
-            browser.wait_for('Page.loadEventFired')
-            found, end = '', time.monotonic() + 600
-            while 'matching' not in found and time.monotonic() < end:
-                time.sleep(0.2)
-                found = browser.value(
-                    '(document.querySelector(".md-search-result__meta") || {}).textContent || ""'
-                )
-            assert re.search(r'[1-9]\d* matching document', found), query

@@ -36,7 +36,7 @@ def match(
     tensors: Mapping[str, Tensor],
     wanted: Mapping[str, Tensor],
     optional: Tuple[str, ...] = (),
-    blocks: Tuple[str, ...] = (),
+    closed: Tuple[str, ...] = (),
 ) -> Tuple[Dict[str, Tensor], str]:
     """Select the `wanted` tensors by name and shape: all of them or none.
 
@@ -45,14 +45,14 @@ def match(
         tensors: content of the file.
         wanted: state dict of the network.
         optional: prefixes of names that may be missing from the file.
-        blocks: prefixes under which the file may have no other names. The weights of a deeper
-            network cover a shallower one, but were not trained for it.
+        closed: prefixes under which the file may have no other tensors. The weights of a deeper
+            network contain every tensor of a shallower one, but were not trained for it.
 
     Returns:
         The tensors to load and :func:`summary`.
 
     Raises:
-        CheckpointError: a tensor is missing or has another shape, or the file has more blocks.
+        CheckpointError: a tensor is missing or has another shape, or the file has other tensors.
     """
     found = _compared(tensors, wanted)
     missing = [name for name in found.missing if not name.startswith(optional)]
@@ -71,11 +71,11 @@ def match(
             f'the file has {len(found.ignored)} tensors under other names '
             f'({shortened(found.ignored)})'
         )
-    more = [name for name in found.ignored if name.startswith(blocks)]
+    more = [name for name in found.ignored if name.startswith(closed)]
     if more:
         raise CheckpointError(
-            f'{source} contains {len(more)} tensors of blocks that the model does not have '
-            f'({shortened(more)}): set arch to the one it was trained with, or pass its weights'
+            f'{source} does not match the model: {len(more)} tensors of the file belong to blocks '
+            f'that the model does not have ({shortened(more)})'
         )
     loaded = {name: tensors[name] for name in wanted if name in tensors}
     return loaded, summary(source, tensors, wanted)

@@ -22,7 +22,7 @@ from mmpretrain.datasets.transforms.auto_augment import Rotate, Shear, Translate
 from torch import Tensor
 
 from ..checkpoint import CheckpointError, read_checkpoint
-from ..models.arch import is_positive_int
+from ..models.arch import check, is_integer
 
 Results = Dict[str, Any]
 
@@ -131,10 +131,9 @@ class LoadTokenLabels(BaseTransform):
     ) -> None:
         if suffix not in ('.pt', '.npy'):
             raise ValueError(f"suffix must be '.pt' or '.npy', got {suffix!r}")
-        if not is_positive_int(num_classes):
-            raise ValueError(f'num_classes must be a positive integer, got {num_classes!r}')
+        check('num_classes', num_classes, int)
         sides = tuple(grid) if isinstance(grid, (list, tuple)) else (grid, grid)
-        if len(sides) != 2 or not all(map(is_positive_int, sides)):
+        if len(sides) != 2 or not all(is_integer(side) and side > 0 for side in sides):
             raise ValueError(f'grid must be one or two positive integers, got {grid!r}')
         self.label_root, self.suffix = label_root, suffix
         self.num_classes, self.grid, self.relabel = num_classes, sides, relabel

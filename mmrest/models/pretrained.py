@@ -1,4 +1,4 @@
-"""Strict weight loading: weights cover the network, or an error names the matching arch."""
+"""Strict weight loading: weights cover the network, or an error is raised."""
 
 from abc import abstractmethod
 from os import PathLike
@@ -93,6 +93,6 @@ def check_init_cfg(init_cfg: InitCfg) -> None:
         is_prefix = isinstance(cfg.get('prefix'), (str, type(None)))
         if is_from_file(cfg) and (others or not is_path or not is_prefix):
             raise ValueError(
-                'init_cfg of type Pretrained takes checkpoint, which must be a path, prefix, a '
-                f'string or None, and map_location, got {cfg}'
+                "init_cfg must be dict(type='Pretrained', checkpoint=PATH), with a string as "
+                f'prefix and a map_location if needed, got {cfg}'
             )

@@ -235,7 +235,7 @@ class PyramidBackbone(StrictPretrained):
     def fit(self, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
         weights = weights.of(self.state_dict())
         try:
-            return self.matched(weights)
+            return self.match(weights)
         except CheckpointError as error:
             names = recognised(weights, named_networks())
             if not names:
@@ -243,8 +243,11 @@ class PyramidBackbone(StrictPretrained):
             hint = f'it looks like {" or ".join(names)}: set type and arch of the backbone to that'
             raise CheckpointError(f'{error}; {hint}') from error
 
-    def matched(self, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
-        """Return :func:`.match` of weights; output norms may be missing, blocks not differ."""
+    def match(self, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
+        """Match weights strictly, see :func:`mmrest.checkpoint.match`.
+
+        Output norms may be missing; blocks that the backbone does not have are an error.
+        """
         names = {module: f'{name}.' for name, module in self.named_modules()}
         stages = range(self.num_stages)
         norms = (self.output_norm(stage) for stage in stages)
@@ -253,7 +256,7 @@ class PyramidBackbone(StrictPretrained):
             weights.tensors,
             self.state_dict(),
             optional=tuple(names[norm] for norm in norms if norm is not None),
-            blocks=tuple(names[self.blocks(stage)] for stage in stages),
+            closed=tuple(names[self.blocks(stage)] for stage in stages),
         )
 
 
@@ -268,11 +271,11 @@ def named_networks() -> Dict[str, PyramidBackbone]:
 
 
 def recognised(weights: Weights, networks: Mapping[str, PyramidBackbone]) -> List[str]:
-    """Return the names of the networks that weights match."""
+    """Return the names of the named networks that weights match."""
     names = []
     for name, network in networks.items():
         with suppress(CheckpointError):
-            network.matched(weights)
+            network.match(weights)
             names.append(name)
     return names
 

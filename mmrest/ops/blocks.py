@@ -19,18 +19,22 @@ def block_elements(device: torch.device) -> int:
     return CPU_BLOCK_ELEMENTS if device.type == 'cpu' else DEVICE_BLOCK_ELEMENTS
 
 
-def refuse_unless_small(q: Tensor, elements: int, gpu_limit: int = 0) -> Optional[str]:
-    """Refuse standard ops for maps that blocks compute faster, or with much less memory.
+def refuse_unless_small(q: Tensor, keys: int, gpu_limit: int = 0) -> Optional[str]:
+    """Refuse standard ops unless the maps are small; else blocks are faster or need less memory.
 
-    In inference on a CPU, calling the ops of a block takes longer than half a block of maps.
+    In inference on a CPU, up to half a block, calling the ops of a block takes longer than their
+    arithmetic. Blocks are as precise in half precision as in float32; standard ops are not.
 
     Args:
-        q: queries.
-        elements: number of elements of the maps.
-        gpu_limit: largest number of elements in training on a GPU; 0 if blocks are always faster.
+        q: queries, (..., d).
+        keys: number of keys per query.
+        gpu_limit: maximum number of elements in training on a GPU; 0 if blocks are always faster.
     """
-    # In a graph, sizes may be symbols, and comparing them would fix them.
-    if in_graph() or q.is_cuda != torch.is_grad_enabled():
-        return 'they are for inference on a CPU and training on a GPU, outside of graphs'
-    limit = gpu_limit if q.is_cuda else CPU_BLOCK_ELEMENTS // 2
-    return 'its maps are too large' if elements > limit else None
+    if in_graph():  # sizes may be symbols, and reading them would fix them
+        return 'the network is being compiled or exported'
+    limit = 0
+    if q.is_cuda:
+        limit = gpu_limit * torch.is_grad_enabled()
+    elif q.device.type == 'cpu' and q.dtype in (torch.float32, torch.float64):
+        limit = CPU_BLOCK_ELEMENTS // 2 * (not torch.is_grad_enabled())
+    return f'the maps exceed {limit} elements' if q.shape[:-1].numel() * keys > limit else None

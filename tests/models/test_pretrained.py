@@ -95,7 +95,7 @@ def test_weights_of_a_deeper_network(family, tmp_path):
     """They cover every tensor, but are for another arch."""
     deeper = family(dict(TINY[family], depths=(1, 3, 1, 1)))
     torch.save(deeper.state_dict(), tmp_path / 'x.pth')
-    with pytest.raises(CheckpointError, match=r'tensors of blocks that the model does not have'):
+    with pytest.raises(CheckpointError, match=r'belong to blocks that the model does not have'):
         tiny(family).load_pretrained(str(tmp_path / 'x.pth'))
 
 
@@ -249,8 +249,8 @@ def test_second_initialisation_keeps_trained_weights(family, tmp_path):
     [
         ('x.pth', "init_cfg must be a dict such as dict\\(type='Pretrained'.* got 'x.pth'"),
         (['x.pth'], "init_cfg must be a dict .* got \\['x.pth'\\]"),
-        (dict(type='Pretrained'), 'checkpoint, which must be a path'),
-        (dict(type='Pretrained', checkpoint='x.pth', prefix=3), 'prefix, a string or None'),
+        (dict(type='Pretrained'), 'checkpoint=PATH.* got .*Pretrained'),
+        (dict(type='Pretrained', checkpoint='x.pth', prefix=3), 'a string as prefix.* got .*3'),
         (dict(type='Pretrained', checkpoint='x.pth', strict=True), "got {.*'strict': True"),
     ],
 )

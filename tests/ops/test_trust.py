@@ -190,13 +190,15 @@ def test_plain_operations_for_small_maps(device):
         q = device(shape=torch.Size((64, 4, queries, 32)), **changes)
         return _refuse_unless_small(q, device(shape=torch.Size((64, 4, keys, 32))))
 
+    cpu = dict(is_cuda=False, dtype=torch.float32)
     assert refusal(196, 49) is None
     assert refusal(16800, 1050) is not None
-    assert refusal(20, 9, is_cuda=False) is not None
+    assert refusal(20, 9, **cpu) is not None
     with torch.no_grad():
         assert refusal(196, 49) is not None
-        assert refusal(20, 9, is_cuda=False) is None
-        assert refusal(196, 49, is_cuda=False) is not None
+        assert refusal(20, 9, **cpu) is None
+        assert refusal(196, 49, **cpu) is not None
+        assert refusal(20, 9, **dict(cpu, dtype=torch.bfloat16)) is not None
 
 
 @pytest.mark.parametrize('width', [None, 2])

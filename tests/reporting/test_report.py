@@ -18,7 +18,6 @@ from mmrest.reporting import report
 from mmrest.reporting.evaluation import Evaluation, evaluate
 from mmrest.reporting.logs import Log
 from mmrest.reporting.scores import LabelMapScores
-from tests.chromium import check_page, needs_chromium
 from tests.runs import ROOT, SEGMENTOR, run
 
 NAMES = [f'class {number} <b>{"of_a_very_long_name" * 6}</b>' for number in range(150)]
@@ -61,11 +60,18 @@ def write(tmp_path, cfg, checkpoint, **kwargs):
     return out
 
 
-@needs_chromium
+def check_page(text):
+    """It loads nothing external, and every picture has a text."""
+    assert not re.search('(src|srcset|href)="(?!data:|#)|@import|url\\(.?http', text)
+    ids = re.findall(' id="(.*?)"', text)
+    assert len(set(ids)) == len(ids)
+    for picture in re.findall('<(?:img|svg) .*?>', text, re.S):
+        assert re.search('(alt|aria-label)="[^"]', picture), picture
+
+
 def test_many_classes_of_long_names(tmp_path, cfg, evaluated):
-    page = write(tmp_path, cfg, 'best.pth', number=1)
-    check_page(page, tmp_path / 'browser')
-    text = page.read_text()
+    text = write(tmp_path, cfg, 'best.pth', number=1).read_text()
+    check_page(text)
     assert text.count('<th scope="row">class ') == 150
 
 

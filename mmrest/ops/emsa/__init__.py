@@ -65,8 +65,7 @@ def _trial(q: Tensor, v: Tensor) -> Tuple[Any, ...]:
 
 
 def _refuse_unless_small(q: Tensor, k: Tensor, *_: Any) -> Optional[str]:
-    elements = q.shape[:-1].numel() * k.shape[2]
-    return refuse_unless_small(q, elements, DEVICE_BLOCK_ELEMENTS)
+    return refuse_unless_small(q, k.shape[2], DEVICE_BLOCK_ELEMENTS)
 
 
 _one_head = Operation(

@@ -64,7 +64,7 @@ def _trial(height: int, width: int) -> Callable[[Tensor, Tensor], Tuple[Any, ...
 
 def _refuse_unless_small(q: Tensor, *_: Any) -> Optional[str]:
     height, width = q.shape[1:3]
-    return refuse_unless_small(q, q.shape[:-1].numel() * height * width)
+    return refuse_unless_small(q, height * width)
 
 
 # The trials have several tiles of the kernels, the last one partial.

@@ -137,7 +137,9 @@ def cached_full_decay(tables: PositionTables) -> Tensor:
         return full_decay(tables)
     decay = _full_decays.get(tables.decay_h)
     if decay is None:
-        decay = _full_decays[tables.decay_h] = full_decay(tables)
+        # Tensors of inference mode cannot be used in a later training step.
+        with torch.inference_mode(False):
+            decay = _full_decays[tables.decay_h] = full_decay(tables)
     return decay
 
 
