@@ -24,8 +24,9 @@ _INTERVAL = 10
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
 
-_parent: Optional[int] = None
-"""Parent of a fork from the main thread; the kernel signals the end of a thread."""
+_forking = threading.local()
+"""Of the thread that forks: its signal mask, and the process if it is the main thread, whose end
+the kernel signals."""
 
 
 class StopRequest:
@@ -77,7 +78,9 @@ def isolate_children() -> None:
     if not wrap_worker_init(begin_worker):
         return
     if hasattr(os, 'register_at_fork'):
-        os.register_at_fork(before=_before_fork, after_in_child=_begin_child)
+        os.register_at_fork(
+            before=_before_fork, after_in_parent=_restore_mask, after_in_child=_begin_child
+        )
     atexit.register(_end_workers)
 
 
@@ -112,17 +115,26 @@ def _in_main_thread() -> bool:
 
 
 def _before_fork() -> None:
-    global _parent
-    _parent = os.getpid() if _in_main_thread() else None
+    # A pool may terminate a worker before the worker has reset the handler; Python forgets what
+    # arrives until then, but the kernel keeps a blocked signal.
+    _forking.parent = os.getpid() if _in_main_thread() else None
+    if hasattr(signal, 'pthread_sigmask'):
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _restore_mask() -> None:
+    if hasattr(signal, 'pthread_sigmask'):
+        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
 
 
 def _begin_child() -> None:
     if callable(signal.getsignal(signal.SIGTERM)):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if _parent is not None and _LIBC is not None:
+    if _forking.parent is not None and _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != _parent:  # it ended in between
+        if os.getppid() != _forking.parent:  # it ended in between
             os._exit(1)
+    _restore_mask()
 
 
 def _end_workers() -> None:

@@ -52,6 +52,29 @@ with StopRequest() as stop:
 """
 
 
+TERMINATED = """
+import os, signal, time
+from mmrest.engine.signals import StopRequest
+
+with StopRequest() as stop:
+    for _ in range(100):
+        child = os.fork()
+        if child == 0:
+            time.sleep(100)
+        os.kill(child, signal.SIGTERM)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
+    assert not stop.asked_here()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.asked_here()
+"""
+
+
+def test_a_child_can_be_terminated_as_soon_as_it_is_forked():
+    """As by a pool on a busy machine, whose worker has not run yet."""
+    python = [str(warm_folder() / 'python'), '-c', TERMINATED]
+    assert subprocess.run(python, timeout=60).returncode == 0
+
+
 def test_failed_run_does_not_wait_for_workers():
     done = subprocess.run(
         [sys.executable, '-c', LOADER, 'fail'], capture_output=True, text=True, timeout=300
