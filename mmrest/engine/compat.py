@@ -9,20 +9,33 @@ import os.path as osp
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 from urllib.parse import urlparse
 
 import torch
-from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.config import Config
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.fileio import io as fileio
 from mmengine.runner import CheckpointLoader, Runner, checkpoint, runner
 from torch.distributed.fsdp._common_utils import clean_tensor_name  # noqa: F401, for distributed
 
 from ..checkpoint import CheckpointError, read_checkpoint, write_atomically
+from ..shipped import folder
 
-# mmengine resolves `_base_ = 'mmrest::_base_/...'` only for the packages of this table.
-MODULE2PACKAGE.setdefault('mmrest', 'mmrest')
+_get_cfg_path = Config._get_cfg_path
+
+
+def get_cfg_path(cfg_path: str, filename: str) -> Tuple[str, Optional[str]]:
+    """Resolve ``_base_ = 'mmrest::NAME.py'``.
+
+    mmengine looks only for OpenMMLab's packages, in folders, and not in editable installs.
+    """
+    if cfg_path.startswith('mmrest::'):
+        return str(folder() / cfg_path[len('mmrest::') :]), None
+    return _get_cfg_path(cfg_path, filename)
+
+
+Config._get_cfg_path = staticmethod(get_cfg_path)
 
 
 class AtomicLocalBackend(LocalBackend):

@@ -26,7 +26,7 @@ from .evaluation import check_evaluator
 from .findings import Fact, Report, explained, quiet
 from .names import check_names
 from .resources import check_disk, check_schedule, check_weights, check_writable
-from .step import check_optimizer, check_step
+from .step import check_hooks, check_optimizer, check_schedulers, check_step
 
 __all__ = ['Fact', 'Rehearsal', 'Report', 'explained', 'rehearse']
 
@@ -90,7 +90,8 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         report.add('parameters', f'{count:,} of {type(model).__name__}')
         check_weights(cfg, model, phases, report)
         if 'train' in phases:
-            check_optimizer(cfg, model, report)
+            optimizer = check_optimizer(cfg, model, report)
+            check_hooks(cfg)
         for phase in phases:
             if cfg.get(f'{phase}_dataloader'):
                 progress.update(f'reading the dataset of {phase}_dataloader')
@@ -106,6 +107,7 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         if 'train' in phases:
             batches = len(loaders['train'])
             check_schedule(cfg, batches, report)
+            check_schedulers(cfg, optimizer, batches)
             check_disk(cfg, model, batches, nearest, report)
             if thorough:
                 progress.update('training a step and predicting an image')

@@ -1,13 +1,12 @@
-"""Checks of annotation files: COCO's, while mmdet reads them, and VOC's."""
+"""Checks of annotation files of COCO and VOC, while mmdet reads them."""
 
 import contextlib
 import os.path as osp
 from collections import Counter
-from typing import Any, Dict, Iterator, List, Sequence
-from xml.etree import ElementTree
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence
 
 from ..engine.errors import UsageError
-from .findings import Report, explained, some
+from .findings import explained, some
 
 NEEDED = {
     'images': ['id', 'file_name', 'width', 'height'],
@@ -17,12 +16,44 @@ NEEDED = {
 """Keys of each entry that mmdet reads."""
 
 
+class Read(NamedTuple):
+    """What datasets have read from annotation files, by path of the file.
+
+    Attributes:
+        images: number of images.
+        unknown: names of VOC's objects that are not classes, which mmdet drops.
+        small: number of VOC's objects below ``bbox_min_size``.
+    """
+
+    images: Dict[str, int]
+    unknown: Dict[str, Counter]
+    small: Counter
+
+    def warnings(self, where: str, dataset: Any) -> Iterator[str]:
+        """Yield warnings about objects of a dataset that are not used."""
+        path = str(getattr(dataset, 'ann_file', None))
+        unknown, small = self.unknown.get(path), self.small[path]
+        if unknown:
+            names = [f'{name!r} ({count})' for name, count in unknown.most_common()]
+            yield f'{where} drops {sum(unknown.values())} objects of other classes: {some(names)}'
+        if small:
+            yield f'{where} ignores {small} boxes below filter_cfg.bbox_min_size'
+        metainfo = getattr(dataset, 'metainfo', None) or {}
+        kind = metainfo.get('dataset_type')
+        if kind and list(metainfo['classes']) != list(type(dataset).METAINFO['classes']):
+            yield (
+                f"{where}: mmdet's VOCMetric prints the classes of Pascal VOC, because the path "
+                f'contains {kind}, and fails with more than 20; rename the folder'
+            )
+
+
 @contextlib.contextmanager
-def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Dict[str, int]]:
-    """Check each COCO JSON that mmdet reads in this context; yield path -> number of images.
+def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Read]:
+    """Check each COCO JSON and VOC XML that mmdet reads in this context; yield what was read.
 
     pycocotools silently drops one of two annotations with the same id, and raises a traceback if a
-    key is missing. mmdet numbers the labels in the order of the file.
+    key is missing. mmdet numbers the labels in the order of the JSON, and drops objects of an XML
+    whose name is not a class.
 
     Args:
         masks: every annotation needs a segmentation.
@@ -30,14 +61,14 @@ def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Di
 
     Raises:
         UsageError: an entry or category is missing, ambiguous, or in another order than the
-            classes.
+            classes; a name differs from a class only in case or space; a box is not in its image.
     """
+    found = Read({}, {}, Counter())
     try:
         from mmdet.datasets.api_wrappers import COCO
     except ImportError:  # segmentors and classifiers work without mmdet
-        yield {}
+        yield found
         return
-    images: Dict[str, int] = {}
     read, index, numbers = COCO.__init__, COCO.createIndex, COCO.get_cat_ids
     needed = [*NEEDED['annotations'], *['segmentation'] * masks, *['iscrowd'] * evaluated]
 
@@ -51,21 +82,22 @@ def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Di
     def checked_index(self: Any) -> None:
         if type(self) is COCO:  # files of panoptic segmentation have other entries
             _check_entries(self.file, self.dataset, dict(NEEDED, annotations=needed))
-            images[self.file] = len(self.dataset['images'])
+            found.images[self.file] = len(self.dataset['images'])
         index(self)
 
     def checked_numbers(self: Any, cat_names: Sequence[str] = (), **others: Any) -> List[int]:
-        found = numbers(self, cat_names, **others)
-        listed = [self.cats[number]['name'] for number in found]
+        labels = numbers(self, cat_names, **others)
+        listed = [self.cats[number]['name'] for number in labels]
         if type(self) is COCO and cat_names:
             names = [category['name'] for category in self.dataset['categories']]
             _check_categories(self.file, list(cat_names), listed, names)
-        return found
+        return labels
 
     COCO.__init__, COCO.createIndex = checked_read, checked_index
     COCO.get_cat_ids = checked_numbers
     try:
-        yield images
+        with _checked_xml(found):
+            yield found
     finally:
         COCO.__init__, COCO.createIndex, COCO.get_cat_ids = read, index, numbers
 
@@ -113,33 +145,52 @@ def _check_categories(path: str, classes: List[str], listed: List[str], names: L
         )
 
 
-def check_voc(where: str, dataset: Any, infos: Sequence[dict], report: Report) -> None:
-    """Report the boxes of VOC's XML files that a dataset drops.
+@contextlib.contextmanager
+def _checked_xml(found: Read) -> Iterator[None]:
+    """Check each of VOC's XML files that mmdet reads in this context."""
+    from mmdet.datasets import XMLDataset
 
-    Args:
-        where: dotted key of the dataset.
-        dataset: mmdet's XMLDataset.
-        infos: data infos of some of its images.
-        report: receives a warning.
+    parse, instances = XMLDataset.parse_data_info, XMLDataset._parse_instance_info
 
-    Raises:
-        UsageError: a name differs from a class only in case.
-    """
-    classes = {name.lower(): name for name in dataset.metainfo['classes']}
-    dropped, others = 0, set()
-    for info in infos:
-        dropped -= sum(not instance['ignore_flag'] for instance in info['instances'])
-        for entry in ElementTree.parse(info['xml_path']).getroot().iter('object'):
-            name = entry.findtext('name', '').strip()
-            dropped += entry.findtext('difficult') != '1'
-            if name in classes.values():
-                continue
-            others.add(name)
-            if name.lower() in classes:
+    def checked_info(self: Any, img_info: Dict[str, Any]) -> Dict[str, Any]:
+        self.xml_path, path = img_info['xml_path'], str(self.ann_file)
+        fault = f'{self.xml_path} (of {path}) cannot be read'
+        with explained(fault, 'correct the file, or remove it from the list'):
+            info = parse(self, img_info)
+        found.images[path] = found.images.get(path, 0) + 1
+        for left, top, right, bottom in (i['bbox'] for i in info['instances']):
+            across = min(right, info['width']) - max(left, 0)
+            down = min(bottom, info['height']) - max(top, 0)
+            if across < 0 or down < 0:
                 raise UsageError(
-                    f'{info["xml_path"]} has an object {name!r}, but {where} the class '
-                    f'{classes[name.lower()]!r}: mmdet drops the object; names must match exactly'
+                    f'{self.xml_path} has the box {left}, {top}, {right}, {bottom} (xmin, ymin, '
+                    f'xmax, ymax, less 1), no part of which is in the image of {info["width"]} x '
+                    f'{info["height"]} pixels; correct or remove it'
                 )
-    if dropped > 0:
-        why = f'{some(sorted(others))} are not classes' if others else 'bbox_min_size'
-        report.warnings.append(f'{where} drops {dropped} boxes of a sample of images: {why}')
+        return info
+
+    def checked_instances(self: Any, tree: Any, *args: Any, **kwargs: Any) -> List[dict]:
+        path, classes = str(self.ann_file), self.metainfo['classes']
+        similar = {name.lower(): name for name in classes}
+        hard = 0
+        for entry in tree.findall('object'):
+            name = entry.findtext('name', '')
+            if name in classes:
+                hard += entry.findtext('difficult') == '1'
+                continue
+            found.unknown.setdefault(path, Counter())[name] += 1
+            near = similar.get(name.strip().lower())
+            if near is not None:
+                raise UsageError(
+                    f'{self.xml_path} has an object {name!r}, but metainfo.classes the class '
+                    f'{near!r}: mmdet drops the object; names must match exactly'
+                )
+        kept = instances(self, tree, *args, **kwargs)
+        found.small[path] += sum(instance['ignore_flag'] for instance in kept) - hard
+        return kept
+
+    XMLDataset.parse_data_info, XMLDataset._parse_instance_info = checked_info, checked_instances
+    try:
+        yield
+    finally:
+        XMLDataset.parse_data_info, XMLDataset._parse_instance_info = parse, instances

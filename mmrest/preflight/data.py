@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from ..engine.config import dicts
 from ..engine.errors import UsageError
-from .annotations import check_voc, checked_reading
+from .annotations import checked_reading
 from .findings import Report, explained, some
 
 SAMPLES = 24
@@ -90,7 +90,9 @@ class Part(NamedTuple):
         height, width = data['ori_shape'][:2]
         stated = (info.get('height'), info.get('width'))
         if all(stated) and stated != (height, width):
-            turned = ' (turned by its EXIF orientation)' if stated == (width, height) else ''
+            turned = (
+                ' (turned, perhaps by its EXIF orientation)' if stated == (width, height) else ''
+            )
             raise UsageError(
                 f'{info["img_path"]} ({self.where}) is {width} x {height} pixels{turned}, but its '
                 f'annotation says {stated[1]} x {stated[0]}; fix width and height, and make sure '
@@ -137,14 +139,15 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
             raise UsageError(f'{key}.metainfo.classes has a name twice: {some(classes, 100)}')
     masks = any(node.get('with_mask') for _, node in nodes)
     evaluated = phase != 'train' and bool(cfg.get(f'{phase}_evaluator'))
-    with checked_reading(masks, evaluated) as images, explained(f'{where} cannot be built'):
+    with checked_reading(masks, evaluated) as read, explained(f'{where} cannot be built'):
         loader = Runner.build_dataloader(cfg[where], seed=0)
     parts = [Part(*leaf, []) for leaf in _leaves(f'{where}.dataset', phase, loader.dataset)]
     for part in parts:
         count = len(part.dataset)
         if not count:
             raise UsageError(f'{part.where} has no images; check its paths and suffixes')
-        listed = images.get(str(getattr(part.dataset, 'ann_file', None)))
+        listed = read.images.get(str(getattr(part.dataset, 'ann_file', None)))
+        report.warnings += read.warnings(part.where, part.dataset)
         used = f' used of {listed:,}' if listed else ''
         report.add(f'images of {part.where}', f'{count:,}{used}')
         if part.classes:
@@ -189,10 +192,9 @@ def _sample(part: Part, report: Report) -> None:
         if not any(_has_object(dataset.get_data_info(index)) for index in range(count)):
             raise UsageError(
                 f'{part.where}: none of its {count} images has an object to learn from (crowds, '
-                'boxes of area 0 or outside of the image, and other classes do not count)'
+                'difficult and small objects, boxes of area 0 or outside of the image, and other '
+                'classes do not count)'
             )
-    if 'xml_path' in infos[0]:
-        check_voc(part.where, dataset, infos, report)
 
 
 def _has_object(info: Dict[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """Check of evaluators: the ground truth as predictions must get the best score."""
 
 import copy
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import mmcv
 import numpy as np
@@ -62,14 +62,24 @@ def check_evaluator(cfg: Config, phase: str, parts: List[Part], report: Report) 
             scores = _check_metric(key, metric, parts, report)
             all_known = all_known and scores is not None
             names += scores or ()
-    wanted = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best')
-    for name in [wanted] if isinstance(wanted, str) else wanted or ():
-        if phase == 'val' and all_known and name not in [*names, 'auto']:
+    for key, name in _monitored(cfg) if phase == 'val' and all_known else ():
+        if name not in names:
             raise UsageError(
-                f'default_hooks.checkpoint.save_best is {name}, which is not a metric of {where}; '
-                f'set one of {some(names, 20)}, or auto'
+                f'{key} is {name}, which is not a metric of {where}; set one of {some(names, 20)}'
             )
     return evaluator
+
+
+def _monitored(cfg: Config) -> Iterator[Tuple[str, str]]:
+    """Yield the dotted keys of hooks that name a metric, and its name."""
+    for key in ('default_hooks', 'custom_hooks'):
+        for where, part in dicts(cfg.get(key), key):
+            best = part.get('save_best') or ()
+            for name in [best] if isinstance(best, str) else best:
+                if name != 'auto':
+                    yield f'{where}.save_best', name
+            if 'monitor' in part:
+                yield f'{where}.monitor', part['monitor']
 
 
 def _check_metric(
@@ -87,7 +97,12 @@ def _check_metric(
         f'{where} ({kind}) fails on the annotations of {part.where}',
         'check that the metric is meant for this data',
     ):
-        predicted = filter(None, (perfect(part, sample) for sample in kept))
+        predicted = [found for found in (perfect(part, sample) for sample in kept) if found]
+        if not predicted and 'instances' not in kept[0].info:
+            raise UsageError(
+                f'{where} ({kind}) has nothing to compare with: the pipeline of {part.where} '
+                'loads no annotations; add LoadAnnotations'
+            )
         scores = score(metric, part, [sample.to_dict() for sample in predicted])
     prefix = f'{metric.prefix}/' if metric.prefix else ''
     for name in [name for name in scores if name in best]:

@@ -15,12 +15,19 @@ from ..engine.errors import UsageError
 
 REMEDIES = {
     'need at least one array to concatenate': 'no images remain in its dataset: check '
-    'metainfo.classes, filter_cfg, data_prefix and the suffixes',
+    'metainfo.classes, filter_cfg, data_prefix, the suffixes, and that ann_file lists images with '
+    'objects',
     'number of specified classes': 'set dataset.type=CustomDataset for classes of folders',
     "not '?list": 'if ann_file is a list, use a ConcatDataset of datasets with one file each',
     "codec can't decode": 'set PYTHONUTF8=1 in the environment if the locale is not UTF-8',
     'unexpected keyword argument': 'remove or correct it',
     'mix_results': 'it mixes images: move it into the pipeline of a MultiImageMixDataset',
+    'Target -?\\d+ is out of bounds': 'set the value of void pixels as ignore_index of the heads '
+    'and of their losses',
+    'reduce_zero_label': 'set it to the same value in the dataset and in LoadAnnotations',
+    'Please install': 'install it, or use another backend',
+    "'ConfigDict' object has no attribute": 'add it to the config of that part',
+    "^KeyError: '[^' ]+'$": 'it is not a known name; check its spelling',
 }
 """Regular expression of an error -> fix that its text does not suggest."""
 

@@ -30,9 +30,27 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
         cfg: config of the run.
         batches: batches per epoch.
         report: receives facts and warnings.
+
+    Raises:
+        UsageError: the run has no iterations.
     """
     length, by_epoch = _length(cfg)
     batch_size = cfg.train_dataloader.get('batch_size')
+    if not batches:
+        raise UsageError(
+            f'train_dataloader has no batch: its dataset is smaller than batch_size={batch_size}, '
+            'and drop_last drops the rest; reduce batch_size or set drop_last=False'
+        )
+    if length is not None and length < 1:
+        key = 'max_epochs' if by_epoch else 'max_iters'
+        raise UsageError(f'train_cfg.{key} must be positive, got {length}')
+    iterations = (length or 0) * (batches if by_epoch else 1)
+    accumulated = (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
+    if length and accumulated > iterations:
+        report.warnings.append(
+            f'optim_wrapper.accumulative_counts={accumulated} exceeds the {iterations:,} '
+            'iterations of the run, so that the optimizer makes a single step; reduce it'
+        )
     report.add('batch', f'{batch_size} x {get_world_size()} process(es)')
     report.add('iterations per epoch', f'{batches:,}')
     unit = 'epochs' if by_epoch else 'iterations'
@@ -50,9 +68,19 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
         until = 'the end' if end is None else end
         unit = ' (iterations)' if by_iter else ''
         report.add('schedule', f'{type_name(part)} {begin} to {until}{unit}')
+        in_epochs = not by_iter and not part.get('convert_to_iter_based')
+        if in_epochs and not by_epoch and length:
+            report.warnings.append(
+                f'{type_name(part)} of param_scheduler counts epochs, but the run counts '
+                'iterations, so that it has no effect; set by_epoch=False'
+            )
+        elif length and by_iter != by_epoch and min(part.get('milestones') or [0]) >= length:
+            report.warnings.append(
+                f'{type_name(part)} of param_scheduler has no effect: its milestones '
+                f'{list(part["milestones"])} are after the end of the run ({length}); lower them'
+            )
         if type_name(part) in ('LinearLR', 'ConstantLR') and not begin and end and length:
             end *= 1 if by_iter else batches
-            iterations = length * (batches if by_epoch else 1)
             if 2 * end > iterations:
                 report.warnings.append(
                     f'the warm-up takes {end:,} of the {iterations:,} iterations; '
@@ -101,6 +129,11 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, nearest: Path, repor
             'default_hooks.checkpoint.max_keep_ckpts=2'
         )
     report.add('checkpoints', numbers)
+    if not number:
+        report.warnings.append(
+            'no checkpoint is saved: the run is shorter than default_hooks.checkpoint.interval='
+            f'{hook.get("interval", 1)}, and save_last is False; lower the interval'
+        )
 
 
 def _length(cfg: Config) -> Tuple[Optional[int], bool]:

@@ -9,11 +9,14 @@ from mmcv.cnn import is_norm
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
+from mmengine.hooks import EMAHook
 from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import MODELS, TRANSFORMS
+from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS, TRANSFORMS
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..engine.building import find_type
+from ..engine.config import dicts
 from ..engine.errors import UsageError
 from .data import Part, count_instances
 from .evaluation import score
@@ -30,13 +33,16 @@ CROPS = 10
 """Maximum number of random crops to find one with an object."""
 
 
-def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> None:
-    """Check that the optimizer can be built, and warn about unintended weight decay of norms.
+def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> Any:
+    """Check that the optimizer can be built, and warn about custom_keys with unintended effects.
 
     Args:
         cfg: config of the run.
         model: its network, on any device.
         report: receives warnings.
+
+    Returns:
+        The wrapper of the optimizer.
 
     Raises:
         UsageError: it cannot be built.
@@ -44,8 +50,15 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> None:
     wrapper = _optimizer(cfg, model)
     paramwise = (cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}
     keys = paramwise.get('custom_keys') or {}
+    names = [name for name, _ in model.named_parameters()]
+    unused = [key for key in keys if not any(key in name for name in names)]
+    if unused:
+        report.warnings.append(
+            f'paramwise_cfg.custom_keys ({some(unused)}) occurs in no parameter name, such as '
+            f'{names[0]}; correct or remove it'
+        )
     if not isinstance(wrapper, OptimWrapper) or not keys or paramwise.get('norm_decay_mult') != 0:
-        return
+        return wrapper
     norms = {
         id(parameter): f'{name}.{kind}'
         for name, module in model.named_modules()
@@ -65,6 +78,45 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> None:
             f'paramwise_cfg.custom_keys ({some(undoing or list(keys))}) undoes '
             'norm_decay_mult=0 for them; list the norms in custom_keys too, with decay_mult=0'
         )
+    return wrapper
+
+
+def check_schedulers(cfg: Config, wrapper: Any, batches: int) -> None:
+    """Check that the parameter schedulers can be built.
+
+    Args:
+        cfg: config of the run.
+        wrapper: result of :func:`check_optimizer`.
+        batches: batches per epoch.
+
+    Raises:
+        UsageError: one cannot be built.
+    """
+    loop, given = cfg.get('train_cfg') or {}, dict(optimizer=wrapper, epoch_length=batches)
+    for where, part in dicts(cfg.get('param_scheduler'), 'param_scheduler'):
+        if 'type' in part and isinstance(wrapper, OptimWrapper):
+            end = loop.get('max_epochs' if part.get('by_epoch', True) else 'max_iters')
+            part = {**(dict(end=end) if end else {}), **part}
+            with explained(f'{where} ({part["type"]}) cannot be built', 'correct its arguments'):
+                PARAM_SCHEDULERS.build(part, default_args=given)
+
+
+def check_hooks(cfg: Config) -> None:
+    """Check that the hooks can be built.
+
+    Raises:
+        UsageError: one cannot be built.
+    """
+    for key in ('default_hooks', 'custom_hooks'):
+        for where, part in dicts(cfg.get(key), key):
+            kind = find_type(HOOKS, part.get('type'))
+            # Visualization hooks need the visualizer of a runner.
+            if where.count('.') != 1 or kind is None or 'VisualizationHook' in kind.__name__:
+                continue
+            with explained(f'{where} ({kind.__name__}) cannot be built', 'correct its arguments'):
+                hook = HOOKS.build({k: v for k, v in part.items() if k != 'priority'})
+                if isinstance(hook, EMAHook):
+                    MODELS.build(hook.ema_cfg, default_args=dict(model=nn.Linear(1, 1)))
 
 
 def _optimizer(cfg: Config, model: nn.Module) -> Any:
@@ -101,6 +153,10 @@ def check_step(
         module.init_cfg = None
     model.init_weights()
     model.to(get_device())
+    for module in model.modules():
+        test_cfg = getattr(module, 'test_cfg', None)
+        if isinstance(test_cfg, dict) and 'score_thr' in test_cfg:
+            test_cfg['score_thr'] = 0  # else an untrained detector has no boxes for NMS
     preprocessor = model.data_preprocessor
     if getattr(preprocessor, 'size', None) is not None:  # it would pad the crop
         preprocessor.size = (SIDE_OF_MAP, SIDE_OF_MAP)
@@ -161,10 +217,20 @@ def _train(cfg: Config, model: nn.Module, batch: Any, report: Report) -> None:
             optimizer.backward(total)
         without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         optimizer.step()
+    groups = optimizer.optimizer.param_groups
+    trained = [p.grad for group in groups if group['lr'] for p in group['params']]
+    if not any(grad is not None and grad.any() for grad in trained):
+        raise UsageError(
+            'the first step of training changes nothing: all gradients or learning rates are 0; '
+            'check lr, lr_mult and clip_grad of optim_wrapper, and loss_weight of the heads'
+        )
     values = {name: float(value.detach()) for name, value in losses.items() if 'loss' in name}
     infinite = [name for name, value in values.items() if not np.isfinite(value)]
     if infinite:
-        raise UsageError(f'the first step of training gives a {infinite[0]} that is not finite')
+        raise UsageError(
+            f'the first step of training gives a {infinite[0]} that is not finite; check the '
+            'boxes of the training set (units, order of corners) and the weights of the losses'
+        )
     report.add('first step', ', '.join(f'{name} {value:.3g}' for name, value in values.items()))
     of_boxes = [value for name, value in values.items() if 'bbox' in name]
     if of_boxes and not any(of_boxes):

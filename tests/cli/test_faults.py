@@ -297,7 +297,7 @@ def test_no_process_is_left(home, coco_root, program, monkeypatch):
     arguments = dict(
         train=('evaluated.py', *common, *options, 'train_cfg.max_epochs=1000'),
         test=('evaluated.py', 'weights.pth', *common, *options),
-        infer=('evaluated.py', 'weights.pth', str(coco_root), '--overwrite'),
+        infer=('evaluated.py', 'weights.pth', str(coco_root / 'val2017'), '--overwrite'),
     )
     begin = time.monotonic()
     process = start(home, *arguments[program], program=program)

@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.fileio import get_file_backend
 from mmengine.runner import CheckpointLoader, checkpoint, runner
 from mmengine.utils import get_object_from_string
@@ -31,6 +32,22 @@ def test_overridden_methods(name, arguments):
     owner, _, method = name.rpartition('.')
     found = getattr(get_object_from_string(f'mmengine.{owner}'), method)
     assert list(inspect.signature(found).parameters) == ['self', *arguments.split()]
+
+
+def test_inherited_configs(tmp_path):
+    """A flat name, one in a folder, and one of another package."""
+    assert inspect.signature(compat._get_cfg_path).parameters.keys() == {'cfg_path', 'filename'}
+    path = tmp_path / 'mine.py'
+    path.write_text("_base_ = 'mmrest::maskrcnn_rmt_t_1x.py'\nmodel = dict(train_cfg=None)")
+    cfg = Config.fromfile(path)
+    assert cfg.model.backbone.type == 'RMT' and cfg.model.train_cfg is None
+    assert cfg.model._scope_ == 'mmdet'
+    for name in ('mmrest::swapped/atss_rmt_s.py', 'mmdet::atss/atss_r50_fpn_1x_coco.py'):
+        path.write_text(f'_base_ = [{name!r}]\nx = _base_.model.neck')
+        assert Config.fromfile(path).model.type == 'ATSS'
+    path.write_text("_base_ = 'mmrest::absent.py'")
+    with pytest.raises(FileNotFoundError, match='absent'):
+        Config.fromfile(path)
 
 
 def test_file_access():

@@ -298,6 +298,75 @@ OPTION_FAULTS = {
         {'param_scheduler.0.type': 'LinearLr'},
         'LinearLr is not registered; did you mean LinearLR?',
     ),
+    'a batch larger than the dataset': (
+        'det',
+        {
+            'train_dataloader.batch_size': 64,
+            'train_dataloader.drop_last': True,
+            'train_dataloader.batch_sampler': None,
+        },
+        'train_dataloader has no batch: its dataset is smaller than batch_size=64',
+    ),
+    'no iterations': (
+        'seg',
+        {'train_cfg.max_iters': 0},
+        'train_cfg.max_iters must be positive, got 0',
+    ),
+    'learning rate 0': (
+        'det',
+        {'optim_wrapper.optimizer.lr': 0},
+        'the first step of training changes nothing: all gradients or learning rates are 0',
+    ),
+    'gradients clipped to 0': (
+        'det',
+        {'optim_wrapper.clip_grad': dict(max_norm=0, norm_type=2)},
+        'the first step of training changes nothing',
+    ),
+    'losses of weight 0': (
+        'seg',
+        {'model.decode_head.loss_decode.loss_weight': 0.0},
+        'the first step of training changes nothing',
+    ),
+    'misspelt NMS': (
+        'det',
+        {'model.test_cfg.rcnn.nms.type': 'softnms'},
+        'the first evaluation fails: NameError',  # by mmcv
+    ),
+    'scheduler that ends before it begins': (
+        'det',
+        {'param_scheduler.1': dict(type='MultiStepLR', begin=12, end=1, milestones=[1])},
+        'param_scheduler.1 (MultiStepLR) cannot be built: ValueError: end should be larger',
+    ),
+    'misspelt EMA': (
+        'det',
+        {'custom_hooks': [dict(type='EMAHook', ema_type='ExpMomentEMA')]},
+        'custom_hooks.0 (EMAHook) cannot be built',
+    ),
+    'rule of the best checkpoint': (
+        'det',
+        {'default_hooks.checkpoint.rule': 'les'},
+        'default_hooks.checkpoint (AtomicCheckpointHook) cannot be built',
+    ),
+    'monitor of early stopping': (
+        'seg',
+        {'custom_hooks': [dict(type='EarlyStoppingHook', monitor='miou')]},
+        'custom_hooks.0.monitor is miou, which is not a metric of val_evaluator; set one of aAcc',
+    ),
+    'evaluation without annotations': (
+        'seg',
+        {
+            'val_dataloader.dataset.pipeline': [
+                dict(type='LoadImageFromFile'),
+                dict(type='PackSegInputs'),
+            ]
+        },
+        'val_evaluator (IoUMetric) has nothing to compare with: the pipeline of',
+    ),
+    'ignored value of a head': (
+        'seg',
+        {'model.decode_head.ignore_index': 254},
+        'set the value of void pixels as ignore_index of the heads',
+    ),
     'misspelt argument of a loop': (
         'det',
         {'train_cfg.val_intervall': 2},
@@ -371,7 +440,8 @@ OPTION_FAULTS = {
 @pytest.mark.parametrize('fault', OPTION_FAULTS)
 def test_configs(folder, fault):
     name, options, words = OPTION_FAULTS[fault]
-    assert words in line(name, options, thorough='first step' in words)
+    needs_step = 'first ' in words or 'ignore_index' in words
+    assert words in line(name, options, thorough=needs_step)
 
 
 def label_map(folder, split='training', number=1):
@@ -447,7 +517,7 @@ def test_image_with_exif_orientation(folder):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(path).save(path, exif=exif)
-    assert 'is 60 x 80 pixels (turned by its EXIF orientation)' in line('det')
+    assert 'is 60 x 80 pixels (turned, perhaps by its EXIF orientation)' in line('det')
 
 
 def test_a_damaged_image(folder):
@@ -484,6 +554,35 @@ WARNINGS = {
         'det',
         {'optim_wrapper.paramwise_cfg.custom_keys': {'backbone': dict(lr_mult=0.1)}},
         'undoes norm_decay_mult=0 for them',
+    ),
+    'keys of no parameter': (
+        'det',
+        {'optim_wrapper.paramwise_cfg.custom_keys': {'bakbone': dict(lr_mult=0.1)}},
+        'custom_keys (bakbone) occurs in no parameter name',
+    ),
+    'few steps of an accumulating optimizer': (
+        'det',
+        {'optim_wrapper.accumulative_counts': 64},
+        'accumulative_counts=64 exceeds the 2 iterations',
+    ),
+    'no checkpoint': (
+        'det',
+        {
+            'default_hooks.checkpoint.interval': 9,
+            'default_hooks.checkpoint.save_last': False,
+            'default_hooks.checkpoint.save_best': None,
+        },
+        'no checkpoint is saved: the run is shorter than default_hooks.checkpoint.interval=9',
+    ),
+    'a schedule of epochs in a run of iterations': (
+        'seg',
+        {'param_scheduler': [dict(type='PolyLR', end=6)]},
+        'PolyLR of param_scheduler counts epochs, but the run counts iterations',
+    ),
+    'milestones after the end': (
+        'det',
+        {'param_scheduler': [dict(type='MultiStepLR', milestones=[8, 11])]},
+        'milestones [8, 11] are after the end of the run (1)',
     ),
     'a map that no neck reads': (
         'det',
