@@ -25,8 +25,8 @@ _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
 
 _forking = threading.local()
-"""Of the thread that forks: its signal mask, and the process if it is the main thread, whose end
-the kernel signals."""
+"""Signal mask of the thread that forks, and its process if it is the main thread, because the
+kernel signals the end of a thread."""
 
 
 class StopRequest:

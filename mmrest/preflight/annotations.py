@@ -17,7 +17,7 @@ NEEDED = {
 
 
 class Read(NamedTuple):
-    """What datasets have read from annotation files, by path of the file.
+    """Counts of images and objects that datasets have read, by path of the annotation file.
 
     Attributes:
         images: number of images.
