@@ -1,10 +1,10 @@
 """Pre-flight checks: rehearse a run with the parts that it would build.
 
 The rehearsal builds the datasets and prepares samples with their own pipelines. Evaluators get the
-ground truth as predictions, which must have the best score. A dry run also trains a step and
-predicts an image. Separate checks cover names of parts that are built late, weights, schedule and
-disk. Every fault raises UsageError or CheckpointError, in one line with cause and fix. No files
-are written.
+ground truth as predictions, which must have the best score. A dry run also builds hooks and
+schedulers, trains a step and predicts an image. Separate checks cover names of parts that are
+built late, weights, schedule and disk. Every fault raises UsageError or CheckpointError, in one
+line with cause and fix. No files are written.
 """
 
 from contextlib import nullcontext
@@ -91,7 +91,6 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         check_weights(cfg, model, phases, report)
         if 'train' in phases:
             optimizer = check_optimizer(cfg, model, report)
-            check_hooks(cfg)
         for phase in phases:
             if cfg.get(f'{phase}_dataloader'):
                 progress.update(f'reading the dataset of {phase}_dataloader')
@@ -107,9 +106,10 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         if 'train' in phases:
             batches = len(loaders['train'])
             check_schedule(cfg, batches, report)
-            check_schedulers(cfg, optimizer, batches)
             check_disk(cfg, model, batches, nearest, report)
-            if thorough:
+            if thorough:  # a run builds its hooks and schedulers at its start, anyway
+                check_hooks(cfg)
+                check_schedulers(cfg, optimizer, batches)
                 progress.update('training a step and predicting an image')
                 check_step(cfg, loaders, parts, evaluators.get('val'), report)
     return done
