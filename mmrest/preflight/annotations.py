@@ -40,7 +40,9 @@ class Read(NamedTuple):
             yield f'{where} ignores {small} boxes below filter_cfg.bbox_min_size'
         metainfo = getattr(dataset, 'metainfo', None) or {}
         kind = metainfo.get('dataset_type')
-        if kind and list(metainfo['classes']) != list(type(dataset).METAINFO['classes']):
+        if kind in ('VOC2007', 'VOC2012') and list(metainfo['classes']) != list(
+            type(dataset).METAINFO['classes']
+        ):
             yield (
                 f"{where}: mmdet's VOCMetric prints the classes of Pascal VOC, because the path "
                 f'contains {kind}, and fails with more than 20; rename the folder'
@@ -151,10 +153,12 @@ def _checked_xml(found: Read) -> Iterator[None]:
     from mmdet.datasets import XMLDataset
 
     parse, instances = XMLDataset.parse_data_info, XMLDataset._parse_instance_info
+    xml_path = ''
 
     def checked_info(self: Any, img_info: Dict[str, Any]) -> Dict[str, Any]:
-        self.xml_path, path = img_info['xml_path'], str(self.ann_file)
-        fault = f'{self.xml_path} (of {path}) cannot be read'
+        nonlocal xml_path
+        xml_path, path = img_info['xml_path'], str(self.ann_file)
+        fault = f'{xml_path} (of {path}) cannot be read'
         with explained(fault, 'correct the file, or remove it from the list'):
             info = parse(self, img_info)
         found.images[path] = found.images.get(path, 0) + 1
@@ -163,7 +167,7 @@ def _checked_xml(found: Read) -> Iterator[None]:
             down = min(bottom, info['height']) - max(top, 0)
             if across < 0 or down < 0:
                 raise UsageError(
-                    f'{self.xml_path} has the box {left}, {top}, {right}, {bottom} (xmin, ymin, '
+                    f'{xml_path} has the box {left}, {top}, {right}, {bottom} (xmin, ymin, '
                     f'xmax, ymax, less 1), no part of which is in the image of {info["width"]} x '
                     f'{info["height"]} pixels; correct or remove it'
                 )
@@ -182,7 +186,7 @@ def _checked_xml(found: Read) -> Iterator[None]:
             near = similar.get(name.strip().lower())
             if near is not None:
                 raise UsageError(
-                    f'{self.xml_path} has an object {name!r}, but metainfo.classes the class '
+                    f'{xml_path} has an object {name!r}, but metainfo.classes the class '
                     f'{near!r}: mmdet drops the object; names must match exactly'
                 )
         kept = instances(self, tree, *args, **kwargs)

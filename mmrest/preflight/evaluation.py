@@ -11,7 +11,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 
-from ..engine.config import dicts
+from ..engine.config import dicts, type_name
 from ..engine.errors import UsageError
 from .annotations import checked_reading
 from .data import Part, Sample
@@ -78,7 +78,7 @@ def _monitored(cfg: Config) -> Iterator[Tuple[str, str]]:
             for name in [best] if isinstance(best, str) else best:
                 if name != 'auto':
                     yield f'{where}.save_best', name
-            if 'monitor' in part:
+            if type_name(part) == 'EarlyStoppingHook' and 'monitor' in part:
                 yield f'{where}.monitor', part['monitor']
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..engine.building import find_type
-from ..engine.config import dicts
+from ..engine.config import dicts, type_name
 from ..engine.errors import UsageError
 from .data import Part, count_instances
 from .evaluation import score
@@ -97,7 +97,9 @@ def check_schedulers(cfg: Config, wrapper: Any, batches: int) -> None:
         if 'type' in part and isinstance(wrapper, OptimWrapper):
             end = loop.get('max_epochs' if part.get('by_epoch', True) else 'max_iters')
             part = {**(dict(end=end) if end else {}), **part}
-            with explained(f'{where} ({part["type"]}) cannot be built', 'correct its arguments'):
+            with explained(
+                f'{where} ({type_name(part)}) cannot be built', 'correct its arguments'
+            ):
                 PARAM_SCHEDULERS.build(part, default_args=given)
 
 

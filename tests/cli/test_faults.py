@@ -267,6 +267,7 @@ def test_evaluations_that_fork(home, coco_root, is_stopped):
         # The handler is removed at the end of the training, when all is saved.
         ended = (0, 75, -signal.SIGTERM) if is_stopped else (0,)
         assert not hung and statuses[-1] in ended, process.stderr.read().decode()
+        assert statuses[-1] != -signal.SIGTERM or (folder / 'epoch_4.pth').exists()
     if is_stopped:
         assert 75 in statuses
 
