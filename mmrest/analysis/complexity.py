@@ -120,8 +120,8 @@ def _stage_names(backbone: PyramidBackbone) -> Dict[str, str]:
     for stage in range(backbone.num_stages):
         for module in (backbone.embedding(stage), backbone.blocks(stage)):
             found.setdefault(names[module], f'stage {stage + 1}')
-    norms = map(backbone.output_norm, range(backbone.num_stages))
-    found.update((names[norm], 'output norms') for norm in norms if norm is not None)
+    stages = filter(backbone.has_norm, range(backbone.num_stages))
+    found.update((names[backbone.output_norm(stage)], 'output norms') for stage in stages)
     return found
 
 

@@ -22,7 +22,7 @@ from mmpretrain.datasets.transforms.auto_augment import Rotate, Shear, Translate
 from torch import Tensor
 
 from ..checkpoint import CheckpointError, read_checkpoint
-from ..models.arch import check, is_integer
+from ..models.arch import check
 
 Results = Dict[str, Any]
 
@@ -133,7 +133,7 @@ class LoadTokenLabels(BaseTransform):
             raise ValueError(f"suffix must be '.pt' or '.npy', got {suffix!r}")
         check('num_classes', num_classes, int)
         sides = tuple(grid) if isinstance(grid, (list, tuple)) else (grid, grid)
-        if len(sides) != 2 or not all(is_integer(side) and side > 0 for side in sides):
+        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
             raise ValueError(f'grid must be one or two positive integers, got {grid!r}')
         self.label_root, self.suffix = label_root, suffix
         self.num_classes, self.grid, self.relabel = num_classes, sides, relabel

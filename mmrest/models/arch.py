@@ -2,10 +2,8 @@
 
 import math
 from dataclasses import MISSING, dataclass, fields, replace
-from numbers import Integral
-from typing import Any, Mapping, NewType, Optional, Tuple, Type, TypeVar, Union, get_args
-
-MAX_STAGES = 4
+from numbers import Integral, Real
+from typing import Any, Mapping, NewType, Optional, Tuple, TypeVar, Union, get_args
 
 Rate = NewType('Rate', float)
 """A probability below 1."""
@@ -29,36 +27,22 @@ class Arch:
     drop_path_rate: Rate = Rate(0.0)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, list):  # of a config that went through JSON or YAML
-                object.__setattr__(self, field.name, tuple(value))
-        stages = len(self.dims) if isinstance(self.dims, tuple) else 0
-        self.require(
-            1 <= stages <= MAX_STAGES,
-            f'dims must list 1 to {MAX_STAGES} stages, got {self.dims!r}',
-        )
+        stages = len(self.dims) if isinstance(self.dims, (list, tuple)) else 0
+        self.require(1 <= stages <= 4, f'dims must list 1 to 4 stages, got {self.dims!r}')
         for field in fields(self):
             name, value, kinds = field.name, getattr(self, field.name), get_args(field.type)
             if Ellipsis not in kinds:
                 check(f'arch: {name}', value, field.type)
                 continue
-            self.require(
-                isinstance(value, tuple) and len(value) == stages,
-                f'{name} must have one entry per stage, {stages} for dims={self.dims}, '
-                f'got {value!r}',
-            )
+            listed = isinstance(value, (list, tuple)) and len(value) == stages
+            wanted = f'one entry per stage, {stages} for dims={self.dims}'
+            self.require(listed, f'{name} must have {wanted}, got {value!r}')
             for stage, entry in enumerate(value):
                 check(f'arch: {name}[{stage}]', entry, kinds[0])
-        self.require(
-            not self.halves_first_dim or self.dims[0] % 2 == 0,
-            f'dims[0] must be even, because the stem begins with half of it, got {self.dims[0]}',
-        )
+            object.__setattr__(self, name, tuple(value))  # a config from JSON or YAML has lists
         for stage, (dim, heads) in enumerate(zip(self.dims, self.num_heads)):
-            self.require(
-                dim % heads == 0,
-                f'dims[{stage}]={dim} is not divisible by num_heads[{stage}]={heads}',
-            )
+            shape = f'dims[{stage}]={dim} is not divisible by num_heads[{stage}]={heads}'
+            self.require(dim % heads == 0, shape)
 
     def require(self, condition: bool, message: str) -> None:
         """Raise ValueError unless the fields meet a condition."""
@@ -75,19 +59,12 @@ class Arch:
         """Stride of each stage."""
         return tuple(self.stem_stride * 2**stage for stage in range(len(self.dims)))
 
-    @property
-    def halves_first_dim(self) -> bool:
-        """Return True if the stem begins with half of its output channels."""
-        return True
-
 
 ArchType = TypeVar('ArchType', bound=Arch)
 
 
-def resolve_arch(
-    arch: Union[str, Mapping[str, Any]], archs: Mapping[str, ArchType], cls: Type[ArchType]
-) -> ArchType:
-    """Return the architecture for a name in `archs`, or for a dict of the fields of `cls`.
+def resolve_arch(arch: Union[str, Mapping[str, Any]], archs: Mapping[str, ArchType]) -> ArchType:
+    """Return the architecture for a name in `archs`, or for a dict of the fields of its values.
 
     A dict with a `base` has only the fields that differ from that arch:
     ``dict(base='s', drop_path_rate=0.3)``.
@@ -96,47 +73,38 @@ def resolve_arch(
         ValueError: an unknown name, an unknown or missing field, or an invalid value.
         TypeError: `arch` is not a name or a dict.
     """
-    if isinstance(arch, str):
-        return _named(arch, archs)
-    if not isinstance(arch, Mapping):
+    if not isinstance(arch, (str, Mapping)):
         raise TypeError(f'arch: expected a name or a dict of fields, got {arch!r}')
-    known = {field.name: field.default is MISSING for field in fields(cls)}
-    for name in arch:
-        if name not in known and name != 'base':
+    values = dict(base=arch) if isinstance(arch, str) else dict(arch)
+    cls = type(next(iter(archs.values())))
+    required = {field.name: field.default is MISSING for field in fields(cls)}
+    for name, value in values.items():
+        if name not in required and name != 'base':
             raise ValueError(
-                f'arch: unknown field {name!r} with value {arch[name]!r}; the fields are '
-                f'{", ".join(known)}, and base, a named arch for the fields that are left out'
+                f'arch: unknown field {name!r} with value {value!r}; the fields are '
+                f'{", ".join(required)}, and base, a named arch for the fields that are left out'
             )
-    if 'base' in arch:
-        others = {name: value for name, value in arch.items() if name != 'base'}
-        return replace(_named(arch['base'], archs), **others)
-    missing = [name for name, is_required in known.items() if is_required and name not in arch]
+    if 'base' in values:
+        base = values.pop('base')
+        if not isinstance(base, str) or base not in archs:
+            raise ValueError(
+                f'arch: unknown name {base!r}; choose one of {", ".join(map(repr, archs))}, '
+                'or pass a dict of fields'
+            )
+        return replace(archs[base], **values)
+    missing = [name for name in required if required[name] and name not in values]
     if missing:
-        raise ValueError(f'arch: missing {", ".join(missing)} in {dict(arch)!r}')
-    return cls(**arch)
+        raise ValueError(f'arch: missing {", ".join(missing)} in {values!r}')
+    return cls(**values)
 
 
-def _named(name: Any, archs: Mapping[str, ArchType]) -> ArchType:
-    if not isinstance(name, str) or name not in archs:
-        raise ValueError(
-            f'arch: unknown name {name!r}; choose one of {", ".join(map(repr, archs))}, '
-            'or pass a dict of fields'
-        )
-    return archs[name]
-
-
-def is_integer(value: Any) -> bool:
-    """Return True for an integer, also of numpy, but not for a bool."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def is_number(value: Any) -> bool:
-    """Return True for a finite real number, but not for a bool."""
-    return math.isfinite(value) if isinstance(value, float) else is_integer(value)
+def is_number(value: Any, kind: type = Real) -> bool:
+    """Return True for a finite number of a kind, also of numpy, but not for a bool."""
+    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _CHECKS = {
-    int: (lambda value: is_integer(value) and value > 0, 'a positive integer'),
+    int: (lambda value: is_number(value, Integral) and value > 0, 'a positive integer'),
     float: (lambda value: is_number(value) and value > 0, 'a positive number'),
     bool: (lambda value: isinstance(value, bool), 'True or False'),
     Optional[float]: (lambda value: value is None or is_number(value), 'a number or None'),

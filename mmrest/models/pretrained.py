@@ -60,9 +60,9 @@ class StrictPretrained(BaseModule):
                 or the file has more blocks than the backbone. The message counts the matching
                 tensors and names the matching arch.
         """
-        tensors, report = self.fit(read_weights(path, prefix, map_location))
+        tensors, summary = self.fit(read_weights(path, prefix, map_location))
         self.load_state_dict(tensors, strict=False)
-        print_log(report, logger='current')
+        print_log(summary, logger='current')
         if hasattr(self, '_params_init_info'):  # inside the init_weights of a detector
             update_init_info(self, f'Loaded from {path}')
 
@@ -83,16 +83,16 @@ def is_from_file(init_cfg: dict) -> bool:
 def check_init_cfg(init_cfg: InitCfg) -> None:
     """Raise ValueError if `init_cfg` is not valid for mmengine."""
     for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg or {}]:
-        if not isinstance(cfg, dict):
-            raise ValueError(
-                "init_cfg must be a dict such as dict(type='Pretrained', checkpoint=PATH), "
-                f'or a list of them, got {init_cfg!r}'
+        is_valid = isinstance(cfg, dict)
+        if is_valid and is_from_file(cfg):
+            is_valid = (
+                isinstance(cfg.get('checkpoint'), (str, PathLike))
+                and isinstance(cfg.get('prefix'), (str, type(None)))
+                and cfg.keys() <= {'type', 'checkpoint', 'prefix', 'map_location'}
             )
-        others = cfg.keys() - {'type', 'checkpoint', 'prefix', 'map_location'}
-        is_path = isinstance(cfg.get('checkpoint'), (str, PathLike))
-        is_prefix = isinstance(cfg.get('prefix'), (str, type(None)))
-        if is_from_file(cfg) and (others or not is_path or not is_prefix):
+        if not is_valid:
             raise ValueError(
-                "init_cfg must be dict(type='Pretrained', checkpoint=PATH), with a string as "
-                f'prefix and a map_location if needed, got {cfg}'
+                "init_cfg must be a dict such as dict(type='Pretrained', checkpoint=PATH), with "
+                'a string as prefix and a map_location if needed, or a list of dicts, '
+                f'got {init_cfg!r}'
             )

@@ -2,8 +2,10 @@
 
 from abc import abstractmethod
 from contextlib import nullcontext, suppress
-from typing import Callable, ClassVar, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from numbers import Integral
+from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
+import numpy as np
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import CheckpointError, Weights, match
 from ..ops import chosen_backend, exactly_backend, in_graph, is_compiling
-from .arch import Arch, Rate, check, is_integer
+from .arch import Arch, Rate, check, is_number, resolve_arch
 from .pretrained import InitCfg, StrictPretrained, check_init_cfg
 
 
@@ -19,12 +21,13 @@ class PyramidBackbone(StrictPretrained):
     """Backbone with up to four stages, at strides 4, 8, 16 and 32 unless the arch sets others.
 
     A stage consists of an embedding (stem or downsampling), blocks on channels-last maps, and a
-    layer norm if the stage is an output. Subclasses name these modules as in the official
-    checkpoints, return them from :meth:`embedding`, :meth:`blocks` and :meth:`output_norm`, and
-    call ``self.train()`` at the end of the constructor.
+    layer norm if the stage is an output. Families build these modules in :meth:`build`, under the
+    names of the official checkpoints, and return them from :meth:`embedding`, :meth:`blocks` and
+    :meth:`output_norm`.
 
     Args:
-        arch: the architecture.
+        arch: a name in `archs`, or a dict of the fields of its architectures, in which ``base``
+            names the arch for the fields that are left out. None is `default_arch`.
         in_channels: number of image channels.
         out_indices: stages to return, in ascending order and counted from 0; None returns all.
             Later stages are not built.
@@ -35,6 +38,10 @@ class PyramidBackbone(StrictPretrained):
         norm_cfg: ``build_norm_layer`` config for convolutional stems and downsampling.
         norm_eval: keep batch norms in evaluation mode.
         with_cp: recompute each block in the backward pass to save memory.
+        output_norms: apply a layer norm to each output, as in the official detectors and
+            segmentors; RMT's official classifiers have none.
+        norm_in_path: pass the normalised output of each stage to the next, as ResT's official
+            detection code does. Every stage then has a norm.
         init_cfg: as in mmengine. With ``dict(type='Pretrained', checkpoint=PATH)`` and an
             optional ``prefix``, the weights must cover the backbone; see
             :meth:`load_pretrained`.
@@ -50,51 +57,52 @@ class PyramidBackbone(StrictPretrained):
     archs: ClassVar[Mapping[str, Arch]] = {}
     """Architectures by name."""
 
-    norm_in_path = False
-    """Pass the normalised output of each stage to the next; set before the stages are built."""
+    default_arch: ClassVar[str]
+    """Name of the architecture that None stands for."""
 
     def __init__(
         self,
-        arch: Arch,
-        *,
-        in_channels: int,
-        out_indices: Optional[Sequence[int]],
-        drop_path_rate: Optional[float],
-        frozen_stages: int,
-        norm_cfg: dict,
-        norm_eval: bool,
-        with_cp: bool,
-        init_cfg: InitCfg,
+        arch: Union[str, Mapping[str, Any], None] = None,
+        in_channels: int = 3,
+        out_indices: Optional[Sequence[int]] = None,
+        drop_path_rate: Optional[float] = None,
+        frozen_stages: int = -1,
+        norm_cfg: dict = dict(type='BN'),  # noqa: B006, read only
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        output_norms: bool = True,
+        norm_in_path: bool = False,
+        init_cfg: InitCfg = None,
     ) -> None:
         check_init_cfg(init_cfg)
         super().__init__(init_cfg)
-        stages = len(arch.dims)
+        self.arch = resolve_arch(self.default_arch if arch is None else arch, self.archs)
+        stages = range(len(self.arch.dims))
         if out_indices is None:
-            out_indices = tuple(range(stages))
+            out_indices = stages
         if drop_path_rate is None:
-            drop_path_rate = arch.drop_path_rate
-        for name, value, kind in (
-            ('in_channels', in_channels, int),
-            ('drop_path_rate', drop_path_rate, Rate),
-            ('norm_eval', norm_eval, bool),
-            ('with_cp', with_cp, bool),
-        ):
-            check(name, value, kind)
-        if (
-            not isinstance(out_indices, Sequence)
-            or not out_indices
-            or not all(is_integer(index) and index in range(stages) for index in out_indices)
-            or list(out_indices) != sorted(set(out_indices))
-        ):
+            drop_path_rate = self.arch.drop_path_rate
+        check('in_channels', in_channels, int)
+        check('drop_path_rate', drop_path_rate, Rate)
+        check('norm_eval', norm_eval, bool)
+        check('with_cp', with_cp, bool)
+        check('output_norms', output_norms, bool)
+        check('norm_in_path', norm_in_path, bool)
+        are_stages = isinstance(out_indices, Sequence) and all(
+            is_number(index, Integral) and index in stages for index in out_indices
+        )
+        if not are_stages or not out_indices or list(out_indices) != sorted(set(out_indices)):
             raise ValueError(
-                'out_indices must be an ascending, non-empty choice of '
-                f'{tuple(range(stages))}, got {out_indices!r}'
+                f'out_indices must be an ascending, non-empty choice of {tuple(stages)}, '
+                f'got {out_indices!r}'
             )
-        if not is_integer(frozen_stages) or frozen_stages not in range(-1, stages + 1):
+        frozen_choices = range(-1, len(stages) + 1)
+        if not is_number(frozen_stages, Integral) or frozen_stages not in frozen_choices:
             raise ValueError(
-                f'frozen_stages must be one of {tuple(range(-1, stages + 1))}, '
-                f'got {frozen_stages!r}'
+                f'frozen_stages must be one of {tuple(frozen_choices)}, got {frozen_stages!r}'
             )
+        if norm_in_path and not output_norms:
+            raise ValueError('norm_in_path=True needs output_norms=True, got False')
         kind = norm_cfg.get('type') if isinstance(norm_cfg, dict) else None
         layer = MODELS.get(kind) if isinstance(kind, str) else kind
         if layer is None or layer is nn.LayerNorm:  # which normalises the last axis, not channels
@@ -103,7 +111,6 @@ class PyramidBackbone(StrictPretrained):
                 f"'SyncBN', 'GN', 'LN2d', ..., got {norm_cfg!r}"
             )
 
-        self.arch = arch
         self.in_channels = in_channels
         self.norm_cfg = norm_cfg
         self.out_indices = tuple(map(int, out_indices))
@@ -112,13 +119,21 @@ class PyramidBackbone(StrictPretrained):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
-        self.out_channels = tuple(arch.dims[i] for i in self.out_indices)
-        self.out_strides = tuple(arch.strides[i] for i in self.out_indices)
+        self.output_norms = output_norms
+        self.norm_in_path = norm_in_path
+        self.out_channels = tuple(self.arch.dims[i] for i in self.out_indices)
+        self.out_strides = tuple(self.arch.strides[i] for i in self.out_indices)
+        self.build()
+        self.train()  # applies frozen_stages and norm_eval
 
     @classmethod
     def families(cls) -> List[type]:
         """Return all subclasses with named architectures."""
         return [family for family in PyramidBackbone.__subclasses__() if family.archs]
+
+    @abstractmethod
+    def build(self) -> None:
+        """Add the modules of `num_stages` stages."""
 
     @abstractmethod
     def embedding(self, stage: int) -> nn.Module:
@@ -129,8 +144,8 @@ class PyramidBackbone(StrictPretrained):
         """Return the blocks of `stage`; (B, H, W, C) in and out."""
 
     @abstractmethod
-    def output_norm(self, stage: int) -> Optional[nn.LayerNorm]:
-        """Return the output norm of `stage`, or None."""
+    def output_norm(self, stage: int) -> nn.LayerNorm:
+        """Return the output norm of a `stage` that has one."""
 
     def block_inputs(self, stage: int, x: Tensor) -> Tuple[Tensor, ...]:
         """Return additional inputs of each block of `stage` for a map `x` (B, H, W, C)."""
@@ -138,7 +153,7 @@ class PyramidBackbone(StrictPretrained):
 
     def has_norm(self, stage: int) -> bool:
         """Return True if `stage` has an output norm."""
-        return self.norm_in_path or stage in self.out_indices
+        return self.output_norms and (self.norm_in_path or stage in self.out_indices)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Return the depth of a parameter and the number of depths.
@@ -164,10 +179,10 @@ class PyramidBackbone(StrictPretrained):
         return deepest, deepest + 1
 
     def drop_path_rates(self, stage: int) -> List[float]:
-        """Return the drop-path rate of each block of `stage`, as floats for the meta device."""
+        """Return the drop-path rate of each block of `stage`."""
         depths = self.arch.depths
-        first, steps = sum(depths[:stage]), max(sum(depths) - 1, 1)
-        return [self.drop_path_rate * (first + i) / steps for i in range(depths[stage])]
+        rates = np.linspace(0, self.drop_path_rate, sum(depths))  # floats, for the meta device
+        return rates[sum(depths[:stage]) :][: depths[stage]].tolist()
 
     def forward(
         self, x: Tensor, after_stem: Optional[Callable[[Tensor], Tensor]] = None
@@ -202,8 +217,7 @@ class PyramidBackbone(StrictPretrained):
                     x = _checkpoint(block, x, *inputs)
                 else:
                     x = block(x, *inputs)
-            norm = self.output_norm(stage)
-            normed = x if norm is None else norm(x)
+            normed = self.output_norm(stage)(x) if self.has_norm(stage) else x
             if stage in self.out_indices:
                 outputs.append(normed.permute(0, 3, 1, 2).contiguous())
             x = channels_first(normed if self.norm_in_path else x)
@@ -218,19 +232,14 @@ class PyramidBackbone(StrictPretrained):
                 # which has no class in common with them.
                 if getattr(module, 'running_mean', None) is not None:
                     module.eval()
-        for part in self._frozen_parts():
+        frozen = [self.embedding(0)] if self.frozen_stages >= 0 else []
+        for stage in range(min(self.frozen_stages, self.num_stages)):
+            frozen += [self.embedding(stage), self.blocks(stage)]
+            if self.has_norm(stage):
+                frozen.append(self.output_norm(stage))
+        for part in frozen:
             part.eval().requires_grad_(False)
         return self
-
-    def _frozen_parts(self) -> Iterator[nn.Module]:
-        if self.frozen_stages >= 0:
-            yield self.embedding(0)
-        for stage in range(min(self.frozen_stages, self.num_stages)):
-            yield self.embedding(stage)
-            yield self.blocks(stage)
-            norm = self.output_norm(stage)
-            if norm is not None:
-                yield norm
 
     def fit(self, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
         weights = weights.of(self.state_dict())
@@ -250,14 +259,10 @@ class PyramidBackbone(StrictPretrained):
         """
         names = {module: f'{name}.' for name, module in self.named_modules()}
         stages = range(self.num_stages)
-        norms = (self.output_norm(stage) for stage in stages)
-        return match(
-            f'{weights.source} for {type(self).__name__}',
-            weights.tensors,
-            self.state_dict(),
-            optional=tuple(names[norm] for norm in norms if norm is not None),
-            closed=tuple(names[self.blocks(stage)] for stage in stages),
-        )
+        norms = tuple(names[self.output_norm(stage)] for stage in stages if self.has_norm(stage))
+        blocks = tuple(names[self.blocks(stage)] for stage in stages)
+        source = f'{weights.source} for {type(self).__name__}'
+        return match(source, weights.tensors, self.state_dict(), optional=norms, closed=blocks)
 
 
 def named_networks() -> Dict[str, PyramidBackbone]:

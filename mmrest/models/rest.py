@@ -4,7 +4,7 @@ Parameter names match the official checkpoints.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Mapping, Optional, Sequence, Tuple, Union
+from typing import ClassVar, Mapping, Optional, Tuple
 
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
@@ -12,7 +12,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..ops import emsa
-from .arch import Arch, check, resolve_arch
+from .arch import Arch
 from .pyramid import InitCfg, PyramidBackbone, channels_first
 
 
@@ -32,14 +32,12 @@ class ResTArch(Arch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(
-            all(ratio == 1 or ratio % 2 == 0 for ratio in self.sr_ratios),
-            f'sr_ratios must be 1 or even, got {self.sr_ratios}',
-        )
-        self.require(
-            int(min(self.dims) * self.mlp_ratio) >= 1,
-            f'mlp_ratio {self.mlp_ratio} gives no hidden channels for dims {min(self.dims)}',
-        )
+        dim, hidden = self.dims[0], int(min(self.dims) * self.mlp_ratio)
+        self.require(dim % 2 == 0, f'dims[0] must be even for the stem, got {dim}')
+        valid = all(ratio == 1 or ratio % 2 == 0 for ratio in self.sr_ratios)
+        self.require(valid, f'sr_ratios must be 1 or even, got {self.sr_ratios}')
+        few = f'mlp_ratio {self.mlp_ratio} gives no hidden channels for dims {self.dims}'
+        self.require(hidden > 0, few)
 
 
 ARCHS = {
@@ -176,49 +174,19 @@ class Block(nn.Module):
 class ResT(PyramidBackbone):
     """ResT backbone (https://arxiv.org/abs/2105.13677).
 
-    Args:
-        arch: ``'lite'``, ``'small'``, ``'base'``, ``'large'``, or a dict of :class:`ResTArch`
-            fields.
-        norm_in_path: pass the normalised output of each stage to the next, as the official
-            detection code does. Every stage then has a norm.
-
-    For other arguments, attributes, outputs and errors, see
+    The archs are ``'lite'``, ``'small'``, ``'base'`` and ``'large'``, with the fields of
+    :class:`ResTArch`. For arguments, attributes, outputs and errors, see
     :class:`~mmrest.models.pyramid.PyramidBackbone`.
     """
 
+    archs: ClassVar[Mapping[str, ResTArch]] = ARCHS
+    default_arch = 'small'
     scratch_init_cfg: ClassVar[InitCfg] = [
         dict(type='TruncNormal', layer=['Linear', 'Conv2d'], std=0.02)
     ]
 
-    archs: ClassVar[Mapping[str, ResTArch]] = ARCHS
-
-    def __init__(
-        self,
-        arch: Union[str, Mapping[str, Any]] = 'small',
-        in_channels: int = 3,
-        out_indices: Optional[Sequence[int]] = None,
-        drop_path_rate: Optional[float] = None,
-        frozen_stages: int = -1,
-        norm_cfg: dict = dict(type='BN'),  # noqa: B006, read only
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        norm_in_path: bool = False,
-        init_cfg: InitCfg = None,
-    ) -> None:
-        check('norm_in_path', norm_in_path, bool)
-        arch = resolve_arch(arch, ARCHS, ResTArch)
-        super().__init__(
-            arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            drop_path_rate=drop_path_rate,
-            frozen_stages=frozen_stages,
-            norm_cfg=norm_cfg,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
-        self.norm_in_path = norm_in_path
+    def build(self) -> None:
+        arch = self.arch
         self.stem = Stem(self.in_channels, arch.dims[0], self.norm_cfg)
         for stage in range(self.num_stages):
             dim, name = arch.dims[stage], stage + 1
@@ -230,7 +198,6 @@ class ResT(PyramidBackbone):
             self.add_module(f'stage{name}', nn.ModuleList(blocks))
             if self.has_norm(stage):
                 self.add_module(self._norm_name(stage), nn.LayerNorm(dim))
-        self.train()  # applies frozen_stages and norm_eval
 
     def _norm_name(self, stage: int) -> str:
         return 'norm' if stage == len(self.arch.dims) - 1 else f'norm{stage + 1}'
@@ -241,5 +208,5 @@ class ResT(PyramidBackbone):
     def blocks(self, stage: int) -> nn.ModuleList:
         return getattr(self, f'stage{stage + 1}')
 
-    def output_norm(self, stage: int) -> Optional[nn.LayerNorm]:
-        return getattr(self, self._norm_name(stage), None)
+    def output_norm(self, stage: int) -> nn.LayerNorm:
+        return getattr(self, self._norm_name(stage))

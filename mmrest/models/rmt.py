@@ -4,7 +4,8 @@ Parameter names match the official checkpoints, which call attention "retention"
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, List, Mapping, Optional, Sequence, Tuple, Union
+from functools import partial
+from typing import Any, ClassVar, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..ops import PositionTables, RelPos2d, in_graph, masa
-from .arch import Arch, check, resolve_arch
+from .arch import Arch
 from .pyramid import InitCfg, PyramidBackbone, channels_first
 
 
@@ -54,37 +55,22 @@ class RMTArch(Arch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(
-            all(int(dim * ratio) >= 1 for dim, ratio in zip(self.dims, self.ffn_ratios)),
-            f'ffn_ratios {self.ffn_ratios} give no hidden channels for dims {self.dims}',
-        )
-        self.require(
-            1 - 2.0**-self.decay_a > 1e-6,
-            f'decay_a={self.decay_a} gives the first head a gamma of 0; use a larger one',
-        )
-        self.require(
-            min(self.decay_b) >= self.decay_a,
-            f'decay_b must be at least decay_a={self.decay_a}, got {self.decay_b}',
-        )
-        self.require(
-            not self.conv_stem or (self.patch_size == 4 and self.patch_norm),
-            'the convolutional stem has patches of 4 and its own norms: set conv_stem=False '
-            f'for patch_size={self.patch_size} or patch_norm={self.patch_norm}',
-        )
-        for stage, (dim, heads) in enumerate(zip(self.dims, self.num_heads)):
-            self.require(
-                dim // heads % 2 == 0,
-                f'dims[{stage}]={dim} with num_heads[{stage}]={heads} gives heads of '
-                f'{dim // heads} channels; the rotation pairs channels, so it must be even',
-            )
+        full = all(int(dim * ratio) >= 1 for dim, ratio in zip(self.dims, self.ffn_ratios))
+        self.require(full, f'ffn_ratios {self.ffn_ratios} give no hidden channels for {self.dims}')
+        for dim, heads in zip(self.dims, self.num_heads):
+            channels = f'{heads} heads of {dim} channels have {dim // heads} each'
+            self.require(dim // heads % 2 == 0, f'{channels}; rotation needs an even number')
+        a, b = self.decay_a, self.decay_b
+        self.require(1 - 2.0**-a > 1e-6, f'decay_a={a} makes the first gamma 0; raise it')
+        self.require(min(b) >= a, f'decay_b must be at least decay_a={a}, got {b}')
+        if self.conv_stem:
+            stem = 'the convolutional stem has patches of 4 and its own norms: set conv_stem=False'
+            self.require(self.patch_size == 4, f'{stem} for patch_size={self.patch_size}')
+            self.require(self.patch_norm, f'{stem} for patch_norm={self.patch_norm}')
 
     @property
     def stem_stride(self) -> int:
         return self.patch_size
-
-    @property
-    def halves_first_dim(self) -> bool:
-        return self.conv_stem
 
 
 NO_CONVS = dict.fromkeys(('lce', 'cpe', 'conv_ffn', 'conv_stem', 'conv_downsample'), False)
@@ -310,17 +296,13 @@ class Stage(nn.Module):
     """Blocks of one resolution, their position tables, and the embedding of the next stage."""
 
     def __init__(
-        self,
-        arch: RMTArch,
-        stage: int,
-        drop_path_rates: Sequence[float],
-        downsample: Union[Downsample, PatchMerging, None],
+        self, arch: RMTArch, stage: int, rates: Sequence[float], downsample: Optional[nn.Module]
     ) -> None:
         super().__init__()
         num_heads = arch.num_heads[stage]
         head_dim, b = arch.dims[stage] // num_heads, arch.decay_b[stage]
         self.rel_pos = RelPos2d(head_dim, num_heads, arch.decay_a, b, arch.decay)
-        self.blocks = nn.ModuleList(Block(arch, stage, rate) for rate in drop_path_rates)
+        self.blocks = nn.ModuleList(Block(arch, stage, rate) for rate in rates)
         self.downsample = downsample
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
@@ -334,67 +316,31 @@ class Stage(nn.Module):
 class RMT(PyramidBackbone):
     """RMT backbone (https://arxiv.org/abs/2309.11523).
 
-    Args:
-        arch: ``'t'``, ``'s'``, ``'b'``, ``'l'``, an ablation network (``'swin_t'``, ``'swin_s'``
-            or ``'deit_s'``), or a dict of :class:`RMTArch` fields. With ``base='s'``, the dict
-            has only the fields that differ from that arch.
-        output_norms: apply a layer norm to each output, as in the official detectors and
-            segmentors; the official classifiers have none.
-
-    For other arguments, attributes, outputs and errors, see
-    :class:`~mmrest.models.pyramid.PyramidBackbone`.
+    The archs are ``'t'``, ``'s'``, ``'b'``, ``'l'`` and the ablation networks ``'swin_t'``,
+    ``'swin_s'`` and ``'deit_s'``, with the fields of :class:`RMTArch`. For arguments, attributes,
+    outputs and errors, see :class:`~mmrest.models.pyramid.PyramidBackbone`.
     """
 
+    archs: ClassVar[Mapping[str, RMTArch]] = ARCHS
+    default_arch = 's'
     scratch_init_cfg: ClassVar[InitCfg] = [dict(type='TruncNormal', layer='Linear', std=0.02)]
 
-    archs: ClassVar[Mapping[str, RMTArch]] = ARCHS
-
-    def __init__(
-        self,
-        arch: Union[str, Mapping[str, Any]] = 's',
-        in_channels: int = 3,
-        out_indices: Optional[Sequence[int]] = None,
-        drop_path_rate: Optional[float] = None,
-        frozen_stages: int = -1,
-        norm_cfg: dict = dict(type='BN'),  # noqa: B006, read only
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        output_norms: bool = True,
-        init_cfg: InitCfg = None,
-    ) -> None:
-        check('output_norms', output_norms, bool)
-        arch = resolve_arch(arch, ARCHS, RMTArch)
-        super().__init__(
-            arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            drop_path_rate=drop_path_rate,
-            frozen_stages=frozen_stages,
-            norm_cfg=norm_cfg,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
-        dims, norm_cfg = arch.dims, self.norm_cfg
+    def build(self) -> None:
+        arch, dims, norm_cfg = self.arch, self.arch.dims, self.norm_cfg
         self.patch_embed = (
             ConvStem(self.in_channels, dims[0], norm_cfg)
             if arch.conv_stem
             else PatchEmbed(self.in_channels, dims[0], arch.patch_size, arch.patch_norm)
         )
+        merging = partial(Downsample, norm_cfg=norm_cfg) if arch.conv_downsample else PatchMerging
         self.layers = nn.ModuleList()
         self.extra_norms = nn.ModuleDict()  # keyed by the number of the stage
         for stage in range(self.num_stages):
-            downsample = None
-            if stage + 1 < self.num_stages:
-                downsample = (
-                    Downsample(*dims[stage : stage + 2], norm_cfg)
-                    if arch.conv_downsample
-                    else PatchMerging(*dims[stage : stage + 2])
-                )
+            is_last = stage + 1 == self.num_stages
+            downsample = None if is_last else merging(dims[stage], dims[stage + 1])
             self.layers.append(Stage(arch, stage, self.drop_path_rates(stage), downsample))
-            if output_norms and self.has_norm(stage):
+            if self.has_norm(stage):
                 self.extra_norms[str(stage)] = nn.LayerNorm(dims[stage])
-        self.train()  # applies frozen_stages and norm_eval
 
     def embedding(self, stage: int) -> nn.Module:
         return self.layers[stage - 1].downsample if stage > 0 else self.patch_embed
@@ -405,6 +351,5 @@ class RMT(PyramidBackbone):
     def block_inputs(self, stage: int, x: Tensor) -> Tuple[PositionTables]:
         return (self.layers[stage].rel_pos(x.shape[1], x.shape[2], x.device),)
 
-    def output_norm(self, stage: int) -> Optional[nn.LayerNorm]:
-        name = str(stage)
-        return self.extra_norms[name] if name in self.extra_norms else None
+    def output_norm(self, stage: int) -> nn.LayerNorm:
+        return self.extra_norms[str(stage)]

@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from mmrest import RMT
 from mmrest.classification.projection import RMTProjection, RMTTokenProjection
-from tests.models.networks import tiny
 
 
 @pytest.mark.parametrize('tokens, channels', [('last', 6), ('projected', 10)])
@@ -42,19 +40,3 @@ def test_projection(train):
     else:
         y = y / (1 + neck.norm.eps) ** 0.5
     torch.testing.assert_close(found, (y * y.sigmoid()).mean((2, 3)))
-
-
-def test_a_backbone_without_output_norms():
-    network = tiny(RMT, output_norms=False)
-    assert not [name for name in network.state_dict() if name.startswith('extra_norms')]
-    state = {n: t for n, t in tiny(RMT).state_dict().items() if 'extra_norms' not in n}
-    network.load_state_dict(state, strict=True)
-    normed = tiny(RMT)
-    normed.load_state_dict(state, strict=False)
-    x = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        plain, maps = network.eval()(x), normed.eval()(x)
-    for stage, (before, after) in enumerate(zip(plain, maps)):
-        norm = normed.output_norm(stage)
-        wanted = norm(before.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        torch.testing.assert_close(after, wanted)

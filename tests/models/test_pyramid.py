@@ -95,16 +95,28 @@ def test_names_of_norms_keep_the_stage():
     assert not [name for name in rmt if name.startswith(('layers.3', 'layers.2.downsample'))]
 
 
+@both
 @pytest.mark.parametrize('out_indices', [(1, 2, 3), (3,)])
-def test_norm_in_path_does_not_depend_on_outputs(out_indices):
-    whole = randomised(tiny(ResT, norm_in_path=True)).eval()
-    part = tiny(ResT, norm_in_path=True, out_indices=out_indices).eval()
+def test_norm_in_path_does_not_depend_on_outputs(family, out_indices):
+    whole = randomised(tiny(family, norm_in_path=True)).eval()
+    part = tiny(family, norm_in_path=True, out_indices=out_indices).eval()
     part.load_state_dict(whole.state_dict())
     x = torch.randn(1, 3, 40, 56)
     outputs, grads = gradients(part, x)
     for output, index in zip(outputs, out_indices):
         torch.testing.assert_close(output, whole(x)[index], rtol=0, atol=0)
     assert None not in grads.values()
+
+
+@both
+def test_output_norms_are_the_last_step(family):
+    normed = randomised(tiny(family)).eval()
+    bare = tiny(family, output_norms=False).eval()
+    assert not bare.load_state_dict(normed.state_dict(), strict=False).missing_keys
+    x = torch.randn(1, 3, 40, 56)
+    for stage, (wanted, plain) in enumerate(zip(normed(x), bare(x))):
+        found = normed.output_norm(stage)(plain.permute(0, 2, 3, 1))
+        torch.testing.assert_close(found.permute(0, 3, 1, 2), wanted, rtol=0, atol=1e-6)
 
 
 @every
@@ -323,6 +335,8 @@ def test_other_shapes_are_refused(kind, shape):
         ('in_channels', 0, r'positive integer, got 0'),
         ('norm_eval', 'no', "True or False, got 'no'"),
         ('with_cp', 1, 'True or False, got 1'),
+        ('output_norms', 'no', "True or False, got 'no'"),
+        ('norm_in_path', 0, 'True or False, got 0'),
         ('norm_cfg', 'BN', r"be a dict whose type.*got 'BN'"),
         ('norm_cfg', {}, r'be a dict whose type.*got \{\}'),
     ],
@@ -330,6 +344,12 @@ def test_other_shapes_are_refused(kind, shape):
 def test_bad_arguments_are_named(family, argument, value, message):
     with pytest.raises(ValueError, match=f'{argument} must.*{message}'):
         tiny(family, **{argument: value})
+
+
+@both
+def test_norms_of_the_path_are_output_norms(family):
+    with pytest.raises(ValueError, match='norm_in_path=True needs output_norms=True'):
+        tiny(family, norm_in_path=True, output_norms=False)
 
 
 @both

@@ -226,10 +226,3 @@ def test_ablation_networks_have_none_of_the_convolutions(name):
     assert not {nn.BatchNorm2d, nn.SyncBatchNorm} & kinds
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     assert convolutions == [network.patch_embed.proj]
-
-
-def test_options_are_checked():
-    with pytest.raises(TypeError, match='norm_in_path'):
-        tiny(RMT, norm_in_path=True)
-    with pytest.raises(ValueError, match="output_norms must be True or False, got 'no'"):
-        tiny(RMT, output_norms='no')
