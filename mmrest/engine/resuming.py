@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -56,10 +56,10 @@ class ScheduleHook(Hook):
         wrapper, saved = runner.optim_wrapper, checkpoint.get('optimizer')
         meta = checkpoint.get('meta') or {}
         _warn_if_complete(runner, meta)
-        if not isinstance(wrapper, OptimWrapper) or 'param_groups' not in (saved or {}):
+        source, before = loaded_from(runner), parameter_groups(checkpoint)
+        if before is None or not isinstance(wrapper, OptimWrapper):
             return
-        source, before = loaded_from(runner), saved['param_groups']
-        _check_same_kind(source, before, wrapper.state_dict()['param_groups'])
+        check_same_optimizer(source, before, wrapper)
         changes = _differences(before, wrapper.state_dict()['param_groups'])
         schedulers = runner.param_schedulers
         if isinstance(schedulers, list):
@@ -126,7 +126,25 @@ def _replay(runner: Runner, schedulers: List[Any], meta: Dict[str, Any]) -> None
                         scheduler.step()
 
 
-def _check_same_kind(source: str, before: List[dict], now: List[dict]) -> None:
+def parameter_groups(checkpoint: Dict[str, Any]) -> Optional[List[dict]]:
+    """Return the parameter groups of the optimizer in a checkpoint, if it has one."""
+    return (checkpoint.get('optimizer') or {}).get('param_groups')
+
+
+def check_same_optimizer(source: str, before: Optional[List[dict]], wrapper: Any) -> None:
+    """Check that a checkpoint has the state of the optimizer of a run.
+
+    Args:
+        source: name of the checkpoint in messages.
+        before: its parameter groups; None is not checked.
+        wrapper: the run's optimizer wrapper; several optimizers are not compared.
+
+    Raises:
+        CheckpointError: the optimizer differs, or its parameter groups do.
+    """
+    if before is None or not isinstance(wrapper, OptimWrapper):
+        return
+    now = wrapper.state_dict()['param_groups']
     remedy = (
         'resume with the config of the checkpoint, or initialise from its weights: '
         '--cfg-options load_from=PATH, without --resume'

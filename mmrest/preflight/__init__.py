@@ -4,10 +4,11 @@ The rehearsal builds the datasets and prepares samples with their own pipelines.
 ground truth as predictions, which must have the best score. A dry run also builds hooks and
 schedulers, trains a step and predicts an image. Separate checks cover names of parts that are
 built late, weights, schedule and disk. Every fault raises UsageError or CheckpointError, in one
-line with cause and fix. No files are written.
+line with cause and fix. Files of evaluators go to a temporary folder.
 """
 
 from contextlib import nullcontext
+from tempfile import TemporaryDirectory
 from typing import Any, Dict, List, Tuple
 
 from mmengine.config import Config
@@ -20,8 +21,9 @@ from ..engine.building import check_model
 from ..engine.compat import use_datasets
 from ..engine.data_loading import kept_random_states
 from ..engine.errors import UsageError
+from ..engine.resuming import check_same_optimizer
 from .classes import check_classes
-from .data import Part, build_loader
+from .data import Part, build_loader, check_objects
 from .evaluation import check_evaluator
 from .findings import Fact, Report, explained, quiet
 from .names import check_names
@@ -81,32 +83,35 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine')
     shown = thorough and get_rank() == 0
     progress = Console(stderr=True, quiet=not shown).status('checking the network')
-    with progress if shown else nullcontext(), scope, kept_random_states(), quiet():
-        nearest = check_writable(cfg.work_dir)
+    shown_progress = progress if shown else nullcontext()
+    with shown_progress, scope, kept_random_states(), quiet(), TemporaryDirectory() as folder:
+        check_writable(cfg.work_dir)
         check_complete(cfg, phases)
         model = check_model(cfg)
         check_names(cfg, phases)
         count = sum(parameter.numel() for parameter in model.parameters())
         report.add('parameters', f'{count:,} of {type(model).__name__}')
-        check_weights(cfg, model, phases, report)
+        saved = check_weights(cfg, model, phases, report)
         if 'train' in phases:
             optimizer = check_optimizer(cfg, model, report)
+            check_same_optimizer(cfg.get('load_from'), saved, optimizer)
         for phase in phases:
             if cfg.get(f'{phase}_dataloader'):
                 progress.update(f'reading the dataset of {phase}_dataloader')
                 loaders[phase], of_phase = build_loader(cfg, phase, report)
                 done.datasets[phase] = loaders[phase].dataset
                 parts += of_phase
+        check_objects(parts, report)
         check_classes(cfg, model, parts, report)
         for phase in loaders:
             if cfg.get(f'{phase}_evaluator'):
                 progress.update(f'evaluating the ground truth with {phase}_evaluator')
                 of_phase = [part for part in parts if part.phase == phase]
-                evaluators[phase] = check_evaluator(cfg, phase, of_phase, report)
+                evaluators[phase] = check_evaluator(cfg, phase, of_phase, folder, report)
         if 'train' in phases:
             batches = len(loaders['train'])
             check_schedule(cfg, batches, report)
-            check_disk(cfg, model, batches, nearest, report)
+            check_disk(cfg, model, batches, report)
             if thorough:  # a run builds its hooks and schedulers at its start, anyway
                 check_hooks(cfg)
                 check_schedulers(cfg, optimizer, batches)

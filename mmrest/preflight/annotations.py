@@ -58,7 +58,7 @@ def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Re
     whose name is not a class.
 
     Args:
-        masks: every annotation needs a segmentation.
+        masks: every annotation of the classes needs a segmentation.
         evaluated: every annotation needs ``iscrowd``.
 
     Raises:
@@ -72,7 +72,7 @@ def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Re
         yield found
         return
     read, index, numbers = COCO.__init__, COCO.createIndex, COCO.get_cat_ids
-    needed = [*NEEDED['annotations'], *['segmentation'] * masks, *['iscrowd'] * evaluated]
+    needed = [*NEEDED['annotations'], *['iscrowd'] * evaluated]
 
     def checked_read(self: Any, annotation_file: Any = None) -> None:
         self.file = str(annotation_file)
@@ -93,6 +93,12 @@ def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Re
         if type(self) is COCO and cat_names:
             names = [category['name'] for category in self.dataset['categories']]
             _check_categories(self.file, list(cat_names), listed, names)
+        for entry in self.anns.values() if masks and type(self) is COCO else ():
+            if not entry.get('segmentation') and entry['category_id'] in labels:
+                raise UsageError(
+                    f'{self.file}: annotation {entry["id"]} has no segmentation, and the pipeline '
+                    'loads masks; add it'
+                )
         return labels
 
     COCO.__init__, COCO.createIndex = checked_read, checked_index
@@ -114,10 +120,7 @@ def _check_entries(path: str, content: Dict[str, Any], needed: Dict[str, List[st
                 value = entry.get(name)
                 if not value and value != 0:
                     which = entry.get('id', f'number {place} of the list')
-                    why = {
-                        'segmentation': ', and the pipeline loads masks',
-                        'iscrowd': ', which the evaluation reads',
-                    }.get(name, '')
+                    why = ', which the evaluation reads' if name == 'iscrowd' else ''
                     raise UsageError(f'{path}: {key[:-1]} {which} has no {name}{why}; add it')
             if key == 'annotations' and len(entry['bbox']) != 4:
                 raise UsageError(

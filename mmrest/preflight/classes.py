@@ -2,6 +2,8 @@
 
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
+import mmcv
+import numpy as np
 from mmengine.config import Config
 from torch import nn
 
@@ -12,6 +14,9 @@ from .findings import Report, some
 
 IGNORED = 255
 """Value of pixels without a class in mmseg's datasets and losses, by default."""
+
+MAPS = 200
+"""Number of label maps to read if a sample has a single class."""
 
 OPEN = {'language_model', 'text_encoder'}
 """Parts of open-vocabulary networks, whose heads may have any number of classes."""
@@ -31,10 +36,10 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
             label is out of range.
     """
     named = [part for part in parts if part.classes is not None]
-    for part in named:
+    for part in named if not OPEN & cfg.model.keys() else ():
         _check_same(named[0], part)
         for key, count, names in _counts(cfg, part.metainfo):
-            if count != len(names) and not OPEN & cfg.model.keys():
+            if count != len(names):
                 raise UsageError(
                     f'{key} is {count}, but {part.where} ({_root(part)}) has {len(names)} '
                     f'classes ({some(names, 3)}); set {key}={len(names)}, or metainfo'
@@ -120,10 +125,19 @@ def _check_label_maps(cfg: Config, part: Part, report: Report) -> None:
                 f'{head}.num_classes is {count}, so that only 0 to {count - 1} are classes; check '
                 f'metainfo.classes, reduce_zero_label and {head}.ignore_index'
             )
-        if part.phase == 'train' and len(learnt) < 2 <= count and unlearnt & set(values):
+        if part.phase == 'train' and len(learnt) < 2 <= count and _is_binary(part):
             raise UsageError(
-                f'label maps of {part.where} have only the values {some(sorted(values))}, of '
-                f'which {some(sorted(unlearnt & set(values)))} is ignored, so that there is one '
-                'class at most; number the classes from 0 (a mask of 0 and 255 becomes 0 and 1)'
+                f'label maps of {part.where} have only the values 0 and 255, of which 255 is '
+                'ignored, so that there is one class; write 1 instead of 255 to the files'
             )
     report.add(f'label maps of {part.where}', f'{len(set(values) - ignored)} classes in a sample')
+
+
+def _is_binary(part: Part) -> bool:
+    """Return True if the files of label maps have the values 0 and 255 alone."""
+    count = len(part.dataset)
+    for index in range(0, count, -(-count // MAPS)):
+        path = part.dataset.get_data_info(index).get('seg_map_path')
+        if not path or set(np.unique(mmcv.imread(path, 'unchanged'))) - {0, IGNORED}:
+            return False
+    return True

@@ -4,9 +4,12 @@ import copy
 import os.path as osp
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+import mmcv
+import numpy as np
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.runner import Runner
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..engine.config import dicts
 from ..engine.errors import UsageError
@@ -68,7 +71,7 @@ class Part(NamedTuple):
             UsageError: a step fails, or the loaded sizes do not match the annotation.
         """
         data = copy.deepcopy(info)
-        for step in self.dataset.pipeline.transforms:
+        for step in copy.deepcopy(self.dataset.pipeline).transforms:  # some keep images
             name = type(step).__name__
             loads_map = getattr(step, 'with_seg', False) and info.get('seg_map_path')
             path = loads_map or info.get('img_path')
@@ -109,10 +112,9 @@ class Part(NamedTuple):
                 f'is {labels.shape[1]} x {labels.shape[0]} pixels, but its image is {width} x '
                 f'{height}; make them the same size'
             )
-        elif path.endswith('.png') and osp.isfile(path):
-            with open(path, 'rb') as file:  # the depth of a PNG is in its header
-                if file.read(25)[24:] == b'\x10':
-                    fault = 'has 16 bits, but mmseg reads only the lower 8; save it with 8 bits'
+        elif path.endswith('.png') and osp.isfile(path) and labels.dtype == np.uint8:
+            if mmcv.imread(path, 'unchanged').max() > 255:
+                fault = 'has 16 bits, but mmseg reads only the lower 8; save it with 8 bits'
         if fault:
             raise UsageError(f'label map {path} ({self.where}) {fault}')
 
@@ -129,7 +131,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     where = f'{phase}_dataloader'
     nodes = list(dicts(cfg[where], where))
     for key, node in nodes:
-        classes = (node.get('metainfo') or {}).get('classes', ())
+        classes = (node.get('metainfo') or {}).get('classes') or ()
         if isinstance(classes, str) and not osp.isfile(classes):
             raise UsageError(
                 f'{key}.metainfo.classes is the string {classes!r}, but must be a list of names; '
@@ -138,8 +140,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
         if len(set(classes)) < len(classes) and not isinstance(classes, str):
             raise UsageError(f'{key}.metainfo.classes has a name twice: {some(classes, 100)}')
     masks = any(node.get('with_mask') for _, node in nodes)
-    evaluated = phase != 'train' and bool(cfg.get(f'{phase}_evaluator'))
-    with checked_reading(masks, evaluated) as read, explained(f'{where} cannot be built'):
+    with checked_reading(masks) as read, explained(f'{where} cannot be built'):
         loader = Runner.build_dataloader(cfg[where], seed=0)
     parts = [Part(*leaf, []) for leaf in _leaves(f'{where}.dataset', phase, loader.dataset)]
     for part in parts:
@@ -163,7 +164,7 @@ def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Tuple[str, str, An
     if vars(dataset).get('datasets'):
         for index, part in enumerate(dataset.datasets):
             yield from _leaves(f'{where}.datasets.{index}', phase, part)
-    elif hasattr(inner, '__getitem__'):
+    elif isinstance(inner, Dataset):
         yield from _leaves(f'{where}.dataset', phase, inner)
     else:
         yield where, phase, dataset
@@ -172,7 +173,11 @@ def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Tuple[str, str, An
 def _sample(part: Part, report: Report) -> None:
     """Prepare samples spread over a dataset, and check that their objects remain."""
     dataset, count = part.dataset, len(part.dataset)
-    if not hasattr(getattr(dataset, 'pipeline', None), 'transforms'):
+    usual = getattr(type(dataset), 'prepare_data', None) is BaseDataset.prepare_data
+    if not usual or not hasattr(dataset.pipeline, 'transforms'):
+        report.add(
+            f'samples of {part.where}', f'not tried, {type(dataset).__name__} has its own way'
+        )
         return
     for number in range(min(SAMPLES, count)):
         info = dataset.get_data_info(number * count // min(SAMPLES, count))
@@ -188,13 +193,34 @@ def _sample(part: Part, report: Report) -> None:
             f'{part.where}: its pipeline drops the boxes of all of {len(annotated)} images tried; '
             'check that they are inside the images, and its filters'
         )
-    if part.phase == 'train' and not annotated and 'instances' in infos[0]:
-        if not any(_has_object(dataset.get_data_info(index)) for index in range(count)):
-            raise UsageError(
-                f'{part.where}: none of its {count} images has an object to learn from (crowds, '
+
+
+def check_objects(parts: List[Part], report: Report) -> None:
+    """Check that datasets with boxes have an object that counts.
+
+    Args:
+        parts: datasets of the run, with samples.
+        report: receives a warning if an evaluation has none.
+
+    Raises:
+        UsageError: the training has none.
+    """
+    for phase in ('train', 'val'):
+        listed = [p for p in parts if p.phase == phase and p.samples]
+        listed = [part for part in listed if 'instances' in part.samples[0].info]
+        if not listed or any(_has_object(s.info) for part in listed for s in part.samples):
+            continue
+        infos = (p.dataset.get_data_info(i) for p in listed for i in range(len(p.dataset)))
+        if not any(map(_has_object, infos)):
+            fault = (
+                f'none of the {sum(len(part.dataset) for part in listed)} images of '
+                f'{some([part.where for part in listed], 2)} has an object that counts (crowds, '
                 'difficult and small objects, boxes of area 0 or outside of the image, and other '
-                'classes do not count)'
+                'classes do not)'
             )
+            if phase == 'train':
+                raise UsageError(fault)
+            report.warnings.append(fault)
 
 
 def _has_object(info: Dict[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """Check of evaluators: the ground truth as predictions must get the best score."""
 
 import copy
+import os.path as osp
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import mmcv
@@ -33,35 +34,42 @@ MOST_BOXES = 100
 """Maximum number of boxes per image in COCO's metric."""
 
 
-def check_evaluator(cfg: Config, phase: str, parts: List[Part], report: Report) -> Evaluator:
+FILES = ('outfile_prefix', 'output_dir', 'out_file_path')
+"""Arguments of metrics that write files."""
+
+
+def check_evaluator(
+    cfg: Config, phase: str, parts: List[Part], folder: str, report: Report
+) -> Evaluator:
     """Check that perfect predictions get the best score, and that `save_best` is a metric.
 
     Args:
         cfg: config of the run.
         phase: 'val' or 'test'.
         parts: datasets of the phase, with samples.
+        folder: folder for the files of the metrics.
         report: receives the scores.
 
     Returns:
-        The evaluator, which writes no files.
+        The evaluator.
 
     Raises:
         UsageError: it cannot be built or fails, or the score is too low.
     """
     where, node = f'{phase}_evaluator', copy.deepcopy(cfg[f'{phase}_evaluator'])
     for _, part in dicts(node, where):
-        for key in ('outfile_prefix', 'output_dir') if not part.get('format_only') else ():
-            part.pop(key, None)
+        part.update(
+            {key: osp.join(folder, osp.basename(part[key])) for key in FILES if part.get(key)}
+        )
     names: List[str] = []
     all_known = True
-    with checked_reading(evaluated=True):
-        with explained(f'{where} cannot be built'):
-            evaluator = Runner.build_evaluator(None, node)  # does not use its runner
-        for index, metric in enumerate(evaluator.metrics):
-            key = f'{where}.{index}' if len(evaluator.metrics) > 1 else where
-            scores = _check_metric(key, metric, parts, report)
-            all_known = all_known and scores is not None
-            names += scores or ()
+    with checked_reading(evaluated=True), explained(f'{where} cannot be built'):
+        evaluator = Runner.build_evaluator(None, node)  # does not use its runner
+    for index, metric in enumerate(evaluator.metrics):
+        key = f'{where}.{index}' if len(evaluator.metrics) > 1 else where
+        scores = _check_metric(key, metric, parts, report)
+        all_known = all_known and bool(scores)
+        names += scores
     for key, name in _monitored(cfg) if phase == 'val' and all_known else ():
         if name not in names:
             raise UsageError(
@@ -82,16 +90,16 @@ def _monitored(cfg: Config) -> Iterator[Tuple[str, str]]:
                 yield f'{where}.monitor', part['monitor']
 
 
-def _check_metric(
-    where: str, metric: Any, parts: List[Part], report: Report
-) -> Optional[List[str]]:
-    """Return the names of the scores; None if the metric cannot be rehearsed."""
+def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) -> List[str]:
+    """Return the names of the scores; none if the metric cannot be rehearsed."""
     best = next((BEST[k.__name__] for k in type(metric).__mro__ if k.__name__ in BEST), None)
     kept = [sample for part in parts for sample in part.samples if sample.packed is not None]
+    if best and 'bbox_mAP' in best:
+        kept = [s for s in kept if len(s.info.get('instances') or ()) <= MOST_BOXES]
     if best is None or getattr(metric, 'format_only', False) or len(parts) != 1 or not kept:
-        return None
+        return []
     if ('segments_info' in kept[0].info) != ('PQ' in best):
-        return None  # panoptic masks differ from instance masks
+        return []  # panoptic masks differ from instance masks
     (part,), kind = parts, type(metric).__name__
     with explained(
         f'{where} ({kind}) fails on the annotations of {part.where}',
@@ -138,8 +146,6 @@ def perfect(part: Part, sample: Sample) -> Optional[Any]:
         truth.pred_panoptic_seg = PixelData(sem_seg=_panoptic(part, info)[None])
     elif 'instances' in info:
         instances = [i for i in info['instances'] if not i.get('ignore_flag')]
-        if len(instances) > MOST_BOXES:
-            return None
         boxes = np.array([i['bbox'] for i in instances], np.float32).reshape(-1, 4)
         truth.pred_instances = InstanceData(
             bboxes=torch.from_numpy(boxes),

@@ -27,7 +27,6 @@ REMEDIES = {
     'reduce_zero_label': 'set it to the same value in the dataset and in LoadAnnotations',
     'Please install': 'install it, or use another backend',
     "'ConfigDict' object has no attribute": 'add it to the config of that part',
-    "^KeyError: '[^' ]+'$": 'it is not a known name; check its spelling',
 }
 """Regular expression of an error -> fix that its text does not suggest."""
 

@@ -8,7 +8,7 @@ from typing import Any, Iterator, List, Set, Tuple
 from mmengine import registry
 from mmengine.config import Config
 from mmengine.registry import Registry
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
 from ..engine.building import find_type
@@ -37,16 +37,19 @@ def check_names(cfg: Config, phases: Tuple[str, ...]) -> None:
     for where, part, root in _parts(cfg, phases):
         name = part.get('type')
         kind = find_type(root, name) if isinstance(name, str) else name
-        if where == 'train_cfg' and name is None:
-            kind = EpochBasedTrainLoop if part.get('by_epoch', True) else IterBasedTrainLoop
+        if root is registry.LOOPS and name is None:  # as the Runner
+            kind = dict(val_cfg=ValLoop, test_cfg=TestLoop).get(where, EpochBasedTrainLoop)
+            kind = kind if part.get('by_epoch', True) else IterBasedTrainLoop
+        elif where == 'train_cfg' and 'by_epoch' in part:
+            raise UsageError(f'train_cfg has both type={name} and by_epoch; remove one of them')
         if kind is None:
             with root.switch_scope_and_registry(None) as of_scope:
                 known = {*of_scope.module_dict, *root.module_dict}
             hint = _hint(str(name), known, 'import its module with custom_imports')
             raise UsageError(f'{where}.type: {name} is not registered; {hint}')
-        package = kind.__name__[: -len('VisBackend')].lower()  # TensorboardVisBackend's, ...
-        if root is registry.VISBACKENDS and package != 'local' and 'mmengine' in kind.__module__:
-            if find_spec(package) is None:
+        if root is registry.VISBACKENDS and 'mmengine' in kind.__module__:
+            package = kind.__name__[: -len('VisBackend')].lower()  # TensorboardVisBackend's, ...
+            if package != 'local' and find_spec(package) is None:
                 raise UsageError(
                     f'{where}: {kind.__name__} needs {package}, which is not installed: pip '
                     f'install {package}'
@@ -55,7 +58,7 @@ def check_names(cfg: Config, phases: Tuple[str, ...]) -> None:
         if where == 'optim_wrapper':
             taken |= {'constructor', 'paramwise_cfg', 'optimizer'}
         for key in part.keys() - taken - BUILDERS_KEYS:
-            if (strict and root not in OF_DATA) or _near(key, taken, 0.85):
+            if (strict and root not in OF_DATA) or near(key, taken, 0.85):
                 raise UsageError(
                     f'{where}.{key}: {kind.__name__} has no such argument; '
                     f'{_hint(key, taken, "remove it")}'
@@ -89,13 +92,14 @@ def _parts(cfg: Config, phases: Tuple[str, ...]) -> Iterator[Tuple[str, dict, Re
             yield where, part, registry.VISBACKENDS
 
 
-def _near(name: str, names: Set[str], cutoff: float = 0.6) -> List[str]:
+def near(name: str, names: Set[str], cutoff: float = 0.6) -> List[str]:
+    """Return the most similar name, if there is one."""
     return difflib.get_close_matches(name, sorted(names), 1, cutoff)
 
 
 def _hint(name: str, names: Set[str], otherwise: str) -> str:
-    near = _near(name, names)
-    return f'did you mean {near[0]}?' if near else otherwise
+    similar = near(name, names)
+    return f'did you mean {similar[0]}?' if similar else otherwise
 
 
 def _arguments(kind: Any) -> Tuple[Set[str], bool]:

@@ -4,7 +4,7 @@ import os
 import os.path as osp
 import shutil
 from pathlib import Path
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.dist import get_world_size
@@ -15,6 +15,7 @@ from ..checkpoint import CheckpointError, read_weights, summary
 from ..engine.compat import load_from_guarded
 from ..engine.config import dicts, type_name
 from ..engine.errors import UsageError
+from ..engine.resuming import parameter_groups
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from ..models.pretrained import StrictPretrained, is_from_file
 from .findings import Report
@@ -41,9 +42,9 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
             f'train_dataloader has no batch: its dataset is smaller than batch_size={batch_size}, '
             'and drop_last drops the rest; reduce batch_size or set drop_last=False'
         )
-    if length is not None and length < 1:
+    if length is not None and (not isinstance(length, int) or length < 1):
         key = 'max_epochs' if by_epoch else 'max_iters'
-        raise UsageError(f'train_cfg.{key} must be positive, got {length}')
+        raise UsageError(f'train_cfg.{key} must be a positive integer, got {length!r}')
     iterations = (length or 0) * (batches if by_epoch else 1)
     accumulated = (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
     if length and accumulated > iterations:
@@ -79,7 +80,8 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
                 f'{type_name(part)} of param_scheduler has no effect: its milestones '
                 f'{list(part["milestones"])} are after the end of the run ({length}); lower them'
             )
-        if type_name(part) in ('LinearLR', 'ConstantLR') and not begin and end and length:
+        rises = part.get('start_factor', 1 / 3) < part.get('end_factor', 1)
+        if type_name(part) == 'LinearLR' and rises and not begin and end and length:
             end *= 1 if by_iter else batches
             if 2 * end > iterations:
                 report.warnings.append(
@@ -88,8 +90,8 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
                 )
 
 
-def check_disk(cfg: Config, model: nn.Module, batches: int, nearest: Path, report: Report) -> None:
-    """Check that the disk of the work dir has space for the checkpoints of a run.
+def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> None:
+    """Check that the disk of the checkpoints has space for those of a run.
 
     A checkpoint has the weights, the state of the optimizer and, with an EMAHook, the EMA weights.
     A run keeps ``max_keep_ckpts``, or else all, the best of each metric, and one more until an
@@ -99,16 +101,19 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, nearest: Path, repor
         cfg: config of the run.
         model: its network, on any device.
         batches: batches per epoch.
-        nearest: the work dir, or its nearest parent that exists.
         report: receives a fact.
 
     Raises:
         UsageError: it does not; the message has the numbers.
     """
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    if is_remote(str(hook.get('out_dir') or '')):
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint')
+    if hook is None:
+        return
+    folder = str(hook.get('out_dir') or cfg.work_dir)
+    if is_remote(folder):
         report.add('disk', 'not checked: checkpoints go to remote storage')
         return
+    nearest = check_writable(folder)
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     each, number = weights, _number(hook, batches, *_length(cfg))
@@ -118,13 +123,13 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, nearest: Path, repor
     if any(type_name(part) == 'EMAHook' for _, part in dicts(cfg.get('custom_hooks'), '')):
         each += weights
     present = 0
-    if nearest == Path(cfg.work_dir).expanduser().absolute():
+    if nearest == Path(folder).expanduser().absolute():
         present = sum(1 for name in ('epoch_*.pth', 'iter_*.pth') for _ in nearest.glob(name))
     needed, free = max(number - present, 1) * each, shutil.disk_usage(nearest).free
     numbers = f'{number} of {_size(each)} each, {_size(needed)} in all; {_size(free)} are free'
     if needed > free:
         raise UsageError(
-            f'not enough disk space in work dir {cfg.work_dir} for the checkpoints of this run '
+            f'not enough disk space in {folder} for the checkpoints of this run '
             f'({numbers}); free some, use another --work-dir, or keep fewer with --cfg-options '
             'default_hooks.checkpoint.max_keep_ckpts=2'
         )
@@ -146,8 +151,10 @@ def _length(cfg: Config) -> Tuple[Optional[int], bool]:
 def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> int:
     """Return the maximum number of checkpoints at one time; one if the length is unknown."""
     length, saves_by_epoch = length or 1, hook.get('by_epoch', True)
-    if saves_by_epoch != by_epoch:
-        length = -(-length // batches) if saves_by_epoch else length * batches
+    if saves_by_epoch and not by_epoch:
+        return 1  # an iteration-based run is one epoch for its hooks
+    if by_epoch and not saves_by_epoch:
+        length *= batches
     interval, most = hook.get('interval', 1), hook.get('max_keep_ckpts', -1)
     kept = length // interval if interval > 0 else 0
     if hook.get('save_last', True) and (interval <= 0 or length % interval):
@@ -172,7 +179,7 @@ def check_writable(folder: str) -> Path:
         UsageError: a part of the path is not a folder, or not writable.
     """
     path = Path(folder).expanduser().absolute()
-    nearest = next(part for part in (path, *path.parents) if part.exists())
+    nearest = next(part for part in (path, *path.parents) if osp.exists(part))
     if not nearest.is_dir():
         raise UsageError(f'work dir {folder}: {nearest} is not a folder; use another --work-dir')
     if not os.access(nearest, os.W_OK | os.X_OK):
@@ -189,7 +196,9 @@ def is_remote(path: str) -> bool:
     return '://' in path or path.startswith(zoos)
 
 
-def check_weights(cfg: Config, model: nn.Module, phases: Tuple[str, ...], report: Report) -> None:
+def check_weights(
+    cfg: Config, model: nn.Module, phases: Tuple[str, ...], report: Report
+) -> Optional[List[dict]]:
     """Check that the weights from which a run is initialised can be read and match.
 
     Weights of a backbone must cover it, see :meth:`.StrictPretrained.fit`. In training,
@@ -201,6 +210,9 @@ def check_weights(cfg: Config, model: nn.Module, phases: Tuple[str, ...], report
         model: its network, on any device.
         phases: phases of the run, of 'train', 'val' and 'test'.
         report: receives facts.
+
+    Returns:
+        The parameter groups of a checkpoint to resume.
 
     Raises:
         CheckpointError: a file cannot be read or does not match.
@@ -222,8 +234,10 @@ def check_weights(cfg: Config, model: nn.Module, phases: Tuple[str, ...], report
         hook = StrictWeightsHook(resuming)
         if training and not resuming:
             hook = InitWeightsHook()
-        fitted = hook.fitted(model, path, load_from_guarded(path, 'cpu'))
-        report.add('checkpoint', fitted.report)
+        checkpoint = load_from_guarded(path, 'cpu')
+        report.add('checkpoint', hook.fitted(model, path, checkpoint).report)
+        return parameter_groups(checkpoint) if resuming else None
+    return None
 
 
 def from_files(model: nn.Module) -> Iterator[Tuple[str, nn.Module, dict]]:
@@ -240,7 +254,11 @@ def _fitted(module: nn.Module, init_cfg: dict) -> str:
     if isinstance(module, StrictPretrained):
         return module.fit(weights)[1]
     wanted = module.state_dict()
-    if not any(n in wanted and t.shape == wanted[n].shape for n, t in weights.tensors.items()):
+    converts = getattr(module, 'convert_weights', False)  # as Swin and PVT of mmdet and mmseg
+    matching = (
+        n for n, t in weights.tensors.items() if n in wanted and t.shape == wanted[n].shape
+    )
+    if not any(matching) and not converts:
         raise CheckpointError(
             f'{weights.source} does not match {type(module).__name__}: 0 of its '
             f'{len(weights.tensors)} tensors have a matching name and shape; use other weights, '

@@ -21,6 +21,7 @@ from ..engine.errors import UsageError
 from .data import Part, count_instances
 from .evaluation import score
 from .findings import Report, explained, some
+from .names import near
 from .resources import from_files
 
 SIDE = 320
@@ -51,12 +52,14 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> Any:
     paramwise = (cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}
     keys = paramwise.get('custom_keys') or {}
     names = [name for name, _ in model.named_parameters()]
-    unused = [key for key in keys if not any(key in name for name in names)]
-    if unused:
-        report.warnings.append(
-            f'paramwise_cfg.custom_keys ({some(unused)}) occurs in no parameter name, such as '
-            f'{names[0]}; correct or remove it'
-        )
+    words = {word for name in names for word in name.split('.')}
+    for key in keys:
+        similar = near(key.split('.')[-1], words, 0.85)
+        if similar and not any(key in name for name in names):
+            report.warnings.append(
+                f'paramwise_cfg.custom_keys.{key} occurs in no parameter name; did you mean '
+                f'{similar[0]}?'
+            )
     if not isinstance(wrapper, OptimWrapper) or not keys or paramwise.get('norm_decay_mult') != 0:
         return wrapper
     norms = {
@@ -166,14 +169,25 @@ def check_step(
         if type(module).__name__ == 'BatchFixedSizePad':
             module.size = (SIDE, SIDE)
     usable = {
-        phase: [(p, s) for p in parts if p.phase == phase for s in p.samples if _is_packed(s)]
+        phase: [
+            (p, s) for p in parts if p.phase == phase for s in p.samples if _is_packed(s.packed)
+        ]
         for phase in ('train', 'val')
     }
     chosen = sorted(usable['train'], key=lambda item: not count_instances(item[1].packed))
     size = min(2, loaders['train'].batch_sampler.batch_size)
     if len(chosen) >= size:
-        crops = [_crop(part, sample) for part, sample in chosen[:size]]
-        _train(cfg, model, loaders['train'].collate_fn(crops), report)
+        inputs = [_crop(part, sample) for part, sample in chosen[:size]]
+    else:  # a wrapper mixes or packs the samples
+        with explained('train_dataloader.dataset fails on its first samples'):
+            dataset = loaders['train'].dataset
+            inputs = [dataset[index] for index in range(size) if len(dataset) >= size]
+    if inputs and all(_is_packed(each) for each in inputs):
+        _train(cfg, model, loaders['train'].collate_fn(inputs), report)
+    else:
+        report.warnings.append(
+            'no step of training was tried: samples are not single images, or too few for a batch'
+        )
     for part, sample in usable['val'][:1] if evaluator is not None else ():
         packed, truth = sample.packed, sample.packed['data_samples'].clone()
         side = SIDE if 'instances' in sample.info else SIDE_OF_MAP
@@ -184,8 +198,8 @@ def check_step(
         _predict(model, loaders['val'].collate_fn([packed]), evaluator, part)
 
 
-def _is_packed(sample: Any) -> bool:
-    return isinstance(sample.packed, dict) and torch.is_tensor(sample.packed.get('inputs'))
+def _is_packed(packed: Any) -> bool:
+    return isinstance(packed, dict) and torch.is_tensor(packed.get('inputs'))
 
 
 def _crop(part: Part, sample: Any) -> Any:
@@ -239,9 +253,11 @@ def _train(cfg: Config, model: nn.Module, batch: Any, report: Report) -> None:
         report.warnings.append(
             'no box loss in the first step: no box of the sample has an anchor or point'
         )
-    if without:
+    wrapper = cfg.get('model_wrapper_cfg') or cfg
+    if without and not wrapper.get('find_unused_parameters'):
         remedy = 'set find_unused_parameters=True'
-        level = (cfg.model.get('neck') or {}).get('start_level')
+        neck = cfg.model.get('neck')
+        level = neck.get('start_level') if isinstance(neck, dict) else None
         if level and all(name.startswith('backbone.') for name in without):
             remedy = (
                 f'the neck starts at start_level={level}: set '

@@ -109,8 +109,16 @@ JSON_FAULTS = {
         twice('categories', 'name'),
         "2 categories have the name 'person'",
     ),
-    'every area 0': (TRAIN, each('annotations', area=0), 'none of its 4 images has an object to'),
-    'all crowds': (TRAIN, each('annotations', iscrowd=1), 'none of its 4 images has an object to'),
+    'every area 0': (
+        TRAIN,
+        each('annotations', area=0),
+        'none of the 4 images of train_dataloader.dataset has an object that',
+    ),
+    'all crowds': (
+        TRAIN,
+        each('annotations', iscrowd=1),
+        'none of the 4 images of train_dataloader.dataset has an object that',
+    ),
     'no segmentation': (
         TRAIN,
         without('annotations', 'segmentation', first=1),
@@ -176,7 +184,7 @@ JSON_FAULTS = {
     'boxes outside of the images': (
         TRAIN,
         each('annotations', bbox=[500, 500, 10, 10]),
-        'none of its 4 images has an object to learn from',
+        'none of the 4 images of train_dataloader.dataset has an object that',
     ),
     'no annotation': (
         TRAIN,
@@ -310,7 +318,17 @@ OPTION_FAULTS = {
     'no iterations': (
         'seg',
         {'train_cfg.max_iters': 0},
-        'train_cfg.max_iters must be positive, got 0',
+        'train_cfg.max_iters must be a positive integer, got 0',
+    ),
+    'length in quotes': (
+        'det',
+        {'train_cfg.max_epochs': '12'},
+        "train_cfg.max_epochs must be a positive integer, got '12'",
+    ),
+    'two ways to name a loop': (
+        'det',
+        {'train_cfg.by_epoch': True},
+        'train_cfg has both type=',
     ),
     'learning rate 0': (
         'det',
@@ -483,7 +501,10 @@ MAP_FAULTS = {
     'three channels': (colours, 'has 3 channels; convert colours to one class index per pixel'),
     'another size': (another_size, 'is 40 x 30 pixels, but its image'),
     '16 bits': (sixteen_bits, 'has 16 bits, but mmseg reads only the lower 8'),
-    'masks of 0 and 255': (masks_of_255, 'so that there is one class at most'),
+    'masks of 0 and 255': (
+        masks_of_255,
+        'have only the values 0 and 255, of which 255 is ignored',
+    ),
     'a value beyond the classes': (
         beyond,
         'has the value 199, but model.decode_head.num_cl',
@@ -558,7 +579,7 @@ WARNINGS = {
     'keys of no parameter': (
         'det',
         {'optim_wrapper.paramwise_cfg.custom_keys': {'bakbone': dict(lr_mult=0.1)}},
-        'custom_keys (bakbone) occurs in no parameter name',
+        'custom_keys.bakbone occurs in no parameter name; did you mean backbone?',
     ),
     'few steps of an accumulating optimizer': (
         'det',
@@ -597,3 +618,46 @@ def test_warnings(folder, fault):
     name, options, words = WARNINGS[fault]
     warnings = rehearsed(name, options, thorough='Expected' in words).warnings
     assert any(words in warning for warning in warnings), warnings
+    options = {**options, 'find_unused_parameters': True}
+    if 'Expected' in words:
+        assert not any(words in w for w in rehearsed(name, options, thorough=True).warnings)
+
+
+MIXED = """
+_base_ = './det.py'
+load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
+inner = dict(_base_.train_dataloader.dataset, pipeline=load)
+mixed = [
+    dict(type='Mosaic', img_scale=(64, 64)),
+    dict(type='Resize', scale=(64, 64)),
+    dict(type='PackDetInputs'),
+]
+train_dataloader = dict(
+    dataset=dict(_delete_=True, type='MultiImageMixDataset', dataset=inner, pipeline=mixed),
+    batch_sampler=None,
+)
+model = dict(roi_head=dict(mask_roi_extractor=None, mask_head=None))
+val_evaluator = dict(metric='bbox')
+default_hooks = dict(checkpoint=dict(save_best='auto'))
+"""
+
+
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        ({}, 'first step'),
+        ({'train_dataloader.dataset.pipeline.1.scale': 'x'}, 'train_dataloader'),
+        ({'optim_wrapper.optimizer.lr': 0}, 'the first step of training changes nothing'),
+    ],
+)
+def test_mixed_images(folder, options, words):
+    """The pipeline of the wrapper is rehearsed, too."""
+    (folder / 'mixed.py').write_text(MIXED)
+    cfg = load_config('mixed.py', options, 'coco')
+    cfg.launcher, cfg.work_dir = 'none', 'work'
+    if not options:
+        report = rehearse(cfg, ('train', 'val'), thorough=True).report
+        assert words in {fact.what for fact in report.facts}
+    else:
+        with pytest.raises(UsageError, match=words):
+            rehearse(cfg, ('train', 'val'), thorough=True)

@@ -46,7 +46,7 @@ ITERATIONS = dict(max_iters=103)
         (EPOCHS, dict(interval=1, save_best='mIoU'), 14),
         (EPOCHS, dict(interval=20, by_epoch=False), 3),
         (ITERATIONS, dict(interval=50, by_epoch=False), 3),
-        (ITERATIONS, dict(interval=7), 3),
+        (ITERATIONS, dict(interval=7), 1),
     ],
 )
 def test_checkpoints(tmp_path, monkeypatch, loop, checkpoint, number):
@@ -54,21 +54,21 @@ def test_checkpoints(tmp_path, monkeypatch, loop, checkpoint, number):
     cfg = run_of(tmp_path, checkpoint, train_cfg=loop)
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=number * EACH))
     report = Report()
-    check_disk(cfg, network(), 5, tmp_path, report)
+    check_disk(cfg, network(), 5, report)
     assert report.facts[0].found.startswith(f'{number} of ')
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=number * EACH - 1))
     with pytest.raises(UsageError, match=rf'not enough disk .* \({number} of .*max_keep_ckpts=2'):
-        check_disk(cfg, network(), 5, tmp_path, report)
+        check_disk(cfg, network(), 5, report)
 
 
 def test_existing_checkpoints_are_not_counted_again(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=2 * EACH))
     cfg = run_of(tmp_path, dict(interval=1), train_cfg=EPOCHS)
     with pytest.raises(UsageError):
-        check_disk(cfg, network(), 5, tmp_path, Report())
+        check_disk(cfg, network(), 5, Report())
     for epoch in range(10):
         (tmp_path / f'epoch_{epoch + 1}.pth').touch()
-    check_disk(cfg, network(), 5, tmp_path, Report())
+    check_disk(cfg, network(), 5, Report())
 
 
 @pytest.mark.parametrize(
@@ -78,10 +78,10 @@ def test_size_of_a_checkpoint(tmp_path, monkeypatch, optimizer, trained, size):
     model = network().requires_grad_(trained)
     cfg = run_of(tmp_path, dict(interval=-1), optimizer, train_cfg=EPOCHS)
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=size))
-    check_disk(cfg, model, 5, tmp_path, Report())
+    check_disk(cfg, model, 5, Report())
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=size - 1))
     with pytest.raises(UsageError):
-        check_disk(cfg, model, 5, tmp_path, Report())
+        check_disk(cfg, model, 5, Report())
 
 
 def test_work_dir_without_write_permission(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -128,6 +129,105 @@ def test_wrappers(folder, wrapper):
     (folder / 'det.py').write_text(text.replace('./det.py', './plain.py'))
     report = rehearsed('det', thorough=True)
     assert scores(report) == BEST and any(fact.what == 'first step' for fact in report.facts)
+
+
+NEGATIVES = """
+_base_ = './det.py'
+negatives = dict(_base_.train_dataloader.dataset, filter_cfg=dict(filter_empty_gt=False))
+negatives['ann_file'] = 'annotations/negatives.json'
+datasets = [_base_.train_dataloader.dataset, negatives]
+train_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datasets=datasets))
+"""
+
+
+def test_a_dataset_of_negatives_among_others(folder):
+    content = json.loads((folder / 'coco' / TRAIN).read_text())
+    path = folder / 'coco' / 'annotations' / 'negatives.json'
+    path.write_text(json.dumps(dict(content, annotations=[])))
+    (folder / 'negatives.py').write_text(NEGATIVES)
+    cfg = load_config('negatives.py', None, 'coco')
+    cfg.launcher, cfg.work_dir = 'none', 'work'
+    assert scores(rehearse(cfg, ('train', 'val')).report) == BEST
+
+
+def test_evaluations_that_cannot_be_rehearsed(folder):
+    """No image has an object, or each has more than COCO's metric counts."""
+    many = json.loads((folder / 'coco' / VAL).read_text())
+    entry = many['annotations'][0]
+    entries = [
+        dict(entry, id=number, image_id=image['id'])
+        for number, image in enumerate([image for image in many['images'] for _ in range(101)], 1)
+    ]
+    for annotations in ([], entries):
+        edited(folder / 'coco' / VAL, partial(dict, annotations=annotations))
+        report = rehearsed('det')
+        assert scores(report) == set()
+        assert any('none of the 4 images of val' in w for w in report.warnings) != bool(
+            annotations
+        )
+
+
+def test_annotations_of_other_classes_may_lack_masks(folder):
+    def other(content):
+        content['categories'].append(dict(id=9, name='other'))
+        entry = dict(content['annotations'][0], id=99, category_id=9)
+        content['annotations'].append({k: v for k, v in entry.items() if k != 'segmentation'})
+
+    edited(folder / 'coco' / TRAIN, other)
+    assert scores(rehearsed('det')) == BEST
+
+
+def test_evaluator_without_annotation_file(folder):
+    keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'instances')
+    options = {
+        'val_evaluator.ann_file': None,
+        'val_dataloader.dataset.pipeline.2.meta_keys': keys,
+    }
+    assert scores(rehearsed('det', options, thorough=True)) == BEST
+
+
+def test_evaluators_write_no_files(folder):
+    metric = dict(type='CocoMetric', ann_file=f'coco/{VAL}', metric=['bbox', 'segm'])
+    dump = dict(type='DumpDetResults', out_file_path='dumped.pkl')
+    before = set(folder.rglob('*'))
+    rehearsed('det', {'val_evaluator': [dict(metric, outfile_prefix='x'), dump]}, thorough=True)
+    assert set(folder.rglob('*')) == before
+
+
+def test_rare_objects_beside_void(folder):
+    for path in folder.glob('ade/annotations/training/*.png'):
+        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        labels[:] = 1
+        labels[:9] = 255
+        cv2.imwrite(str(path), labels)
+    rehearsed('seg')
+
+
+def test_label_maps_of_16_bits_with_low_values(folder):
+    for path in folder.glob('ade/annotations/*/*.png'):
+        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(path), labels.astype(np.uint16))
+    assert scores(rehearsed('seg')) == {'mIoU 100.000'}
+
+
+HARMLESS = {
+    'keys for other networks': (
+        'optim_wrapper.paramwise_cfg.custom_keys.pos_block',
+        dict(lr_mult=0),
+    ),
+    'a decay over the run': (
+        'param_scheduler',
+        [dict(type='LinearLR', start_factor=1.0, end_factor=0.1, end=1, by_epoch=True)],
+    ),
+    'a loop without type': ('val_cfg', dict(fp16=False, _delete_=True)),
+}
+
+
+@pytest.mark.parametrize('option', HARMLESS)
+def test_options(folder, option):
+    key, value = HARMLESS[option]
+    plain = rehearsed('det').warnings
+    assert set(rehearsed('det', {key: value}).warnings) <= set(plain)
 
 
 def test_a_void_of_another_value(folder):
