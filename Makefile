@@ -12,7 +12,7 @@ $(error VENV must not contain spaces)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-seg demo-cls test test-all test-versions test-faults lint docs FORCE
+.PHONY: help env demo demo-seg demo-cls test test-all test-versions test-faults test-gpu lint docs FORCE
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -91,6 +91,9 @@ test-versions:  ## test networks and engine with the oldest and newest Python an
 
 test-faults: env  ## run the fault-injection tests (kills, full disk, forks)
 	$(RUN) -m pytest -m faults
+
+test-gpu: env  ## test on a GPU: attention backends, speed, and the main job; needs DATA=
+	PYTHON="$(VENV)/bin/python" DATA="$(or $(DATA),../shared/data)" tests/gpu.sh
 
 lint: env  ## check style, format, spelling and wording
 	"$(VENV)/bin/ruff" check .

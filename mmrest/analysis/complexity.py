@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..engine.building import image_channels
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from ..models.pyramid import PyramidBackbone
 from ..ops import use_backend
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.benchmark import timer
 
 from ..engine.devices import peak_memory_mb, reset_peak_memory
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from ..ops import PositionTables, emsa, masa, position_tables, use_backend
 from .networks import BACKBONES, PEERS
 

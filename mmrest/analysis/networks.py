@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ..checkpoint import read_weights
 from ..engine.building import check_model, find_type
 from ..engine.config import is_classifier, load_config, without_sync_bn
-from ..engine.errors import UsageError
 from ..engine.weight_hooks import fitted_to, load_full_weights
+from ..errors import UsageError
 from ..models.pyramid import PyramidBackbone
 from ..shipped import find
 

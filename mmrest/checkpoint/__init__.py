@@ -1,6 +1,6 @@
 """Safe reading, strict matching and atomic writing of weights; independent of nn.Module."""
 
-from .errors import CheckpointError, shortened
+from ..errors import CheckpointError
 from .matching import match, summary
 from .reading import read_checkpoint
 from .weights import Weights, read_weights, weights_of
@@ -14,7 +14,6 @@ __all__ = [
     'read_checkpoint',
     'read_weights',
     'remove_unfinished',
-    'shortened',
     'summary',
     'weights_of',
     'write_atomically',

@@ -4,7 +4,7 @@ from typing import Dict, List, Mapping, NamedTuple, Tuple
 
 from torch import Tensor
 
-from .errors import CheckpointError, shortened
+from ..errors import CheckpointError, some
 
 
 class _Comparison(NamedTuple):
@@ -57,25 +57,25 @@ def match(
     found = _compared(tensors, wanted)
     missing = [name for name in found.missing if not name.startswith(optional)]
     if found.misshapen or missing:
-        faults = [f'{len(missing)} missing ({shortened(missing)})'] if missing else []
+        faults = [f'{len(missing)} missing ({some(missing)})'] if missing else []
         if found.misshapen:
             shapes = (
                 f'{n} {tuple(tensors[n].shape)} instead of {tuple(wanted[n].shape)}'
                 for n in found.misshapen
             )
-            faults.append(f'{len(found.misshapen)} of another shape ({shortened(shapes)})')
+            faults.append(f'{len(found.misshapen)} of another shape ({some(shapes)})')
         if len(found.missing) > len(missing):
             faults.append(f'{len(found.missing) - len(missing)} optional ones absent')
         raise CheckpointError(
             f'{source} does not match the model: {found.matched} matched, {", ".join(faults)}; '
             f'the file has {len(found.ignored)} tensors under other names '
-            f'({shortened(found.ignored)})'
+            f'({some(found.ignored)})'
         )
     more = [name for name in found.ignored if name.startswith(closed)]
     if more:
         raise CheckpointError(
             f'{source} does not match the model: {len(more)} tensors of the file belong to blocks '
-            f'that the model does not have ({shortened(more)})'
+            f'that the model does not have ({some(more)})'
         )
     loaded = {name: tensors[name] for name in wanted if name in tensors}
     return loaded, summary(source, tensors, wanted)
@@ -97,5 +97,5 @@ def summary(source: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Ten
         (found.ignored, 'of the file are not in the network and ignored'),
     ):
         if names:
-            parts.append(f'{len(names)} {text} ({shortened(names)})')
+            parts.append(f'{len(names)} {text} ({some(names)})')
     return '; '.join(parts)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from mmengine.fileio import get_local_path
 
+from ..errors import CheckpointError
 from .allowlist import TYPES, guarded_pickle
-from .errors import CheckpointError
 
 
 def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:

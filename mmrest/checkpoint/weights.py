@@ -6,7 +6,7 @@ from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional
 
 from torch import Tensor
 
-from .errors import CheckpointError, shortened
+from ..errors import CheckpointError, some
 from .reading import read_checkpoint
 
 CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
@@ -41,7 +41,7 @@ class Weights(NamedTuple):
         if not chosen:
             raise CheckpointError(
                 f'{self.source} has no tensor whose name begins with {start!r}; its tensors '
-                f'are {shortened(self.tensors)}'
+                f'are {some(self.tensors)}'
             )
         return Weights(f'{self.source}, {start}*', chosen)
 
@@ -69,7 +69,7 @@ class Weights(NamedTuple):
         usual = [prefix for prefix in _USUAL_PREFIXES if prefix in best]
         if len(best) > 1 and not usual:
             raise CheckpointError(
-                f'{self.source} contains several networks, under {shortened(best)}: set '
+                f'{self.source} contains several networks, under {some(best)}: set '
                 f'prefix={best[0][:-1]!r} in init_cfg, or pass --prefix to mmrest convert'
             )
         return (usual or best or [''])[0]
@@ -122,7 +122,7 @@ def weights_of(source: str, content: Any) -> Weights:
                 raise CheckpointError(f'{source} contains {bare} twice, with and without wrapper')
             tensors[bare] = value
     if not tensors:
-        raise CheckpointError(f'{source} has no tensors; its entries are {shortened(content)}')
+        raise CheckpointError(f'{source} has no tensors; its entries are {some(content)}')
     return Weights(source, tensors)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, Mapping
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 
 
 def write_atomically(path: Path, write: Callable[[str], None]) -> None:

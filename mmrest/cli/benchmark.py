@@ -14,7 +14,7 @@ from rich.console import Console
 from ..analysis.measure import ATTENTIONS, Job, machine, memory, seconds
 from ..analysis.networks import BACKBONES, PEERS
 from ..engine.config import load_config
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from ..ops import BACKENDS
 from ..shipped import models
 from .command import Parser, at_least, folder, markdown_table

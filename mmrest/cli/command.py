@@ -19,8 +19,8 @@ from ..checkpoint import CheckpointError
 from ..engine.config import load_config
 from ..engine.devices import usable_device
 from ..engine.distributed import check_launcher, leave_processes, rank_prefix
-from ..engine.errors import Interrupted, UsageError
 from ..engine.signals import STOPPED, isolate_children
+from ..errors import Interrupted, UsageError
 from ..ops import forced_backend
 
 # mmengine still uses it; users of a command cannot fix that.

@@ -14,9 +14,9 @@ from ..checkpoint import (
     publish,
     read_checkpoint,
     read_weights,
-    shortened,
     weights_of,
 )
+from ..errors import some
 from ..models.pyramid import named_networks, recognised
 from ..version import __version__
 from .command import Parser, published_file
@@ -132,7 +132,7 @@ def main() -> None:
     if not found.archs:
         raise CheckpointError(
             f'{found.source} does not match any network of mmrest: {found.nearest}; its tensors '
-            f'are {shortened([*found.backbone, *found.others])}'
+            f'are {some([*found.backbone, *found.others])}'
         )
     tensors = found.backbone
     if found.prefix == FULL_PREFIX and found.others and not args.backbone:
@@ -141,7 +141,7 @@ def main() -> None:
     final = publish(args.out_file, tensors, dict(arch=arch, mmrest_version=__version__))
     line = f'{final}: {len(tensors)} tensors of {arch}, from {found.source}'
     dropped = [name for name in found.others if name not in tensors]
-    print(f'{line}; {len(dropped)} dropped ({shortened(dropped)})' if dropped else line)
+    print(f'{line}; {len(dropped)} dropped ({some(dropped)})' if dropped else line)
 
 
 def strip() -> None:

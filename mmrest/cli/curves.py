@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from ..reporting.curves import SUFFIXES, default_keys, draw_curves, title_of
 from ..reporting.logs import Log, read_log, write_csv
 from .command import Parser, written_file

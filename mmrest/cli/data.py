@@ -9,7 +9,7 @@ from rich.progress import track
 from ..datasets.shapes import MIN_SIZE, write_classes, write_shapes
 from ..engine.config import load_config
 from ..engine.display import colours
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from ..inference.outputs import Viewer
 from ..inference.overlay import draw_annotations, drawable
 from ..preflight import explained

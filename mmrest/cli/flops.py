@@ -10,7 +10,7 @@ from rich.table import Table
 from ..analysis.complexity import Part, count_parts
 from ..analysis.networks import BACKBONES, backbone_config, network_config, on_meta, usual_size
 from ..engine.config import first_line
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from .command import Parser, add_cfg_options, add_shape_argument, written_file
 
 

@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from ..engine.config import is_segmentor, load_config
 from ..engine.display import progress_bar
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from ..inference.inferencer import Inferencer, Prediction, inference
 from ..inference.inputs import Input, UnreadableImage, Video, find_inputs
 from ..inference.outputs import (

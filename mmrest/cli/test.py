@@ -11,8 +11,8 @@ from ..engine.building import build_runner
 from ..engine.config import TESTED, check_tta, is_classifier, is_segmentor, use_tta
 from ..engine.display import quiet_libraries
 from ..engine.distributed import join_processes
-from ..engine.errors import UsageError
 from ..engine.weight_hooks import StrictWeightsHook
+from ..errors import UsageError
 from ..inference.hook import PredictionsHook
 from ..inference.outputs import Viewer
 from ..preflight import rehearse

@@ -15,10 +15,10 @@ from rich.table import Table
 from ..engine.building import build_runner
 from ..engine.display import quiet_libraries
 from ..engine.distributed import join_processes, of_first_process
-from ..engine.errors import UsageError
 from ..engine.resuming import ScheduleHook
 from ..engine.saving import newest_checkpoint
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
+from ..errors import UsageError
 from ..preflight import Report, rehearse
 from .command import Parser, add_run_arguments, run_config
 

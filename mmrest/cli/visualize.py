@@ -25,7 +25,7 @@ from ..analysis.networks import (
     normalised,
     preprocessing,
 )
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from ..inference.inputs import read_image
 from ..models.pyramid import PyramidBackbone
 from ..models.rmt import RMT

@@ -12,7 +12,7 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
 import cv2
 import numpy as np
 
-from ..engine.errors import UsageError
+from ..errors import UsageError
 
 # Class -> corners, radius relative to the others, and angle of the first corner.
 OUTLINES = {

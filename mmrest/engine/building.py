@@ -13,11 +13,11 @@ from mmengine.runner import Runner
 from rich.console import Console
 from torch import nn
 
+from ..errors import UsageError
 from ..operators import describe
 from .config import first_line, make_resumable, without_sync_bn
 from .display import DisplayHook, ScreenRunner
 from .distributed import check_sharding, use_cpu_wrapper
-from .errors import UsageError
 
 
 def build_runner(cfg: Config, verbose: bool = False) -> Runner:

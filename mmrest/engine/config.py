@@ -10,8 +10,8 @@ from typing import Any, Iterator, Optional, Tuple
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from ..errors import UsageError
 from ..shipped import find, nearest
-from .errors import UsageError
 
 PHASES = ('train', 'val', 'test')
 

@@ -8,8 +8,8 @@ from typing import Optional, Union
 import torch
 from torch import cuda
 
+from ..errors import UsageError
 from .config import first_line
-from .errors import UsageError
 
 try:
     import resource

@@ -19,10 +19,10 @@ from torch import distributed, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 
+from ..errors import UsageError
 from ..models import rest, rmt
 from .compat import clean_tensor_name, without_cuda_device
 from .config import type_name
-from .errors import UsageError
 
 Result = TypeVar('Result')
 

@@ -15,6 +15,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..errors import Interrupted
 from .compat import has_seed_per_rank
 from .data_loading import (
     RandomStates,
@@ -24,7 +25,6 @@ from .data_loading import (
     set_random_states,
 )
 from .display import say
-from .errors import Interrupted
 from .saving import AtomicCheckpointHook
 from .signals import StopRequest
 

@@ -15,8 +15,8 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ..checkpoint import CheckpointError, read_checkpoint, remove_unfinished, write_atomically
+from ..errors import UsageError
 from .compat import is_resuming
-from .errors import UsageError
 
 INTERRUPTED = 'interrupted.pth'
 """Checkpoint of a preempted run; the next regular checkpoint replaces it."""

@@ -8,7 +8,8 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..checkpoint import CheckpointError, Weights, match, shortened, summary, weights_of
+from ..checkpoint import CheckpointError, Weights, match, summary, weights_of
+from ..errors import some
 from ..models.pyramid import PyramidBackbone
 from .compat import load_from_guarded, loaded_from
 from .display import say
@@ -77,7 +78,7 @@ class StrictWeightsHook(_WeightsHook):
             if differ:
                 print_log(
                     f'{loaded_from(runner)} has other classes than test_dataloader.dataset: '
-                    f'{shortened(differ, 3)}; metrics compare labels by their index',
+                    f'{some(differ, 3)}; metrics compare labels by their index',
                     'current',
                     logging.WARNING,
                 )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..analysis.networks import Preprocessing
 from ..datasets.shapes import draw_scene
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from .onnx import IMAGENET, Shape, export, is_detector, output_names
 
 SCORE = 0.05

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torchvision.ops
 from torch import Tensor, nn
 
-from ..engine.errors import UsageError
+from ..errors import UsageError
 
 NOT_FOUND = -1.0
 """Score of padding and of suppressed boxes."""

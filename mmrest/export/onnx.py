@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ..analysis.networks import Preprocessing, backbone_of, preprocessing
 from ..engine.building import find_type
 from ..engine.config import dicts, first_line
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from ..version import __version__
 
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')

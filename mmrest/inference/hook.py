@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..engine.display import colours
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from .inputs import unique_names
 from .outputs import Viewer, write_label_map
 from .overlay import draw, draw_annotations

@@ -46,8 +46,8 @@ from ..engine.config import (
 )
 from ..engine.devices import usable_device
 from ..engine.display import colours
-from ..engine.errors import UsageError
 from ..engine.weight_hooks import dataset_meta, load_full_weights
+from ..errors import UsageError
 from .inputs import UnreadableImage, check_complete
 from .overlay import drawable
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ..engine.config import first_line
-from ..engine.errors import UsageError
+from ..errors import UsageError
 
 VIDEOS = {'.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ts', '.webm', '.wmv'}
 """Suffixes of videos; every other file is read as an image."""

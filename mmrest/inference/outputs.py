@@ -18,7 +18,7 @@ from mmengine.visualization import Visualizer
 from PIL import Image
 
 from ..checkpoint import write_atomically
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from .inputs import Input
 
 COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}

@@ -20,13 +20,13 @@ from rich.console import Console
 from ..engine.building import check_model
 from ..engine.compat import use_datasets
 from ..engine.data_loading import kept_random_states
-from ..engine.errors import UsageError
 from ..engine.resuming import check_same_optimizer
+from ..errors import UsageError
 from .classes import check_classes
-from .data import Part, build_loader, check_objects
+from .data import Part, build_loader, check_objects, shared_data
 from .evaluation import check_evaluator
 from .findings import Fact, Report, explained, quiet
-from .names import check_names
+from .names import check_names, misspelt_keys
 from .resources import check_disk, check_schedule, check_weights, check_writable
 from .step import check_hooks, check_optimizer, check_schedulers, check_step
 
@@ -89,6 +89,7 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         check_complete(cfg, phases)
         model = check_model(cfg)
         check_names(cfg, phases)
+        report.warnings += misspelt_keys(cfg)
         count = sum(parameter.numel() for parameter in model.parameters())
         report.add('parameters', f'{count:,} of {type(model).__name__}')
         saved = check_weights(cfg, model, phases, report)
@@ -102,6 +103,7 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
                 done.datasets[phase] = loaders[phase].dataset
                 parts += of_phase
         check_objects(parts, report)
+        report.warnings += shared_data(parts)
         check_classes(cfg, model, parts, report)
         for phase in loaders:
             if cfg.get(f'{phase}_evaluator'):

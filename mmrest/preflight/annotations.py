@@ -5,8 +5,8 @@ import os.path as osp
 from collections import Counter
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence
 
-from ..engine.errors import UsageError
-from .findings import explained, some
+from ..errors import UsageError, some
+from .findings import explained
 
 NEEDED = {
     'images': ['id', 'file_name', 'width', 'height'],

@@ -8,9 +8,9 @@ from mmengine.config import Config
 from torch import nn
 
 from ..engine.config import dicts, heads, type_name
-from ..engine.errors import UsageError
+from ..errors import UsageError, some
 from .data import Part, label_values
-from .findings import Report, some
+from .findings import Report
 
 IGNORED = 255
 """Value of pixels without a class in mmseg's datasets and losses, by default."""

@@ -12,9 +12,9 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 from ..engine.config import dicts
-from ..engine.errors import UsageError
+from ..errors import UsageError, some
 from .annotations import checked_reading
-from .findings import Report, explained, some
+from .findings import Report, explained
 
 SAMPLES = 24
 """Number of samples to prepare per dataset; takes a second or two for large images."""
@@ -221,6 +221,22 @@ def check_objects(parts: List[Part], report: Report) -> None:
             if phase == 'train':
                 raise UsageError(fault)
             report.warnings.append(fault)
+
+
+def shared_data(parts: List[Part]) -> Iterator[str]:
+    """Yield a warning for each dataset of val that a run also trains on."""
+
+    def sources(phase: str) -> Dict[str, str]:
+        files = ('ann_file', 'data_prefix', 'img_prefix')
+        return {
+            str([getattr(part.dataset, name, None) for name in files]): part.where
+            for part in parts
+            if part.phase == phase and part.samples
+        }
+
+    trained, evaluated = sources('train'), sources('val')
+    for source in trained.keys() & evaluated.keys():
+        yield f'{evaluated[source]} has the images of {trained[source]}: scores will mislead'
 
 
 def _has_object(info: Dict[str, Any]) -> bool:

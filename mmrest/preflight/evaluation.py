@@ -13,10 +13,10 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 
 from ..engine.config import dicts, type_name
-from ..engine.errors import UsageError
+from ..errors import UsageError, some
 from .annotations import checked_reading
 from .data import Part, Sample
-from .findings import Report, explained, some
+from .findings import Report, explained
 
 BEST = {
     'CocoMetric': {'bbox_mAP': 1.0, 'segm_mAP': 1.0},

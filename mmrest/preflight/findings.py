@@ -5,13 +5,12 @@ import io
 import logging
 import re
 import warnings
-from typing import Any, Iterator, List, NamedTuple, Sequence
+from typing import Iterator, List, NamedTuple
 
 from mmengine.logging import MMLogger
 
-from ..checkpoint import CheckpointError
 from ..engine.config import first_line
-from ..engine.errors import UsageError
+from ..errors import CheckpointError, UsageError
 
 REMEDIES = {
     'need at least one array to concatenate': 'no images remain in its dataset: check '
@@ -80,12 +79,6 @@ def explained(fault: str, remedy: str = '') -> Iterator[None]:
             if re.search(pattern, line):
                 remedy = known
         raise UsageError(f'{fault}: {line}' + (f'; {remedy}' if remedy else '')) from error
-
-
-def some(names: Sequence[Any], most: int = 8) -> str:
-    """Return names for a message, at most the first `most`."""
-    shown = ', '.join(map(str, names[:most]))
-    return f'{shown}, ... ({len(names)} in all)' if len(names) > most else shown
 
 
 @contextlib.contextmanager

@@ -8,12 +8,12 @@ from typing import Any, Iterator, List, Set, Tuple
 from mmengine import registry
 from mmengine.config import Config
 from mmengine.registry import Registry
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
 from ..engine.building import find_type
 from ..engine.config import dicts
-from ..engine.errors import UsageError
+from ..errors import UsageError
 
 OF_DATA = (registry.DATASETS, registry.TRANSFORMS, registry.DATA_SAMPLERS)
 """Registries of the parts of a dataloader, which the rehearsal builds."""
@@ -63,6 +63,14 @@ def check_names(cfg: Config, phases: Tuple[str, ...]) -> None:
                     f'{where}.{key}: {kind.__name__} has no such argument; '
                     f'{_hint(key, taken, "remove it")}'
                 )
+
+
+def misspelt_keys(cfg: Config) -> Iterator[str]:
+    """Yield warnings about keys of a config that are similar to those of the Runner."""
+    known = set(inspect.signature(Runner.__init__).parameters)
+    for key in sorted(cfg.keys() - known):
+        for similar in near(key, known, 0.9):
+            yield f'{key} is not a key of the Runner, which ignores it; did you mean {similar}?'
 
 
 def _parts(cfg: Config, phases: Tuple[str, ...]) -> Iterator[Tuple[str, dict, Registry]]:

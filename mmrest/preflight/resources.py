@@ -14,9 +14,9 @@ from torch import nn
 from ..checkpoint import CheckpointError, read_weights, summary
 from ..engine.compat import load_from_guarded
 from ..engine.config import dicts, type_name
-from ..engine.errors import UsageError
 from ..engine.resuming import parameter_groups
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
+from ..errors import UsageError
 from ..models.pretrained import StrictPretrained, is_from_file
 from .findings import Report
 

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 
 from ..engine.building import find_type
 from ..engine.config import dicts, type_name
-from ..engine.errors import UsageError
+from ..errors import UsageError, some
 from .data import Part, count_instances
 from .evaluation import score
-from .findings import Report, explained, some
+from .findings import Report, explained
 from .names import near
 from .resources import from_files
 

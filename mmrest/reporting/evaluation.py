@@ -15,8 +15,8 @@ from torch import nn
 from ..engine.building import build_runner
 from ..engine.config import is_classifier
 from ..engine.devices import peak_memory_mb
-from ..engine.errors import UsageError
 from ..engine.weight_hooks import StrictWeightsHook
+from ..errors import UsageError
 from ..preflight import rehearse
 from .scores import LabelMapScores
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from ..engine.errors import UsageError
+from ..errors import UsageError
 
 PLACES = ('step', 'iter', 'epoch')
 """Keys of a line that locate it in the run."""

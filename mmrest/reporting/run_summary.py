@@ -10,8 +10,8 @@ from mmengine.config import Config
 from mmengine.utils.dl_utils import collect_env
 
 from ..engine.config import RUN_KEYS, TESTED, dicts, load_config, make_resumable, type_name
-from ..engine.errors import UsageError
 from ..engine.saving import newest_checkpoint
+from ..errors import UsageError
 from ..shipped import find
 from .logs import Log
 

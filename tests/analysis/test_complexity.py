@@ -12,7 +12,7 @@ from torch import nn
 from mmrest import RMT, ResT
 from mmrest.analysis.complexity import count, count_parts
 from mmrest.analysis.networks import OURS, backbone_config, network_config, on_meta
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 from mmrest.ops import BACKENDS, use_backend
 from tests.reference import KEYS
 from tests.runs import ROOT

@@ -12,7 +12,7 @@ from torch import nn
 from mmrest.analysis import measure
 from mmrest.analysis.measure import ATTENTIONS, Job, Step, memory, seconds
 from mmrest.analysis.networks import PEERS
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 from mmrest.ops import forced_backend, use_backend
 
 SMALL = (64, 96)

@@ -5,7 +5,7 @@ from mmengine.config import Config
 
 from mmrest import RMT
 from mmrest.analysis.networks import backbone_config, is_backbone, network_config, usual_size
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 
 
 @pytest.mark.parametrize('model, scope', [

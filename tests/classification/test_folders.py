@@ -6,7 +6,7 @@ import pytest
 
 from mmrest.datasets.shapes import write_classes
 from mmrest.engine.config import load_config
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 from mmrest.preflight import rehearse
 from tests.runs import ROOT
 

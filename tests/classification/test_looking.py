@@ -13,7 +13,7 @@ from mmrest.analysis.networks import on_meta
 from mmrest.apis import inference
 from mmrest.classification import ClassVisualizationHook
 from mmrest.engine.config import check_tta
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 from mmrest.export.onnx import exportable
 from tests.classification.networks import config
 from tests.runs import ROOT, run_here

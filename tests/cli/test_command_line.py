@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from mmrest.engine.config import load_config
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 from mmrest.shipped import find
 from mmrest_cli import COMMANDS
 from tests.runs import ROOT

@@ -18,7 +18,7 @@ from mmrest.cli.command import (
     written_file,
 )
 from mmrest.engine.config import use_tta
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 from tests.runs import ROOT
 
 

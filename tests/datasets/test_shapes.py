@@ -8,7 +8,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from mmrest.datasets.shapes import CLASSES, draw_scene, write_classes, write_shapes
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 
 
 def digests(root):

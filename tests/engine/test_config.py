@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 
 from mmrest.engine.config import load_config, without_sync_bn
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 
 CONFIG = """
 data_root = '{root}'

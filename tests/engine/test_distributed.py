@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmrest import RMT, ResT
 from mmrest.engine import distributed
 from mmrest.engine.config import load_config
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 from tests.models.networks import tiny
 
 DDP = dict(type='MMDistributedDataParallel', device_ids=None)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 from tests.engine.test_display import shown
 
 

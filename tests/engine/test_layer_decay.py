@@ -5,7 +5,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 from tests.models.networks import FAMILIES, tiny
 
 RATE = 0.5

@@ -15,8 +15,8 @@ from mmrest.checkpoint import CheckpointError
 from mmrest.engine import saving
 from mmrest.engine.building import build_runner
 from mmrest.engine.data_loading import Draw, SeededDataset
-from mmrest.engine.errors import Interrupted
 from mmrest.engine.saving import newest_checkpoint
+from mmrest.errors import Interrupted
 from tests.engine.toy import SAMPLES, Numbers, config
 
 

@@ -12,7 +12,7 @@ from mmcv.ops import batched_nms
 from torch import nn
 
 from mmrest.analysis.networks import build_network, network_config, preprocessing
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 from mmrest.export.comparison import agreement, export_checked, predicted
 from mmrest.export.onnx import exportable, facts
 from tests.runs import ROOT

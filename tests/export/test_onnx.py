@@ -10,7 +10,7 @@ from mmseg.models.utils import Upsample as OfMmseg
 from torch import nn
 
 from mmrest.analysis.networks import Preprocessing, build_network, network_config
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 from mmrest.export import comparison
 from mmrest.export import onnx as onnx_export
 from mmrest.export.comparison import Agreement, Difference, export_checked

@@ -10,7 +10,7 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 from mmrest.inference.hook import PredictionsHook
 from mmrest.inference.outputs import Viewer
 

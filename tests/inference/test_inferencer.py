@@ -13,7 +13,7 @@ from mmseg.apis import inference_model, init_model
 from mmrest.apis import inference
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.config import load_config, without_sync_bn
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 from mmrest.inference.inputs import UnreadableImage
 from tests.runs import DETECTOR, SMALL_SEGMENTOR, lay_out, run_here
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 from mmrest.inference.inputs import (
     UnreadableImage,
     Video,

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.config import PHASES, load_config
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 from mmrest.preflight import rehearse
 from tests.drawn import draw_ade, draw_coco
 from tests.runs import DETECTOR, SMALL_SEGMENTOR
@@ -581,6 +581,15 @@ WARNINGS = {
         {'optim_wrapper.paramwise_cfg.custom_keys': {'bakbone': dict(lr_mult=0.1)}},
         'custom_keys.bakbone occurs in no parameter name; did you mean backbone?',
     ),
+    'an evaluation on the training data': (
+        'det',
+        {
+            'val_dataloader.dataset.ann_file': TRAIN,
+            'val_dataloader.dataset.data_prefix.img': 'train2017/',
+            'val_evaluator.ann_file': f'coco/{TRAIN}',
+        },
+        'val_dataloader.dataset has the images of train_dataloader.dataset: scores will mislead',
+    ),
     'few steps of an accumulating optimizer': (
         'det',
         {'optim_wrapper.accumulative_counts': 64},
@@ -621,6 +630,13 @@ def test_warnings(folder, fault):
     options = {**options, 'find_unused_parameters': True}
     if 'Expected' in words:
         assert not any(words in w for w in rehearsed(name, options, thorough=True).warnings)
+
+
+def test_misspelt_keys(folder):
+    path = folder / 'det.py'
+    path.write_text(f"{path.read_text()}\ncustom_hook = [dict(type='EMAHook')]\n")
+    line = 'custom_hook is not a key of the Runner, which ignores it; did you mean custom_hooks?'
+    assert line in rehearsed('det').warnings
 
 
 MIXED = """

@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config
 from torch import nn
 
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 from mmrest.preflight import Report
 from mmrest.preflight.resources import check_disk, check_schedule, check_writable
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 from mmrest.reporting.logs import read_log
 
 

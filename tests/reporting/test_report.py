@@ -13,7 +13,7 @@ from mmseg.structures import SegDataSample
 
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.config import load_config
-from mmrest.engine.errors import UsageError
+from mmrest.errors import UsageError
 from mmrest.reporting import report
 from mmrest.reporting.evaluation import Evaluation, evaluate
 from mmrest.reporting.logs import Log
