@@ -80,7 +80,7 @@ _one_head = Operation(
 _mixed_heads = Operation(
     'emsa',
     [
-        Implementation('torch', emsa_in_graphs, _refuse_unless_small),
+        Implementation('torch', emsa_reference, _refuse_unless_small),
         triton_implementation('emsa', 'emsa_triton', emsa_reference, _trial),
         Implementation('torch', BlockwiseEMSA.apply, refuse_in_graphs),
         Implementation('torch', emsa_in_graphs, always),

@@ -23,7 +23,7 @@ def emsa_in_graphs(
 ) -> Tensor:
     """Return EMSA over several heads with the algebra of :class:`BlockwiseEMSA`, in one block.
 
-    Its few standard ops suit compilers, exporters and small maps.
+    Its few standard ops suit compilers and exporters.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     keys = k.shape[2]
