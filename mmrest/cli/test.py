@@ -9,7 +9,6 @@ from mmengine.config import Config
 
 from ..engine.building import build_runner
 from ..engine.config import TESTED, check_tta, is_classifier, is_segmentor, use_tta
-from ..engine.display import quiet_libraries
 from ..engine.distributed import join_processes
 from ..engine.weight_hooks import StrictWeightsHook
 from ..errors import UsageError
@@ -99,5 +98,4 @@ def main() -> None:
     runner.register_hook(StrictWeightsHook())
     if hook is not None:
         runner.register_hook(hook)
-    with quiet_libraries(runner):
-        runner.test()
+    runner.test()

@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..engine.building import build_runner
-from ..engine.display import quiet_libraries
 from ..engine.distributed import join_processes, of_first_process
 from ..engine.resuming import ScheduleHook
 from ..engine.saving import newest_checkpoint
@@ -183,5 +182,4 @@ def main() -> None:
         runner.register_hook(InitWeightsHook())
     if resuming and not cfg.get('resume'):
         print_log(nothing, 'current', logging.WARNING)
-    with quiet_libraries(runner):
-        runner.train()
+    runner.train()

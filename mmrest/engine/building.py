@@ -36,7 +36,7 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
     reverted = without_sync_bn(cfg) if alone or not torch.cuda.is_available() else 0
     if not alone and get_device() == 'cpu':
         use_cpu_wrapper(cfg)
-    # A fixed stream, because quiet_libraries replaces sys.stdout.
+    # A fixed stream, because ScreenRunner redirects sys.stdout.
     console = None if verbose or not sys.stdout.isatty() else Console(file=sys.stdout)
     if 'runner_type' in cfg:
         runner, console = RUNNERS.build(cfg), None

@@ -11,7 +11,7 @@ import io
 import logging
 import math
 import operator
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, ContextManager, Dict, List, Optional, Sequence, Tuple
 
 from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_main_process
@@ -92,15 +92,21 @@ class ScreenRunner(Runner):
             handler.addFilter(lambda record: not record.getMessage().startswith(_NOISE))
         return logger
 
+    def train(self) -> nn.Module:
+        """Train; see :meth:`_quiet_libraries`."""
+        with self._quiet_libraries():
+            return super().train()
 
-@contextlib.contextmanager
-def quiet_libraries(runner: Runner) -> Iterator[None]:
-    """Log the output of libraries such as pycocotools, if the run has a screen."""
-    if getattr(runner, 'console', None) is None:
-        yield
-        return
-    with contextlib.redirect_stdout(_Logged(runner.logger)):
-        yield
+    def test(self) -> Dict[str, float]:
+        """Test; see :meth:`_quiet_libraries`."""
+        with self._quiet_libraries():
+            return super().test()
+
+    def _quiet_libraries(self) -> ContextManager:
+        """Log the output of libraries such as pycocotools, if the run has a screen."""
+        if self.console is None:
+            return contextlib.nullcontext()
+        return contextlib.redirect_stdout(_Logged(self.logger))
 
 
 class _Logged(io.TextIOBase):
@@ -264,7 +270,7 @@ class DisplayHook(Hook):
             *columns,
             console=self._console,
             transient=True,
-            redirect_stdout=False,  # see quiet_libraries
+            redirect_stdout=False,  # it is redirected to the log
         )
         self._progress.add_task(what, total=total, completed=done, numbers='')
         self._progress.start()

@@ -13,7 +13,6 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.logging import print_log
 from torch import Tensor
 
 try:
@@ -25,11 +24,6 @@ except Exception as error:  # a torchvision for another torch raises RuntimeErro
 
 # The ops behind torchvision's functions; they have no registered gradients.
 _torchvision = torch.ops.torchvision
-
-print_log(
-    f'mmcv has no compiled ops: torchvision {torchvision.__version__} is used instead',
-    'current',
-)
 
 
 def __getattr__(name: str) -> Any:
