@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python} data=${DATA:-../shared/data} out=${OUT:-work_dirs/gpu}
+amp=${AMP---amp} # AMP= tries the runs on a CPU
 
 backends() {
     "$python" -m mmrest.check_env --gpu
@@ -24,20 +25,21 @@ speed() {
 # Train, evaluate, resume with a longer schedule, and train in a process group.
 #   run CONFIG DATA_ROOT UNIT FIRST SECOND [KEY=VALUE ...]
 run() {
+    # shellcheck disable=SC2086
     local config=configs/$1.py root=$data/$2 unit=$3 first=$4 second=$5 dir=$out/$1
     shift 5
     local few=(train_dataloader.dataset.indices=4 val_dataloader.dataset.indices=2
         test_dataloader.dataset.indices=2 "$@")
     rm -rf "$dir"
-    "$python" tools/train.py "$config" --amp --data-root "$root" --work-dir "$dir" \
+    "$python" tools/train.py "$config" $amp --data-root "$root" --work-dir "$dir" \
         --cfg-options "${few[@]}" "train_cfg.max_$unit=$first"
     local checkpoint
     checkpoint=$(cat "$dir/last_checkpoint")
     "$python" tools/test.py "$config" "$checkpoint" --data-root "$root" --work-dir "$dir/test" \
         --cfg-options "${few[@]}"
-    "$python" tools/train.py "$config" --amp --data-root "$root" --work-dir "$dir" --resume \
+    "$python" tools/train.py "$config" $amp --data-root "$root" --work-dir "$dir" --resume \
         --cfg-options "${few[@]}" "train_cfg.max_$unit=$second"
-    "$python" -m torch.distributed.run --nproc_per_node 1 tools/train.py "$config" --amp \
+    "$python" -m torch.distributed.run --nproc_per_node 1 tools/train.py "$config" $amp \
         --launcher pytorch --data-root "$root" --work-dir "$dir/group" \
         --cfg-options "${few[@]}" "train_cfg.max_$unit=$first"
 }

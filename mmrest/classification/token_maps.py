@@ -8,6 +8,7 @@ after crop, flip and RandAugment.
 
 import copy
 import os.path as osp
+from numbers import Integral
 from typing import Any, Dict, Tuple, Union
 
 import cv2
@@ -22,7 +23,7 @@ from mmpretrain.datasets.transforms.auto_augment import Rotate, Shear, Translate
 from torch import Tensor
 
 from ..checkpoint import CheckpointError, read_checkpoint
-from ..models.arch import check
+from ..models.arch import check, is_number
 
 Results = Dict[str, Any]
 
@@ -133,7 +134,7 @@ class LoadTokenLabels(BaseTransform):
             raise ValueError(f"suffix must be '.pt' or '.npy', got {suffix!r}")
         check('num_classes', num_classes, int)
         sides = tuple(grid) if isinstance(grid, (list, tuple)) else (grid, grid)
-        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        if len(sides) != 2 or not all(is_number(s, Integral) and s > 0 for s in sides):
             raise ValueError(f'grid must be one or two positive integers, got {grid!r}')
         self.label_root, self.suffix = label_root, suffix
         self.num_classes, self.grid, self.relabel = num_classes, sides, relabel

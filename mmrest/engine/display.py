@@ -253,7 +253,8 @@ class DisplayHook(Hook):
         table = Table(box=None, show_header=False)
         for name, value in metrics.items():
             if not isinstance(value, (list, dict)):
-                table.add_row(escape(name), f'{float(value):.4f}')
+                # COCO's metrics are -1 without objects of that size.
+                table.add_row(escape(name), '-' if value == -1 else f'{float(value):.4f}')
         if title is not None:
             self._console.print(title, highlight=False, soft_wrap=True)
         self._console.print(table)

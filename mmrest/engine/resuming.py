@@ -128,7 +128,8 @@ def _replay(runner: Runner, schedulers: List[Any], meta: Dict[str, Any]) -> None
 
 def parameter_groups(checkpoint: Dict[str, Any]) -> Optional[List[dict]]:
     """Return the parameter groups of the optimizer in a checkpoint, if it has one."""
-    return (checkpoint.get('optimizer') or {}).get('param_groups')
+    saved = checkpoint.get('optimizer')
+    return saved.get('param_groups') if isinstance(saved, dict) else None
 
 
 def check_same_optimizer(source: str, before: Optional[List[dict]], wrapper: Any) -> None:

@@ -100,7 +100,7 @@ def resolve_arch(arch: Union[str, Mapping[str, Any]], archs: Mapping[str, ArchTy
 
 def is_number(value: Any, kind: type = Real) -> bool:
     """Return True for a finite number of a kind, also of numpy, but not for a bool."""
-    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 _CHECKS = {

@@ -21,9 +21,9 @@ class PyramidBackbone(StrictPretrained):
     """Backbone with up to four stages, at strides 4, 8, 16 and 32 unless the arch sets others.
 
     A stage consists of an embedding (stem or downsampling), blocks on channels-last maps, and a
-    layer norm if the stage is an output. Families build these modules in :meth:`build`, under the
-    names of the official checkpoints, and return them from :meth:`embedding`, :meth:`blocks` and
-    :meth:`output_norm`.
+    layer norm if the stage is an output. Families have `archs` and a `default_arch`, build these
+    modules in :meth:`build`, under the names of the official checkpoints, and return them from
+    :meth:`embedding`, :meth:`blocks` and :meth:`output_norm`.
 
     Args:
         arch: a name in `archs`, or a dict of the fields of its architectures, in which ``base``
@@ -70,6 +70,7 @@ class PyramidBackbone(StrictPretrained):
         norm_cfg: dict = dict(type='BN'),  # noqa: B006, read only
         norm_eval: bool = False,
         with_cp: bool = False,
+        *,
         output_norms: bool = True,
         norm_in_path: bool = False,
         init_cfg: InitCfg = None,

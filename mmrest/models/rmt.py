@@ -57,9 +57,9 @@ class RMTArch(Arch):
         super().__post_init__()
         full = all(int(dim * ratio) >= 1 for dim, ratio in zip(self.dims, self.ffn_ratios))
         self.require(full, f'ffn_ratios {self.ffn_ratios} give no hidden channels for {self.dims}')
-        for dim, heads in zip(self.dims, self.num_heads):
-            channels = f'{heads} heads of {dim} channels have {dim // heads} each'
-            self.require(dim // heads % 2 == 0, f'{channels}; rotation needs an even number')
+        for stage, (dim, heads) in enumerate(zip(self.dims, self.num_heads)):
+            shape = f'dims[{stage}]={dim} and num_heads[{stage}]={heads} give {dim // heads}'
+            self.require(dim // heads % 2 == 0, f'{shape} channels a head; rotation pairs them')
         a, b = self.decay_a, self.decay_b
         self.require(1 - 2.0**-a > 1e-6, f'decay_a={a} makes the first gamma 0; raise it')
         self.require(min(b) >= a, f'decay_b must be at least decay_a={a}, got {b}')

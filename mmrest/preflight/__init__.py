@@ -95,7 +95,8 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         saved = check_weights(cfg, model, phases, report)
         if 'train' in phases:
             optimizer = check_optimizer(cfg, model, report)
-            check_same_optimizer(cfg.get('load_from'), saved, optimizer)
+            if not cfg.get('strategy'):  # which may flatten the parameters
+                check_same_optimizer(cfg.get('load_from'), saved, optimizer)
         for phase in phases:
             if cfg.get(f'{phase}_dataloader'):
                 progress.update(f'reading the dataset of {phase}_dataloader')

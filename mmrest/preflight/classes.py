@@ -1,8 +1,7 @@
 """Checks of classes: datasets and heads must agree on the name of each label."""
 
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
 
-import mmcv
 import numpy as np
 from mmengine.config import Config
 from torch import nn
@@ -10,7 +9,7 @@ from torch import nn
 from ..engine.config import dicts, heads, type_name
 from ..errors import UsageError, some
 from .data import Part, label_values
-from .findings import Report
+from .findings import Report, explained
 
 IGNORED = 255
 """Value of pixels without a class in mmseg's datasets and losses, by default."""
@@ -125,19 +124,29 @@ def _check_label_maps(cfg: Config, part: Part, report: Report) -> None:
                 f'{head}.num_classes is {count}, so that only 0 to {count - 1} are classes; check '
                 f'metainfo.classes, reduce_zero_label and {head}.ignore_index'
             )
-        if part.phase == 'train' and len(learnt) < 2 <= count and _is_binary(part):
-            raise UsageError(
-                f'label maps of {part.where} have only the values 0 and 255, of which 255 is '
-                'ignored, so that there is one class; write 1 instead of 255 to the files'
+        alone = part.phase == 'train' and len(learnt) < 2 <= count and unlearnt & set(values)
+        loaded = _loaded_values(part) if alone else set()
+        if IGNORED in loaded and loaded <= {0, IGNORED}:
+            fault = (
+                f'label maps of {part.where} have only the values {some(sorted(loaded))} when they '
+                'are loaded, and 255 is ignored, so that there is one class at most; number the '
+                'classes from 0 in the files (1 instead of 255), or do not set reduce_zero_label'
             )
+            if len(part.dataset) <= MAPS:
+                raise UsageError(fault)
+            report.warnings.append(fault)  # other maps may have more
     report.add(f'label maps of {part.where}', f'{len(set(values) - ignored)} classes in a sample')
 
 
-def _is_binary(part: Part) -> bool:
-    """Return True if the files of label maps have the values 0 and 255 alone."""
+def _loaded_values(part: Part) -> Set[int]:
+    """Return the values in label maps of a dataset, before they are augmented."""
+    values: Set[int] = set()
+    loads = [s for s in part.dataset.pipeline.transforms if type(s).__name__.startswith('Load')]
     count = len(part.dataset)
     for index in range(0, count, -(-count // MAPS)):
-        path = part.dataset.get_data_info(index).get('seg_map_path')
-        if not path or set(np.unique(mmcv.imread(path, 'unchanged'))) - {0, IGNORED}:
-            return False
-    return True
+        data = part.dataset.get_data_info(index)
+        with explained(f'label map {data.get("seg_map_path")} ({part.where}) cannot be read'):
+            for step in loads:
+                data = step(data)
+        values.update(np.unique(data['gt_seg_map']).tolist())
+    return values

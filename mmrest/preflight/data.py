@@ -48,6 +48,11 @@ class Part(NamedTuple):
     samples: List[Sample]
 
     @property
+    def is_usual(self) -> bool:
+        """Return True if a sample is its info after the pipeline, and nothing else."""
+        return getattr(type(self.dataset), 'prepare_data', None) is BaseDataset.prepare_data
+
+    @property
     def metainfo(self) -> Dict[str, Any]:
         """Meta information of the dataset, such as class names."""
         return getattr(self.dataset, 'metainfo', None) or {}
@@ -155,7 +160,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
             more = ', ...' if len(part.classes) > 3 else ''
             names = ', '.join(map(str, part.classes[:3])) + more
             report.add(f'classes of {part.where}', f'{len(part.classes)}: {names}')
-        _sample(part, report)
+        _sample(part)
     return loader, parts
 
 
@@ -170,20 +175,19 @@ def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Tuple[str, str, An
         yield where, phase, dataset
 
 
-def _sample(part: Part, report: Report) -> None:
+def _sample(part: Part) -> None:
     """Prepare samples spread over a dataset, and check that their objects remain."""
     dataset, count = part.dataset, len(part.dataset)
-    usual = getattr(type(dataset), 'prepare_data', None) is BaseDataset.prepare_data
-    if not usual or not hasattr(dataset.pipeline, 'transforms'):
-        report.add(
-            f'samples of {part.where}', f'not tried, {type(dataset).__name__} has its own way'
-        )
+    if not hasattr(getattr(dataset, 'pipeline', None), 'transforms'):
         return
     for number in range(min(SAMPLES, count)):
-        info = dataset.get_data_info(number * count // min(SAMPLES, count))
+        index = number * count // min(SAMPLES, count)
+        info = dataset.get_data_info(index)
         if not isinstance(info, dict):
             return  # a video, or something else that is not an image
-        part.samples.append(Sample(info, part.prepare(info)))
+        with explained(f'sample {index} of {part.where} cannot be prepared'):
+            packed = part.prepare(info) if part.is_usual else dataset.prepare_data(index)
+        part.samples.append(Sample(info, packed))
     infos = [sample.info for sample in part.samples]
     annotated = [s for s in part.samples if _has_object(s.info)]
     if not any(sample.packed is not None for sample in part.samples):
@@ -224,19 +228,17 @@ def check_objects(parts: List[Part], report: Report) -> None:
 
 
 def shared_data(parts: List[Part]) -> Iterator[str]:
-    """Yield a warning for each dataset of val that a run also trains on."""
-
-    def sources(phase: str) -> Dict[str, str]:
-        files = ('ann_file', 'data_prefix', 'img_prefix')
-        return {
-            str([getattr(part.dataset, name, None) for name in files]): part.where
-            for part in parts
-            if part.phase == phase and part.samples
-        }
-
-    trained, evaluated = sources('train'), sources('val')
-    for source in trained.keys() & evaluated.keys():
-        yield f'{evaluated[source]} has the images of {trained[source]}: scores will mislead'
+    """Yield a warning for each dataset of val with samples that a run also trains on."""
+    trained = {
+        sample.info.get('img_path'): part.where
+        for part in parts
+        for sample in part.samples
+        if part.phase == 'train'
+    }
+    for part in parts:
+        paths = [sample.info.get('img_path') for sample in part.samples if part.phase == 'val']
+        for path in [path for path in paths if path and path in trained][:1]:
+            yield f'{part.where} has images of {trained[path]}, such as {path}; scores mislead'
 
 
 def _has_object(info: Dict[str, Any]) -> bool:

@@ -106,14 +106,17 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
     Raises:
         UsageError: it does not; the message has the numbers.
     """
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint')
+    hooks = {'checkpoint': {}, **(cfg.get('default_hooks') or {})}  # mmengine's default
+    hook, folder, option = hooks['checkpoint'], cfg.work_dir, '--work-dir'
     if hook is None:
         return
-    folder = str(hook.get('out_dir') or cfg.work_dir)
+    if hook.get('out_dir'):
+        option = 'default_hooks.checkpoint.out_dir'
+        folder = osp.join(hook['out_dir'], osp.basename(folder.rstrip('/')))  # as mmengine's hook
     if is_remote(folder):
         report.add('disk', 'not checked: checkpoints go to remote storage')
         return
-    nearest = check_writable(folder)
+    nearest = check_writable(folder, option)
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     each, number = weights, _number(hook, batches, *_length(cfg))
@@ -130,7 +133,7 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
     if needed > free:
         raise UsageError(
             f'not enough disk space in {folder} for the checkpoints of this run '
-            f'({numbers}); free some, use another --work-dir, or keep fewer with --cfg-options '
+            f'({numbers}); free some, use another {option}, or keep fewer with --cfg-options '
             'default_hooks.checkpoint.max_keep_ckpts=2'
         )
     report.add('checkpoints', numbers)
@@ -152,8 +155,8 @@ def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> 
     """Return the maximum number of checkpoints at one time; one if the length is unknown."""
     length, saves_by_epoch = length or 1, hook.get('by_epoch', True)
     if saves_by_epoch and not by_epoch:
-        return 1  # an iteration-based run is one epoch for its hooks
-    if by_epoch and not saves_by_epoch:
+        length = 1  # an iteration-based run is one epoch for its hooks
+    elif by_epoch and not saves_by_epoch:
         length *= batches
     interval, most = hook.get('interval', 1), hook.get('max_keep_ckpts', -1)
     kept = length // interval if interval > 0 else 0
@@ -169,8 +172,12 @@ def _size(count: float) -> str:
     return f'{count / 2**30:.1f} GiB' if count >= 2**30 else f'{count / 2**20:.0f} MiB'
 
 
-def check_writable(folder: str) -> Path:
+def check_writable(folder: str, option: str = '--work-dir') -> Path:
     """Check that a folder exists or can be created, and is writable; write nothing.
+
+    Args:
+        folder: path of the folder.
+        option: option that sets it, for messages.
 
     Returns:
         The nearest folder that exists.
@@ -181,11 +188,10 @@ def check_writable(folder: str) -> Path:
     path = Path(folder).expanduser().absolute()
     nearest = next(part for part in (path, *path.parents) if osp.exists(part))
     if not nearest.is_dir():
-        raise UsageError(f'work dir {folder}: {nearest} is not a folder; use another --work-dir')
+        raise UsageError(f'{folder}: {nearest} is not a folder; use another {option}')
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UsageError(
-            f'work dir {folder}: {nearest} is not writable; use another --work-dir or fix its '
-            'permissions'
+            f'{folder}: {nearest} is not writable; use another {option} or fix its permissions'
         )
     return nearest
 

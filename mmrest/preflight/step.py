@@ -53,13 +53,13 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> Any:
     keys = paramwise.get('custom_keys') or {}
     names = [name for name, _ in model.named_parameters()]
     words = {word for name in names for word in name.split('.')}
-    for key in keys:
-        similar = near(key.split('.')[-1], words, 0.85)
-        if similar and not any(key in name for name in names):
-            report.warnings.append(
-                f'paramwise_cfg.custom_keys.{key} occurs in no parameter name; did you mean '
-                f'{similar[0]}?'
-            )
+    ends = {key: key.split('.')[-1] for key in keys if not any(key in name for name in names)}
+    similar = {key: near(end, words, 0.85) for key, end in ends.items() if end not in words}
+    hints = [f'{key} ({found[0]}?)' for key, found in similar.items() if found]
+    if hints:  # keys of other networks are usual
+        report.warnings.append(
+            f'paramwise_cfg.custom_keys occur in no parameter name: {some(hints)}'
+        )
     if not isinstance(wrapper, OptimWrapper) or not keys or paramwise.get('norm_decay_mult') != 0:
         return wrapper
     norms = {
@@ -162,12 +162,6 @@ def check_step(
         test_cfg = getattr(module, 'test_cfg', None)
         if isinstance(test_cfg, dict) and 'score_thr' in test_cfg:
             test_cfg['score_thr'] = 0  # else an untrained detector has no boxes for NMS
-    preprocessor = model.data_preprocessor
-    if getattr(preprocessor, 'size', None) is not None:  # it would pad the crop
-        preprocessor.size = (SIDE_OF_MAP, SIDE_OF_MAP)
-    for module in preprocessor.modules():
-        if type(module).__name__ == 'BatchFixedSizePad':
-            module.size = (SIDE, SIDE)
     usable = {
         phase: [
             (p, s) for p in parts if p.phase == phase for s in p.samples if _is_packed(s.packed)
@@ -176,9 +170,15 @@ def check_step(
     }
     chosen = sorted(usable['train'], key=lambda item: not count_instances(item[1].packed))
     size = min(2, loaders['train'].batch_sampler.batch_size)
-    if len(chosen) >= size:
+    if len(chosen) >= size and all(part.is_usual for part, _ in chosen[:size]):
         inputs = [_crop(part, sample) for part, sample in chosen[:size]]
-    else:  # a wrapper mixes or packs the samples
+        preprocessor = model.data_preprocessor
+        if getattr(preprocessor, 'size', None) is not None:  # it would pad the crop
+            preprocessor.size = (SIDE_OF_MAP, SIDE_OF_MAP)
+        for module in preprocessor.modules():
+            if type(module).__name__ == 'BatchFixedSizePad':
+                module.size = (SIDE, SIDE)
+    else:  # the dataset, or a wrapper, mixes or packs the samples
         with explained('train_dataloader.dataset fails on its first samples'):
             dataset = loaders['train'].dataset
             inputs = [dataset[index] for index in range(size) if len(dataset) >= size]

@@ -134,7 +134,7 @@ INF, NAN = float('inf'), float('nan')
         (
             RMT,
             dict(dims=(10, 16, 24, 32), num_heads=(2, 2, 3, 4)),
-            '2 heads of 10 channels have 5 each',
+            r'dims\[0\]=10 and num_heads\[0\]=2 give 5 channels a head',
         ),
     ],
 )

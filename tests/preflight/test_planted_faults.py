@@ -503,7 +503,7 @@ MAP_FAULTS = {
     '16 bits': (sixteen_bits, 'has 16 bits, but mmseg reads only the lower 8'),
     'masks of 0 and 255': (
         masks_of_255,
-        'have only the values 0 and 255, of which 255 is ignored',
+        'have only the values 255 when they are loaded, and 255 is ignored',
     ),
     'a value beyond the classes': (
         beyond,
@@ -579,7 +579,7 @@ WARNINGS = {
     'keys of no parameter': (
         'det',
         {'optim_wrapper.paramwise_cfg.custom_keys': {'bakbone': dict(lr_mult=0.1)}},
-        'custom_keys.bakbone occurs in no parameter name; did you mean backbone?',
+        'custom_keys occur in no parameter name: bakbone (backbone?)',
     ),
     'an evaluation on the training data': (
         'det',
@@ -588,7 +588,7 @@ WARNINGS = {
             'val_dataloader.dataset.data_prefix.img': 'train2017/',
             'val_evaluator.ann_file': f'coco/{TRAIN}',
         },
-        'val_dataloader.dataset has the images of train_dataloader.dataset: scores will mislead',
+        'val_dataloader.dataset has images of train_dataloader.dataset, such as coco/train2017',
     ),
     'few steps of an accumulating optimizer': (
         'det',
@@ -662,7 +662,10 @@ default_hooks = dict(checkpoint=dict(save_best='auto'))
     'options, words',
     [
         ({}, 'first step'),
-        ({'train_dataloader.dataset.pipeline.1.scale': 'x'}, 'train_dataloader'),
+        (
+            {'train_dataloader.dataset.pipeline.1.scale': (64, 'x')},
+            'dataset fails on its first samples',
+        ),
         ({'optim_wrapper.optimizer.lr': 0}, 'the first step of training changes nothing'),
     ],
 )

@@ -47,6 +47,8 @@ ITERATIONS = dict(max_iters=103)
         (EPOCHS, dict(interval=20, by_epoch=False), 3),
         (ITERATIONS, dict(interval=50, by_epoch=False), 3),
         (ITERATIONS, dict(interval=7), 1),
+        (ITERATIONS, dict(interval=7, save_best=['a', 'b']), 4),
+        (EPOCHS, {}, 12),
     ],
 )
 def test_checkpoints(tmp_path, monkeypatch, loop, checkpoint, number):
