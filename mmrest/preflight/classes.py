@@ -128,9 +128,9 @@ def _check_label_maps(cfg: Config, part: Part, report: Report) -> None:
         loaded = _loaded_values(part) if alone else set()
         if IGNORED in loaded and loaded <= {0, IGNORED}:
             fault = (
-                f'label maps of {part.where} have only the values {some(sorted(loaded))} when they '
-                'are loaded, and 255 is ignored, so that there is one class at most; number the '
-                'classes from 0 in the files (1 instead of 255), or do not set reduce_zero_label'
+                f'label maps of {part.where} have only the values {some(sorted(loaded))} when '
+                'they are loaded, and 255 is ignored, so that there is one class at most; number '
+                'the classes from 0 (1 instead of 255) in the files, or drop reduce_zero_label'
             )
             if len(part.dataset) <= MAPS:
                 raise UsageError(fault)
