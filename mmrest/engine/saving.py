@@ -30,7 +30,7 @@ _KEY = 'mmrest'
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """CheckpointHook with atomic writes.
+    """CheckpointHook with atomic writes, see :func:`.compat.install_file_access`.
 
     An old checkpoint is removed only after the new one has been written and read back. The
     previous best checkpoint is removed only after the new best one has been written. Checkpoints

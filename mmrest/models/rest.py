@@ -36,8 +36,8 @@ class ResTArch(Arch):
         self.require(dim % 2 == 0, f'dims[0] must be even for the stem, got {dim}')
         valid = all(ratio == 1 or ratio % 2 == 0 for ratio in self.sr_ratios)
         self.require(valid, f'sr_ratios must be 1 or even, got {self.sr_ratios}')
-        few = f'mlp_ratio {self.mlp_ratio} gives no hidden channels for dims {self.dims}'
-        self.require(hidden > 0, few)
+        message = f'mlp_ratio {self.mlp_ratio} gives no hidden channels for dims {self.dims}'
+        self.require(hidden > 0, message)
 
 
 ARCHS = {
@@ -76,7 +76,7 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.norm1(self.conv1(x)))
         x = self.act(self.norm2(self.conv2(x)))
-        return self.pos(self.conv3(x))
+        return self.pos(self.conv3(x))  # without norm or activation, as released
 
 
 class PatchEmbed(nn.Module):
@@ -97,8 +97,8 @@ class EMSA(nn.Module):
 
     ``IN(softmax(Conv(Q K^T / sqrt(d)))) V``: every token is a query; keys and values come from a
     map reduced by a depthwise convolution (`sr`) with stride `sr_ratio`. Conv is a 1x1 convolution
-    over the heads (`transform_conv`), and IN an instance norm. :func:`mmrest.ops.emsa.emsa` uses
-    the weights of `transform_conv`, which is never called as a module.
+    over the heads (`transform_conv`), and IN an instance norm; a single head has neither.
+    :func:`mmrest.ops.emsa.emsa` uses the weights of `transform_conv`, which is never called.
     """
 
     def __init__(self, dim: int, num_heads: int, sr_ratio: int) -> None:
@@ -175,8 +175,8 @@ class ResT(PyramidBackbone):
     """ResT backbone (https://arxiv.org/abs/2105.13677).
 
     The archs are ``'lite'``, ``'small'``, ``'base'`` and ``'large'``, with the fields of
-    :class:`ResTArch`. For arguments, attributes, outputs and errors, see
-    :class:`~mmrest.models.pyramid.PyramidBackbone`.
+    :class:`ResTArch`. For arguments, attributes, errors and the forward pass through the stages,
+    see :class:`~mmrest.models.pyramid.PyramidBackbone`.
     """
 
     archs: ClassVar[Mapping[str, ResTArch]] = ARCHS

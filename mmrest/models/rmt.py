@@ -55,8 +55,8 @@ class RMTArch(Arch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        full = all(int(dim * ratio) >= 1 for dim, ratio in zip(self.dims, self.ffn_ratios))
-        self.require(full, f'ffn_ratios {self.ffn_ratios} give no hidden channels for {self.dims}')
+        wide = all(int(dim * ratio) >= 1 for dim, ratio in zip(self.dims, self.ffn_ratios))
+        self.require(wide, f'ffn_ratios {self.ffn_ratios} give no hidden channels for {self.dims}')
         for stage, (dim, heads) in enumerate(zip(self.dims, self.num_heads)):
             shape = f'dims[{stage}]={dim} and num_heads[{stage}]={heads} give {dim // heads}'
             self.require(dim // heads % 2 == 0, f'{shape} channels a head; rotation pairs them')
@@ -64,9 +64,9 @@ class RMTArch(Arch):
         self.require(1 - 2.0**-a > 1e-6, f'decay_a={a} makes the first gamma 0; raise it')
         self.require(min(b) >= a, f'decay_b must be at least decay_a={a}, got {b}')
         if self.conv_stem:
-            stem = 'the convolutional stem has patches of 4 and its own norms: set conv_stem=False'
-            self.require(self.patch_size == 4, f'{stem} for patch_size={self.patch_size}')
-            self.require(self.patch_norm, f'{stem} for patch_norm={self.patch_norm}')
+            text = 'the convolutional stem has patches of 4 and its own norms: set conv_stem=False'
+            self.require(self.patch_size == 4, f'{text} for patch_size={self.patch_size}')
+            self.require(self.patch_norm, f'{text} for patch_norm={self.patch_norm}')
 
     @property
     def stem_stride(self) -> int:
@@ -318,7 +318,7 @@ class RMT(PyramidBackbone):
 
     The archs are ``'t'``, ``'s'``, ``'b'``, ``'l'`` and the ablation networks ``'swin_t'``,
     ``'swin_s'`` and ``'deit_s'``, with the fields of :class:`RMTArch`. For arguments, attributes,
-    outputs and errors, see :class:`~mmrest.models.pyramid.PyramidBackbone`.
+    errors and the forward pass, see :class:`~mmrest.models.pyramid.PyramidBackbone`.
     """
 
     archs: ClassVar[Mapping[str, RMTArch]] = ARCHS
@@ -332,12 +332,12 @@ class RMT(PyramidBackbone):
             if arch.conv_stem
             else PatchEmbed(self.in_channels, dims[0], arch.patch_size, arch.patch_norm)
         )
-        merging = partial(Downsample, norm_cfg=norm_cfg) if arch.conv_downsample else PatchMerging
+        reduce = partial(Downsample, norm_cfg=norm_cfg) if arch.conv_downsample else PatchMerging
         self.layers = nn.ModuleList()
         self.extra_norms = nn.ModuleDict()  # keyed by the number of the stage
         for stage in range(self.num_stages):
             is_last = stage + 1 == self.num_stages
-            downsample = None if is_last else merging(dims[stage], dims[stage + 1])
+            downsample = None if is_last else reduce(dims[stage], dims[stage + 1])
             self.layers.append(Stage(arch, stage, self.drop_path_rates(stage), downsample))
             if self.has_norm(stage):
                 self.extra_norms[str(stage)] = nn.LayerNorm(dims[stage])
@@ -349,7 +349,7 @@ class RMT(PyramidBackbone):
         return self.layers[stage].blocks
 
     def block_inputs(self, stage: int, x: Tensor) -> Tuple[PositionTables]:
-        return (self.layers[stage].rel_pos(x.shape[1], x.shape[2], x.device),)
+        return (self.layers[stage].rel_pos(*x.shape[1:3], x.device),)  # x is (B, H, W, C)
 
     def output_norm(self, stage: int) -> nn.LayerNorm:
         return self.extra_norms[str(stage)]
