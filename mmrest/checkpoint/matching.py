@@ -66,10 +66,11 @@ def match(
             faults.append(f'{len(found.misshapen)} of another shape ({some(shapes)})')
         if len(found.missing) > len(missing):
             faults.append(f'{len(found.missing) - len(missing)} optional ones absent')
+        if found.ignored:
+            names = f'{len(found.ignored)} in the file under other names ({some(found.ignored)})'
+            faults.append(names)
         raise CheckpointError(
-            f'{source} does not match the model: {found.matched} matched, {", ".join(faults)}; '
-            f'the file has {len(found.ignored)} tensors under other names '
-            f'({some(found.ignored)})'
+            f'{source} does not match the model: {found.matched} matched, {", ".join(faults)}'
         )
     more = [name for name in found.ignored if name.startswith(closed)]
     if more:

@@ -159,10 +159,11 @@ def main() -> None:
         cfg.resume = newest is not None
         # With nothing to resume, the run starts as it would without --resume.
         cfg.load_from = newest or cfg.get('load_from')
-    rehearsal, warnings = None, list(filter(None, [batch_size_warning(cfg)]))
+    rehearsal, warnings = None, []
     if args.dry_run or not args.skip_preflight:
         rehearsal = rehearse(cfg, ('train', 'val'), thorough=args.dry_run)
         warnings += rehearsal.report.warnings
+    warnings += filter(None, [batch_size_warning(cfg)])
     nothing = f'no checkpoint found in {cfg.work_dir}; starting from scratch'
     if args.dry_run:
         if resuming and not cfg.resume:

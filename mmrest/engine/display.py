@@ -47,8 +47,9 @@ _NOISE = (
     'paramwise_options -- ',  # one line per parameter
     '"FileClient" will be deprecated',
     '"HardDiskBackend" is the alias',
+    'is skipped since its requires_grad=False',  # one line per frozen parameter
 )
-"""Prefixes of log lines that only the log file has."""
+"""Texts of log lines that only the log file has."""
 
 
 def say(message: str) -> None:
@@ -89,7 +90,7 @@ class ScreenRunner(Runner):
                 logger.removeHandler(handler)
                 handler = _ScreenHandler(self.console)
                 logger.addHandler(handler)
-            handler.addFilter(lambda record: not record.getMessage().startswith(_NOISE))
+            handler.addFilter(lambda record: not any(t in record.getMessage() for t in _NOISE))
         return logger
 
     def train(self) -> nn.Module:

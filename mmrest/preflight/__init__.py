@@ -57,9 +57,12 @@ def check_complete(cfg: Config, phases: Tuple[str, ...]) -> None:
         UsageError: it does not.
     """
     for_training = ('train_dataloader', 'train_cfg', 'optim_wrapper')
-    for key in for_training if 'train' in phases else ('test_dataloader',):
-        if not isinstance(cfg.get(key), dict):
-            raise UsageError(f'{key} must be a dict, got {cfg.get(key)!r} in {cfg.filename}')
+    needed = for_training if 'train' in phases else ('test_dataloader',)
+    nodes = {key: cfg.get(key) for key in (*needed, 'val_dataloader', 'model')}
+    nodes['model.backbone'] = (cfg.get('model') or {}).get('backbone')
+    for key, node in nodes.items():
+        if not isinstance(node, dict) and (key in needed or node is not None):
+            raise UsageError(f'{key} must be a dict, got {node!r} in {cfg.filename}')
     randomness = dict(cfg.get('randomness') or {}, deterministic=False)
     with explained(f'randomness={cfg.get("randomness")} cannot be used', 'set an integer seed'):
         set_random_seed(**randomness)
@@ -87,8 +90,8 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
     with shown_progress, scope, kept_random_states(), quiet(), TemporaryDirectory() as folder:
         check_writable(cfg.work_dir)
         check_complete(cfg, phases)
-        model = check_model(cfg)
         check_names(cfg, phases)
+        model = check_model(cfg)
         report.warnings += misspelt_keys(cfg)
         count = sum(parameter.numel() for parameter in model.parameters())
         report.add('parameters', f'{count:,} of {type(model).__name__}')

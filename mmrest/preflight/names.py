@@ -74,6 +74,9 @@ def misspelt_keys(cfg: Config) -> Iterator[str]:
 
 
 def _parts(cfg: Config, phases: Tuple[str, ...]) -> Iterator[Tuple[str, dict, Registry]]:
+    backbone = cfg.model.get('backbone')
+    if backbone and 'type' in backbone:
+        yield 'model.backbone', backbone, registry.MODELS
     for phase in phases:
         if cfg.get(f'{phase}_cfg'):
             yield f'{phase}_cfg', cfg[f'{phase}_cfg'], registry.LOOPS

@@ -243,6 +243,14 @@ def check_weights(
         checkpoint = load_from_guarded(path, 'cpu')
         report.add('checkpoint', hook.fitted(model, path, checkpoint).report)
         return parameter_groups(checkpoint) if resuming else None
+    elif training and not list(from_files(model)):
+        report.add('weights', 'none, random initialisation')
+        frozen = sum(not parameter.requires_grad for parameter in model.parameters())
+        if frozen:
+            report.warnings.append(
+                f'{frozen} frozen parameters keep random values: set init_cfg or load_from, pass '
+                '--pretrained, or lower frozen_stages'
+            )
     return None
 
 

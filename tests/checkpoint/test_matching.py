@@ -19,10 +19,10 @@ def test_match():
         '(norm1.weight); 1 of the file are not in the network and ignored (head)'
     )
     with pytest.raises(CheckpointError) as error:
-        match('f', {'a': STATE['a'], 'b': torch.ones(4)}, wanted)
+        match('f', {'a': STATE['a'], 'b': torch.ones(4), 'head': torch.ones(1)}, wanted)
     assert str(error.value) == (
         'f does not match the model: 1 of 3 tensors matched, 1 missing (norm1.weight), 1 of '
-        'another shape (b (4,) instead of (3,)); the file has 0 tensors under other names (none)'
+        'another shape (b (4,) instead of (3,)), 1 in the file under other names (head)'
     )
 
 

@@ -320,6 +320,21 @@ OPTION_FAULTS = {
         {'train_cfg.max_iters': 0},
         'train_cfg.max_iters must be a positive integer, got 0',
     ),
+    'a list of loaders': (
+        'det',
+        {'val_dataloader': [1]},
+        'val_dataloader must be a dict, got [1]',
+    ),
+    'a list of backbones': (
+        'det',
+        {'model.backbone': [dict(type='RMT')]},
+        "model.backbone must be a dict, got [{'type': 'RMT'}]",
+    ),
+    'misspelt option of the backbone': (
+        'det',
+        {'model.backbone.out_indice': (1, 2)},
+        'model.backbone.out_indice: RMT has no such argument; did you mean out_indices?',
+    ),
     'length in quotes': (
         'det',
         {'train_cfg.max_epochs': '12'},
@@ -575,6 +590,11 @@ WARNINGS = {
         'det',
         {'optim_wrapper.paramwise_cfg.custom_keys': {'backbone': dict(lr_mult=0.1)}},
         'undoes norm_decay_mult=0 for them',
+    ),
+    'frozen stages without weights': (
+        'det',
+        {'model.backbone.frozen_stages': 1},
+        'frozen parameters keep random values',
     ),
     'keys of no parameter': (
         'det',
