@@ -58,7 +58,8 @@ def check_names(cfg: Config, phases: Tuple[str, ...]) -> None:
         if where == 'optim_wrapper':
             taken |= {'constructor', 'paramwise_cfg', 'optimizer'}
         for key in part.keys() - taken - BUILDERS_KEYS:
-            if (strict and root not in OF_DATA) or near(key, taken, 0.85):
+            strict = strict and root not in (*OF_DATA, registry.MODELS)  # they are built anyway
+            if strict or near(key, taken, 0.85):
                 raise UsageError(
                     f'{where}.{key}: {kind.__name__} has no such argument; '
                     f'{_hint(key, taken, "remove it")}'

@@ -49,7 +49,7 @@ CASES = {
     f'{TRAIN} {SET} model.backbone.init_cfg=x.pth': 'init_cfg must be a dict such as',
     f'{TRAIN} {SET} train_dataloader=None': 'train_dataloader must be a dict, got None',
     f'{TRAIN} {SET} randomness.seed=abc': "randomness={'seed': 'abc'} cannot be used",
-    f'{TRAIN} {SET} model.backbone.type=RTM': 'cannot be built: KeyError',
+    f'{TRAIN} {SET} model.backbone.type=RTM': 'model.backbone.type: RTM is not registered',
     f'{TRAIN} {SET} {VAL_CLASSES}=person,bicycle,lorry': "class 'lorry' of metainfo.classes",
     f'{TRAIN} {SET} {VAL_CLASSES}=person,car,bicycle': 'in the order (person, bicycle, car)',
     f'{TRAIN} {SET} train_{VAL_CLASSES[4:]}=(car,bicycle,person)': 'names would be swapped',
