@@ -2,6 +2,7 @@
 # Test mmrest on a GPU: attention backends, speed beside other networks, and the main job under
 # --amp. Needs the datasets of DATA, in COCO's and ADE20K's layout. Parts can be named:
 #   PYTHON=python3 DATA=../shared/data OUT=work_dirs/gpu tests/gpu.sh [backends] [speed] [runs]
+# shellcheck disable=SC2086  # options are split into words
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python} data=${DATA:-../shared/data} out=${OUT:-work_dirs/gpu}
@@ -15,7 +16,6 @@ speed() {
     local inputs
     for inputs in '--batch 64 --sizes 224x224' '--batch 2 --sizes 800x1344'; do
         for step in '' --train; do
-            # shellcheck disable=SC2086
             "$python" tools/benchmark.py networks rest_small rmt_s swin_t resnet_50 \
                 --device cuda --dtype bfloat16 --memory $inputs $step --work-dir "$out/speed"
         done
@@ -25,7 +25,6 @@ speed() {
 # Train, evaluate, resume with a longer schedule, and train in a process group.
 #   run CONFIG DATA_ROOT UNIT FIRST SECOND [KEY=VALUE ...]
 run() {
-    # shellcheck disable=SC2086
     local config=configs/$1.py root=$data/$2 unit=$3 first=$4 second=$5 dir=$out/$1
     shift 5
     local few=(train_dataloader.dataset.indices=4 val_dataloader.dataset.indices=2

@@ -56,11 +56,10 @@ def check_complete(cfg: Config, phases: Tuple[str, ...]) -> None:
     Raises:
         UsageError: it does not.
     """
-    for_training = ('train_dataloader', 'train_cfg', 'optim_wrapper')
-    needed = for_training if 'train' in phases else ('test_dataloader',)
-    nodes = {key: cfg.get(key) for key in (*needed, 'val_dataloader', 'model')}
-    nodes['model.backbone'] = (cfg.get('model') or {}).get('backbone')
-    for key, node in nodes.items():
+    for_training = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+    needed = for_training if 'train' in phases else ('model', 'test_dataloader')
+    for key in (*needed, 'val_dataloader', 'model.backbone'):
+        node = cfg.model.get('backbone') if key == 'model.backbone' else cfg.get(key)
         if not isinstance(node, dict) and (key in needed or node is not None):
             raise UsageError(f'{key} must be a dict, got {node!r} in {cfg.filename}')
     randomness = dict(cfg.get('randomness') or {}, deterministic=False)

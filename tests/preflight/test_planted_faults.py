@@ -325,6 +325,11 @@ OPTION_FAULTS = {
         {'val_dataloader': [1]},
         'val_dataloader must be a dict, got [1]',
     ),
+    'a list of models': (
+        'det',
+        {'model': [1]},
+        'model must be a dict, got [1]',
+    ),
     'a list of backbones': (
         'det',
         {'model.backbone': [dict(type='RMT')]},
