@@ -134,7 +134,8 @@ def _check_label_maps(cfg: Config, part: Part, report: Report) -> None:
             )
             if len(part.dataset) <= MAPS:
                 raise UsageError(fault)
-            report.warnings.append(fault)  # other maps may have more
+            if fault not in report.warnings:  # other maps may have more; one line for all heads
+                report.warnings.append(fault)
     report.add(f'label maps of {part.where}', f'{len(set(values) - ignored)} classes in a sample')
 
 
@@ -148,5 +149,5 @@ def _loaded_values(part: Part) -> Set[int]:
         with explained(f'label map {data.get("seg_map_path")} ({part.where}) cannot be read'):
             for step in loads:
                 data = step(data)
-        values.update(np.unique(data['gt_seg_map']).tolist())
+        values.update(np.unique(data.get('gt_seg_map', [])).tolist())
     return values
