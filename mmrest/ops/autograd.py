@@ -16,16 +16,15 @@ def autocast_off(device: torch.device) -> ContextManager:
 
 
 def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a forward or backward function of autograd with autocast disabled.
+    """Run a forward or backward function with autocast disabled on the device of its tensors.
 
-    Autocast would compute their float32 parts in half precision. The device is the first tensor's,
-    after the context.
+    Autocast would compute their float32 parts in half precision.
     """
 
     @functools.wraps(function)
-    def wrapped(ctx: Any, tensor: Tensor, *args: Any) -> Any:
-        with autocast_off(tensor.device):
-            return function(ctx, tensor, *args)
+    def wrapped(*args: Any) -> Any:
+        with autocast_off(next(arg.device for arg in args if isinstance(arg, Tensor))):
+            return function(*args)
 
     return wrapped
 

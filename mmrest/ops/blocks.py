@@ -5,7 +5,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from .dispatch import in_graph
+from .dispatch import are_static, in_graph
 
 CPU_BLOCK_ELEMENTS = 2**20
 """4 MB in float32, which fits into the caches of a CPU."""
@@ -30,7 +30,7 @@ def refuse_unless_small(q: Tensor, keys: int, gpu_limit: int = 0) -> Optional[st
         keys: number of keys per query.
         gpu_limit: maximum number of elements in training on a GPU; 0 if blocks are always faster.
     """
-    if in_graph():  # sizes may be symbols, and reading them would fix them
+    if in_graph() and not (q.is_cuda and are_static(*q.shape, keys)):  # reading symbols fixes them
         return 'the network is being compiled or exported'
     limit = 0
     if q.is_cuda:

@@ -155,6 +155,39 @@ def in_graph() -> bool:
     return is_compiling() or torch.jit.is_tracing()
 
 
+def constant_in_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a function that runs while a graph is compiled, with a constant result.
+
+    It is ``torch.compiler.assume_constant_result``, which would load the compiler on import.
+    """
+    function._dynamo_marked_constant = True
+    return function
+
+
+@constant_in_graphs
+def _is_exporting() -> bool:
+    # torch < 2.7 cannot tell; its compiler takes torch.compiler.is_exporting for True.
+    return getattr(torch.compiler, '_is_exporting_flag', True)
+
+
+def in_exported_graph() -> bool:
+    """Return True if the network is exported or traced, to run where mmrest may not be."""
+    return torch.jit.is_tracing() or (is_compiling() and _is_exporting())
+
+
+def are_static(*sizes: int) -> bool:
+    """Return True if no size can change: in eager mode, or in a compiled graph without symbols."""
+    if not in_graph():
+        return True
+    if in_exported_graph():
+        return False
+    from torch.fx.experimental import symbolic_shapes  # loads sympy
+
+    if not hasattr(symbolic_shapes, 'has_static_value'):  # as in torch 2.7, which cannot tell
+        return False
+    return all(map(symbolic_shapes.has_static_value, sizes))
+
+
 def refuse_in_graphs(*_: Any) -> Optional[str]:
     """Refuse graphs, for implementations with loops or a custom backward."""
     return 'the network is being compiled or exported' if in_graph() else None

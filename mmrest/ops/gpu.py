@@ -8,8 +8,8 @@ from typing import Any, Callable, ContextManager, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from .dispatch import Implementation, forced_backend, refuse_in_graphs
-from .trust import refuse_untrusted
+from .dispatch import Implementation, constant_in_graphs, forced_backend, in_exported_graph
+from .trust import Candidate, candidates, refuse_untrusted
 
 MAX_CHANNELS = 128
 """Maximum channels of a head, which must fit into a tile."""
@@ -22,33 +22,41 @@ MIN_CAPABILITY = (8, 0)
 
 
 def triton_implementation(
-    package: str,
     name: str,
+    package: str,
+    run: Callable[..., Tensor],
     reference: Callable[..., Tensor],
     trial: Callable[[Tensor, Tensor], Sequence[Any]],
 ) -> Implementation:
-    """Return the function ``package.triton.name`` of :mod:`mmrest.ops` as an implementation.
+    """Return kernels of :mod:`mmrest.ops` as an implementation.
 
-    Its module is imported at first use, because Triton is optional. On a GPU it is first tried on
-    a small case, see :mod:`.trust`.
+    Their module, ``package.triton``, is imported at first use, because Triton is optional. On a
+    GPU they are first tried on a small case, see :mod:`.trust`.
 
     Args:
-        package: package of the kernel.
-        name: name of the function.
+        name: name of the attention.
+        package: package of the kernels.
+        run: calls their operator.
         reference: reference implementation in PyTorch.
         trial: queries and values -> arguments of a small case of the same dtype and channels.
     """
-
-    def run(*args: Any) -> Tensor:
-        return getattr(importlib.import_module(f'{__package__}.{package}.triton'), name)(*args)
+    candidates[name] = Candidate(run, reference, trial)
 
     def refusal(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
         reason = refuse_triton(q, k, v)
+        if reason is None:
+            reason = _load(package)
         if reason is None and q.is_cuda:
-            reason = refuse_untrusted(name, run, reference, trial, q, v)
+            reason = refuse_untrusted(name, q.device, q.dtype, q.shape[-1], v.shape[-1])
         return reason
 
     return Implementation('triton', run, refusal)
+
+
+@constant_in_graphs
+def _load(package: str) -> None:
+    """Import the kernels of a package, which registers their operator."""
+    importlib.import_module(f'{__package__}.{package}.triton')
 
 
 def refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
@@ -57,28 +65,18 @@ def refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
     On the CPU they run in Triton's interpreter, if ``TRITON_INTERPRET=1`` was set before their
     first use. It is slow, so they must be forced.
     """
-    in_graph = refuse_in_graphs()
-    if in_graph is not None:  # first, because torch 2.12 cannot compile the search for Triton
-        return in_graph
-    if torch.version.hip is not None:
-        return 'the Triton kernels support NVIDIA GPUs only'
+    if in_exported_graph():
+        return 'the network is being exported'
     if not q.is_cuda and (q.device.type != 'cpu' or forced_backend() != 'triton'):
         return f'the tensors are on {q.device.type}, and the kernels need an NVIDIA GPU'
-    reason = _triton_refusal()
+    reason = _device_refusal(q.device)
     if reason is not None:
         return reason
     if q.is_cuda:
-        if torch.cuda.get_device_capability(q.device) < MIN_CAPABILITY:
-            return f'the GPU is older than compute capability {_version(MIN_CAPABILITY)}'
         if q.dtype is torch.float64:
             return 'the kernels do not support float64 on a GPU'
         if q.dtype is torch.float32 and forced_backend() != 'triton':
             return 'in float32 PyTorch is faster'  # its matmuls may use tensor cores
-    else:
-        from .tiles import INTERPRETED
-
-        if not INTERPRETED.value:
-            return 'the kernels run on a CPU only if TRITON_INTERPRET=1 is set'
     if not q.dtype == k.dtype == v.dtype or not q.is_floating_point():
         return f'the dtypes {q.dtype}, {k.dtype} and {v.dtype} differ or are not floating point'
     channels = max(q.shape[-1], v.shape[-1])
@@ -87,9 +85,29 @@ def refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
     return None
 
 
+@constant_in_graphs
+def _device_refusal(device: torch.device) -> Optional[str]:
+    if torch.version.hip is not None:
+        return 'the Triton kernels support NVIDIA GPUs only'
+    reason = _triton_refusal()
+    if reason is not None:
+        return reason
+    if device.type == 'cuda':
+        if torch.cuda.get_device_capability(device) < MIN_CAPABILITY:
+            return f'the GPU is older than compute capability {_version(MIN_CAPABILITY)}'
+        return None
+    from .tiles import INTERPRETED
+
+    return (
+        None if INTERPRETED.value else 'the kernels run on a CPU only if TRITON_INTERPRET=1 is set'
+    )
+
+
 @functools.lru_cache(maxsize=None)
 def _triton_refusal() -> Optional[str]:
     """Return why the installed Triton is not supported; cached, because importing is slow."""
+    if not hasattr(torch.library, 'custom_op'):
+        return f'torch {torch.__version__} is older than 2.4'
     try:
         import triton
     except ImportError:

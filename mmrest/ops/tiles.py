@@ -66,6 +66,11 @@ def dense_channels(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
+def empty_gradients(*inputs: Tensor) -> Tuple[Tensor, ...]:
+    """Return gradients of inputs, to be computed."""
+    return tuple(x.new_empty(x.shape) for x in inputs)
+
+
 @triton.jit
 def place_of_tile(heads, tokens, TILE: tl.constexpr):
     """Return sample, head and tokens of the tile of this program instance."""

@@ -1,12 +1,13 @@
 """Trust in kernels: each is tried on a small case on its device before its first use."""
 
 import logging
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor
 
 from .autograd import autocast_off
+from .dispatch import constant_in_graphs
 
 _logger = logging.getLogger('mmrest.ops')
 
@@ -17,36 +18,51 @@ MIN_TOLERANCE = 1e-4
 """Tolerance relative to the largest value; in half precision it is 8 machine epsilons."""
 
 
-def refuse_untrusted(
-    name: str,
-    run: Callable[..., Tensor],
-    reference: Callable[..., Tensor],
-    trial: Callable[[Tensor, Tensor], Sequence[Any]],
-    q: Tensor,
-    v: Tensor,
-) -> Optional[str]:
-    """Return why a kernel is not used for such queries and values, or None.
+class Candidate(NamedTuple):
+    """A kernel, and how to try it.
 
-    It is tried at the first call for a device, dtype and number of channels. A failure is logged
-    once as a warning.
-
-    Args:
-        name: name of the kernel, for the warning.
+    Attributes:
         run: the kernel.
         reference: reference implementation in PyTorch.
         trial: queries and values -> arguments of a small case of the same dtype and channels.
-        q: queries.
-        v: values.
     """
-    key = name, q.device, q.dtype, q.shape[-1], v.shape[-1]
+
+    run: Callable[..., Tensor]
+    reference: Callable[..., Tensor]
+    trial: Callable[[Tensor, Tensor], Sequence[Any]]
+
+
+candidates: Dict[str, Candidate] = {}
+"""Kernels by the name of their attention."""
+
+
+@constant_in_graphs
+def refuse_untrusted(
+    name: str, device: torch.device, dtype: torch.dtype, dim: int, channels: int
+) -> Optional[str]:
+    """Return why a kernel is not used for such queries and values, or None.
+
+    It is tried at the first call for its arguments, or while a graph is compiled. A failure is
+    logged once as a warning.
+
+    Args:
+        name: name in :data:`candidates`.
+        device: device of all tensors.
+        dtype: dtype of queries, keys and values.
+        dim: channels of a head of queries and keys.
+        channels: channels of a head of values.
+    """
+    key = name, device, dtype, dim, channels
     if key not in _verdicts:
-        if q.is_cuda and torch.cuda.is_current_stream_capturing():
+        if device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
             return 'a CUDA graph is being captured before the kernel was tried'
+        run, reference, trial = candidates[name]
+        q, v = (torch.empty(size, dtype=dtype, device=device) for size in (dim, channels))
         _verdicts[key] = reason = failure(run, reference, lambda: trial(q, v), q)
         if reason is not None:
             _logger.warning(
                 '%s: the Triton kernel is not used for %s on %s, PyTorch computes it: %s',
-                name, q.dtype, q.device, reason,
+                name, dtype, device, reason,
             )  # fmt: skip
     return _verdicts[key]
 

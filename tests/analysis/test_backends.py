@@ -36,7 +36,7 @@ def test_a_failed_trial_is_a_deviation(monkeypatch):
     """Even though the backend only refuses, as for inputs that it does not support."""
     reason = 'the result deviates by 1.0e+00 of its largest value'
     monkeypatch.setattr(sys.modules['mmrest.ops.gpu'], 'refuse_triton', lambda *_: reason)
-    monkeypatch.setitem(trust._verdicts, ('emsa_triton',), reason)
+    monkeypatch.setitem(trust._verdicts, ('EMSA',), reason)
     only = {'emsa': SMALL['emsa']}
     ((_, findings),) = examine(torch.device('cpu'), only, [(1, (96, 64))], ['float32'], 0)
     assert [each.deviates for each in findings] == [False, False, True]

@@ -29,8 +29,8 @@ EACH = ('_forward', '_backward_queries', '_backward_keys')
 # Package, kernels, number of strides, channels, other constants.
 CASES = [
     ('masa', ('_rotate',), 3, 32, dict(TILE=64)),
-    ('masa', EACH, 4, 32, dict(AXIAL=False)),
-    ('masa', EACH, 4, 32, dict(AXIAL=True)),
+    ('masa', EACH, 4, 32, dict(AXIAL=False, ADD=False)),
+    ('masa', EACH, 4, 32, dict(AXIAL=True, ADD=True)),
     ('emsa', EACH, 3, 64, {}),
     ('emsa', EACH, 3, 96, {}),
 ]

@@ -41,6 +41,7 @@ KERNELS = {
     'emsa': Kernel(emsa, emsa_reference, emsa_trial),
 }
 each_kernel = pytest.mark.parametrize('kernel', KERNELS.values(), ids=KERNELS)
+CPU = torch.device('cpu')
 dtypes = pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, FLOAT16])
 
 
@@ -125,35 +126,47 @@ def planted(error):
         (lambda *args: emsa_reference(*args) * 2, 'the result deviates by'),
     ],
 )
-def test_one_warning_and_pytorch_from_then_on(device, caplog, run, reason):
-    x = torch.zeros(1, 16, dtype=torch.bfloat16)
-    given = 'emsa_triton', run, emsa_reference, emsa_trial, x, x
+def test_one_warning_and_pytorch_from_then_on(device, caplog, monkeypatch, run, reason):
+    planted = trust.candidates['EMSA']._replace(run=run)
+    monkeypatch.setitem(trust.candidates, 'EMSA', planted)
     for _ in range(3):
-        assert trust.refuse_untrusted(*given).startswith(reason)
+        assert trust.refuse_untrusted('EMSA', CPU, torch.bfloat16, 16, 16).startswith(reason)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert 'emsa_triton: the Triton kernel is not used for torch.bfloat16 on cpu' in record.message
+    assert 'EMSA: the Triton kernel is not used for torch.bfloat16 on cpu' in record.message
     assert reason in record.message and '\n' not in record.message
 
 
-def test_a_kernel_is_tried_once_for_device_dtype_and_channels(device):
+def test_a_kernel_is_tried_once_for_device_dtype_and_channels(device, monkeypatch):
+    """Also while a graph is compiled, which then takes the answer for a constant."""
     calls = []
 
     def run(*args):
         calls.append(args[0].shape[-1])
         return emsa_reference(*args)
 
+    monkeypatch.setitem(trust.candidates, 'EMSA', trust.candidates['EMSA']._replace(run=run))
+
+    def refusal(x):
+        return trust.refuse_untrusted('EMSA', x.device, x.dtype, x.shape[-1], x.shape[-1])
+
     for dim in (16, 16, 32):
-        x = torch.zeros(1, dim)
-        assert trust.refuse_untrusted('emsa_triton', run, emsa_reference, emsa_trial, x, x) is None
+        assert refusal(torch.zeros(1, dim)) is None
     assert calls == [16, 32]
+    if not hasattr(torch.library, 'custom_op'):
+        return  # before torch 2.4, graphs have no kernels
+    compiled = torch.compile(
+        lambda x: x if refusal(x) is None else -x, backend='eager', fullgraph=True
+    )
+    for _ in range(2):
+        assert compiled(torch.ones(1, 24)).sum() == 24
+    assert calls == [16, 32, 24]
 
 
 def test_not_during_the_capture_of_a_graph(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
-    x = device()
     for _ in range(2):
-        reason = trust.refuse_untrusted('emsa_triton', None, None, None, x, x)
+        reason = trust.refuse_untrusted('EMSA', torch.device('cuda'), torch.bfloat16, 16, 16)
         assert reason == 'a CUDA graph is being captured before the kernel was tried'
     assert not trust._verdicts
 
@@ -168,7 +181,7 @@ def test_a_trial_leaves_random_numbers_and_gradient_mode_as_they_are(device):
 
 def test_a_forced_backend_raises_what_the_trial_found(device, monkeypatch):
     x, found = device(), 'the result deviates by 1.0e+00'
-    for operation, name in ((_full, 'masa_full_triton'), (_axial, 'masa_axial_triton')):
+    for operation, name in ((_full, 'full MaSA'), (_axial, 'axial MaSA')):
         monkeypatch.setitem(trust._verdicts, (name, x.device, x.dtype, 16, 16), found)
         with use_backend('triton'), pytest.raises(ValueError, match=found.replace('+', '.')):
             operation(x, x, x, None)

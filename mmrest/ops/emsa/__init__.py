@@ -3,7 +3,7 @@
 from typing import Any, Optional, Tuple
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, ops
 
 from ..blocks import DEVICE_BLOCK_ELEMENTS, refuse_unless_small
 from ..dispatch import Implementation, Operation, always, refuse_in_graphs
@@ -64,6 +64,10 @@ def _trial(q: Tensor, v: Tensor) -> Tuple[Any, ...]:
     )
 
 
+def _run_triton(*args: Any) -> Tensor:
+    return ops.mmrest.emsa(*args)[0]  # followed by softmax statistics
+
+
 def _refuse_unless_small(q: Tensor, k: Tensor, *_: Any) -> Optional[str]:
     return refuse_unless_small(q, k.shape[2], DEVICE_BLOCK_ELEMENTS)
 
@@ -81,7 +85,7 @@ _mixed_heads = Operation(
     'emsa',
     [
         Implementation('torch', emsa_reference, _refuse_unless_small),
-        triton_implementation('emsa', 'emsa_triton', emsa_reference, _trial),
+        triton_implementation('EMSA', 'emsa', _run_triton, emsa_reference, _trial),
         Implementation('torch', BlockwiseEMSA.apply, refuse_in_graphs),
         Implementation('torch', emsa_in_graphs, always),
         Implementation('reference', emsa_reference, always),

@@ -13,13 +13,13 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
 from ..autograd import differentiable_once, without_autocast
 from ..gpu import on_device_of
 from ..tiles import (
     dense_channels,
+    empty_gradients,
     place_of_tile,
     product,
     shared_arguments,
@@ -45,81 +45,123 @@ def _warps(x: Tensor, backward: bool) -> dict:
     return dict(num_warps=warps(major, backward))
 
 
-def emsa_triton(q: Tensor, *args: Any) -> Tensor:
-    """Return :func:`mmrest.ops.emsa.emsa` over several heads; the arguments are the same."""
+@torch.library.custom_op('mmrest::emsa', mutates_args=())
+@without_autocast
+def emsa(
+    q: Tensor, k: Tensor, v: Tensor, mix_weight: Tensor, mix_bias: Optional[Tensor], eps: float
+) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute :func:`mmrest.ops.emsa.emsa` over several heads, as an operator.
+
+    Args:
+        q: queries, (B, n, N, d).
+        k: keys, (B, n, M, d).
+        v: values, (B, n, M, d_v).
+        mix_weight: weight of the convolution over heads, (n, n, 1, 1).
+        mix_bias: bias of that convolution, (n,); without effect.
+        eps: added to the variance in the instance norm.
+
+    Returns:
+        The result, (B, n, N, d_v), and for the backward pass of each row of the maps the maximum
+        and the sum of its softmax, and the sum of the squares of its deviations; (B, n, N) each.
+    """
+    outputs = out, m_i, l_i, squares = _outputs(q, v)
+    q, k, v = map(dense_channels, (q, k, v))
+    heads, queries = q.shape[1:3]
+    keys = k.shape[2]
+    mix = mix_weight.reshape(heads, heads).to(m_i.dtype).contiguous()
+    sums = torch.empty(out.shape, dtype=m_i.dtype, device=q.device)
+    layout = dict(_layout(q, k, v), **_warps(q, False))
     with on_device_of(q):
-        return _EMSA.apply(q, *args)
+        _forward[_grid(queries, q, v)](q, k, v, mix, sums, m_i, l_i, squares, **layout)
+    variance = squares.sum(-1) / (queries * keys)
+    out.copy_(sums.mul_(torch.rsqrt(variance + eps * keys**2)[..., None, None]))
+    return outputs
 
 
-class _EMSA(Function):
-    @staticmethod
-    @without_autocast
-    def forward(
-        ctx: FunctionCtx,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mix_weight: Tensor,
-        mix_bias: Optional[Tensor],
-        eps: float,
-    ) -> Tensor:
-        q, k, v = map(dense_channels, (q, k, v))
-        batch, heads, queries, _ = q.shape
-        keys, channels = v.shape[-2:]
-        wide = wide_type(q)[0]
-        mix = mix_weight.reshape(heads, heads).to(wide).contiguous()
-        sums = q.new_empty((batch, heads, queries, channels), dtype=wide)
-        m_i, l_i, squares = (q.new_empty((batch, heads, queries), dtype=wide) for _ in range(3))
-        outputs = sums, m_i, l_i, squares
-        layout = dict(_layout(q, k, v), **_warps(q, False))
-        _forward[_grid(queries, q, v)](q, k, v, mix, *outputs, **layout)
-        variance = squares.sum(-1) / (queries * keys)
-        # Heads are adjacent for each token, as the output projection expects them.
-        out = v.new_empty(batch, queries, heads, channels).transpose(1, 2)
-        out.copy_(sums.mul_(torch.rsqrt(variance + eps * keys**2)[..., None, None]))
-        ctx.save_for_backward(q, k, v, mix_weight, out, m_i, l_i, squares)
-        ctx.eps = eps
-        ctx.has_bias = mix_bias is not None
-        return out
+def _outputs(q: Tensor, v: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the outputs of :func:`emsa`, to be computed."""
+    batch, heads, queries, _ = q.shape
+    statistics = (q.new_empty(q.shape[:-1], dtype=wide_type(q)[0]) for _ in range(3))
+    # Heads are adjacent for each token, as the output projection expects them.
+    return (v.new_empty(batch, queries, heads, v.shape[-1]).transpose(1, 2), *statistics)
 
-    @staticmethod
-    @differentiable_once
-    @without_autocast
-    def backward(ctx: FunctionCtx, grad: Tensor) -> Tuple[Any, ...]:
-        q, k, v, mix_weight, out, m_i, l_i, squares = ctx.saved_tensors
-        batch, heads, queries, dim = q.shape
-        keys = k.shape[2]
-        wide = l_i.dtype
-        mix = mix_weight.reshape(heads, heads).to(wide).contiguous()
-        grad = dense_channels(grad)
 
-        factor = torch.rsqrt(squares.sum(-1) / (queries * keys) + ctx.eps * keys**2) * keys
-        by_token = (grad.to(wide) * out).sum(-1)
-        norm_term = by_token.sum(-1) * factor**2 / (queries * keys)
-        norm_term /= keys
-        # The softmax subtracts from each row of its gradient the sum of softmax times gradient.
-        # No map is needed: P (v - mean of v) is the result, and the sums of P R and R^2 are equal.
-        # The mean has no effect in exact arithmetic; without it, large numbers would cancel.
-        mean = v.mean(2, dtype=wide)
-        delta = by_token - (norm_term / keys)[..., None] * squares
+@emsa.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Any:
+    return _outputs(q, v)
 
-        of_pairs = q.new_zeros((batch, heads, *q.shape[1:]), dtype=wide)
-        shared = (q, k, v, mix, grad, m_i, l_i, delta, factor, norm_term, mean)
-        layout = dict(_layout(q, k, v), GRAD=strides(grad), **_warps(q, True))
+
+@torch.library.custom_op('mmrest::emsa_backward', mutates_args=())
+@without_autocast
+def emsa_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mix_weight: Tensor,
+    out: Tensor,
+    m_i: Tensor,
+    l_i: Tensor,
+    squares: Tensor,
+    eps: float,
+) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of q, k, v and mix_weight from inputs and outputs of :func:`emsa`."""
+    grads = grad_q, grad_k, grad_v, grad_weight = empty_gradients(q, k, v, mix_weight)
+    q, k, v, grad = map(dense_channels, (q, k, v, grad))
+    batch, heads, queries, dim = q.shape
+    keys, wide = k.shape[2], l_i.dtype
+    mix = mix_weight.reshape(heads, heads).to(wide).contiguous()
+
+    factor = torch.rsqrt(squares.sum(-1) / (queries * keys) + eps * keys**2) * keys
+    by_token = (grad.to(wide) * out).sum(-1)
+    norm_term = by_token.sum(-1) * factor**2 / (queries * keys)
+    norm_term /= keys
+    # The softmax subtracts from each row of its gradient the sum of softmax times gradient.
+    # No map is needed: P (v - mean of v) is the result, and the sums of P R and R^2 are equal.
+    # The mean has no effect in exact arithmetic; without it, large numbers would cancel.
+    mean = v.mean(2, dtype=wide)
+    delta = by_token - (norm_term / keys)[..., None] * squares
+
+    of_pairs = q.new_zeros((batch, heads, *q.shape[1:]), dtype=wide)
+    shared = (q, k, v, mix, grad, m_i, l_i, delta, factor, norm_term, mean)
+    layout = dict(_layout(q, k, v), GRAD=strides(grad), **_warps(q, True))
+    with on_device_of(q):
         _backward_queries[_grid(queries, q, v)](*shared, of_pairs, **layout)
-        scaled = mix * dim**-0.5
-        grad_q = torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs).to(q.dtype)
-        # An einsum would be a matrix-vector product, with most of a GPU idle.
-        grad_mix = (q.to(wide)[:, None] * of_pairs).sum((0, 3, 4)) * dim**-0.5
+    scaled = mix * dim**-0.5
+    grad_q.copy_(torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs))
+    # An einsum would be a matrix-vector product, with most of a GPU idle.
+    of_mix = (q.to(wide)[:, None] * of_pairs).sum((0, 3, 4)) * dim**-0.5
+    grad_weight.copy_(of_mix.view_as(mix_weight))
 
-        of_pairs = k.new_zeros((batch, heads, *k.shape[1:]), dtype=wide)
-        grad_v = torch.empty_like(v)
-        layout.update(GRAD_V=strides(grad_v))
+    of_pairs = k.new_zeros((batch, heads, *k.shape[1:]), dtype=wide)
+    layout.update(GRAD_V=strides(grad_v))
+    with on_device_of(q):
         _backward_keys[_grid(keys, q, v)](*shared, of_pairs, grad_v, **layout)
-        grad_k = torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs).to(k.dtype)
-        grad_bias = mix_weight.new_zeros(heads) if ctx.has_bias else None
-        grad_mix = grad_mix.to(mix_weight.dtype).view_as(mix_weight)
-        return grad_q, grad_k, grad_v, grad_mix, grad_bias, None
+    grad_k.copy_(torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs))
+    return grads
+
+
+@emsa_backward.register_fake
+def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, mix_weight: Tensor, *_: Any) -> Any:
+    return empty_gradients(q, k, v, mix_weight)
+
+
+def _save(ctx: FunctionCtx, inputs: Tuple[Any, ...], output: Tuple[Tensor, ...]) -> None:
+    q, k, v, mix_weight, mix_bias, ctx.eps = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.has_bias = mix_bias is not None
+    ctx.save_for_backward(q, k, v, mix_weight, *output)
+
+
+@differentiable_once
+def _differentiate(ctx: FunctionCtx, grad: Tensor, *_: None) -> Tuple[Any, ...]:
+    grads = torch.ops.mmrest.emsa_backward(grad, *ctx.saved_tensors, ctx.eps)
+    grad_bias = grads[3].new_zeros(len(grads[3])) if ctx.has_bias else None
+    return (*grads, grad_bias, None)
+
+
+emsa.register_autograd(_differentiate, setup_context=_save)
 
 
 def _grid(tokens: int, q: Tensor, v: Tensor) -> Tuple[int]:

@@ -7,7 +7,7 @@ the distance is a sum, the decay is stored as two small tables, one per axis.
 
 from typing import Any, Callable, Optional, Tuple
 
-from torch import Tensor, linspace, tensor
+from torch import Tensor, linspace, ops, tensor
 
 from ..blocks import refuse_unless_small
 from ..dispatch import Implementation, Operation, always, refuse_in_graphs
@@ -62,6 +62,14 @@ def _trial(height: int, width: int) -> Callable[[Tensor, Tensor], Tuple[Any, ...
     return arguments
 
 
+def _run_triton(axial: bool) -> Callable[..., Tensor]:
+    def run(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+        outputs = ops.mmrest.masa(q, k, v, tables.cos_sin, tables.log_gamma, axial)
+        return outputs[0]  # followed by what the backward pass needs
+
+    return run
+
+
 def _refuse_unless_small(q: Tensor, *_: Any) -> Optional[str]:
     height, width = q.shape[1:3]
     return refuse_unless_small(q, height * width)
@@ -71,7 +79,9 @@ def _refuse_unless_small(q: Tensor, *_: Any) -> Optional[str]:
 _full = Operation(
     'full MaSA',
     [
-        triton_implementation('masa', 'masa_full_triton', masa_full_reference, _trial(6, 23)),
+        triton_implementation(
+            'full MaSA', 'masa', _run_triton(False), masa_full_reference, _trial(6, 23)
+        ),
         Implementation('torch', masa_full_reference, _refuse_unless_small),
         Implementation('torch', masa_full_blockwise, refuse_in_graphs),
         Implementation('torch', masa_full_in_graphs, always),
@@ -81,7 +91,9 @@ _full = Operation(
 _axial = Operation(
     'axial MaSA',
     [
-        triton_implementation('masa', 'masa_axial_triton', masa_axial_reference, _trial(3, 40)),
+        triton_implementation(
+            'axial MaSA', 'masa', _run_triton(True), masa_axial_reference, _trial(3, 40)
+        ),
         Implementation('torch', masa_axial_fused, refuse_in_graphs),
         Implementation('torch', masa_axial_in_graphs, always),
         Implementation('reference', masa_axial_reference, always),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..dispatch import in_graph, is_compiling
+from ..dispatch import are_static, constant_in_graphs, in_graph, is_compiling
 from ..rotary import rotary_frequencies, rotary_tables, rotate
 
 
@@ -47,8 +47,12 @@ class RelPos2d:
 
     def __call__(self, height: int, width: int, device: torch.device) -> PositionTables:
         """Return the tables of a map of `height` x `width` tokens."""
-        if is_compiling():  # sizes may be symbols, and graphs have no cache
-            return self._make(height, width, device)
+        # Tables of static sizes are constants of a compiled graph; symbols make them part of it.
+        make = self._cached if not is_compiling() or are_static(height, width) else self._make
+        return make(height, width, device)
+
+    @constant_in_graphs
+    def _cached(self, height: int, width: int, device: torch.device) -> PositionTables:
         key = (height, width, device)
         kept = self._kept.get(key)
         if kept is not None:

@@ -7,19 +7,19 @@ GPUs have an instruction for them. The maximum and the inverse sum of each query
 stored for the backward pass; a logarithm would round the weights of large logits.
 """
 
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
 from ..autograd import differentiable_once, without_autocast
 from ..gpu import on_device_of
 from ..tiles import (
     dense_channels,
+    empty_gradients,
     padded,
     place_of_tile,
     product,
@@ -28,7 +28,6 @@ from ..tiles import (
     tile,
     wide_type,
 )
-from .tables import PositionTables
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -39,99 +38,137 @@ ROTATED_TILE = 64
 """Vectors that a program instance rotates."""
 
 
-def masa_full_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Return full MaSA; see :func:`mmrest.ops.masa.masa`."""
+@torch.library.custom_op('mmrest::masa', mutates_args=())
+@without_autocast
+def masa(
+    q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, log_gamma: Tensor, axial: bool
+) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Compute :func:`mmrest.ops.masa.masa` as an operator, which compiled graphs can contain.
+
+    Args:
+        q: queries, (B, H, W, n, d).
+        k: keys, (B, H, W, n, d).
+        v: values, (B, H, W, n, d_v).
+        cos_sin: see :class:`.PositionTables`.
+        log_gamma: logarithm of the decay per step, of each head, (n,).
+        axial: attend along each axis in turn instead of over all tokens.
+
+    Returns:
+        The result, (B, H, W, n, d_v), and for the backward pass the rotated queries and keys, the
+        result of the first axis, and maximum and inverse sum of the softmax along each axis.
+    """
+    outputs = out, rotated_q, rotated_k, middle, statistics = _outputs(q, k, v, axial)
+    width, log_gamma = v.shape[2], log_gamma.to(statistics.dtype)
     with on_device_of(q):
-        q, k = _Rotate.apply(q, tables.cos_sin), _Rotate.apply(k, tables.cos_sin)
-        lines = [x.flatten(1, 2)[:, None] for x in (q, k, v)]
-        out = _MaSA.apply(*lines, tables.log_gamma, v.shape[2])
-    return out[:, 0].unflatten(1, v.shape[1:3])
+        _launch_rotation(q, cos_sin, rotated_q)
+        _launch_rotation(k, cos_sin, rotated_k)
+        lines = _lines(rotated_q, rotated_k, dense_channels(v), middle, out, axial)
+        for (q, k, v, into), (m_i, r_i) in zip(lines, statistics):
+            grid, layout = _layout(q, k, v, None if axial else width)
+            _forward[grid](q, k, v, log_gamma, into, m_i, r_i, **layout, OUT=strides(into))
+    return outputs
 
 
-def masa_axial_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Return axial MaSA; see :func:`mmrest.ops.masa.masa`."""
+def _outputs(
+    q: Tensor, k: Tensor, v: Tensor, axial: bool
+) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the outputs of :func:`masa`, to be computed."""
+    passes = 2 if axial else 1
+    return (
+        v.new_empty(v.shape),
+        q.new_empty(q.shape),
+        k.new_empty(k.shape),
+        v.new_empty(v.shape if axial else 0),
+        q.new_empty((passes, 2, *q.shape[:-1]), dtype=wide_type(q)[0]),
+    )
+
+
+@masa.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, log_gamma: Tensor, axial: bool) -> Any:
+    return _outputs(q, k, v, axial)
+
+
+@torch.library.custom_op('mmrest::masa_backward', mutates_args=())
+@without_autocast
+def masa_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    middle: Tensor,
+    out: Tensor,
+    statistics: Tensor,
+    cos_sin: Tensor,
+    log_gamma: Tensor,
+    axial: bool,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of q, k and v, given the values and the outputs of :func:`masa`."""
+    grads = grad_q, grad_k, grad_v = empty_gradients(q, k, v)
+    of_q, of_k, of_middle = map(torch.empty_like, (q, k, middle))
+    width, log_gamma = v.shape[2], log_gamma.to(statistics.dtype)
+    lines = _lines(q, k, dense_channels(v), middle, out, axial)
+    of_lines = _lines(of_q, of_k, grad_v, of_middle, dense_channels(grad), axial)
+    passes = list(zip(lines, of_lines, statistics))
     with on_device_of(q):
-        q, k = _Rotate.apply(q, tables.cos_sin), _Rotate.apply(k, tables.cos_sin)
-        v = _MaSA.apply(q, k, v, tables.log_gamma, None)
-        columns = [x.transpose(1, 2) for x in (q, k, v)]
-        return _MaSA.apply(*columns, tables.log_gamma, None).transpose(1, 2)
+        for index, (inputs, gradients, (m_i, r_i)) in enumerate(reversed(passes)):
+            q, k, v, out = inputs
+            to_q, to_k, to_v, grad = gradients
+            grid, layout = _layout(q, k, v, None if axial else width)
+            layout.update(GRAD=strides(grad), ADD=index > 0)
+            delta = torch.empty_like(m_i)
+            _backward_queries[grid](
+                q, k, v, log_gamma, out, m_i, r_i, grad, delta, to_q,
+                **layout, OUT=strides(out), GRAD_Q=strides(to_q),
+            )  # fmt: skip
+            _backward_keys[grid](
+                q, k, v, log_gamma, m_i, r_i, grad, delta, to_k, to_v,
+                **layout, GRAD_K=strides(to_k), GRAD_V=strides(to_v),
+            )  # fmt: skip
+        _launch_rotation(of_q, cos_sin, grad_q, backward=True)
+        _launch_rotation(of_k, cos_sin, grad_k, backward=True)
+    return grads
 
 
-class _Rotate(Function):
-    """:func:`mmrest.ops.rotary.rotate` of (B, H, W, n, d) in one pass."""
-
-    @staticmethod
-    @without_autocast
-    def forward(ctx: FunctionCtx, x: Tensor, cos_sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos_sin)
-        return _rotated(x, cos_sin, 1)
-
-    @staticmethod
-    @differentiable_once
-    @without_autocast
-    def backward(ctx: FunctionCtx, grad: Tensor) -> Tuple[Tensor, None]:
-        return _rotated(grad, *ctx.saved_tensors, -1), None
+@masa_backward.register_fake
+def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Any:
+    return empty_gradients(q, k, v)
 
 
-def _rotated(x: Tensor, cos_sin: Tensor, sign: int) -> Tensor:
-    """Rotate (B, H, W, n, d) by the angles of ``cos_sin``, or back by a `sign` of -1."""
+def _save(ctx: FunctionCtx, inputs: Tuple[Any, ...], output: Tuple[Tensor, ...]) -> None:
+    _, _, v, cos_sin, log_gamma, ctx.axial = inputs
+    out, rotated_q, rotated_k, middle, statistics = output
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(rotated_q, rotated_k, v, middle, out, statistics, cos_sin, log_gamma)
+
+
+@differentiable_once
+def _differentiate(ctx: FunctionCtx, grad: Tensor, *_: None) -> Tuple[Any, ...]:
+    grads = torch.ops.mmrest.masa_backward(grad, *ctx.saved_tensors, ctx.axial)
+    return (*grads, None, None, None)
+
+
+masa.register_autograd(_differentiate, setup_context=_save)
+
+
+def _lines(
+    q: Tensor, k: Tensor, v: Tensor, middle: Tensor, out: Tensor, axial: bool
+) -> List[List[Tensor]]:
+    """Return q, k, v and the result of each pass, as lines of tokens (B, O, T, n, d)."""
+    if not axial:
+        return [[x.flatten(1, 2)[:, None] for x in (q, k, v, out)]]
+    return [[q, k, v, middle], [x.transpose(1, 2) for x in (q, k, middle, out)]]
+
+
+def _launch_rotation(x: Tensor, cos_sin: Tensor, out: Tensor, backward: bool = False) -> None:
+    """Rotate (B, H, W, n, d) by the angles of ``cos_sin``, or back."""
     flat = dense_channels(x).flatten(1, 2)
-    _, tokens, heads, dim = flat.shape
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    grid = triton.cdiv(tokens * heads, ROTATED_TILE), len(x)
+    batch, tokens, heads, dim = flat.shape
+    grid = (triton.cdiv(tokens * heads, ROTATED_TILE) * batch,)
     _rotate[grid](
         flat, cos_sin.to(wide_type(x)[0]).contiguous(), out, strides(flat), tokens, heads, dim,
-        sign, DIM=padded(dim), TILE=ROTATED_TILE,
+        -1 if backward else 1, DIM=padded(dim), TILE=ROTATED_TILE,
     )  # fmt: skip
-    return out
-
-
-class _MaSA(Function):
-    """``softmax(q k^T / sqrt(d) + log decay) v`` over lines (B, O, T, n, d) of rotated q and k.
-
-    `width` is the row length of a map flattened to a line; None is a line along one axis.
-    """
-
-    @staticmethod
-    @without_autocast
-    def forward(
-        ctx: FunctionCtx,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        log_gamma: Tensor,
-        width: Optional[int],
-    ) -> Tensor:
-        q, k, v = map(dense_channels, (q, k, v))
-        wide = wide_type(q)[0]
-        log_gamma = log_gamma.to(wide)
-        out = torch.empty_like(v)  # with the strides of the values, transposed views too
-        batch, outer, tokens, heads, _ = q.shape
-        m_i, r_i = (q.new_empty((batch, outer, heads, tokens), dtype=wide) for _ in range(2))
-        ctx.grid, ctx.layout = _layout(q, k, v, width)
-        tensors = q, k, v, log_gamma, out, m_i, r_i
-        _forward[ctx.grid](*tensors, **ctx.layout, OUT=strides(out))
-        ctx.save_for_backward(*tensors)
-        return out
-
-    @staticmethod
-    @differentiable_once
-    @without_autocast
-    def backward(ctx: FunctionCtx, grad: Tensor) -> Tuple[Any, ...]:
-        q, k, v, log_gamma, out, m_i, r_i = ctx.saved_tensors
-        grad = dense_channels(grad)
-        grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
-        delta = torch.empty_like(m_i)
-        layout = dict(ctx.layout, GRAD=strides(grad))
-        _backward_queries[ctx.grid](
-            q, k, v, log_gamma, out, m_i, r_i, grad, delta, grad_q,
-            **layout, OUT=strides(out), GRAD_Q=strides(grad_q),
-        )  # fmt: skip
-        _backward_keys[ctx.grid](
-            q, k, v, log_gamma, m_i, r_i, grad, delta, grad_k, grad_v,
-            **layout, GRAD_K=strides(grad_k), GRAD_V=strides(grad_v),
-        )  # fmt: skip
-        return grad_q, grad_k, grad_v, None, None
 
 
 def _layout(
@@ -164,8 +201,9 @@ def _rotate(
     x, cos_sin, out, X, tokens, heads, dim, sign, DIM: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip
     """Rotate some vectors of a sample, counted token by token."""
-    sample = tl.program_id(1).to(tl.int64)
-    vector = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    tiles = tl.cdiv(tokens * heads, TILE)
+    sample = (tl.program_id(0) // tiles).to(tl.int64)
+    vector = tl.program_id(0) % tiles * TILE + tl.arange(0, TILE)
     token, head = vector // heads, vector % heads
     channel, pair = tl.arange(0, DIM), tl.arange(0, DIM // 2)
     exists = (vector < tokens * heads)[:, None]
@@ -202,11 +240,13 @@ def _read(x, STRIDES, token, tokens, dim, DIM: tl.constexpr):
 
 
 @triton.jit
-def _write(x, values, STRIDES, token, tokens, dim, DIM: tl.constexpr):
-    """Store vectors of some tokens in the type of `x`."""
+def _write(x, values, STRIDES, token, tokens, dim, DIM: tl.constexpr, ADD: tl.constexpr = False):
+    """Store vectors of some tokens in the type of `x`, or add to them."""
     channel = tl.arange(0, DIM)
     inside = (token < tokens)[:, None] & (channel < dim)[None, :]
     address = x + token[:, None] * STRIDES[2] + channel[None, :]
+    if ADD:
+        values += tl.load(address, mask=inside, other=0.0)
     tl.store(address, values.to(x.dtype.element_ty), mask=inside)
 
 
@@ -264,9 +304,13 @@ def _backward_queries(
     Q, K, V, heads, tokens, width, dim, channels, scale,
     DIM: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, AXIAL: tl.constexpr,
     WIDE: tl.constexpr,
-    GRAD, OUT, GRAD_Q,
+    GRAD, ADD: tl.constexpr,
+    OUT, GRAD_Q,
 ):  # fmt: skip
-    """Compute the gradient of a tile of queries, and of each delta, result times gradient."""
+    """Compute or add to the gradient of a tile of queries; compute each delta.
+
+    Delta is the product of the result and its gradient, summed over the channels.
+    """
     sample, head, row = place_of_tile(heads, tokens, TILE)
     k, v = _of(k, K, sample, head), _of(v, V, sample, head)
     slope = tl.load(log_gamma + head)
@@ -287,7 +331,8 @@ def _backward_queries(
         weights = tl.exp2(logits - m_i[:, None]) * r_i[:, None]
         grad_logits = weights * (product(g, tl.trans(value), WIDE) - delta_i[:, None])
         sums += product(grad_logits.to(key.dtype), key, WIDE)
-    _write(_of(grad_q, GRAD_Q, sample, head), sums * scale, GRAD_Q, row, tokens, dim, DIM)
+    into = _of(grad_q, GRAD_Q, sample, head)
+    _write(into, sums * scale, GRAD_Q, row, tokens, dim, DIM, ADD)
 
 
 @triton.jit
@@ -296,9 +341,10 @@ def _backward_keys(
     Q, K, V, heads, tokens, width, dim, channels, scale,
     DIM: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, AXIAL: tl.constexpr,
     WIDE: tl.constexpr,
-    GRAD, GRAD_K, GRAD_V,
+    GRAD, ADD: tl.constexpr,
+    GRAD_K, GRAD_V,
 ):  # fmt: skip
-    """Compute the gradients of one tile of keys and values."""
+    """Compute or add to the gradient of one tile of keys; compute that of its values."""
     sample, head, column = place_of_tile(heads, tokens, TILE)
     q, grad = _of(q, Q, sample, head), _of(grad, GRAD, sample, head)
     slope = tl.load(log_gamma + head)
@@ -320,6 +366,7 @@ def _backward_keys(
         sum_v += product(tl.trans(weights.to(g.dtype)), g, WIDE)
         grad_logits = weights * (product(g, tl.trans(value), WIDE) - delta_i[:, None])
         sum_k += product(tl.trans(grad_logits.to(query.dtype)), query, WIDE)
-    _write(_of(grad_k, GRAD_K, sample, head), sum_k * scale, GRAD_K, column, tokens, dim, DIM)
+    into = _of(grad_k, GRAD_K, sample, head)
+    _write(into, sum_k * scale, GRAD_K, column, tokens, dim, DIM, ADD)
     into = _of(grad_v, GRAD_V, sample, head)
     _write(into, sum_v, GRAD_V, column, tokens, channels, CHANNELS)
