@@ -3,12 +3,19 @@
 import functools
 import importlib
 from contextlib import nullcontext
+from types import ModuleType
 from typing import Any, Callable, ContextManager, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-from .dispatch import Implementation, constant_in_graphs, forced_backend, in_exported_graph
+from .dispatch import (
+    Implementation,
+    constant_in_graphs,
+    forced_backend,
+    in_exported_graph,
+    in_graph,
+)
 from .trust import Candidate, candidates, refuse_untrusted
 
 MAX_CHANNELS = 128
@@ -45,18 +52,24 @@ def triton_implementation(
     def refusal(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
         reason = refuse_triton(q, k, v)
         if reason is None:
-            reason = _load(package)
-        if reason is None and q.is_cuda:
-            reason = refuse_untrusted(name, q.device, q.dtype, q.shape[-1], v.shape[-1])
+            _load(package)  # registers its operator
+            if q.is_cuda:
+                reason = refuse_untrusted(name, q.device, q.dtype, q.shape[-1], v.shape[-1])
         return reason
 
     return Implementation('triton', run, refusal)
 
 
 @constant_in_graphs
-def _load(package: str) -> None:
-    """Import the kernels of a package, which registers their operator."""
-    importlib.import_module(f'{__package__}.{package}.triton')
+def _load(package: str) -> ModuleType:
+    return importlib.import_module(f'{__package__}.{package}.triton')
+
+
+def run_operator(package: str, *args: Any) -> Tensor:
+    """Return the first output of the operator ``mmrest::package``, an attention in Triton."""
+    if in_graph():
+        return getattr(torch.ops.mmrest, package)(*args)[0]
+    return _load(package).run_eagerly(*args)[0]
 
 
 def refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:

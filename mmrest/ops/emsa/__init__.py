@@ -3,11 +3,11 @@
 from typing import Any, Optional, Tuple
 
 import torch.nn.functional as F
-from torch import Tensor, ops
+from torch import Tensor
 
 from ..blocks import DEVICE_BLOCK_ELEMENTS, refuse_unless_small
 from ..dispatch import Implementation, Operation, always, refuse_in_graphs
-from ..gpu import triton_implementation
+from ..gpu import run_operator, triton_implementation
 from ..trust import filled
 from .reference import EPS, emsa_reference
 from .torch import BlockwiseEMSA, emsa_in_graphs
@@ -65,7 +65,7 @@ def _trial(q: Tensor, v: Tensor) -> Tuple[Any, ...]:
 
 
 def _run_triton(*args: Any) -> Tensor:
-    return ops.mmrest.emsa(*args)[0]  # followed by softmax statistics
+    return run_operator('emsa', *args)
 
 
 def _refuse_unless_small(q: Tensor, k: Tensor, *_: Any) -> Optional[str]:

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from ..autograd import differentiable_once, without_autocast
+from ..autograd import differentiable_once, eager_operator, without_autocast
 from ..gpu import on_device_of
 from ..tiles import (
     dense_channels,
@@ -45,7 +45,6 @@ def _warps(x: Tensor, backward: bool) -> dict:
     return dict(num_warps=warps(major, backward))
 
 
-@torch.library.custom_op('mmrest::emsa', mutates_args=())
 @without_autocast
 def emsa(
     q: Tensor, k: Tensor, v: Tensor, mix_weight: Tensor, mix_bias: Optional[Tensor], eps: float
@@ -86,7 +85,10 @@ def _outputs(q: Tensor, v: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
     return (v.new_empty(batch, queries, heads, v.shape[-1]).transpose(1, 2), *statistics)
 
 
-@emsa.register_fake
+_operator = torch.library.custom_op('mmrest::emsa', emsa, mutates_args=())
+
+
+@_operator.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Any:
     return _outputs(q, v)
 
@@ -106,7 +108,6 @@ def emsa_backward(
     eps: float,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of q, k, v and mix_weight from inputs and outputs of :func:`emsa`."""
-    grads = grad_q, grad_k, grad_v, grad_weight = empty_gradients(q, k, v, mix_weight)
     q, k, v, grad = map(dense_channels, (q, k, v, grad))
     batch, heads, queries, dim = q.shape
     keys, wide = k.shape[2], l_i.dtype
@@ -128,17 +129,18 @@ def emsa_backward(
     with on_device_of(q):
         _backward_queries[_grid(queries, q, v)](*shared, of_pairs, **layout)
     scaled = mix * dim**-0.5
-    grad_q.copy_(torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs))
+    grad_q = torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs).to(q.dtype).contiguous()
     # An einsum would be a matrix-vector product, with most of a GPU idle.
-    of_mix = (q.to(wide)[:, None] * of_pairs).sum((0, 3, 4)) * dim**-0.5
-    grad_weight.copy_(of_mix.view_as(mix_weight))
+    grad_weight = (q.to(wide)[:, None] * of_pairs).sum((0, 3, 4)) * dim**-0.5
+    grad_weight = grad_weight.to(mix_weight.dtype).view_as(mix_weight)
 
     of_pairs = k.new_zeros((batch, heads, *k.shape[1:]), dtype=wide)
+    (grad_v,) = empty_gradients(v)
     layout.update(GRAD_V=strides(grad_v))
     with on_device_of(q):
         _backward_keys[_grid(keys, q, v)](*shared, of_pairs, grad_v, **layout)
-    grad_k.copy_(torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs))
-    return grads
+    grad_k = torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs).to(k.dtype).contiguous()
+    return grad_q, grad_k, grad_v, grad_weight
 
 
 @emsa_backward.register_fake
@@ -161,7 +163,8 @@ def _differentiate(ctx: FunctionCtx, grad: Tensor, *_: None) -> Tuple[Any, ...]:
     return (*grads, grad_bias, None)
 
 
-emsa.register_autograd(_differentiate, setup_context=_save)
+_operator.register_autograd(_differentiate, setup_context=_save)
+run_eagerly = eager_operator(emsa, _save, _differentiate)
 
 
 def _grid(tokens: int, q: Tensor, v: Tensor) -> Tuple[int]:

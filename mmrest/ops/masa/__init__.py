@@ -7,11 +7,11 @@ the distance is a sum, the decay is stored as two small tables, one per axis.
 
 from typing import Any, Callable, Optional, Tuple
 
-from torch import Tensor, linspace, ops, tensor
+from torch import Tensor, linspace, tensor
 
 from ..blocks import refuse_unless_small
 from ..dispatch import Implementation, Operation, always, refuse_in_graphs
-from ..gpu import triton_implementation
+from ..gpu import run_operator, triton_implementation
 from ..trust import filled
 from .reference import masa_axial_reference, masa_full_reference
 from .tables import PositionTables, position_tables
@@ -64,8 +64,7 @@ def _trial(height: int, width: int) -> Callable[[Tensor, Tensor], Tuple[Any, ...
 
 def _run_triton(axial: bool) -> Callable[..., Tensor]:
     def run(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-        outputs = ops.mmrest.masa(q, k, v, tables.cos_sin, tables.log_gamma, axial)
-        return outputs[0]  # followed by what the backward pass needs
+        return run_operator('masa', q, k, v, tables.cos_sin, tables.log_gamma, axial)
 
     return run
 

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from ..autograd import differentiable_once, without_autocast
+from ..autograd import differentiable_once, eager_operator, without_autocast
 from ..gpu import on_device_of
 from ..tiles import (
     dense_channels,
@@ -38,7 +38,6 @@ ROTATED_TILE = 64
 """Vectors that a program instance rotates."""
 
 
-@torch.library.custom_op('mmrest::masa', mutates_args=())
 @without_autocast
 def masa(
     q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, log_gamma: Tensor, axial: bool
@@ -83,7 +82,10 @@ def _outputs(
     )
 
 
-@masa.register_fake
+_operator = torch.library.custom_op('mmrest::masa', masa, mutates_args=())
+
+
+@_operator.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, log_gamma: Tensor, axial: bool) -> Any:
     return _outputs(q, k, v, axial)
 
@@ -148,7 +150,8 @@ def _differentiate(ctx: FunctionCtx, grad: Tensor, *_: None) -> Tuple[Any, ...]:
     return (*grads, None, None, None)
 
 
-masa.register_autograd(_differentiate, setup_context=_save)
+_operator.register_autograd(_differentiate, setup_context=_save)
+run_eagerly = eager_operator(masa, _save, _differentiate)
 
 
 def _lines(
