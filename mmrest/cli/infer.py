@@ -181,8 +181,7 @@ class Run:
     def _drawn(self) -> None:
         """Wait for the last visualization."""
         if self._drawing is not None:
-            drawing, self._drawing = self._drawing, None
-            drawing.result()
+            self._drawing.result()
 
     def _keep(self, source: Input, found: Prediction, frame: Optional[int] = None) -> None:
         """Save the prediction for an image or frame."""

@@ -12,7 +12,6 @@ from mmrest.cli.command import (
     add_config_arguments,
     add_run_arguments,
     folder,
-    published_file,
     run,
     run_config,
     written_file,
@@ -34,9 +33,7 @@ def test_values():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize('kind, name', [
-    (folder, 'x'), (published_file, 'x.pth'), (written_file('.png'), 'x.png'),
-])  # fmt: skip
+@pytest.mark.parametrize('kind, name', [(folder, 'x'), (written_file('.png'), 'x.png')])
 def test_names_with_a_tilde(kind, name, tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     assert kind(f'~/{name}') == tmp_path / name
