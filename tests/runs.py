@@ -144,15 +144,7 @@ def evaluate(*args, **kwargs):
 
 def small_clone(folder):
     """Set up a working folder with small networks in `configs/`; return it."""
-    for name in (
-        'LICENSE',
-        'Makefile',
-        'README.md',
-        'mmrest',
-        'requirements',
-        'setup.py',
-        'tools',
-    ):
+    for name in 'LICENSE Makefile README.md mmrest requirements setup.py tools'.split():
         (folder / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / 'configs', folder / 'configs')
     (folder / 'configs' / 'maskrcnn_rmt_s_3x.py').write_text(DETECTOR)

@@ -82,7 +82,8 @@ def assert_same(folder, whole):
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
     home = tmp_path_factory.mktemp('faults')
-    (home / 'tiny.py').write_text(CONFIG)
+    for name, text in (('tiny', CONFIG), ('evaluated', EVALUATED), ('forking', FORKING)):
+        (home / f'{name}.py').write_text(text)
     return home
 
 
@@ -241,8 +242,6 @@ default_hooks['checkpoint'] = dict(_delete_=True, type='CheckpointHook', interva
 @pytest.mark.parametrize('is_stopped', [False, True])
 def test_evaluations_that_fork(home, coco_root, is_stopped):
     """All 30 runs end, even if they are asked to stop."""
-    (home / 'forking.py').write_text(FORKING)
-    (home / 'evaluated.py').write_text(EVALUATED)
     rng = random.Random(3)
     statuses = []
     for number in range(30):
@@ -287,8 +286,6 @@ def processes(session):
 @pytest.mark.parametrize('program', ['train', 'test', 'infer'])
 def test_no_process_is_left(home, coco_root, program, monkeypatch):
     """Ten seconds after SIGKILL, no process is left, at seven random moments."""
-    (home / 'forking.py').write_text(FORKING)
-    (home / 'evaluated.py').write_text(EVALUATED)
     monkeypatch.syspath_prepend(home)
     if not (home / 'weights.pth').exists():
         save_weights(home / 'weights.pth', home / 'evaluated.py')
