@@ -91,7 +91,7 @@ def _chosen(word: str) -> str:
 
 
 def _names_of(module: str) -> Dict[str, Any]:
-    """Run a file of the package without importing the package; return what it defines."""
+    """Run a file of the package without importing the package, and return its globals."""
     package = Path(importlib.util.find_spec('mmrest').origin).parent
     return runpy.run_path(str(package / f'{module}.py'))
 

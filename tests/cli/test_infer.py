@@ -211,7 +211,7 @@ def test_out_dir_as_input(tmp_path, coco_root):
 
 def test_predictions_of_another_kind(tmp_path, monkeypatch):
     sample = DetDataSample(pred_panoptic_seg=PixelData())
-    found = Prediction('x.jpg', np.zeros((60, 80, 3), np.uint8), sample)
+    found = Prediction('photos/000000000001.jpg', np.zeros((60, 80, 3), np.uint8), sample)
     monkeypatch.setattr(Inferencer, 'stream', lambda *args: iter([found]))
     message = infer('det', 'photos', '--out-dir', tmp_path)
     assert 'predicts pred_panoptic_seg, not boxes or label maps; call' in message
