@@ -12,6 +12,7 @@ from ..analysis.networks import (
     preprocessing,
     usual_size,
 )
+from ..errors import UsageError
 from ..export.comparison import export_checked
 from ..export.onnx import (
     PACKAGES,
@@ -50,7 +51,7 @@ def parse_args() -> argparse.Namespace:
         '--preprocess', action='store_true',
         help='include normalisation; the input is then BGR images of 0 to 255',
     )  # fmt: skip
-    add('--opset', type=opset, default=18, help='ONNX opset version (default: 18)')
+    add('--opset', type=at_least(18), default=18, help='ONNX opset version (default: 18)')
     add('--no-verify', dest='verify', action='store_false', help='do not compare with PyTorch')
     add(
         '--tolerance', type=not_negative, default=1e-3, metavar='X',
@@ -58,20 +59,6 @@ def parse_args() -> argparse.Namespace:
     )  # fmt: skip
     add_cfg_options(parser, 'model.backbone.arch=b')
     return parser.parse_args()
-
-
-def opset(text: str) -> int:
-    """Parse an opset version that the installed onnx supports."""
-    version = at_least(18)(text)
-    try:
-        from onnx.defs import onnx_opset_version
-    except ImportError:  # main prints how to install it
-        return version
-    if version > onnx_opset_version():
-        raise argparse.ArgumentTypeError(
-            f'{version} is not supported by the installed onnx (18 to {onnx_opset_version()})'
-        )
-    return version
 
 
 COMPARED_SIZE = (320, 480)
@@ -90,6 +77,13 @@ def main() -> None:
     """Export and compare."""
     args = parse_args()
     check_packages(PACKAGES if args.verify else PACKAGES[:2])
+    from onnx.defs import onnx_opset_version
+
+    if args.opset > onnx_opset_version():
+        raise UsageError(
+            f'--opset: {args.opset} is not supported by the installed onnx (18 to '
+            f'{onnx_opset_version()})'
+        )
     cfg = network_config(args.network, args.cfg_options)
     of_model = backbone_config(cfg) if args.backbone_only else cfg
     exportable(on_meta(of_model), args.network)  # before weights are read
