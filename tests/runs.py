@@ -120,13 +120,9 @@ def run(program, *args, cwd, check=True, fresh=False, **environ):
     """
     python = sys.executable if fresh else warm_folder() / 'python'
     done = subprocess.run(
-        [str(python), str(program), *map(str, args)],
-        cwd=cwd,
-        env={'OMP_NUM_THREADS': '2', **os.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+        [str(python), str(program), *map(str, args)], cwd=cwd, capture_output=True, text=True,
+        env={'OMP_NUM_THREADS': '2', **os.environ, **environ}, timeout=900,
+    )  # fmt: skip
     if check:
         assert done.returncode == 0, f'{program} failed:\n{done.stdout}\n{done.stderr}'
     return done

@@ -1,7 +1,6 @@
 """Convert a checkpoint to a clean file that mmrest loads, or publish one of a run."""
 
 import argparse
-from collections import Counter
 from typing import Dict, List, NamedTuple
 
 from rich.console import Console
@@ -107,12 +106,11 @@ def table(found: Contents) -> Table:
     values = sum(tensor.numel() for tensor in found.backbone.values())
     name = found.prefix.rstrip('.') or 'backbone'
     rows.add_row(name, str(len(found.backbone)), f'{values:,}', fits)
-    sizes: Counter = Counter()
+    sizes: Dict[str, List[int]] = {}
     for name, tensor in found.others.items():
-        sizes[name.split('.')[0]] += tensor.numel()
-    counts = Counter(name.split('.')[0] for name in found.others)
-    for part, count in counts.items():
-        rows.add_row(part, str(count), f'{sizes[part]:,}', '')
+        sizes.setdefault(name.split('.')[0], []).append(tensor.numel())
+    for part, numbers in sizes.items():
+        rows.add_row(part, str(len(numbers)), f'{sum(numbers):,}', '')
     return rows
 
 

@@ -40,12 +40,8 @@ ITERATIONS = 12
 
 
 def arguments(folder, coco_root, workers):
-    loader = f'train_dataloader.num_workers={workers}'
-    return [
-        'tiny.py',
-        *('--data-root', str(coco_root), '--work-dir', str(folder)),
-        *('--resume', '--cfg-options', loader),
-    ]
+    common = ('--data-root', str(coco_root), '--work-dir', str(folder), '--resume')
+    return ['tiny.py', *common, '--cfg-options', f'train_dataloader.num_workers={workers}']
 
 
 def losses(folder):
@@ -97,13 +93,11 @@ def whole(home, coco_root):
 def start(home, *args, program='train'):
     """Start a script with the threads of `train`, on which results depend."""
     return subprocess.Popen(
-        [sys.executable, str(ROOT / 'tools' / f'{program}.py'), *args],
-        cwd=home,
+        [sys.executable, str(ROOT / 'tools' / f'{program}.py'), *args], cwd=home,
         env={'OMP_NUM_THREADS': '2', **os.environ, 'PYTHONPATH': str(home)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         start_new_session=True,  # so that its workers can be killed too
-    )
+    )  # fmt: skip
 
 
 def kill(home, folder, coco_root, workers, in_writing, rng):

@@ -31,13 +31,9 @@ def start(name, *args, cwd, path='', **variables):
     environ = dict(OMP_NUM_THREADS='1', PYTHON_EXEC=str(warm_folder() / 'python'))
     environ.update(PORT=port, MASTER_PORT=port, PATH=':'.join(filter(None, folders)), **variables)
     return subprocess.Popen(
-        [str(ROOT / 'tools' / name), *map(str, args)],
-        cwd=cwd,
-        env={**os.environ, **environ},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+        [str(ROOT / 'tools' / name), *map(str, args)], cwd=cwd, env={**os.environ, **environ},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
 
 
 def script(*args, status=0, **options):
