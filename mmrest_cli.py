@@ -9,9 +9,10 @@ import glob
 import importlib
 import importlib.util
 import os
+import runpy
 import sys
 from pathlib import Path
-from typing import NoReturn, Optional
+from typing import Any, Dict, Optional
 
 COMMANDS = {
     'train': 'train a detector, segmentor or classifier',
@@ -34,9 +35,11 @@ COMMANDS = {
 }
 
 SHARED = {
-    'browse': ('data', 'browse'),
+    'browse': ('inspect', 'browse'),
+    'config': ('inspect', 'config'),
+    'curves': ('report', 'curves'),
     'publish': ('convert', 'strip'),
-    'shapes': ('data', 'shapes'),
+    'shapes': ('demo', 'shapes'),
 }
 """Command without its own module -> module of mmrest.cli, and function."""
 
@@ -61,7 +64,7 @@ def _run(command: Optional[str]) -> None:
         sys.argv = [f'mmrest {command}', *sys.argv[2:]]
     limit_spinning()
     if command == 'configs':  # needs neither mmrest nor torch
-        _load_file('shipped').main()
+        _names_of('shipped')['main']()
         return
     from mmrest.cli.command import run
 
@@ -79,25 +82,18 @@ def _chosen(word: str) -> str:
         print('\n"mmrest COMMAND --help" lists the options of a command.')
         sys.exit()
     if word == '--version':
-        print(_load_file('version').__version__)
+        print(_names_of('version')['__version__'])
         sys.exit()
-    _refuse(word)
-
-
-def _refuse(word: str) -> NoReturn:
     near = difflib.get_close_matches(word, COMMANDS, 1)
     hint = f'did you mean {near[0]}?' if near else f'choose from {", ".join(COMMANDS)}'
     print(f'mmrest: error: unknown command {word!r}; {hint}', file=sys.stderr)
     sys.exit(2)
 
 
-def _load_file(name: str):
-    """Load a module of the package without importing the package."""
+def _names_of(module: str) -> Dict[str, Any]:
+    """Run a file of the package without importing the package, and return its globals."""
     package = Path(importlib.util.find_spec('mmrest').origin).parent
-    spec = importlib.util.spec_from_file_location(name, package / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return runpy.run_path(str(package / f'{module}.py'))
 
 
 def limit_spinning() -> None:

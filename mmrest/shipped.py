@@ -43,6 +43,11 @@ def models() -> List[Dict[str, Any]]:
     return yaml.safe_load((folder() / 'metafile.yml').read_text(encoding='utf-8'))['Models']
 
 
+def reported(model: Dict[str, Any]) -> Dict[str, float]:
+    """Return metric -> reported value of an entry of the metafile."""
+    return {n: v for result in model.get('Results', ()) for n, v in result['Metrics'].items()}
+
+
 class Shipped(NamedTuple):
     """A shipped config: its cells in the table."""
 
@@ -71,14 +76,13 @@ def described(model: Dict[str, Any]) -> Shipped:
     parts = name[len(method) + 1 :].split('_')[1:]
     place = next(i for i, part in enumerate(parts) if part == 'tl' or part[0].isdigit())
     sizes = ['DeiT' if part == 'deit' else part.capitalize() for part in parts[:place]]
-    metrics = [f'{n} {v}' for r in model.get('Results', ()) for n, v in r['Metrics'].items()]
     return Shipped(
         name,
         '-'.join((model['In Collection'], *sizes)),
         METHODS[method],
         ' '.join(parts[place:]),
         f'{model["Metadata"]["Parameters"] / 1e6:.1f} M',
-        ', '.join(metrics) or '-',
+        ', '.join(f'{name} {value}' for name, value in reported(model).items()) or '-',
     )
 
 

@@ -24,33 +24,21 @@ def draw_coco(root, images=4):
     """Write the set below `root`; returns `root`."""
     rng = np.random.default_rng(0)
     (root / 'annotations').mkdir()
+    categories = [dict(id=number, name=name) for number, name in enumerate(CLASSES, 1)]
     for split in ('train2017', 'val2017'):
         (root / split).mkdir()
-        content = {
-            'images': [],
-            'annotations': [],
-            'categories': [{'id': i + 1, 'name': name} for i, name in enumerate(CLASSES)],
-        }
+        content = dict(images=[], annotations=[], categories=categories)
         for number in range(1, images + 1):
             image, boxes = _picture(rng)
             name = f'{number:012d}.jpg'
             cv2.imwrite(str(root / split / name), image)
-            content['images'].append(
-                {'id': number, 'file_name': name, 'height': HEIGHT, 'width': WIDTH}
-            )
+            content['images'].append(dict(id=number, file_name=name, height=HEIGHT, width=WIDTH))
             for index, x, y, w, h in boxes:
                 corners = [x, y, x + w, y, x + w, y + h, x, y + h]
-                content['annotations'].append(
-                    {
-                        'id': len(content['annotations']) + 1,
-                        'image_id': number,
-                        'category_id': index + 1,
-                        'bbox': [x, y, w, h],
-                        'area': w * h,
-                        'iscrowd': 0,
-                        'segmentation': [corners],
-                    }
-                )
+                content['annotations'].append(dict(
+                    id=len(content['annotations']) + 1, image_id=number, category_id=index + 1,
+                    bbox=[x, y, w, h], area=w * h, iscrowd=0, segmentation=[corners],
+                ))  # fmt: skip
         (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
     return root
 

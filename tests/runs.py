@@ -120,13 +120,9 @@ def run(program, *args, cwd, check=True, fresh=False, **environ):
     """
     python = sys.executable if fresh else warm_folder() / 'python'
     done = subprocess.run(
-        [str(python), str(program), *map(str, args)],
-        cwd=cwd,
-        env={'OMP_NUM_THREADS': '2', **os.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+        [str(python), str(program), *map(str, args)], cwd=cwd, capture_output=True, text=True,
+        env={'OMP_NUM_THREADS': '2', **os.environ, **environ}, timeout=900,
+    )  # fmt: skip
     if check:
         assert done.returncode == 0, f'{program} failed:\n{done.stdout}\n{done.stderr}'
     return done
@@ -144,15 +140,7 @@ def evaluate(*args, **kwargs):
 
 def small_clone(folder):
     """Set up a working folder with small networks in `configs/`; return it."""
-    for name in (
-        'LICENSE',
-        'Makefile',
-        'README.md',
-        'mmrest',
-        'requirements',
-        'setup.py',
-        'tools',
-    ):
+    for name in 'LICENSE Makefile README.md mmrest requirements setup.py tools'.split():
         (folder / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / 'configs', folder / 'configs')
     (folder / 'configs' / 'maskrcnn_rmt_s_3x.py').write_text(DETECTOR)

@@ -16,7 +16,7 @@ from ..analysis.networks import BACKBONES, PEERS
 from ..engine.config import load_config
 from ..errors import UsageError
 from ..ops import BACKENDS
-from ..shipped import models
+from ..shipped import models, reported
 from .command import Parser, at_least, folder, markdown_table
 
 NETWORKS = (*BACKBONES, *ATTENTIONS)
@@ -198,10 +198,7 @@ def benchmark_checkpoints(args: argparse.Namespace, console: Console) -> None:
         roots.append(getattr(args, DATA.get(scope, ''), None))
         if not Path(checkpoint).is_file():
             raise UsageError(f'checkpoint {checkpoint} not found')
-    reported = {
-        model['Name']: {n: v for r in model.get('Results', ()) for n, v in r['Metrics'].items()}
-        for model in models()
-    }
+    of_papers = {model['Name']: reported(model) for model in models()}
     rows, failed = [], []
     args.work_dir.mkdir(parents=True, exist_ok=True)
     for (config, checkpoint), root in zip(args.pairs, roots):
@@ -214,7 +211,7 @@ def benchmark_checkpoints(args: argparse.Namespace, console: Console) -> None:
         row = [Path(config).stem, checkpoint]
         for key, (name, factor) in METRICS.items():
             row.append(f'{metrics[key] * factor:.1f}' if key in metrics else '-')
-            row.append(str(reported.get(row[0], {}).get(name, '-')))
+            row.append(str(of_papers.get(row[0], {}).get(name, '-')))
         memory_mb = metrics.get('memory_mb')
         row += [f'{1 / metrics["time"]:.2f}', f'{memory_mb:.0f}' if memory_mb else '-']
         rows.append(row)

@@ -17,10 +17,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from ..operators import ENVIRONMENT_VARIABLE, describe
+from ..ops import dispatch
+from ..ops.gpu import refuse_triton
 from .command import Parser, markdown_table
 
 
@@ -67,8 +70,8 @@ class State(NamedTuple):
     Attributes:
         versions: module -> distribution and version, if installed.
         faults: module -> first line of its import error.
-        facts: 'gpu', 'both mmcv', and if torch can be imported 'torch cuda', 'cuda works',
-            'operators' and 'compiled without CUDA'.
+        facts: 'gpu', 'both mmcv', 'torch cuda', 'cuda works', and if mmcv has ops 'operators' and
+            'compiled without CUDA'.
     """
 
     versions: Dict[str, Tuple[str, str]]
@@ -100,18 +103,15 @@ def look() -> State:
     facts: Dict[str, object] = {
         'both mmcv': {'mmcv', 'mmcv-lite'} <= installed.keys(),
         'gpu': bool(glob.glob('/dev/nvidia[0-9]*')),
+        'torch cuda': torch.version.cuda,
+        'cuda works': torch.cuda.is_available(),
     }
-    if 'torch' in versions and 'torch' not in faults:
-        import torch
+    if 'mmcv._ext' not in faults:
+        from mmcv.ops import get_compiling_cuda_version
 
-        facts['torch cuda'] = torch.version.cuda
-        facts['cuda works'] = torch.cuda.is_available()
-        if 'mmcv._ext' not in faults:
-            from mmcv.ops import get_compiling_cuda_version
-
-            facts['operators'] = describe()
-            without_cuda = get_compiling_cuda_version() == 'not available'
-            facts['compiled without CUDA'] = facts['operators'] == 'compiled' and without_cuda
+        facts['operators'] = describe()
+        without_cuda = get_compiling_cuda_version() == 'not available'
+        facts['compiled without CUDA'] = facts['operators'] == 'compiled' and without_cuda
     return State(versions, faults, facts)
 
 
@@ -160,7 +160,7 @@ def remedies(state: State) -> Dict[str, str]:
     if 'torchvision' in found and 'torchvision' not in versions:
         found['torchvision'] = 'mmpretrain imports it: install the release for your torch'
     found.update(_mmcv_remedies(state))
-    if facts.get('gpu') and 'torch cuda' in facts and not facts.get('cuda works'):
+    if facts['gpu'] and not facts['cuda works']:
         cuda = facts['torch cuda']
         found['torch'] = (
             f'GPU found, but CUDA {cuda} does not work: see nvidia-smi, the driver may be too old'
@@ -182,7 +182,7 @@ def _mmcv_remedies(state: State) -> Dict[str, str]:
         f'pip uninstall -y mmcv, then pip install mmcv-lite=={mmcv_version}, which uses the '
         'ops of torchvision; or install the mmcv wheel that was built for your torch'
     )
-    if facts.get('both mmcv'):
+    if facts['both mmcv']:
         return {'mmcv': 'mmcv and mmcv-lite overwrite each other: uninstall both, install one'}
     if mmcv == 'mmcv' and mmdet == 'mmdet' and _number(mmcv_version) >= (2, 2):
         return {'mmcv': f'mmdet {mmdet_version} requires mmcv<2.2: pip install "mmcv<2.2"'}
@@ -193,21 +193,19 @@ def _mmcv_remedies(state: State) -> Dict[str, str]:
             return {'mmcv': f'{ENVIRONMENT_VARIABLE}=off disables its ops: unset it'}
         needed = 'mmcv-lite has no ops without it: install the release for your torch'
         return {'torchvision': needed}
-    if facts.get('cuda works') and facts.get('compiled without CUDA'):
+    if facts['cuda works'] and facts.get('compiled without CUDA'):
         return {'mmcv': f'its ops were compiled without CUDA: {swap}'}
     return {}
 
 
-def commit() -> Optional[str]:
+def commit() -> str:
     """Return the commit of the clone that mmrest is imported from, '-dirty' after changes."""
     root = Path(__file__).resolve().parents[2]
-    if not (root / '.git').exists():
-        return None
     command = ['git', '-C', str(root), 'describe', '--always', '--dirty', '--abbrev=12']
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    if (root / '.git').exists():
+        with contextlib.suppress(OSError):  # no git
+            return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    return ''
 
 
 def surroundings(state: State) -> Dict[str, str]:
@@ -219,41 +217,29 @@ def surroundings(state: State) -> Dict[str, str]:
         'system': platform.platform(),
         'processor': f'{os.cpu_count()} cores, OMP_NUM_THREADS {threads}',
         'commit of mmrest': commit() or 'n/a (installed package)',
-        'CUDA of torch': str(facts.get('torch cuda') or 'none'),
+        'CUDA of torch': str(facts['torch cuda'] or 'none'),
         'GPU': 'detected' if facts['gpu'] else 'none',
+        'attention': _attention(),
     }
-    if facts.get('cuda works'):
-        found['GPU'] = '; '.join(_gpus())
+    if facts['cuda works']:
+        gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        found['GPU'] = '; '.join(
+            f'{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, capability {gpu.major}.{gpu.minor}'
+            for gpu in gpus
+        )
     if 'operators' in facts:
         found['MMCV ops'] = str(facts['operators'])
-    if not {'torch', 'mmcv', 'mmengine'} & state.faults.keys() and 'torch' in state.versions:
-        found['attention'] = _attention()
     return found
-
-
-def _gpus() -> List[str]:
-    import torch
-
-    gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-    return [
-        f'{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, capability {gpu.major}.{gpu.minor}'
-        for gpu in gpus
-    ]
 
 
 def _attention() -> str:
     """Return the selected attention backend, and why it is not Triton."""
-    import torch
-
-    from ..ops.dispatch import ENVIRONMENT_VARIABLE, forced_backend
-    from ..ops.gpu import refuse_triton
-
     try:
-        forced = forced_backend()
+        forced = dispatch.forced_backend()
     except ValueError as error:
         return str(error)
     if forced is not None:
-        return f'{forced}, forced by {ENVIRONMENT_VARIABLE}'
+        return f'{forced}, forced by {dispatch.ENVIRONMENT_VARIABLE}'
     x = torch.empty(1, 1, 1, 8, device='cuda' if torch.cuda.is_available() else 'cpu')
     reason = refuse_triton(x, x, x)
     return 'triton' if reason is None else f'torch; not triton: {reason}'
@@ -282,8 +268,6 @@ def check_backends(device: str) -> int:
     Returns:
         1 if a backend fails, or deviates by more than rounding.
     """
-    import torch
-
     from ..analysis.backends import examine
     from ..analysis.measure import machine
 
@@ -318,7 +302,7 @@ def main() -> int:
     )  # fmt: skip
     args = parser.parse_args()
     state = look()
-    if args.gpu and not state.facts.get('cuda works'):
+    if args.gpu and not state.facts['cuda works']:
         parser.error('--gpu: PyTorch finds no usable GPU')
     if args.markdown:
         lines = [f'- {name}: {what}' for name, what in surroundings(state).items()]

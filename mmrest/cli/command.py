@@ -18,7 +18,7 @@ from mmengine.config import Config
 from ..checkpoint import CheckpointError
 from ..engine.config import load_config
 from ..engine.devices import usable_device
-from ..engine.distributed import check_launcher, leave_processes, rank_prefix
+from ..engine.distributed import LAUNCHERS, check_launcher, leave_processes, rank_prefix
 from ..engine.signals import STOPPED, isolate_children
 from ..errors import Interrupted, UsageError
 from ..ops import forced_backend
@@ -60,10 +60,6 @@ def written_file(*suffixes: str) -> Callable[[str], Path]:
     return file
 
 
-published_file = written_file('.pth', '.safetensors')
-"""Argument type of an output file for weights."""
-
-
 def _number(kind: Callable[[str], Any], least: float, most: float, words: str) -> Callable:
     def number(text: str) -> Any:
         try:
@@ -101,13 +97,7 @@ class _Options(argparse.Action):
     traceback if the = is missing.
     """
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Sequence[str],
-        option_string: Optional[str] = None,
-    ) -> None:
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
         options = dict(getattr(namespace, self.dest) or {})
         for pair in values:
             key, equals, text = pair.partition('=')
@@ -167,69 +157,42 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 def add_cfg_options(parser: argparse.ArgumentParser, example: str) -> None:
     """Add the argument that overrides values of a config, under mmdet's name."""
     parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=_Options,
-        metavar='KEY=VALUE',
+        '--cfg-options', nargs='+', action=_Options, metavar='KEY=VALUE',
         help=f'override values of the config, for instance {example}; lists as key="[a,b]"',
-    )
+    )  # fmt: skip
 
 
 class _Size(argparse.Action):
     """Action for height and width of an image, or one number for both, in pixels."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Sequence[int],
-        option_string: Optional[str] = None,
-    ) -> None:
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
         if len(values) > 2:
-            raise argparse.ArgumentError(
-                self, f'takes a height and a width, not {len(values)} numbers'
-            )
+            reason = f'takes a height and a width, not {len(values)} numbers'
+            raise argparse.ArgumentError(self, reason)
         setattr(namespace, self.dest, (values[0], values[-1]))
 
 
 def add_shape_argument(parser: argparse.ArgumentParser, name: str, described: str) -> None:
     """Add an argument for the height and width of an image."""
     parser.add_argument(
-        name,
-        nargs='+',
-        type=at_least(1),
-        action=_Size,
-        metavar='PIXELS',
+        name, nargs='+', type=at_least(1), action=_Size, metavar='PIXELS',
         help=f'height and width {described}',
-    )
+    )  # fmt: skip
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of training and testing, under mmdet's names."""
-    parser.add_argument(
-        '--work-dir',
-        type=folder,
+    add = parser.add_argument
+    add(
+        '--work-dir', type=folder,
         help='folder for logs and checkpoints (default: work_dirs/<config name>)',
-    )
+    )  # fmt: skip
     add_config_arguments(parser)
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='job launcher',
-    )
-    parser.add_argument(
-        '--skip-preflight',
-        action='store_true',
-        help='skip the checks before the run',
-    )
-    parser.add_argument(
-        '--verbose', action='store_true', help='show the full log on the terminal, too'
-    )
+    add('--launcher', choices=['none', *LAUNCHERS], default='none', help='job launcher')
+    add('--skip-preflight', action='store_true', help='skip the checks before the run')
+    add('--verbose', action='store_true', help='show the full log on the terminal, too')
     # torch.distributed.launch passes it, torchrun sets LOCAL_RANK instead.
-    parser.add_argument(
-        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
-    )
+    add('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 def run_config(args: argparse.Namespace) -> Config:

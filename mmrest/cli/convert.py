@@ -1,7 +1,6 @@
 """Convert a checkpoint to a clean file that mmrest loads, or publish one of a run."""
 
 import argparse
-from collections import Counter
 from typing import Dict, List, NamedTuple
 
 from rich.console import Console
@@ -19,7 +18,7 @@ from ..checkpoint import (
 from ..errors import some
 from ..models.pyramid import named_networks, recognised
 from ..version import __version__
-from .command import Parser, published_file
+from .command import Parser, written_file
 
 FULL_PREFIX = 'backbone.'
 """Key prefix of the backbone in full models of mmdet, mmseg and mmpretrain."""
@@ -78,13 +77,10 @@ def parse_args() -> argparse.Namespace:
         'mmpretrain or detectron2 to a clean file that mmrest loads.'
     )
     add_files(parser, nargs='?')
-    parser.add_argument('--list', action='store_true', help='list the parts of the checkpoint')
-    parser.add_argument(
-        '--prefix', help='key prefix of the backbone, if the file contains several networks'
-    )
-    parser.add_argument(
-        '--backbone', action='store_true', help='save the backbone only (drop neck and heads)'
-    )
+    add = parser.add_argument
+    add('--list', action='store_true', help='list the parts of the checkpoint')
+    add('--prefix', help='key prefix of the backbone, if the file contains several networks')
+    add('--backbone', action='store_true', help='save the backbone only (drop neck and heads)')
     args = parser.parse_args()
     if args.out_file is None and not args.list:
         parser.error('pass an output file, or --list')
@@ -95,12 +91,10 @@ def add_files(parser: Parser, **options: str) -> None:
     """Add the arguments for the input and output file."""
     parser.add_argument('in_file', help='checkpoint file')
     parser.add_argument(
-        'out_file',
-        type=published_file,
+        'out_file', **options, type=written_file('.pth', '.safetensors'),
         help='output file, .pth or .safetensors; the first 8 digits of its SHA-256 are appended '
         'to its name',
-        **options,
-    )
+    )  # fmt: skip
 
 
 def table(found: Contents) -> Table:
@@ -112,12 +106,11 @@ def table(found: Contents) -> Table:
     values = sum(tensor.numel() for tensor in found.backbone.values())
     name = found.prefix.rstrip('.') or 'backbone'
     rows.add_row(name, str(len(found.backbone)), f'{values:,}', fits)
-    sizes: Counter = Counter()
+    sizes: Dict[str, List[int]] = {}
     for name, tensor in found.others.items():
-        sizes[name.split('.')[0]] += tensor.numel()
-    counts = Counter(name.split('.')[0] for name in found.others)
-    for part, count in counts.items():
-        rows.add_row(part, str(count), f'{sizes[part]:,}', '')
+        sizes.setdefault(name.split('.')[0], []).append(tensor.numel())
+    for part, numbers in sizes.items():
+        rows.add_row(part, str(len(numbers)), f'{sum(numbers):,}', '')
     return rows
 
 

@@ -1,22 +1,22 @@
-"""Train on synthetic shapes from scratch within minutes, and plot predictions and curves."""
+"""Generate the synthetic shapes dataset, and train on it within minutes."""
 
 import argparse
 import time
 from pathlib import Path
-from typing import Callable, Dict, NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
 from mmengine.utils import digit_version
 from rich.console import Console
 from rich.table import Table
 
-from ..datasets.shapes import write_classes, write_shapes
+from ..datasets.shapes import MIN_SIZE, write_classes, write_shapes
 from ..engine.building import build_runner
 from ..engine.config import load_config
 from ..inference.sheets import draw_classes, draw_predictions
 from ..reporting.curves import draw_curves
 from ..reporting.logs import read_log
-from .command import Parser, folder
+from .command import Parser, at_least, folder
 
 
 class Images(NamedTuple):
@@ -45,41 +45,36 @@ SEGMENTATION = Images('ade', write_shapes, 1600, 50, 64, 80)
 CLASSIFICATION = Images('imagenet', write_classes, 4800, 300, 48, 48)
 
 
-class Demo(NamedTuple):
-    """A training on synthetic shapes.
-
-    Attributes:
-        config: file in configs/.
-        images: dataset.
-        metrics: name in the log -> title.
-        perfect: largest value; mmdet's metrics are fractions, others percentages.
-    """
-
-    config: str
-    images: Images
-    metrics: Dict[str, str]
-    perfect: float
-
-
-BOXES = {'coco/bbox_mAP': 'box AP', 'coco/bbox_mAP_50': 'box AP50'}
-MASKS = {**BOXES, 'coco/segm_mAP': 'mask AP', 'coco/segm_mAP_50': 'mask AP50'}
-CLASSES = {'accuracy/top1': 'top-1'}
-LABEL_MAPS = {'mIoU': 'mIoU', 'mAcc': 'mAcc', 'aAcc': 'aAcc'}
-
 DEMOS = {
-    'maskrcnn': Demo('demo_maskrcnn_rmt_t.py', DETECTION, MASKS, 1),
-    'cascade_maskrcnn': Demo('demo_cascade_maskrcnn_rmt_t.py', DETECTION, MASKS, 1),
-    'retinanet': Demo('demo_retinanet_rest_lite.py', DETECTION, BOXES, 1),
-    'semfpn': Demo('demo_semfpn_rest_lite.py', SEGMENTATION, LABEL_MAPS, 100),
-    'upernet': Demo('demo_upernet_rmt_t.py', SEGMENTATION, LABEL_MAPS, 100),
-    'cls_rest_lite': Demo('demo_cls_rest_lite.py', CLASSIFICATION, CLASSES, 100),
-    'cls_rmt_t': Demo('demo_cls_rmt_t.py', CLASSIFICATION, CLASSES, 100),
+    'maskrcnn': ('demo_maskrcnn_rmt_t.py', DETECTION),
+    'cascade_maskrcnn': ('demo_cascade_maskrcnn_rmt_t.py', DETECTION),
+    'retinanet': ('demo_retinanet_rest_lite.py', DETECTION),
+    'semfpn': ('demo_semfpn_rest_lite.py', SEGMENTATION),
+    'upernet': ('demo_upernet_rmt_t.py', SEGMENTATION),
+    'cls_rest_lite': ('demo_cls_rest_lite.py', CLASSIFICATION),
+    'cls_rmt_t': ('demo_cls_rmt_t.py', CLASSIFICATION),
 }
+"""Method -> file in configs/, and dataset."""
+
+METRICS = {
+    'coco/bbox_mAP': ('box AP', 1),
+    'coco/bbox_mAP_50': ('box AP50', 1),
+    'coco/segm_mAP': ('mask AP', 1),
+    'coco/segm_mAP_50': ('mask AP50', 1),
+    'mIoU': ('mIoU', 100),
+    'mAcc': ('mAcc', 100),
+    'aAcc': ('aAcc', 100),
+    'accuracy/top1': ('top-1', 100),
+}
+"""Name in the log -> title, and largest value."""
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = Parser(description=__doc__)
+    parser = Parser(
+        description='Train on synthetic shapes from scratch within minutes, and plot predictions '
+        'and curves.'
+    )
     parser.add_argument('method', nargs='?', choices=DEMOS, default='maskrcnn')
     parser.add_argument(
         '--work-dir', type=folder,
@@ -95,15 +90,14 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Generate, train, evaluate and plot."""
     args = parse_args()
-    demo = DEMOS[args.method]
+    config, (layout, write, train, val, height, width) = DEMOS[args.method]
     console = Console()
     start = time.time()
     data = args.work_dir / 'data'
-    layout, write, train, val, height, width = demo.images
     write(data, {'train': train, 'val': val}, height, width)
     console.print(f'Generated {train} training and {val} held-out images in {data}')
 
-    cfg = load_config(demo.config, data_root=str(data / layout))
+    cfg = load_config(config, data_root=str(data / layout))
     cfg.work_dir, cfg.launcher = str(args.work_dir), 'none'
     # One pass over the parameters, rather than one per operation; before torch 2.4 on GPUs only.
     cfg.optim_wrapper.optimizer.fused = digit_version(torch.__version__) >= digit_version('2.4')
@@ -111,16 +105,42 @@ def main() -> None:
     runner.train()
 
     log = read_log(Path(runner.log_dir, 'vis_data', 'scalars.json'))
-    draw = draw_classes if demo.metrics is CLASSES else draw_predictions
-    draw(runner.model, runner.val_dataloader.dataset, args.work_dir / 'predictions.png')
-    draw_curves([log], args.work_dir / 'curves.png', [*log.losses, *demo.metrics])
     _, last = log.val[-1]
+    metrics = [name for name in METRICS if name in last]
+    draw = draw_classes if write is write_classes else draw_predictions
+    draw(runner.model, runner.val_dataloader.dataset, args.work_dir / 'predictions.png')
+    draw_curves([log], args.work_dir / 'curves.png', [*log.losses, *metrics])
 
-    table = Table(title=f'{demo.config}: {time.time() - start:.0f} s', title_justify='left')
+    table = Table(title=f'{config}: {time.time() - start:.0f} s', title_justify='left')
     table.add_column(f'on {val} held-out images')
     table.add_column('', justify='right')
-    for name, title in demo.metrics.items():
-        table.add_row(title, f'{last[name] / demo.perfect:.3f}')
+    for name in metrics:
+        title, perfect = METRICS[name]
+        table.add_row(title, f'{last[name] / perfect:.3f}')
     console.print(table)
     console.print(f'See {args.work_dir}/predictions.png and {args.work_dir}/curves.png')
     console.print(f'Checkpoint and logs are in {args.work_dir}; next steps are in README.md')
+
+
+def shapes() -> None:
+    """Generate the dataset."""
+    parser = Parser(
+        description='Generate a synthetic shapes dataset in the layouts of COCO, ADE20K and '
+        'ImageNet.'
+    )
+    size, count = at_least(MIN_SIZE), at_least(1)
+    add = parser.add_argument
+    add(
+        'out', type=folder,
+        help='output directory; overwrites previously generated coco/, ade/ and imagenet/',
+    )  # fmt: skip
+    add('--train', type=count, default=200, help='number of training images (default: 200)')
+    add('--val', type=count, default=50, help='number of held-out images (default: 50)')
+    add('--height', type=size, default=160, help='pixels (default: 160)')
+    add('--width', type=size, default=192, help='pixels (default: 192)')
+    add('--seed', type=at_least(0), default=0)
+    args = parser.parse_args()
+    counts = {'train': args.train, 'val': args.val}
+    for write in (write_shapes, write_classes):
+        write(args.out, counts, args.height, args.width, args.seed)
+    print(f'saved {args.train} training and {args.val} held-out images to {args.out}')

@@ -4,17 +4,15 @@ import argparse
 from typing import List, Tuple
 
 from ..analysis.networks import (
-    CLASSIFICATION_SIZE,
-    OURS,
-    PEERS,
+    BACKBONES,
     backbone_config,
     build_network,
-    is_backbone,
     network_config,
     on_meta,
     preprocessing,
     usual_size,
 )
+from ..errors import UsageError
 from ..export.comparison import export_checked
 from ..export.onnx import (
     PACKAGES,
@@ -38,51 +36,29 @@ from .command import (
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument(
-        'network', metavar='CONFIG', help=f'config file, or one of {", ".join([*OURS, *PEERS])}'
-    )
-    parser.add_argument('checkpoint', nargs='?', help='weights (default: random ones)')
-    parser.add_argument(
-        '--out', type=written_file('.onnx'), required=True, metavar='FILE', help='output file'
-    )
+    add = parser.add_argument
+    add('network', metavar='CONFIG', help=f'config file, or one of {", ".join(BACKBONES)}')
+    add('checkpoint', nargs='?', help='weights (default: random ones)')
+    add('--out', type=written_file('.onnx'), required=True, metavar='FILE', help='output file')
     add_shape_argument(
-        parser,
-        '--shape',
+        parser, '--shape',
         'of the image, one number for a square (default: 224 224 for a backbone, for a segmentor '
         'the size of its data_preprocessor, or 512 512, for a detector 320 480)',
-    )
-    parser.add_argument(
-        '--static', action='store_true', help='fixed input shape: one image of this size'
-    )
-    parser.add_argument('--backbone-only', action='store_true', help='drop neck and heads')
-    parser.add_argument(
+    )  # fmt: skip
+    add('--static', action='store_true', help='fixed input shape: one image of this size')
+    add('--backbone-only', action='store_true', help='drop neck and heads')
+    add(
         '--preprocess', action='store_true',
         help='include normalisation; the input is then BGR images of 0 to 255',
     )  # fmt: skip
-    parser.add_argument('--opset', type=opset, default=18, help='ONNX opset version (default: 18)')
-    parser.add_argument(
-        '--no-verify', dest='verify', action='store_false', help='do not compare with PyTorch'
-    )
-    parser.add_argument(
+    add('--opset', type=at_least(18), default=18, help='ONNX opset version (default: 18)')
+    add('--no-verify', dest='verify', action='store_false', help='do not compare with PyTorch')
+    add(
         '--tolerance', type=not_negative, default=1e-3, metavar='X',
         help='largest accepted difference, in standard deviations (default: 0.001)',
     )  # fmt: skip
     add_cfg_options(parser, 'model.backbone.arch=b')
     return parser.parse_args()
-
-
-def opset(text: str) -> int:
-    """Parse an opset version that the installed onnx supports."""
-    version = at_least(18)(text)
-    try:
-        from onnx.defs import onnx_opset_version
-    except ImportError:  # main prints how to install it
-        return version
-    if version > onnx_opset_version():
-        raise argparse.ArgumentTypeError(
-            f'{version} is not supported by the installed onnx (18 to {onnx_opset_version()})'
-        )
-    return version
 
 
 COMPARED_SIZE = (320, 480)
@@ -101,14 +77,18 @@ def main() -> None:
     """Export and compare."""
     args = parse_args()
     check_packages(PACKAGES if args.verify else PACKAGES[:2])
+    from onnx.defs import onnx_opset_version
+
+    if args.opset > onnx_opset_version():
+        raise UsageError(
+            f'--opset: {args.opset} is not supported by the installed onnx (18 to '
+            f'{onnx_opset_version()})'
+        )
     cfg = network_config(args.network, args.cfg_options)
     of_model = backbone_config(cfg) if args.backbone_only else cfg
     exportable(on_meta(of_model), args.network)  # before weights are read
     network = exportable(build_network(of_model, args.checkpoint), args.network)
-    usual = CLASSIFICATION_SIZE if is_backbone(of_model) else usual_size(cfg)
-    if is_detector(network):
-        usual = COMPARED_SIZE
-    size = args.shape or usual
+    size = args.shape or (COMPARED_SIZE if is_detector(network) else usual_size(of_model))
     shapes = compared_at(size, args.static) if args.verify else []
     print('exporting; this may take some minutes', flush=True)
     found = export_checked(
@@ -130,9 +110,9 @@ def main() -> None:
                 f'unmatched; scores differ by at most {agreed.score:.1e}, boxes by '
                 f'{agreed.box:.1e} pixels; lowest IoU of masks, if any: {agreed.mask:.4f}'
             )
-    takes = (
-        'one image of {} x {}'.format(*size) if args.static else 'images of any number and size'
-    )
+    takes = f'one image of {size[0]} x {size[1]}'
+    if not args.static:
+        takes = 'images of any number and size'
     outputs = ', '.join(output_names(network))
     megabytes = args.out.stat().st_size / 1e6
     print(f'{args.out} ({megabytes:.1f} MB): {takes} -> {outputs}; opset {args.opset}')

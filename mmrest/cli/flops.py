@@ -17,34 +17,29 @@ from .command import Parser, add_cfg_options, add_shape_argument, written_file
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument(
-        'network', metavar='CONFIG', help=f'config, or one of {", ".join(BACKBONES)}'
-    )
+    add = parser.add_argument
+    add('network', metavar='CONFIG', help=f'config, or one of {", ".join(BACKBONES)}')
     add_shape_argument(
         parser, '--shape',
         'of the image, one number for a square (default: 224 224 for a classifier or backbone, '
         '800 1280 for a detector, the size in its data_preprocessor or 512 512 for a segmentor)',
     )  # fmt: skip
-    parser.add_argument('--backbone-only', action='store_true', help='drop neck and heads')
-    parser.add_argument(
-        '--json', type=written_file('.json'), metavar='FILE', help='also save the counts as JSON'
-    )
+    add('--backbone-only', action='store_true', help='drop neck and heads')
+    add('--json', type=written_file('.json'), metavar='FILE', help='also save the counts as JSON')
     add_cfg_options(parser, 'model.backbone.arch=b')
     return parser.parse_args()
 
 
 def counts(parts: List[Part]) -> Dict[str, Any]:
     """Return the counts as a dict; totals exclude parts that are not counted."""
+    entries = [part._asdict() for part in parts]
+    for entry in entries:
+        if not entry.pop('counted'):
+            entry.update(macs=None, attention=None)  # not 0, so that they are not added up
     return dict(
         **{key: sum(getattr(part, key) for part in parts) for key in Part._fields[1:4]},
         not_counted=[part.name for part in parts if not part.counted],
-        parts=[
-            # None instead of 0, so that unknown counts are not added up.
-            dict(name=p.name, parameters=p.parameters, macs=p.macs, attention=p.attention)
-            if p.counted
-            else dict(name=p.name, parameters=p.parameters, macs=None, attention=None)
-            for p in parts
-        ],
+        parts=entries,
     )
 
 

@@ -7,7 +7,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 import cv2
 import numpy as np
@@ -110,7 +110,7 @@ class Run:
                 self.add = stack.enter_context(coco_file(self.outputs.json, categories))
             images = {str(source.path): source for source in inputs if not source.is_video}
             self._expect(len(images))
-            for found in self._stream(images, lambda _, error: self._skip(error, 1)):
+            for found in self.model.stream(images, self.batch_size, self._skip):
                 source = images[str(found.source)]
                 self._keep(source, found)
                 if self.outputs.save_vis:
@@ -121,7 +121,7 @@ class Run:
                     try:
                         self._video(source)
                     except UnreadableImage as error:
-                        self._skip(error)
+                        self._skip(source, error, expected=0)
 
     def _video(self, source: Input) -> None:
         video, before = Video(source.path), self.done
@@ -137,7 +137,7 @@ class Run:
                 writers[0].write(drawn)
 
             try:
-                for number, found in enumerate(self._stream(video)):
+                for number, found in enumerate(self.model.stream(video, self.batch_size)):
                     self._keep(source, found, number)
                     if self.outputs.save_vis:
                         self._draw(found, write)
@@ -147,23 +147,11 @@ class Run:
         if self.done == before:
             raise UnreadableImage(f'{source.path} has no frame that can be read')
 
-    def _stream(
-        self, images: Iterable, on_unreadable: Optional[Callable] = None
-    ) -> Iterator[Prediction]:
-        for found in self.model.stream(images, self.batch_size, on_unreadable):
-            if not {'pred_instances', 'pred_sem_seg'} & set(found.sample.keys()):
-                raise UsageError(
-                    f'{type(self.model.model).__name__} predicts '
-                    f'{", ".join(found.sample.keys())}, not boxes or label maps; call it from '
-                    'Python, see docs/inference.md'
-                )
-            yield found
-
     def _expect(self, count: int) -> None:
         """Increase the total of the progress bar, in images and frames."""
         self.bar.update(self.task, total=self.bar.tasks[0].total + count)
 
-    def _skip(self, error: UnreadableImage, expected: int = 0) -> None:
+    def _skip(self, source: Any, error: UnreadableImage, expected: int = 1) -> None:
         self._expect(-expected)
         self.skipped.append(str(error))
         self.bar.console.print(f'skipped: {error}', markup=False, soft_wrap=True)
@@ -181,11 +169,15 @@ class Run:
     def _drawn(self) -> None:
         """Wait for the last visualization."""
         if self._drawing is not None:
-            drawing, self._drawing = self._drawing, None
-            drawing.result()
+            self._drawing.result()
 
     def _keep(self, source: Input, found: Prediction, frame: Optional[int] = None) -> None:
         """Save the prediction for an image or frame."""
+        if not {'pred_instances', 'pred_sem_seg'} & set(found.sample.keys()):
+            raise UsageError(
+                f'{type(self.model.model).__name__} predicts {", ".join(found.sample.keys())}, '
+                'not boxes or label maps; call it from Python, see docs/inference.md'
+            )
         height, width = found.image.shape[:2]
         entry = dict(file_name=source.path.as_posix(), width=width, height=height)
         if frame is not None:

@@ -1,57 +1,50 @@
-"""Write the report of a run: one HTML page with its config, curves, metrics and predictions."""
+"""Plot the logs of runs, and write the report of a run."""
 
-import argparse
 from pathlib import Path
+from typing import List
 
 from mmengine.device import get_device
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from ..engine.config import load_config
-from ..reporting.logs import read_log
+from ..errors import UsageError
+from ..reporting.curves import SUFFIXES, default_keys, draw_curves, title_of
+from ..reporting.logs import Log, read_log, write_csv
 from ..reporting.report import write_report
 from ..reporting.run_summary import find_checkpoint, find_config
 from .command import Parser, add_config_arguments, at_least, device, fraction, written_file
 
 
-def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = Parser(description=__doc__)
-    parser.add_argument('work_dir', type=Path, help='work dir of the run')
-    parser.add_argument('--config', help='config file (default: the one in the work dir)')
-    parser.add_argument(
-        '--checkpoint', help='checkpoint to evaluate (default: the best, or else the newest)'
+def main() -> None:
+    """Write the report of a run."""
+    parser = Parser(
+        description='Write the report of a run: one HTML page with its config, curves, metrics '
+        'and predictions.'
     )
-    parser.add_argument('--no-eval', action='store_true', help='report the logs only')
-    parser.add_argument(
-        '--out',
-        type=written_file('.html', '.htm'),
+    add = parser.add_argument
+    add('work_dir', type=Path, help='work dir of the run')
+    add('--config', help='config file (default: the one in the work dir)')
+    add('--checkpoint', help='checkpoint to evaluate (default: the best, or else the newest)')
+    add('--no-eval', action='store_true', help='report the logs only')
+    add(
+        '--out', type=written_file('.html', '.htm'),
         help='output file (default: report.html in the work dir)',
-    )
-    parser.add_argument(
-        '--num-pictures',
-        type=at_least(0),
-        default=4,
-        metavar='N',
+    )  # fmt: skip
+    add(
+        '--num-pictures', type=at_least(0), default=4, metavar='N',
         help='show the N best predictions and the N worst (default: 4)',
-    )
-    parser.add_argument(
-        '--score-thr',
-        type=fraction,
-        default=0.3,
+    )  # fmt: skip
+    add(
+        '--score-thr', type=fraction, default=0.3,
         help='score threshold for visualizations and image scores (default: 0.3)',
-    )
-    parser.add_argument(
-        '--device', type=device, default=get_device(), help='cpu, cuda, cuda:1 ... (default: GPU)'
-    )
+    )  # fmt: skip
+    add('--device', type=device, default=get_device(), help='cpu, cuda, cuda:1 ... (default: GPU)')
     add_config_arguments(parser)
     args = parser.parse_args()
     if args.no_eval and args.checkpoint is not None:
         parser.error('--checkpoint has no effect with --no-eval; drop one of them')
-    return args
-
-
-def main() -> None:
-    """Evaluate, and write the report."""
-    args = parse_args()
     path = args.config or str(find_config(args.work_dir))
     cfg = load_config(path, args.cfg_options, args.data_root)
     log = read_log(args.work_dir)
@@ -63,3 +56,80 @@ def main() -> None:
         args.work_dir, cfg, log, out, checkpoint, args.device, args.num_pictures, args.score_thr
     )
     print(f'report saved to {out} ({out.stat().st_size / 2**20:.1f} MB); open it in a browser')
+
+
+def common_keys(logs: List[Log]) -> List[str]:
+    """Return the default keys that all runs have logged."""
+    keys = [key for key in default_keys(logs[0]) if all(key in log.curves for log in logs)]
+    if not keys:
+        names = ', '.join(log.name for log in logs)
+        raise UsageError(f'{names} have no logged key in common; plot them separately')
+    return keys
+
+
+def different_names(logs: List[Log]) -> List[Log]:
+    """Return logs with unique names; equal names are numbered."""
+    names = [log.name for log in logs]
+    return [
+        log._replace(name=f'{log.name} ({number})') if names.count(log.name) > 1 else log
+        for number, log in enumerate(logs, 1)
+    ]
+
+
+def summary(logs: List[Log]) -> Table:
+    """Return a table with the last iteration and loss of each run, and its best metrics."""
+    table = Table(title='best metrics, last iteration and loss', title_justify='left')
+    metrics = dict.fromkeys(key for log in logs for key in default_keys(log) if key in log.metrics)
+    for name in ('run', 'iters', 'loss', 's/iter', *map(title_of, metrics)):
+        table.add_column(name, justify='left' if name == 'run' else 'right')
+    for log in logs:
+        last = log.train[-1] if log.train else {}
+        times = [line['time'] for line in log.train if 'time' in line]
+        cells = [
+            str(last.get('iter', '-')),
+            f'{last["loss"]:.4f}' if 'loss' in last else '-',
+            f'{sum(times) / len(times):.3f}' if times else '-',
+        ]
+        for key in metrics:
+            best = log.best(key) if key in log.curves else None
+            cells.append('-' if best is None else f'{best[1]:.4g}')
+        table.add_row(escape(log.name), *cells)
+    return table
+
+
+def curves() -> None:
+    """Plot the logs of one or more runs, and save them as a table."""
+    parser = Parser(description='Plot the logs of one or more runs, and save them as a table.')
+    add = parser.add_argument
+    add('runs', nargs='+', type=Path, metavar='RUN', help='work dir of a run, or its scalars.json')
+    add(
+        '--keys', nargs='+', metavar='KEY',
+        help='keys of the log to plot, such as loss bbox_mAP (default: losses, learning rate, '
+        'metrics, throughput and memory)',
+    )  # fmt: skip
+    add('--legend', nargs='+', metavar='NAME', help='names of the runs (default: their folders)')
+    add('--title', help='figure title')
+    add(
+        '--out', nargs='+', type=written_file(*SUFFIXES, '.csv'), metavar='FILE',
+        default=[Path('curves.png'), Path('curves.csv')],
+        help=f'output files: figures ({", ".join(SUFFIXES)}) and tables (.csv) (default: '
+        'curves.png curves.csv)',
+    )  # fmt: skip
+    args = parser.parse_args()
+    if args.legend is not None and len(args.legend) != len(args.runs):
+        parser.error(f'--legend names {len(args.legend)} run(s), but there are {len(args.runs)}')
+    names = args.legend or [''] * len(args.runs)
+    logs = different_names([read_log(path, name) for path, name in zip(args.runs, names)])
+    keys = common_keys(logs) if args.keys is None else args.keys
+    for log in logs:
+        for key in keys:
+            log.full_name(key)  # before anything is written
+    for path in args.out:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == '.csv':
+            write_csv(logs, path, keys)
+        else:
+            draw_curves(logs, path, keys, args.title)
+    console = Console()
+    console.print(summary(logs))
+    console.print(f'saved to {", ".join(map(str, args.out))}')

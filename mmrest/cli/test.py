@@ -21,25 +21,21 @@ from .command import Parser, add_run_arguments, folder, run_config
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument('config', help='config file, or name of a shipped config')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument(
+    add = parser.add_argument
+    add('config', help='config file, or name of a shipped config')
+    add('checkpoint', help='checkpoint file')
+    add(
         '--out',
         help='save predictions to this .pkl file (detector, classifier) or folder of PNG label '
         'maps (segmentor)',
     )
-    parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument(
-        '--show-dir', type=folder, metavar='DIR', help='folder for visualizations of predictions'
-    )
-    parser.add_argument(
-        '--tta',
-        action='store_true',
+    add('--show', action='store_true', help='show predictions in a window')
+    add('--show-dir', type=folder, metavar='DIR', help='folder for visualizations of predictions')
+    add(
+        '--tta', action='store_true',
         help='test-time augmentation: flip for boxes, scales and flip for label maps',
-    )
-    parser.add_argument(
-        '--wait-time', type=float, help='seconds to display each image (default: 2)'
-    )
+    )  # fmt: skip
+    add('--wait-time', type=float, help='seconds to display each image (default: 2)')
     add_run_arguments(parser)
     args = parser.parse_args()
     if args.wait_time is not None and not args.show:

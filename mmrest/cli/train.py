@@ -25,38 +25,24 @@ from .command import Parser, add_run_arguments, run_config
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument('config', help='config file, or name of a shipped config')
-    parser.add_argument(
-        '--amp', action='store_true', help='enable automatic mixed precision (GPU only)'
-    )
-    parser.add_argument(
-        '--amp-dtype',
-        choices=['float16', 'bfloat16'],
-        help='AMP dtype (default: float16)',
-    )
-    parser.add_argument(
-        '--pretrained',
-        metavar='PATH',
-        help='path to pretrained backbone weights',
-    )
-    parser.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
+    add = parser.add_argument
+    add('config', help='config file, or name of a shipped config')
+    add('--amp', action='store_true', help='enable automatic mixed precision (GPU only)')
+    add('--amp-dtype', choices=['float16', 'bfloat16'], help='AMP dtype (default: float16)')
+    add('--pretrained', metavar='PATH', help='path to pretrained backbone weights')
+    add(
+        '--auto-scale-lr', action='store_true',
         help='scale the learning rate with the total batch size',
-    )
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CKPT',
+    )  # fmt: skip
+    add(
+        '--resume', nargs='?', const='auto', metavar='CKPT',
         help='resume from CKPT (default: latest checkpoint in the work dir)',
-    )
-    parser.add_argument(
-        '--dry-run',
-        action='store_true',
+    )  # fmt: skip
+    add(
+        '--dry-run', action='store_true',
         help='rehearse the run with its own data, evaluator and network, print the findings, and '
         'exit without writing files',
-    )
+    )  # fmt: skip
     add_run_arguments(parser)
     args = parser.parse_args()
     if args.amp_dtype is not None and not args.amp:

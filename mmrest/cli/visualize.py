@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Tuple
+from typing import Any, Callable, Dict, Tuple
 
 import torch
 from mmengine.config import Config
@@ -36,12 +36,16 @@ def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
-
-    decay = _command(commands, 'decay', 'decay of every head and stage of RMT for one token')
-    attention = _command(commands, 'attention', 'attention of one token')
-    field = _command(commands, 'receptive-field', 'effective receptive field of each stage')
-    pca = _command(commands, 'pca', 'first three principal components of feature maps, as colours')
-
+    decay = _command(
+        commands, 'decay', draw_decay, 'decay of every head and stage of RMT for one token'
+    )
+    attention = _command(commands, 'attention', draw_attentions, 'attention of one token')
+    field = _command(
+        commands, 'receptive-field', draw_fields, 'effective receptive field of each stage'
+    )
+    pca = _command(
+        commands, 'pca', draw_pca, 'first three principal components of feature maps, as colours'
+    )
     for command in (attention, pca):
         command.add_argument('--image', required=True, metavar='FILE')
     for command in (attention, field, pca):
@@ -51,36 +55,29 @@ def parse_args() -> argparse.Namespace:
             '--token', nargs=2, type=at_least(0), metavar=('Y', 'X'),
             help='pixel of the query token (default: image centre)',
         )  # fmt: skip
-    attention.add_argument(
-        '--stage', nargs='+', type=at_least(1), metavar='N', help='counted from 1 (default: all)'
-    )
-    attention.add_argument(
-        '--block', type=at_least(1), metavar='N', help='counted from 1 (default: the last)'
-    )
-    attention.add_argument(
+    number, add = at_least(1), attention.add_argument
+    add('--stage', nargs='+', type=number, metavar='N', help='counted from 1 (default: all)')
+    add('--block', type=number, metavar='N', help='counted from 1 (default: the last)')
+    add(
         '--head', type=_head, default='mean', metavar='N',
         help='counted from 1, or mean (default), or all',
     )  # fmt: skip
-    averaged = field.add_mutually_exclusive_group()
-    averaged.add_argument(
-        '--image', nargs='+', metavar='FILE', help='images to average over (default: noise)'
-    )
-    averaged.add_argument(
-        '--samples', type=at_least(1), metavar='N', help='number of noise images (default: 16)'
-    )
+    add = field.add_mutually_exclusive_group().add_argument
+    add('--image', nargs='+', metavar='FILE', help='images to average over (default: noise)')
+    add('--samples', type=number, metavar='N', help='number of noise images (default: 16)')
     pca.add_argument('--neck', action='store_true', help="use the maps of the config's neck")
     return parser.parse_args()
 
 
-def _command(commands: Any, name: str, described: str) -> Parser:
+def _command(commands: Any, name: str, draw: Callable, described: str) -> Parser:
     parser = commands.add_parser(name, help=described, description=described)
-    parser.add_argument(
-        'network', metavar='CONFIG', help=f'config, or one of {", ".join(BACKBONES)}'
-    )
+    parser.set_defaults(draw=draw)
+    add = parser.add_argument
+    add('network', metavar='CONFIG', help=f'config, or one of {", ".join(BACKBONES)}')
     add_shape_argument(
         parser, '--size', "of the image, one number for a square (default: the image's, or 224)"
     )
-    parser.add_argument(
+    add(
         '--out', type=written_file('.png', '.jpg', '.pdf', '.svg'), metavar='FILE',
         help='output file (default: work_dirs/visualize/NETWORK_COMMAND.png)',
     )  # fmt: skip
@@ -168,8 +165,9 @@ def draw_fields(args: argparse.Namespace, cfg: Config) -> None:
         generator = torch.Generator().manual_seed(0)
         images = (torch.randn(1, 3, *size, generator=generator) for _ in range(args.samples or 16))
     fields = receptive_fields(backbone, images)
-    names = _names(getattr(backbone, 'out_indices', range(len(fields))), 'stage')
-    draw_receptive_fields(dict(zip(names, fields)), Scene(size), args.out)
+    indices = getattr(backbone, 'out_indices', range(len(fields)))
+    named = {f'stage {index + 1}': field for index, field in zip(indices, fields)}
+    draw_receptive_fields(named, Scene(size), args.out)
 
 
 def draw_pca(args: argparse.Namespace, cfg: Config) -> None:
@@ -181,24 +179,11 @@ def draw_pca(args: argparse.Namespace, cfg: Config) -> None:
     with torch.no_grad():
         run_model = model.extract_feat if args.neck else model
         maps = run_model(normalised(image, preprocessing(cfg)))
-    indices = range(len(maps))
+    word, indices = 'level', range(len(maps))
     if not args.neck:
-        indices = getattr(model, 'out_indices', indices)
-    names = _names(indices, 'level' if args.neck else 'stage')
-    components = {name: principal_components(each[0]) for name, each in zip(names, maps)}
+        word, indices = 'stage', getattr(model, 'out_indices', indices)
+    components = {f'{word} {i + 1}': principal_components(m[0]) for i, m in zip(indices, maps)}
     draw_components(components, Scene(image.shape[:2], image), args.out)
-
-
-def _names(indices: Iterable[int], word: str) -> List[str]:
-    return [f'{word} {index + 1}' for index in indices]
-
-
-DRAWING = {
-    'decay': draw_decay,
-    'attention': draw_attentions,
-    'receptive-field': draw_fields,
-    'pca': draw_pca,
-}
 
 
 def main() -> None:
@@ -208,5 +193,5 @@ def main() -> None:
     if args.out is None:
         name = f'{Path(args.network).stem}_{args.command.replace("-", "_")}.png'
         args.out = Path('work_dirs', 'visualize', name)
-    DRAWING[args.command](args, cfg)
+    args.draw(args, cfg)
     print(f'saved to {args.out}')

@@ -16,8 +16,8 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
 
 DEMO = """
 from mmrest.cli import demo
-for name, kept in demo.DEMOS.items():
-    demo.DEMOS[name] = kept._replace(images=kept.images._replace(train=6, val=6))
+for name, (config, images) in demo.DEMOS.items():
+    demo.DEMOS[name] = config, images._replace(train=6, val=6)
 demo.main()
 """
 

@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -17,24 +17,9 @@ OPTIONS = ['--cfg-options', 'randomness.seed=0']
 HEADER = '| config | checkpoint | box AP | box AP, reported | mask AP | mask AP, reported |'
 
 
-class InThisProcess:
-    """Executor that runs jobs immediately."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def submit(self, function, *args):
-        future = Future()
-        future.set_result(function(*args))
-        return future
-
-
 def test_networks(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(measure, '_process', InThisProcess)
+    monkeypatch.setattr(measure, '_process', lambda: ThreadPoolExecutor(1))
     assert not run_here(
         'benchmark', 'networks', 'rest_lite', '--sizes', '32x48', '--repeats', '2', '--train',
         '--memory',

@@ -13,6 +13,7 @@ from mmrest.cli.check import State, remedies
 from tests.runs import ROOT
 
 FACTS = {
+    'both mmcv': False,
     'gpu': False,
     'torch cuda': None,
     'cuda works': False,

@@ -16,14 +16,8 @@ from tests.runs import ROOT
 
 def mmrest(*arguments):
     command = [sys.executable, '-X', 'importtime', '-m', 'mmrest_cli', *arguments]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, 'COLUMNS': '200'},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    env = {**os.environ, 'COLUMNS': '200'}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -49,14 +43,11 @@ def test_configs():
     assert rows[4].startswith('Official weights of maskrcnn_rest_small_1x: https://')
 
 
-@pytest.mark.parametrize(
-    'arguments, status, said',
-    [
-        (['trian'], 2, "unknown command 'trian'; did you mean train?"),
-        (['configs', 'zzz'], 1, 'no shipped config contains zzz'),
-        (['configs', 'semfpn_rmt_s_40k'], 1, 'did you mean semfpn_rmt_s_80k?'),
-    ],
-)
+@pytest.mark.parametrize('arguments, status, said', [
+    (['trian'], 2, "unknown command 'trian'; did you mean train?"),
+    (['configs', 'zzz'], 1, 'no shipped config contains zzz'),
+    (['configs', 'semfpn_rmt_s_40k'], 1, 'did you mean semfpn_rmt_s_80k?'),
+])  # fmt: skip
 def test_near_misses(arguments, status, said):
     found, _, errors = mmrest(*arguments)
     assert found == status and said in errors

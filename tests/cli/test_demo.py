@@ -49,8 +49,8 @@ TINY = {name: text + LAST for name, text in SMALL.items()}
 DEMO = """
 from mmrest.cli import demo
 size = dict(train=4, val=4, height=64, width=80)
-for name, kept in demo.DEMOS.items():
-    demo.DEMOS[name] = kept._replace(images=kept.images._replace(**size))
+for name, (config, images) in demo.DEMOS.items():
+    demo.DEMOS[name] = config, images._replace(**size)
 demo.main()
 """
 

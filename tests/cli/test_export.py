@@ -24,6 +24,10 @@ model['decode_head'].update(in_channels=[16, 16], in_index=[0, 1], feature_strid
 """
 
 
+def session(path):
+    return onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+
+
 def test_backbone(tmp_path):
     """Backbone of a config: compared by the command, and run at another size."""
     (tmp_path / 'tiny.py').write_text(SMALL)
@@ -34,10 +38,8 @@ def test_backbone(tmp_path):
     assert 'at 2 x 3 x 64 x 96 onnxruntime differs' in done.stdout
     assert 'at 1 x 3 x 49 x 121 onnxruntime differs' in done.stdout
     assert [path.name for path in (tmp_path / 'new').iterdir()] == ['x.onnx']
-    session = onnxruntime.InferenceSession(
-        tmp_path / 'new' / 'x.onnx', providers=['CPUExecutionProvider']
-    )
-    (found,) = session.run(['stage1'], {'images': np.zeros((3, 3, 37, 70), np.float32)})
+    given = {'images': np.zeros((3, 3, 37, 70), np.float32)}
+    (found,) = session(tmp_path / 'new' / 'x.onnx').run(['stage1'], given)
     assert found.shape == (3, 8, 10, 18)
 
 
@@ -56,16 +58,13 @@ def test_segmentor(tmp_path):
     assert 'at 2 x 3 x 64 x 96 onnxruntime differs' in done.stdout
     assert 'at 1 x 3 x 49 x 121 onnxruntime differs' in done.stdout
     assert [path.name for path in (tmp_path / 'new').iterdir()] == ['x.onnx']
-    session = onnxruntime.InferenceSession(
-        tmp_path / 'new' / 'x.onnx', providers=['CPUExecutionProvider']
-    )
-    images = torch.randn(3, 3, 37, 70)
-    (found,) = session.run(['logits'], {'images': images.numpy()})
+    exported, images = session(tmp_path / 'new' / 'x.onnx'), torch.randn(3, 3, 37, 70)
+    (found,) = exported.run(['logits'], {'images': images.numpy()})
     with torch.no_grad():
         maps = network.decode_head(network.extract_feat(images))
         expected = torch.nn.functional.interpolate(maps, (37, 70), mode='bilinear')
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * float(expected.std()))
-    assert session.get_modelmeta().custom_metadata_map['channel_order'] == 'RGB'
+    assert exported.get_modelmeta().custom_metadata_map['channel_order'] == 'RGB'
 
 
 @pytest.mark.slow
@@ -78,9 +77,9 @@ def test_static_backbone(tmp_path):
     )  # fmt: skip
     assert 'one image of 64 x 64 -> stage1, stage2' in done.stdout
     assert 'differs' not in done.stdout
-    session = onnxruntime.InferenceSession(tmp_path / 'x.onnx', providers=['CPUExecutionProvider'])
-    assert session.get_inputs()[0].shape == [1, 3, 64, 64]
-    shapes = [output.shape for output in session.get_outputs()]
+    exported = session(tmp_path / 'x.onnx')
+    assert exported.get_inputs()[0].shape == [1, 3, 64, 64]
+    shapes = [output.shape for output in exported.get_outputs()]
     assert shapes == [[1, c, n, n] for c, n in zip((8, 16), (16, 8))]
 
 

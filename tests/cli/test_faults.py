@@ -40,12 +40,8 @@ ITERATIONS = 12
 
 
 def arguments(folder, coco_root, workers):
-    loader = f'train_dataloader.num_workers={workers}'
-    return [
-        'tiny.py',
-        *('--data-root', str(coco_root), '--work-dir', str(folder)),
-        *('--resume', '--cfg-options', loader),
-    ]
+    common = ('--data-root', str(coco_root), '--work-dir', str(folder), '--resume')
+    return ['tiny.py', *common, '--cfg-options', f'train_dataloader.num_workers={workers}']
 
 
 def losses(folder):
@@ -82,7 +78,8 @@ def assert_same(folder, whole):
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
     home = tmp_path_factory.mktemp('faults')
-    (home / 'tiny.py').write_text(CONFIG)
+    for name, text in (('tiny', CONFIG), ('evaluated', EVALUATED), ('forking', FORKING)):
+        (home / f'{name}.py').write_text(text)
     return home
 
 
@@ -96,13 +93,11 @@ def whole(home, coco_root):
 def start(home, *args, program='train'):
     """Start a script with the threads of `train`, on which results depend."""
     return subprocess.Popen(
-        [sys.executable, str(ROOT / 'tools' / f'{program}.py'), *args],
-        cwd=home,
+        [sys.executable, str(ROOT / 'tools' / f'{program}.py'), *args], cwd=home,
         env={'OMP_NUM_THREADS': '2', **os.environ, 'PYTHONPATH': str(home)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         start_new_session=True,  # so that its workers can be killed too
-    )
+    )  # fmt: skip
 
 
 def kill(home, folder, coco_root, workers, in_writing, rng):
@@ -241,8 +236,6 @@ default_hooks['checkpoint'] = dict(_delete_=True, type='CheckpointHook', interva
 @pytest.mark.parametrize('is_stopped', [False, True])
 def test_evaluations_that_fork(home, coco_root, is_stopped):
     """All 30 runs end, even if they are asked to stop."""
-    (home / 'forking.py').write_text(FORKING)
-    (home / 'evaluated.py').write_text(EVALUATED)
     rng = random.Random(3)
     statuses = []
     for number in range(30):
@@ -287,8 +280,6 @@ def processes(session):
 @pytest.mark.parametrize('program', ['train', 'test', 'infer'])
 def test_no_process_is_left(home, coco_root, program, monkeypatch):
     """Ten seconds after SIGKILL, no process is left, at seven random moments."""
-    (home / 'forking.py').write_text(FORKING)
-    (home / 'evaluated.py').write_text(EVALUATED)
     monkeypatch.syspath_prepend(home)
     if not (home / 'weights.pth').exists():
         save_weights(home / 'weights.pth', home / 'evaluated.py')

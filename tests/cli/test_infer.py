@@ -36,6 +36,11 @@ def _in_folder(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
 
+def infer(name, *args):
+    """Run mmrest infer with a config and its weights; return its status."""
+    return run_here('infer', f'{name}.py', f'{name}.pth', *args)
+
+
 def results(path):
     """Return the content of a results file, which pycocotools can read."""
     read = COCO(str(path))
@@ -52,10 +57,8 @@ def test_detector_matches_mmrest_test(folder, tmp_path, coco_root):
         'test', 'det.py', 'det.pth', '--data-root', coco_root, '--out', dump, '--work-dir',
         tmp_path, '--cfg-options', 'test_dataloader.batch_size=2',
     )  # fmt: skip
-    assert not run_here(
-        'infer', 'det.py', 'det.pth', 'photos', '--out-dir', tmp_path / 'out', '--batch-size', 2,
-        '--no-save-vis', '--device', 'cpu',
-    )  # fmt: skip
+    options = ('--batch-size', 2, '--no-save-vis', '--device', 'cpu')
+    assert not infer('det', 'photos', '--out-dir', tmp_path / 'out', *options)
     content = results(tmp_path / 'out' / 'predictions.json')
     tested = {entry['img_path'].split('/')[-1]: entry for entry in pickle.loads(dump.read_bytes())}
     paths = [image['file_name'] for image in content['images']]
@@ -84,10 +87,8 @@ def test_segmentor_matches_mmrest_test(tmp_path, ade_root):
         'test', 'seg.py', 'seg.pth', '--data-root', ade_root, '--out', tmp_path / 'maps',
         '--work-dir', tmp_path, '--cfg-options', 'test_dataloader.batch_size=2',
     )  # fmt: skip
-    assert not run_here(
-        'infer', 'seg.py', 'seg.pth', 'streets', '--out-dir', tmp_path / 'out', '--batch-size',
-        2, '--no-save-vis', '--device', 'cpu',
-    )  # fmt: skip
+    options = ('--batch-size', 2, '--no-save-vis', '--device', 'cpu')
+    assert not infer('seg', 'streets', '--out-dir', tmp_path / 'out', *options)
     content = results(tmp_path / 'out' / 'predictions.json')
     assert content['categories'][0] == dict(id=1, name='wall', color=[120, 120, 120])
     paths = sorted((tmp_path / 'maps').iterdir())
@@ -122,10 +123,8 @@ def frames_of(path):
 def test_video(tmp_path, name, suffix, code):
     clip, out = tmp_path / f'clip.{suffix}', tmp_path / 'out'
     frames = video(clip, 5, code)
-    assert not run_here(
-        'infer', f'{name}.py', f'{name}.pth', clip, '--out-dir', out, '--batch-size', 2,
-        '--score-thr', 0, '--device', 'cpu',
-    )  # fmt: skip
+    options = ('--batch-size', 2, '--score-thr', 0, '--device', 'cpu')
+    assert not infer(name, clip, '--out-dir', out, *options)
     content = results(out / 'predictions.json')
     assert [image['frame'] for image in content['images']] == [0, 1, 2, 3, 4]
     assert {image['file_name'] for image in content['images']} == {str(clip)}
@@ -152,11 +151,8 @@ def test_unreadable_inputs_are_skipped(tmp_path, coco_root, capsys):
     (given / 'b' / '.hidden').write_text('not looked at')
     (given / 'clip.mp4').write_text('no video')
     shutil.copy(given / 'a' / '000000000001.jpg', given / 'a' / '000000000001.png')
-    status = run_here(
-        'infer', 'det.py', 'det.pth', given / 'a', f'{given}/b/*', given / 'clip.mp4',
-        given / 'b/deep/000000000003.jpg', '--out-dir', tmp_path / 'out', '--score-thr', 0,
-    )  # fmt: skip
-    assert status == 3
+    inputs = (given / 'a', f'{given}/b/*', given / 'clip.mp4', given / 'b/deep/000000000003.jpg')
+    assert infer('det', *inputs, '--out-dir', tmp_path / 'out', '--score-thr', 0) == 3
     summary = capsys.readouterr().out.split('3 of 11 inputs were skipped:\n')[1]
     for fault in (
         '000000000002.jpg cannot be read: OSError: image file is truncated',
@@ -174,22 +170,22 @@ def test_unreadable_inputs_are_skipped(tmp_path, coco_root, capsys):
 
 def test_nothing_is_lost(tmp_path):
     """Earlier outputs are overwritten only with --overwrite, inputs never."""
-    given = ('infer', 'det.py', 'det.pth', 'photos/000000000001.jpg', '--out-dir', tmp_path)
+    given = ('photos/000000000001.jpg', '--out-dir', tmp_path)
     (tmp_path / 'preds').mkdir()
     (tmp_path / 'preds' / '000000000001.png').write_text('a detector writes no label maps')
-    assert not run_here(*given)
+    assert not infer('det', *given)
     (tmp_path / 'predictions.json').write_text('of the user')
-    assert 'predictions.json exists; choose' in run_here(*given, '--no-save-vis')
+    assert 'predictions.json exists; choose' in infer('det', *given, '--no-save-vis')
     assert (tmp_path / 'predictions.json').read_text() == 'of the user'
-    assert not run_here(*given, '--overwrite')
+    assert not infer('det', *given, '--overwrite')
     assert len(results(tmp_path / 'predictions.json')['images']) == 1
     picture = tmp_path / 'vis' / '000000000001.jpg'
     for option in ([], ['--overwrite']):
-        message = run_here(*given[:3], picture, *given[4:], *option)
+        message = infer('det', picture, '--out-dir', tmp_path, *option)
         assert 'is an input; choose another --out-dir' in message
     picture.unlink()
     picture.mkdir()
-    message = run_here(*given, '--overwrite')
+    message = infer('det', *given, '--overwrite')
     assert '000000000001.jpg is a directory; choose another --out-dir' in message
 
 
@@ -199,8 +195,8 @@ def test_no_readable_input(tmp_path):
     (tmp_path / 'torn.jpg').write_text('no image')
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'predictions.json').write_text('old')
-    given = ('infer', 'det.py', 'det.pth', tmp_path / 'torn.jpg', tmp_path / 'empty.avi')
-    assert run_here(*given, '--out-dir', tmp_path / 'out', '--overwrite') == 3
+    inputs = (tmp_path / 'torn.jpg', tmp_path / 'empty.avi')
+    assert infer('det', *inputs, '--out-dir', tmp_path / 'out', '--overwrite') == 3
     content = results(tmp_path / 'out' / 'predictions.json')
     assert content['images'] == [] and len(content['categories']) == 3
 
@@ -209,15 +205,15 @@ def test_out_dir_as_input(tmp_path, coco_root):
     """A second run skips the outputs of the first."""
     shutil.copytree(coco_root / 'val2017', tmp_path, dirs_exist_ok=True)
     for option in ([], ['--overwrite']):
-        assert not run_here('infer', 'det.py', 'det.pth', tmp_path, '--out-dir', tmp_path, *option)
+        assert not infer('det', tmp_path, '--out-dir', tmp_path, *option)
         assert len(results(tmp_path / 'predictions.json')['images']) == 4
 
 
 def test_predictions_of_another_kind(tmp_path, monkeypatch):
     sample = DetDataSample(pred_panoptic_seg=PixelData())
-    found = Prediction('x.jpg', np.zeros((60, 80, 3), np.uint8), sample)
+    found = Prediction('photos/000000000001.jpg', np.zeros((60, 80, 3), np.uint8), sample)
     monkeypatch.setattr(Inferencer, 'stream', lambda *args: iter([found]))
-    message = run_here('infer', 'det.py', 'det.pth', 'photos', '--out-dir', tmp_path)
+    message = infer('det', 'photos', '--out-dir', tmp_path)
     assert 'predicts pred_panoptic_seg, not boxes or label maps; call' in message
     assert not list(tmp_path.rglob('*.*'))
 
@@ -248,8 +244,7 @@ def test_photographs(tmp_path):
     """Photographs of many sizes, in mixed batches."""
     photos = SHARED / 'data' / 'coco' / 'val2017'
     paths = sorted(photos.iterdir())[:8]
-    given = ('infer', 'det.py', 'det.pth', *paths, '--out-dir', tmp_path)
-    assert not run_here(*given, '--batch-size', 4, '--score-thr', 0)
+    assert not infer('det', *paths, '--out-dir', tmp_path, '--batch-size', 4, '--score-thr', 0)
     content = results(tmp_path / 'predictions.json')
     assert [image['file_name'] for image in content['images']] == [str(path) for path in paths]
     for image, path in zip(content['images'], paths):

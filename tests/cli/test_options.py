@@ -12,7 +12,6 @@ from mmrest.cli.command import (
     add_config_arguments,
     add_run_arguments,
     folder,
-    published_file,
     run,
     run_config,
     written_file,
@@ -34,9 +33,7 @@ def test_values():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize('kind, name', [
-    (folder, 'x'), (published_file, 'x.pth'), (written_file('.png'), 'x.png'),
-])  # fmt: skip
+@pytest.mark.parametrize('kind, name', [(folder, 'x'), (written_file('.png'), 'x.png')])
 def test_names_with_a_tilde(kind, name, tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     assert kind(f'~/{name}') == tmp_path / name
@@ -85,14 +82,11 @@ def test_auto_scale_lr():
 PRETRAINED = dict(type='Pretrained', checkpoint='x.pth')
 
 
-@pytest.mark.parametrize(
-    'before, after',
-    [
-        (None, PRETRAINED),
-        (dict(prefix='backbone'), dict(PRETRAINED, prefix='backbone')),
-        (dict(type='Kaiming', layer='Conv2d'), PRETRAINED),
-    ],
-)
+@pytest.mark.parametrize('before, after', [
+    (None, PRETRAINED),
+    (dict(prefix='backbone'), dict(PRETRAINED, prefix='backbone')),
+    (dict(type='Kaiming', layer='Conv2d'), PRETRAINED),
+])  # fmt: skip
 def test_pretrained(before, after):
     """It also replaces the weights of a base of mmseg."""
     backbone = dict(type='RMT', init_cfg=before)
@@ -112,16 +106,13 @@ def test_amp(monkeypatch, dtype):
     assert cfg.optim_wrapper == dict(wanted, clip_grad=dict(max_norm=0.01))
 
 
-@pytest.mark.parametrize(
-    'each, world, accumulated, enabled, factors',
-    [
-        (2, 1, 1, False, '2 (2 x 1 process(es))'),
-        (2, 8, 1, False, None),
-        (2, 4, 2, False, None),
-        (4, 8, 2, False, '64 (4 x 8 process(es) x 2 accumulated)'),
-        (2, 1, 1, True, None),
-    ],
-)
+@pytest.mark.parametrize('each, world, accumulated, enabled, factors', [
+    (2, 1, 1, False, '2 (2 x 1 process(es))'),
+    (2, 8, 1, False, None),
+    (2, 4, 2, False, None),
+    (4, 8, 2, False, '64 (4 x 8 process(es) x 2 accumulated)'),
+    (2, 1, 1, True, None),
+])  # fmt: skip
 def test_batch_size(monkeypatch, each, world, accumulated, enabled, factors):
     monkeypatch.setattr(train, 'get_world_size', lambda: world)
     cfg = Config(dict(train_dataloader=dict(batch_size=each)))

@@ -13,7 +13,7 @@ import torch
 
 from tests.cli.test_runs import metrics
 from tests.forks import warm_folder
-from tests.runs import DETECTOR, ROOT, SEGMENTOR, evaluate, save_weights
+from tests.runs import DETECTOR, ROOT, SEGMENTOR, evaluate, lay_out
 
 LARGE = DETECTOR.replace('maskrcnn_rmt_s_3x', 'maskrcnn_rmt_l_3x')
 SHARDED = DETECTOR.replace('maskrcnn_rmt_s_3x', 'maskrcnn_rmt_l_3x_fsdp')
@@ -31,13 +31,9 @@ def start(name, *args, cwd, path='', **variables):
     environ = dict(OMP_NUM_THREADS='1', PYTHON_EXEC=str(warm_folder() / 'python'))
     environ.update(PORT=port, MASTER_PORT=port, PATH=':'.join(filter(None, folders)), **variables)
     return subprocess.Popen(
-        [str(ROOT / 'tools' / name), *map(str, args)],
-        cwd=cwd,
-        env={**os.environ, **environ},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+        [str(ROOT / 'tools' / name), *map(str, args)], cwd=cwd, env={**os.environ, **environ},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
 
 
 def script(*args, status=0, **options):
@@ -179,13 +175,11 @@ sys.exit(max(child.wait() for child in children))
 @pytest.mark.slow
 def test_distributed_evaluation_of_a_segmentor(tmp_path, ade_root):
     """Processes of a Slurm job print it once."""
-    (tmp_path / 'tiny.py').write_text(SEGMENTOR)
-    save_weights(tmp_path / 'weights.pth', tmp_path / 'tiny.py')
-    weights = torch.load(tmp_path / 'weights.pth')
+    weights = torch.load(lay_out(tmp_path, tiny=SEGMENTOR) / 'tiny.pth')
     # Towards the three classes that are drawn, so that the metrics are not all zero.
     weights['state_dict']['decode_head.conv_seg.bias'][:3] += 5
-    torch.save(weights, tmp_path / 'weights.pth')
-    common = ('weights.pth', '--data-root', ade_root)
+    torch.save(weights, tmp_path / 'tiny.pth')
+    common = ('tiny.pth', '--data-root', ade_root)
     path = programs(tmp_path, srun=SRUN, scontrol='#!/bin/sh\necho 127.0.0.1\n')
     args = ('gpu', 'look', 'tiny.py', *common, '--work-dir', 'two', *THREE)
     output = script('slurm_test.sh', *args, cwd=tmp_path, path=path, GPUS='2')
@@ -195,46 +189,34 @@ def test_distributed_evaluation_of_a_segmentor(tmp_path, ade_root):
     assert metrics(tmp_path / 'one')['mIoU'] > 0
 
 
-@pytest.mark.parametrize(
-    'name, args, variables, options, command',
-    [
-        (
-            'train',
-            ['my work', '--amp'],
-            dict(GPUS='16', GPUS_PER_NODE='4', CPUS_PER_TASK='3'),
-            '--gres=gpu:4 --ntasks=16 --ntasks-per-node=4 --cpus-per-task=3',
-            '--work-dir my work --launcher slurm --amp',
-        ),
-        (
-            'test',
-            ['x.pth'],
-            dict(GPUS='2', SRUN_ARGS='--time=5 --quiet'),
-            '--gres=gpu:2 --ntasks=2 --ntasks-per-node=2 --cpus-per-task=5',
-            'x.pth --launcher slurm',
-        ),
-    ],
-)
+@pytest.mark.parametrize('name, args, variables, options, command', [
+    (
+        'train', ['my work', '--amp'], dict(GPUS='16', GPUS_PER_NODE='4', CPUS_PER_TASK='3'),
+        'gpu:4 --ntasks=16 --ntasks-per-node=4 --cpus-per-task=3 --kill-on-bad-exit=1',
+        '--work-dir my work --launcher slurm --amp',
+    ),
+    (
+        'test', ['x.pth'], dict(GPUS='2', SRUN_ARGS='--time=5 --quiet'),
+        'gpu:2 --ntasks=2 --ntasks-per-node=2 --cpus-per-task=5 --kill-on-bad-exit=1 --time=5 '
+        '--quiet',
+        'x.pth --launcher slurm',
+    ),
+])  # fmt: skip
 def test_what_reaches_srun(tmp_path, name, args, variables, options, command):
     path = programs(tmp_path, srun='#!/bin/sh\necho srun "$@"\n')
     args = ('gpu', 'job', 'tiny.py', *args)
     output = script(f'slurm_{name}.sh', *args, cwd=tmp_path, path=path, **variables)
-    extra = ''.join(f' {variables[key]}' for key in variables if key == 'SRUN_ARGS')
     assert output.strip() == (
-        f'srun --partition=gpu --job-name=job {options} --kill-on-bad-exit=1{extra} '
+        f'srun --partition=gpu --job-name=job --gres={options} '
         f'python -u {ROOT}/tools/{name}.py tiny.py {command}'
     )
 
 
-@pytest.mark.parametrize(
-    'name, args',
-    [
-        ('dist_train.sh', ['tiny.py']),
-        ('dist_train.sh', ['tiny.py', '0']),
-        ('dist_test.sh', ['tiny.py', 'x.pth', 'two']),
-        ('slurm_train.sh', ['gpu', 'job', 'tiny.py']),
-        ('slurm_test.sh', ['gpu', 'job', 'tiny.py']),
-    ],
-)
+@pytest.mark.parametrize('name, args', [
+    ('dist_train.sh', ['tiny.py']), ('dist_train.sh', ['tiny.py', '0']),
+    ('dist_test.sh', ['tiny.py', 'x.pth', 'two']), ('slurm_train.sh', ['gpu', 'job', 'tiny.py']),
+    ('slurm_test.sh', ['gpu', 'job', 'tiny.py']),
+])  # fmt: skip
 def test_usage(tmp_path, name, args):
     output = script(name, *args, cwd=tmp_path, status=2)
     assert output.startswith(f'usage: {name} ') and 'By environment: ' in output

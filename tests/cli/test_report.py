@@ -1,15 +1,16 @@
-"""tools/report.py on runs of a detector and of a segmentor."""
+"""mmrest report on runs of a detector and of a segmentor, and mmrest curves."""
 
+import csv
+import json
 import re
-import runpy
-import shutil
 from importlib.util import find_spec
 
+import cv2
 import pytest
 
 from mmrest.reporting.logs import read_log
 from tests.reporting.test_report import check_page
-from tests.runs import DETECTOR, ROOT, SEGMENTOR, run, save_weights, train
+from tests.runs import DETECTOR, ROOT, SEGMENTOR, run, run_here, save_weights, train
 
 BOARD = ['TensorboardVisBackend'] if find_spec('tensorboard') else []
 
@@ -76,14 +77,55 @@ def test_segmentor_of_mmseg(tmp_path, ade_root, monkeypatch, capsys):
     )
     (run_dir / 'tiny.py').write_text(SEGMENTOR)
     save_weights(run_dir / 'best_mIoU_iter_2.pth', run_dir / 'tiny.py')
-    shutil.copytree(ade_root, tmp_path / 'data')
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        'sys.argv', 'report.py run --data-root data --out new/page.html --device cpu'.split()
-    )
-    runpy.run_path(str(ROOT / 'tools' / 'report.py'), run_name='__main__')
+    options = ('--data-root', ade_root, '--out', 'new/page.html', '--device', 'cpu')
+    assert not run_here('report', 'run', *options)
     assert 'report saved to new/page.html' in capsys.readouterr().out
     text = (tmp_path / 'new' / 'page.html').read_text()
     assert text.count('<th scope="row">') > 150 and 'IoU (%)' in text
     assert re.search(r'<dt>training, median</dt><dd>4.0 img/s', text)
     check_page(text)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Work dirs of two runs, both resumed and then killed."""
+    for name, loss in (('first', 3.0), ('second', 2.0)):
+        for date, steps in (('20260101_000000', (10, 20)), ('20260102_000000', (15, 30))):
+            path = tmp_path / name / date / 'vis_data' / 'scalars.json'
+            path.parent.mkdir(parents=True)
+            lines = [dict(lr=0.1, loss=loss / s, loss_cls=1 / s, loss_box=1 / s, time=0.5, iter=s,
+                          step=s) for s in steps]  # fmt: skip
+            lines.append({'coco/bbox_mAP': 0.1 * loss, 'step': 1})
+            path.write_text('\n'.join(map(json.dumps, lines)) + '\n{"lr"')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_curves_of_one_run(runs, capsys):
+    assert not run_here('analyze_logs', 'first', '--title', 'A title')
+    printed = capsys.readouterr().out
+    assert 'saved to curves.png, curves.csv' in printed and '0.3' in printed
+    assert cv2.imread(str(runs / 'curves.png')).std() > 10
+    found = rows(runs / 'curves.csv')
+    assert list(found[0]) == [
+        'run', 'iter', 'loss', 'loss_cls', 'loss_box', 'coco/bbox_mAP', 'lr', 'time',
+    ]  # fmt: skip
+    assert [(row['iter'], row['loss'], row['coco/bbox_mAP']) for row in found] == [
+        ('10', '0.3', ''), ('15', '0.2', ''), ('30', '0.1', str(0.1 * 3.0)),
+    ]  # fmt: skip
+
+
+def test_curves_of_two_runs(runs):
+    arguments = ['first', 'second', '--keys', 'bbox_mAP', 'loss', '--legend', 'A', 'B']
+    assert not run_here('analyze_logs', *arguments, '--out', 'new/x.svg', 'new/x.pdf', 'new/x.csv')
+    assert {(row['run'], row['iter']) for row in rows(runs / 'new' / 'x.csv')} == {
+        (name, step) for name in 'AB' for step in ('10', '15', '30')
+    }
+    assert (runs / 'new' / 'x.svg').read_text().count('<!-- A -->') == 1
+    assert (runs / 'new' / 'x.pdf').read_bytes().startswith(b'%PDF')

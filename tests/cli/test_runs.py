@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.drawn import CLASSES
-from tests.runs import DETECTOR, ROOT, SEGMENTOR, evaluate, save_weights, train
+from tests.runs import DETECTOR, ROOT, SEGMENTOR, evaluate, lay_out, train
 from tests.shared import SHARED, needs_data
 
 
@@ -20,10 +20,8 @@ def metrics(folder):
         found = [line for line in lines if {'coco/bbox_mAP', 'mIoU'} & line.keys()]
         if found:
             return {key: value for key, value in found[-1].items() if key not in timings}
-    for path in sorted(folder.glob('*/*.json'), reverse=True):
-        content = json.loads(path.read_text())
-        return {k: v for k, v in content.items() if k not in timings}
-    raise AssertionError(f'no metrics in {folder}')
+    content = json.loads(max(folder.glob('*/*.json')).read_text())
+    return {key: value for key, value in content.items() if key not in timings}
 
 
 @pytest.fixture(scope='module')
@@ -116,12 +114,10 @@ tta_pipeline = [
 
 def augmented(folder, text, data_root, out, bias):
     """Test with --tta; a bias in the weights makes all predictions class 2."""
-    (folder / 'tiny.py').write_text(text)
-    save_weights(folder / 'weights.pth', folder / 'tiny.py')
-    content = torch.load(folder / 'weights.pth')
+    content = torch.load(lay_out(folder, tiny=text) / 'tiny.pth')
     content['state_dict'][bias][2::3] += 100
-    torch.save(content, folder / 'weights.pth')
-    common = ('tiny.py', 'weights.pth', '--data-root', data_root, '--tta')
+    torch.save(content, folder / 'tiny.pth')
+    common = ('tiny.py', 'tiny.pth', '--data-root', data_root, '--tta')
     evaluate(*common, '--work-dir', 'run', '--out', out, cwd=folder)
     assert metrics(folder / 'run')
     return folder / out

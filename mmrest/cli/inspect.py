@@ -1,43 +1,36 @@
-"""Generate the synthetic shapes dataset, and draw the images of any dataset."""
+"""Inspect a run before it starts: its resolved config, and the images of its datasets."""
 
 from pathlib import Path
 
 import cv2
-from mmengine.registry import DATASETS, DefaultScope, init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from rich.progress import track
 
-from ..datasets.shapes import MIN_SIZE, write_classes, write_shapes
 from ..engine.config import load_config
 from ..engine.display import colours
 from ..errors import UsageError
 from ..inference.outputs import Viewer
 from ..inference.overlay import draw_annotations, drawable
 from ..preflight import explained
-from .command import Parser, add_config_arguments, at_least, folder
+from .command import Parser, add_config_arguments, at_least, folder, written_file
 
 
-def shapes() -> None:
-    """Generate the dataset."""
-    parser = Parser(
-        description='Generate a synthetic shapes dataset in the layouts of COCO, ADE20K and '
-        'ImageNet.'
-    )
-    size, count = at_least(MIN_SIZE), at_least(1)
-    add = parser.add_argument
-    add(
-        'out', type=folder,
-        help='output directory; overwrites previously generated coco/, ade/ and imagenet/',
+def config() -> None:
+    """Print or save a resolved config."""
+    parser = Parser(description='Print a resolved config: bases merged, options applied.')
+    parser.add_argument('config', help='config file, or name of a shipped config')
+    add_config_arguments(parser)
+    parser.add_argument(
+        '--save-path', type=written_file('.py', '.json', '.yml'),
+        help='save it to this file (.py, .json or .yml) instead',
     )  # fmt: skip
-    add('--train', type=count, default=200, help='number of training images (default: 200)')
-    add('--val', type=count, default=50, help='number of held-out images (default: 50)')
-    add('--height', type=size, default=160, help='pixels (default: 160)')
-    add('--width', type=size, default=192, help='pixels (default: 192)')
-    add('--seed', type=at_least(0), default=0)
     args = parser.parse_args()
-    counts = {'train': args.train, 'val': args.val}
-    for write in (write_shapes, write_classes):
-        write(args.out, counts, args.height, args.width, args.seed)
-    print(f'saved {args.train} training and {args.val} held-out images to {args.out}')
+    cfg = load_config(args.config, args.cfg_options, args.data_root)
+    if args.save_path is None:
+        print(cfg.pretty_text)
+    else:
+        args.save_path.parent.mkdir(parents=True, exist_ok=True)
+        cfg.dump(args.save_path)
 
 
 def browse() -> None:
@@ -58,11 +51,9 @@ def browse() -> None:
         parser.error('--not-show leaves nothing to do; pass --output-dir DIR')
     viewer = Viewer(args.output_dir, not args.not_show, args.show_interval)
     cfg = load_config(args.config, args.cfg_options, args.data_root)
-    scope = cfg.get('default_scope')
-    init_default_scope(scope)
-    with DefaultScope.overwrite_default_scope(scope):
-        with explained(f'{args.phase}_dataloader.dataset cannot be built'):
-            dataset = DATASETS.build(cfg[f'{args.phase}_dataloader'].dataset)
+    init_default_scope(cfg.get('default_scope'))
+    with explained(f'{args.phase}_dataloader.dataset cannot be built'):
+        dataset = DATASETS.build(cfg[f'{args.phase}_dataloader'].dataset)
     if not len(dataset):
         raise UsageError(f'{args.phase}_dataloader.dataset of {args.config} has no images')
     classes = dataset.metainfo['classes']
