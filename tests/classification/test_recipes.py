@@ -18,11 +18,6 @@ from tests.runs import ROOT
 OFFICIAL = {entry['name']: entry for entry in CLASSIFICATION}
 
 
-def test_all_configs_exist():
-    names = {path.stem for path in (ROOT / 'configs').glob('imagenet_*.py')}
-    assert {f'imagenet_{name}_300e' for name in (*NETWORKS, *ABLATIONS)} <= names
-
-
 def official_shapes(entry):
     """Names and shapes of official weights."""
     absent = entry['not_in_classification_checkpoint']
