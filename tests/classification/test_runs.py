@@ -21,20 +21,13 @@ model = dict(
     head=dict(num_classes=3),
 )
 data_preprocessor = dict(num_classes=3)
-train_dataloader = dict(
-    batch_size=4, num_workers=0,
-    dataset=dict(
-        _delete_=True, type='CustomDataset', data_root='shapes/imagenet', data_prefix='train',
-        pipeline=_base_.train_dataloader.dataset.pipeline,
-    ),
-)
-val_dataloader = dict(
-    batch_size=4, num_workers=0,
-    dataset=dict(
-        _delete_=True, type='CustomDataset', data_root='shapes/imagenet', data_prefix='val',
-        pipeline=_base_.val_dataloader.dataset.pipeline,
-    ),
-)
+data = dict(_delete_=True, type='CustomDataset', data_root='shapes/imagenet')
+train_dataloader = dict(batch_size=4, num_workers=0, dataset=dict(
+    data_prefix='train', pipeline=_base_.train_dataloader.dataset.pipeline, **data
+))
+val_dataloader = dict(batch_size=4, num_workers=0, dataset=dict(
+    data_prefix='val', pipeline=_base_.val_dataloader.dataset.pipeline, **data
+))
 test_dataloader = val_dataloader
 val_evaluator = dict(topk=(1,))
 test_evaluator = dict(topk=(1,))

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from mmengine.structures import InstanceData, PixelData
+from mmengine.structures import PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 from torch import nn
 
 from mmrest.inference.sheets import draw_classes, draw_panel, draw_predictions
+from tests.inference.test_overlay import instances
 
 COLOURS = [(255, 0, 0), (0, 0, 255)]
 METAINFO = dict(classes=('square', 'disc'), palette=COLOURS)
@@ -44,12 +45,8 @@ def image(tmp_path):
 
 
 def detections(scores=None):
-    found = InstanceData(
-        bboxes=torch.tensor([[5.0, 5, 15, 15], [30, 20, 50, 35]]), labels=torch.tensor([0, 1])
-    )
-    if scores is not None:
-        found.scores = torch.tensor(scores)
-    return found
+    given = {} if scores is None else dict(scores=scores)
+    return instances([[5, 5, 15, 15], [30, 20, 50, 35]], [0, 1], **given)
 
 
 def has(picture, colour):
