@@ -10,8 +10,8 @@ from mmpretrain.structures import DataSample
 from torch import nn
 
 from mmrest.engine.config import load_config
-from tests.classification.networks import NETWORKS, build, config, released_name
-from tests.configs.test_recipes import ABLATIONS, ARCHS, assert_parts
+from tests.classification.networks import build, config, released_name
+from tests.configs.test_recipes import ARCHS, NETWORKS, assert_parts
 from tests.reference import CLASSIFICATION, KEYS
 from tests.runs import ROOT
 
@@ -25,7 +25,7 @@ def official_shapes(entry):
     return {**backbone, **entry['extra_keys']}
 
 
-@pytest.mark.parametrize('name', [*NETWORKS, *ABLATIONS])
+@pytest.mark.parametrize('name', NETWORKS)
 def test_config(name):
     """One test, because building is slow."""
     cfg = config(name)
@@ -45,7 +45,7 @@ def test_config(name):
 
 
 def check_network(name, cfg, model):
-    family, arch, dims, depths, drop_path = {**ARCHS, **ABLATIONS}[name]
+    family, arch, dims, depths, drop_path = NETWORKS[name]
     backbone = model.backbone
     assert (type(backbone).__name__, cfg.model.backbone.arch) == (family, arch)
     assert (backbone.arch.dims, backbone.arch.depths) == (dims, depths)
@@ -119,7 +119,7 @@ def check_pipelines(cfg):
     )
 
 
-STEPS = [(name, torch.float32) for name in (*NETWORKS, *ABLATIONS)]
+STEPS = [(name, torch.float32) for name in NETWORKS]
 STEPS += [(name, torch.bfloat16) for name in ('rest_lite', 'rmt_t', 'rmt_swin_t', 'rmt_deit_s')]
 
 
