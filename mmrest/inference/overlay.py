@@ -2,7 +2,6 @@
 
 import functools
 import math
-from pathlib import Path
 from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
@@ -173,9 +172,7 @@ def padded(image: np.ndarray, height: int, width: int) -> np.ndarray:
 @functools.lru_cache
 def font_of(size: int) -> ImageFont.FreeTypeFont:
     """Return DejaVu Sans, which matplotlib ships, at a size in pixels."""
-    return ImageFont.truetype(
-        str(Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')), size
-    )
+    return ImageFont.truetype(f'{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf', size)
 
 
 def _blend(canvas: np.ndarray, label_map: np.ndarray, palette: Sequence[RGB]) -> np.ndarray:
