@@ -103,7 +103,8 @@ class Inferencer:
             self._loader, self._pipeline = _pipeline(cfg, dataset.pipeline)
             kind = find_type(DATASETS, type_name(dataset))
             self.classes, palette = _classes(cfg, kind, dataset, meta)
-            parameters = inspect.signature(kind).parameters if kind else {}
+            # Not of the class: in Python 3.8, Generic.__new__ hides the arguments of datasets.
+            parameters = inspect.signature(kind.__init__).parameters if kind else {}
         default = getattr(parameters.get('reduce_zero_label'), 'default', False)
         self.reduces_zero_label = bool(dataset.get('reduce_zero_label', default))
         self.is_segmentor = is_segmentor(cfg)
