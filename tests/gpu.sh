@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Test mmrest on a GPU: attention backends, speed beside other networks, and the main job under
-# --amp. Needs the datasets of DATA, in COCO's and ADE20K's layout. Parts can be named:
-#   PYTHON=python3 DATA=../shared/data OUT=work_dirs/gpu tests/gpu.sh [backends] [speed] [runs]
+# Test mmrest on a GPU: attention backends, speed beside other networks and of detectors, and the
+# main job under --amp. Needs the datasets of DATA, in COCO's and ADE20K's layout. Parts can be named:
+#   PYTHON=python3 DATA=../shared/data OUT=work_dirs/gpu tests/gpu.sh [backends] [speed] [detectors] [runs]
 # shellcheck disable=SC2086  # options are split into words
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python} data=${DATA:-../shared/data} out=${OUT:-work_dirs/gpu}
 amp=${AMP---amp} # AMP= tries the runs on a CPU
+scale=${SCALE:-1344, 800} epochs=${EPOCHS:-4} # of the detectors
 
 backends() {
     "$python" -m mmrest.check_env --gpu
@@ -43,13 +44,47 @@ run() {
         --cfg-options "${few[@]}" "train_cfg.max_$unit=$first"
 }
 
+# Train Mask R-CNN on pairs of images of one size; the last line has images/s and peak memory.
+#   detector NAME BACKBONE CHANNELS
+detector() {
+    local dir=$out/detectors/$1
+    echo "$1"
+    mkdir -p "$dir"
+    cat >"$dir/config.py" <<EOF
+_base_ = '$PWD/configs/maskrcnn_rmt_s_1x.py'
+model = dict(backbone=dict(_delete_=True, $2), neck=dict(in_channels=$3))
+train_dataloader = dict(
+    batch_size=2,
+    dataset=dict(
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+            dict(type='Resize', scale=($scale), keep_ratio=False),
+            dict(type='PackDetInputs'),
+        ]
+    ),
+)
+train_cfg = dict(max_epochs=$epochs, val_interval=$epochs + 1)
+default_hooks = dict(checkpoint=dict(interval=$epochs + 1, save_last=False))
+EOF
+    "$python" tools/train.py "$dir/config.py" $amp --data-root "$data/coco" --work-dir "$dir" \
+        --skip-preflight | grep 'Epoch(train)' | tail -n 1
+}
+
+detectors() {
+    detector rmt_s "type='RMT', arch='s'" '[64, 128, 256, 512]'
+    detector rest_small "type='ResT', arch='small'" '[64, 128, 256, 512]'
+    detector swin_t "type='SwinTransformer', depths=(2, 2, 6, 2)" '[96, 192, 384, 768]'
+    detector resnet_50 "type='ResNet', depth=50" '[256, 512, 1024, 2048]'
+}
+
 runs() {
     run maskrcnn_rmt_s_3x coco epochs 1 2
     run semfpn_rest_small_80k ade/ADEChallengeData2016 iters 4 6 \
         train_cfg.val_interval=2 default_hooks.checkpoint.interval=2
 }
 
-for part in "${@:-backends speed runs}"; do
+for part in "${@:-backends speed detectors runs}"; do
     for name in $part; do
         echo "== $name"
         SECONDS=0

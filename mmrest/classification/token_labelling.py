@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
-from mmpretrain.models import LinearClsHead
+from mmpretrain.models import CutMix, LinearClsHead
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
@@ -46,12 +46,8 @@ def sample_box(height: int, width: int) -> Box:
         height: tokens.
         width: tokens.
     """
-    side = math.sqrt(1 - np.random.beta(1, 1))
-    edges = []
-    for length in (height, width):
-        centre, half = np.random.randint(length), int(length * side) // 2
-        edges += max(centre - half, 0), min(centre + half, length)
-    return Box(*edges)
+    edges = CutMix(alpha=1.0).rand_bbox((height, width), np.random.beta(1, 1))
+    return Box(*map(int, edges))
 
 
 def swap(x: Tensor, box: Box, cell: int = 1) -> Tensor:

@@ -7,7 +7,7 @@ bytes.
 
 import json
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -172,10 +172,10 @@ def write_shapes(
                 annotation = dict(
                     image_id=entry['id'],
                     category_id=shape.label + 1,
-                    bbox=_rounded((left, top, right - left, bottom - top)),
+                    bbox=np.round((left, top, right - left, bottom - top), 2).tolist(),
                     area=round(cv2.contourArea(corners.astype(np.float32)), 2),
                     iscrowd=0,
-                    segmentation=[_rounded(corners.flatten())],
+                    segmentation=[np.round(corners.flatten(), 2).tolist()],
                 )
                 number = len(content['annotations']) + 1
                 content['annotations'].append(dict(annotation, id=number))
@@ -216,7 +216,3 @@ def _prepare(height: int, width: int, *folders: Path) -> None:
         for path in folder.rglob('*'):
             if path.suffix in ('.jpg', '.png') and path.stem.isdigit():
                 path.unlink()
-
-
-def _rounded(values: Iterable[float]) -> List[float]:
-    return [round(float(value), 2) for value in values]

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any, Optional, Sequence
 
 import numpy as np
-from mmcv import imfrombytes
-from mmengine import fileio
+from mmcv import imread
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -62,7 +61,7 @@ class PredictionsHook(Hook):
             if self._label_maps is not None:
                 write_label_map(sample, self._ids, self._label_maps / f'{name}.png')
             if self._viewer is not None:
-                image = imfrombytes(fileio.get(sample.img_path))  # also remote files
+                image = imread(sample.img_path)  # also remote files
                 drawn = draw(image, sample, self._classes, self._palette, self._score_thr)
                 if 'bboxes' in sample.get('gt_instances', ()) or 'gt_sem_seg' in sample:
                     truth = draw_annotations(image, sample, self._classes, self._palette)

@@ -6,20 +6,7 @@ import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Deque,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    NamedTuple,
-    Optional,
-    Set,
-    Tuple,
-    Union,
-)
+from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -103,7 +90,6 @@ class Inferencer:
         without_sync_bn(cfg)
         if cfg.get('data_preprocessor'):
             cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-        counts = {count for _, count in heads(cfg)}
         if tta:
             use_tta(cfg)
             dataset = cfg.test_dataloader.dataset
@@ -116,8 +102,9 @@ class Inferencer:
             meta = dataset_meta(load_full_weights(network, checkpoint)[0])
             self._loader, self._pipeline = _pipeline(cfg, dataset.pipeline)
             kind = find_type(DATASETS, type_name(dataset))
-            self.classes, palette = _classes(cfg, kind, dataset, meta, counts)
-            parameters = inspect.signature(kind).parameters if kind else {}
+            self.classes, palette = _classes(cfg, kind, dataset, meta)
+            # Not of the class: in Python 3.8, Generic.__new__ hides the arguments of datasets.
+            parameters = inspect.signature(kind.__init__).parameters if kind else {}
         default = getattr(parameters.get('reduce_zero_label'), 'default', False)
         self.reduces_zero_label = bool(dataset.get('reduce_zero_label', default))
         self.is_segmentor = is_segmentor(cfg)
@@ -203,7 +190,7 @@ class Inferencer:
         if batch:
             yield from self._predict(batch)
 
-    def _prepare(self, image: Image) -> Tuple[np.ndarray, Dict[str, Any]]:
+    def _prepare(self, image: Image) -> Tuple[np.ndarray, dict]:
         """Return the pixels of an image, and the output of the pipeline."""
         if isinstance(image, np.ndarray):
             wanted = image.ndim == 3 and image.shape[2] == self._channels and image.size
@@ -242,7 +229,7 @@ def inference(
     checkpoint: Union[str, Path],
     device: Union[str, torch.device, None] = None,
     tta: bool = False,
-    cfg_options: Optional[Dict[str, Any]] = None,
+    cfg_options: Optional[dict] = None,
 ) -> Inferencer:
     """Set up a trained detector or segmentor.
 
@@ -280,7 +267,7 @@ def _ahead(
     function: Callable[[Image], Any], items: Iterable[Image], count: int
 ) -> Iterator[Tuple[Image, Future]]:
     """Yield items with futures of a function, which a thread calls `count` items ahead."""
-    started: Deque[Tuple[Image, Future]] = deque()
+    started = deque()
     with ThreadPoolExecutor(1) as thread:
         try:
             for item in items:
@@ -293,7 +280,7 @@ def _ahead(
         yield from started
 
 
-def _shapes(data: Dict[str, Any]) -> List[torch.Size]:
+def _shapes(data: dict) -> List[torch.Size]:
     """Return the shapes of the inputs; test-time augmentation has several per image."""
     inputs = data['inputs']
     return [i.shape for i in (inputs if isinstance(inputs, list) else [inputs])]
@@ -333,7 +320,7 @@ def _without_annotations(steps: List[dict]) -> List[dict]:
 
 
 def _classes(
-    cfg: Config, kind: Optional[type], dataset: Config, meta: Dict[str, Any], counts: Set[int]
+    cfg: Config, kind: Optional[type], dataset: Config, meta: dict
 ) -> Tuple[List[str], Any]:
     """Return names and colours of the classes that the heads predict."""
     known = dict(getattr(kind, 'METAINFO', None) or {}, **(dataset.get('metainfo') or {}))
@@ -346,6 +333,7 @@ def _classes(
             )
         known['classes'] = list_from_file(classes)
     sources = [source for source in (meta, known) if source.get('classes')]
+    counts = {count for _, count in heads(cfg)}
     for source in sources:
         if not counts or len(source['classes']) in counts:
             return list(source['classes']), source.get('palette')

@@ -176,8 +176,4 @@ class Video:
         self.rate = rate if 0 < rate <= MAX_RATE else 25.0
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        while True:
-            is_read, frame = self._capture.read()
-            if not is_read:
-                return
-            yield frame
+        return (frame for _, frame in iter(self._capture.read, (False, None)))

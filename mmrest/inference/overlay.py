@@ -2,7 +2,6 @@
 
 import functools
 import math
-from pathlib import Path
 from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
@@ -161,18 +160,19 @@ def titled(image: np.ndarray, title: str, colour: RGB = BLACK) -> np.ndarray:
     width = max(width, math.ceil(font.getlength(title)) + 4)
     head = Image.new('RGB', (width, sum(font.getmetrics()) + 4), 'white')
     ImageDraw.Draw(head).text((2, 1), title, colour, font)
-    white = (255, 255, 255)
-    edges = (0, 0, 0, width - image.shape[1])
-    body = cv2.copyMakeBorder(image, *edges, cv2.BORDER_CONSTANT, value=white)
-    return np.concatenate([np.asarray(head)[..., ::-1], body])
+    return np.concatenate([np.asarray(head)[..., ::-1], padded(image, image.shape[0], width)])
+
+
+def padded(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return an image (H, W, 3) in the top left corner of a white one."""
+    edges = (0, height - image.shape[0], 0, width - image.shape[1])
+    return cv2.copyMakeBorder(image, *edges, cv2.BORDER_CONSTANT, value=(255, 255, 255))
 
 
 @functools.lru_cache
 def font_of(size: int) -> ImageFont.FreeTypeFont:
     """Return DejaVu Sans, which matplotlib ships, at a size in pixels."""
-    return ImageFont.truetype(
-        str(Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')), size
-    )
+    return ImageFont.truetype(f'{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf', size)
 
 
 def _blend(canvas: np.ndarray, label_map: np.ndarray, palette: Sequence[RGB]) -> np.ndarray:
@@ -217,7 +217,7 @@ def _draw_instances(
     width = max(1, round(min(canvas.shape[:2]) / 300))
     if 'masks' in instances:
         masks = instances.masks.numpy().astype(np.uint8)
-        _draw_masks(canvas, masks, factor, found, max(1, width // 2))
+        _draw_masks(canvas, masks, found, max(1, width // 2))
     labels = []
     names = [classes[label] for label in instances.labels.tolist()]
     if 'scores' in instances:
@@ -247,24 +247,17 @@ def _shades(instances: Any, palette: Sequence[RGB]) -> List[RGB]:
     return found
 
 
-def _draw_masks(
-    canvas: np.ndarray, masks: np.ndarray, factor: int, found: Sequence[RGB], line: int
-) -> None:
+def _draw_masks(canvas: np.ndarray, masks: np.ndarray, found: Sequence[RGB], line: int) -> None:
     """Tint pixels in the colour of the last mask that covers them, and draw outlines."""
     tints = canvas.copy()
     outlines = []
     for mask, colour in zip(masks, found):
-        left, top, width, height = (factor * edge for edge in cv2.boundingRect(mask))
-        if not width:
-            continue
-        part = mask[top // factor :, left // factor :][: height // factor, : width // factor]
-        part = cv2.resize(part, (width, height), interpolation=cv2.INTER_NEAREST)
-        tints[top : top + height, left : left + width][part > 0] = colour
-        contours, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        outlines.append((contours, colour, (left, top)))
+        mask = cv2.resize(mask, canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        tints[mask > 0] = colour
+        outlines.append(cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0])
     cv2.addWeighted(canvas, 1 - OPACITY, tints, OPACITY, 0, dst=canvas)
-    for contours, colour, offset in outlines:
-        cv2.drawContours(canvas, contours, -1, colour, line, offset=offset)
+    for contours, colour in zip(outlines, found):
+        cv2.drawContours(canvas, contours, -1, colour, line)
 
 
 def _written(

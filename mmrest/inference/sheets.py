@@ -13,7 +13,7 @@ from torch import nn
 
 from ..engine.display import colours
 from .outputs import write_image
-from .overlay import draw, draw_annotations, predicted_classes, render, titled
+from .overlay import draw, draw_annotations, padded, predicted_classes, render, titled
 
 GAP = 8
 """Pixels between the images of a sheet."""
@@ -109,14 +109,9 @@ def _scaled(image: np.ndarray, width: int) -> np.ndarray:
 
 def _sheet(rows: List[List[np.ndarray]]) -> np.ndarray:
     """Arrange rows of images on white, BGR."""
-    heights = [max(cell.shape[0] for cell in row) + GAP for row in rows]
-    width = max(sum(cell.shape[1] + GAP for cell in row) for row in rows)
-    sheet = np.full((sum(heights), width, 3), 255, np.uint8)
-    y = 0
-    for row, height in zip(rows, heights):
-        x = 0
-        for cell in row:
-            sheet[y : y + cell.shape[0], x : x + cell.shape[1]] = cell
-            x += cell.shape[1] + GAP
-        y += height
-    return sheet
+    lines = []
+    for row in rows:
+        height = max(cell.shape[0] for cell in row) + GAP
+        lines.append(np.hstack([padded(cell, height, cell.shape[1] + GAP) for cell in row]))
+    width = max(line.shape[1] for line in lines)
+    return np.vstack([padded(line, line.shape[0], width) for line in lines])

@@ -15,9 +15,6 @@ ARCH = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
 SMALL = {'deit_s': dict(dims=(32,), depths=(2,), num_heads=(4,))}
 """Few channels and layers: ARCH for all but these."""
 
-NETWORKS = (
-    'rest_lite', 'rest_small', 'rest_base', 'rest_large', 'rmt_t', 'rmt_s', 'rmt_b', 'rmt_l',
-)  # fmt: skip
 CLASSES = 5
 """Of small networks with token labels."""
 

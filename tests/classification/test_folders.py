@@ -51,31 +51,17 @@ def empty(data):
 
 
 @pytest.mark.parametrize('fault, message', [
-    (
-        {'model.head.num_classes': 10},
-        r'model\.head\.num_classes is 10, but train_dataloader\.dataset \(.*train/?\) has 3 '
-        r'classes .*set model\.head\.num_classes=3',
-    ),
-    (
-        {'data_preprocessor.num_classes': 1000},
-        r'data_preprocessor\.num_classes is 1000, but .*set data_preprocessor\.num_classes=3',
-    ),
-    (
-        {'val_dataloader.dataset.data_prefix': 'absent'},
-        r'^val_dataloader cannot be built: \S+absent not found; pass --data-root',
-    ),
-    (
-        {'val_dataloader.dataset.split': 'val'},
-        r"^val_dataloader cannot be built: .* unexpected keyword argument 'split'; remove",
-    ),
-    (
-        {'val_dataloader.dataset.extensions': 3},
-        r"^val_dataloader cannot be built: TypeError: 'int' object is not",
-    ),
-    (
-        without_class,
-        r"/val/?\) does not have the classes of train_dataloader.*: 'square' missing",
-    ),
+    ({'model.head.num_classes': 10}, r'model\.head\.num_classes is 10, but train_dataloader\.'
+        r'dataset \(.*train/?\) has 3 classes .*set model\.head\.num_classes=3'),
+    ({'data_preprocessor.num_classes': 1000},
+        r'data_preprocessor\.num_classes is 1000, but .*set data_preprocessor\.num_classes=3'),
+    ({'val_dataloader.dataset.data_prefix': 'absent'},
+        r'^val_dataloader cannot be built: \S+absent not found; pass --data-root'),
+    ({'val_dataloader.dataset.split': 'val'},
+        r"^val_dataloader cannot be built: .* unexpected keyword argument 'split'; remove"),
+    ({'val_dataloader.dataset.extensions': 3},
+        r"^val_dataloader cannot be built: TypeError: 'int' object is not"),
+    (without_class, r"/val/?\) does not have the classes of train_dataloader.*: 'square' missing"),
     (rename_class, r"'square' missing, 'box' added; .*an empty class folder is fine"),
     (damage, r'train_dataloader\.dataset\.pipeline fails on \S+disc/\S+: '),
     (empty, r'^train_dataloader cannot be built: .*Found 0 files'),

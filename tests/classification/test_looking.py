@@ -33,28 +33,17 @@ def test_macs_are_those_of_224_pixels(tmp_path):
     assert whole['macs'] - alone['macs'] == 512 * 1000
 
 
-def test_inference_is_for_detectors_and_segmentors():
-    message = (
-        r'imagenet_rmt_t_300e\.py is the config of a classifier, .* use tools/test\.py --show-dir '
-        'DIR$'
-    )
+@pytest.mark.parametrize('use, message', [
+    (lambda: inference(config('rmt_t'), 'absent.pth'), r'imagenet_rmt_t_300e\.py is the config of '
+        r'a classifier, .* use tools/test\.py --show-dir DIR$'),
+    (lambda: exportable(on_meta(config('rest_lite')), 'x.py'), 'x.py is a ReleasedClassifier, not '
+        'a backbone, segmentor with one head or detector; pass --backbone-only to export its'),
+    (lambda: check_tta(config('rmt_t')),
+        r'needs tta_model and tta_pipeline in \S+; for classifiers, tta_model is Ave'),
+], ids=['inference', 'export', 'augmentation'])  # fmt: skip
+def test_what_is_not_for_classifiers(use, message):
     with pytest.raises(UsageError, match=message):
-        inference(config('rmt_t'), 'absent.pth')
-
-
-def test_a_classifier_is_not_exported_with_its_head():
-    message = (
-        'x.py is a ReleasedClassifier, not a backbone, segmentor with one head or detector; '
-        'pass --backbone-only to export its backbone'
-    )
-    with pytest.raises(UsageError, match=message):
-        exportable(on_meta(config('rest_lite')), 'x.py')
-
-
-def test_augmentation_names_what_classifiers_are_merged_by():
-    message = r'needs tta_model and tta_pipeline in \S+; for classifiers, tta_model is Ave'
-    with pytest.raises(UsageError, match=message):
-        check_tta(config('rmt_t'))
+        use()
 
 
 def test_the_first_of_several_views_is_drawn(monkeypatch):

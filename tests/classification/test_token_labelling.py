@@ -185,16 +185,11 @@ def test_a_step_updates_every_parameter(size, tokens, dtype):
     assert set(check_step(cfg, model, data, dtype)) == {'loss', 'loss_cls', 'loss_dense'}
 
 
-@pytest.mark.parametrize(
-    'break_it, message',
-    [
-        (lambda sample: delattr(sample, 'token_label'), 'add LoadTokenLabels to the training'),
-        (
-            lambda sample: sample.set_field(torch.zeros(CLASSES, 7, 7), 'token_label'),
-            r'token_label is \(5, 7, 7\), but classes and tokens are \(5, 2, 3\): set',
-        ),
-    ],
-)
+@pytest.mark.parametrize('break_it, message', [
+    (lambda sample: delattr(sample, 'token_label'), 'add LoadTokenLabels to the training'),
+    (lambda sample: sample.set_field(torch.zeros(CLASSES, 7, 7), 'token_label'),
+        r'token_label is \(5, 7, 7\), but classes and tokens are \(5, 2, 3\): set'),
+])  # fmt: skip
 def test_missing_or_misshapen_labels(break_it, message):
     _, model = small_token_labelling()
     data = model.data_preprocessor(batch(), True)

@@ -27,19 +27,9 @@ model = dict(
 )
 data_preprocessor = dict(num_classes=3)
 data = dict(type='CustomDataset', data_root='data/imagenet', _delete_=True)
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='TrackedResizedCrop', scale=64),
-    dict(type='TrackedFlip', prob=0.5, direction='horizontal'),
-    dict(
-        type='TrackedRandAugment', policies='timm_increasing', num_policies=2, magnitude_level=9
-    ),
-    dict(
-        type='LoadTokenLabels', label_root='data/imagenet/labels', num_classes=3, grid=2,
-        relabel=True,
-    ),
-    dict(type='PackInputs', algorithm_keys=['token_label']),
-]
+train_pipeline = _base_.train_pipeline
+train_pipeline[1]['scale'] = 64
+train_pipeline[-2].update(label_root='data/imagenet/labels', num_classes=3, grid=2)
 test_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
 loader = dict(batch_size=4, num_workers=1, persistent_workers=False)
 train_dataloader = dict(

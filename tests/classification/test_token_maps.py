@@ -1,6 +1,5 @@
 """Dense labels follow the image through its augmentations, and bad files are reported."""
 
-import io
 import os
 
 import cv2
@@ -14,6 +13,7 @@ from torchvision.ops import roi_align
 from mmrest.checkpoint import CheckpointError
 from mmrest.classification.token_maps import LoadTokenLabels, crop_coords, sample
 
+IMAGE = '/images/train/dogs/a.JPEG'
 HEIGHT, WIDTH = 60, 90
 WHOLE = (0, 0, 1, 1)
 CROP = dict(scale=(64, 96), backend='cv2', interpolation='bilinear')
@@ -38,11 +38,17 @@ def build(kind, **arguments):
     return TRANSFORMS.build(dict(type=kind, _scope_='mmpretrain', **arguments))
 
 
-def written(folder, content, name='a.pt'):
-    """Path of an image whose labels are `content`."""
-    (folder / 'dogs').mkdir(exist_ok=True)
-    torch.save(content, folder / 'dogs' / name)
-    return '/images/train/dogs/a.JPEG'
+def written(folder, content):
+    """Write the labels of IMAGE, bytes or what torch or numpy saves; return their path."""
+    path = folder / 'dogs' / ('a.npy' if isinstance(content, np.ndarray) else 'a.pt')
+    path.parent.mkdir()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, np.ndarray):
+        np.save(path, content)
+    elif content is not None:
+        torch.save(content, path)
+    return path
 
 
 def test_crop_and_flip_agree_with_roi_align():
@@ -114,19 +120,18 @@ def test_tracking_does_not_change_images(kind, tracked, arguments):
         assert draws[0] == draws[1]
 
 
-@pytest.mark.parametrize('suffix', ['.pt', '.npy'])
-def test_probabilities_by_hand(tmp_path, suffix):
+@pytest.mark.parametrize('kind', [torch.Tensor.clone, torch.Tensor.numpy])
+def test_probabilities_by_hand(tmp_path, kind):
     # One row of two cells, the two best of four classes: class 2 has 3 and 1, class 0 has 2 on
     # the left, class 3 has 4 on the right.
     content = torch.tensor([[[[3.0, 1]], [[2, 4]]], [[[2.0, 2]], [[0, 3]]]]).half()
-    path = written(tmp_path, content)
-    np.save(tmp_path / 'dogs' / 'a.npy', content.numpy())
+    suffix = written(tmp_path, kind(content)).suffix
     load = LoadTokenLabels(str(tmp_path), 4, grid=[1, 2], relabel=True, suffix=suffix)
     # Half an image moved out of sight: only the left cell is left, and fills the right token.
     coords = crop_coords(0, 0, 1, 1, (64, 64))
     coords[:, 32:] = coords[:, :32]
     coords[:, :32] = 0
-    results = load(dict(img_path=path, coords=coords))
+    results = load(dict(img_path=IMAGE, coords=coords))
     # The right token shows the left half of the image, and its samples along x lie at -3/8, -1/8,
     # 1/8 and 3/8 cells from the centre of the left cell, before which nothing changes.
     weight = np.mean([0, 0, 1 / 8, 3 / 8])
@@ -138,7 +143,8 @@ def test_probabilities_by_hand(tmp_path, suffix):
     np.testing.assert_allclose(results['token_label'][:, 0, 1], expected, atol=1e-3)
     halved = np.exp(scores / 2) / np.exp(scores / 2).sum()
     np.testing.assert_allclose(results['gt_score'], halved, rtol=1e-5)
-    assert 'gt_score' not in LoadTokenLabels(str(tmp_path), 4)(dict(img_path=path, coords=coords))
+    load = LoadTokenLabels(str(tmp_path), 4, suffix=suffix)
+    assert 'gt_score' not in load(dict(img_path=IMAGE, coords=coords))
 
 
 class Evil:
@@ -148,13 +154,6 @@ class Evil:
 
 def labels(ids=0.0, scores=1.0, shape=(5, 3, 3)):
     return torch.stack([torch.full(shape, scores), torch.full(shape, float(ids))]).half()
-
-
-def saved(content):
-    """Bytes that torch.save or, for an array, numpy.save writes."""
-    file = io.BytesIO()
-    np.save(file, content) if isinstance(content, np.ndarray) else torch.save(content, file)
-    return file.getvalue()
 
 
 BAD = {
@@ -177,16 +176,12 @@ BAD = {
 @pytest.mark.parametrize('content, message', BAD.values(), ids=BAD)
 def test_bad_files(content, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / 'dogs').mkdir()
-    suffix = '.npy' if isinstance(content, np.ndarray) else '.pt'
-    if content is not None:
-        content = content if isinstance(content, bytes) else saved(content)
-        (tmp_path / 'dogs' / f'a{suffix}').write_bytes(content)
-    load = LoadTokenLabels(str(tmp_path), 10, suffix=suffix)
+    path = written(tmp_path, content)
+    load = LoadTokenLabels(str(tmp_path), 10, suffix=path.suffix)
     with pytest.raises(CheckpointError) as error:
-        load(dict(img_path='/images/train/dogs/a.JPEG', coords=None))
+        load(dict(img_path=IMAGE, coords=None))
     line = str(error.value)
-    assert f'{tmp_path}/dogs/a{suffix}' in line and message in line and '\n' not in line
+    assert str(path) in line and message in line and '\n' not in line
     assert not (tmp_path / 'evil_was_here').exists()
 
 
@@ -207,7 +202,6 @@ def test_arguments_out_of_range(arguments, message):
     assert str(error.value) == message
 
 
-def test_untracked_image(tmp_path):
-    path = written(tmp_path, labels())
+def test_untracked_image():
     with pytest.raises(ValueError, match='needs TrackedResizedCrop before it'):
-        LoadTokenLabels(str(tmp_path), 10)(dict(img_path=path))
+        LoadTokenLabels('labels')(dict(img_path=IMAGE))

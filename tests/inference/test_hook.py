@@ -13,6 +13,7 @@ from mmseg.structures import SegDataSample
 from mmrest.errors import UsageError
 from mmrest.inference.hook import PredictionsHook
 from mmrest.inference.outputs import Viewer
+from tests.inference.test_overlay import instances
 
 
 class Data(list):
@@ -49,12 +50,10 @@ def test_a_detector(metas, tmp_path):
     """Ground truth is on the left; no image overwrites one of the same name."""
     samples = []
     for meta in metas:
-        box = torch.tensor([[10.0, 20, 30, 40]])
-        found = InstanceData(bboxes=box, labels=torch.tensor([0]), scores=torch.tensor([0.4]))
+        found = instances([[10, 20, 30, 40]], [0], scores=[0.4])
         packed = dict(pred_instances=found, gt_instances=InstanceData())  # not annotated
         samples.append(DetDataSample(metainfo=meta, **packed))
-    truth = InstanceData(bboxes=box, labels=torch.tensor([1]))
-    samples[1].gt_instances = truth
+    samples[1].gt_instances = instances([[10, 20, 30, 40]], [1])
     hook = PredictionsHook(Viewer(tmp_path / 'out'), None, score_thr=0.3)
     run(hook, Data(samples))
     first, second = (cv2.imread(str(tmp_path / 'out' / f / 'frame0.jpg')) for f in 'ab')

@@ -11,7 +11,6 @@ from mmdet.apis import inference_detector, init_detector
 from mmseg.apis import inference_model, init_model
 
 from mmrest.apis import inference
-from mmrest.checkpoint import CheckpointError
 from mmrest.engine.config import load_config, without_sync_bn
 from mmrest.errors import UsageError
 from mmrest.inference.inputs import UnreadableImage
@@ -184,16 +183,18 @@ LINE = np.zeros((1, 300, 3), np.uint8)
 
 
 @pytest.mark.parametrize('spoil, reason', [
-    (lambda data: data[: len(data) // 2], 'cannot be read: OSError: image file is truncated'),
+    (lambda data: data[:-60], 'cannot be read: OSError: image file is truncated'),
     (lambda data: b'hello', 'is not an image'),
     (lambda data: cv2.imencode('.png', LINE)[1].tobytes(), 'cannot be prepared: '),
 ])  # fmt: skip
-def test_unreadable(folder, images, tmp_path, spoil, reason):
+def test_unreadable(folder, images, tmp_path, capfd, spoil, reason):
+    """Missing parts are not filled with grey, and OpenCV prints nothing."""
     path = tmp_path / 'bad.jpg'
     path.write_bytes(spoil(images[0].read_bytes()))
     infer = model(folder, 'det')
     with pytest.raises(UnreadableImage, match=f'bad.jpg {reason}'):
         infer([images[1], path])
+    assert capfd.readouterr() == ('', '')
     told = []
     found = list(infer.stream([path, images[1]], 2, lambda *what: told.append(what)))
     assert [p.source for p in found] == [images[1]]
@@ -222,22 +223,17 @@ def test_arrays_of_another_kind(folder):
         model(folder, 'det')(LINE)
 
 
-@pytest.mark.parametrize('config, options, error, message', [
-    ('det', dict(device='cuda:99'), UsageError, 'device cuda:99 cannot be used'),
-    ('det', dict(device='gpu'), UsageError, 'device gpu cannot be used'),
-    ('det', dict(device='meta'), UsageError, 'device meta cannot be used: it holds no values'),
-    ('det', dict(tta=True), UsageError, '^mmdet does not support test-time augmentation'),
-    ('det', dict(cfg_options={'model.roi_head.bbox_head.num_classes': 4,
-                              'model.roi_head.mask_head.num_classes': 4}),
-     CheckpointError, 'of another shape'),
+@pytest.mark.parametrize('config, options, message', [
+    ('det', dict(device='gpu'), 'device gpu cannot be used'),
     ('boxes', dict(cfg_options={'test_dataloader.dataset.pipeline.0.type': 'Resize'}),
-     UsageError, 'needs LoadImageFromFile'),
-    ('det', dict(cfg_options={'test_dataloader': None}), UsageError, 'to read images with'),
+     'needs LoadImageFromFile'),
+    ('det', dict(cfg_options={'test_dataloader': None}), 'to read images with'),
     ('seg', dict(cfg_options={'test_dataloader.dataset.metainfo': dict(classes=['x'])}),
-     UsageError, 'num_classes is 150, but checkpoint and config name 1 classes'),
+     'num_classes is 150, but checkpoint and config name 1 classes'),
 ])  # fmt: skip
-def test_what_does_not_fit(folder, config, options, error, message):
-    with pytest.raises(error, match=message):
+def test_what_does_not_fit(folder, config, options, message):
+    """Besides the cases of tests/cli/test_bad_input.py."""
+    with pytest.raises(UsageError, match=message):
         inference(folder / f'{config}.py', folder / f'{config}.pth', **options)
 
 

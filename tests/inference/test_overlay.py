@@ -15,25 +15,16 @@ PALETTE = [(255, 0, 0), (0, 0, 255)]
 GREY = np.full((480, 640, 3), 128, np.uint8)
 
 
-def instances(boxes, labels, masks=None, **scores):
-    found = InstanceData(
+def instances(boxes, labels, **fields):
+    return InstanceData(
         bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         labels=torch.tensor(labels, dtype=torch.long),
-        **{key: torch.tensor(value) for key, value in scores.items()},
+        **{key: torch.as_tensor(value) for key, value in fields.items()},
     )
-    if masks is not None:
-        found.masks = torch.from_numpy(masks)
-    return found
 
 
-def detections(boxes, scores, labels, masks=None):
-    return sample(pred_instances=instances(boxes, labels, masks, scores=scores))
-
-
-def sample(**fields):
-    found = BaseDataElement()
-    found.set_data(fields)
-    return found
+def detections(boxes, scores, labels, **masks):
+    return BaseDataElement(pred_instances=instances(boxes, labels, scores=scores, **masks))
 
 
 def label_map(labels):
@@ -46,7 +37,7 @@ def test_masks_and_boxes():
     masks[0, 100:200, 100:300] = masks[1, 150:250, 200:400] = masks[2, 300:400, 100:300] = True
     boxes = [[100, 100, 300, 200], [200, 150, 400, 250], [100, 300, 300, 400]]
     before = GREY.copy()
-    drawn = draw(GREY, detections(boxes, [0.6, 0.9, 0.2], [0, 1, 0], masks), 'ab', PALETTE)
+    drawn = draw(GREY, detections(boxes, [0.6, 0.9, 0.2], [0, 1, 0], masks=masks), 'ab', PALETTE)
     assert (GREY == before).all() and drawn.shape == GREY.shape
     red, blue = (np.array(c[::-1]) * 0.55 + 128 * 0.45 for c in PALETTE)  # images are BGR
     assert np.abs(drawn[130, 150] - red).max() <= 1
@@ -61,7 +52,7 @@ def test_small_images_are_enlarged(size, factor):
     mask = np.zeros((1, *size), bool)
     mask[0, 20:40, 20:40] = True
     image = np.full((*size, 3), 128, np.uint8)
-    drawn = draw(image, detections([[10, 10, 40, 40]], [0.9], [0], mask), 'ab', PALETTE)
+    drawn = draw(image, detections([[10, 10, 40, 40]], [0.9], [0], masks=mask), 'ab', PALETTE)
     assert drawn.shape == (size[0] * factor, size[1] * factor, 3)
     inside, outside = drawn[30 * factor, 30 * factor], drawn[45 * factor, 50 * factor]
     assert inside[2] > 190 and (outside == 128).all()
@@ -74,7 +65,7 @@ def test_label_maps():
     labels[50:60, 50:60] = 1
     image = GREY.copy()
     image[..., 0] = 200
-    drawn = draw(image, sample(pred_sem_seg=label_map(labels)), ['wall', 'door'], PALETTE)
+    drawn = draw(image, BaseDataElement(pred_sem_seg=label_map(labels)), ['wall', 'door'], PALETTE)
     level = 0.114 * 200 + 0.886 * 128
     for place, colour in (((450, 20), PALETTE[0]), ((220, 320), PALETTE[1])):
         assert np.abs(drawn[place] - (np.array(colour[::-1]) * 0.55 + level * 0.45)).max() <= 2
@@ -140,7 +131,7 @@ def test_annotations():
     truth.masks = BitmapMasks(masks, 480, 640)
     labels = np.full((480, 640), 255)
     labels[300:] = 1
-    annotated = sample(gt_instances=truth, gt_sem_seg=label_map(labels))
+    annotated = BaseDataElement(gt_instances=truth, gt_sem_seg=label_map(labels))
     drawn = draw_annotations(GREY, annotated, ['wall', 'door'], PALETTE)
     assert (drawn[250, 20] == 128).all() and drawn[470, 10, 0] > 190
     assert tuple(drawn[200, 200]) == (255, 0, 0) and drawn[150, 150, 0] > 190
@@ -151,7 +142,7 @@ def test_classes():
     """A line above the image, green, or red with the true class; text is never cut off."""
     tiny = np.full((32, 16, 3), 128, np.uint8)
     scores = torch.tensor([0.125, 0.875])
-    found = sample(pred_label=torch.tensor([1]), pred_score=scores)
+    found = BaseDataElement(pred_label=torch.tensor([1]), pred_score=scores)
     for truth, colour in (None, (0, 0, 0)), (1, overlay.RIGHT), (0, overlay.WRONG):
         if truth is not None:
             found.gt_label = torch.tensor([truth])

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from mmengine.structures import InstanceData, PixelData
+from mmengine.structures import PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 from torch import nn
 
 from mmrest.inference.sheets import draw_classes, draw_panel, draw_predictions
+from tests.inference.test_overlay import instances
 
 COLOURS = [(255, 0, 0), (0, 0, 255)]
 METAINFO = dict(classes=('square', 'disc'), palette=COLOURS)
@@ -43,13 +44,8 @@ def image(tmp_path):
     return dict(img_path=str(path), ori_shape=(40, 60), scale_factor=(0.5, 0.5))
 
 
-def detections(scores=None):
-    found = InstanceData(
-        bboxes=torch.tensor([[5.0, 5, 15, 15], [30, 20, 50, 35]]), labels=torch.tensor([0, 1])
-    )
-    if scores is not None:
-        found.scores = torch.tensor(scores)
-    return found
+def detections(**scores):
+    return instances([[5, 5, 15, 15], [30, 20, 50, 35]], [0, 1], **scores)
 
 
 def has(picture, colour):
@@ -61,7 +57,7 @@ def has(picture, colour):
 def test_instances(image, tmp_path, scores, drawn):
     """Three columns; the detections above the threshold are in the last one."""
     truth = DetDataSample(metainfo=image, gt_instances=detections()[:0])
-    sample = DetDataSample(metainfo=image, pred_instances=detections(scores))
+    sample = DetDataSample(metainfo=image, pred_instances=detections(scores=scores))
     data = Data([dict(inputs=torch.zeros(3, 20, 30), data_samples=truth)] * 2)
     draw_predictions(Found(sample), data, tmp_path / 'x.png')
     picture = cv2.imread(str(tmp_path / 'x.png'))
@@ -106,7 +102,7 @@ def test_panel(image):
 
 
 def test_panel_of_instances(image):
-    found = detections([0.9, 0.4])
+    found = detections(scores=[0.9, 0.4])
     jpeg, inside = draw_panel(Path(image['img_path']), found, METAINFO)
     assert inside == '1 square, 1 disc'
     picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
