@@ -81,7 +81,7 @@ test-all: env  ## run all tests, with the long grids
 # The ends of the supported range: an interpreter from pyenv, or from PATH.
 python_of = $(or $(shell ls -d "$(HOME)"/.pyenv/versions/$(1).*[0-9]/bin/python 2>/dev/null \
 	| sort -V | tail -n 1),python$(1))
-VERSIONED = TESTS="tests/cli/test_check.py $(addprefix tests/,models ops operators checkpoint engine)"
+VERSIONED = TESTS="tests/cli/test_check.py $(addprefix tests/,models ops operators checkpoint engine inference)"
 
 test-versions:  ## test networks and engine with the oldest and newest Python and torch
 	$(MAKE) test $(VERSIONED) VENV=$(VENV)-oldest PYTHON=$(call python_of,3.8) \
