@@ -1,14 +1,15 @@
-"""Build the runner and the model of a config, and find types by name."""
+"""Build the runner, the model and the optimizer of a config, and find types by name."""
 
 import copy
 import sys
-from typing import Any, Callable, Optional
+from typing import Any, Callable, List, Optional
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.registry import MODELS, RUNNERS, DefaultScope, Registry
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, RUNNERS, DefaultScope, Registry
 from mmengine.runner import Runner
 from rich.console import Console
 from torch import nn
@@ -81,6 +82,42 @@ def _built(cfg: Config) -> nn.Module:
     model = MODELS.build(copy.deepcopy(cfg.model))
     model.train()  # it returns None for some backbones of mmdet
     return model
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
+    """DefaultOptimWrapperConstructor with layer-wise learning-rate decay.
+
+    In addition to mmengine's keys, ``paramwise_cfg`` accepts ``layer_decay_rate``. The learning
+    rate of a parameter at depth d of n is multiplied by ``layer_decay_rate ** (n - 1 - d)``. Necks
+    and heads keep the full rate. The constructors in mmdet and mmseg support only ConvNeXt and
+    BEiT; mmpretrain's supports only classifiers.
+
+    Raises:
+        UsageError: the rate is not in (0, 1], or the backbone has no ``get_layer_depth``.
+    """
+
+    def add_params(
+        self, params: List[dict], module: nn.Module, prefix: str = '', **kwargs: Any
+    ) -> None:
+        """Add all parameters of a module; the outermost call, of the model, scales rates."""
+        super().add_params(params, module, prefix, **kwargs)
+        rate = self.paramwise_cfg.get('layer_decay_rate')
+        if prefix or rate is None:
+            return
+        backbone = getattr(module, 'backbone', None)
+        if not hasattr(backbone, 'get_layer_depth'):
+            raise UsageError(
+                'paramwise_cfg.layer_decay_rate needs a backbone with get_layer_depth, which '
+                f'{type(backbone).__name__} does not have; remove it or use ResT or RMT'
+            )
+        if not 0 < rate <= 1:
+            raise UsageError(f'paramwise_cfg.layer_decay_rate must be in (0, 1], got {rate!r}')
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        for group in params:
+            name = names[id(group['params'][0])]
+            depth, depths = backbone.get_layer_depth(name, 'backbone.')
+            group['lr'] = group.get('lr', self.base_lr) * rate ** (depths - 1 - depth)
 
 
 def find_type(root: Registry, name: Optional[str]) -> Optional[Callable[..., Any]]:

@@ -17,7 +17,6 @@ from mmengine.config import Config
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.fileio import io as fileio
 from mmengine.runner import CheckpointLoader, Runner, checkpoint, runner
-from torch.distributed.fsdp._common_utils import clean_tensor_name  # noqa: F401, for distributed
 
 from ..checkpoint import CheckpointError, read_checkpoint, write_atomically
 from ..shipped import folder

@@ -8,7 +8,6 @@ from mmengine.config import Config
 from mmengine.fileio import get_file_backend
 from mmengine.runner import CheckpointLoader, checkpoint, runner
 from mmengine.utils import get_object_from_string
-from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine import compat
@@ -80,13 +79,6 @@ def test_private_state():
         assert f'self.{name} = ' in source
     assert 'default_worker_init_fn' in source
     assert 'torch.cuda.set_device' in inspect.getsource(inspect.getmodule(runner.init_dist))
-
-
-def test_names_of_sharded_parameters():
-    assert compat.clean_tensor_name('_fsdp_wrapped_module.a._flat_param') == 'a._flat_param'
-    assert (
-        'model' in inspect.signature(FullyShardedDataParallel.optim_state_dict_to_load).parameters
-    )
 
 
 def test_cuda_device_is_not_selected():
