@@ -17,13 +17,7 @@ from torch.utils.data import DataLoader
 
 from ..errors import Interrupted
 from .compat import has_seed_per_rank
-from .data_loading import (
-    RandomStates,
-    ResumableLoader,
-    kept_random_states,
-    random_states,
-    set_random_states,
-)
+from .data_loading import RandomStates, ResumableLoader, random_states, set_random_states
 from .display import say
 from .saving import AtomicCheckpointHook
 from .signals import StopRequest
@@ -63,16 +57,16 @@ class _Resumable:
             random_states=self._before_evaluation or random_states(),
         )
 
-    def recall(self, remembered: Optional[Dict[str, Any]]) -> None:
-        """Restore the state of :meth:`remembered`; None for a checkpoint without it."""
-        self._resumed = remembered or {}
-        for hook, (count, best) in zip(self._patient(), self._resumed.get('patience', ())):
+    def recall(self, remembered: Dict[str, Any]) -> None:
+        """Resume from the state of :meth:`remembered`."""
+        self._resumed = remembered
+        for hook, (count, best) in zip(self._patient(), remembered['patience']):
             hook.wait_count, hook.best_score = count, best
-        batches = self._resumed.get('batches', len(self.dataloader))
-        if batches != len(self.dataloader):
+        before, now = remembered['batches'], len(self.dataloader)
+        if before != now:
             print_log(
-                f'the dataloader length changed from {batches} to {len(self.dataloader)} batches: '
-                'the resumed run will not be bit-exact',
+                f'the dataloader length changed from {before} to {now} batches: the resumed run '
+                'will not be bit-exact',
                 'current',
                 logging.WARNING,
             )
@@ -88,9 +82,9 @@ class _Resumable:
         """
         with self._stop:
             self.runner.call_hook('before_train')
-            resumed, self._resumed = self._resumed, None
+            self._restore()
             try:
-                self._run(resumed is not None, self._recalled(resumed))
+                self._run()
             finally:
                 self.dataloader.close()
             self.runner.call_hook('after_train')
@@ -105,10 +99,10 @@ class _Resumable:
 
     def _interrupt(self) -> None:
         message = f'stopped after iteration {self._iter} by SIGTERM'
-        hooks = [hook for hook in self.runner.hooks if isinstance(hook, AtomicCheckpointHook)]
-        for hook in hooks:
-            path = hook.save_now(self.runner, self._epoch, self._iter)
-            message += f'; saved {path}: continue with --resume'
+        for hook in self.runner.hooks:
+            if isinstance(hook, AtomicCheckpointHook):
+                path = hook.save_now(self.runner, self._epoch, self._iter)
+                message += f'; saved {path}: continue with --resume'
         raise Interrupted(message)
 
     def stop_evaluation(self) -> None:
@@ -116,20 +110,19 @@ class _Resumable:
         if self._stop.asked_here():
             raise Interrupted('stopped by SIGTERM')
 
-    def _recalled(self, resumed: Optional[Dict[str, Any]]) -> Dict[str, Any]:
-        """Set seeds and random states as they were at the checkpoint."""
-        resumed = resumed or {}
-        if 'seeds' in resumed:
-            self.dataloader.seeds = resumed['seeds']
-        if 'random_states' in resumed:
-            set_random_states(resumed['random_states'])
-        return resumed
+    def _restore(self) -> None:
+        """Set seeds and random states as they were at the checkpoint, if there is one."""
+        if self._resumed is not None:
+            self.dataloader.seeds = self._resumed['seeds']
+            set_random_states(self._resumed['random_states'])
 
-    def _begin_at(self, batch: int) -> int:
+    def _lacks_evaluation(self) -> bool:
+        return self._resumed is not None and not self._resumed['evaluated']
+
+    def _begin_at(self, batch: int) -> None:
         self.dataloader.batch_sampler.skip = batch
         if batch:
             say(f'resuming the dataloader at batch {batch} of the epoch')
-        return batch
 
     def _evaluate_if_due(self, done: int, end: int) -> None:
         self._decide_current_val_interval()
@@ -141,14 +134,14 @@ class _Resumable:
             self._interrupt()
         self._before_evaluation = random_states()
         try:
-            with kept_random_states():
-                self.runner.val_loop.run()
+            self.runner.val_loop.run()
         except Interrupted:  # after a batch: see stop_evaluation
             for hook in self.runner.hooks:
                 if isinstance(hook, EMAHook):
                     hook.after_val_epoch(self.runner)  # restores the weights of the training
             self._interrupt()
         finally:
+            set_random_states(self._before_evaluation)
             self._before_evaluation = None
         self.evaluated = True
 
@@ -157,27 +150,25 @@ class _Resumable:
 class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
     """EpochBasedTrainLoop that resumes at the next batch."""
 
-    def _run(self, resuming: bool, resumed: Dict[str, Any]) -> None:
-        batches, done = len(self.dataloader), 0
-        if resuming:
-            done = self._iter - self._epoch * batches
-            if not 0 <= done <= batches:
-                done = 0
-            if done == 0 and not resumed.get('evaluated', True):
-                say('running the evaluation that was interrupted')
-                self._evaluate_if_due(self._epoch, self._max_epochs)
+    def _run(self) -> None:
+        done = self._iter - self._epoch * len(self.dataloader)
+        if not 0 <= done <= len(self.dataloader):  # its length changed
+            done = 0
+        if done == 0 and self._lacks_evaluation():
+            say('running the evaluation that was interrupted')
+            self._evaluate_if_due(self._epoch, self._max_epochs)
         while self._epoch < self._max_epochs and not self.stop_training:
-            self._run_epoch(done, resumed)
-            done, resumed = 0, {}
+            self._run_epoch(done)
+            done, self._resumed = 0, None
             self._evaluate_if_due(self._epoch, self._max_epochs)
 
-    def _run_epoch(self, done: int, resumed: Dict[str, Any]) -> None:
+    def _run_epoch(self, done: int) -> None:
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        self._recalled(resumed)  # again, because hooks may use random numbers
-        first = self._begin_at(done)
+        self._restore()  # again, because hooks may use random numbers
+        self._begin_at(done)
         with closing(iter(self.dataloader)) as batches:
-            for index, batch in enumerate(batches, start=first):
+            for index, batch in enumerate(batches, start=done):
                 self.run_iter(index, batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
@@ -187,9 +178,9 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
 class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
     """IterBasedTrainLoop that resumes at the next batch."""
 
-    def _run(self, resuming: bool, resumed: Dict[str, Any]) -> None:
+    def _run(self) -> None:
         self.runner.call_hook('before_train_epoch')
-        if resuming and self._iter and not resumed.get('evaluated', True):
+        if self._lacks_evaluation():
             self._evaluate_if_due(self._iter, self._max_iters)
         batches, sampler = self._iter, self.dataloader.batch_sampler
         if not sampler.is_endless:
@@ -197,7 +188,7 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
             self.dataloader_iterator._epoch = epoch
             if hasattr(sampler.sampler, 'set_epoch'):
                 sampler.sampler.set_epoch(epoch)
-        self._recalled(resumed)
+        self._restore()
         self._begin_at(batches)
         try:
             while self._iter < self._max_iters and not self.stop_training:

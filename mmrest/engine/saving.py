@@ -66,11 +66,10 @@ class AtomicCheckpointHook(CheckpointHook):
         """Restore the state of the loop."""
         if not is_resuming(runner) or not hasattr(runner.train_loop, 'recall'):
             return
-        remembered = checkpoint.get(_KEY) or []
+        remembered = checkpoint.get(_KEY, [])
         if get_rank() < len(remembered):
             runner.train_loop.recall(remembered[get_rank()])
         else:
-            runner.train_loop.recall(None)
             message = 'the checkpoint has no random states of this rank: resuming is not bit-exact'
             print_log(message, 'current', logging.WARNING)
 
