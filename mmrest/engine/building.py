@@ -65,23 +65,17 @@ def check_model(cfg: Config) -> nn.Module:
     """
     scope = cfg.get('default_scope') or 'mmengine'
     with DefaultScope.overwrite_default_scope(scope):
-        try:
-            with torch.device('meta'):
-                return _built(cfg)
-        except Exception:  # it computes while it is built, or raises the error below, too
-            pass
-        try:
-            return _built(cfg)
-        except Exception as error:  # whatever a constructor raises
-            raise UsageError(
-                f'the model of {cfg.filename} cannot be built: {first_line(error)}'
-            ) from error
-
-
-def _built(cfg: Config) -> nn.Module:
-    model = MODELS.build(copy.deepcopy(cfg.model))
-    model.train()  # it returns None for some backbones of mmdet
-    return model
+        for device in ('meta', 'cpu'):  # some models compute while they are built
+            try:
+                with torch.device(device):
+                    model = MODELS.build(copy.deepcopy(cfg.model))
+                model.train()  # it returns None for some backbones of mmdet
+                return model
+            except Exception as error:  # whatever a constructor raises
+                fault = error
+    raise UsageError(
+        f'the model of {cfg.filename} cannot be built: {first_line(fault)}'
+    ) from fault
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -130,5 +124,4 @@ def find_type(root: Registry, name: Optional[str]) -> Optional[Callable[..., Any
 
 def image_channels(model: nn.Module) -> int:
     """Return the number of image channels that the first convolution of a model expects."""
-    layers = (module for module in model.modules() if isinstance(module, nn.Conv2d))
-    return next((layer.in_channels for layer in layers), 3)
+    return next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)

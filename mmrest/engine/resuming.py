@@ -87,14 +87,13 @@ class ScheduleHook(Hook):
 
 
 def _warn_if_complete(runner: Runner, meta: Dict[str, Any]) -> None:
-    done, total, unit = meta.get('iter', 0), runner.max_iters, 'iter'
+    done, total, name, key = meta.get('iter', 0), runner.max_iters, 'iterations', 'max_iters'
     if isinstance(runner.train_loop, EpochBasedTrainLoop):
-        done, total, unit = meta.get('epoch', 0), runner.max_epochs, 'epoch'
+        done, total, name, key = meta.get('epoch', 0), runner.max_epochs, 'epochs', 'max_epochs'
     if done >= total:
-        name = {'iter': 'iterations', 'epoch': 'epochs'}[unit]
         print_log(
             f'nothing to do: the checkpoint is at {done} of {total} {name}; to train longer, set '
-            f'train_cfg.max_{unit}s',
+            f'train_cfg.{key}',
             'current',
             logging.WARNING,
         )
@@ -120,10 +119,9 @@ def _replay(runner: Runner, schedulers: List[Any], meta: Dict[str, Any]) -> None
         warnings.simplefilter('ignore')  # the optimizer makes no steps here
         for iteration in range(1, done + 1):
             ends_epoch = epochs and iteration % each == 0 and iteration // each <= epochs
-            for by_epoch in (False, True) if ends_epoch else (False,):
-                for scheduler in schedulers:
-                    if scheduler.by_epoch is by_epoch:
-                        scheduler.step()
+            for scheduler in sorted(schedulers, key=lambda scheduler: scheduler.by_epoch):
+                if ends_epoch or not scheduler.by_epoch:
+                    scheduler.step()
 
 
 def parameter_groups(checkpoint: Dict[str, Any]) -> Optional[List[dict]]:
