@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from mmengine.config import Config
 
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.building import build_runner
 from mmrest.engine.resuming import ScheduleHook
-from tests.engine.toy import config
+from tests.engine.toy import EPOCHS, config
 
 COSINE = dict(type='CosineAnnealingLR', by_epoch=False, T_max=16)
 LONGER = dict(type='CosineAnnealingLR', by_epoch=False, T_max=32)
@@ -19,12 +18,16 @@ STEPS = [
 
 def run(folder, epochs=4, schedule=(COSINE,), resume=None, optimizer=None, **options):
     """Return the learning rates of a run, by iteration, and its runner."""
-    saving = dict(type='CheckpointHook', interval=1)
-    cfg = Config(config(folder, checkpoint=saving, **options).to_dict())
-    cfg.train_cfg = dict(by_epoch=True, max_epochs=epochs)
-    cfg.param_scheduler = [dict(part) for part in schedule]
-    cfg.optim_wrapper.optimizer = optimizer or dict(type='AdamW', lr=1e-2)
-    cfg.load_from, cfg.resume = resume, resume is not None
+    cfg = config(
+        folder,
+        checkpoint=dict(EPOCHS),
+        train_cfg=dict(max_epochs=epochs),
+        param_scheduler=[dict(part) for part in schedule],
+        optim_wrapper=dict(optimizer=optimizer or {}),
+        load_from=resume,
+        resume=resume is not None,
+        **options,
+    )
     runner, rates = build_runner(cfg), {}
     runner.register_hook(ScheduleHook())
     step = runner.train_loop.run_iter
@@ -94,10 +97,6 @@ def test_patience(tmp_path):
     hook = dict(type='EarlyStoppingHook', monitor='mean', rule='less', patience=100, min_delta=9)
     counts = []
     for epochs, path in ((4, None), (6, str(tmp_path / 'epoch_4.pth'))):
-        cfg = config(tmp_path, checkpoint=dict(type='CheckpointHook', interval=1))
-        cfg.train_cfg.max_epochs, cfg.custom_hooks = epochs, [hook]
-        cfg.load_from, cfg.resume = path, path is not None
-        runner = build_runner(cfg)
-        runner.train()
+        _, runner = run(tmp_path, epochs, resume=path, custom_hooks=[hook])
         counts += [h.wait_count for h in runner.hooks if type(h).__name__ == hook['type']]
     assert counts[1] == counts[0] + 2
