@@ -45,31 +45,24 @@ class Command:
         return os.system, (self.command,)
 
 
-def test_remote_files_pass_the_guard(tmp_path, address):
-    torch.save({'state_dict': {'a': torch.ones(2)}}, tmp_path / 'good.pth')
+@pytest.mark.parametrize('is_remote', [False, True])
+def test_files_pass_the_guard(is_remote, tmp_path, address):
+    torch.save({'a': torch.ones(2), 'meta': {'config': 'run', 'epoch': 1}}, tmp_path / 'good.pth')
     torch.save([Command(f'touch {tmp_path}/witness')], tmp_path / 'bad.pth')
-    found = CheckpointLoader.load_checkpoint(f'{address}/good.pth', 'cpu')
-    assert torch.equal(found['state_dict']['a'], torch.ones(2))
-    with pytest.raises(CheckpointError, match=r'bad\.pth: it contains a pickled \S*system'):
-        CheckpointLoader.load_checkpoint(f'{address}/bad.pth', 'cpu')
-    with pytest.raises(CheckpointError, match='refusing to load'):
-        checkpoint.load_from_http(f'{address}/bad.pth')
-    assert not (tmp_path / 'witness').exists()
-    with pytest.raises(CheckpointError, match=r'absent\.pth cannot be downloaded'):
-        CheckpointLoader.load_checkpoint(f'{address}/absent.pth', 'cpu')
-
-
-def test_local_files_pass_the_guard(tmp_path):
-    torch.save([Command(f'touch {tmp_path}/witness')], tmp_path / 'bad.pth')
-    with pytest.raises(CheckpointError, match='refusing to load'):
-        CheckpointLoader.load_checkpoint(str(tmp_path / 'bad.pth'))
-    assert not (tmp_path / 'witness').exists()
-    torch.save({'meta': {'config': 'run', 'epoch': 1}}, tmp_path / 'old.pth')
-    found = CheckpointLoader.load_checkpoint(str(tmp_path / 'old.pth'))
-    assert found == {'meta': {'epoch': 1}}  # mmengine executes this text when it resumes
     torch.save([1], tmp_path / 'list.pth')
-    with pytest.raises(CheckpointError, match='contains a list, not a checkpoint'):
-        CheckpointLoader.load_checkpoint(str(tmp_path / 'list.pth'))
+    folder = address if is_remote else tmp_path
+    found = CheckpointLoader.load_checkpoint(f'{folder}/good.pth', 'cpu')
+    assert torch.equal(found['a'], torch.ones(2))
+    assert found['meta'] == {'epoch': 1}  # mmengine executes this text when it resumes
+    for name, message in (
+        ('bad', r'refusing to load \S*bad\.pth: it contains a pickled \S*system'),
+        ('list', 'contains a list, not a checkpoint'),
+        ('absent', r'absent\.pth ' + ('cannot be downloaded' if is_remote else 'does not exist')),
+    ):
+        for loader in (CheckpointLoader.load_checkpoint, checkpoint.load_from_http):
+            with pytest.raises(CheckpointError, match=message):
+                loader(f'{folder}/{name}.pth')
+    assert not (tmp_path / 'witness').exists()
 
 
 def load(hook, model, content):
