@@ -29,17 +29,12 @@ class Call:
         """pickle requires a callable."""
 
 
-def by_getattr(witness):
-    """``getattr(__import__('os'), 'mkdir')(witness)``."""
-    return Call(Call(getattr, Call(builtins.__import__, 'os'), 'mkdir'), witness)
-
-
 PAYLOADS = {
     'os.system': lambda witness: Call(os.system, f'mkdir {witness}'),
     'subprocess': lambda witness: Call(subprocess.check_call, ['mkdir', witness]),
     'eval': lambda witness: Call(eval, f"__import__('os').mkdir('{witness}')"),
     'exec': lambda witness: Call(exec, f"import os; os.mkdir('{witness}')"),
-    'getattr': by_getattr,
+    'getattr': lambda path: Call(Call(getattr, Call(builtins.__import__, 'os'), 'mkdir'), path),
     'mkdir': lambda witness: Call(os.mkdir, witness),
     'nested': lambda witness: Call(list, Call(map, os.mkdir, [witness])),
 }

@@ -63,14 +63,13 @@ def test_file_access():
 
 def test_a_full_disk(tmp_path, monkeypatch):
     """A failed write keeps the existing file."""
-    path = tmp_path / 'x.pth'
-    path.write_bytes(b'before')
-    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match='cannot be written'):
-        patch.setattr('os.replace', lambda *args: (_ for _ in ()).throw(OSError(28, 'No space')))
-        compat.AtomicLocalBackend().put(b'after', str(path))
-    assert path.read_bytes() == b'before' and list(tmp_path.iterdir()) == [path]
-    compat.AtomicLocalBackend().put(b'after', str(path))
-    assert path.read_bytes() == b'after'
+    path = tmp_path / 'new' / 'x.pth'
+    backend = compat.AtomicLocalBackend()
+    backend.put(b'before', str(path))
+    monkeypatch.setattr('os.replace', lambda *args: (_ for _ in ()).throw(OSError(28, 'No space')))
+    with pytest.raises(CheckpointError, match='cannot be written'):
+        backend.put(b'after', str(path))
+    assert path.read_bytes() == b'before' and list(path.parent.iterdir()) == [path]
 
 
 def test_private_state():
