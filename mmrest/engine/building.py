@@ -7,7 +7,6 @@ from typing import Any, Callable, List, Optional
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, RUNNERS, DefaultScope, Registry
 from mmengine.runner import Runner
@@ -44,12 +43,11 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
     else:
         runner = type('ScreenRunner', (ScreenRunner,), {'console': console}).from_cfg(cfg)
     runner.register_hook(DisplayHook(console))
-    print_log(f'MMCV ops: {describe()}', 'current')
+    runner.logger.info(f'MMCV ops: {describe()}')
     if reverted:
         lacking = 'a process group' if torch.cuda.is_available() else 'CUDA'
-        print_log(
-            f'replaced {reverted} SyncBN layers of the config with BN: SyncBN needs {lacking}',
-            'current',
+        runner.logger.info(
+            f'replaced {reverted} SyncBN layers of the config with BN: SyncBN needs {lacking}'
         )
     return runner
 

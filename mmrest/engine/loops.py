@@ -4,12 +4,10 @@ Otherwise they behave like mmengine's loops. A resumed run ends with the same we
 uninterrupted one, bit for bit if all ops are deterministic.
 """
 
-import logging
 from contextlib import closing
 from typing import Any, Dict, List, Optional, Union
 
 from mmengine.hooks import EarlyStoppingHook, EMAHook
-from mmengine.logging import print_log
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
@@ -31,11 +29,7 @@ class _Resumable:
     """
 
     def __init__(
-        self,
-        runner: Runner,
-        dataloader: Union[DataLoader, Dict[str, Any]],
-        *args: Any,
-        **kwargs: Any,
+        self, runner: Runner, dataloader: Union[DataLoader, dict], *args: Any, **kwargs: Any
     ) -> None:
         if isinstance(dataloader, dict):
             dataloader = runner.build_dataloader(
@@ -64,11 +58,9 @@ class _Resumable:
             hook.wait_count, hook.best_score = count, best
         before, now = remembered['batches'], len(self.dataloader)
         if before != now:
-            print_log(
+            self.runner.logger.warning(
                 f'the dataloader length changed from {before} to {now} batches: the resumed run '
-                'will not be bit-exact',
-                'current',
-                logging.WARNING,
+                'will not be bit-exact'
             )
 
     def _patient(self) -> List[EarlyStoppingHook]:

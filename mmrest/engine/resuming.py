@@ -1,11 +1,9 @@
 """Resume with a schedule, learning rate or weight decay that differs from the checkpoint."""
 
-import logging
 import warnings
 from typing import Any, Dict, List, Optional
 
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -76,13 +74,11 @@ class ScheduleHook(Hook):
             old.update({k: new[k] for k in ('lr', *_HYPERPARAMETERS) if k in new and k in old})
         if 'base_param_settings' in now:
             saved['base_param_settings'] = now['base_param_settings']
-        print_log(
+        runner.logger.warning(
             f'the config differs from {source} and takes precedence: '
             f'{"; ".join(changes.values())}; the learning rate continues at '
             f'{now["param_groups"][0]["lr"]:.3g}, with the weights and optimizer state of the '
-            'checkpoint',
-            'current',
-            logging.WARNING,
+            'checkpoint'
         )
 
 
@@ -91,11 +87,9 @@ def _warn_if_complete(runner: Runner, meta: Dict[str, Any]) -> None:
     if isinstance(runner.train_loop, EpochBasedTrainLoop):
         done, total, name, key = meta.get('epoch', 0), runner.max_epochs, 'epochs', 'max_epochs'
     if done >= total:
-        print_log(
+        runner.logger.warning(
             f'nothing to do: the checkpoint is at {done} of {total} {name}; to train longer, set '
-            f'train_cfg.{key}',
-            'current',
-            logging.WARNING,
+            f'train_cfg.{key}'
         )
 
 

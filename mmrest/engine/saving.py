@@ -1,6 +1,5 @@
 """Checkpoint hooks: atomic writes, old files removed only afterwards, valid losses only."""
 
-import logging
 import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -9,7 +8,6 @@ import torch
 from mmengine.dist import all_gather_object, barrier, get_rank, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
@@ -70,8 +68,9 @@ class AtomicCheckpointHook(CheckpointHook):
         if get_rank() < len(remembered):
             runner.train_loop.recall(remembered[get_rank()])
         else:
-            message = 'the checkpoint has no random states of this rank: resuming is not bit-exact'
-            print_log(message, 'current', logging.WARNING)
+            runner.logger.warning(
+                'the checkpoint has no random states of this rank: resuming is not bit-exact'
+            )
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> str:
         """Save between two regular checkpoints; all ranks call it.
@@ -155,7 +154,7 @@ class AtomicCheckpointHook(CheckpointHook):
         for name, path in before.items():
             if is_main_process() and path not in (None, self._best[name]):
                 self._remove(path)
-                print_log(f'removed {path}, the previous best checkpoint', 'current')
+                runner.logger.info(f'removed {path}, the previous best checkpoint')
 
     @property
     def _best(self) -> Dict[Optional[str], Optional[str]]:
@@ -194,13 +193,7 @@ class InvalidLossHook(Hook):
         self._first: Optional[Tuple[Tensor, Tensor]] = None
         """First invalid loss, or else the last one, and its iteration."""
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Optional[dict] = None,
-        outputs: Optional[dict] = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, outputs: dict, **kwargs: Any) -> None:
         """Check the loss.
 
         Raises:
