@@ -15,6 +15,7 @@ from mmrest import RMT, ResT
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.compat import install_file_access
 from mmrest.engine.weight_hooks import InitWeightsHook, StrictWeightsHook
+from tests.checkpoint.test_safety import Call
 from tests.models.networks import TINY, randomised, tiny
 
 
@@ -37,18 +38,10 @@ def address(tmp_path):
         server.shutdown()
 
 
-class Command:
-    def __init__(self, command):
-        self.command = command
-
-    def __reduce__(self):
-        return os.system, (self.command,)
-
-
 @pytest.mark.parametrize('is_remote', [False, True])
 def test_files_pass_the_guard(is_remote, tmp_path, address):
     torch.save({'a': torch.ones(2), 'meta': {'config': 'run', 'epoch': 1}}, tmp_path / 'good.pth')
-    torch.save([Command(f'touch {tmp_path}/witness')], tmp_path / 'bad.pth')
+    torch.save([Call(os.system, f'touch {tmp_path}/witness')], tmp_path / 'bad.pth')
     torch.save([1], tmp_path / 'list.pth')
     folder = address if is_remote else tmp_path
     found = CheckpointLoader.load_checkpoint(f'{folder}/good.pth', 'cpu')
