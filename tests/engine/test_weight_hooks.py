@@ -13,18 +13,9 @@ from torch import nn
 
 from mmrest import RMT, ResT
 from mmrest.checkpoint import CheckpointError
-from mmrest.engine.compat import install_file_access
 from mmrest.engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from tests.checkpoint.test_safety import Call
 from tests.models.networks import TINY, randomised, tiny
-
-
-@pytest.fixture(autouse=True)
-def guarded(monkeypatch, tmp_path):
-    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
-    monkeypatch.setattr(checkpoint, 'load_from_http', checkpoint.load_from_http)
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'hub'))
-    install_file_access()
 
 
 @pytest.fixture
@@ -39,7 +30,8 @@ def address(tmp_path):
 
 
 @pytest.mark.parametrize('is_remote', [False, True])
-def test_files_pass_the_guard(is_remote, tmp_path, address):
+def test_files_pass_the_guard(is_remote, tmp_path, address, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'hub'))
     torch.save({'a': torch.ones(2), 'meta': {'config': 'run', 'epoch': 1}}, tmp_path / 'good.pth')
     torch.save([Call(os.system, f'touch {tmp_path}/witness')], tmp_path / 'bad.pth')
     torch.save([1], tmp_path / 'list.pth')
