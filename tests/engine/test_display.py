@@ -149,7 +149,7 @@ def test_screen(tmp_path, phase):
         assert '4 images to train on, 4 to evaluate on' in output
         assert '3 epochs of 2 iterations, effective batch size 2' in output
         assert re.search(
-            r'epoch 3/3 .* 100% \S+ loss \S+ lr 0\.01 [0-9.e+]+ img/s [0-9.]+ GiB\n', output
+            r'epoch 3/3 .* 100% \S+ loss \S+ lr 0\.01 [0-9.e+]+ img/s [0-9.]+ GiB *\n', output
         )
         assert 'epoch 3, best so far: mIoU 0.6000 (epoch 2)' in output
     assert not re.search('creating index|INFO|paramwise', output)
