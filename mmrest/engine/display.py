@@ -152,7 +152,7 @@ class DisplayHook(Hook):
         if self._progress is None:
             self._start('train', runner.max_iters, done=runner.iter)
 
-    def after_train_iter(self, runner: Runner, data_batch: Any, **kwargs: Any) -> None:
+    def after_train_iter(self, runner: Runner, data_batch: Any = None, **kwargs: Any) -> None:
         """Measure rate and memory."""
         hub = runner.message_hub
         images = data_batch.get('inputs') if isinstance(data_batch, dict) else None
