@@ -142,8 +142,3 @@ def loaded_from(run: Runner) -> str:
 def is_resuming(run: Runner) -> bool:
     """Return True if a run was asked to resume, not just to load weights."""
     return bool(run._resume)
-
-
-def has_seed_per_rank(run: Runner) -> bool:
-    """Return True if each rank has a random seed of its own."""
-    return bool(run._randomness_cfg.get('diff_rank_seed', False))

@@ -5,16 +5,15 @@ uninterrupted one, bit for bit if all ops are deterministic.
 """
 
 from contextlib import closing
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Optional
 
 from mmengine.hooks import EarlyStoppingHook, EMAHook
 from mmengine.registry import LOOPS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..errors import Interrupted
-from .compat import has_seed_per_rank
 from .data_loading import RandomStates, ResumableLoader, random_states, set_random_states
 from .display import say
 from .saving import AtomicCheckpointHook
@@ -28,18 +27,21 @@ class _Resumable:
         evaluated: True if the evaluation due at this iteration is done.
     """
 
-    def __init__(
-        self, runner: Runner, dataloader: Union[DataLoader, dict], *args: Any, **kwargs: Any
-    ) -> None:
-        if isinstance(dataloader, dict):
-            dataloader = runner.build_dataloader(
-                dataloader, seed=runner.seed, diff_rank_seed=has_seed_per_rank(runner)
-            )
-        super().__init__(runner, ResumableLoader(dataloader, runner.seed), *args, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.evaluated = False
         self._resumed: Optional[Dict[str, Any]] = None
         self._before_evaluation: Optional[RandomStates] = None
         self._stop = StopRequest()
+
+    @property
+    def dataloader(self) -> ResumableLoader:
+        """A copy of the loader that mmengine's loop builds and sets."""
+        return self._dataloader
+
+    @dataloader.setter
+    def dataloader(self, loader: DataLoader) -> None:
+        self._dataloader = ResumableLoader(loader, self.runner.seed)
 
     def remembered(self) -> Dict[str, Any]:
         """Return the state of the loop on this rank, for a checkpoint."""

@@ -74,7 +74,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
 
 def test_private_state():
     source = inspect.getsource(runner.Runner)
-    for name in ('_load_from', '_resume', '_randomness_cfg'):
+    for name in ('_load_from', '_resume'):
         assert f'self.{name} = ' in source
     assert 'default_worker_init_fn' in source
     assert 'torch.cuda.set_device' in inspect.getsource(inspect.getmodule(runner.init_dist))
