@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.runner import CheckpointLoader, checkpoint
 from torch import nn
 
@@ -50,10 +51,11 @@ def test_files_pass_the_guard(is_remote, tmp_path, address, monkeypatch):
     assert not (tmp_path / 'witness').exists()
 
 
-def load(hook, model, content):
-    """Return the content of x.pth after a hook."""
-    content = dict(content)
-    hook.after_load_checkpoint(SimpleNamespace(model=model, _load_from='x.pth'), content)
+def load(hook, model, content, **fields):
+    """Return the content of x.pth after a hook of a runner with these fields."""
+    content, logger = dict(content), MMLogger.get_current_instance()
+    runner = SimpleNamespace(model=model, _load_from='x.pth', logger=logger, **fields)
+    hook.after_load_checkpoint(runner, content)
     return content
 
 
@@ -96,8 +98,7 @@ def test_classes_of_a_test(noted, classes, warning, log):
     model = nn.Linear(2, 3)
     dataset = SimpleNamespace(metainfo=dict(classes=classes))
     loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset))
-    runner = SimpleNamespace(model=model, _load_from='x.pth', test_loop=loop)
-    STRICT.after_load_checkpoint(runner, {'meta': noted, 'state_dict': model.state_dict()})
+    load(STRICT, model, {'meta': noted, 'state_dict': model.state_dict()}, test_loop=loop)
     warnings = [record.message for record in log.records if record.levelname == 'WARNING']
     assert len(warnings) == bool(warning) and warning in ''.join(warnings)
 
