@@ -143,34 +143,23 @@ class AtomicCheckpointHook(CheckpointHook):
             self.file_backend.rmtree(path)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, Any]) -> None:
+        if not self.save_best:
+            return
         # mmengine removes the best one so far, if it knows its path, before it writes the new one.
-        before, self._best = self._best, dict.fromkeys(self._best)
+        single = len(self.key_indicators) == 1
+        known = vars(self) if single else self.best_ckpt_path_dict
+        before = {name: known[name] for name in (['best_ckpt_path'] if single else known)}
+        known.update(dict.fromkeys(before))
         self._place = dict(epoch=runner.epoch, iter=runner.iter)
         try:
             super()._save_best_checkpoint(runner, metrics)
         finally:
             self._place = {}
-            self._best = {name: now or before[name] for name, now in self._best.items()}
+            known.update({name: known[name] or path for name, path in before.items()})
         for name, path in before.items():
-            if is_main_process() and path not in (None, self._best[name]):
+            if is_main_process() and path not in (None, known[name]):
                 self._remove(path)
                 runner.logger.info(f'removed {path}, the previous best checkpoint')
-
-    @property
-    def _best(self) -> Dict[Optional[str], Optional[str]]:
-        """Path of the best checkpoint by metric; the key of a single metric is None."""
-        if not self.save_best:
-            return {}
-        if len(self.key_indicators) == 1:
-            return {None: self.best_ckpt_path}
-        return dict(self.best_ckpt_path_dict)
-
-    @_best.setter
-    def _best(self, paths: Dict[Optional[str], Optional[str]]) -> None:
-        if None in paths:
-            self.best_ckpt_path = paths[None]
-        elif paths:
-            self.best_ckpt_path_dict = paths
 
 
 @HOOKS.register_module()

@@ -107,6 +107,7 @@ def whole(kind, tmp_path_factory):
 
 
 BEST = dict(save_best='mean', rule='less')
+BEST_OF_TWO = dict(BEST, save_best=['mean', 'deviation'])
 QUICK = ((3, 0), (4, 0), (8, 0), (4, 2))
 SLOW = ((1, 0), (6, 0), (15, 0), (6, 2))
 
@@ -135,11 +136,11 @@ def test_stopped_in_an_evaluation(kind, whole, tmp_path):
 @pytest.mark.parametrize(
     'options, newest, kept',
     [
-        (dict(checkpoint=dict(EPOCHS, max_keep_ckpts=1, **BEST)), 'epoch_1.pth', 2),
+        (dict(checkpoint=dict(EPOCHS, max_keep_ckpts=1, **BEST_OF_TWO)), 'epoch_1.pth', 3),
         (dict(custom_hooks=[dict(EPOCHS, filename_tmpl='pass_{}.pth')]), 'iter_6.pth', 20),
         ({'train_dataloader.sampler.seed': 5}, 'iter_6.pth', 16),
     ],
-    ids=['best checkpoints', 'two checkpoint hooks', 'a seed of the sampler'],
+    ids=['best checkpoints of two metrics', 'two checkpoint hooks', 'a seed of the sampler'],
 )
 def test_other_configs(tmp_path, options, newest, kept):
     whole = trained(config(tmp_path / 'whole', **options))

@@ -58,7 +58,7 @@ class Mean(BaseMetric):
         self.results += [float(sample.mean()) for sample in data_samples]
 
     def compute_metrics(self, results):
-        return dict(mean=float(np.mean(results)))
+        return dict(mean=float(np.mean(results)), deviation=float(np.std(results)))
 
 
 def config(folder, endless=False, by_epoch=True, workers=0, checkpoint=None, **options):
