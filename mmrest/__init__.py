@@ -6,8 +6,7 @@ also adds torchvision's ops to mmcv-lite (:mod:`mmrest.operators`), and to mmeng
 loader that works with torch >= 2.6 (:mod:`mmrest.engine.compat`).
 """
 
-from .engine import distributed as _distributed  # noqa: F401, registers FSDP's strategy
-from .engine import layer_decay as _layer_decay  # noqa: F401, registers its constructor
+from .engine import building as _building  # noqa: F401, registers layer decay and FSDP
 from .engine.compat import install_file_access as _install_file_access
 from .engine.loops import ResumableEpochLoop, ResumableIterLoop
 from .engine.saving import AtomicCheckpointHook, InvalidLossHook

@@ -47,10 +47,7 @@ class Block(NamedTuple):
 
 def blocks(page: Path):
     """The blocks of a page, in order."""
-    return [
-        Block(found['language'], found['text'], found['needs'])
-        for found in FENCE.finditer(page.read_text())
-    ]
+    return [Block(**found.groupdict()) for found in FENCE.finditer(page.read_text())]
 
 
 def name(page: Path) -> str:
@@ -155,14 +152,12 @@ class Place:
         self.printed += printed.getvalue()
 
     def _run_commands(self, text: str) -> None:
-        path = os.pathsep.join(
-            # As after `. .venv/bin/activate`, but for the python that starts at once.
-            [str(warm_folder()), str(Path(sys.executable).parent), os.environ['PATH']]
-        )
+        # As after `. .venv/bin/activate`, but for the python that starts at once.
+        folders = warm_folder(), Path(sys.executable).parent, os.environ['PATH']
         done = subprocess.run(
             ['bash', '-c', SHELL + text],
             cwd=self.clone,
-            env={**os.environ, 'PATH': path},
+            env={**os.environ, 'PATH': os.pathsep.join(map(str, folders))},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,8 +1,8 @@
 """Python process with imported libraries, for the many commands of the documents.
 
-`Forks` starts one process that imports torch, mmdet and mmseg, and leaves a program `python` that
-has it fork for each command: the command runs in a process of its own, with its own arguments,
-folder, environment and streams, and the seconds of the imports are spent once.
+`warm_folder` starts one process that imports torch, mmdet and mmseg, and leaves a program `python`
+that has it fork for each command: the command runs in a process of its own, with its own
+arguments, folder, environment and streams, and the seconds of the imports are spent once.
 """
 
 import atexit
@@ -35,9 +35,9 @@ if not command or (command[0].startswith('-') and command[0] not in ('-c', '-m')
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 server = socket.socket(socket.AF_UNIX)
 server.connect({socket!r})
-order = json.dumps([command, os.getcwd(), dict(os.environ)]).encode()
-socket.send_fds(server, [len(order).to_bytes(4, 'big')], [0, 1, 2])
-server.sendall(order)
+socket.send_fds(server, [b' '], [0, 1, 2])
+order = json.dumps([command, os.getcwd(), dict(os.environ)])
+print(order, file=server.makefile('w'), flush=True)
 process = int.from_bytes(server.recv(4), 'big')
 signal.signal(signal.SIGTERM, lambda number, frame: os.kill(process, number))
 status = server.recv(1)
@@ -58,38 +58,24 @@ def quicken() -> None:
     runner.collect_env = functools.lru_cache(maxsize=None)(runner.collect_env)  # asks compilers
 
 
-class Forks:
-    """The process, and the folder with its `python`."""
-
-    def __init__(self) -> None:
-        # A short name: those of sockets have at most 100 letters.
-        self._temporary = tempfile.TemporaryDirectory(prefix='forks-')
-        self.folder = Path(self._temporary.name)
-        address = str(self.folder / 'socket')
-        client = self.folder / 'python'
-        client.write_text(CLIENT.format(python=sys.executable, socket=address))
-        client.chmod(0o755)
-        self._server = subprocess.Popen([sys.executable, '-W', 'ignore', __file__, address])
-        while not os.path.exists(address):
-            if self._server.poll() is not None:
-                raise RuntimeError('the process that forks did not start')
-            time.sleep(0.05)
-
-    def close(self) -> None:
-        """End the process."""
-        self._server.terminate()
-        self._server.wait()
-        self._temporary.cleanup()
-
-
 @functools.lru_cache(maxsize=None)
 def warm_folder() -> Path:
-    """Folder with the `python` of this process; it is removed with the process."""
+    """Folder with the `python` of that process; both are removed with this process."""
     if not hasattr(socket, 'send_fds'):  # Python 3.8
         return Path(sys.executable).parent
-    forks = Forks()
-    atexit.register(forks.close)
-    return forks.folder
+    # A short name: those of sockets have at most 100 letters.
+    temporary = tempfile.TemporaryDirectory(prefix='forks-')
+    address, client = f'{temporary.name}/socket', Path(temporary.name, 'python')
+    client.write_text(CLIENT.format(python=sys.executable, socket=address))
+    client.chmod(0o755)
+    server = subprocess.Popen([sys.executable, '-W', 'ignore', __file__, address])
+    for last_step in (temporary.cleanup, server.wait, server.terminate):
+        atexit.register(last_step)  # the one that was registered last comes first
+    while not os.path.exists(address):
+        if server.poll() is not None:
+            raise RuntimeError('the process that forks did not start')
+        time.sleep(0.05)
+    return client.parent
 
 
 def serve(address: str) -> None:
@@ -119,13 +105,9 @@ def serve(address: str) -> None:
 
 
 def _answer(client: socket.socket) -> None:
-    size, streams, _, _ = socket.recv_fds(client, 4, 3)
-    order = b''
-    while len(order) < int.from_bytes(size, 'big'):
-        order += client.recv(1 << 16)
-    command = multiprocessing.get_context('fork').Process(
-        target=_run, args=(streams, *json.loads(order))
-    )
+    _, streams, _, _ = socket.recv_fds(client, 1, 3)
+    order = json.loads(client.makefile().readline())
+    command = multiprocessing.get_context('fork').Process(target=_run, args=(streams, *order))
     command.start()
     client.sendall(command.pid.to_bytes(4, 'big'))
     command.join()

@@ -1,34 +1,27 @@
 """Strict matching of checkpoint tensors: all that a network needs, or an error with counts."""
 
-from typing import Dict, List, Mapping, NamedTuple, Tuple
+from typing import Dict, List, Mapping, Tuple
 
 from torch import Tensor
 
 from ..errors import CheckpointError, some
 
 
-class _Comparison(NamedTuple):
-    """Tensor names; ``num_batches_tracked``, used only if momentum is None, is not required."""
-
-    required: List[str]
-    missing: List[str]
-    misshapen: List[str]
-    ignored: List[str]
-
-    @property
-    def matched(self) -> str:
-        total = len(self.required)
-        return f'{total - len(self.missing) - len(self.misshapen)} of {total} tensors'
-
-
-def _compared(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> _Comparison:
+def _compared(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> Tuple[str, List[str], List[str], List[str]]:
+    """Return the number of matching tensors in words, and missing, misshapen and ignored names."""
+    # num_batches_tracked is used only if momentum is None.
     required = [name for name in wanted if not name.endswith('num_batches_tracked')]
-    return _Comparison(
-        required,
-        [name for name in required if name not in tensors],
-        [n for n in required if n in tensors and tensors[n].shape != wanted[n].shape],
-        [name for name in tensors if name not in wanted],
-    )
+    missing = [name for name in required if name not in tensors]
+    misshapen = [n for n in required if n in tensors and tensors[n].shape != wanted[n].shape]
+    ignored = [name for name in tensors if name not in wanted]
+    matched = len(required) - len(missing) - len(misshapen)
+    return f'{matched} of {len(required)} tensors', missing, misshapen, ignored
+
+
+def _named(*parts: Tuple[List[str], str]) -> List[str]:
+    return [f'{len(names)} {text} ({some(names)})' for names, text in parts if names]
 
 
 def match(
@@ -54,25 +47,20 @@ def match(
     Raises:
         CheckpointError: a tensor is missing or has another shape, or the file has other tensors.
     """
-    found = _compared(tensors, wanted)
-    missing = [name for name in found.missing if not name.startswith(optional)]
-    if found.misshapen or missing:
-        faults = [f'{len(missing)} missing ({some(missing)})'] if missing else []
-        if found.misshapen:
-            shapes = (
-                f'{n} {tuple(tensors[n].shape)} instead of {tuple(wanted[n].shape)}'
-                for n in found.misshapen
-            )
-            faults.append(f'{len(found.misshapen)} of another shape ({some(shapes)})')
-        if len(found.missing) > len(missing):
-            faults.append(f'{len(found.missing) - len(missing)} optional ones absent')
-        if found.ignored:
-            names = f'{len(found.ignored)} in the file under other names ({some(found.ignored)})'
-            faults.append(names)
+    matched, absent, misshapen, ignored = _compared(tensors, wanted)
+    missing = [name for name in absent if not name.startswith(optional)]
+    if misshapen or missing:
+        shapes = [
+            f'{n} {tuple(tensors[n].shape)} instead of {tuple(wanted[n].shape)}' for n in misshapen
+        ]
+        faults = _named((missing, 'missing'), (shapes, 'of another shape'))
+        if len(absent) > len(missing):
+            faults.append(f'{len(absent) - len(missing)} optional ones absent')
+        faults += _named((ignored, 'in the file under other names'))
         raise CheckpointError(
-            f'{source} does not match the model: {found.matched} matched, {", ".join(faults)}'
+            f'{source} does not match the model: {matched} matched, {", ".join(faults)}'
         )
-    more = [name for name in found.ignored if name.startswith(closed)]
+    more = [name for name in ignored if name.startswith(closed)]
     if more:
         raise CheckpointError(
             f'{source} does not match the model: {len(more)} tensors of the file belong to blocks '
@@ -90,13 +78,10 @@ def summary(source: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Ten
         tensors: content of the file.
         wanted: state dict of the network; tensors of the same shape are loaded.
     """
-    found = _compared(tensors, wanted)
-    parts = [f'{found.matched} loaded from {source}']
-    for names, text in (
-        (found.missing, 'are not in the file and keep their initial values'),
-        (found.misshapen, 'have another shape in the file and keep their initial values'),
-        (found.ignored, 'of the file are not in the network and ignored'),
-    ):
-        if names:
-            parts.append(f'{len(names)} {text} ({some(names)})')
-    return '; '.join(parts)
+    matched, missing, misshapen, ignored = _compared(tensors, wanted)
+    others = _named(
+        (missing, 'are not in the file and keep their initial values'),
+        (misshapen, 'have another shape in the file and keep their initial values'),
+        (ignored, 'of the file are not in the network and ignored'),
+    )
+    return '; '.join([f'{matched} loaded from {source}', *others])

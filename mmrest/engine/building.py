@@ -1,14 +1,14 @@
-"""Build the runner and the model of a config, and find types by name."""
+"""Build the runner, the model and the optimizer of a config, and find types by name."""
 
 import copy
 import sys
-from typing import Any, Callable, Optional
+from typing import Any, Callable, List, Optional
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.logging import print_log
-from mmengine.registry import MODELS, RUNNERS, DefaultScope, Registry
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, RUNNERS, DefaultScope, Registry
 from mmengine.runner import Runner
 from rich.console import Console
 from torch import nn
@@ -43,12 +43,11 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
     else:
         runner = type('ScreenRunner', (ScreenRunner,), {'console': console}).from_cfg(cfg)
     runner.register_hook(DisplayHook(console))
-    print_log(f'MMCV ops: {describe()}', 'current')
+    runner.logger.info(f'MMCV ops: {describe()}')
     if reverted:
         lacking = 'a process group' if torch.cuda.is_available() else 'CUDA'
-        print_log(
-            f'replaced {reverted} SyncBN layers of the config with BN: SyncBN needs {lacking}',
-            'current',
+        runner.logger.info(
+            f'replaced {reverted} SyncBN layers of the config with BN: SyncBN needs {lacking}'
         )
     return runner
 
@@ -64,23 +63,53 @@ def check_model(cfg: Config) -> nn.Module:
     """
     scope = cfg.get('default_scope') or 'mmengine'
     with DefaultScope.overwrite_default_scope(scope):
-        try:
-            with torch.device('meta'):
-                return _built(cfg)
-        except Exception:  # it computes while it is built, or raises the error below, too
-            pass
-        try:
-            return _built(cfg)
-        except Exception as error:  # whatever a constructor raises
+        for device in ('meta', 'cpu'):  # some models compute while they are built
+            try:
+                with torch.device(device):
+                    model = MODELS.build(copy.deepcopy(cfg.model))
+                model.train()  # it returns None for some backbones of mmdet
+                return model
+            except Exception as error:  # whatever a constructor raises
+                fault = error
+    raise UsageError(
+        f'the model of {cfg.filename} cannot be built: {first_line(fault)}'
+    ) from fault
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
+    """DefaultOptimWrapperConstructor with layer-wise learning-rate decay.
+
+    In addition to mmengine's keys, ``paramwise_cfg`` accepts ``layer_decay_rate``. The learning
+    rate of a parameter at depth d of n is multiplied by ``layer_decay_rate ** (n - 1 - d)``. Necks
+    and heads keep the full rate. The constructors in mmdet and mmseg support only ConvNeXt and
+    BEiT; mmpretrain's supports only classifiers.
+
+    Raises:
+        UsageError: the rate is not in (0, 1], or the backbone has no ``get_layer_depth``.
+    """
+
+    def add_params(
+        self, params: List[dict], module: nn.Module, prefix: str = '', **kwargs: Any
+    ) -> None:
+        """Add all parameters of a module; the outermost call, of the model, scales rates."""
+        super().add_params(params, module, prefix, **kwargs)
+        rate = self.paramwise_cfg.get('layer_decay_rate')
+        if prefix or rate is None:
+            return
+        backbone = getattr(module, 'backbone', None)
+        if not hasattr(backbone, 'get_layer_depth'):
             raise UsageError(
-                f'the model of {cfg.filename} cannot be built: {first_line(error)}'
-            ) from error
-
-
-def _built(cfg: Config) -> nn.Module:
-    model = MODELS.build(copy.deepcopy(cfg.model))
-    model.train()  # it returns None for some backbones of mmdet
-    return model
+                'paramwise_cfg.layer_decay_rate needs a backbone with get_layer_depth, which '
+                f'{type(backbone).__name__} does not have; remove it or use ResT or RMT'
+            )
+        if not 0 < rate <= 1:
+            raise UsageError(f'paramwise_cfg.layer_decay_rate must be in (0, 1], got {rate!r}')
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        for group in params:
+            name = names[id(group['params'][0])]
+            depth, depths = backbone.get_layer_depth(name, 'backbone.')
+            group['lr'] = group.get('lr', self.base_lr) * rate ** (depths - 1 - depth)
 
 
 def find_type(root: Registry, name: Optional[str]) -> Optional[Callable[..., Any]]:
@@ -93,5 +122,4 @@ def find_type(root: Registry, name: Optional[str]) -> Optional[Callable[..., Any
 
 def image_channels(model: nn.Module) -> int:
     """Return the number of image channels that the first convolution of a model expects."""
-    layers = (module for module in model.modules() if isinstance(module, nn.Conv2d))
-    return next((layer.in_channels for layer in layers), 3)
+    return next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)

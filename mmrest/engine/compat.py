@@ -17,7 +17,6 @@ from mmengine.config import Config
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.fileio import io as fileio
 from mmengine.runner import CheckpointLoader, Runner, checkpoint, runner
-from torch.distributed.fsdp._common_utils import clean_tensor_name  # noqa: F401, for distributed
 
 from ..checkpoint import CheckpointError, read_checkpoint, write_atomically
 from ..shipped import folder
@@ -143,8 +142,3 @@ def loaded_from(run: Runner) -> str:
 def is_resuming(run: Runner) -> bool:
     """Return True if a run was asked to resume, not just to load weights."""
     return bool(run._resume)
-
-
-def has_seed_per_rank(run: Runner) -> bool:
-    """Return True if each rank has a random seed of its own."""
-    return bool(run._randomness_cfg.get('diff_rank_seed', False))

@@ -166,11 +166,8 @@ def _with_root(node: Any, old: str, new: str) -> Any:
 
 def without_sync_bn(cfg: Config) -> int:
     """Replace SyncBN by BN in the model of a config, and return how many there were."""
-    norms = [
-        part
-        for _, part in dicts(cfg.model, 'model')
-        if type_name(part) in ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
-    ]
+    names = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
+    norms = [part for _, part in dicts(cfg.model, 'model') if type_name(part) in names]
     for norm in norms:
         norm['type'] = 'BN'
     return len(norms)

@@ -15,12 +15,12 @@ from .signals import begin_worker, held_sigterm
 RandomStates = Dict[str, Any]
 
 
-def random_states() -> RandomStates:
-    """Return the states of all generators, in types that checkpoints support."""
+def random_states(of_gpu: bool = True) -> RandomStates:
+    """Return the states of the generators, in types that checkpoints support."""
     states = dict(
         python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state()
     )
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if of_gpu and torch.cuda.is_initialized():
         states['cuda'] = torch.cuda.get_rng_state()
     return states
 
@@ -35,9 +35,9 @@ def set_random_states(states: RandomStates) -> None:
 
 
 @contextmanager
-def kept_random_states() -> Iterator[None]:
+def kept_random_states(of_gpu: bool = True) -> Iterator[None]:
     """Restore the random states at the end of the context."""
-    states = random_states()
+    states = random_states(of_gpu)
     try:
         yield
     finally:
@@ -52,17 +52,12 @@ def seeded(*numbers: int) -> Iterator[None]:
         numbers: non-negative integers.
     """
     # Not those of a GPU: its random numbers in a transform must differ between samples.
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seeds = np.random.SeedSequence(numbers).generate_state(4)
-    random.seed(int(seeds[0]) << 32 | int(seeds[1]))
-    np.random.seed(seeds)
-    torch.default_generator.manual_seed(int(seeds[2]) << 31 | int(seeds[3]) >> 1)
-    try:
+    with kept_random_states(of_gpu=False):
+        seeds = np.random.SeedSequence(numbers).generate_state(4)
+        random.seed(int(seeds[0]) << 32 | int(seeds[1]))
+        np.random.seed(seeds)
+        torch.default_generator.manual_seed(int(seeds[2]) << 31 | int(seeds[3]) >> 1)
         yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
 
 
 class Draw(NamedTuple):

@@ -11,11 +11,6 @@ from torch import cuda
 from ..errors import UsageError
 from .config import first_line
 
-try:
-    import resource
-except ImportError:  # Windows has none
-    resource = None
-
 
 def usable_device(name: Union[str, torch.device]) -> torch.device:
     """Return a device that can compute.
@@ -43,8 +38,10 @@ def peak_memory_mb(on_gpu: Optional[bool] = None) -> Optional[float]:
         return cuda.max_memory_allocated() / 2**20
     # Unlike getrusage's, this peak does not begin with the memory of the parent process.
     peak = _status_mb('VmHWM')
-    if peak is not None or resource is None:
+    if peak is not None or sys.platform == 'win32':
         return peak
+    import resource  # Windows has none
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == 'darwin' else peak / 2**10
 

@@ -30,7 +30,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from torch import cuda, nn
 
@@ -152,13 +152,7 @@ class DisplayHook(Hook):
         if self._progress is None:
             self._start('train', runner.max_iters, done=runner.iter)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Optional[dict] = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, data_batch: Any = None, **kwargs: Any) -> None:
         """Measure rate and memory."""
         hub = runner.message_hub
         images = data_batch.get('inputs') if isinstance(data_batch, dict) else None
@@ -265,12 +259,15 @@ class DisplayHook(Hook):
             return
         columns = (MofNCompleteColumn(), _RateColumn('it'), TimeRemainingColumn())
         if what == 'train':  # they fit into 80 columns
-            columns = (TaskProgressColumn(), TimeRemainingColumn(), _NumbersColumn())
+            rest = Column(ratio=1, no_wrap=True)
+            numbers = TextColumn('{task.fields[numbers]}', table_column=rest)
+            columns = (TaskProgressColumn(), TimeRemainingColumn(), numbers)
         self._progress = Progress(
             TextColumn('{task.description}'),
             BarColumn(bar_width=8),
             *columns,
             console=self._console,
+            expand=what == 'train',
             transient=True,
             redirect_stdout=False,  # it is redirected to the log
         )
@@ -379,13 +376,6 @@ class _RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text('' if task.speed is None else f'{task.speed:.1f} {self._unit}/s')
-
-
-class _NumbersColumn(ProgressColumn):
-    """Column of logged values, cut to the width of the terminal."""
-
-    def render(self, task: Task) -> Text:
-        return Text(task.fields['numbers'], no_wrap=True, overflow='ellipsis')
 
 
 def _main_metric(runner: Runner, metrics: Dict[str, float]) -> Tuple[str, Comparison]:

@@ -16,12 +16,12 @@ from mmengine.registry import FUNCTIONS, MODEL_WRAPPERS, MODELS, STRATEGIES
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from torch import distributed, nn
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UsageError
 from ..models import rest, rmt
-from .compat import clean_tensor_name, without_cuda_device
+from .compat import without_cuda_device
 from .config import type_name
 
 Result = TypeVar('Result')
@@ -177,24 +177,13 @@ class UnshardedFSDPStrategy(FSDPStrategy):
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Load the state of the optimizer."""
-        optimizer = self.optim_wrapper.optimizer
-        if any(isinstance(key, int) for key in state_dict['state']):
-            # Without FSDP an optimizer numbers its parameters; with FSDP they have names.
-            names = {id(p): clean_tensor_name(n) for n, p in self.model.named_parameters()}
-            now = [names[id(p)] for group in optimizer.param_groups for p in group['params']]
-            then = [key for group in state_dict['param_groups'] for key in group['params']]
-            name_of = dict(zip(then, now))
-            state_dict = dict(
-                state={name_of[key]: state for key, state in state_dict['state'].items()},
-                param_groups=[
-                    dict(group, params=[name_of[key] for key in group['params']])
-                    for group in state_dict['param_groups']
-                ],
-            )
+        run = dict(model=self.model, optim=self.optim_wrapper.optimizer)
+        # Without FSDP an optimizer numbers its parameters; with FSDP they have names.
+        named = FullyShardedDataParallel.rekey_optim_state_dict(
+            state_dict, OptimStateKeyType.PARAM_NAME, **run
+        )
         self.optim_wrapper.load_state_dict(
-            FullyShardedDataParallel.optim_state_dict_to_load(
-                model=self.model, optim=optimizer, optim_state_dict=state_dict
-            )
+            FullyShardedDataParallel.optim_state_dict_to_load(optim_state_dict=named, **run)
         )
 
 

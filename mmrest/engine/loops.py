@@ -4,26 +4,17 @@ Otherwise they behave like mmengine's loops. A resumed run ends with the same we
 uninterrupted one, bit for bit if all ops are deterministic.
 """
 
-import logging
 from contextlib import closing
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Optional
 
 from mmengine.hooks import EarlyStoppingHook, EMAHook
-from mmengine.logging import print_log
 from mmengine.registry import LOOPS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..errors import Interrupted
-from .compat import has_seed_per_rank
-from .data_loading import (
-    RandomStates,
-    ResumableLoader,
-    kept_random_states,
-    random_states,
-    set_random_states,
-)
+from .data_loading import RandomStates, ResumableLoader, random_states, set_random_states
 from .display import say
 from .saving import AtomicCheckpointHook
 from .signals import StopRequest
@@ -36,22 +27,21 @@ class _Resumable:
         evaluated: True if the evaluation due at this iteration is done.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        dataloader: Union[DataLoader, Dict[str, Any]],
-        *args: Any,
-        **kwargs: Any,
-    ) -> None:
-        if isinstance(dataloader, dict):
-            dataloader = runner.build_dataloader(
-                dataloader, seed=runner.seed, diff_rank_seed=has_seed_per_rank(runner)
-            )
-        super().__init__(runner, ResumableLoader(dataloader, runner.seed), *args, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.evaluated = False
         self._resumed: Optional[Dict[str, Any]] = None
         self._before_evaluation: Optional[RandomStates] = None
         self._stop = StopRequest()
+
+    @property
+    def dataloader(self) -> ResumableLoader:
+        """A copy of the loader that mmengine's loop builds and sets."""
+        return self._dataloader
+
+    @dataloader.setter
+    def dataloader(self, loader: DataLoader) -> None:
+        self._dataloader = ResumableLoader(loader, self.runner.seed)
 
     def remembered(self) -> Dict[str, Any]:
         """Return the state of the loop on this rank, for a checkpoint."""
@@ -63,18 +53,16 @@ class _Resumable:
             random_states=self._before_evaluation or random_states(),
         )
 
-    def recall(self, remembered: Optional[Dict[str, Any]]) -> None:
-        """Restore the state of :meth:`remembered`; None for a checkpoint without it."""
-        self._resumed = remembered or {}
-        for hook, (count, best) in zip(self._patient(), self._resumed.get('patience', ())):
+    def recall(self, remembered: Dict[str, Any]) -> None:
+        """Resume from the state of :meth:`remembered`."""
+        self._resumed = remembered
+        for hook, (count, best) in zip(self._patient(), remembered['patience']):
             hook.wait_count, hook.best_score = count, best
-        batches = self._resumed.get('batches', len(self.dataloader))
-        if batches != len(self.dataloader):
-            print_log(
-                f'the dataloader length changed from {batches} to {len(self.dataloader)} batches: '
-                'the resumed run will not be bit-exact',
-                'current',
-                logging.WARNING,
+        before, now = remembered['batches'], len(self.dataloader)
+        if before != now:
+            self.runner.logger.warning(
+                f'the dataloader length changed from {before} to {now} batches: the resumed run '
+                'will not be bit-exact'
             )
 
     def _patient(self) -> List[EarlyStoppingHook]:
@@ -88,9 +76,9 @@ class _Resumable:
         """
         with self._stop:
             self.runner.call_hook('before_train')
-            resumed, self._resumed = self._resumed, None
+            self._restore()
             try:
-                self._run(resumed is not None, self._recalled(resumed))
+                self._run()
             finally:
                 self.dataloader.close()
             self.runner.call_hook('after_train')
@@ -105,10 +93,10 @@ class _Resumable:
 
     def _interrupt(self) -> None:
         message = f'stopped after iteration {self._iter} by SIGTERM'
-        hooks = [hook for hook in self.runner.hooks if isinstance(hook, AtomicCheckpointHook)]
-        for hook in hooks:
-            path = hook.save_now(self.runner, self._epoch, self._iter)
-            message += f'; saved {path}: continue with --resume'
+        for hook in self.runner.hooks:
+            if isinstance(hook, AtomicCheckpointHook):
+                path = hook.save_now(self.runner, self._epoch, self._iter)
+                message += f'; saved {path}: continue with --resume'
         raise Interrupted(message)
 
     def stop_evaluation(self) -> None:
@@ -116,20 +104,19 @@ class _Resumable:
         if self._stop.asked_here():
             raise Interrupted('stopped by SIGTERM')
 
-    def _recalled(self, resumed: Optional[Dict[str, Any]]) -> Dict[str, Any]:
-        """Set seeds and random states as they were at the checkpoint."""
-        resumed = resumed or {}
-        if 'seeds' in resumed:
-            self.dataloader.seeds = resumed['seeds']
-        if 'random_states' in resumed:
-            set_random_states(resumed['random_states'])
-        return resumed
+    def _restore(self) -> None:
+        """Set seeds and random states as they were at the checkpoint, if there is one."""
+        if self._resumed is not None:
+            self.dataloader.seeds = self._resumed['seeds']
+            set_random_states(self._resumed['random_states'])
 
-    def _begin_at(self, batch: int) -> int:
+    def _lacks_evaluation(self) -> bool:
+        return self._resumed is not None and not self._resumed['evaluated']
+
+    def _begin_at(self, batch: int) -> None:
         self.dataloader.batch_sampler.skip = batch
         if batch:
             say(f'resuming the dataloader at batch {batch} of the epoch')
-        return batch
 
     def _evaluate_if_due(self, done: int, end: int) -> None:
         self._decide_current_val_interval()
@@ -141,14 +128,14 @@ class _Resumable:
             self._interrupt()
         self._before_evaluation = random_states()
         try:
-            with kept_random_states():
-                self.runner.val_loop.run()
+            self.runner.val_loop.run()
         except Interrupted:  # after a batch: see stop_evaluation
             for hook in self.runner.hooks:
                 if isinstance(hook, EMAHook):
                     hook.after_val_epoch(self.runner)  # restores the weights of the training
             self._interrupt()
         finally:
+            set_random_states(self._before_evaluation)
             self._before_evaluation = None
         self.evaluated = True
 
@@ -157,27 +144,25 @@ class _Resumable:
 class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
     """EpochBasedTrainLoop that resumes at the next batch."""
 
-    def _run(self, resuming: bool, resumed: Dict[str, Any]) -> None:
-        batches, done = len(self.dataloader), 0
-        if resuming:
-            done = self._iter - self._epoch * batches
-            if not 0 <= done <= batches:
-                done = 0
-            if done == 0 and not resumed.get('evaluated', True):
-                say('running the evaluation that was interrupted')
-                self._evaluate_if_due(self._epoch, self._max_epochs)
+    def _run(self) -> None:
+        done = self._iter - self._epoch * len(self.dataloader)
+        if not 0 <= done <= len(self.dataloader):  # its length changed
+            done = 0
+        if done == 0 and self._lacks_evaluation():
+            say('running the evaluation that was interrupted')
+            self._evaluate_if_due(self._epoch, self._max_epochs)
         while self._epoch < self._max_epochs and not self.stop_training:
-            self._run_epoch(done, resumed)
-            done, resumed = 0, {}
+            self._run_epoch(done)
+            done, self._resumed = 0, None
             self._evaluate_if_due(self._epoch, self._max_epochs)
 
-    def _run_epoch(self, done: int, resumed: Dict[str, Any]) -> None:
+    def _run_epoch(self, done: int) -> None:
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        self._recalled(resumed)  # again, because hooks may use random numbers
-        first = self._begin_at(done)
+        self._restore()  # again, because hooks may use random numbers
+        self._begin_at(done)
         with closing(iter(self.dataloader)) as batches:
-            for index, batch in enumerate(batches, start=first):
+            for index, batch in enumerate(batches, start=done):
                 self.run_iter(index, batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
@@ -187,9 +172,9 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
 class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
     """IterBasedTrainLoop that resumes at the next batch."""
 
-    def _run(self, resuming: bool, resumed: Dict[str, Any]) -> None:
+    def _run(self) -> None:
         self.runner.call_hook('before_train_epoch')
-        if resuming and self._iter and not resumed.get('evaluated', True):
+        if self._lacks_evaluation():
             self._evaluate_if_due(self._iter, self._max_iters)
         batches, sampler = self._iter, self.dataloader.batch_sampler
         if not sampler.is_endless:
@@ -197,7 +182,7 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
             self.dataloader_iterator._epoch = epoch
             if hasattr(sampler.sampler, 'set_epoch'):
                 sampler.sampler.set_epoch(epoch)
-        self._recalled(resumed)
+        self._restore()
         self._begin_at(batches)
         try:
             while self._iter < self._max_iters and not self.stop_training:

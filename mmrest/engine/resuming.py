@@ -1,11 +1,9 @@
 """Resume with a schedule, learning rate or weight decay that differs from the checkpoint."""
 
-import logging
 import warnings
 from typing import Any, Dict, List, Optional
 
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -76,27 +74,22 @@ class ScheduleHook(Hook):
             old.update({k: new[k] for k in ('lr', *_HYPERPARAMETERS) if k in new and k in old})
         if 'base_param_settings' in now:
             saved['base_param_settings'] = now['base_param_settings']
-        print_log(
+        runner.logger.warning(
             f'the config differs from {source} and takes precedence: '
             f'{"; ".join(changes.values())}; the learning rate continues at '
             f'{now["param_groups"][0]["lr"]:.3g}, with the weights and optimizer state of the '
-            'checkpoint',
-            'current',
-            logging.WARNING,
+            'checkpoint'
         )
 
 
 def _warn_if_complete(runner: Runner, meta: Dict[str, Any]) -> None:
-    done, total, unit = meta.get('iter', 0), runner.max_iters, 'iter'
+    done, total, name, key = meta.get('iter', 0), runner.max_iters, 'iterations', 'max_iters'
     if isinstance(runner.train_loop, EpochBasedTrainLoop):
-        done, total, unit = meta.get('epoch', 0), runner.max_epochs, 'epoch'
+        done, total, name, key = meta.get('epoch', 0), runner.max_epochs, 'epochs', 'max_epochs'
     if done >= total:
-        name = {'iter': 'iterations', 'epoch': 'epochs'}[unit]
-        print_log(
+        runner.logger.warning(
             f'nothing to do: the checkpoint is at {done} of {total} {name}; to train longer, set '
-            f'train_cfg.max_{unit}s',
-            'current',
-            logging.WARNING,
+            f'train_cfg.{key}'
         )
 
 
@@ -120,10 +113,9 @@ def _replay(runner: Runner, schedulers: List[Any], meta: Dict[str, Any]) -> None
         warnings.simplefilter('ignore')  # the optimizer makes no steps here
         for iteration in range(1, done + 1):
             ends_epoch = epochs and iteration % each == 0 and iteration // each <= epochs
-            for by_epoch in (False, True) if ends_epoch else (False,):
-                for scheduler in schedulers:
-                    if scheduler.by_epoch is by_epoch:
-                        scheduler.step()
+            for scheduler in sorted(schedulers, key=lambda scheduler: scheduler.by_epoch):
+                if ends_epoch or not scheduler.by_epoch:
+                    scheduler.step()
 
 
 def parameter_groups(checkpoint: Dict[str, Any]) -> Optional[List[dict]]:

@@ -1,6 +1,5 @@
 """Checkpoint hooks: atomic writes, old files removed only afterwards, valid losses only."""
 
-import logging
 import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -9,7 +8,6 @@ import torch
 from mmengine.dist import all_gather_object, barrier, get_rank, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
@@ -66,13 +64,13 @@ class AtomicCheckpointHook(CheckpointHook):
         """Restore the state of the loop."""
         if not is_resuming(runner) or not hasattr(runner.train_loop, 'recall'):
             return
-        remembered = checkpoint.get(_KEY) or []
+        remembered = checkpoint.get(_KEY, [])
         if get_rank() < len(remembered):
             runner.train_loop.recall(remembered[get_rank()])
         else:
-            runner.train_loop.recall(None)
-            message = 'the checkpoint has no random states of this rank: resuming is not bit-exact'
-            print_log(message, 'current', logging.WARNING)
+            runner.logger.warning(
+                'the checkpoint has no random states of this rank: resuming is not bit-exact'
+            )
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> str:
         """Save between two regular checkpoints; all ranks call it.
@@ -145,34 +143,23 @@ class AtomicCheckpointHook(CheckpointHook):
             self.file_backend.rmtree(path)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, Any]) -> None:
+        if not self.save_best:
+            return
         # mmengine removes the best one so far, if it knows its path, before it writes the new one.
-        before, self._best = self._best, dict.fromkeys(self._best)
+        single = len(self.key_indicators) == 1
+        known = vars(self) if single else self.best_ckpt_path_dict
+        before = {name: known[name] for name in (['best_ckpt_path'] if single else known)}
+        known.update(dict.fromkeys(before))
         self._place = dict(epoch=runner.epoch, iter=runner.iter)
         try:
             super()._save_best_checkpoint(runner, metrics)
         finally:
             self._place = {}
-            self._best = {name: now or before[name] for name, now in self._best.items()}
+            known.update({name: known[name] or path for name, path in before.items()})
         for name, path in before.items():
-            if is_main_process() and path not in (None, self._best[name]):
+            if is_main_process() and path not in (None, known[name]):
                 self._remove(path)
-                print_log(f'removed {path}, the previous best checkpoint', 'current')
-
-    @property
-    def _best(self) -> Dict[Optional[str], Optional[str]]:
-        """Path of the best checkpoint by metric; the key of a single metric is None."""
-        if not self.save_best:
-            return {}
-        if len(self.key_indicators) == 1:
-            return {None: self.best_ckpt_path}
-        return dict(self.best_ckpt_path_dict)
-
-    @_best.setter
-    def _best(self, paths: Dict[Optional[str], Optional[str]]) -> None:
-        if None in paths:
-            self.best_ckpt_path = paths[None]
-        elif paths:
-            self.best_ckpt_path_dict = paths
+                runner.logger.info(f'removed {path}, the previous best checkpoint')
 
 
 @HOOKS.register_module()
@@ -195,13 +182,7 @@ class InvalidLossHook(Hook):
         self._first: Optional[Tuple[Tensor, Tensor]] = None
         """First invalid loss, or else the last one, and its iteration."""
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Optional[dict] = None,
-        outputs: Optional[dict] = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, outputs: dict, **kwargs: Any) -> None:
         """Check the loss.
 
         Raises:

@@ -77,7 +77,7 @@ def isolate_children() -> None:
     """
     if not wrap_worker_init(begin_worker):
         return
-    if hasattr(os, 'register_at_fork'):
+    if hasattr(os, 'register_at_fork'):  # not on Windows
         os.register_at_fork(
             before=_before_fork, after_in_parent=_restore_mask, after_in_child=_begin_child
         )
@@ -118,13 +118,11 @@ def _before_fork() -> None:
     # A pool may terminate a worker before the worker has reset the handler; Python forgets what
     # arrives until then, but the kernel keeps a blocked signal.
     _forking.parent = os.getpid() if _in_main_thread() else None
-    if hasattr(signal, 'pthread_sigmask'):
-        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
 def _restore_mask() -> None:
-    if hasattr(signal, 'pthread_sigmask'):
-        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
 
 
 def _begin_child() -> None:

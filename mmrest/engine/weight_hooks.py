@@ -1,10 +1,8 @@
 """Strict loading of weights: missing tensors stop the run, or are logged by name."""
 
-import logging
 from typing import Any, Dict, NamedTuple, Tuple
 
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -48,7 +46,7 @@ class _WeightsHook(Hook):
         if fitted.complete:
             say(fitted.report)
         else:
-            print_log(fitted.report, 'current', logging.WARNING)
+            runner.logger.warning(fitted.report)
         checkpoint['state_dict'] = fitted.tensors
 
 
@@ -76,11 +74,9 @@ class StrictWeightsHook(_WeightsHook):
             if len(trained) != len(classes):
                 differ.insert(0, f'it was trained on {len(trained)} classes, not {len(classes)}')
             if differ:
-                print_log(
+                runner.logger.warning(
                     f'{loaded_from(runner)} has other classes than test_dataloader.dataset: '
-                    f'{some(differ, 3)}; metrics compare labels by their index',
-                    'current',
-                    logging.WARNING,
+                    f'{some(differ, 3)}; metrics compare labels by their index'
                 )
 
     def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:

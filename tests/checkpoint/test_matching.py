@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmrest.checkpoint import CheckpointError, match, summary
+from mmrest.checkpoint import CheckpointError, match
 
 STATE = dict(a=torch.ones(2), b=torch.zeros(3))
 
@@ -32,12 +32,3 @@ def test_other_blocks():
     assert match('f', found, wanted)[0].keys() == wanted.keys()
     with pytest.raises(CheckpointError, match=r'1 tensors of .* blocks .* \(blocks.1.a\)'):
         match('f', found, wanted, closed=('blocks.',))
-
-
-def test_summary():
-    found = dict(a=torch.ones(2), b=torch.ones(4), d=torch.ones(1))
-    assert summary('f', found, dict(STATE, c=torch.ones(1))) == (
-        '1 of 3 tensors loaded from f; 1 are not in the file and keep their initial values (c); '
-        '1 have another shape in the file and keep their initial values (b); 1 of the file are '
-        'not in the network and ignored (d)'
-    )

@@ -17,10 +17,10 @@ from mmrest.checkpoint import CheckpointError, read_checkpoint, reading
 
 
 class Call:
-    """Unpickles by a call."""
+    """Unpickles by a call, and sets a state of its result."""
 
-    def __init__(self, function, *args):
-        self.call = function, args
+    def __init__(self, function, *args, state=None):
+        self.call = function, args, state
 
     def __reduce__(self):
         return self.call
@@ -29,17 +29,12 @@ class Call:
         """pickle requires a callable."""
 
 
-def by_getattr(witness):
-    """``getattr(__import__('os'), 'mkdir')(witness)``."""
-    return Call(Call(getattr, Call(builtins.__import__, 'os'), 'mkdir'), witness)
-
-
 PAYLOADS = {
     'os.system': lambda witness: Call(os.system, f'mkdir {witness}'),
     'subprocess': lambda witness: Call(subprocess.check_call, ['mkdir', witness]),
     'eval': lambda witness: Call(eval, f"__import__('os').mkdir('{witness}')"),
     'exec': lambda witness: Call(exec, f"import os; os.mkdir('{witness}')"),
-    'getattr': by_getattr,
+    'getattr': lambda path: Call(Call(getattr, Call(builtins.__import__, 'os'), 'mkdir'), path),
     'mkdir': lambda witness: Call(os.mkdir, witness),
     'nested': lambda witness: Call(list, Call(map, os.mkdir, [witness])),
 }
@@ -110,43 +105,18 @@ def test_methods(owner, name, guard, tmp_path):
     assert 'it contains a pickled ' in message
 
 
-class Dtype:
-    """Unpickles as a dtype, whose state a file chooses, too."""
-
-    def __init__(self, code):
-        self.code = code
-
-    def __reduce__(self):
-        return np.dtype, (self.code, False, True), (3, '|', None, None, None, -1, -1, 1)
-
-
-class Array:
-    """Unpickles as an array whose bytes a file chooses."""
-
-    def __init__(self, dtype):
-        self.dtype = dtype
-
-    def __reduce__(self):
-        state = (1, (1,), self.dtype, False, b'\x08' * 8)
-        return np.zeros(1).__reduce__()[0], (np.ndarray, (0,), b'b'), state
-
-
 @pytest.mark.parametrize('code', ['O8', 'V8', 'M8', 'i4,O8'])
 @forms
 def test_object_arrays(code, form, guard, tmp_path):
     """Bytes that numpy would interpret as addresses of objects."""
-    refused({'model': {'a': Array(Dtype(code))}}, form, tmp_path / 'x.pth')
-
-
-class Built:
-    """Unpickles as a call of ``numpy.ndarray`` itself."""
-
-    def __reduce__(self):
-        return np.ndarray, ((1,), 'O', b'\x08' * 8)
+    dtype = Call(np.dtype, code, False, True, state=(3, '|', None, None, None, -1, -1, 1))
+    state = (1, (1,), dtype, False, b'\x08' * 8)
+    array = Call(np.zeros(1).__reduce__()[0], np.ndarray, (0,), b'b', state=state)
+    refused({'model': {'a': array}}, form, tmp_path / 'x.pth')
 
 
 def test_array_from_a_buffer(guard, tmp_path):
     """Its arguments are ignored: they would be the addresses of objects."""
-    torch.save({'a': Built()}, tmp_path / 'x.pth')
+    torch.save({'a': Call(np.ndarray, (1,), 'O', b'\x08' * 8)}, tmp_path / 'x.pth')
     found = read_checkpoint(str(tmp_path / 'x.pth'))['a']
     assert found.dtype != object and found.size == 0

@@ -18,17 +18,22 @@ from mmrest.checkpoint import (
 )
 
 
-def save(path, value=1, count=3):
+def save(path, value=1):
     """Write a checkpoint as mmengine's file backend does."""
-    write_atomically(path, lambda name: torch.save({'a': torch.full((count,), value)}, name))
+    write_atomically(path, lambda name: torch.save({'a': torch.full((3,), value)}, name))
 
 
-def test_a_file_replaces_another(tmp_path):
-    path = tmp_path / 'x.pth'
+def test_a_file_replaces_another(tmp_path, monkeypatch):
+    """It is synced before it is renamed; otherwise, it could be empty after a power failure."""
+    path, calls = tmp_path / 'x.pth', []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, 'fsync', lambda file: calls.append('sync') or sync(file))
+    monkeypatch.setattr(os, 'replace', lambda *args: calls.append('rename') or replace(*args))
     for value in (1, 2):
         save(path, value)
         assert (read_checkpoint(str(path))['a'] == value).all()
     assert list(tmp_path.iterdir()) == [path]
+    assert calls == ['sync', 'rename', 'sync'] * 2
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full here')
@@ -47,16 +52,6 @@ def test_a_full_disk_loses_nothing(values, tmp_path):
     assert '\n' not in str(error.value)
     assert (read_checkpoint(str(path))['a'] == 1).all()
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_files_are_synced_before_they_are_renamed(tmp_path, monkeypatch):
-    """Otherwise, the file could be empty after a power failure."""
-    calls = []
-    sync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, 'fsync', lambda file: calls.append('sync') or sync(file))
-    monkeypatch.setattr(os, 'replace', lambda *args: calls.append('rename') or replace(*args))
-    save(tmp_path / 'x.pth')
-    assert calls == ['sync', 'rename', 'sync']
 
 
 def test_errors(tmp_path):

@@ -11,10 +11,9 @@ from mmengine.hooks import Hook, IterTimerHook
 from mmengine.registry import METRICS
 from rich.console import Console
 
-from mmrest.engine.compat import install_file_access
 from mmrest.engine.devices import peak_memory_mb
 from mmrest.engine.display import DisplayHook, ScreenRunner, fill_palette, say
-from tests.engine.toy import config
+from tests.engine.toy import EPOCHS, config
 
 
 @METRICS.register_module(force=True)
@@ -34,17 +33,22 @@ class Scores(BaseMetric):
 
 def shown(folder, scores, epochs, by_epoch=True, console=None, **checkpoint):
     """Runner with two iterations per epoch, and the hook."""
-    install_file_access()
     interval = 1 if by_epoch else 2
-    hook = dict(type='CheckpointHook', by_epoch=by_epoch, interval=interval, **checkpoint)
-    cfg = config(folder, checkpoint=hook, test_cfg={}, param_scheduler=[])
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.batch_size, loader.dataset.indices = 2, 4
-    cfg.test_dataloader = cfg.val_dataloader
-    cfg.test_evaluator = cfg.val_evaluator = dict(type='Scores', scores=scores)
     length = dict(max_epochs=epochs) if by_epoch else dict(max_iters=2 * epochs)
-    cfg.train_cfg = dict(by_epoch=by_epoch, val_interval=interval, **length)
-    cfg.log_processor = dict(by_epoch=by_epoch, window_size=20)
+    loader = dict(batch_size=2, dataset=dict(indices=4))
+    cfg = config(
+        folder,
+        by_epoch=by_epoch,
+        checkpoint=dict(EPOCHS, by_epoch=by_epoch, interval=interval, **checkpoint),
+        param_scheduler=[],
+        train_dataloader=loader,
+        val_dataloader=loader,
+        val_evaluator=dict(type='Scores', scores=scores),
+        test_cfg={},
+        train_cfg=dict(val_interval=interval, **length),
+        log_processor=dict(by_epoch=by_epoch, window_size=20),
+    )
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
     runner = type('Shown', (ScreenRunner,), {'console': console}).from_cfg(cfg)
     runner.register_hook(DisplayHook(console))
     return runner
@@ -145,7 +149,7 @@ def test_screen(tmp_path, phase):
         assert '4 images to train on, 4 to evaluate on' in output
         assert '3 epochs of 2 iterations, effective batch size 2' in output
         assert re.search(
-            r'epoch 3/3 .* 100% \S+ loss \S+ lr 0\.01 [0-9.e+]+ img/s [0-9.]+ GiB\n', output
+            r'epoch 3/3 .* 100% \S+ loss \S+ lr 0\.01 [0-9.e+]+ img/s [0-9.]+ GiB *\n', output
         )
         assert 'epoch 3, best so far: mIoU 0.6000 (epoch 2)' in output
     assert not re.search('creating index|INFO|paramwise', output)

@@ -17,7 +17,7 @@ from mmrest.engine.building import build_runner
 from mmrest.engine.data_loading import Draw, SeededDataset
 from mmrest.engine.saving import newest_checkpoint
 from mmrest.errors import Interrupted
-from tests.engine.toy import SAMPLES, Numbers, config
+from tests.engine.toy import EPOCHS, SAMPLES, Numbers, config
 
 
 class Watch(Hook):
@@ -69,12 +69,13 @@ def trained(cfg, **watching):
 
 def gone_on(folder, **kwargs):
     """Return the hook and the runner of the run that resumes in a folder."""
-    cfg = config(folder, **kwargs)
-    cfg.load_from = newest_checkpoint(str(folder))
-    cfg.resume = True
     # What came before in this process must not matter.
     random.seed(99), np.random.seed(99), torch.manual_seed(99)
-    return trained(cfg)
+    return trained(config(folder, load_from=newest_checkpoint(folder), resume=True, **kwargs))
+
+
+def checkpoints(folder):
+    return sorted(path.name for path in folder.glob('*.pth'))
 
 
 def same(run, whole):
@@ -105,6 +106,8 @@ def whole(kind, tmp_path_factory):
     return trained(config(tmp_path_factory.mktemp('whole'), **kind))
 
 
+BEST = dict(save_best='mean', rule='less')
+BEST_OF_TWO = dict(BEST, save_best=['mean', 'deviation'])
 QUICK = ((3, 0), (4, 0), (8, 0), (4, 2))
 SLOW = ((1, 0), (6, 0), (15, 0), (6, 2))
 
@@ -130,30 +133,32 @@ def test_stopped_in_an_evaluation(kind, whole, tmp_path):
     assert sorted(run[0].evaluations)[0] == 8  # it is made up for
 
 
-def test_checkpoints_of_epochs(tmp_path):
-    checkpoint = dict(type='CheckpointHook', interval=1, max_keep_ckpts=1, save_best='mean')
-    checkpoint['rule'] = 'less'
-    whole = trained(config(tmp_path / 'whole', checkpoint=checkpoint))
-    trained(config(tmp_path / 'run', checkpoint=checkpoint), place=('training', 5))
-    assert newest_checkpoint(str(tmp_path / 'run')).endswith('epoch_1.pth')
-    same(gone_on(tmp_path / 'run', checkpoint=checkpoint), whole)
-    kept = [sorted(p.name for p in (tmp_path / n).glob('*.pth')) for n in ('whole', 'run')]
-    assert kept[0] == kept[1] and len(kept[0]) == 2 and kept[0][1] == 'epoch_4.pth'
+@pytest.mark.parametrize(
+    'options, newest, kept',
+    [
+        (dict(checkpoint=dict(EPOCHS, max_keep_ckpts=1, **BEST_OF_TWO)), 'epoch_1.pth', 3),
+        (dict(custom_hooks=[dict(EPOCHS, filename_tmpl='pass_{}.pth')]), 'iter_6.pth', 20),
+        ({'train_dataloader.sampler.seed': 5}, 'iter_6.pth', 16),
+    ],
+    ids=['best checkpoints of two metrics', 'two checkpoint hooks', 'a seed of the sampler'],
+)
+def test_other_configs(tmp_path, options, newest, kept):
+    whole = trained(config(tmp_path / 'whole', **options))
+    trained(config(tmp_path / 'run', **options), place=('training', 5))
+    assert newest_checkpoint(tmp_path / 'run').endswith(newest)
+    same(gone_on(tmp_path / 'run', **options), whole)
+    assert checkpoints(tmp_path / 'run') == checkpoints(tmp_path / 'whole')
+    assert len(checkpoints(tmp_path / 'run')) == kept
 
 
 def test_random_seed(tmp_path):
     """A run without a configured seed resumes in its own order."""
-    cfg = config(tmp_path / 'whole')
-    cfg.randomness = dict(seed=None)
-    _, runner = trained(cfg)
-    path = tmp_path / 'whole' / 'iter_6.pth'
-    again = config(tmp_path / 'again')
-    again.randomness = dict(seed=None)
-    again.load_from, again.resume = str(path), True
-    run, resumed = trained(again)
-    for name, tensor in runner.model.state_dict().items():
-        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
-    assert min(run.losses) == 6
+    without = dict(randomness=dict(seed=None))
+    whole = trained(config(tmp_path / 'whole', **without))
+    path = str(tmp_path / 'whole' / 'iter_6.pth')
+    run = trained(config(tmp_path / 'again', load_from=path, resume=True, **without))
+    same(run, whole)
+    assert min(run[0].losses) == 6
 
 
 @pytest.mark.parametrize(
@@ -167,60 +172,37 @@ def test_random_seed(tmp_path):
 )
 def test_a_request_to_stop(place, iteration, saved, tmp_path):
     """The training weights are saved, not the EMA weights, which are evaluated."""
-    checkpoint = dict(type='CheckpointHook', interval=10, save_best='mean', rule='less')
+    checkpoint = dict(EPOCHS, interval=10, **BEST)
     options = dict(custom_hooks=[dict(type='EMAHook', momentum=0.1)], checkpoint=checkpoint)
     whole = trained(config(tmp_path / 'whole', **options))
     said = rf'stopped after iteration {saved} .*interrupted\.pth: .* --resume'
     with pytest.raises(Interrupted, match=said):
         trained(config(tmp_path / 'run', **options), place=(place, iteration), by_signal=True)
-    assert newest_checkpoint(str(tmp_path / 'run')).endswith(saving.INTERRUPTED)
+    assert newest_checkpoint(tmp_path / 'run').endswith(saving.INTERRUPTED)
     same(gone_on(tmp_path / 'run', **options), whole)
-    assert not (tmp_path / 'run' / saving.INTERRUPTED).exists()
+    assert checkpoints(tmp_path / 'run') == checkpoints(tmp_path / 'whole')
     ends = [
         torch.load(tmp_path / name / 'epoch_4.pth', weights_only=False)
         for name in ('whole', 'run')
     ]
     for key in ('state_dict', 'ema_state_dict'):
         assert all(torch.equal(tensor, ends[1][key][n]) for n, tensor in ends[0][key].items())
-    best = [sorted(p.name for p in (tmp_path / n).glob('best*')) for n in ('whole', 'run')]
-    assert best[0] == best[1]
-
-
-OTHER = dict(type='CheckpointHook', by_epoch=True, interval=1, filename_tmpl='pass_{}.pth')
-
-
-@pytest.mark.parametrize(
-    'options',
-    [{'custom_hooks': [OTHER]}, {'train_dataloader.sampler.seed': 5}],
-    ids=['two checkpoint hooks', 'a seed of the sampler'],
-)
-def test_other_configs(tmp_path, options):
-    def changed(folder, **fields):
-        cfg = config(folder)
-        cfg.merge_from_dict({**options, **fields})
-        return cfg
-
-    whole = trained(changed(tmp_path / 'whole'))
-    trained(changed(tmp_path / 'run'), place=('training', 5))
-    newest = newest_checkpoint(str(tmp_path / 'run'))
-    same(trained(changed(tmp_path / 'run', load_from=newest, resume=True)), whole)
 
 
 def test_checkpoints_elsewhere(tmp_path):
-    hook = dict(type='CheckpointHook', interval=1, out_dir=str(tmp_path / 'far'))
-    hook['filename_tmpl'] = 'pass_{}.pth'
+    hook = dict(EPOCHS, out_dir=str(tmp_path / 'far'), filename_tmpl='pass_{}.pth')
     trained(config(tmp_path / 'run', checkpoint=dict(hook)), place=('training', 5))
     expected = str(tmp_path / 'far' / 'run' / 'pass_1.pth')
-    assert newest_checkpoint(str(tmp_path / 'run'), hook) == expected
+    assert newest_checkpoint(tmp_path / 'run', hook) == expected
     (tmp_path / 'run' / 'last_checkpoint').unlink()
-    assert newest_checkpoint(str(tmp_path / 'run'), hook) == expected
+    assert newest_checkpoint(tmp_path / 'run', hook) == expected
 
 
 def test_newest_checkpoint_of_a_copy(tmp_path):
     trained(config(tmp_path / 'run'), place=('training', 10))
     shutil.copytree(tmp_path / 'run', tmp_path / 'copy', copy_function=shutil.copyfile)
     shutil.rmtree(tmp_path / 'run')
-    assert newest_checkpoint(str(tmp_path / 'copy')) == str(tmp_path / 'copy' / 'iter_11.pth')
+    assert newest_checkpoint(tmp_path / 'copy') == str(tmp_path / 'copy' / 'iter_11.pth')
     (tmp_path / 'copy' / 'iter_11.pth').write_text('broken')
     with pytest.raises(CheckpointError, match=r'iter_11\.pth cannot be read as a checkpoint'):
         gone_on(tmp_path / 'copy')
@@ -228,8 +210,8 @@ def test_newest_checkpoint_of_a_copy(tmp_path):
         path.unlink()
     (tmp_path / 'copy' / 'iter_10-d77de378.pth').touch()  # published: weights only
     with pytest.raises(CheckpointError, match='last_checkpoint names '):
-        newest_checkpoint(str(tmp_path / 'copy'))
-    assert newest_checkpoint(str(tmp_path / 'absent')) is None
+        newest_checkpoint(tmp_path / 'copy')
+    assert newest_checkpoint(tmp_path / 'absent') is None
 
 
 def test_hooks_can_change_the_dataset():

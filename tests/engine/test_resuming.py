@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from mmengine.config import Config
 
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.building import build_runner
 from mmrest.engine.resuming import ScheduleHook
-from tests.engine.toy import config
+from tests.engine.toy import EPOCHS, config
 
 COSINE = dict(type='CosineAnnealingLR', by_epoch=False, T_max=16)
 LONGER = dict(type='CosineAnnealingLR', by_epoch=False, T_max=32)
@@ -17,14 +16,18 @@ STEPS = [
 ]
 
 
-def run(folder, epochs=4, schedule=(COSINE,), resume=None, optimizer=None, **options):
+def run(folder, epochs=4, schedule=(COSINE,), resume=None, optimizer=(), **options):
     """Return the learning rates of a run, by iteration, and its runner."""
-    saving = dict(type='CheckpointHook', interval=1)
-    cfg = Config(config(folder, checkpoint=saving, **options).to_dict())
-    cfg.train_cfg = dict(by_epoch=True, max_epochs=epochs)
-    cfg.param_scheduler = [dict(part) for part in schedule]
-    cfg.optim_wrapper.optimizer = optimizer or dict(type='AdamW', lr=1e-2)
-    cfg.load_from, cfg.resume = resume, resume is not None
+    cfg = config(
+        folder,
+        checkpoint=dict(EPOCHS),
+        train_cfg=dict(max_epochs=epochs),
+        param_scheduler=[dict(part) for part in schedule],
+        optim_wrapper=dict(optimizer=dict(optimizer)),
+        load_from=resume,
+        resume=resume is not None,
+        **options,
+    )
     runner, rates = build_runner(cfg), {}
     runner.register_hook(ScheduleHook())
     step = runner.train_loop.run_iter
@@ -43,29 +46,28 @@ def log_of(runner, folder):
 
 
 @pytest.mark.parametrize(
-    'before, after, warned',
-    [((COSINE,), (LONGER,), True), ((COSINE,), STEPS, True), (STEPS, (LONGER,), True),
-     (STEPS, STEPS, False)],
-    ids=['longer', 'other', 'fewer', 'same'],
-)  # fmt: skip
-def test_changed_schedule(tmp_path, before, after, warned):
+    'before, after, optimizer, warned',
+    [
+        ((COSINE,), (LONGER,), {}, True),
+        ((COSINE,), (LONGER,), dict(lr=3e-2, weight_decay=0.5), True),
+        ((COSINE,), STEPS, {}, True),
+        (STEPS, (LONGER,), {}, True),
+        (STEPS, STEPS, {}, False),
+        (STEPS, STEPS, dict(weight_decay=0.5), True),
+    ],
+    ids=['longer', 'longer with another LR', 'other', 'fewer', 'same', 'another weight decay'],
+)
+def test_changed_schedule(tmp_path, before, after, optimizer, warned):
     """After the checkpoint, the LR equals that of a run with the new schedule from its start."""
     run(tmp_path / 'a', 2, before)
-    rates, runner = run(tmp_path / 'a', 4, after, str(tmp_path / 'a' / 'epoch_2.pth'))
-    expected, _ = run(tmp_path / 'b', 4, after)
+    path = str(tmp_path / 'a' / 'epoch_2.pth')
+    rates, runner = run(tmp_path / 'a', 4, after, path, optimizer)
+    expected, fresh = run(tmp_path / 'b', 4, after, None, optimizer)
     assert len(rates) == len(expected) // 2 > 0 and max(rates.values()) > 0
     assert rates == pytest.approx({i: expected[i] for i in rates}, rel=1e-9)
+    for group, like in zip(runner.optim_wrapper.param_groups, fresh.optim_wrapper.param_groups):
+        assert group['weight_decay'] == like['weight_decay']
     assert ('the config differs from' in log_of(runner, tmp_path / 'a')) is warned
-
-
-def test_changed_lr_and_weight_decay(tmp_path):
-    run(tmp_path)
-    changed = dict(type='AdamW', lr=3e-2, weight_decay=0.5)
-    checkpoint = str(tmp_path / 'epoch_4.pth')
-    rates, runner = run(tmp_path, 5, (LONGER,), checkpoint, changed)
-    expected, _ = run(tmp_path / 'b', 5, (LONGER,), None, changed)
-    assert rates == pytest.approx({i: expected[i] for i in rates}, rel=1e-9)
-    assert all(group['weight_decay'] == 0.5 for group in runner.optim_wrapper.param_groups)
 
 
 def test_nothing_left_to_train(tmp_path):
@@ -94,10 +96,6 @@ def test_patience(tmp_path):
     hook = dict(type='EarlyStoppingHook', monitor='mean', rule='less', patience=100, min_delta=9)
     counts = []
     for epochs, path in ((4, None), (6, str(tmp_path / 'epoch_4.pth'))):
-        cfg = config(tmp_path, checkpoint=dict(type='CheckpointHook', interval=1))
-        cfg.train_cfg.max_epochs, cfg.custom_hooks = epochs, [hook]
-        cfg.load_from, cfg.resume = path, path is not None
-        runner = build_runner(cfg)
-        runner.train()
+        _, runner = run(tmp_path, epochs, resume=path, custom_hooks=[hook])
         counts += [h.wait_count for h in runner.hooks if type(h).__name__ == hook['type']]
     assert counts[1] == counts[0] + 2

@@ -13,22 +13,12 @@ from tests.forks import warm_folder
 LOADER = """
 import multiprocessing, os, sys, time
 from mmengine.runner import Runner
-from torch.utils.data import Dataset
 from mmrest.engine.data_loading import ResumableLoader
 from mmrest.engine.signals import isolate_children
 
-class Numbers(Dataset):
-    def __len__(self):
-        return 1000
-    def __getitem__(self, index):
-        return index
-
 isolate_children()
-loader = Runner.build_dataloader(
-    dict(dataset=Numbers(), sampler=dict(type='DefaultSampler'), batch_size=1, num_workers=2),
-    seed=0,
-)
-batches = iter(ResumableLoader(loader, 0))
+cfg = dict(dataset=range(1000), sampler=dict(type='DefaultSampler'), batch_size=1, num_workers=2)
+batches = iter(ResumableLoader(Runner.build_dataloader(cfg, seed=0), 0))
 next(batches)
 if 'fail' in sys.argv:
     raise RuntimeError('out of memory')

@@ -8,22 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.runner import CheckpointLoader, checkpoint
 from torch import nn
 
 from mmrest import RMT, ResT
 from mmrest.checkpoint import CheckpointError
-from mmrest.engine.compat import install_file_access
 from mmrest.engine.weight_hooks import InitWeightsHook, StrictWeightsHook
+from tests.checkpoint.test_safety import Call
 from tests.models.networks import TINY, randomised, tiny
-
-
-@pytest.fixture(autouse=True)
-def guarded(monkeypatch, tmp_path):
-    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
-    monkeypatch.setattr(checkpoint, 'load_from_http', checkpoint.load_from_http)
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'hub'))
-    install_file_access()
 
 
 @pytest.fixture
@@ -37,45 +30,32 @@ def address(tmp_path):
         server.shutdown()
 
 
-class Command:
-    def __init__(self, command):
-        self.command = command
-
-    def __reduce__(self):
-        return os.system, (self.command,)
-
-
-def test_remote_files_pass_the_guard(tmp_path, address):
-    torch.save({'state_dict': {'a': torch.ones(2)}}, tmp_path / 'good.pth')
-    torch.save([Command(f'touch {tmp_path}/witness')], tmp_path / 'bad.pth')
-    found = CheckpointLoader.load_checkpoint(f'{address}/good.pth', 'cpu')
-    assert torch.equal(found['state_dict']['a'], torch.ones(2))
-    with pytest.raises(CheckpointError, match=r'bad\.pth: it contains a pickled \S*system'):
-        CheckpointLoader.load_checkpoint(f'{address}/bad.pth', 'cpu')
-    with pytest.raises(CheckpointError, match='refusing to load'):
-        checkpoint.load_from_http(f'{address}/bad.pth')
-    assert not (tmp_path / 'witness').exists()
-    with pytest.raises(CheckpointError, match=r'absent\.pth cannot be downloaded'):
-        CheckpointLoader.load_checkpoint(f'{address}/absent.pth', 'cpu')
-
-
-def test_local_files_pass_the_guard(tmp_path):
-    torch.save([Command(f'touch {tmp_path}/witness')], tmp_path / 'bad.pth')
-    with pytest.raises(CheckpointError, match='refusing to load'):
-        CheckpointLoader.load_checkpoint(str(tmp_path / 'bad.pth'))
-    assert not (tmp_path / 'witness').exists()
-    torch.save({'meta': {'config': 'run', 'epoch': 1}}, tmp_path / 'old.pth')
-    found = CheckpointLoader.load_checkpoint(str(tmp_path / 'old.pth'))
-    assert found == {'meta': {'epoch': 1}}  # mmengine executes this text when it resumes
+@pytest.mark.parametrize('is_remote', [False, True])
+def test_files_pass_the_guard(is_remote, tmp_path, address, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'hub'))
+    torch.save({'a': torch.ones(2), 'meta': {'config': 'run', 'epoch': 1}}, tmp_path / 'good.pth')
+    torch.save([Call(os.system, f'touch {tmp_path}/witness')], tmp_path / 'bad.pth')
     torch.save([1], tmp_path / 'list.pth')
-    with pytest.raises(CheckpointError, match='contains a list, not a checkpoint'):
-        CheckpointLoader.load_checkpoint(str(tmp_path / 'list.pth'))
+    folder = address if is_remote else tmp_path
+    found = CheckpointLoader.load_checkpoint(f'{folder}/good.pth', 'cpu')
+    assert torch.equal(found['a'], torch.ones(2))
+    assert found['meta'] == {'epoch': 1}  # mmengine executes this text when it resumes
+    for name, message in (
+        ('bad', r'refusing to load \S*bad\.pth: it contains a pickled \S*system'),
+        ('list', 'contains a list, not a checkpoint'),
+        ('absent', r'absent\.pth ' + ('cannot be downloaded' if is_remote else 'does not exist')),
+    ):
+        for loader in (CheckpointLoader.load_checkpoint, checkpoint.load_from_http):
+            with pytest.raises(CheckpointError, match=message):
+                loader(f'{folder}/{name}.pth')
+    assert not (tmp_path / 'witness').exists()
 
 
-def load(hook, model, content):
-    """Return the content of x.pth after a hook."""
-    content = dict(content)
-    hook.after_load_checkpoint(SimpleNamespace(model=model, _load_from='x.pth'), content)
+def load(hook, model, content, **fields):
+    """Return the content of x.pth after a hook of a runner with these fields."""
+    content, logger = dict(content), MMLogger.get_current_instance()
+    runner = SimpleNamespace(model=model, _load_from='x.pth', logger=logger, **fields)
+    hook.after_load_checkpoint(runner, content)
     return content
 
 
@@ -118,8 +98,7 @@ def test_classes_of_a_test(noted, classes, warning, log):
     model = nn.Linear(2, 3)
     dataset = SimpleNamespace(metainfo=dict(classes=classes))
     loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset))
-    runner = SimpleNamespace(model=model, _load_from='x.pth', test_loop=loop)
-    STRICT.after_load_checkpoint(runner, {'meta': noted, 'state_dict': model.state_dict()})
+    load(STRICT, model, {'meta': noted, 'state_dict': model.state_dict()}, test_loop=loop)
     warnings = [record.message for record in log.records if record.levelname == 'WARNING']
     assert len(warnings) == bool(warning) and warning in ''.join(warnings)
 

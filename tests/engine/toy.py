@@ -13,9 +13,11 @@ from mmengine.registry import DATASETS, METRICS, MODELS
 from torch import nn
 
 SAMPLES = 11
+EPOCHS = dict(type='CheckpointHook', interval=1)
 _NUMBERS = itertools.count()
 
 
+@DATASETS.register_module(force=True)
 class Numbers(BaseDataset):
     """Samples from all three generators, which record that they were loaded."""
 
@@ -34,6 +36,7 @@ class Numbers(BaseDataset):
         return [index % 2]
 
 
+@MODELS.register_module(force=True)
 class Toy(BaseModel):
     """A model with dropout and a batch norm."""
 
@@ -46,6 +49,7 @@ class Toy(BaseModel):
         return dict(loss=out.square().mean()) if mode == 'loss' else list(out)
 
 
+@METRICS.register_module(force=True)
 class Mean(BaseMetric):
     """Metric that uses a random number."""
 
@@ -54,25 +58,16 @@ class Mean(BaseMetric):
         self.results += [float(sample.mean()) for sample in data_samples]
 
     def compute_metrics(self, results):
-        return dict(mean=float(np.mean(results)))
-
-
-for registry, cls in ((DATASETS, Numbers), (MODELS, Toy), (METRICS, Mean)):
-    registry.register_module(module=cls, force=True)
+        return dict(mean=float(np.mean(results)), deviation=float(np.std(results)))
 
 
 def config(folder, endless=False, by_epoch=True, workers=0, checkpoint=None, **options):
-    """Config of a run of 16 iterations, or 4 epochs; `options` replace its fields."""
-    loader = dict(
-        num_workers=workers,
-        persistent_workers=False,
-        dataset=dict(type='Numbers'),
-    )
+    """Config of a run of 16 iterations, or 4 epochs; `options` override it."""
+    loader = dict(num_workers=workers, persistent_workers=False, dataset=dict(type='Numbers'))
     sampler = dict(type='InfiniteSampler' if endless else 'DefaultSampler', shuffle=True)
     loop = dict(by_epoch=True, max_epochs=4)
     if not by_epoch:
         loop = dict(by_epoch=False, max_iters=16, val_interval=4)
-    schedule = dict(type='CosineAnnealingLR', by_epoch=False, T_max=16)
     fields = dict(
         model=dict(type='Toy'),
         work_dir=str(folder),
@@ -88,7 +83,7 @@ def config(folder, endless=False, by_epoch=True, workers=0, checkpoint=None, **o
         val_cfg={},
         val_evaluator=dict(type='Mean'),
         optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-2)),
-        param_scheduler=[schedule],
+        param_scheduler=[dict(type='CosineAnnealingLR', by_epoch=False, T_max=16)],
         default_hooks=dict(
             checkpoint=checkpoint or dict(type='CheckpointHook', by_epoch=False, interval=1),
             logger=dict(type='LoggerHook', interval=1),
@@ -98,4 +93,6 @@ def config(folder, endless=False, by_epoch=True, workers=0, checkpoint=None, **o
         # mmengine keeps one log and one message hub a name.
         experiment_name=f'run_{next(_NUMBERS)}',
     )
-    return Config({**fields, **options})
+    cfg = Config(fields)
+    cfg.merge_from_dict(options)
+    return cfg

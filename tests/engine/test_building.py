@@ -11,13 +11,13 @@ from tests.models.networks import FAMILIES, tiny
 RATE = 0.5
 
 
-def rates(model, paramwise_cfg):
-    """Return parameter name -> learning rate."""
+def groups(model, constructor='BackboneLayerDecayConstructor', **paramwise_cfg):
+    """Return parameter name -> parameter group."""
     wrapper = build_optim_wrapper(
         model,
         dict(
             optimizer=dict(type='SGD', lr=1.0, weight_decay=0.1),
-            constructor='BackboneLayerDecayConstructor',
+            constructor=constructor,
             paramwise_cfg=paramwise_cfg,
         ),
     )
@@ -29,24 +29,23 @@ def rates(model, paramwise_cfg):
 def test_rates(family):
     model = nn.ModuleDict(dict(backbone=tiny(family, frozen_stages=0), head=nn.Linear(2, 2)))
     keys = dict(head=dict(lr_mult=10.0))
-    groups = rates(model, dict(layer_decay_rate=RATE, norm_decay_mult=0, custom_keys=keys))
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert groups.keys() == trained
-    for name, group in groups.items():
+    found = groups(model, layer_decay_rate=RATE, norm_decay_mult=0, custom_keys=keys)
+    assert found.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    for name, group in found.items():
         depth, depths = model['backbone'].get_layer_depth(name, 'backbone.')
         full = 10.0 if name.startswith('head') else 1.0
         assert group['lr'] == pytest.approx(full * RATE ** (depths - 1 - depth))
-    assert {group['weight_decay'] for group in groups.values()} == {0, 0.1}
+    assert {group['weight_decay'] for group in found.values()} == {0, 0.1}
 
 
 def test_errors():
     model = nn.ModuleDict(dict(backbone=nn.Linear(2, 2)))
     with pytest.raises(UsageError, match='needs a backbone with get_layer_depth'):
-        rates(model, dict(layer_decay_rate=RATE))
+        groups(model, layer_decay_rate=RATE)
     model = nn.ModuleDict(dict(backbone=tiny(FAMILIES[0])))
     for rate in (0, 1.5):
         with pytest.raises(UsageError, match=r'layer_decay_rate must be in \(0, 1\], got'):
-            rates(model, dict(layer_decay_rate=rate))
+            groups(model, layer_decay_rate=rate)
 
 
 def test_mmpretrains_constructor():
@@ -59,14 +58,7 @@ def test_mmpretrains_constructor():
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         head = dict(type='LinearClsHead', num_classes=2, in_channels=2)
         model = ImageClassifier(backbone, head=head)
-    wrapper = build_optim_wrapper(
-        model,
-        dict(
-            optimizer=dict(type='SGD', lr=1.0, weight_decay=0.1),
-            constructor='mmpretrain.LearningRateDecayOptimWrapperConstructor',
-            paramwise_cfg=dict(layer_decay_rate=RATE),
-        ),
-    )
-    stem = wrapper.optimizer.param_groups[0]
+    constructor = 'mmpretrain.LearningRateDecayOptimWrapperConstructor'
+    stem, *_ = groups(model, constructor, layer_decay_rate=RATE).values()
     _, depths = backbone.get_layer_depth('')
     assert stem['lr'] == pytest.approx(RATE ** (depths - 1))
