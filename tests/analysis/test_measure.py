@@ -35,7 +35,7 @@ def test_interleaved(monkeypatch):
         def __exit__(self, *_):
             ran.append('end')
 
-        def submit(self, function, job, threads):
+        def submit(self, function, job):
             ran.append(job.name)
             future = Future()
             future.set_result(len(ran))
@@ -58,7 +58,7 @@ def test_in_processes():
         seconds([job._replace(network='rest_x')], repeats=1)
 
 
-def killed(job, threads):
+def killed(job):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
