@@ -171,12 +171,12 @@ class _Meter(FlopCounterMode):
 def _run(model: nn.Module, meter: _Meter, height: int, width: int) -> None:
     shape = (1, image_channels(model), height, width)
     image = torch.zeros(shape, device=next(model.parameters()).device)
-    with ExitStack() as stack:
-        stack.callback(model.train, model.training)
+    with ExitStack() as hooks:
+        hooks.callback(model.train, model.training)
         model.eval()
         for module in model.modules():
-            stack.enter_context(module.register_forward_pre_hook(meter.enter))
-            stack.enter_context(module.register_forward_hook(meter.leave))
+            hooks.enter_context(module.register_forward_pre_hook(meter.enter))
+            hooks.enter_context(module.register_forward_hook(meter.leave))
         # FlopCounterMode sees every matmul of the reference implementation.
         with torch.no_grad(), use_backend('reference'), meter:
             _infer(model, image)

@@ -24,19 +24,6 @@ class Shown(NamedTuple):
     found: Any
 
 
-class Table(NamedTuple):
-    """Metrics by class: column names, and the values per class (NaN if undefined)."""
-
-    columns: List[str]
-    rows: List[Tuple[str, List[float]]]
-
-    @classmethod
-    def of(cls, classes: Sequence[str], columns: Dict[str, Sequence[float]]) -> 'Table':
-        """Return a table of columns by name, each with a value per class."""
-        rows = [(name, list(map(float, row))) for name, *row in zip(classes, *columns.values())]
-        return cls(list(columns), rows)
-
-
 class LabelMapScores:
     """IoU and accuracy per class, and mean IoU per image, as counted by mmseg's IoUMetric.
 
@@ -72,18 +59,17 @@ class LabelMapScores:
         maps = (part.numpy().astype(np.uint16) for part in (truth, found))
         self._maps.append([cv2.imencode('.png', part)[1] for part in maps])
 
-    def table(self) -> Table:
+    def table(self) -> Dict[str, torch.Tensor]:
         """Return share of pixels, IoU and accuracy of each class, in percent."""
         from mmseg.evaluation import IoUMetric
 
         areas = [sum(column) for column in zip(*self._areas)]
         metrics = IoUMetric.total_area_to_metrics(*areas)
-        columns = {
+        return {
             'pixels (%)': 100 * (areas[3] / areas[3].sum()),
             'IoU (%)': 100 * metrics['IoU'],
             'Acc (%)': 100 * metrics['Acc'],
         }
-        return Table.of(self.classes, columns)
 
     def per_image(self) -> List[Optional[float]]:
         """Return the mean IoU of each image, see :attr:`how`."""
