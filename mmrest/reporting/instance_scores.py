@@ -5,7 +5,7 @@ import functools
 import io
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 import torch
@@ -44,7 +44,6 @@ class InstanceScores:
         self._paths: List[str] = []
         self._truth: List[Dict[str, Any]] = []  # per image, in the format of CocoMetric
         self._found: List[Dict[str, Any]] = []
-        self._evaluated: Dict[str, COCOeval] = {}
 
     @property
     def how(self) -> str:
@@ -67,13 +66,13 @@ class InstanceScores:
         for entry in detections(sample.pred_instances, range(len(self.classes))):
             self._found.append(dict(entry, id=len(self._found) + 1, image_id=image))
 
-    def table(self) -> Dict[str, np.ndarray]:
+    def table(self) -> Dict[str, Sequence[float]]:
         """Return AP and AP50 of each class, of boxes and, if predicted, masks."""
-        truth, _ = self._annotations
-        labels = [entry['category_id'] for entry in truth.anns.values() if not entry['iscrowd']]
+        truth = self._evaluations['bbox'].cocoGt.anns.values()
+        labels = [entry['category_id'] for entry in truth if not entry['iscrowd']]
         columns = {'objects': np.bincount(labels, minlength=len(self.classes))}
         for kind, name in self._kinds.items():
-            precision = self._evaluate(kind).eval['precision'][:, :, :, 0, 0]
+            precision = self._evaluations[kind].eval['precision'][:, :, :, 0, 0]
             precision = np.where(precision < 0, np.nan, precision)  # -1: no such object
             columns[f'{name} AP'] = precision.mean((0, 1))
             columns[f'{name} AP50'] = precision[0].mean(0)
@@ -81,7 +80,7 @@ class InstanceScores:
 
     def per_image(self) -> List[Optional[float]]:
         """Return the F1 of each image, see :attr:`how`."""
-        evaluation = self._evaluate(list(self._kinds)[-1])
+        *_, evaluation = self._evaluations.values()  # masks, or else boxes
         thresholds = len(evaluation.params.iouThrs)
         counts = np.zeros((len(self._paths), 3, thresholds))  # hits, detections, objects
         for entry in filter(None, evaluation.evalImgs):
@@ -95,33 +94,27 @@ class InstanceScores:
             for hits, found, objects in counts
         ]
 
-    def _evaluate(self, kind: str) -> COCOeval:
-        """Return pycocotools' evaluation of boxes ('bbox') or masks ('segm')."""
-        if kind not in self._evaluated:
-            evaluation = COCOeval(*self._annotations, kind)
-            evaluation.params.maxDets = [100]
-            evaluation.params.areaRng = evaluation.params.areaRng[:1]  # all sizes
-            with contextlib.redirect_stdout(io.StringIO()):
-                evaluation.evaluate()
-                evaluation.accumulate()
-            self._evaluated[kind] = evaluation
-        return self._evaluated[kind]
-
     @functools.cached_property
-    def _annotations(self) -> Tuple[COCO, COCO]:
-        """Annotations and detections of all images."""
-        metric, found = CocoMetric(), COCO()
+    def _evaluations(self) -> Dict[str, COCOeval]:
+        """pycocotools' evaluations of boxes ('bbox') and, if predicted, masks ('segm')."""
+        metric, found, evaluations = CocoMetric(), COCO(), {}
         metric.dataset_meta = dict(classes=self.classes)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             truth = COCO(metric.gt_to_coco_json(self._truth, f'{folder}/all'))
             # loadRes fails without any detection.
             found.dataset = dict(truth.dataset, annotations=self._found)
             found.createIndex()
-        return truth, found
+            for kind in self._kinds:
+                evaluation = evaluations[kind] = COCOeval(truth, found, kind)
+                evaluation.params.maxDets = [100]
+                evaluation.params.areaRng = evaluation.params.areaRng[:1]  # all sizes
+                evaluation.evaluate()
+                evaluation.accumulate()
+        return evaluations
 
     def shown(self, index: int) -> Shown:
         """Return an image with its annotations and predictions to draw."""
-        truth, found = self._annotations
+        truth, found = self._evaluations['bbox'].cocoGt, self._evaluations['bbox'].cocoDt
         annotated = [entry for entry in truth.imgToAnns[index] if not entry['iscrowd']]
         predicted = [e for e in found.imgToAnns[index] if e['score'] >= self._score_thr]
         instances = _instances(predicted, found)
