@@ -9,14 +9,13 @@ from functools import lru_cache
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.utils.benchmark import timer
 
 from ..engine.devices import peak_memory_mb, reset_peak_memory
 from ..errors import UsageError
 from ..ops import PositionTables, emsa, masa, position_tables, use_backend
-from .networks import BACKBONES, PEERS
+from .networks import build_network, network_config
 
 
 class Attention(NamedTuple):
@@ -135,7 +134,7 @@ class Step:
         images: its input.
 
     Raises:
-        KeyError: unknown network name.
+        UsageError: unknown network name.
     """
 
     def __init__(self, job: Job) -> None:
@@ -143,10 +142,8 @@ class Step:
         if job.network in ATTENTIONS:
             network = AttentionOnly(ATTENTIONS[job.network], job)
         else:
-            cfg = BACKBONES[job.network]
-            if job.network in PEERS:
-                init_default_scope('mmdet')
-            network = MODELS.build(dict(cfg, with_cp=True) if job.with_cp else cfg)
+            options = {'model.with_cp': True} if job.with_cp else None
+            network = build_network(network_config(job.network, options))
         network.to(job.device).train(job.train)  # returns None for some backbones of mmdet
         self.job = job
         self.network = torch.compile(network) if job.compiled else network
