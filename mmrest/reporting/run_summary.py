@@ -3,6 +3,7 @@
 import copy
 import glob
 import re
+from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -219,9 +220,7 @@ def environment(work_dir: Path) -> List[Tuple[str, str, str]]:
     """Return the environments of a run and its report: name, then, now; '-' if unknown."""
     then, now = logged_environment(work_dir), dict(collect_env())
     for name in ('mmcv', 'mmdet', 'mmsegmentation', 'mmrest', 'numpy'):
-        try:
+        with suppress(metadata.PackageNotFoundError):
             now[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     keys = [key for key in {**then, **now} if key not in NOT_SHOWN]
     return [(key, then.get(key, '-'), str(now.get(key, '-'))) for key in keys]
