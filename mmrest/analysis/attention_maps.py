@@ -1,5 +1,6 @@
 """Attention weights of a query token, and the decay of MaSA."""
 
+from contextlib import ExitStack
 from typing import Any, Dict, List, Mapping, NamedTuple, Tuple, Union
 
 import torch
@@ -46,17 +47,10 @@ def attention_maps(
     """
     modules = {n: attention_of(backbone.blocks(n)[block]) for n, block in blocks.items()}
     inputs: Dict[nn.Module, Tuple[Any, ...]] = {}
-
-    def keep(module: nn.Module, args: Tuple[Any, ...]) -> None:
-        inputs[module] = args
-
-    handles = [module.register_forward_pre_hook(keep) for module in modules.values()]
-    try:
-        with torch.no_grad():
-            backbone(image)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for module in modules.values():
+            hooks.enter_context(module.register_forward_pre_hook(inputs.__setitem__))
+        backbone(image)
     found = {}
     for stage, module in modules.items():
         size = tuple(inputs[module][0].shape[1:3])
@@ -79,8 +73,7 @@ def token_at(point: Token, image: Tuple[int, int], size: Tuple[int, int]) -> Tok
         image: height and width, in pixels.
         size: rows and columns of tokens.
     """
-    row, column = (place * tokens // pixels for place, tokens, pixels in zip(point, size, image))
-    return row, column
+    return tuple(place * tokens // pixels for place, tokens, pixels in zip(point, size, image))
 
 
 def token_weights(attention: Union[EMSA, MaSA], inputs: Tuple[Any, ...], token: Token) -> Tensor:

@@ -2,7 +2,8 @@
 
 import contextlib
 import copy
-from typing import Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from itertools import product
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -28,6 +29,9 @@ INPUTS = ((16, (224, 224)), (1, (800, 1344)))
 """Numbers of images, and their size."""
 
 DTYPES = ('bfloat16', 'float16', 'float32')
+
+SECONDS = 0.1
+"""Minimum time per measurement."""
 
 EPSILONS = 16
 """Accepted error in machine epsilons of the dtype, relative to the largest value; three times the
@@ -58,34 +62,19 @@ class Finding(NamedTuple):
     peak: Optional[float] = None
 
 
-def examine(
-    device: torch.device,
-    attentions: Mapping[str, Attention] = CASES,
-    inputs: Sequence[Tuple[int, Tuple[int, int]]] = INPUTS,
-    dtypes: Sequence[str] = DTYPES,
-    seconds: float = 0.1,
-) -> Iterator[Tuple[Job, List[Finding]]]:
+def examine(device: torch.device) -> Iterator[Tuple[Job, List[Finding]]]:
     """Compare all backends with the reference implementation in float64.
-
-    Args:
-        device: device to examine.
-        attentions: shapes by name.
-        inputs: numbers of images, and their size in pixels.
-        dtypes: names of dtypes.
-        seconds: minimum time per measurement.
 
     Yields:
         For each shape and dtype, a job and a finding per backend, the reference first.
     """
-    for name, attention in attentions.items():
-        for batch, size in inputs:
-            for dtype in dtypes:
-                torch.manual_seed(0)
-                job = Job(name, None, size, batch, train=True, dtype=dtype, device=device.type)
-                yield job, _findings(AttentionOnly(attention, job).to(device), seconds)
+    for (name, attention), (batch, size), dtype in product(CASES.items(), INPUTS, DTYPES):
+        torch.manual_seed(0)
+        job = Job(name, None, size, batch, train=True, dtype=dtype, device=device.type)
+        yield job, _findings(AttentionOnly(attention, job).to(device))
 
 
-def _findings(module: AttentionOnly, seconds: float) -> List[Finding]:
+def _findings(module: AttentionOnly) -> List[Finding]:
     with observed() as tried, contextlib.suppress(Exception):  # measured below, with its error
         module(None)
     default = tried[-1][0]  # the earlier ones refused
@@ -97,7 +86,7 @@ def _findings(module: AttentionOnly, seconds: float) -> List[Finding]:
         finding = Finding(backend, backend == default)
         try:
             with use_backend(backend), observed() as tried:
-                finding = _measured(finding, module, exact, seconds)
+                finding = _measured(finding, module, exact)
         except Exception as error:  # compilers and drivers raise anything
             reasons = [reason for _, reason in tried]
             failed = None in reasons or bool(failures().intersection(reasons))
@@ -110,9 +99,7 @@ def _findings(module: AttentionOnly, seconds: float) -> List[Finding]:
     return found
 
 
-def _measured(
-    finding: Finding, module: AttentionOnly, exact: Sequence[Tensor], seconds: float
-) -> Finding:
+def _measured(finding: Finding, module: AttentionOnly, exact: Sequence[Tensor]) -> Finding:
     on_gpu = module.inputs[0].is_cuda
     _results(module)  # compiles
     before = reset_peak_memory(on_gpu)
@@ -123,11 +110,11 @@ def _measured(
         for a, b in zip(results, exact)
     ]
     with torch.no_grad():
-        forward = _milliseconds('module(None)', module, seconds)
+        forward = _milliseconds('module(None)', module)
     return finding._replace(
         error=float(torch.stack(errors).max()),
         forward=forward,
-        training=_milliseconds('module(None)[0].sum().backward()', module, seconds),
+        training=_milliseconds('module(None)[0].sum().backward()', module),
         peak=None if before is None or peak is None else peak - before,
     )
 
@@ -139,6 +126,6 @@ def _results(module: AttentionOnly) -> List[Tensor]:
     return [out.detach(), *torch.autograd.grad(out, list(module.inputs), weight.view_as(out))]
 
 
-def _milliseconds(statement: str, module: AttentionOnly, seconds: float) -> float:
+def _milliseconds(statement: str, module: AttentionOnly) -> float:
     timer = Timer(statement, globals=dict(module=module), num_threads=torch.get_num_threads())
-    return 1e3 * timer.blocked_autorange(min_run_time=seconds).median
+    return 1e3 * timer.blocked_autorange(min_run_time=SECONDS).median

@@ -1,8 +1,8 @@
 """Parameters and MACs of networks, attention matmuls included."""
 
 from collections import Counter
-from functools import partial
-from typing import Any, Dict, List, NamedTuple, Set
+from contextlib import ExitStack
+from typing import Any, Dict, List, NamedTuple, Set, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -85,12 +85,16 @@ def count_parts(model: nn.Module, height: int, width: int) -> List[Part]:
     output norms. Other networks are split into their child modules, and containers into their own
     children. Parts without any parameters or MACs are dropped.
     """
-    names = _part_names(model)
-    parameters = Counter(dict.fromkeys(names.values(), 0))
+    roots = _roots(model)
+    part_of = dict.fromkeys(model.modules(), OTHER)
+    for name, root in reversed(roots):  # a shared module belongs to the first part
+        part_of.update(dict.fromkeys(root.modules(), name))
+    parameters = Counter(dict.fromkeys([OTHER, *(name for name, _ in roots)], 0))
     for name, parameter in model.named_parameters():
-        parameters[_part_of(name, names)] += parameter.numel()
-    meter = _run(model, names, height, width)
-    unknown = _expected(model, names) - set(+meter.macs)
+        parameters[part_of[model.get_submodule(name.rpartition('.')[0])]] += parameter.numel()
+    meter = _Meter(part_of)
+    _run(model, meter, height, width)
+    unknown = _expected(model, part_of) - set(+meter.macs)
     parts = [
         Part(name, number, meter.macs[name], meter.attention[name], name not in unknown)
         for name, number in parameters.items()
@@ -98,44 +102,33 @@ def count_parts(model: nn.Module, height: int, width: int) -> List[Part]:
     return [part for part in parts if part.parameters or part.macs]
 
 
-def _part_names(model: nn.Module) -> Dict[str, str]:
-    """Return prefix of module names -> part; the prefix '' matches all other modules."""
+def _roots(model: nn.Module) -> List[Tuple[str, nn.Module]]:
+    """Return the modules whose descendants form the parts, and the names of these parts."""
     if isinstance(model, PyramidBackbone):
-        return {**_stage_names(model), '': OTHER}
-    found = {'': OTHER}
+        stages = range(model.num_stages)
+        found = [('stem', model.embedding(0)), ('stage 1', model.blocks(0))]
+        for stage in stages[1:]:
+            modules = (model.embedding(stage), model.blocks(stage))
+            found += [(f'stage {stage + 1}', module) for module in modules]
+        norms = map(model.output_norm, filter(model.has_norm, stages))
+        return [*found, *(('output norms', norm) for norm in norms)]
+    found = []
     for name, child in model.named_children():
         if isinstance(child, PyramidBackbone):
-            stages = _stage_names(child).items()
-            found.update((f'{name}.{prefix}', f'{name}: {part}') for prefix, part in stages)
+            found += [(f'{name}: {part}', module) for part, module in _roots(child)]
         elif name == 'roi_head' or isinstance(child, (nn.ModuleList, nn.ModuleDict)):
-            found.update((f'{name}.{n}.', f'{name}.{n}') for n, _ in child.named_children())
+            found += [(f'{name}.{n}', module) for n, module in child.named_children()]
         else:
-            found[f'{name}.'] = name
+            found.append((name, child))
     return found
 
 
-def _stage_names(backbone: PyramidBackbone) -> Dict[str, str]:
-    names = {module: f'{name}.' for name, module in backbone.named_modules()}
-    found = {names[backbone.embedding(0)]: 'stem'}
-    for stage in range(backbone.num_stages):
-        for module in (backbone.embedding(stage), backbone.blocks(stage)):
-            found.setdefault(names[module], f'stage {stage + 1}')
-    stages = filter(backbone.has_norm, range(backbone.num_stages))
-    found.update((names[backbone.output_norm(stage)], 'output norms') for stage in stages)
-    return found
-
-
-def _part_of(name: str, names: Dict[str, str]) -> str:
-    """Return the part of a module or parameter: the longest prefix decides."""
-    return names[max((p for p in names if f'{name}.'.startswith(p)), key=len)]
-
-
-def _expected(model: nn.Module, names: Dict[str, str]) -> Set[str]:
+def _expected(model: nn.Module, part_of: Dict[nn.Module, str]) -> Set[str]:
     """Return the parts that must have MACs if :func:`_infer` runs everything."""
     if not hasattr(model, 'extract_feat'):
         return set()
     return {
-        _part_of(name, names)
+        part_of[module]
         for name, module in model.named_modules()
         if name.partition('.')[0] not in OPTIONAL and _multiplies(module)
     }
@@ -151,15 +144,16 @@ def _multiplies(module: nn.Module) -> bool:
 class _Meter(FlopCounterMode):
     """FLOP counter by part; torch < 2.4 copies the inputs of modules to count by module."""
 
-    def __init__(self) -> None:
+    def __init__(self, part_of: Dict[nn.Module, str]) -> None:
         super().__init__(display=False)
         self.macs: Counter = Counter()
         self.attention: Counter = Counter()
+        self._part_of = part_of
         self._parts = [OTHER]
 
-    def enter(self, part: str, *_: Any) -> None:
+    def enter(self, module: nn.Module, *_: Any) -> None:
         self.settle()
-        self._parts.append(part)
+        self._parts.append(self._part_of[module])
 
     def leave(self, *_: Any) -> None:
         self.settle()
@@ -174,25 +168,19 @@ class _Meter(FlopCounterMode):
                 self.attention[part] += flops // 2
 
 
-def _run(model: nn.Module, names: Dict[str, str], height: int, width: int) -> _Meter:
+def _run(model: nn.Module, meter: _Meter, height: int, width: int) -> None:
     shape = (1, image_channels(model), height, width)
     image = torch.zeros(shape, device=next(model.parameters()).device)
-    training, handles, meter = model.training, [], _Meter()
-    model.eval()
-    try:
-        for name, module in model.named_modules():
-            enter = partial(meter.enter, _part_of(name, names))
-            handles.append(module.register_forward_pre_hook(enter))
-            handles.append(module.register_forward_hook(meter.leave))
+    with ExitStack() as hooks:
+        hooks.callback(model.train, model.training)
+        model.eval()
+        for module in model.modules():
+            hooks.enter_context(module.register_forward_pre_hook(meter.enter))
+            hooks.enter_context(module.register_forward_hook(meter.leave))
         # FlopCounterMode sees every matmul of the reference implementation.
         with torch.no_grad(), use_backend('reference'), meter:
             _infer(model, image)
             meter.settle()
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(training)
-    return meter
 
 
 def _infer(model: nn.Module, image: Tensor) -> None:

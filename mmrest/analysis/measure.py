@@ -9,14 +9,13 @@ from functools import lru_cache
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.utils.benchmark import timer
 
 from ..engine.devices import peak_memory_mb, reset_peak_memory
 from ..errors import UsageError
 from ..ops import PositionTables, emsa, masa, position_tables, use_backend
-from .networks import BACKBONES, PEERS
+from .networks import build_network, network_config
 
 
 class Attention(NamedTuple):
@@ -135,7 +134,7 @@ class Step:
         images: its input.
 
     Raises:
-        KeyError: unknown network name.
+        UsageError: unknown network name.
     """
 
     def __init__(self, job: Job) -> None:
@@ -143,10 +142,8 @@ class Step:
         if job.network in ATTENTIONS:
             network = AttentionOnly(ATTENTIONS[job.network], job)
         else:
-            cfg = BACKBONES[job.network]
-            if job.network in PEERS:
-                init_default_scope('mmdet')
-            network = MODELS.build(dict(cfg, with_cp=True) if job.with_cp else cfg)
+            options = {'model.with_cp': True} if job.with_cp else None
+            network = build_network(network_config(job.network, options))
         network.to(job.device).train(job.train)  # returns None for some backbones of mmdet
         self.job = job
         self.network = torch.compile(network) if job.compiled else network
@@ -216,12 +213,13 @@ def seconds(jobs: Sequence[Job], repeats: int) -> Dict[str, List[float]]:
 
 
 def _process() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn'))
+    spawn, threads = multiprocessing.get_context('spawn'), torch.get_num_threads()
+    return ProcessPoolExecutor(1, spawn, torch.set_num_threads, (threads,))
 
 
-def _measured(process: ProcessPoolExecutor, measurement: Callable[..., Any], job: Job) -> Any:
+def _measured(process: ProcessPoolExecutor, measurement: Callable[[Job], Any], job: Job) -> Any:
     try:
-        return process.submit(measurement, job, torch.get_num_threads()).result()
+        return process.submit(measurement, job).result()
     except BrokenProcessPool as error:
         raise UsageError(
             f'the process of {job.name} at {job.size[0]}x{job.size[1]} was killed, probably '
@@ -230,14 +228,11 @@ def _measured(process: ProcessPoolExecutor, measurement: Callable[..., Any], job
         ) from error
 
 
-@lru_cache(maxsize=1)
-def _step_of(job: Job, threads: int) -> Step:
-    torch.set_num_threads(threads)
-    return Step(job)
+_step_of = lru_cache(maxsize=1)(Step)
 
 
-def _timed_step(job: Job, threads: int) -> float:
-    step = _step_of(job, threads)
+def _timed_step(job: Job) -> float:
+    step = _step_of(job)
     start = timer()  # synchronises the GPU, if there is one
     step()
     return timer() - start
@@ -249,11 +244,11 @@ def memory(job: Job) -> Memory:
         return _measured(process, _memory, job)
 
 
-def _memory(job: Job, threads: int) -> Memory:
+def _memory(job: Job) -> Memory:
     on_gpu, is_attention = job.device == 'cuda', job.network in ATTENTIONS
     if is_attention:
-        _step_of(job._replace(size=(128, 128)), threads)()  # torch initialises at first use
-    step = _step_of(job, threads)
+        Step(job._replace(size=(128, 128)))()  # torch initialises at first use
+    step = Step(job)
     before = reset_peak_memory(on_gpu)
     step()
     peak = peak_memory_mb(on_gpu)

@@ -2,7 +2,6 @@
 
 import statistics
 import tempfile
-import time
 from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional, Sequence, Union
 
 import torch
@@ -11,6 +10,7 @@ from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.benchmark import timer
 
 from ..engine.building import build_runner
 from ..engine.config import is_classifier
@@ -63,13 +63,7 @@ class ScoresHook(Hook):
         self._score_thr = score_thr
         self.scores: Optional[Scores] = None
 
-    def after_test_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Optional[dict] = None,
-        outputs: Optional[Sequence[Any]] = None,
-    ) -> None:
+    def after_test_iter(self, runner: Runner, *, outputs: Sequence[Any], **_: Any) -> None:
         """Add the images of a batch."""
         for sample in outputs:
             if self.scores is None:
@@ -150,10 +144,8 @@ def _seconds_per_image(model: nn.Module, dataset: BaseDataset) -> float:
     model.eval()
     for index in range(11):
         batch = pseudo_collate([dataset[index % len(dataset)]])
-        start = time.perf_counter()
+        start = timer()  # synchronises the GPU, if there is one
         with torch.no_grad():
             model.test_step(batch)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+        times.append(timer() - start)
     return statistics.median(times[1:])

@@ -1,18 +1,21 @@
 """Scores of detections and instance masks, by class and image, matched by pycocotools."""
 
 import contextlib
+import functools
 import io
+import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 import torch
+from mmdet.evaluation import CocoMetric
 from mmengine.structures import BaseDataElement, InstanceData
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..inference.outputs import detections
-from .scores import Shown, Table
+from .scores import Shown
 
 
 class InstanceScores:
@@ -38,10 +41,9 @@ class InstanceScores:
         self._instances_of = instances_of
         self._score_thr = score_thr
         self._kinds = {'bbox': 'box'}
-        self._images: List[Dict[str, Any]] = []
-        self._truth: List[Dict[str, Any]] = []
+        self._paths: List[str] = []
+        self._truth: List[Dict[str, Any]] = []  # per image, in the format of CocoMetric
         self._found: List[Dict[str, Any]] = []
-        self._evaluated: Dict[str, COCOeval] = {}
 
     @property
     def how(self) -> str:
@@ -55,43 +57,32 @@ class InstanceScores:
 
     def add(self, sample: BaseDataElement) -> None:
         """Add an image, on the CPU."""
-        height, width = (int(side) for side in sample.ori_shape[:2])
-        image = len(self._images) + 1
-        self._images.append(dict(id=image, path=sample.img_path, height=height, width=width))
-        for instance in self._instances_of(sample.img_path):
-            left, top, right, bottom = map(float, instance['bbox'])
-            entry = dict(
-                id=len(self._truth) + 1,
-                image_id=image,
-                category_id=int(instance['bbox_label']),
-                bbox=[left, top, right - left, bottom - top],
-                area=(right - left) * (bottom - top),
-                iscrowd=int(bool(instance.get('ignore_flag'))),
-            )
-            if instance.get('mask'):
-                entry['segmentation'] = instance['mask']
-            self._truth.append(entry)
+        image, (height, width) = len(self._paths), sample.ori_shape[:2]
+        self._paths.append(sample.img_path)
+        annotations = self._instances_of(sample.img_path)
+        self._truth.append(dict(img_id=image, height=height, width=width, anns=annotations))
         if 'masks' in sample.pred_instances:
             self._kinds['segm'] = 'mask'
         for entry in detections(sample.pred_instances, range(len(self.classes))):
             self._found.append(dict(entry, id=len(self._found) + 1, image_id=image))
 
-    def table(self) -> Table:
+    def table(self) -> Dict[str, Sequence[float]]:
         """Return AP and AP50 of each class, of boxes and, if predicted, masks."""
-        labels = [entry['category_id'] for entry in self._truth if not entry['iscrowd']]
-        columns = {'objects': np.bincount(labels, minlength=len(self.classes)).astype(float)}
+        truth = self._evaluations['bbox'].cocoGt.anns.values()
+        labels = [entry['category_id'] for entry in truth if not entry['iscrowd']]
+        columns = {'objects': np.bincount(labels, minlength=len(self.classes))}
         for kind, name in self._kinds.items():
-            precision = self._evaluate(kind).eval['precision'][:, :, :, 0, 0]
+            precision = self._evaluations[kind].eval['precision'][:, :, :, 0, 0]
             precision = np.where(precision < 0, np.nan, precision)  # -1: no such object
             columns[f'{name} AP'] = precision.mean((0, 1))
             columns[f'{name} AP50'] = precision[0].mean(0)
-        return Table.of(self.classes, columns)
+        return columns
 
     def per_image(self) -> List[Optional[float]]:
         """Return the F1 of each image, see :attr:`how`."""
-        evaluation = self._evaluate(list(self._kinds)[-1])
+        *_, evaluation = self._evaluations.values()  # masks, or else boxes
         thresholds = len(evaluation.params.iouThrs)
-        counts = np.zeros((len(self._images) + 1, 3, thresholds))  # hits, detections, objects
+        counts = np.zeros((len(self._paths), 3, thresholds))  # hits, detections, objects
         for entry in filter(None, evaluation.evalImgs):
             confident = np.array(entry['dtScores']) >= self._score_thr
             counted = confident & ~np.array(entry['dtIgnore'], bool).reshape(thresholds, -1)
@@ -100,39 +91,35 @@ class InstanceScores:
             counts[entry['image_id']] += [hits.sum(1), counted.sum(1), [objects] * thresholds]
         return [
             float(np.mean(2 * hits / (found + objects))) if (found + objects).all() else None
-            for hits, found, objects in counts[1:]
+            for hits, found, objects in counts
         ]
 
-    def _evaluate(self, kind: str) -> COCOeval:
-        """Return pycocotools' evaluation of boxes ('bbox') or masks ('segm')."""
-        if kind not in self._evaluated:
-            with contextlib.redirect_stdout(io.StringIO()):
-                # loadRes fails without any detection.
-                evaluation = COCOeval(self._coco(self._truth), self._coco(self._found), kind)
+    @functools.cached_property
+    def _evaluations(self) -> Dict[str, COCOeval]:
+        """pycocotools' evaluations of boxes ('bbox') and, if predicted, masks ('segm')."""
+        metric, found, evaluations = CocoMetric(), COCO(), {}
+        metric.dataset_meta = dict(classes=self.classes)
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO(metric.gt_to_coco_json(self._truth, f'{folder}/all'))
+            # loadRes fails without any detection.
+            found.dataset = dict(truth.dataset, annotations=self._found)
+            found.createIndex()
+            for kind in self._kinds:
+                evaluation = evaluations[kind] = COCOeval(truth, found, kind)
                 evaluation.params.maxDets = [100]
                 evaluation.params.areaRng = evaluation.params.areaRng[:1]  # all sizes
                 evaluation.evaluate()
                 evaluation.accumulate()
-            self._evaluated[kind] = evaluation
-        return self._evaluated[kind]
-
-    def _coco(self, annotations: List[Dict[str, Any]]) -> COCO:
-        coco = COCO()
-        categories = [dict(id=k, name=name) for k, name in enumerate(self.classes)]
-        coco.dataset = dict(images=self._images, categories=categories, annotations=annotations)
-        coco.createIndex()
-        return coco
+        return evaluations
 
     def shown(self, index: int) -> Shown:
         """Return an image with its annotations and predictions to draw."""
-        evaluation = self._evaluate('bbox')
-        truth = [e for e in evaluation.cocoGt.imgToAnns[index + 1] if not e['iscrowd']]
-        found = evaluation.cocoDt.imgToAnns[index + 1]
-        found = [entry for entry in found if entry['score'] >= self._score_thr]
-        instances = _instances(found, evaluation.cocoDt)
-        instances.scores = torch.tensor([entry['score'] for entry in found])
-        path = Path(self._images[index]['path'])
-        return Shown(path, _instances(truth, evaluation.cocoGt), instances)
+        truth, found = self._evaluations['bbox'].cocoGt, self._evaluations['bbox'].cocoDt
+        annotated = [entry for entry in truth.imgToAnns[index] if not entry['iscrowd']]
+        predicted = [e for e in found.imgToAnns[index] if e['score'] >= self._score_thr]
+        instances = _instances(predicted, found)
+        instances.scores = torch.tensor([entry['score'] for entry in predicted])
+        return Shown(Path(self._paths[index]), _instances(annotated, truth), instances)
 
 
 def _instances(entries: List[Dict[str, Any]], coco: COCO) -> InstanceData:

@@ -167,12 +167,10 @@ def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any
     number = min(number, max(len(ranked) // 2, 1))
     best, worst = ranked[::-1][:number], ranked[:number]
     shown = {index: found.scores.shown(index) for index in best + worst}
-    names = dict(zip(shown, unique_names([each.path for each in shown.values()], suffix=True)))
-    figures = {
-        index: dict(
-            name=names[index], score=scores[index], panels=_panels(each, names[index], found)
-        )
-        for index, each in shown.items()
+    names = unique_names([each.path for each in shown.values()], suffix=True)
+    pictures = {
+        index: dict(name=name, score=scores[index], panels=_panels(each, name, found))
+        for (index, each), name in zip(shown.items(), names)
     }
     spread = 'No image has a score.'
     if ranked:
@@ -183,18 +181,16 @@ def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any
         )
     return dict(
         checkpoint=Path(checkpoint).name,
-        phase=found.phase,
-        images=found.images,
+        found=found,
         evaluated=[
             (title_of(key), _metric_text(float(value), key))
             for key, value in found.metrics.items()
             if MAIN_METRIC.fullmatch(key) or key.startswith('coco/') or len(found.metrics) < 20
         ],
         table_of_classes=_table_of_classes(found),
-        how=found.scores.how,
         spread=spread,
-        best=[figures[index] for index in best],
-        worst=[figures[index] for index in worst],
+        best=[pictures[index] for index in best],
+        worst=[pictures[index] for index in worst],
         legend=_legend(found, shown.values()),
     )
 
@@ -208,10 +204,9 @@ def _table_of_classes(found: Evaluation) -> Dict[str, Any]:
         share = value if '%' in column else 100 * value
         return _metric_text(value, column), round(share, 1) if math.isfinite(value) else 0
 
-    columns, rows = found.scores.table()
-    return dict(
-        columns=columns, rows=[(name, list(map(cell, row, columns))) for name, row in rows]
-    )
+    columns = found.scores.table()
+    cells = [[cell(float(value), name) for value in column] for name, column in columns.items()]
+    return dict(columns=list(columns), rows=list(zip(found.scores.classes, zip(*cells))))
 
 
 def _legend(found: Evaluation, shown: Iterable[Shown]) -> List[Tuple[str, str]]:

@@ -1,8 +1,11 @@
 """Summary of a run: its files, main settings and environment."""
 
 import copy
+import glob
 import re
+from contextlib import suppress
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -75,14 +78,14 @@ def summary_of(cfg: Config, log: Log, processes: int) -> Rows:
     )
     datasets = [part for _, part in dicts(loader.get('dataset') or {}, '')]
     transforms = [type_name(step) for part in datasets for step in part.get('pipeline') or ()]
-    planned = [f'{loop[f"max_{unit}"]} {unit}' for unit in ('epochs', 'iters')
-               if loop.get(f'max_{unit}')]  # fmt: skip
+    planned = [f'{loop[k]} {k[4:]}' for k in ('max_epochs', 'max_iters') if loop.get(k)]
     reached = f', {log.train[-1]["iter"]} iterations logged' if log.train else ''
     precision = 'float32' if wrapper else ''
     if type_name(wrapper) == 'AmpOptimWrapper':
         precision = f'mixed, {wrapper.get("dtype") or "float16"}'
+    heads = ', '.join(map(type_name, _listed(model.get('decode_head'))))
     rows = {
-        'method': _method(model),
+        'method': f'{type_name(model)} with {heads}' if heads else type_name(model),
         'backbone': _call(model.get('backbone')),
         'pretrained': _pretrained(cfg),
         'neck': _call(model.get('neck'), ('in_channels', 'out_channels', 'num_outs')),
@@ -107,33 +110,21 @@ def _listed(node: Any) -> List[dict]:
     return list(node) if isinstance(node, (list, tuple)) else [node] if node else []
 
 
-def _method(model: dict) -> str:
-    name = type_name(model) or ''
-    if name not in ('EncoderDecoder', 'CascadeEncoderDecoder'):
-        return name
-    return f'{name} with {", ".join(map(type_name, _listed(model.get("decode_head"))))}'
-
-
 def _call(part: Optional[dict], names: Optional[Tuple[str, ...]] = None) -> str:
     """Return a part of a config in Python syntax, with some or all of its arguments."""
     if not isinstance(part, dict):
         return ''
-    arguments = {
-        key: value
-        for key, value in part.items()
-        if key not in ('type', '_scope_', 'init_cfg') and (names is None or key in names)
-    }
-    return f'{type_name(part)}({_pairs(arguments)})'
+    named = part.keys() - {'type', 'init_cfg'} if names is None else names
+    return f'{type_name(part)}({_pairs({k: v for k, v in part.items() if k in named})})'
 
 
 def _pairs(values: dict) -> str:
-    return ', '.join(f'{key}={_text(value)}' for key, value in values.items())
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return f'dict({_pairs({k: v for k, v in value.items() if k != "_scope_"})})'
-    return repr(value)
+    texts = [
+        f'{key}=dict({_pairs(value)})' if isinstance(value, dict) else f'{key}={value!r}'
+        for key, value in values.items()
+        if key != '_scope_'
+    ]
+    return ', '.join(texts)
 
 
 def _pretrained(cfg: Config) -> str:
@@ -191,14 +182,11 @@ def changes_of(cfg: Config, name: str) -> Tuple[Optional[str], List[Tuple[str, s
 def _shipped(name: str) -> Iterator[Tuple[str, Path]]:
     if find(name) is not None:
         yield 'mmrest', find(name)
-    for package, distribution in (('mmdet', 'mmdet'), ('mmseg', 'mmsegmentation')):
-        try:
-            files = metadata.files(distribution) or []
-        except metadata.PackageNotFoundError:
-            continue
-        for file in files:
-            if file.name == name and '.mim/configs' in file.as_posix():
-                yield package, Path(file.locate())
+    for package in ('mmdet', 'mmseg'):
+        origin = getattr(find_spec(package), 'origin', None)
+        if origin is not None:
+            configs = Path(origin).parent / '.mim' / 'configs'
+            yield from ((package, path) for path in sorted(configs.rglob(glob.escape(name))))
 
 
 def _leaves(node: Any, where: str) -> Iterator[Tuple[str, str]]:
@@ -232,9 +220,7 @@ def environment(work_dir: Path) -> List[Tuple[str, str, str]]:
     """Return the environments of a run and its report: name, then, now; '-' if unknown."""
     then, now = logged_environment(work_dir), dict(collect_env())
     for name in ('mmcv', 'mmdet', 'mmsegmentation', 'mmrest', 'numpy'):
-        try:
+        with suppress(metadata.PackageNotFoundError):
             now[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     keys = [key for key in {**then, **now} if key not in NOT_SHOWN]
     return [(key, then.get(key, '-'), str(now.get(key, '-'))) for key in keys]

@@ -1,11 +1,10 @@
 """Scores by class and image, and mmseg's scores of label maps."""
 
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import cv2
 import numpy as np
-import torch
 from mmengine.structures import BaseDataElement
 
 
@@ -24,19 +23,6 @@ class Shown(NamedTuple):
     found: Any
 
 
-class Table(NamedTuple):
-    """Metrics by class: column names, and the values per class (NaN if undefined)."""
-
-    columns: List[str]
-    rows: List[Tuple[str, List[float]]]
-
-    @classmethod
-    def of(cls, classes: Sequence[str], columns: Dict[str, Sequence[float]]) -> 'Table':
-        """Return a table of columns by name, each with a value per class."""
-        rows = [(name, list(map(float, row))) for name, *row in zip(classes, *columns.values())]
-        return cls(list(columns), rows)
-
-
 class LabelMapScores:
     """IoU and accuracy per class, and mean IoU per image, as counted by mmseg's IoUMetric.
 
@@ -52,42 +38,34 @@ class LabelMapScores:
     )
 
     def __init__(self, classes: Sequence[str], ignore_index: int) -> None:
+        from mmseg.evaluation import IoUMetric
+
         self.classes = classes
-        self._ignore_index = ignore_index
+        self._metric = IoUMetric(ignore_index)
+        self._metric.dataset_meta = dict(classes=classes)
         self._paths: List[str] = []
-        self._areas: List[Tuple[torch.Tensor, ...]] = []  # intersection, union, found, truth
         self._maps: List[List[np.ndarray]] = []  # truth and prediction, as PNG to save memory
 
     def add(self, sample: BaseDataElement) -> None:
         """Add an image, on the CPU."""
-        from mmseg.evaluation import IoUMetric
-
-        truth, found = (sample.get(name).data[0] for name in ('gt_sem_seg', 'pred_sem_seg'))
+        self._metric.process({}, [sample.to_dict()])
         self._paths.append(sample.img_path)
-        self._areas.append(
-            IoUMetric.intersect_and_union(
-                found, truth.to(found), len(self.classes), self._ignore_index
-            )
-        )
-        maps = (part.numpy().astype(np.uint16) for part in (truth, found))
-        self._maps.append([cv2.imencode('.png', part)[1] for part in maps])
+        maps = (sample.get(name).data[0].numpy() for name in ('gt_sem_seg', 'pred_sem_seg'))
+        self._maps.append([cv2.imencode('.png', part.astype(np.uint16))[1] for part in maps])
 
-    def table(self) -> Table:
+    def table(self) -> Dict[str, Sequence[float]]:
         """Return share of pixels, IoU and accuracy of each class, in percent."""
-        from mmseg.evaluation import IoUMetric
-
-        areas = [sum(column) for column in zip(*self._areas)]
-        metrics = IoUMetric.total_area_to_metrics(*areas)
-        columns = {
+        areas = [sum(column) for column in zip(*self._metric.results)]
+        metrics = self._metric.total_area_to_metrics(*areas)
+        return {
             'pixels (%)': 100 * (areas[3] / areas[3].sum()),
             'IoU (%)': 100 * metrics['IoU'],
             'Acc (%)': 100 * metrics['Acc'],
         }
-        return Table.of(self.classes, columns)
 
     def per_image(self) -> List[Optional[float]]:
         """Return the mean IoU of each image, see :attr:`how`."""
-        found = [(intersection / union)[union > 0] for intersection, union, _, _ in self._areas]
+        found = [(overlap / union)[union > 0] for overlap, union, _, _ in self._metric.results]
         return [float(iou.mean()) if len(iou) else None for iou in found]
 
     def shown(self, index: int) -> Shown:

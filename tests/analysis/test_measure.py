@@ -2,7 +2,7 @@
 
 import os
 import signal
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -26,26 +26,25 @@ def test_networks(name):
 
 def test_interleaved(monkeypatch):
     """Each job has a process and warms up once; then their steps are interleaved."""
-    ran = []
+    ran, processes = [], []
 
-    class Process:
-        def __enter__(self):
-            return self
+    def process():
+        processes.append(ThreadPoolExecutor(1))
+        return processes[-1]
 
-        def __exit__(self, *_):
-            ran.append('end')
+    def timed_step(job):
+        ran.append(job.name)
+        return len(ran)
 
-        def submit(self, function, job, threads):
-            ran.append(job.name)
-            future = Future()
-            future.set_result(len(ran))
-            return future
-
-    monkeypatch.setattr(measure, '_process', Process)
+    monkeypatch.setattr(measure, '_process', process)
+    monkeypatch.setattr(measure, '_timed_step', timed_step)
     jobs = [Job('rmt_t', 'torch', SMALL), Job('swin_t', None, SMALL)]
     times = seconds(jobs, repeats=2)
-    assert ran == ['rmt_t torch', 'swin_t'] * 3 + ['end'] * 2
+    assert ran == ['rmt_t torch', 'swin_t'] * 3 and len(processes) == 2
     assert times == {'rmt_t torch': [3, 5], 'swin_t': [4, 6]}
+    for each in processes:
+        with pytest.raises(RuntimeError, match='after shutdown'):
+            each.submit(timed_step)
 
 
 @pytest.mark.slow
@@ -54,11 +53,11 @@ def test_in_processes():
     job = Job('emsa', 'torch', (32, 32))
     (times,) = seconds([job], repeats=2).values()
     assert len(times) == 2 and min(times) > 0
-    with pytest.raises(KeyError, match='rest_x'):
+    with pytest.raises(UsageError, match='rest_x is not a config or a backbone'):
         seconds([job._replace(network='rest_x')], repeats=1)
 
 
-def killed(job, threads):
+def killed(job):
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -93,9 +93,3 @@ def test_no_log(tmp_path, lines, message):
     with pytest.raises(UsageError) as error:
         read_log(tmp_path)
     assert message in str(error.value)
-
-
-def test_unknown_key(tmp_path):
-    log = read_log(write(tmp_path, 'x', line(1, 2.0)), 'mine')
-    with pytest.raises(UsageError, match=r'^the log of mine has no mAP; it has lr, loss, time$'):
-        log.points('mAP')

@@ -57,12 +57,11 @@ def test_instances(masks):
     assert scores.per_image() == [1.0, pytest.approx(2 / 3), 0.0, None, None]
     table = scores.table()
     names = ['objects', 'box AP', 'box AP50', 'mask AP', 'mask AP50']
-    assert table.columns == names[: 5 if masks else 3]
-    rows = dict(table.rows)
-    # Of three objects of a two are found; of b both, after a wrong one that was surer.
-    assert rows['a'][:2] == [3, pytest.approx(67 / 101)] and rows['b'][0] == 2
-    assert rows['b'][1:] == pytest.approx([2 / 3] * (len(names[1:]) if masks else 2))
-    assert rows['c'][0] == 0 and math.isnan(rows['c'][1])
+    assert list(table) == names[: 5 if masks else 3]
+    assert table.pop('objects').tolist() == [3, 2, 0]
+    for average in table.values():
+        # Of three objects of a two are found; of b both, after a wrong one that was surer.
+        assert average.tolist() == pytest.approx([67 / 101, 2 / 3, math.nan], nan_ok=True)
     shown = scores.shown(1)
     assert str(shown.path) == 'half' and len(shown.truth) == 2 and len(shown.found) == 1
     assert torch.equal(shown.found.bboxes, BOXES[:1])
@@ -82,7 +81,8 @@ def test_f1_over_thresholds():
 def test_no_detections():
     scores = InstanceScores(CLASSES, lambda path: annotations(BOXES[:1], [0]), 0.3)
     scores.add(detection('x', BOXES[:0], [], []))
-    assert scores.per_image() == [0] and dict(scores.table().rows)['a'] == [1, 0, 0]
+    assert scores.per_image() == [0]
+    assert [column[0] for column in scores.table().values()] == [1, 0, 0]
 
 
 def test_label_maps():
@@ -101,10 +101,10 @@ def test_label_maps():
         metric.process({}, [sample.to_dict()])
     # Of 8 pixels of class 1 half are found, and 4 of class 0 are 8: IoU 1/2 and 1/2.
     assert scores.per_image() == [pytest.approx(0.5), 1.0, None]
-    table = scores.table()
-    mean = np.nanmean([row[1] for _, row in table.rows])
-    assert mean == pytest.approx(metric.compute_metrics(metric.results)['mIoU'], abs=0.01)
-    assert [row[0] for _, row in table.rows] == pytest.approx([100 / 3, 200 / 3, 0])
-    assert math.isnan(dict(table.rows)['c'][1])
+    pixels, iou, _ = scores.table().values()
+    assert np.nanmean(iou) == pytest.approx(
+        metric.compute_metrics(metric.results)['mIoU'], abs=0.01
+    )
+    assert pixels.tolist() == pytest.approx([100 / 3, 200 / 3, 0]) and math.isnan(iou[2])
     shown = scores.shown(0)
     assert (shown.truth == truth[0].numpy()).all() and (shown.found == found[0].numpy()).all()
