@@ -17,19 +17,9 @@ from mmrest.errors import UsageError
 from mmrest.preflight import classes, rehearse
 from mmrest.preflight.data import Part, Sample
 from mmrest.preflight.evaluation import perfect
-from tests.preflight.test_planted_faults import (
-    TRAIN,
-    VAL,
-    changed_maps,
-    drawn,
-    edited,
-    folder,
-    rehearsed,
-)
+from tests.preflight.test_planted_faults import TRAIN, VAL, changed_maps, edited, rehearsed
 from tests.runs import ROOT
 from tests.shared import SHARED, needs_data
-
-__all__ = ['drawn', 'folder']
 
 BEST = {'coco/bbox_mAP 1.000', 'coco/segm_mAP 1.000'}
 
@@ -46,11 +36,11 @@ def crowd(content):
 
 
 def gaps(content):
-    renumbered = {image['id']: 1000 * image['id'] for image in content['images']}
     for image in content['images']:
-        image['id'] = renumbered[image['id']]
+        image['id'] *= 1000
     for annotation in content['annotations']:
-        annotation.update(id=7 * annotation['id'], image_id=renumbered[annotation['image_id']])
+        annotation['id'] *= 7
+        annotation['image_id'] *= 1000
 
 
 def negatives(content):
@@ -59,8 +49,7 @@ def negatives(content):
 
 def rle(content):
     for annotation in content['annotations'][::2]:
-        polygon = masks.frPyObjects(annotation['segmentation'], 60, 80)
-        whole = masks.merge(polygon)
+        whole = masks.merge(masks.frPyObjects(annotation['segmentation'], 60, 80))
         annotation['segmentation'] = dict(whole, counts=whole['counts'].decode())
 
 
@@ -153,19 +142,14 @@ def test_a_dataset_of_negatives_among_others(folder):
 
 def test_evaluations_that_cannot_be_rehearsed(folder):
     """No image has an object, or each has more than COCO's metric counts."""
-    many = json.loads((folder / 'coco' / VAL).read_text())
-    entry = many['annotations'][0]
-    entries = [
-        dict(entry, id=number, image_id=image['id'])
-        for number, image in enumerate([image for image in many['images'] for _ in range(101)], 1)
-    ]
+    entry = json.loads((folder / 'coco' / VAL).read_text())['annotations'][0]
+    entries = [dict(entry, id=number, image_id=1 + number % 4) for number in range(1, 405)]
     for annotations in ([], entries):
         edited(folder / 'coco' / VAL, partial(dict, annotations=annotations))
         report = rehearsed('det')
         assert scores(report) == set()
-        assert any('none of the 4 images of val' in w for w in report.warnings) != bool(
-            annotations
-        )
+        warned = any('none of the 4 images of val' in w for w in report.warnings)
+        assert warned == (annotations == [])
 
 
 def test_annotations_of_other_classes_may_lack_masks(folder):
@@ -180,10 +164,8 @@ def test_annotations_of_other_classes_may_lack_masks(folder):
 
 def test_evaluator_without_annotation_file(folder):
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'instances')
-    options = {
-        'val_evaluator.ann_file': None,
-        'val_dataloader.dataset.pipeline.2.meta_keys': keys,
-    }
+    key = 'val_dataloader.dataset.pipeline.2.meta_keys'
+    options = {'val_evaluator.ann_file': None, key: keys}
     assert scores(rehearsed('det', options, thorough=True)) == BEST
 
 
@@ -210,22 +192,15 @@ def test_label_maps_of_16_bits_with_low_values(folder):
     assert scores(rehearsed('seg')) == {'mIoU 100.000'}
 
 
-HARMLESS = {
-    'keys for other networks': (
-        'optim_wrapper.paramwise_cfg.custom_keys.pos_block',
-        dict(lr_mult=0),
-    ),
-    'a decay over the run': (
-        'param_scheduler',
-        [dict(type='LinearLR', start_factor=1.0, end_factor=0.1, end=1, by_epoch=True)],
-    ),
-    'a loop without type': ('val_cfg', dict(fp16=False, _delete_=True)),
-}
-
-
-@pytest.mark.parametrize('option', HARMLESS)
-def test_options(folder, option):
-    key, value = HARMLESS[option]
+@pytest.mark.parametrize(
+    'key, value',
+    [
+        ('optim_wrapper.paramwise_cfg.custom_keys.pos_block', dict(lr_mult=0)),  # of others
+        ('param_scheduler', [dict(type='LinearLR', start_factor=1.0, end_factor=0.1, end=1)]),
+        ('val_cfg', dict(fp16=False, _delete_=True)),  # without type
+    ],
+)
+def test_harmless_options(folder, key, value):
     plain = rehearsed('det').warnings
     assert set(rehearsed('det', {key: value}).warnings) <= set(plain)
 
@@ -233,11 +208,8 @@ def test_options(folder, option):
 def test_a_void_of_another_value(folder):
     # It is 200 once zero is taken off.
     changed_maps(folder, lambda labels: np.where(labels == 0, np.uint8(201), labels))
-    options = {
-        'model.decode_head.ignore_index': 200,
-        'model.data_preprocessor.seg_pad_val': 200,
-    }
-    report = rehearsed('seg', options, thorough=True)
+    keys = ('model.decode_head.ignore_index', 'model.data_preprocessor.seg_pad_val')
+    report = rehearsed('seg', dict.fromkeys(keys, 200), thorough=True)
     assert scores(report) == {'mIoU 100.000'}
 
 
