@@ -18,6 +18,7 @@ from tests.models.networks import (
     TINY,
     family_of,
     gradients,
+    official,
     randomised,
     tiny,
 )
@@ -34,6 +35,25 @@ small_and_named = pytest.mark.parametrize(
         *(pytest.param(f, arch, marks=pytest.mark.slow) for f in FAMILIES for arch in f.archs),
     ],
 )
+
+
+@pytest.mark.parametrize('name, layers', [
+    ('rest_lite', dict.fromkeys(
+        ('stage4.0.attn.kv', 'patch_embed_4.conv', 'stage1.0.attn.sr'), 0.02)),
+    ('rmt_t', {'layers.3.blocks.0.retention.q_proj': 0.02,
+               'layers.3.blocks.0.retention.lepe.conv': 1 / math.sqrt(3 * 25)}),
+])  # fmt: skip
+def test_start_from_scratch(name, layers):
+    """Standard deviations of weights; those of torch's own initialisation have biases."""
+    network = official(name)
+    network.init_weights()
+    for layer, deviation in layers.items():
+        layer = network.get_submodule(layer)
+        assert layer.weight.std().item() == pytest.approx(deviation, rel=0.03)
+        assert bool(layer.bias.any()) == (deviation != 0.02)
+    for module in network.modules():
+        if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
+            assert (module.weight == 1).all() and (module.bias == 0).all()
 
 
 @pytest.mark.parametrize('train', [True, False])
