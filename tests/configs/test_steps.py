@@ -1,17 +1,22 @@
-"""Every method with every family: a step of training in two precisions, and inference."""
+"""Every method with every family: a step of training in two precisions, and inference.
+
+So do the detectors and segmentors of others with a backbone of ours, configs/swapped.
+"""
+
+from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 
-from mmrest.engine.config import dicts, without_sync_bn
-from tests.drawn import HEIGHT, WIDTH
-from tests.runs import ROOT
+from mmrest.engine.config import PHASES, dicts, load_config, without_sync_bn
+from tests.drawn import CLASSES, HEIGHT, WIDTH
+from tests.runs import ROOT, run_here
 
 slow = pytest.mark.slow
+SWAPPED = sorted(f'swapped/{path.stem}' for path in (ROOT / 'configs' / 'swapped').glob('*.py'))
 CONFIGS = [
     'retinanet_rmt_t_1x', 'maskrcnn_rest_lite_1x', 'upernet_rmt_t_160k', 'semfpn_rest_lite_80k',
     *(pytest.param(name, marks=slow) for name in (
@@ -19,49 +24,68 @@ CONFIGS = [
         'semfpn_rmt_t_80k', 'cascade_maskrcnn_rest_lite_1x', 'cascade_maskrcnn_rmt_t_1x',
         'upernet_rmt_swin_t_160k', 'upernet_rmt_deit_s_160k',
     )),
+    # The longest two are slow tests.
+    *(pytest.param(n, marks=slow if 'semantic' in n or 'dino' in n else ()) for n in SWAPPED),
 ]  # fmt: skip
 
 
-def small(dataloader, root):
-    """A dataloader of a config on the synthetic data, its images not enlarged."""
-    dataloader.update(num_workers=0, persistent_workers=False, batch_size=2)
-    dataloader.dataset.data_root = str(root)
-    kept = ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'PackSegInputs')
-    steps = [step for step in dataloader.dataset.pipeline if step.type in kept]
-    steps.insert(1, dict(type='Resize', scale=(WIDTH, HEIGHT), keep_ratio=True))
-    dataloader.dataset.pipeline = steps
-    return Runner.build_dataloader(dataloader, seed=0)
-
-
-@pytest.fixture(scope='module')
-def prepared(request, coco_root, ade_root):
-    """Model, config, a batch to train on and one to infer on."""
-    cfg = Config.fromfile(ROOT / 'configs' / f'{request.param}.py')
-    __import__(f'{cfg.default_scope}.utils').utils.register_all_modules(False)
+def small(name, coco_root, ade_root):
+    """The config on the synthetic data, its images not enlarged, with few boxes and queries."""
+    cfg = load_config(name)
     without_sync_bn(cfg)
+    detects = cfg.default_scope == 'mmdet'
+    kept = ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'PackSegInputs')
+    for phase in PHASES:
+        loader = cfg[f'{phase}_dataloader']
+        loader.update(num_workers=0, persistent_workers=False, batch_size=2)
+        loader.dataset.data_root = str(coco_root if detects else ade_root)
+        steps = [step for step in loader.dataset.pipeline if step.type in kept]
+        steps.insert(1, dict(type='Resize', scale=(WIDTH, HEIGHT), keep_ratio=True))
+        loader.dataset.pipeline = steps
+        if detects and phase != 'train':
+            cfg[f'{phase}_evaluator'].ann_file = f'{coco_root}/annotations/instances_val2017.json'
     for _, part in dicts(cfg.model.get('test_cfg'), 'test_cfg'):
         if 'score_thr' in part:  # untrained networks are sure of nothing
             part.update(score_thr=0.0, max_per_img=5)
     for _, part in dicts(cfg.model.get('train_cfg'), 'train_cfg'):
         if part.get('type') == 'RandomSampler':
             part.num = 32
-    root = coco_root if cfg.default_scope == 'mmdet' else ade_root
-    if cfg.default_scope == 'mmseg':
-        cfg.model.data_preprocessor['size'] = (HEIGHT, WIDTH)
+    preprocessor = cfg.model.data_preprocessor
+    if detects:
+        cfg.model.test_cfg.update(max_per_img=5, max_per_image=5)
+    else:
+        preprocessor['size'] = (HEIGHT, WIDTH)
+    if name in SWAPPED:
+        cfg.model.backbone.arch = dict(base=cfg.model.backbone.arch, depths=(1, 1, 1, 1))
+        preprocessor.pop('batch_augments', None)
+    if 'num_queries' in cfg.model:
+        cfg.model.num_queries = 20  # there are not many more pixels
+    if 'rtmdet' in name:  # its neck joins maps of whole strides
+        preprocessor.pad_size_divisor = 32
+    return cfg
+
+
+@pytest.fixture(scope='module')
+def prepared(request, coco_root, ade_root):
+    """Model, config, a batch to train on and one to infer on."""
+    cfg = small(request.param, coco_root, ade_root)
+    __import__(f'{cfg.default_scope}.utils').utils.register_all_modules(False)
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model)
         model.init_weights()
         batches = [
-            next(iter(small(cfg[f'{phase}_dataloader'], root))) for phase in ('train', 'val')
+            next(iter(Runner.build_dataloader(cfg[f'{phase}_dataloader'], seed=0)))
+            for phase in ('train', 'val')
         ]
         yield model, cfg, *batches
 
 
 @pytest.mark.parametrize('prepared', CONFIGS, indirect=True)
-@pytest.mark.parametrize('dtype', [
-    torch.float32, *(pytest.param(t, marks=slow) for t in (torch.bfloat16, torch.float16)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'dtype',
+    [torch.float32, *(pytest.param(t, marks=slow) for t in (torch.bfloat16, torch.float16))],
+)
 def test_step(prepared, dtype):
     """All losses and gradients are finite, and the parameters change."""
     model, cfg, batch, _ = prepared
@@ -75,7 +99,10 @@ def test_step(prepared, dtype):
     loss.backward()
     before = [parameter.detach().clone() for parameter in model.parameters()]
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        if parameter.grad is None:  # no head of DeepLabV3+ reads the second map
+            assert 'deeplabv3plus' in cfg.filename and name.startswith('backbone.norm2.'), name
+        else:
+            assert torch.isfinite(parameter.grad).all(), name
     optimizer.step()
     changed = [not torch.equal(a, b) for a, b in zip(before, model.parameters())]
     assert sum(changed) > 0.9 * len(changed)
@@ -98,7 +125,33 @@ def test_inference(prepared):
         assert 0 < len(found) <= 5 and found.bboxes.shape == (len(found), 4)
         assert found.bboxes.min() >= 0 and found.bboxes[:, 2].max() <= WIDTH
         assert found.scores.shape == found.labels.shape == (len(found),)
-        assert ('masks' in found) is ('retinanet' not in cfg.filename)
+        assert ('masks' in found) is ('mask' in Path(cfg.filename).stem)
         if 'masks' in found:
             assert found.masks.shape == (len(found), HEIGHT, WIDTH)
             assert found.masks.dtype == torch.bool
+
+
+@slow
+@pytest.mark.parametrize('name', SWAPPED)
+def test_train_resume_and_evaluate(name, tmp_path, coco_root, ade_root):
+    cfg, heads = small(name, coco_root, ade_root), []
+    for _, part in dicts(cfg.model, ''):
+        for key in ('num_classes', 'num_things_classes'):
+            if part.get(key) == 80:
+                part[key] = len(CLASSES)
+                heads.append(part)
+        if len(part.get('class_weight') or ()) == 81:
+            part.class_weight = [1.0] * len(CLASSES) + [0.1]
+    for phase in PHASES if heads else ():
+        cfg[f'{phase}_dataloader'].dataset.metainfo = dict(classes=CLASSES)
+    cfg.custom_hooks = []
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=2)
+    cfg.param_scheduler = []
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=2)
+    config, work_dir = tmp_path / 'config.py', tmp_path / 'run'
+    cfg.dump(config)
+    places = [config, '--work-dir', work_dir]
+    assert run_here('train', *places, '--cfg-options', 'train_cfg.max_iters=2') == 0
+    assert run_here('train', *places, '--resume') == 0
+    assert run_here('test', config, work_dir / 'iter_4.pth', *places[1:]) == 0
+    assert (work_dir / 'iter_4.pth').is_file()

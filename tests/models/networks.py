@@ -40,6 +40,12 @@ def tiny(kind, **kwargs):
     return family_of(kind)(TINY[kind], **kwargs)
 
 
+def official(name, **kwargs):
+    """A network of the papers, such as 'rmt_t'."""
+    family, arch = name.split('_', 1)
+    return dict(rest=ResT, rmt=RMT)[family](arch, **kwargs)
+
+
 def gradients(network, x):
     """Outputs for `x` and the gradient of every parameter for a loss of all outputs."""
     network.zero_grad()

@@ -2,15 +2,16 @@
 
 import copy
 import functools
+import itertools
 
 import pytest
 import torch
+from torch import nn
 
 from mmrest import RMT, ResT
 from mmrest.checkpoint import CheckpointError
-from tests.models.networks import FAMILIES, TINY, randomised, tiny
-from tests.models.test_reference import assert_maps
-from tests.reference import CLASSIFICATION, FEATURE_MAPS, KEYS, fill
+from tests.models.networks import FAMILIES, TINY, official, randomised, tiny
+from tests.reference import CLASSIFICATION, KEYS, fill
 
 both = pytest.mark.parametrize('family', FAMILIES)
 slow = pytest.mark.slow
@@ -25,20 +26,6 @@ def equal(network, state):
 
 
 @both
-@pytest.mark.parametrize('prefix', ['', 'module.', 'backbone.', '_orig_mod.'])
-@pytest.mark.parametrize('container', [None, 'model', 'state_dict', 'model_ema'])
-def test_files(family, container, prefix, tmp_path, log):
-    state = randomised(tiny(family)).state_dict()
-    content = {prefix + name: tensor for name, tensor in state.items()}
-    torch.save(content if container is None else {container: content}, tmp_path / 'x.pth')
-    network = tiny(family, init_cfg=pretrained(tmp_path / 'x.pth'))
-    network.init_weights()
-    assert equal(network, state)
-    count = len([name for name in state if 'num_batches_tracked' not in name])
-    assert f'{count} of {count} tensors loaded' in log.text
-
-
-@both
 def test_one_backbone_of_several(family, tmp_path, log):
     states = {prefix: randomised(tiny(family)).state_dict() for prefix in ('student', 'teacher')}
     content = {f'{prefix}.{n}': t for prefix, state in states.items() for n, t in state.items()}
@@ -46,6 +33,8 @@ def test_one_backbone_of_several(family, tmp_path, log):
     network = tiny(family, init_cfg=pretrained(tmp_path / 'x.pth', prefix='teacher'))
     network.init_weights()
     assert equal(network, states['teacher'])
+    count = len([name for name in states['teacher'] if 'num_batches_tracked' not in name])
+    assert f'{count} of {count} tensors loaded' in log.text
     with pytest.raises(CheckpointError, match=r"several networks, .* set prefix='student'"):
         tiny(family, init_cfg=pretrained(tmp_path / 'x.pth')).init_weights()
 
@@ -110,17 +99,13 @@ def test_pretrained_comes_after_other_initialisers(family, tmp_path):
     assert network.init_cfg == [pretrained(tmp_path / 'x.pth'), constant]
     network = tiny(family, init_cfg=constant)
     network.init_weights()
-    assert (
-        network.blocks(0)[0].get_submodule('mlp' if family is ResT else 'ffn').fc1.weight == 7
-    ).all()
-
-
-NETWORKS = {'rmt': RMT, 'rest': ResT}
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    assert all((linear.weight == 7).all() for linear in linears)
 
 
 @functools.lru_cache(maxsize=1)
 def released(name, kind):
-    """Return the weights of one of the eight networks in a file format."""
+    """Return the weights of a network of the papers, and those that its file has beside them."""
     shapes = dict(KEYS[name])
     extra = {'neck.lateral_convs.0.conv.weight': [8, 8, 1, 1]}
     if kind == 'classification':
@@ -134,93 +119,51 @@ def released(name, kind):
 
 CONTAINERS = [None, 'model', 'state_dict', 'model_ema', 'state_dict_ema']
 PREFIXES = ['', 'module.', 'backbone.', 'backbone.bottom_up.', '_orig_mod.']
+QUICK = ['rest_lite', 'rmt_t'], list(zip(CONTAINERS, PREFIXES))
 
 
-def load_released(name, kind, container, prefix, path):
-    """Return the network of an official file, with its weights checked."""
+@pytest.mark.parametrize(
+    'name, kind, container, prefix',
+    [
+        pytest.param(*case, marks=() if case[0] in QUICK[0] and case[2:] in QUICK[1] else slow)
+        for case in itertools.product(KEYS, ('detection', 'classification'), CONTAINERS, PREFIXES)
+    ],
+)
+def test_official_files(name, kind, container, prefix, tmp_path):
     state, extra = released(name, kind)
     content = {prefix + n: t for n, t in state.items()}
     content.update((f'module.{n}' if prefix == 'module.' else n, t) for n, t in extra.items())
     if container is not None:
         worse = {container[:-4]: {n: t + 1 for n, t in content.items()}}
         content = {container: content, **(worse if container.endswith('_ema') else {})}
-    torch.save(content, path)
-    family, arch = name.split('_')
-    network = NETWORKS[family](arch, init_cfg=pretrained(path))
+    torch.save(content, tmp_path / 'x.pth')
+    network = official(name, init_cfg=pretrained(tmp_path / 'x.pth'))
     network.init_weights()
-    path.unlink()  # hundreds of them would fill a disk
+    (tmp_path / 'x.pth').unlink()  # hundreds of them would fill a disk
     loaded = network.state_dict()
     assert all(torch.equal(loaded[n], tensor) for n, tensor in state.items())
-    return network
-
-
-@pytest.mark.parametrize('kind', ['detection', 'classification'])
-@pytest.mark.parametrize('name', ['rmt_t', 'rest_lite'])
-def test_official_files(name, kind, tmp_path):
-    files = list(zip(CONTAINERS, PREFIXES))
-    if kind == 'classification':
-        files = [('model', ''), ('state_dict_ema', 'module._orig_mod.')]
-    for container, prefix in files:
-        load_released(name, kind, container, prefix, tmp_path / 'x.pth')
-
-
-@slow
-@pytest.mark.parametrize('prefix', PREFIXES)
-@pytest.mark.parametrize('container', CONTAINERS)
-@pytest.mark.parametrize('kind', ['detection', 'classification'])
-@pytest.mark.parametrize('name', KEYS)
-def test_official_files_of_every_network(name, kind, container, prefix, tmp_path):
-    load_released(name, kind, container, prefix, tmp_path / 'x.pth')
-
-
-@pytest.mark.parametrize('name', ['rmt_t', 'rmt_s', 'rest_lite', 'rest_small', 'rest_base'])
-def test_maps_of_an_official_file(name, tmp_path):
-    """A detector's file gives the reference values of the official networks."""
-    network = load_released(name, 'detection', 'state_dict', 'backbone.', tmp_path / 'x.pth')
-    family, arch = name.split('_')
-    entry = next(
-        entry
-        for entry in FEATURE_MAPS
-        if (entry['arch'], entry['variant'], entry['norm_in_path']) == (family, arch, False)
-    )
-    assert_maps(network, entry)
-
-
-@pytest.mark.parametrize('arch', ['swin_t', 'deit_s'])
-def test_files_of_ablation_networks(arch, tmp_path):
-    """They are recognised by name; other archs reject them."""
-    path, network = tmp_path / 'x.pth', RMT(arch)
-    torch.save(network.state_dict(), path)
-    other = RMT(arch)
-    other.load_pretrained(str(path))
-    assert equal(other, network.state_dict())
-    with pytest.raises(CheckpointError, match=f'; it looks like rmt_{arch}: set type and arch'):
-        RMT('t').load_pretrained(str(path))
-
-
-@pytest.mark.parametrize(
-    'switch', ['cpe', 'conv_stem', *(pytest.param(s, marks=slow) for s in ('lce', 'conv_ffn'))]
-)
-def test_weights_with_a_disabled_part(switch, tmp_path):
-    """Their training depended on that part."""
-    torch.save(RMT('t').state_dict(), tmp_path / 'x.pth')
-    network = RMT({'base': 't', switch: False})
-    before = copy.deepcopy(network.state_dict())
-    with pytest.raises(CheckpointError, match='it looks like rmt_t: set type and arch'):
-        network.load_pretrained(str(tmp_path / 'x.pth'))
-    assert equal(network, before)
 
 
 @pytest.mark.parametrize('name, family, arch', [
     ('rest_lite', RMT, 't'), pytest.param('rmt_b', RMT, 's', marks=slow),
     pytest.param('rest_large', ResT, 'base', marks=slow),
+    ('rmt_swin_t', RMT, 't'), ('rmt_deit_s', RMT, 't'),
+    # Their training depended on a part that is disabled.
+    ('rmt_t', RMT, dict(base='t', cpe=False)), ('rmt_t', RMT, dict(base='t', conv_stem=False)),
+    pytest.param('rmt_t', RMT, dict(base='t', lce=False), marks=slow),
+    pytest.param('rmt_t', RMT, dict(base='t', conv_ffn=False), marks=slow),
 ])  # fmt: skip
 def test_errors_name_the_matching_arch(name, family, arch, tmp_path):
-    path = tmp_path / 'x.pth'
-    state, extra = released(name, 'classification')
+    path, network, matching = tmp_path / 'x.pth', family(arch), official(name)
+    state, extra = (
+        released(name, 'classification') if name in KEYS else (matching.state_dict(), {})
+    )
     torch.save({'model': {**state, **extra}}, path)
+    before = copy.deepcopy(network.state_dict())
     with pytest.raises(CheckpointError, match=f'; it looks like {name}: set type and arch'):
-        family(arch).load_pretrained(path)
+        network.load_pretrained(path)
+    assert equal(network, before)
+    matching.load_pretrained(path)
 
 
 def test_no_arch_is_named_for_a_part_of_a_network(tmp_path):

@@ -15,7 +15,7 @@ from mmrest.engine.config import without_sync_bn
 MMDET = Path(importlib.metadata.distribution('mmdet').locate_file('mmdet'), '.mim', 'configs')
 ARCH = dict(dims=(16, 32, 48, 64), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
 
-# Config -> stages that it takes; tests/configs/test_swapped.py trains others.
+# Config -> stages that it takes; tests/configs/test_steps.py trains others.
 DETECTORS = {
     'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco': 4,
     'deformable_detr/deformable-detr_r50_16xb2-50e_coco': 3,

@@ -13,16 +13,10 @@ CPU = torch.device('cpu')
 
 def test_tables_follow_the_formulas():
     tables = RelPos2d(head_dim=8, num_heads=4, a=2, b=6)(3, 5, CPU)
-    frequencies = [10000 ** -(i / 3) for i in range(4)]
-    for y in range(3):
-        for x in range(5):
-            angles = [(y * 5 + x) * frequencies[c // 2] for c in range(8)]
-            assert tables.sin[y, x].tolist() == pytest.approx(
-                [math.sin(a) for a in angles], abs=1e-5
-            )
-            assert tables.cos[y, x].tolist() == pytest.approx(
-                [math.cos(a) for a in angles], abs=1e-5
-            )
+    frequencies = torch.tensor([10000 ** -(i / 3) for i in range(4) for _ in range(2)])
+    angles = torch.arange(15.0).view(3, 5, 1) * frequencies
+    torch.testing.assert_close(tables.sin, angles.sin(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(tables.cos, angles.cos(), rtol=0, atol=1e-5)
     for head in range(4):
         gamma = 1 - 2 ** (-2 - 4 * head / 4)
         assert float(tables.decay_w[head, 1, 4]) == pytest.approx(3 * math.log(gamma), rel=1e-5)

@@ -11,27 +11,32 @@ from mmrest.errors import UsageError
 from mmrest.preflight import Report
 from mmrest.preflight.resources import check_disk, check_schedule, check_writable
 
-EACH = 3 * 4000
-"""Bytes of a checkpoint of the network below: weights and two moments."""
-
-
-def network():
-    return nn.Linear(1000, 1, bias=False)
-
-
-def run_of(tmp_path, checkpoint, optimizer='AdamW', **fields):
-    return Config(
-        dict(
-            work_dir=str(tmp_path),
-            default_hooks=dict(checkpoint=checkpoint),
-            optim_wrapper=dict(optimizer=dict(type=optimizer)),
-            **fields,
-        )
-    )
-
+WEIGHTS = 4000
+"""Bytes of the weights of the network below; AdamW has two moments of the same size."""
 
 EPOCHS = dict(max_epochs=12)
 ITERATIONS = dict(max_iters=103)
+
+
+@pytest.fixture
+def assert_needed(tmp_path, monkeypatch):
+    """Function that checks that some free bytes are enough for a run, and one less is not."""
+
+    def check(size, number, checkpoint, loop=EPOCHS, optimizer='AdamW', trained=True):
+        cfg = dict(work_dir=str(tmp_path), train_cfg=loop)
+        cfg['default_hooks'] = dict(checkpoint=checkpoint)
+        cfg['optim_wrapper'] = dict(optimizer=dict(type=optimizer))
+        model, report = nn.Linear(1000, 1, bias=False).requires_grad_(trained), Report()
+        disk = SimpleNamespace(free=size)
+        monkeypatch.setattr(shutil, 'disk_usage', lambda _: disk)
+        check_disk(Config(cfg), model, 5, report)
+        assert report.facts[0].found.startswith(f'{number} of ')
+        disk.free -= 1
+        message = rf'not enough disk .* \({number} of .*max_keep_ckpts=2'
+        with pytest.raises(UsageError, match=message):
+            check_disk(Config(cfg), model, 5, report)
+
+    return check
 
 
 @pytest.mark.parametrize(
@@ -51,39 +56,21 @@ ITERATIONS = dict(max_iters=103)
         (EPOCHS, {}, 12),
     ],
 )
-def test_checkpoints(tmp_path, monkeypatch, loop, checkpoint, number):
-    """Exactly their size is enough, one byte less is not."""
-    cfg = run_of(tmp_path, checkpoint, train_cfg=loop)
-    monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=number * EACH))
-    report = Report()
-    check_disk(cfg, network(), 5, report)
-    assert report.facts[0].found.startswith(f'{number} of ')
-    monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=number * EACH - 1))
-    with pytest.raises(UsageError, match=rf'not enough disk .* \({number} of .*max_keep_ckpts=2'):
-        check_disk(cfg, network(), 5, report)
+def test_checkpoints(assert_needed, loop, checkpoint, number):
+    assert_needed(number * 3 * WEIGHTS, number, checkpoint, loop)
 
 
-def test_existing_checkpoints_are_not_counted_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=2 * EACH))
-    cfg = run_of(tmp_path, dict(interval=1), train_cfg=EPOCHS)
-    with pytest.raises(UsageError):
-        check_disk(cfg, network(), 5, Report())
+def test_existing_checkpoints_are_not_counted_again(assert_needed, tmp_path):
     for epoch in range(10):
         (tmp_path / f'epoch_{epoch + 1}.pth').touch()
-    check_disk(cfg, network(), 5, Report())
+    assert_needed(2 * 3 * WEIGHTS, 12, dict(interval=1))
 
 
-@pytest.mark.parametrize(
-    'optimizer, trained, size', [('AdamW', True, 12000), ('SGD', True, 8000), ('SGD', False, 4000)]
-)
-def test_size_of_a_checkpoint(tmp_path, monkeypatch, optimizer, trained, size):
-    model = network().requires_grad_(trained)
-    cfg = run_of(tmp_path, dict(interval=-1), optimizer, train_cfg=EPOCHS)
-    monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=size))
-    check_disk(cfg, model, 5, Report())
-    monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=size - 1))
-    with pytest.raises(UsageError):
-        check_disk(cfg, model, 5, Report())
+def test_size_of_a_checkpoint(assert_needed):
+    once = dict(interval=-1)
+    assert_needed(2 * WEIGHTS, 1, once, optimizer='SGD')
+    assert_needed(WEIGHTS, 1, once, optimizer='SGD', trained=False)
+    assert_needed(WEIGHTS, 1, dict(once, save_optimizer=False))
 
 
 def test_work_dir_without_write_permission(tmp_path, monkeypatch):
@@ -100,21 +87,21 @@ def test_work_dir_without_write_permission(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('end, warns', [(40, False), (500, True)])
 def test_schedule(end, warns):
-    cfg = Config(
-        dict(
-            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-4)),
-            param_scheduler=[dict(type='LinearLR', begin=0, end=end, by_epoch=False)],
-            auto_scale_lr=dict(base_batch_size=16),
-            train_cfg=dict(max_epochs=3),
-            train_dataloader=dict(batch_size=2),
-        )
+    cfg = dict(
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-4)),
+        param_scheduler=[dict(type='LinearLR', begin=0, end=end, by_epoch=False)],
+        auto_scale_lr=dict(base_batch_size=16),
+        train_cfg=dict(max_epochs=3),
+        train_dataloader=dict(batch_size=2),
     )
     report = Report()
-    check_schedule(cfg, 100, report)
-    found = dict(report.facts)
-    assert found['iterations per epoch'] == '100'
-    assert found['length'] == '3 epochs' and found['batch'] == '2 x 1 process(es)'
-    assert found['optimizer'] == 'AdamW, lr 0.0001 (for an effective batch size of 16)'
-    assert found['schedule'] == f'LinearLR 0 to {end} (iterations)'
+    check_schedule(Config(cfg), 100, report)
+    assert dict(report.facts) == {
+        'iterations per epoch': '100',
+        'length': '3 epochs',
+        'batch': '2 x 1 process(es)',
+        'optimizer': 'AdamW, lr 0.0001 (for an effective batch size of 16)',
+        'schedule': f'LinearLR 0 to {end} (iterations)',
+    }
     assert bool(report.warnings) == warns
     assert not warns or 'takes 500 of the 300 iterations' in report.warnings[0]

@@ -4,7 +4,6 @@ import json
 import shutil
 from functools import partial
 from types import SimpleNamespace
-from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -18,11 +17,9 @@ from mmrest.errors import UsageError
 from mmrest.preflight import classes, rehearse
 from mmrest.preflight.data import Part, Sample
 from mmrest.preflight.evaluation import perfect
-from tests.preflight.test_planted_faults import TRAIN, VAL, drawn, edited, folder, rehearsed
+from tests.preflight.test_planted_faults import TRAIN, VAL, changed_maps, edited, rehearsed
 from tests.runs import ROOT
 from tests.shared import SHARED, needs_data
-
-__all__ = ['drawn', 'folder']
 
 BEST = {'coco/bbox_mAP 1.000', 'coco/segm_mAP 1.000'}
 
@@ -39,11 +36,11 @@ def crowd(content):
 
 
 def gaps(content):
-    renumbered = {image['id']: 1000 * image['id'] for image in content['images']}
     for image in content['images']:
-        image['id'] = renumbered[image['id']]
+        image['id'] *= 1000
     for annotation in content['annotations']:
-        annotation.update(id=7 * annotation['id'], image_id=renumbered[annotation['image_id']])
+        annotation['id'] *= 7
+        annotation['image_id'] *= 1000
 
 
 def negatives(content):
@@ -52,8 +49,7 @@ def negatives(content):
 
 def rle(content):
     for annotation in content['annotations'][::2]:
-        polygon = masks.frPyObjects(annotation['segmentation'], 60, 80)
-        whole = masks.merge(polygon)
+        whole = masks.merge(masks.frPyObjects(annotation['segmentation'], 60, 80))
         annotation['segmentation'] = dict(whole, counts=whole['counts'].decode())
 
 
@@ -81,11 +77,6 @@ def test_annotations_of_coco(folder, oddity):
     assert scores(rehearsed('det', thorough=True)) == BEST
 
 
-def changed_images(folder, change):
-    for path in folder.glob('coco/*2017/*.jpg'):
-        change(path)
-
-
 def grey(path):
     Image.open(path).convert('L').save(path)
 
@@ -103,32 +94,33 @@ def upright(path):
 
 @pytest.mark.parametrize('change', [grey, palette, upright], ids=lambda change: change.__name__)
 def test_images(folder, change):
-    changed_images(folder, change)
+    for path in folder.glob('coco/*2017/*.jpg'):
+        change(path)
     assert scores(rehearsed('det')) == BEST
+
+
+INNER = '_base_.train_dataloader.dataset'
 
 
 @pytest.mark.parametrize(
     'wrapper',
     [
-        dict(type='RepeatDataset', times=2),
-        dict(type='ClassBalancedDataset', oversample_thr=0.5),
-        dict(type='ConcatDataset'),
+        f"type='RepeatDataset', times=2, dataset={INNER}",
+        f"type='ClassBalancedDataset', oversample_thr=0.5, dataset={INNER}",
+        f"type='ConcatDataset', datasets=[{INNER}, {INNER}]",
     ],
-    ids=lambda wrapper: wrapper['type'],
 )
 def test_wrappers(folder, wrapper):
-    inner = load_config('det.py', None, 'coco').train_dataloader.dataset.to_dict()
-    data = dict(datasets=[inner, inner]) if 'Concat' in wrapper['type'] else dict(dataset=inner)
     (folder / 'wrapped.py').write_text(
-        f"_base_ = './det.py'\n"
-        f'train_dataloader = dict(dataset=dict(_delete_=True, **{dict(wrapper, **data)!r}))\n'
+        f"_base_ = './det.py'\ntrain_dataloader = dict(dataset=dict(_delete_=True, {wrapper}))\n"
     )
-    (folder / 'det.py').rename(folder / 'plain.py')
-    (folder / 'wrapped.py').rename(folder / 'det.py')
-    text = (folder / 'det.py').read_text()
-    (folder / 'det.py').write_text(text.replace('./det.py', './plain.py'))
-    report = rehearsed('det', thorough=True)
+    report = rehearsed('wrapped', thorough=True)
     assert scores(report) == BEST and any(fact.what == 'first step' for fact in report.facts)
+
+
+def test_mixed_images(folder):
+    """The pipeline of the wrapper is rehearsed, too."""
+    assert 'first step' in {fact.what for fact in rehearsed('mixed', thorough=True).facts}
 
 
 NEGATIVES = """
@@ -145,26 +137,19 @@ def test_a_dataset_of_negatives_among_others(folder):
     path = folder / 'coco' / 'annotations' / 'negatives.json'
     path.write_text(json.dumps(dict(content, annotations=[])))
     (folder / 'negatives.py').write_text(NEGATIVES)
-    cfg = load_config('negatives.py', None, 'coco')
-    cfg.launcher, cfg.work_dir = 'none', 'work'
-    assert scores(rehearse(cfg, ('train', 'val')).report) == BEST
+    assert scores(rehearsed('negatives')) == BEST
 
 
 def test_evaluations_that_cannot_be_rehearsed(folder):
     """No image has an object, or each has more than COCO's metric counts."""
-    many = json.loads((folder / 'coco' / VAL).read_text())
-    entry = many['annotations'][0]
-    entries = [
-        dict(entry, id=number, image_id=image['id'])
-        for number, image in enumerate([image for image in many['images'] for _ in range(101)], 1)
-    ]
+    entry = json.loads((folder / 'coco' / VAL).read_text())['annotations'][0]
+    entries = [dict(entry, id=number, image_id=1 + number % 4) for number in range(1, 405)]
     for annotations in ([], entries):
         edited(folder / 'coco' / VAL, partial(dict, annotations=annotations))
         report = rehearsed('det')
         assert scores(report) == set()
-        assert any('none of the 4 images of val' in w for w in report.warnings) != bool(
-            annotations
-        )
+        warned = any('none of the 4 images of val' in w for w in report.warnings)
+        assert warned == (annotations == [])
 
 
 def test_annotations_of_other_classes_may_lack_masks(folder):
@@ -179,10 +164,8 @@ def test_annotations_of_other_classes_may_lack_masks(folder):
 
 def test_evaluator_without_annotation_file(folder):
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'instances')
-    options = {
-        'val_evaluator.ann_file': None,
-        'val_dataloader.dataset.pipeline.2.meta_keys': keys,
-    }
+    key = 'val_dataloader.dataset.pipeline.2.meta_keys'
+    options = {'val_evaluator.ann_file': None, key: keys}
     assert scores(rehearsed('det', options, thorough=True)) == BEST
 
 
@@ -198,52 +181,35 @@ def test_evaluators_write_no_files(folder):
 def test_samples_of_one_class(folder, void, monkeypatch):
     """Other label maps may have more, beside a void of 255."""
     monkeypatch.setattr(classes, 'MAPS', 1)
-    for path in folder.glob('ade/annotations/training/*.png'):
-        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        labels[:] = 1
-        labels[:9] = 255 * void or 1
-        cv2.imwrite(str(path), labels)
+    above = np.arange(60)[:, None] < 9
+    changed_maps(folder, lambda labels: np.where(above & void, 255, 1 + 0 * labels))
     warned = any('have only the values 0, 255' in w for w in rehearsed('seg').warnings)
     assert warned == void
 
 
 def test_label_maps_of_16_bits_with_low_values(folder):
-    for path in folder.glob('ade/annotations/*/*.png'):
-        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        cv2.imwrite(str(path), labels.astype(np.uint16))
+    changed_maps(folder, np.uint16)
     assert scores(rehearsed('seg')) == {'mIoU 100.000'}
 
 
-HARMLESS = {
-    'keys for other networks': (
-        'optim_wrapper.paramwise_cfg.custom_keys.pos_block',
-        dict(lr_mult=0),
-    ),
-    'a decay over the run': (
-        'param_scheduler',
-        [dict(type='LinearLR', start_factor=1.0, end_factor=0.1, end=1, by_epoch=True)],
-    ),
-    'a loop without type': ('val_cfg', dict(fp16=False, _delete_=True)),
-}
-
-
-@pytest.mark.parametrize('option', HARMLESS)
-def test_options(folder, option):
-    key, value = HARMLESS[option]
+@pytest.mark.parametrize(
+    'key, value',
+    [
+        ('optim_wrapper.paramwise_cfg.custom_keys.pos_block', dict(lr_mult=0)),  # of others
+        ('param_scheduler', [dict(type='LinearLR', start_factor=1.0, end_factor=0.1, end=1)]),
+        ('val_cfg', dict(fp16=False, _delete_=True)),  # without type
+    ],
+)
+def test_harmless_options(folder, key, value):
     plain = rehearsed('det').warnings
     assert set(rehearsed('det', {key: value}).warnings) <= set(plain)
 
 
 def test_a_void_of_another_value(folder):
-    for path in folder.glob('ade/annotations/*/*.png'):
-        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        labels[labels == 0] = 201  # 200 once zero is taken off
-        cv2.imwrite(str(path), labels)
-    options = {
-        'model.decode_head.ignore_index': 200,
-        'model.data_preprocessor.seg_pad_val': 200,
-    }
-    report = rehearsed('seg', options, thorough=True)
+    # It is 200 once zero is taken off.
+    changed_maps(folder, lambda labels: np.where(labels == 0, np.uint8(201), labels))
+    keys = ('model.decode_head.ignore_index', 'model.data_preprocessor.seg_pad_val')
+    report = rehearsed('seg', dict.fromkeys(keys, 200), thorough=True)
     assert scores(report) == {'mIoU 100.000'}
 
 
@@ -271,84 +237,69 @@ default_hooks = dict(checkpoint=dict(save_best='pascal_voc/mAP'))
 """
 
 
-def draw_voc(folder, names=('person', 'bicycle', 'car'), corners=('xmin', 'ymin', 'xmax', 'ymax')):
+def draw_voc(folder, car='car', corners=('xmin', 'ymin', 'xmax', 'ymax')):
     """Write the synthetic COCO dataset in VOC format."""
     root = folder / 'voc'
     shutil.copytree(folder / 'coco' / 'train2017', root / 'JPEGImages')
     (root / 'Annotations').mkdir()
     content = json.loads((folder / 'coco' / TRAIN).read_text())
     for image in content['images']:
-        tree = ElementTree.Element('annotation')
-        size = ElementTree.SubElement(tree, 'size')
-        for key in ('width', 'height'):
-            ElementTree.SubElement(size, key).text = str(image[key])
+        size = ''.join(f'<{key}>{image[key]}</{key}>' for key in ('width', 'height'))
+        objects = ''
         for annotation in content['annotations']:
             if annotation['image_id'] == image['id']:
-                entry = ElementTree.SubElement(tree, 'object')
-                ElementTree.SubElement(entry, 'name').text = names[annotation['category_id'] - 1]
-                box = ElementTree.SubElement(entry, 'bndbox')
                 x, y, w, h = annotation['bbox']
-                for key, value in zip(corners, (x, y, x + w, y + h)):
-                    ElementTree.SubElement(box, key).text = str(value + 1)
-        name = image['file_name'][:-4]
-        ElementTree.ElementTree(tree).write(root / 'Annotations' / f'{name}.xml')
-    stems = [image['file_name'][:-4] for image in content['images']]
-    (root / 'all.txt').write_text('\n'.join(stems))
+                name = ('person', 'bicycle', car)[annotation['category_id'] - 1]
+                sides = zip(corners, (x + 1, y + 1, x + w + 1, y + h + 1))
+                box = ''.join(f'<{key}>{value}</{key}>' for key, value in sides)
+                objects += f'<object><name>{name}</name><bndbox>{box}</bndbox></object>'
+        path = root / 'Annotations' / image['file_name'].replace('.jpg', '.xml')
+        path.write_text(f'<annotation><size>{size}</size>{objects}</annotation>')
+    (root / 'all.txt').write_text('\n'.join(i['file_name'][:-4] for i in content['images']))
     (folder / 'voc.py').write_text(VOC)
-
-
-def rehearsed_voc(options=None):
-    cfg = load_config('voc.py', options)
-    cfg.launcher, cfg.work_dir = 'none', 'work'
-    return rehearse(cfg, ('train', 'val'), thorough=True).report
 
 
 def test_voc(folder):
     draw_voc(folder)
-    report = rehearsed_voc()
+    report = rehearsed('voc', thorough=True)
     assert scores(report) == {'pascal_voc/mAP 1.000'}
     (warning,) = [warning for warning in report.warnings if 'dataset' in warning]
     assert 'val_dataloader.dataset has images of train_dataloader.dataset' in warning
 
 
-def test_voc_with_other_names(folder):
-    draw_voc(folder, ('person', 'bicycle', 'Car'))
-    with pytest.raises(UsageError, match="has an object 'Car', but metainfo"):
-        rehearsed_voc()
-
-
-def test_voc_with_spaces(folder):
-    draw_voc(folder, ('person', 'bicycle', ' car '))
-    with pytest.raises(UsageError, match="has an object ' car ', but metainfo"):
-        rehearsed_voc()
-
-
-def test_voc_with_another_class(folder):
-    draw_voc(folder, ('person', 'bicycle', 'lorry'))
-    report = rehearsed_voc()
-    assert (
-        "train_dataloader.dataset drops 4 objects of other classes: 'lorry' (4)" in report.warnings
-    )
-
-
-def test_voc_with_exchanged_corners(folder):
-    draw_voc(folder, corners=('xmax', 'ymin', 'xmin', 'ymax'))
-    with pytest.raises(UsageError, match=r'1.xml has the box .* no part of which is in the image'):
-        rehearsed_voc()
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (dict(car='Car'), "has an object 'Car', but metainfo"),
+        (dict(car=' car '), "has an object ' car ', but metainfo"),
+        (
+            dict(corners=('xmax', 'ymin', 'xmin', 'ymax')),
+            r'1.xml has the box .* no part of which is in the image',
+        ),
+    ],
+)
+def test_faults_of_voc(folder, change, words):
+    draw_voc(folder, **change)
+    with pytest.raises(UsageError, match=words):
+        rehearsed('voc')
 
 
 def test_a_damaged_xml(folder):
     draw_voc(folder)
     (folder / 'voc' / 'Annotations' / '000000000002.xml').write_text('')
     with pytest.raises(UsageError, match=r'2.xml \(of voc/all.txt\) cannot be read: ParseError'):
-        rehearsed_voc()
+        rehearsed('voc')
 
 
-def test_voc_with_small_boxes(folder):
+def test_voc_objects_that_are_not_used(folder):
+    """Those of another class, and small ones."""
     edited(folder / 'coco' / TRAIN, lambda content: content['annotations'][0].update(bbox=[9] * 4))
-    draw_voc(folder)
-    report = rehearsed_voc({'train_dataloader.dataset.filter_cfg': dict(bbox_min_size=30)})
-    assert any('ignores 1 boxes below filter_cfg.bbox_min_size' in w for w in report.warnings)
+    draw_voc(folder, 'lorry')
+    options = {'train_dataloader.dataset.filter_cfg': dict(bbox_min_size=30)}
+    warnings = rehearsed('voc', options, thorough=True).warnings
+    where = 'train_dataloader.dataset'
+    assert f"{where} drops 4 objects of other classes: 'lorry' (4)" in warnings
+    assert f'{where} ignores 1 boxes below filter_cfg.bbox_min_size' in warnings
 
 
 MASK2FORMER = """

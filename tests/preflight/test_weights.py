@@ -11,14 +11,13 @@ from mmrest.checkpoint import CheckpointError
 from mmrest.engine.resuming import check_same_optimizer
 from mmrest.preflight import Report
 from mmrest.preflight.resources import check_weights
-
-ARCH = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
+from tests.models.networks import tiny
 
 
 class Detector(nn.Module):
     def __init__(self, init_cfg=None):
         super().__init__()
-        self.backbone = ResT(ARCH, init_cfg=init_cfg)
+        self.backbone = tiny(ResT, init_cfg=init_cfg)
         self.head = nn.Linear(2, 3)
 
 
@@ -34,7 +33,7 @@ def facts(model, phases=('train', 'val'), **options):
 
 
 def test_pretrained(tmp_path):
-    state = ResT(ARCH).state_dict()
+    state = tiny(ResT).state_dict()
     torch.save(state, tmp_path / 'x.pth')
     model = built(dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth')))
     (fact,) = facts(model)
