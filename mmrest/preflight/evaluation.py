@@ -33,7 +33,6 @@ LEAST = 0.9
 MOST_BOXES = 100
 """Maximum number of boxes per image in COCO's metric."""
 
-
 FILES = ('outfile_prefix', 'output_dir', 'out_file_path')
 """Arguments of metrics that write files."""
 
@@ -50,27 +49,21 @@ def check_evaluator(
         folder: folder for the files of the metrics.
         report: receives the scores.
 
-    Returns:
-        The evaluator.
-
     Raises:
-        UsageError: it cannot be built or fails, or the score is too low.
+        UsageError: the evaluator cannot be built or fails, or the score is too low.
     """
     where, node = f'{phase}_evaluator', copy.deepcopy(cfg[f'{phase}_evaluator'])
     for _, part in dicts(node, where):
-        part.update(
-            {key: osp.join(folder, osp.basename(part[key])) for key in FILES if part.get(key)}
-        )
-    names: List[str] = []
-    all_known = True
+        for key in [key for key in FILES if part.get(key)]:
+            part[key] = osp.join(folder, osp.basename(part[key]))
     with checked_reading(evaluated=True), explained(f'{where} cannot be built'):
         evaluator = Runner.build_evaluator(None, node)  # does not use its runner
-    for index, metric in enumerate(evaluator.metrics):
-        key = f'{where}.{index}' if len(evaluator.metrics) > 1 else where
-        scores = _check_metric(key, metric, parts, report)
-        all_known = all_known and bool(scores)
-        names += scores
-    for key, name in _monitored(cfg) if phase == 'val' and all_known else ():
+    scores = [
+        _check_metric(f'{where}.{index}' if index else where, metric, parts, report)
+        for index, metric in enumerate(evaluator.metrics)
+    ]
+    names = [name for of_metric in scores for name in of_metric]
+    for key, name in _monitored(cfg) if phase == 'val' and all(scores) else ():
         if name not in names:
             raise UsageError(
                 f'{key} is {name}, which is not a metric of {where}; set one of {some(names, 20)}'
@@ -101,6 +94,12 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
     if ('segments_info' in kept[0].info) != ('PQ' in best):
         return []  # panoptic masks differ from instance masks
     (part,), kind = parts, type(metric).__name__
+    voc = part.metainfo.get('dataset_type')  # set by mmdet's VOCDataset
+    if kind == 'VOCMetric' and voc and part.classes != list(part.dataset.METAINFO['classes']):
+        report.warnings.append(
+            f"{part.where}: mmdet's VOCMetric prints the classes of Pascal VOC, because the path "
+            f'contains {voc}, and fails with more than 20; rename the folder'
+        )
     with explained(
         f'{where} ({kind}) fails on the annotations of {part.where}',
         'check that the metric is meant for this data',
@@ -145,16 +144,20 @@ def perfect(part: Part, sample: Sample) -> Optional[Any]:
     if 'segments_info' in info:
         truth.pred_panoptic_seg = PixelData(sem_seg=_panoptic(part, info)[None])
     elif 'instances' in info:
-        instances = [i for i in info['instances'] if not i.get('ignore_flag')]
-        boxes = np.array([i['bbox'] for i in instances], np.float32).reshape(-1, 4)
+        from mmdet.datasets.transforms import LoadAnnotations
+        from mmdet.structures.mask import encode_mask_results
+
+        instances = [dict(i, ignore_flag=0) for i in info['instances'] if not i.get('ignore_flag')]
+        masks = all('mask' in instance for instance in instances)
+        shape = (info.get('height'), info.get('width'))
+        loaded = LoadAnnotations(with_mask=masks)(dict(instances=instances, ori_shape=shape))
         truth.pred_instances = InstanceData(
-            bboxes=torch.from_numpy(boxes),
-            labels=torch.tensor([i['bbox_label'] for i in instances], dtype=torch.long),
+            bboxes=loaded['gt_bboxes'].tensor,
+            labels=torch.from_numpy(loaded['gt_bboxes_labels']),
             scores=torch.ones(len(instances)),
         )
-        if all('mask' in i for i in instances):
-            shape = (info['height'], info['width'])
-            truth.pred_instances.masks = [_rle(i['mask'], *shape) for i in instances]
+        if masks:
+            truth.pred_instances.masks = encode_mask_results(loaded['gt_masks'].masks)
     elif 'gt_sem_seg' in truth:
         labels, shape = truth.gt_sem_seg.data, tuple(truth.ori_shape[:2])
         if tuple(labels.shape[-2:]) != shape:
@@ -184,11 +187,3 @@ def _panoptic(part: Part, info: Dict[str, Any]) -> torch.Tensor:
         value = segment['category'] + INSTANCE_OFFSET * (place + 1)
         labels[numbers == segment['id']] = value
     return torch.from_numpy(labels)
-
-
-def _rle(mask: Any, height: int, width: int) -> Dict[str, Any]:
-    from pycocotools import mask as masks
-
-    if isinstance(mask, dict):
-        return masks.frPyObjects(mask, height, width) if isinstance(mask['counts'], list) else mask
-    return masks.merge(masks.frPyObjects(mask, height, width))
