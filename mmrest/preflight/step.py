@@ -44,12 +44,9 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> Any:
     keys = paramwise.get('custom_keys') or {}
     names = [name for name, _ in model.named_parameters()]
     words = {word for name in names for word in name.split('.')}
-    similar = {
-        key: near(key.split('.')[-1], words, 0.85)
-        for key in keys
-        if not any(key in name for name in names)
-    }
-    hints = [f'{key} ({found[0]}?)' for key, found in similar.items() if found]
+    unused = [key for key in keys if not any(key in name for name in names)]
+    similar = [(key, near(key.split('.')[-1], words, 0.85)) for key in unused]
+    hints = [f'{key} ({found[0]}?)' for key, found in similar if found and found[0] not in key]
     if hints:  # keys of other networks are usual
         report.warnings.append(
             f'paramwise_cfg.custom_keys occur in no parameter name: {some(hints)}'
@@ -83,12 +80,7 @@ def _optimizer(cfg: Config, model: nn.Module) -> Any:
 
 
 def check_hooks_and_schedulers(cfg: Config, wrapper: Any, batches: int) -> None:
-    """Check that the hooks and parameter schedulers can be built.
-
-    Args:
-        cfg: config of the run.
-        wrapper: result of :func:`check_optimizer`.
-        batches: batches per epoch.
+    """Check that the hooks and parameter schedulers of a run can be built.
 
     Raises:
         UsageError: one cannot be built.
@@ -122,8 +114,8 @@ def check_step(
     Args:
         cfg: config of the run.
         loaders: phase -> dataloader.
-        parts: its datasets, with samples.
-        evaluator: evaluator of the val phase.
+        parts: their datasets, with samples.
+        evaluator: evaluator of the val phase, if there is one.
         report: receives the losses.
 
     Raises:
