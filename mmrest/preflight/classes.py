@@ -61,37 +61,33 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
 def _check_same(first: Part, part: Part) -> None:
     if part.classes == first.classes:
         return
-    missing = [repr(name) for name in first.classes if name not in part.classes]
-    more = [repr(name) for name in part.classes if name not in first.classes]
-    faults = [f'{some(missing)} missing'] if missing else []
-    faults += [f'{some(more)} added'] if more else []
+    differ = [f'{name!r} missing' for name in first.classes if name not in part.classes]
+    differ += [f'{name!r} added' for name in part.classes if name not in first.classes]
     raise UsageError(
         f'{part.where} ({_root(part)}) does not have the classes of {first.where} '
-        f'({_root(first)}): {", ".join(faults) or "their order differs"}; set metainfo.classes to '
+        f'({_root(first)}): {some(differ or ["their order differs"])}; set metainfo.classes to '
         'the same names in the same order in both (an empty class folder is fine)'
     )
 
 
 def _root(part: Part) -> str:
-    dataset = part.dataset
-    prefix = getattr(dataset, 'img_prefix', None)  # of datasets with class folders
-    return str(prefix or getattr(dataset, 'ann_file', '') or type(dataset).__name__)
+    prefix = getattr(part.dataset, 'img_prefix', None)  # of datasets with class folders
+    return str(prefix or getattr(part.dataset, 'ann_file', '') or type(part.dataset).__name__)
 
 
 def _counts(cfg: Config, metainfo: Dict[str, Any]) -> Iterator[Tuple[str, int, Sequence[str]]]:
     """Yield dotted key, number of classes and their names, for each count in a config."""
     names = metainfo.get('classes') or ()
     of_kind = {kind: metainfo.get(f'{kind}_classes') for kind in ('thing', 'stuff')}
-    for key, node in dicts(cfg.model, 'model'):
+    for head, count in heads(cfg) if not of_kind['stuff'] else ():
+        yield f'{head}.num_classes', count, names
+    top = dicts(cfg.get('data_preprocessor'), 'data_preprocessor')
+    for key, node in (*dicts(cfg.model, 'model'), *top):
         for name, own in (('num_things_classes', 'thing'), ('num_stuff_classes', 'stuff')):
             if node.get(name):
                 yield f'{key}.{name}', node[name], of_kind[own] or names
-    for head, count in heads(cfg) if not of_kind['stuff'] else ():
-        yield f'{head}.num_classes', count, names
-    for where, parent in (('', cfg), ('model.', cfg.model)):
-        count = (parent.get('data_preprocessor') or {}).get('num_classes')
-        if count is not None:  # for mixing labels
-            yield f'{where}data_preprocessor.num_classes', count, names
+        if key.endswith('data_preprocessor') and 'num_classes' in node:  # for mixing labels
+            yield f'{key}.num_classes', node['num_classes'], names
 
 
 def _check_label_maps(cfg: Config, part: Part, report: Report) -> None:

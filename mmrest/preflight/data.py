@@ -55,10 +55,9 @@ class Part(NamedTuple):
     @property
     def classes(self) -> Optional[List[str]]:
         """Names of the labels; None for trackers, which follow a single class."""
-        found = self.metainfo.get('classes')
-        kinds = {base.__name__ for base in type(self.dataset).__mro__}
-        tracks = 'BaseVideoDataset' in kinds
-        return list(found) if isinstance(found, (list, tuple)) and not tracks else None
+        names = self.metainfo.get('classes')
+        tracks = 'BaseVideoDataset' in {base.__name__ for base in type(self.dataset).__mro__}
+        return list(names) if isinstance(names, (list, tuple)) and not tracks else None
 
     def prepare(self, info: Dict[str, Any], crop: Optional[Callable] = None) -> Any:
         """Run the pipeline on a sample, with a transform before it is packed.
@@ -198,11 +197,11 @@ def check_objects(parts: List[Part], report: Report) -> None:
             continue
         infos = (p.dataset.get_data_info(i) for p in listed for i in range(len(p.dataset)))
         if not any(map(_has_object, infos)):
+            count, where = sum(len(p.dataset) for p in listed), some([p.where for p in listed], 2)
             fault = (
-                f'none of the {sum(len(part.dataset) for part in listed)} images of '
-                f'{some([part.where for part in listed], 2)} has an object that counts (crowds, '
-                'difficult and small objects, boxes of area 0 or outside of the image, and other '
-                'classes do not)'
+                f'none of the {count} images of {where} has an object that counts: crowds, '
+                'difficult or small objects, boxes of area 0 or outside of the image, and other '
+                'classes do not'
             )
             if phase == 'train':
                 raise UsageError(fault)
@@ -211,15 +210,11 @@ def check_objects(parts: List[Part], report: Report) -> None:
 
 def shared_data(parts: List[Part]) -> Iterator[str]:
     """Yield a warning for each dataset of val with samples that a run also trains on."""
-    trained = {
-        sample.info.get('img_path'): part.where
-        for part in parts
-        for sample in part.samples
-        if part.phase == 'train'
-    }
-    for part in parts:
-        paths = [sample.info.get('img_path') for sample in part.samples if part.phase == 'val']
-        for path in [path for path in paths if path and path in trained][:1]:
+    trains = [part for part in parts if part.phase == 'train']
+    trained = {s.info.get('img_path'): part.where for part in trains for s in part.samples}
+    for part in [part for part in parts if part.phase == 'val']:
+        paths = {sample.info.get('img_path') for sample in part.samples} & trained.keys() - {None}
+        for path in sorted(paths)[:1]:
             yield f'{part.where} has images of {trained[path]}, such as {path}; scores mislead'
 
 

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
+from torch.nn.functional import one_hot
 
 from ..engine.config import dicts, type_name
 from ..errors import UsageError, some
@@ -166,12 +167,10 @@ def perfect(part: Part, sample: Sample) -> Optional[Any]:
                 f'after its pipeline, but predictions {shape[1]} x {shape[0]} like the images; '
                 'put LoadAnnotations after the step that resizes'
             )
-        truth.pred_sem_seg = PixelData(data=labels.clone())
+        truth.pred_sem_seg = PixelData(data=labels)
     elif 'gt_label' in truth:
         number = max(len(part.classes or ()), int(truth.gt_label.max()) + 1)
-        truth.pred_score = torch.zeros(number)
-        truth.pred_score[truth.gt_label.long()] = 1
-        truth.pred_label = truth.gt_label.clone()
+        truth.pred_score = one_hot(truth.gt_label.long(), number).sum(0).float()
     else:
         return None
     return truth

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook
-from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS, TRANSFORMS
 from torch import nn
 from torch.utils.data import DataLoader
@@ -51,21 +51,17 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> Any:
         report.warnings.append(
             f'paramwise_cfg.custom_keys occur in no parameter name: {some(hints)}'
         )
-    if not isinstance(wrapper, OptimWrapper) or paramwise.get('norm_decay_mult') != 0:
+    if not keys or paramwise.get('norm_decay_mult') != 0:
         return wrapper
-    norms = {
-        id(parameter): f'{name}.{kind}'
-        for name, module in model.named_modules()
-        if is_norm(module)
-        for kind, parameter in module.named_parameters(recurse=False)
-    }
+    groups = [group for group in wrapper.optimizer.param_groups if group.get('weight_decay')]
+    decaying = {id(parameter) for group in groups for parameter in group['params']}
     decayed = [
-        norms[id(parameter)]
-        for group in wrapper.optimizer.param_groups
-        for parameter in group['params']
-        if group.get('weight_decay') and id(parameter) in norms
+        f'{name}.{kind}'
+        for name, module in model.named_modules()
+        for kind, parameter in module.named_parameters(recurse=False)
+        if is_norm(module) and id(parameter) in decaying
     ]
-    if decayed and keys:
+    if decayed:
         report.warnings.append(
             f'weight decay acts on {len(decayed)} parameters of norms ({some(decayed, 1)}): '
             f'paramwise_cfg.custom_keys ({some(k for k in keys if k in decayed[0])}) undoes '
@@ -88,7 +84,7 @@ def check_hooks_and_schedulers(cfg: Config, wrapper: Any, batches: int) -> None:
     for where, part, root in named_parts(cfg, ('train',)):
         name = str(type_name(part))
         with explained(f'{where} ({name}) cannot be built', 'correct its arguments'):
-            if root is PARAM_SCHEDULERS and isinstance(wrapper, OptimWrapper):
+            if root is PARAM_SCHEDULERS:
                 end = cfg.train_cfg.get(
                     'max_epochs' if part.get('by_epoch', True) else 'max_iters'
                 )
@@ -110,13 +106,6 @@ def check_step(
     """Train for one step on the device of the run, and evaluate one prediction.
 
     Weights are not loaded from files; nothing is kept.
-
-    Args:
-        cfg: config of the run.
-        loaders: phase -> dataloader.
-        parts: their datasets, with samples.
-        evaluator: evaluator of the val phase, if there is one.
-        report: receives the losses.
 
     Raises:
         UsageError: the step or the prediction fails, or a loss is not finite.
@@ -191,8 +180,6 @@ def _crop(part: Part, sample: Any) -> Any:
 
 def _train(cfg: Config, model: nn.Module, batch: Any, report: Report) -> None:
     optimizer = _optimizer(cfg, model)
-    if not isinstance(optimizer, OptimWrapper):
-        return
     model.train()
     with explained(
         'the first step of training fails',
