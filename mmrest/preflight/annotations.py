@@ -156,9 +156,9 @@ def _of_voc(found: Dict[str, Read]) -> Methods:
             down = min(bottom, info['height']) - max(top, 0)
             if across < 0 or down < 0:
                 raise UsageError(
-                    f'{xml_path} has the box {left}, {top}, {right}, {bottom} (xmin, ymin, '
-                    f'xmax, ymax, less 1), no part of which is in the image of {info["width"]} x '
-                    f'{info["height"]} pixels; correct or remove it'
+                    f'{xml_path} has the box {left}, {top}, {right}, {bottom} (corners, less 1), '
+                    f'no part of which is in the image of {info["width"]} x {info["height"]} '
+                    'pixels; correct or remove it'
                 )
             file.small += min(right - left, bottom - top) < (self.bbox_min_size or 0)
         return info

@@ -72,10 +72,8 @@ class Part(NamedTuple):
             path = getattr(step, 'with_seg', False) and info.get('seg_map_path')
             if crop is not None and name.startswith('Pack'):
                 data = crop(data)
-            with explained(
-                f'{name} of {self.where}.pipeline fails on {path or info.get("img_path")}',
-                'if the file is damaged, replace or remove it' if loads else '',
-            ):
+            fault = f'{name} of {self.where}.pipeline fails on {path or info.get("img_path")}'
+            with explained(fault, 'if the file is damaged, replace or remove it' if loads else ''):
                 data = step(data)
             if data is None:
                 return None
@@ -89,11 +87,10 @@ class Part(NamedTuple):
         labels, path, fault = data.get('gt_seg_map'), info.get('seg_map_path'), ''
         if all(stated) and stated != (height, width):
             turned = stated == (width, height)
+            why = ' (turned, perhaps by its EXIF orientation)' if turned else ''
             raise UsageError(
-                f'{info["img_path"]} ({self.where}) is {width} x {height} pixels'
-                f'{" (turned, perhaps by its EXIF orientation)" if turned else ""}, but its '
-                f'annotation says {stated[1]} x {stated[0]}; fix width and height, and make sure '
-                'that the boxes match the loaded image'
+                f'{info["img_path"]} ({self.where}) is {width} x {height} pixels{why}, but its '
+                f'annotation says {stated[1]} x {stated[0]}; fix them, and check the boxes'
             )
         if labels is None or not path:
             return
@@ -131,7 +128,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     masks = any(node.get('with_mask') for _, node in nodes)
     with checked_reading(masks) as read, explained(f'{where} cannot be built'):
         loader = Runner.build_dataloader(cfg[where], seed=0)
-    parts = [Part(*leaf, []) for leaf in _leaves(f'{where}.dataset', phase, loader.dataset)]
+    parts = list(_leaves(f'{where}.dataset', phase, loader.dataset))
     for part in parts:
         if not len(part.dataset):
             raise UsageError(f'{part.where} has no images; check its paths and suffixes')
@@ -152,7 +149,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     return loader, parts
 
 
-def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Tuple[str, str, Any]]:
+def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Part]:
     inner = vars(dataset).get('dataset', vars(dataset).get('_dataset'))
     if vars(dataset).get('datasets'):
         for index, part in enumerate(dataset.datasets):
@@ -160,7 +157,7 @@ def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Tuple[str, str, An
     elif isinstance(inner, Dataset):
         yield from _leaves(f'{where}.dataset', phase, inner)
     else:
-        yield where, phase, dataset
+        yield Part(where, phase, dataset, [])
 
 
 def _sample(part: Part) -> None:

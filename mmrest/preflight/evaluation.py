@@ -18,6 +18,7 @@ from ..errors import UsageError, some
 from .annotations import checked_reading
 from .data import Part, Sample
 from .findings import Report, explained
+from .names import named_parts
 
 BEST = {
     'CocoMetric': {'bbox_mAP': 1.0, 'segm_mAP': 1.0},
@@ -74,37 +75,34 @@ def check_evaluator(
 
 def _monitored(cfg: Config) -> Iterator[Tuple[str, str]]:
     """Yield the dotted keys of hooks that name a metric, and its name."""
-    for key in ('default_hooks', 'custom_hooks'):
-        for where, part in dicts(cfg.get(key), key):
-            best = part.get('save_best') or ()
-            for name in [best] if isinstance(best, str) else best:
-                if name != 'auto':
-                    yield f'{where}.save_best', name
-            if type_name(part) == 'EarlyStoppingHook' and 'monitor' in part:
-                yield f'{where}.monitor', part['monitor']
+    for where, hook, _ in named_parts(cfg, ()):
+        best = hook.get('save_best') or ()
+        for name in [best] if isinstance(best, str) else best:
+            if name != 'auto':
+                yield f'{where}.save_best', name
+        if type_name(hook) == 'EarlyStoppingHook' and 'monitor' in hook:
+            yield f'{where}.monitor', hook['monitor']
 
 
 def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) -> List[str]:
     """Return the names of the scores; none if the metric cannot be rehearsed."""
     best = next((BEST[k.__name__] for k in type(metric).__mro__ if k.__name__ in BEST), None)
-    kept = [sample for part in parts for sample in part.samples if sample.packed is not None]
-    if best and 'bbox_mAP' in best:
-        kept = [s for s in kept if len(s.info.get('instances') or ()) <= MOST_BOXES]
-    if best is None or getattr(metric, 'format_only', False) or len(parts) != 1 or not kept:
+    if best is None or getattr(metric, 'format_only', False) or len(parts) != 1:
         return []
-    if ('segments_info' in kept[0].info) != ('PQ' in best):
-        return []  # panoptic masks differ from instance masks
     (part,), kind = parts, type(metric).__name__
-    voc = part.metainfo.get('dataset_type')  # set by mmdet's VOCDataset
-    if kind == 'VOCMetric' and voc and part.classes != list(part.dataset.METAINFO['classes']):
+    kept = [sample for sample in part.samples if sample.packed is not None]
+    if 'bbox_mAP' in best:
+        kept = [s for s in kept if len(s.info.get('instances') or ()) <= MOST_BOXES]
+    if not kept or ('segments_info' in kept[0].info) != ('PQ' in best):
+        return []  # panoptic masks differ from instance masks
+    voc = part.metainfo.get('dataset_type')
+    if voc in ('VOC2007', 'VOC2012') and part.classes != list(part.dataset.METAINFO['classes']):
         report.warnings.append(
             f"{part.where}: mmdet's VOCMetric prints the classes of Pascal VOC, because the path "
             f'contains {voc}, and fails with more than 20; rename the folder'
         )
-    with explained(
-        f'{where} ({kind}) fails on the annotations of {part.where}',
-        'check that the metric is meant for this data',
-    ):
+    fault = f'{where} ({kind}) fails on the annotations of {part.where}'
+    with explained(fault, 'check that the metric is meant for this data'):
         predicted = [found for found in (perfect(part, sample) for sample in kept) if found]
         if not predicted and 'instances' not in kept[0].info:
             raise UsageError(
@@ -119,9 +117,8 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
         if not scores[name] >= LEAST * best[name]:
             raise UsageError(
                 f'{where} ({kind}) gives {prefix}{name} {scores[name]:.3f} instead of '
-                f'{best[name]:g} for the annotations of {part.where} as predictions; '
-                'check that both read the same files (ann_file), and whether the pipeline changes '
-                'the annotations'
+                f'{best[name]:g} for the annotations of {part.where} as predictions; check that '
+                'both read the same ann_file, and that the pipeline does not change annotations'
             )
         report.add(f'{where} on the ground truth', f'{prefix}{name} {scores[name]:.3f}')
     return [prefix + name for name in scores]

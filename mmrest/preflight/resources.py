@@ -56,30 +56,35 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
     report.add('iterations per epoch', f'{batches:,}')
     report.add('length', f'{length:,} {unit}' if length else 'set by its loop')
     report.add('optimizer', rate)
-    parts = [part for _, part in dicts(cfg.get('param_scheduler'), '') if type_name(part)]
-    for part in parts:
-        begin, end, in_epochs = part.get('begin', 0), part.get('end'), part.get('by_epoch', True)
-        what = f'{type_name(part)} of param_scheduler'
-        unit = '' if in_epochs else ' (iterations)'
-        until = 'the end' if end is None else end
-        report.add('schedule', f'{type_name(part)} {begin} to {until}{unit}')
-        if length and in_epochs and not by_epoch and not part.get('convert_to_iter_based'):
-            report.warnings.append(
-                f'{what} counts epochs, but the run counts iterations, so that it has no effect; '
-                'set by_epoch=False'
-            )
-        elif length and in_epochs == by_epoch and min(part.get('milestones') or [0]) >= length:
-            report.warnings.append(
-                f'{what} has no effect: its milestones {list(part["milestones"])} are after the '
-                f'end of the run ({length}); lower them'
-            )
-        rises = part.get('start_factor', 1 / 3) < part.get('end_factor', 1)
-        steps = (end or 0) * (batches if in_epochs else 1)
-        if type_name(part) == 'LinearLR' and rises and not begin and 2 * steps > iterations > 0:
-            report.warnings.append(
-                f'the warm-up takes {steps:,} of the {iterations:,} iterations; '
-                'shorten it (end of the first param_scheduler) or train longer'
-            )
+    for part in [part for _, part in dicts(cfg.get('param_scheduler'), '') if type_name(part)]:
+        until = 'the end' if part.get('end') is None else part['end']
+        unit = '' if part.get('by_epoch', True) else ' (iterations)'
+        report.add('schedule', f'{type_name(part)} {part.get("begin", 0)} to {until}{unit}')
+        if length:
+            report.warnings += _mismatches(part, length, by_epoch, batches)
+
+
+def _mismatches(part: dict, length: int, by_epoch: bool, batches: int) -> Iterator[str]:
+    """Yield warnings about a scheduler that does not fit the length of a run."""
+    name, in_epochs = type_name(part), part.get('by_epoch', True)
+    if in_epochs and not by_epoch and not part.get('convert_to_iter_based'):
+        yield (
+            f'{name} of param_scheduler counts epochs, but the run counts iterations, so that it '
+            'has no effect; set by_epoch=False'
+        )
+    elif in_epochs == by_epoch and min(part.get('milestones') or [0]) >= length:
+        yield (
+            f'{name} of param_scheduler has no effect: its milestones {list(part["milestones"])} '
+            f'are after the end of the run ({length}); lower them'
+        )
+    rises = part.get('start_factor', 1 / 3) < part.get('end_factor', 1)
+    warm_up = (part.get('end') or 0) * (batches if in_epochs else 1)
+    iterations = length * (batches if by_epoch else 1)
+    if name == 'LinearLR' and rises and not part.get('begin') and 2 * warm_up > iterations:
+        yield (
+            f'the warm-up takes {warm_up:,} of the {iterations:,} iterations; shorten it (end of '
+            'the first param_scheduler) or train longer'
+        )
 
 
 def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> None:

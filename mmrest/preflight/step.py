@@ -136,8 +136,10 @@ def check_step(
 
 def _network(cfg: Config) -> nn.Module:
     """Return the network of a run, initialised, on its device."""
-    given = {key: cfg[key] for key in ('data_preprocessor',) if cfg.get(key)}  # as the Runner
-    model = MODELS.build(copy.deepcopy(cfg.model), default_args=given)
+    network = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor'):
+        network.setdefault('data_preprocessor', cfg.data_preprocessor)  # like the Runner
+    model = MODELS.build(network)
     for _, module, _ in list(from_files(model)):
         module.init_cfg = None
     model.init_weights()
@@ -181,10 +183,7 @@ def _crop(part: Part, sample: Any) -> Any:
 def _train(cfg: Config, model: nn.Module, batch: Any, report: Report) -> None:
     optimizer = _optimizer(cfg, model)
     model.train()
-    with explained(
-        'the first step of training fails',
-        'check that the heads fit the data, and the network the images',
-    ):
+    with explained('the first step of training fails', 'check that network and data match'):
         with optimizer.optim_context(model):
             data = model.data_preprocessor(batch, True)
             total, losses = model.parse_losses(model(**data, mode='loss'))
@@ -222,9 +221,7 @@ def _train(cfg: Config, model: nn.Module, batch: Any, report: Report) -> None:
 
 def _predict(model: nn.Module, batch: Any, evaluator: Evaluator, part: Part) -> None:
     model.eval()
-    with explained(
-        'the first evaluation fails', 'check that heads, test_cfg and val_evaluator fit'
-    ):
+    with explained('the first evaluation fails', 'check heads, test_cfg and val_evaluator'):
         with torch.no_grad():
             outputs = [output.to_dict() for output in model.test_step(batch)]
         for metric in evaluator.metrics:
