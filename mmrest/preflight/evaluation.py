@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
-from torch.nn.functional import one_hot
+from torch.nn.functional import interpolate, one_hot
 
 from ..engine.config import dicts, type_name
 from ..errors import UsageError, some
@@ -157,14 +157,8 @@ def perfect(part: Part, sample: Sample) -> Optional[Any]:
         if masks:
             truth.pred_instances.masks = encode_mask_results(loaded['gt_masks'].masks)
     elif 'gt_sem_seg' in truth:
-        labels, shape = truth.gt_sem_seg.data, tuple(truth.ori_shape[:2])
-        if tuple(labels.shape[-2:]) != shape:
-            raise UsageError(
-                f'label maps of {part.where} are {labels.shape[-1]} x {labels.shape[-2]} pixels '
-                f'after its pipeline, but predictions {shape[1]} x {shape[0]} like the images; '
-                'put LoadAnnotations after the step that resizes'
-            )
-        truth.pred_sem_seg = PixelData(data=labels)
+        labels = truth.gt_sem_seg.data[None].float()  # a prediction has the size of its image
+        truth.pred_sem_seg = PixelData(data=interpolate(labels, truth.ori_shape[:2])[0].long())
     elif 'gt_label' in truth:
         number = max(len(part.classes or ()), int(truth.gt_label.max()) + 1)
         truth.pred_score = one_hot(truth.gt_label.long(), number).sum(0).float()

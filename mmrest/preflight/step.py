@@ -198,12 +198,12 @@ def _train(cfg: Config, model: nn.Module, batch: Any, report: Report) -> None:
             'check lr, lr_mult and clip_grad of optim_wrapper, and loss_weight of the heads'
         )
     values = {name: float(value.detach()) for name, value in losses.items() if 'loss' in name}
-    infinite = [name for name, value in values.items() if not np.isfinite(value)]
-    if infinite:
-        raise UsageError(
-            f'the first step of training gives a {infinite[0]} that is not finite; check the '
-            'boxes of the training set (units, order of corners) and the weights of the losses'
-        )
+    for name, value in values.items():
+        if not np.isfinite(value):
+            raise UsageError(
+                f'the first step of training gives {name} {value}; check the boxes of the training '
+                'set (units, order of corners) and the weights of the losses'
+            )
     report.add('first step', ', '.join(f'{name} {value:.3g}' for name, value in values.items()))
     of_boxes = [value for name, value in values.items() if 'bbox' in name]
     if of_boxes and not any(of_boxes):
