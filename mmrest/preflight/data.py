@@ -190,10 +190,8 @@ def check_objects(parts: List[Part], report: Report) -> None:
     for phase in ('train', 'val'):
         listed = [p for p in parts if p.phase == phase and p.samples]
         listed = [part for part in listed if 'instances' in part.samples[0].info]
-        if not listed or any(_has_object(s.info) for part in listed for s in part.samples):
-            continue
         infos = (p.dataset.get_data_info(i) for p in listed for i in range(len(p.dataset)))
-        if not any(map(_has_object, infos)):
+        if listed and not any(map(_has_object, infos)):
             count, where = sum(len(p.dataset) for p in listed), some([p.where for p in listed], 2)
             fault = (
                 f'none of the {count} images of {where} has an object that counts: crowds, '

@@ -48,7 +48,7 @@ def check_evaluator(
         cfg: config of the run.
         phase: 'val' or 'test'.
         parts: datasets of the phase, with samples.
-        folder: folder for the files of the metrics.
+        folder: folder for files of the metrics.
         report: receives the scores.
 
     Raises:

@@ -85,10 +85,8 @@ def check_hooks_and_schedulers(cfg: Config, wrapper: Any, batches: int) -> None:
         name = str(type_name(part))
         with explained(f'{where} ({name}) cannot be built', 'correct its arguments'):
             if root is PARAM_SCHEDULERS:
-                end = cfg.train_cfg.get(
-                    'max_epochs' if part.get('by_epoch', True) else 'max_iters'
-                )
-                part = {**({'end': end} if end else {}), **part}
+                length = 'max_epochs' if part.get('by_epoch', True) else 'max_iters'
+                part = {'end': cfg.train_cfg.get(length) or 10**9, **part}  # as the Runner
                 root.build(part, default_args=dict(optimizer=wrapper, epoch_length=batches))
             elif root is HOOKS and 'VisualizationHook' not in name:  # needs a runner's visualizer
                 hook = root.build({k: v for k, v in part.items() if k != 'priority'})
@@ -125,13 +123,13 @@ def check_step(
         )
     of_val = [item for item in usable if item[0].phase == 'val']
     for part, sample in of_val[:1] if evaluator is not None else ():
-        packed, truth = sample.packed, sample.packed['data_samples'].clone()
-        side = SIDE if 'instances' in sample.info else SIDE_OF_MAP
-        if {'instances', 'seg_map_path'} & sample.info.keys():  # classifiers take any size
-            image = packed['inputs'][..., :side, :side]
-            truth.set_metainfo(dict(img_shape=tuple(image.shape[-2:])))
-            packed = dict(packed, inputs=image, data_samples=truth)
-        _predict(model, loaders['val'].collate_fn([packed]), evaluator, part)
+        batch = loaders['val'].collate_fn([_corner(sample)])
+        model.eval()
+        with explained('the first evaluation fails', 'check heads, test_cfg and val_evaluator'):
+            with torch.no_grad():
+                outputs = [output.to_dict() for output in model.test_step(batch)]
+            for metric in evaluator.metrics:
+                score(metric, part, outputs)
 
 
 def _network(cfg: Config) -> nn.Module:
@@ -180,6 +178,17 @@ def _crop(part: Part, sample: Any) -> Any:
     return sample.packed
 
 
+def _corner(sample: Sample) -> Any:
+    """Return a packed sample with a corner of its image; classifiers take any size."""
+    packed, truth = sample.packed, sample.packed['data_samples'].clone()
+    if not {'instances', 'seg_map_path'} & sample.info.keys():
+        return packed
+    side = SIDE if 'instances' in sample.info else SIDE_OF_MAP
+    image = packed['inputs'][..., :side, :side]
+    truth.set_metainfo(dict(img_shape=tuple(image.shape[-2:])))
+    return dict(packed, inputs=image, data_samples=truth)
+
+
 def _train(cfg: Config, model: nn.Module, batch: Any, report: Report) -> None:
     optimizer = _optimizer(cfg, model)
     model.train()
@@ -201,8 +210,8 @@ def _train(cfg: Config, model: nn.Module, batch: Any, report: Report) -> None:
     for name, value in values.items():
         if not np.isfinite(value):
             raise UsageError(
-                f'the first step of training gives {name} {value}; check the boxes of the training '
-                'set (units, order of corners) and the weights of the losses'
+                f'the first step of training gives {name} {value}; check the boxes of the '
+                'training set (units, order of corners) and the weights of the losses'
             )
     report.add('first step', ', '.join(f'{name} {value:.3g}' for name, value in values.items()))
     of_boxes = [value for name, value in values.items() if 'bbox' in name]
@@ -217,12 +226,3 @@ def _train(cfg: Config, model: nn.Module, batch: Any, report: Report) -> None:
             'find_unused_parameters=True, or, if they are stages that the neck skips '
             '(start_level), out_indices of the backbone to the other stages'
         )
-
-
-def _predict(model: nn.Module, batch: Any, evaluator: Evaluator, part: Part) -> None:
-    model.eval()
-    with explained('the first evaluation fails', 'check heads, test_cfg and val_evaluator'):
-        with torch.no_grad():
-            outputs = [output.to_dict() for output in model.test_step(batch)]
-        for metric in evaluator.metrics:
-            score(metric, part, outputs)
