@@ -29,7 +29,7 @@ class Read:
 
     def __init__(self) -> None:
         self.images = self.small = 0
-        self.unknown: Dict[str, int] = Counter()
+        self.unknown: Counter = Counter()
 
 
 @contextlib.contextmanager

@@ -136,7 +136,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
         used = f' used of {file.images:,}' if file.images else ''
         report.add(f'images of {part.where}', f'{len(part.dataset):,}{used}')
         if file.unknown:
-            names = [f'{name!r} ({count})' for name, count in file.unknown.items()]
+            names = [f'{name!r} ({count})' for name, count in file.unknown.most_common()]
             count = sum(file.unknown.values())
             warn(f'{part.where} drops {count} objects of other classes: {some(names)}')
         if file.small:

@@ -90,7 +90,6 @@ def _mismatches(part: dict, length: int, by_epoch: bool, batches: int) -> Iterat
 def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> None:
     """Check that the disk of the checkpoints has space for those of a run.
 
-    A checkpoint has the weights, the state of the optimizer and, with an EMAHook, the EMA weights.
     A run keeps ``max_keep_ckpts``, or else all, the best of each metric, and one more until an
     older one is removed. Checkpoints of a resumed run are not counted again.
 
@@ -107,14 +106,7 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
         report.add('disk', 'not checked: checkpoints go to remote storage')
         return
     free = shutil.disk_usage(check_writable(folder, option)).free
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    each, number = weights, _number(hook, batches, *_length(cfg))
-    if hook.get('save_optimizer', True):
-        trained = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
-        optimizer = type_name(cfg.optim_wrapper.get('optimizer') or {})
-        each += sum(trained) * MOMENTS.get(optimizer, 2)
-    if any(type_name(part) == 'EMAHook' for _, part in dicts(cfg.get('custom_hooks'), '')):
-        each += weights
+    each, number = _bytes(cfg, model, hook), _number(hook, batches, *_length(cfg))
     path = Path(folder).expanduser()
     saved = [*path.glob('epoch_*.pth'), *path.glob('iter_*.pth')]
     needed = max(number - len(saved), 1) * each
@@ -133,11 +125,22 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
         )
 
 
+def _bytes(cfg: Config, model: nn.Module, hook: dict) -> int:
+    """Return the size of a checkpoint: weights, EMA weights and the state of the optimizer."""
+    each = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    if any(type_name(part) == 'EMAHook' for _, part in dicts(cfg.get('custom_hooks'), '')):
+        each *= 2
+    if hook.get('save_optimizer', True):
+        trained = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
+        optimizer = type_name(cfg.optim_wrapper.get('optimizer') or {})
+        each += sum(trained) * MOMENTS.get(optimizer, 2)
+    return each
+
+
 def _length(cfg: Config) -> Tuple[Optional[int], bool]:
     """Return epochs or iterations of a run, None if not in its loop, and True for epochs."""
-    loop = cfg.get('train_cfg') or {}
-    by_epoch = loop.get('max_epochs') is not None
-    return loop.get('max_epochs' if by_epoch else 'max_iters'), by_epoch
+    by_epoch = cfg.train_cfg.get('max_epochs') is not None
+    return cfg.train_cfg.get('max_epochs' if by_epoch else 'max_iters'), by_epoch
 
 
 def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> int:
