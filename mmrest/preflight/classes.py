@@ -6,7 +6,7 @@ import numpy as np
 from mmengine.config import Config
 from torch import nn
 
-from ..engine.config import dicts, heads, type_name
+from ..engine.config import dicts, heads
 from ..errors import UsageError, some
 from .data import Part
 from .findings import Report, explained
@@ -101,13 +101,12 @@ def _check_label_maps(cfg: Config, part: Part, report: Report) -> None:
     if not files:
         return
     ignored, most = {IGNORED, getattr(part.dataset, 'ignore_index', IGNORED)}, 0
-    for head, node in dicts(cfg.model, 'model'):
-        count = node.get('num_classes')
-        named = {'decode_head', 'auxiliary_head'} & set(head.split('.')[-2:])
-        if not named or not isinstance(count, int) or type_name(node) == 'STDCHead':
+    nodes = dict(dicts(cfg.model, 'model'))
+    for head, count in heads(cfg):
+        if not {'decode_head', 'auxiliary_head'} & set(head.split('.')[-2:]):
             continue
         most = max(most, count)
-        beyond = files.keys() - ignored - {node.get('ignore_index')} - set(range(count))
+        beyond = files.keys() - ignored - {nodes[head].get('ignore_index')} - set(range(count))
         if beyond:
             raise UsageError(
                 f'label map {files[min(beyond)]} ({part.where}) has the value {min(beyond)}, but '
