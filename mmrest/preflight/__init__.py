@@ -7,9 +7,8 @@ built late, weights, schedule and disk. Every fault raises UsageError or Checkpo
 line with cause and fix. Files of evaluators go to a temporary folder.
 """
 
-from contextlib import nullcontext
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 from mmengine.config import Config
 from mmengine.dist import get_rank
@@ -19,6 +18,7 @@ from rich.console import Console
 
 from ..engine.building import check_model
 from ..engine.compat import use_datasets
+from ..engine.config import make_resumable
 from ..engine.data_loading import kept_random_states
 from ..engine.resuming import check_same_optimizer
 from ..errors import UsageError
@@ -28,22 +28,16 @@ from .evaluation import check_evaluator
 from .findings import Fact, Report, explained, quiet
 from .names import check_names, misspelt_keys
 from .resources import check_disk, check_schedule, check_weights, check_writable
-from .step import check_hooks, check_optimizer, check_schedulers, check_step
+from .step import check_hooks_and_schedulers, check_optimizer, check_step
 
 __all__ = ['Fact', 'Rehearsal', 'Report', 'explained', 'rehearse']
 
 
-class Rehearsal:
-    """Findings of a rehearsal, and the datasets that it built.
+class Rehearsal(NamedTuple):
+    """Findings of a rehearsal, and the datasets that it built, by phase."""
 
-    Attributes:
-        report: facts and warnings.
-        datasets: phase -> dataset.
-    """
-
-    def __init__(self) -> None:
-        self.report = Report()
-        self.datasets: Dict[str, Any] = {}
+    report: Report
+    datasets: Dict[str, Any]
 
     def hand_over(self, runner: Runner) -> None:
         """Pass the datasets to a runner, so that annotations are not read twice."""
@@ -56,8 +50,9 @@ def check_complete(cfg: Config, phases: Tuple[str, ...]) -> None:
     Raises:
         UsageError: it does not.
     """
-    for_training = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
-    needed = for_training if 'train' in phases else ('model', 'test_dataloader')
+    needed = ['model', 'test_dataloader']
+    if 'train' in phases:
+        needed = ['model', 'train_dataloader', 'train_cfg', 'optim_wrapper']
     for key in (*needed, 'val_dataloader', 'model.backbone'):
         node = cfg.model.get('backbone') if key == 'model.backbone' else cfg.get(key)
         if not isinstance(node, dict) and (key in needed or node is not None):
@@ -71,7 +66,7 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
     """Rehearse a run.
 
     Args:
-        cfg: config of the run.
+        cfg: config of the run; loops and checkpoint hook become those of mmrest.
         phases: phases of the run, of 'train', 'val' and 'test'.
         thorough: also train a step and predict an image, and show progress on a terminal.
 
@@ -79,16 +74,15 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         UsageError: see the modules of this package.
         CheckpointError: weights cannot be read or do not match.
     """
-    done = Rehearsal()
-    report, loaders, evaluators = done.report, {}, {}
+    report, loaders, evaluators = Report(), {}, {}
     parts: List[Part] = []
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine')
-    shown = thorough and get_rank() == 0
-    progress = Console(stderr=True, quiet=not shown).status('checking the network')
-    shown_progress = progress if shown else nullcontext()
-    with shown_progress, scope, kept_random_states(), quiet(), TemporaryDirectory() as folder:
+    console = Console(stderr=True, quiet=not thorough or get_rank() != 0)
+    progress = console.status('checking the network')
+    with progress, scope, kept_random_states(), quiet(), TemporaryDirectory() as folder:
         check_writable(cfg.work_dir)
         check_complete(cfg, phases)
+        make_resumable(cfg)
         check_names(cfg, phases)
         model = check_model(cfg)
         report.warnings += misspelt_keys(cfg)
@@ -99,27 +93,23 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
             optimizer = check_optimizer(cfg, model, report)
             if not cfg.get('strategy'):  # which may flatten the parameters
                 check_same_optimizer(cfg.get('load_from'), saved, optimizer)
-        for phase in phases:
-            if cfg.get(f'{phase}_dataloader'):
-                progress.update(f'reading the dataset of {phase}_dataloader')
-                loaders[phase], of_phase = build_loader(cfg, phase, report)
-                done.datasets[phase] = loaders[phase].dataset
-                parts += of_phase
+        for phase in [phase for phase in phases if cfg.get(f'{phase}_dataloader')]:
+            progress.update(f'reading the dataset of {phase}_dataloader')
+            loaders[phase], of_phase = build_loader(cfg, phase, report)
+            parts += of_phase
         check_objects(parts, report)
         report.warnings += shared_data(parts)
         check_classes(cfg, model, parts, report)
-        for phase in loaders:
-            if cfg.get(f'{phase}_evaluator'):
-                progress.update(f'evaluating the ground truth with {phase}_evaluator')
-                of_phase = [part for part in parts if part.phase == phase]
-                evaluators[phase] = check_evaluator(cfg, phase, of_phase, folder, report)
+        for phase in [phase for phase in loaders if cfg.get(f'{phase}_evaluator')]:
+            progress.update(f'evaluating the ground truth with {phase}_evaluator')
+            of_phase = [part for part in parts if part.phase == phase]
+            evaluators[phase] = check_evaluator(cfg, phase, of_phase, folder, report)
         if 'train' in phases:
             batches = len(loaders['train'])
             check_schedule(cfg, batches, report)
             check_disk(cfg, model, batches, report)
             if thorough:  # a run builds its hooks and schedulers at its start, anyway
-                check_hooks(cfg)
-                check_schedulers(cfg, optimizer, batches)
+                check_hooks_and_schedulers(cfg, optimizer, batches)
                 progress.update('training a step and predicting an image')
                 check_step(cfg, loaders, parts, evaluators.get('val'), report)
-    return done
+    return Rehearsal(report, {phase: loader.dataset for phase, loader in loaders.items()})

@@ -2,8 +2,8 @@
 
 import contextlib
 import os.path as osp
-from collections import Counter
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence
+from collections import Counter, defaultdict
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 from ..errors import UsageError, some
 from .findings import explained
@@ -15,9 +15,11 @@ NEEDED = {
 }
 """Keys of each entry that mmdet reads."""
 
+Methods = Iterator[Tuple[type, str, Callable]]
 
-class Read(NamedTuple):
-    """Counts of images and objects that datasets have read, by path of the annotation file.
+
+class Read:
+    """Counts of an annotation file that a dataset has read.
 
     Attributes:
         images: number of images.
@@ -25,33 +27,14 @@ class Read(NamedTuple):
         small: number of VOC's objects below ``bbox_min_size``.
     """
 
-    images: Dict[str, int]
-    unknown: Dict[str, Counter]
-    small: Counter
-
-    def warnings(self, where: str, dataset: Any) -> Iterator[str]:
-        """Yield warnings about objects of a dataset that are not used."""
-        path = str(getattr(dataset, 'ann_file', None))
-        unknown, small = self.unknown.get(path), self.small[path]
-        if unknown:
-            names = [f'{name!r} ({count})' for name, count in unknown.most_common()]
-            yield f'{where} drops {sum(unknown.values())} objects of other classes: {some(names)}'
-        if small:
-            yield f'{where} ignores {small} boxes below filter_cfg.bbox_min_size'
-        metainfo = getattr(dataset, 'metainfo', None) or {}
-        kind = metainfo.get('dataset_type')
-        if kind in ('VOC2007', 'VOC2012') and list(metainfo['classes']) != list(
-            type(dataset).METAINFO['classes']
-        ):
-            yield (
-                f"{where}: mmdet's VOCMetric prints the classes of Pascal VOC, because the path "
-                f'contains {kind}, and fails with more than 20; rename the folder'
-            )
+    def __init__(self) -> None:
+        self.images = self.small = 0
+        self.unknown: Counter = Counter()
 
 
 @contextlib.contextmanager
-def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Read]:
-    """Check each COCO JSON and VOC XML that mmdet reads in this context; yield what was read.
+def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Dict[str, Read]]:
+    """Check each COCO JSON and VOC XML that mmdet reads in this context; yield path -> counts.
 
     pycocotools silently drops one of two annotations with the same id, and raises a traceback if a
     key is missing. mmdet numbers the labels in the order of the JSON, and drops objects of an XML
@@ -65,14 +48,21 @@ def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Re
         UsageError: an entry or category is missing, ambiguous, or in another order than the
             classes; a name differs from a class only in case or space; a box is not in its image.
     """
-    found = Read({}, {}, Counter())
-    try:
-        from mmdet.datasets.api_wrappers import COCO
-    except ImportError:  # segmentors and classifiers work without mmdet
+    found: Dict[str, Read] = defaultdict(Read)
+    with contextlib.ExitStack() as originals:
+        with contextlib.suppress(ImportError):  # segmentors and classifiers work without mmdet
+            for owner, name, method in (*_of_coco(found, masks, evaluated), *_of_voc(found)):
+                originals.callback(setattr, owner, name, getattr(owner, name))
+                setattr(owner, name, method)
         yield found
-        return
+
+
+def _of_coco(found: Dict[str, Read], masks: bool, evaluated: bool) -> Methods:
+    """Yield class, name and replacement of mmdet's methods that read a JSON."""
+    from mmdet.datasets.api_wrappers import COCO
+
     read, index, numbers = COCO.__init__, COCO.createIndex, COCO.get_cat_ids
-    needed = [*NEEDED['annotations'], *['iscrowd'] * evaluated]
+    needed = dict(NEEDED, annotations=[*NEEDED['annotations'], *['iscrowd'] * evaluated])
 
     def checked_read(self: Any, annotation_file: Any = None) -> None:
         self.file = str(annotation_file)
@@ -83,16 +73,14 @@ def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Re
 
     def checked_index(self: Any) -> None:
         if type(self) is COCO:  # files of panoptic segmentation have other entries
-            _check_entries(self.file, self.dataset, dict(NEEDED, annotations=needed))
-            found.images[self.file] = len(self.dataset['images'])
+            _check_entries(self.file, self.dataset, needed)
+            found[self.file].images = len(self.dataset['images'])
         index(self)
 
     def checked_numbers(self: Any, cat_names: Sequence[str] = (), **others: Any) -> List[int]:
         labels = numbers(self, cat_names, **others)
-        listed = [self.cats[number]['name'] for number in labels]
         if type(self) is COCO and cat_names:
-            names = [category['name'] for category in self.dataset['categories']]
-            _check_categories(self.file, list(cat_names), listed, names)
+            _check_categories(self, list(cat_names), labels)
         for entry in self.anns.values() if masks and type(self) is COCO else ():
             if not entry.get('segmentation') and entry['category_id'] in labels:
                 raise UsageError(
@@ -101,13 +89,9 @@ def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Re
                 )
         return labels
 
-    COCO.__init__, COCO.createIndex = checked_read, checked_index
-    COCO.get_cat_ids = checked_numbers
-    try:
-        with _checked_xml(found):
-            yield found
-    finally:
-        COCO.__init__, COCO.createIndex, COCO.get_cat_ids = read, index, numbers
+    yield COCO, '__init__', checked_read
+    yield COCO, 'createIndex', checked_index
+    yield COCO, 'get_cat_ids', checked_numbers
 
 
 def _check_entries(path: str, content: Dict[str, Any], needed: Dict[str, List[str]]) -> None:
@@ -117,11 +101,11 @@ def _check_entries(path: str, content: Dict[str, Any], needed: Dict[str, List[st
             raise UsageError(f'{path} is not a valid COCO annotation file: it has no {key}')
         for place, entry in enumerate(entries):
             for name in names:
-                value = entry.get(name)
-                if not value and value != 0:
+                if not entry.get(name) and entry.get(name) != 0:
+                    kind = key.replace('ies', 'ys')[:-1]  # image, category or annotation
                     which = entry.get('id', f'number {place} of the list')
                     why = ', which the evaluation reads' if name == 'iscrowd' else ''
-                    raise UsageError(f'{path}: {key[:-1]} {which} has no {name}{why}; add it')
+                    raise UsageError(f'{path}: {kind} {which} has no {name}{why}; add it')
             if key == 'annotations' and len(entry['bbox']) != 4:
                 raise UsageError(
                     f'{path}: annotation {entry["id"]} has the bbox {entry["bbox"]}; set it to '
@@ -135,24 +119,25 @@ def _check_entries(path: str, content: Dict[str, Any], needed: Dict[str, List[st
                 )
 
 
-def _check_categories(path: str, classes: List[str], listed: List[str], names: List[str]) -> None:
+def _check_categories(coco: Any, classes: List[str], labels: List[int]) -> None:
+    names = [category['name'] for category in coco.dataset['categories']]
     absent = [repr(name) for name in classes if name not in names]
     if absent:
         raise UsageError(
-            f'class {some(absent)} of metainfo.classes is not a category of {path}, which has '
-            f'{some(list(map(repr, names)), 100)}; names must match exactly'
+            f'class {some(absent)} of metainfo.classes is not a category of {coco.file}, which '
+            f'has {some(map(repr, names), 100)}; names must match exactly'
         )
+    listed = [coco.cats[label]['name'] for label in labels]
     if listed != classes:
         raise UsageError(
-            f'{path} lists the categories in the order ({some(listed, 100)}), but '
+            f'{coco.file} lists the categories in the order ({some(listed, 100)}), but '
             f'metainfo.classes in the order ({some(classes, 100)}): mmdet numbers labels in the '
             'order of the file, so names would be swapped; set metainfo.classes in that order'
         )
 
 
-@contextlib.contextmanager
-def _checked_xml(found: Read) -> Iterator[None]:
-    """Check each of VOC's XML files that mmdet reads in this context."""
+def _of_voc(found: Dict[str, Read]) -> Methods:
+    """Yield class, name and replacement of mmdet's methods that read an XML."""
     from mmdet.datasets import XMLDataset
 
     parse, instances = XMLDataset.parse_data_info, XMLDataset._parse_instance_info
@@ -160,44 +145,37 @@ def _checked_xml(found: Read) -> Iterator[None]:
 
     def checked_info(self: Any, img_info: Dict[str, Any]) -> Dict[str, Any]:
         nonlocal xml_path
-        xml_path, path = img_info['xml_path'], str(self.ann_file)
-        fault = f'{xml_path} (of {path}) cannot be read'
+        xml_path = img_info['xml_path']
+        fault = f'{xml_path} (of {self.ann_file}) cannot be read'
         with explained(fault, 'correct the file, or remove it from the list'):
             info = parse(self, img_info)
-        found.images[path] = found.images.get(path, 0) + 1
+        file = found[str(self.ann_file)]
+        file.images += 1
         for left, top, right, bottom in (i['bbox'] for i in info['instances']):
             across = min(right, info['width']) - max(left, 0)
             down = min(bottom, info['height']) - max(top, 0)
             if across < 0 or down < 0:
                 raise UsageError(
-                    f'{xml_path} has the box {left}, {top}, {right}, {bottom} (xmin, ymin, '
-                    f'xmax, ymax, less 1), no part of which is in the image of {info["width"]} x '
-                    f'{info["height"]} pixels; correct or remove it'
+                    f'{xml_path} has the box {left}, {top}, {right}, {bottom} (corners, less 1), '
+                    f'no part of which is in the image of {info["width"]} x {info["height"]} '
+                    'pixels; correct or remove it'
                 )
+            file.small += min(right - left, bottom - top) < (self.bbox_min_size or 0)
         return info
 
     def checked_instances(self: Any, tree: Any, *args: Any, **kwargs: Any) -> List[dict]:
-        path, classes = str(self.ann_file), self.metainfo['classes']
-        similar = {name.lower(): name for name in classes}
-        hard = 0
-        for entry in tree.findall('object'):
-            name = entry.findtext('name', '')
+        classes = self.metainfo['classes']
+        for name in (entry.findtext('name', '') for entry in tree.findall('object')):
             if name in classes:
-                hard += entry.findtext('difficult') == '1'
                 continue
-            found.unknown.setdefault(path, Counter())[name] += 1
-            near = similar.get(name.strip().lower())
-            if near is not None:
-                raise UsageError(
-                    f'{xml_path} has an object {name!r}, but metainfo.classes the class '
-                    f'{near!r}: mmdet drops the object; names must match exactly'
-                )
-        kept = instances(self, tree, *args, **kwargs)
-        found.small[path] += sum(instance['ignore_flag'] for instance in kept) - hard
-        return kept
+            found[str(self.ann_file)].unknown[name] += 1
+            for near in classes:
+                if near.lower() == name.strip().lower():
+                    raise UsageError(
+                        f'{xml_path} has an object {name!r}, but metainfo.classes the class '
+                        f'{near!r}: mmdet drops the object; names must match exactly'
+                    )
+        return instances(self, tree, *args, **kwargs)
 
-    XMLDataset.parse_data_info, XMLDataset._parse_instance_info = checked_info, checked_instances
-    try:
-        yield
-    finally:
-        XMLDataset.parse_data_info, XMLDataset._parse_instance_info = parse, instances
+    yield XMLDataset, 'parse_data_info', checked_info
+    yield XMLDataset, '_parse_instance_info', checked_instances

@@ -6,9 +6,9 @@ import numpy as np
 from mmengine.config import Config
 from torch import nn
 
-from ..engine.config import dicts, heads, type_name
+from ..engine.config import dicts, heads
 from ..errors import UsageError, some
-from .data import Part, label_values
+from .data import Part
 from .findings import Report, explained
 
 IGNORED = 255
@@ -23,12 +23,6 @@ OPEN = {'language_model', 'text_encoder'}
 
 def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Report) -> None:
     """Check that each label has one name in a run, and that the heads predict it.
-
-    Args:
-        cfg: config of the run.
-        model: its network, on any device.
-        parts: its datasets, with samples.
-        report: receives the findings.
 
     Raises:
         UsageError: the classes of two datasets differ, a head predicts another number, or a
@@ -46,8 +40,7 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
     for part in parts:
         _check_label_maps(cfg, part, report)
         labels = [s.info['gt_label'] for s in part.samples if 'gt_label' in s.info]
-        listed = [label if isinstance(label, (list, tuple)) else [label] for label in labels]
-        highest = max((int(label) for each in listed for label in each), default=-1)
+        highest = max((np.max(label, initial=-1) for label in labels), default=-1)
         for key, count, _ in _counts(cfg, part.metainfo):
             if highest >= count:
                 raise UsageError(
@@ -68,79 +61,66 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
 def _check_same(first: Part, part: Part) -> None:
     if part.classes == first.classes:
         return
-    missing = [repr(name) for name in first.classes if name not in part.classes]
-    more = [repr(name) for name in part.classes if name not in first.classes]
-    faults = [f'{some(missing)} missing'] if missing else []
-    faults += [f'{some(more)} added'] if more else []
+    differ = [f'{name!r} missing' for name in first.classes if name not in part.classes]
+    differ += [f'{name!r} added' for name in part.classes if name not in first.classes]
     raise UsageError(
         f'{part.where} ({_root(part)}) does not have the classes of {first.where} '
-        f'({_root(first)}): {", ".join(faults) or "their order differs"}; set metainfo.classes to '
+        f'({_root(first)}): {some(differ or ["their order differs"])}; set metainfo.classes to '
         'the same names in the same order in both (an empty class folder is fine)'
     )
 
 
 def _root(part: Part) -> str:
-    dataset = part.dataset
-    prefix = getattr(dataset, 'img_prefix', None)  # of datasets with class folders
-    return str(prefix or getattr(dataset, 'ann_file', '') or type(dataset).__name__)
+    prefix = getattr(part.dataset, 'img_prefix', None)  # of datasets with class folders
+    return str(prefix or getattr(part.dataset, 'ann_file', '') or type(part.dataset).__name__)
 
 
 def _counts(cfg: Config, metainfo: Dict[str, Any]) -> Iterator[Tuple[str, int, Sequence[str]]]:
     """Yield dotted key, number of classes and their names, for each count in a config."""
     names = metainfo.get('classes') or ()
-    things, stuff = metainfo.get('thing_classes'), metainfo.get('stuff_classes')
-    for key, node in dicts(cfg.model, 'model'):
-        counts = [node.get(f'num_{kind}_classes') or 0 for kind in ('things', 'stuff')]
-        if any(counts) and things and stuff:
-            yield f'{key}.num_things_classes', counts[0], things
-            yield f'{key}.num_stuff_classes', counts[1], stuff
-        elif any(counts):
-            kind = 'things' if counts[0] else 'stuff'
-            yield f'{key}.num_{kind}_classes', sum(counts), names
-    for head, count in heads(cfg) if not stuff else ():
+    of_kind = {kind: metainfo.get(f'{kind}_classes') for kind in ('thing', 'stuff')}
+    for head, count in heads(cfg) if not of_kind['stuff'] else ():
         yield f'{head}.num_classes', count, names
-    for where, parent in (('', cfg), ('model.', cfg.model)):
-        count = (parent.get('data_preprocessor') or {}).get('num_classes')
-        if count is not None:  # for mixing labels
-            yield f'{where}data_preprocessor.num_classes', count, names
+    top = dicts(cfg.get('data_preprocessor'), 'data_preprocessor')
+    for key, node in (*dicts(cfg.model, 'model'), *top):
+        for name, own in (('num_things_classes', 'thing'), ('num_stuff_classes', 'stuff')):
+            if node.get(name):
+                yield f'{key}.{name}', node[name], of_kind[own] or names
+        if key.endswith('data_preprocessor') and 'num_classes' in node:  # for mixing labels
+            yield f'{key}.num_classes', node['num_classes'], names
 
 
 def _check_label_maps(cfg: Config, part: Part, report: Report) -> None:
-    values = label_values(part)
-    if not values:
+    """Check the values in the label maps of the samples after the pipeline."""
+    files: Dict[int, str] = {}
+    for info, packed in part.samples:
+        truth = packed.get('data_samples') if isinstance(packed, dict) else None
+        labels = getattr(getattr(truth, 'gt_sem_seg', None), 'data', None)
+        for value in labels.unique().tolist() if labels is not None else ():
+            files.setdefault(value, info.get('seg_map_path') or info.get('img_path'))
+    if not files:
         return
-    ignored = {IGNORED, getattr(part.dataset, 'ignore_index', IGNORED)}
-    for head, node in dicts(cfg.model, 'model'):
-        count = node.get('num_classes')
-        named = {'decode_head', 'auxiliary_head'} & set(head.split('.')[-2:])
-        if not named or not isinstance(count, int) or type_name(node) == 'STDCHead':
+    ignored, most = {IGNORED, getattr(part.dataset, 'ignore_index', IGNORED)}, 0
+    nodes = dict(dicts(cfg.model, 'model'))
+    for head, count in heads(cfg):
+        if not {'decode_head', 'auxiliary_head'} & set(head.split('.')[-2:]):
             continue
-        unlearnt = ignored | {node.get('ignore_index', IGNORED)}
-        learnt = set(values) - unlearnt
-        beyond = sorted(value for value in learnt if not 0 <= value < count)
+        most = max(most, count)
+        beyond = files.keys() - ignored - {nodes[head].get('ignore_index')} - set(range(count))
         if beyond:
             raise UsageError(
-                f'label map {values[beyond[0]]} ({part.where}) has the value {beyond[0]}, but '
+                f'label map {files[min(beyond)]} ({part.where}) has the value {min(beyond)}, but '
                 f'{head}.num_classes is {count}, so that only 0 to {count - 1} are classes; check '
                 f'metainfo.classes, reduce_zero_label and {head}.ignore_index'
             )
-        alone = part.phase == 'train' and len(learnt) < 2 <= count and unlearnt & set(values)
-        loaded = _loaded_values(part) if alone else set()
-        if IGNORED in loaded and loaded <= {0, IGNORED}:
-            fault = (
-                f'label maps of {part.where} have only the values {some(sorted(loaded))} when '
-                'they are loaded, and 255 is ignored, so that there is one class at most; number '
-                'the classes from 0 (1 instead of 255) in the files, or drop reduce_zero_label'
-            )
-            if len(part.dataset) <= MAPS:
-                raise UsageError(fault)
-            if fault not in report.warnings:  # other maps may have more; one line for all heads
-                report.warnings.append(fault)
-    report.add(f'label maps of {part.where}', f'{len(set(values) - ignored)} classes in a sample')
+    found = files.keys() - ignored
+    report.add(f'label maps of {part.where}', f'{len(found)} classes in a sample')
+    if part.phase == 'train' and len(found) < 2 <= most and ignored & files.keys():
+        _check_masks_of_255(part, report)
 
 
-def _loaded_values(part: Part) -> Set[int]:
-    """Return the values in label maps of a dataset, before they are augmented."""
+def _check_masks_of_255(part: Part, report: Report) -> None:
+    """Check that label maps have more than one class before they are augmented."""
     values: Set[int] = set()
     loads = [s for s in part.dataset.pipeline.transforms if type(s).__name__.startswith('Load')]
     count = len(part.dataset)
@@ -150,4 +130,12 @@ def _loaded_values(part: Part) -> Set[int]:
             for step in loads:
                 data = step(data)
         values.update(np.unique(data.get('gt_seg_map', [])).tolist())
-    return values
+    if IGNORED in values and values <= {0, IGNORED}:
+        fault = (
+            f'label maps of {part.where} have only the values {some(sorted(values))} when they '
+            'are loaded, and 255 is ignored, so that there is one class at most; number the '
+            'classes from 0 (1 instead of 255) in the files, or drop reduce_zero_label'
+        )
+        if count <= MAPS:
+            raise UsageError(fault)
+        report.warnings.append(fault)  # other maps may have more

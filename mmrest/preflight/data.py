@@ -21,12 +21,7 @@ SAMPLES = 24
 
 
 class Sample(NamedTuple):
-    """A sample of a dataset.
-
-    Attributes:
-        info: its data info, before the pipeline.
-        packed: output of the pipeline; None if it drops the sample.
-    """
+    """Data info of a sample, and what the pipeline makes of it; None if it drops the sample."""
 
     info: Dict[str, Any]
     packed: Any
@@ -60,17 +55,12 @@ class Part(NamedTuple):
     @property
     def classes(self) -> Optional[List[str]]:
         """Names of the labels; None for trackers, which follow a single class."""
-        found = self.metainfo.get('classes')
-        kinds = {base.__name__ for base in type(self.dataset).__mro__}
-        tracks = 'BaseVideoDataset' in kinds
-        return list(found) if isinstance(found, (list, tuple)) and not tracks else None
+        names = self.metainfo.get('classes')
+        tracks = 'BaseVideoDataset' in {base.__name__ for base in type(self.dataset).__mro__}
+        return list(names) if isinstance(names, (list, tuple)) and not tracks else None
 
     def prepare(self, info: Dict[str, Any], crop: Optional[Callable] = None) -> Any:
-        """Run the pipeline on a sample.
-
-        Args:
-            info: data info of the sample.
-            crop: a transform to apply before the sample is packed.
+        """Run the pipeline on a sample, with a transform before it is packed.
 
         Raises:
             UsageError: a step fails, or the loaded sizes do not match the annotation.
@@ -78,38 +68,32 @@ class Part(NamedTuple):
         data = copy.deepcopy(info)
         for step in copy.deepcopy(self.dataset.pipeline).transforms:  # some keep images
             name = type(step).__name__
-            loads_map = getattr(step, 'with_seg', False) and info.get('seg_map_path')
-            path = loads_map or info.get('img_path')
-            if name.startswith('Pack') and crop is not None:
+            loads = name.startswith('Load')
+            path = getattr(step, 'with_seg', False) and info.get('seg_map_path')
+            if crop is not None and name.startswith('Pack'):
                 data = crop(data)
-            damaged = 'if the file is damaged, replace or remove it'
-            with explained(
-                f'{name} of {self.where}.pipeline fails on {path}',
-                damaged if name.startswith('Load') else '',
-            ):
+            fault = f'{name} of {self.where}.pipeline fails on {path or info.get("img_path")}'
+            with explained(fault, 'if the file is damaged, replace or remove it' if loads else ''):
                 data = step(data)
             if data is None:
                 return None
-            if name.startswith('Load') and 'ori_shape' in data:
+            if loads and 'ori_shape' in data:
                 self._check_sizes(info, data)
         return data
 
     def _check_sizes(self, info: Dict[str, Any], data: Dict[str, Any]) -> None:
         height, width = data['ori_shape'][:2]
         stated = (info.get('height'), info.get('width'))
+        labels, path, fault = data.get('gt_seg_map'), info.get('seg_map_path'), ''
         if all(stated) and stated != (height, width):
-            turned = (
-                ' (turned, perhaps by its EXIF orientation)' if stated == (width, height) else ''
-            )
+            turned = stated == (width, height)
+            why = ' (turned, perhaps by its EXIF orientation)' if turned else ''
             raise UsageError(
-                f'{info["img_path"]} ({self.where}) is {width} x {height} pixels{turned}, but its '
-                f'annotation says {stated[1]} x {stated[0]}; fix width and height, and make sure '
-                'that the boxes match the loaded image'
+                f'{info["img_path"]} ({self.where}) is {width} x {height} pixels{why}, but its '
+                f'annotation says {stated[1]} x {stated[0]}; fix them, and check the boxes'
             )
-        labels, path = data.get('gt_seg_map'), info.get('seg_map_path')
         if labels is None or not path:
             return
-        fault = ''
         if labels.ndim != 2:
             fault = f'has {labels.shape[2]} channels; convert colours to one class index per pixel'
         elif labels.shape != (height, width):
@@ -125,15 +109,12 @@ class Part(NamedTuple):
 
 
 def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, List[Part]]:
-    """Build the dataset of a phase, its sampler and its loader, and prepare samples.
-
-    Returns:
-        The loader, and the datasets inside their wrappers.
+    """Build the loader of a phase; return it, and the datasets inside their wrappers.
 
     Raises:
         UsageError: it cannot be built, is empty, or its annotations cannot be used.
     """
-    where = f'{phase}_dataloader'
+    where, warn = f'{phase}_dataloader', report.warnings.append
     nodes = list(dicts(cfg[where], where))
     for key, node in nodes:
         classes = (node.get('metainfo') or {}).get('classes') or ()
@@ -147,24 +128,28 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     masks = any(node.get('with_mask') for _, node in nodes)
     with checked_reading(masks) as read, explained(f'{where} cannot be built'):
         loader = Runner.build_dataloader(cfg[where], seed=0)
-    parts = [Part(*leaf, []) for leaf in _leaves(f'{where}.dataset', phase, loader.dataset)]
+    parts = list(_leaves(f'{where}.dataset', phase, loader.dataset))
     for part in parts:
-        count = len(part.dataset)
-        if not count:
+        if not len(part.dataset):
             raise UsageError(f'{part.where} has no images; check its paths and suffixes')
-        listed = read.images.get(str(getattr(part.dataset, 'ann_file', None)))
-        report.warnings += read.warnings(part.where, part.dataset)
-        used = f' used of {listed:,}' if listed else ''
-        report.add(f'images of {part.where}', f'{count:,}{used}')
+        file = read[str(getattr(part.dataset, 'ann_file', None))]
+        used = f' used of {file.images:,}' if file.images else ''
+        report.add(f'images of {part.where}', f'{len(part.dataset):,}{used}')
+        if file.unknown:
+            names = [f'{name!r} ({count})' for name, count in file.unknown.most_common()]
+            count = sum(file.unknown.values())
+            warn(f'{part.where} drops {count} objects of other classes: {some(names)}')
+        if file.small:
+            warn(f'{part.where} ignores {file.small} boxes below filter_cfg.bbox_min_size')
         if part.classes:
+            names = ', '.join(map(str, part.classes[:3]))
             more = ', ...' if len(part.classes) > 3 else ''
-            names = ', '.join(map(str, part.classes[:3])) + more
-            report.add(f'classes of {part.where}', f'{len(part.classes)}: {names}')
+            report.add(f'classes of {part.where}', f'{len(part.classes)}: {names}{more}')
         _sample(part)
     return loader, parts
 
 
-def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Tuple[str, str, Any]]:
+def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Part]:
     inner = vars(dataset).get('dataset', vars(dataset).get('_dataset'))
     if vars(dataset).get('datasets'):
         for index, part in enumerate(dataset.datasets):
@@ -172,55 +157,46 @@ def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Tuple[str, str, An
     elif isinstance(inner, Dataset):
         yield from _leaves(f'{where}.dataset', phase, inner)
     else:
-        yield where, phase, dataset
+        yield Part(where, phase, dataset, [])
 
 
 def _sample(part: Part) -> None:
     """Prepare samples spread over a dataset, and check that their objects remain."""
-    dataset, count = part.dataset, len(part.dataset)
-    if not hasattr(getattr(dataset, 'pipeline', None), 'transforms'):
+    count = len(part.dataset)
+    if not hasattr(getattr(part.dataset, 'pipeline', None), 'transforms'):
         return
-    for number in range(min(SAMPLES, count)):
-        index = number * count // min(SAMPLES, count)
-        info = dataset.get_data_info(index)
+    for index in sorted({number * count // SAMPLES for number in range(SAMPLES)}):
+        info = part.dataset.get_data_info(index)
         if not isinstance(info, dict):
             return  # a video, or something else that is not an image
         with explained(f'sample {index} of {part.where} cannot be prepared'):
-            packed = part.prepare(info) if part.is_usual else dataset.prepare_data(index)
+            packed = part.prepare(info) if part.is_usual else part.dataset.prepare_data(index)
         part.samples.append(Sample(info, packed))
-    infos = [sample.info for sample in part.samples]
-    annotated = [s for s in part.samples if _has_object(s.info)]
-    if not any(sample.packed is not None for sample in part.samples):
-        raise UsageError(f'{part.where}: its pipeline drops all of {len(infos)} images tried')
-    if annotated and not any(count_instances(s.packed) != 0 for s in annotated):
+    annotated = [sample for sample in part.samples if _has_object(sample.info)]
+    tried = annotated or part.samples
+    if all(s.packed is None or (annotated and count_instances(s.packed) == 0) for s in tried):
         raise UsageError(
-            f'{part.where}: its pipeline drops the boxes of all of {len(annotated)} images tried; '
-            'check that they are inside the images, and its filters'
+            f'{part.where}: its pipeline drops all of {len(tried)} images tried, or their boxes; '
+            'check its filters, and that the boxes are inside the images'
         )
 
 
 def check_objects(parts: List[Part], report: Report) -> None:
-    """Check that datasets with boxes have an object that counts.
-
-    Args:
-        parts: datasets of the run, with samples.
-        report: receives a warning if an evaluation has none.
+    """Check that the datasets with boxes have an object that counts.
 
     Raises:
-        UsageError: the training has none.
+        UsageError: none is in the training; an evaluation without any is a warning.
     """
     for phase in ('train', 'val'):
         listed = [p for p in parts if p.phase == phase and p.samples]
         listed = [part for part in listed if 'instances' in part.samples[0].info]
-        if not listed or any(_has_object(s.info) for part in listed for s in part.samples):
-            continue
         infos = (p.dataset.get_data_info(i) for p in listed for i in range(len(p.dataset)))
-        if not any(map(_has_object, infos)):
+        if listed and not any(map(_has_object, infos)):
+            count, where = sum(len(p.dataset) for p in listed), some([p.where for p in listed], 2)
             fault = (
-                f'none of the {sum(len(part.dataset) for part in listed)} images of '
-                f'{some([part.where for part in listed], 2)} has an object that counts (crowds, '
-                'difficult and small objects, boxes of area 0 or outside of the image, and other '
-                'classes do not)'
+                f'none of the {count} images of {where} has an object that counts: crowds, '
+                'difficult or small objects, boxes of area 0 or outside of the image, and other '
+                'classes do not'
             )
             if phase == 'train':
                 raise UsageError(fault)
@@ -229,15 +205,11 @@ def check_objects(parts: List[Part], report: Report) -> None:
 
 def shared_data(parts: List[Part]) -> Iterator[str]:
     """Yield a warning for each dataset of val with samples that a run also trains on."""
-    trained = {
-        sample.info.get('img_path'): part.where
-        for part in parts
-        for sample in part.samples
-        if part.phase == 'train'
-    }
-    for part in parts:
-        paths = [sample.info.get('img_path') for sample in part.samples if part.phase == 'val']
-        for path in [path for path in paths if path and path in trained][:1]:
+    trains = [part for part in parts if part.phase == 'train']
+    trained = {s.info.get('img_path'): part.where for part in trains for s in part.samples}
+    for part in [part for part in parts if part.phase == 'val']:
+        paths = {sample.info.get('img_path') for sample in part.samples} & trained.keys() - {None}
+        for path in sorted(paths)[:1]:
             yield f'{part.where} has images of {trained[path]}, such as {path}; scores mislead'
 
 
@@ -252,14 +224,3 @@ def count_instances(packed: Any) -> Optional[int]:
     instances = getattr(packed.get('data_samples'), 'gt_instances', None)
     boxes = instances.get('bboxes') if instances is not None else packed.get('gt_bboxes')
     return None if boxes is None else len(boxes)
-
-
-def label_values(part: Part) -> Dict[int, str]:
-    """Return value -> file, for the label maps of the samples after the pipeline."""
-    values: Dict[int, str] = {}
-    for info, packed in part.samples:
-        truth = packed.get('data_samples') if isinstance(packed, dict) else None
-        labels = getattr(getattr(truth, 'gt_sem_seg', None), 'data', None)
-        for value in labels.unique().tolist() if labels is not None else ():
-            values.setdefault(value, info.get('seg_map_path') or info.get('img_path'))
-    return values

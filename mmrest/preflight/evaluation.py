@@ -11,12 +11,14 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
+from torch.nn.functional import interpolate, one_hot
 
 from ..engine.config import dicts, type_name
 from ..errors import UsageError, some
 from .annotations import checked_reading
 from .data import Part, Sample
 from .findings import Report, explained
+from .names import named_parts
 
 BEST = {
     'CocoMetric': {'bbox_mAP': 1.0, 'segm_mAP': 1.0},
@@ -33,7 +35,6 @@ LEAST = 0.9
 MOST_BOXES = 100
 """Maximum number of boxes per image in COCO's metric."""
 
-
 FILES = ('outfile_prefix', 'output_dir', 'out_file_path')
 """Arguments of metrics that write files."""
 
@@ -47,30 +48,24 @@ def check_evaluator(
         cfg: config of the run.
         phase: 'val' or 'test'.
         parts: datasets of the phase, with samples.
-        folder: folder for the files of the metrics.
+        folder: folder for files of the metrics.
         report: receives the scores.
 
-    Returns:
-        The evaluator.
-
     Raises:
-        UsageError: it cannot be built or fails, or the score is too low.
+        UsageError: the evaluator cannot be built or fails, or the score is too low.
     """
     where, node = f'{phase}_evaluator', copy.deepcopy(cfg[f'{phase}_evaluator'])
     for _, part in dicts(node, where):
-        part.update(
-            {key: osp.join(folder, osp.basename(part[key])) for key in FILES if part.get(key)}
-        )
-    names: List[str] = []
-    all_known = True
+        for key in [key for key in FILES if part.get(key)]:
+            part[key] = osp.join(folder, osp.basename(part[key]))
     with checked_reading(evaluated=True), explained(f'{where} cannot be built'):
         evaluator = Runner.build_evaluator(None, node)  # does not use its runner
-    for index, metric in enumerate(evaluator.metrics):
-        key = f'{where}.{index}' if len(evaluator.metrics) > 1 else where
-        scores = _check_metric(key, metric, parts, report)
-        all_known = all_known and bool(scores)
-        names += scores
-    for key, name in _monitored(cfg) if phase == 'val' and all_known else ():
+    scores = [
+        _check_metric(f'{where}.{index}' if index else where, metric, parts, report)
+        for index, metric in enumerate(evaluator.metrics)
+    ]
+    names = [name for of_metric in scores for name in of_metric]
+    for key, name in _monitored(cfg) if phase == 'val' and all(scores) else ():
         if name not in names:
             raise UsageError(
                 f'{key} is {name}, which is not a metric of {where}; set one of {some(names, 20)}'
@@ -80,31 +75,34 @@ def check_evaluator(
 
 def _monitored(cfg: Config) -> Iterator[Tuple[str, str]]:
     """Yield the dotted keys of hooks that name a metric, and its name."""
-    for key in ('default_hooks', 'custom_hooks'):
-        for where, part in dicts(cfg.get(key), key):
-            best = part.get('save_best') or ()
-            for name in [best] if isinstance(best, str) else best:
-                if name != 'auto':
-                    yield f'{where}.save_best', name
-            if type_name(part) == 'EarlyStoppingHook' and 'monitor' in part:
-                yield f'{where}.monitor', part['monitor']
+    for where, hook, _ in named_parts(cfg, ()):
+        best = hook.get('save_best') or ()
+        for name in [best] if isinstance(best, str) else best:
+            if name != 'auto':
+                yield f'{where}.save_best', name
+        if type_name(hook) == 'EarlyStoppingHook' and 'monitor' in hook:
+            yield f'{where}.monitor', hook['monitor']
 
 
 def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) -> List[str]:
     """Return the names of the scores; none if the metric cannot be rehearsed."""
     best = next((BEST[k.__name__] for k in type(metric).__mro__ if k.__name__ in BEST), None)
-    kept = [sample for part in parts for sample in part.samples if sample.packed is not None]
-    if best and 'bbox_mAP' in best:
-        kept = [s for s in kept if len(s.info.get('instances') or ()) <= MOST_BOXES]
-    if best is None or getattr(metric, 'format_only', False) or len(parts) != 1 or not kept:
+    if best is None or getattr(metric, 'format_only', False) or len(parts) != 1:
         return []
-    if ('segments_info' in kept[0].info) != ('PQ' in best):
-        return []  # panoptic masks differ from instance masks
     (part,), kind = parts, type(metric).__name__
-    with explained(
-        f'{where} ({kind}) fails on the annotations of {part.where}',
-        'check that the metric is meant for this data',
-    ):
+    kept = [sample for sample in part.samples if sample.packed is not None]
+    if 'bbox_mAP' in best:
+        kept = [s for s in kept if len(s.info.get('instances') or ()) <= MOST_BOXES]
+    if not kept or ('segments_info' in kept[0].info) != ('PQ' in best):
+        return []  # panoptic masks differ from instance masks
+    voc = part.metainfo.get('dataset_type')
+    if voc in ('VOC2007', 'VOC2012') and part.classes != list(part.dataset.METAINFO['classes']):
+        report.warnings.append(
+            f"{part.where}: mmdet's VOCMetric prints the classes of Pascal VOC, because the path "
+            f'contains {voc}, and fails with more than 20; rename the folder'
+        )
+    fault = f'{where} ({kind}) fails on the annotations of {part.where}'
+    with explained(fault, 'check that the metric is meant for this data'):
         predicted = [found for found in (perfect(part, sample) for sample in kept) if found]
         if not predicted and 'instances' not in kept[0].info:
             raise UsageError(
@@ -119,9 +117,8 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
         if not scores[name] >= LEAST * best[name]:
             raise UsageError(
                 f'{where} ({kind}) gives {prefix}{name} {scores[name]:.3f} instead of '
-                f'{best[name]:g} for the annotations of {part.where} as predictions; '
-                'check that both read the same files (ann_file), and whether the pipeline changes '
-                'the annotations'
+                f'{best[name]:g} for the annotations of {part.where} as predictions; check that '
+                'both read the same ann_file, and that the pipeline does not change annotations'
             )
         report.add(f'{where} on the ground truth', f'{prefix}{name} {scores[name]:.3f}')
     return [prefix + name for name in scores]
@@ -145,30 +142,26 @@ def perfect(part: Part, sample: Sample) -> Optional[Any]:
     if 'segments_info' in info:
         truth.pred_panoptic_seg = PixelData(sem_seg=_panoptic(part, info)[None])
     elif 'instances' in info:
-        instances = [i for i in info['instances'] if not i.get('ignore_flag')]
-        boxes = np.array([i['bbox'] for i in instances], np.float32).reshape(-1, 4)
+        from mmdet.datasets.transforms import LoadAnnotations
+        from mmdet.structures.mask import encode_mask_results
+
+        instances = [dict(i, ignore_flag=0) for i in info['instances'] if not i.get('ignore_flag')]
+        masks = all('mask' in instance for instance in instances)
+        shape = (info.get('height'), info.get('width'))
+        loaded = LoadAnnotations(with_mask=masks)(dict(instances=instances, ori_shape=shape))
         truth.pred_instances = InstanceData(
-            bboxes=torch.from_numpy(boxes),
-            labels=torch.tensor([i['bbox_label'] for i in instances], dtype=torch.long),
+            bboxes=loaded['gt_bboxes'].tensor,
+            labels=torch.from_numpy(loaded['gt_bboxes_labels']),
             scores=torch.ones(len(instances)),
         )
-        if all('mask' in i for i in instances):
-            shape = (info['height'], info['width'])
-            truth.pred_instances.masks = [_rle(i['mask'], *shape) for i in instances]
+        if masks:
+            truth.pred_instances.masks = encode_mask_results(loaded['gt_masks'].masks)
     elif 'gt_sem_seg' in truth:
-        labels, shape = truth.gt_sem_seg.data, tuple(truth.ori_shape[:2])
-        if tuple(labels.shape[-2:]) != shape:
-            raise UsageError(
-                f'label maps of {part.where} are {labels.shape[-1]} x {labels.shape[-2]} pixels '
-                f'after its pipeline, but predictions {shape[1]} x {shape[0]} like the images; '
-                'put LoadAnnotations after the step that resizes'
-            )
-        truth.pred_sem_seg = PixelData(data=labels.clone())
+        labels = truth.gt_sem_seg.data[None].float()  # a prediction has the size of its image
+        truth.pred_sem_seg = PixelData(data=interpolate(labels, truth.ori_shape[:2])[0].long())
     elif 'gt_label' in truth:
         number = max(len(part.classes or ()), int(truth.gt_label.max()) + 1)
-        truth.pred_score = torch.zeros(number)
-        truth.pred_score[truth.gt_label.long()] = 1
-        truth.pred_label = truth.gt_label.clone()
+        truth.pred_score = one_hot(truth.gt_label.long(), number).sum(0).float()
     else:
         return None
     return truth
@@ -184,11 +177,3 @@ def _panoptic(part: Part, info: Dict[str, Any]) -> torch.Tensor:
         value = segment['category'] + INSTANCE_OFFSET * (place + 1)
         labels[numbers == segment['id']] = value
     return torch.from_numpy(labels)
-
-
-def _rle(mask: Any, height: int, width: int) -> Dict[str, Any]:
-    from pycocotools import mask as masks
-
-    if isinstance(mask, dict):
-        return masks.frPyObjects(mask, height, width) if isinstance(mask['counts'], list) else mask
-    return masks.merge(masks.frPyObjects(mask, height, width))

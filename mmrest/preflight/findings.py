@@ -24,6 +24,8 @@ REMEDIES = {
     'Target -?\\d+ is out of bounds': 'set the value of void pixels as ignore_index of the heads '
     'and of their losses',
     'reduce_zero_label': 'set it to the same value in the dataset and in LoadAnnotations',
+    'shape of the mask': 'if the pipeline resizes label maps, put LoadAnnotations after the step '
+    'that resizes',
     'Please install': 'install it, or use another backend',
     "'ConfigDict' object has no attribute": 'add it to the config of that part',
 }

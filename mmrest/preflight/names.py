@@ -2,21 +2,38 @@
 
 import difflib
 import inspect
+import re
 from importlib.util import find_spec
 from typing import Any, Iterator, List, Set, Tuple
 
 from mmengine import registry
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 from mmengine.registry import Registry
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
+from mmengine.runner import Runner, TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
 from ..engine.building import find_type
-from ..engine.config import dicts
+from ..engine.config import PHASES, dicts
 from ..errors import UsageError
+
+PARTS = {
+    r'model\.backbone': registry.MODELS,
+    r'(train|val|test)_cfg': registry.LOOPS,
+    r'(train|val|test)_dataloader': registry.DATASETS,
+    r'(default|custom)_hooks\.\w+': registry.HOOKS,
+    r'optim_wrapper': registry.OPTIM_WRAPPERS,
+    r'optim_wrapper\.optimizer': registry.OPTIMIZERS,
+    r'param_scheduler(\.\d+)?': registry.PARAM_SCHEDULERS,
+    r'visualizer\.vis_backends\.\d+': registry.VISBACKENDS,
+}
+"""Regular expression of dotted keys -> registry of the parts there."""
 
 OF_DATA = (registry.DATASETS, registry.TRANSFORMS, registry.DATA_SAMPLERS)
 """Registries of the parts of a dataloader, which the rehearsal builds."""
+
+DEFAULTS = dict(val_cfg=ValLoop, test_cfg=TestLoop, optim_wrapper=OptimWrapper)
+"""Dotted key -> class of a part without a type."""
 
 BUILDERS_KEYS = {'type', '_scope_', '_delete_', 'priority', 'convert_to_iter_based', 'by_epoch'}
 """Keys that mmengine removes before it builds a part."""
@@ -27,21 +44,16 @@ def check_names(cfg: Config, phases: Tuple[str, ...]) -> None:
 
     The rehearsal builds the parts of dataloaders, so only misspelt arguments are checked there.
 
-    Args:
-        cfg: config of the run.
-        phases: phases of the run, of 'train', 'val' and 'test'.
-
     Raises:
         UsageError: a type is not registered, a package not installed, or an argument unknown.
     """
-    for where, part, root in _parts(cfg, phases):
+    for where, part, root in named_parts(cfg, phases):
         name = part.get('type')
-        kind = find_type(root, name) if isinstance(name, str) else name
-        if root is registry.LOOPS and name is None:  # as the Runner
-            kind = dict(val_cfg=ValLoop, test_cfg=TestLoop).get(where, EpochBasedTrainLoop)
-            kind = kind if part.get('by_epoch', True) else IterBasedTrainLoop
-        elif where == 'train_cfg' and 'by_epoch' in part:
+        kind = find_type(root, name) if isinstance(name, str) else name or DEFAULTS.get(where)
+        if where == 'train_cfg' and 'by_epoch' in part:
             raise UsageError(f'train_cfg has both type={name} and by_epoch; remove one of them')
+        if where.endswith('_dataloader'):
+            kind = DataLoader
         if kind is None:
             with root.switch_scope_and_registry(None) as of_scope:
                 known = {*of_scope.module_dict, *root.module_dict}
@@ -74,34 +86,18 @@ def misspelt_keys(cfg: Config) -> Iterator[str]:
             yield f'{key} is not a key of the Runner, which ignores it; did you mean {similar}?'
 
 
-def _parts(cfg: Config, phases: Tuple[str, ...]) -> Iterator[Tuple[str, dict, Registry]]:
-    backbone = cfg.model.get('backbone')
-    if backbone and 'type' in backbone:
-        yield 'model.backbone', backbone, registry.MODELS
-    for phase in phases:
-        if cfg.get(f'{phase}_cfg'):
-            yield f'{phase}_cfg', cfg[f'{phase}_cfg'], registry.LOOPS
-        loader = f'{phase}_dataloader'
-        if cfg.get(loader):
-            yield loader, dict(cfg[loader], type=DataLoader), registry.DATASETS
-        for where, part in dicts(cfg.get(loader), loader):
-            for root in OF_DATA:
+def named_parts(cfg: Config, phases: Tuple[str, ...]) -> Iterator[Tuple[str, dict, Registry]]:
+    """Yield dotted key, config and registry of the parts of a run."""
+    others = tuple(f'{phase}_' for phase in PHASES if phase not in phases)
+    others += () if 'train' in phases else ('optim_wrapper', 'param_scheduler')
+    for top in [key for key in cfg if not key.startswith(others)]:
+        for where, part in dicts(cfg[top], top):
+            for pattern, root in PARTS.items():
+                if re.fullmatch(pattern, where):
+                    yield where, part, root
+            for root in OF_DATA if top.endswith('_dataloader') else ():
                 if find_type(root, part.get('type')):
                     yield where, part, root
-    for key in ('default_hooks', 'custom_hooks'):
-        for where, part in dicts(cfg.get(key), key):
-            if where.count('.') == 1:
-                yield where, part, registry.HOOKS
-    if 'train' in phases:
-        wrapper = cfg.get('optim_wrapper') or {}
-        yield 'optim_wrapper', dict(dict(type='OptimWrapper'), **wrapper), registry.OPTIM_WRAPPERS
-        if isinstance(wrapper.get('optimizer'), dict):
-            yield 'optim_wrapper.optimizer', wrapper['optimizer'], registry.OPTIMIZERS
-        for where, part in dicts(cfg.get('param_scheduler'), 'param_scheduler'):
-            yield where, part, registry.PARAM_SCHEDULERS
-    for where, part in dicts(cfg.get('visualizer'), 'visualizer'):
-        if '.vis_backends.' in where:
-            yield where, part, registry.VISBACKENDS
 
 
 def near(name: str, names: Set[str], cutoff: float = 0.6) -> List[str]:

@@ -25,18 +25,13 @@ MOMENTS = {'SGD': 1, 'RMSprop': 1, 'Adagrad': 1, 'Lion': 1}
 
 
 def check_schedule(cfg: Config, batches: int, report: Report) -> None:
-    """Report length, learning rate and schedule of a run, and check its warm-up.
-
-    Args:
-        cfg: config of the run.
-        batches: batches per epoch.
-        report: receives facts and warnings.
+    """Report length, learning rate and schedule of a run with a number of batches per epoch.
 
     Raises:
         UsageError: the run has no iterations.
     """
     length, by_epoch = _length(cfg)
-    batch_size = cfg.train_dataloader.get('batch_size')
+    batch_size, wrapper = cfg.train_dataloader.get('batch_size'), cfg.optim_wrapper
     if not batches:
         raise UsageError(
             f'train_dataloader has no batch: its dataset is smaller than batch_size={batch_size}, '
@@ -46,68 +41,62 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
         key = 'max_epochs' if by_epoch else 'max_iters'
         raise UsageError(f'train_cfg.{key} must be a positive integer, got {length!r}')
     iterations = (length or 0) * (batches if by_epoch else 1)
-    accumulated = (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
+    accumulated = wrapper.get('accumulative_counts', 1)
     if length and accumulated > iterations:
         report.warnings.append(
             f'optim_wrapper.accumulative_counts={accumulated} exceeds the {iterations:,} '
             'iterations of the run, so that the optimizer makes a single step; reduce it'
         )
+    unit = 'epochs' if by_epoch else 'iterations'
+    optimizer, scaling = wrapper.get('optimizer') or {}, cfg.get('auto_scale_lr') or {}
+    rate = f'{type_name(optimizer)}, lr {optimizer.get("lr")}'
+    if scaling.get('base_batch_size') and not scaling.get('enable'):
+        rate += f' (for an effective batch size of {scaling["base_batch_size"]:g})'
     report.add('batch', f'{batch_size} x {get_world_size()} process(es)')
     report.add('iterations per epoch', f'{batches:,}')
-    unit = 'epochs' if by_epoch else 'iterations'
     report.add('length', f'{length:,} {unit}' if length else 'set by its loop')
-    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
-    scaling = cfg.get('auto_scale_lr') or {}
-    meant = scaling.get('base_batch_size')
-    rate = f' (for an effective batch size of {meant:g})' if meant else ''
-    rate = '' if scaling.get('enable') else rate
-    report.add('optimizer', f'{type_name(optimizer)}, lr {optimizer.get("lr")}{rate}')
-    for _, part in dicts(cfg.get('param_scheduler'), ''):
-        if not type_name(part):
-            continue
-        begin, end, by_iter = part.get('begin', 0), part.get('end'), not part.get('by_epoch', True)
-        until = 'the end' if end is None else end
-        unit = ' (iterations)' if by_iter else ''
-        report.add('schedule', f'{type_name(part)} {begin} to {until}{unit}')
-        in_epochs = not by_iter and not part.get('convert_to_iter_based')
-        if in_epochs and not by_epoch and length:
-            report.warnings.append(
-                f'{type_name(part)} of param_scheduler counts epochs, but the run counts '
-                'iterations, so that it has no effect; set by_epoch=False'
-            )
-        elif length and by_iter != by_epoch and min(part.get('milestones') or [0]) >= length:
-            report.warnings.append(
-                f'{type_name(part)} of param_scheduler has no effect: its milestones '
-                f'{list(part["milestones"])} are after the end of the run ({length}); lower them'
-            )
-        rises = part.get('start_factor', 1 / 3) < part.get('end_factor', 1)
-        if type_name(part) == 'LinearLR' and rises and not begin and end and length:
-            end *= 1 if by_iter else batches
-            if 2 * end > iterations:
-                report.warnings.append(
-                    f'the warm-up takes {end:,} of the {iterations:,} iterations; '
-                    'shorten it (end of the first param_scheduler) or train longer'
-                )
+    report.add('optimizer', rate)
+    for part in [part for _, part in dicts(cfg.get('param_scheduler'), '') if type_name(part)]:
+        until = 'the end' if part.get('end') is None else part['end']
+        unit = '' if part.get('by_epoch', True) else ' (iterations)'
+        report.add('schedule', f'{type_name(part)} {part.get("begin", 0)} to {until}{unit}')
+        if length:
+            report.warnings += _mismatches(part, length, by_epoch, batches)
+
+
+def _mismatches(part: dict, length: int, by_epoch: bool, batches: int) -> Iterator[str]:
+    """Yield warnings about a scheduler that does not fit the length of a run."""
+    name, in_epochs = type_name(part), part.get('by_epoch', True)
+    if in_epochs and not by_epoch and not part.get('convert_to_iter_based'):
+        yield (
+            f'{name} of param_scheduler counts epochs, but the run counts iterations, so that it '
+            'has no effect; set by_epoch=False'
+        )
+    elif in_epochs == by_epoch and min(part.get('milestones') or [0]) >= length:
+        yield (
+            f'{name} of param_scheduler has no effect: its milestones {list(part["milestones"])} '
+            f'are after the end of the run ({length}); lower them'
+        )
+    rises = part.get('start_factor', 1 / 3) < part.get('end_factor', 1)
+    warm_up = (part.get('end') or 0) * (batches if in_epochs else 1)
+    iterations = length * (batches if by_epoch else 1)
+    if name == 'LinearLR' and rises and not part.get('begin') and 2 * warm_up > iterations:
+        yield (
+            f'the warm-up takes {warm_up:,} of the {iterations:,} iterations; shorten it (end of '
+            'the first param_scheduler) or train longer'
+        )
 
 
 def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> None:
     """Check that the disk of the checkpoints has space for those of a run.
 
-    A checkpoint has the weights, the state of the optimizer and, with an EMAHook, the EMA weights.
     A run keeps ``max_keep_ckpts``, or else all, the best of each metric, and one more until an
     older one is removed. Checkpoints of a resumed run are not counted again.
-
-    Args:
-        cfg: config of the run.
-        model: its network, on any device.
-        batches: batches per epoch.
-        report: receives a fact.
 
     Raises:
         UsageError: it does not; the message has the numbers.
     """
-    hooks = {'checkpoint': {}, **(cfg.get('default_hooks') or {})}  # mmengine's default
-    hook, folder, option = hooks['checkpoint'], cfg.work_dir, '--work-dir'
+    hook, folder, option = cfg.default_hooks.get('checkpoint'), cfg.work_dir, '--work-dir'
     if hook is None:
         return
     if hook.get('out_dir'):
@@ -116,19 +105,11 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
     if is_remote(folder):
         report.add('disk', 'not checked: checkpoints go to remote storage')
         return
-    nearest = check_writable(folder, option)
-    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    each, number = weights, _number(hook, batches, *_length(cfg))
-    if hook.get('save_optimizer', True):
-        trained = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
-        each += sum(trained) * MOMENTS.get(type_name(optimizer), 2)
-    if any(type_name(part) == 'EMAHook' for _, part in dicts(cfg.get('custom_hooks'), '')):
-        each += weights
-    present = 0
-    if nearest == Path(folder).expanduser().absolute():
-        present = sum(1 for name in ('epoch_*.pth', 'iter_*.pth') for _ in nearest.glob(name))
-    needed, free = max(number - present, 1) * each, shutil.disk_usage(nearest).free
+    free = shutil.disk_usage(check_writable(folder, option)).free
+    each, number = _bytes(cfg, model, hook), _number(hook, batches, *_length(cfg))
+    path = Path(folder).expanduser()
+    saved = [*path.glob('epoch_*.pth'), *path.glob('iter_*.pth')]
+    needed = max(number - len(saved), 1) * each
     numbers = f'{number} of {_size(each)} each, {_size(needed)} in all; {_size(free)} are free'
     if needed > free:
         raise UsageError(
@@ -144,11 +125,22 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
         )
 
 
+def _bytes(cfg: Config, model: nn.Module, hook: dict) -> int:
+    """Return the size of a checkpoint: weights, EMA weights and the state of the optimizer."""
+    each = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    if any(type_name(part) == 'EMAHook' for _, part in dicts(cfg.get('custom_hooks'), '')):
+        each *= 2
+    if hook.get('save_optimizer', True):
+        trained = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
+        optimizer = type_name(cfg.optim_wrapper.get('optimizer') or {})
+        each += sum(trained) * MOMENTS.get(optimizer, 2)
+    return each
+
+
 def _length(cfg: Config) -> Tuple[Optional[int], bool]:
     """Return epochs or iterations of a run, None if not in its loop, and True for epochs."""
-    loop = cfg.get('train_cfg') or {}
-    by_epoch = loop.get('max_epochs') is not None
-    return loop.get('max_epochs' if by_epoch else 'max_iters'), by_epoch
+    by_epoch = cfg.train_cfg.get('max_epochs') is not None
+    return cfg.train_cfg.get('max_epochs' if by_epoch else 'max_iters'), by_epoch
 
 
 def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> int:
@@ -159,9 +151,8 @@ def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> 
     elif by_epoch and not saves_by_epoch:
         length *= batches
     interval, most = hook.get('interval', 1), hook.get('max_keep_ckpts', -1)
-    kept = length // interval if interval > 0 else 0
-    if hook.get('save_last', True) and (interval <= 0 or length % interval):
-        kept += 1
+    interval = interval if interval > 0 else length + 1
+    kept = length // interval + (hook.get('save_last', True) and length % interval > 0)
     if 0 < most < kept:
         kept = most + 1
     best = hook.get('save_best')
@@ -169,18 +160,14 @@ def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> 
 
 
 def _size(count: float) -> str:
-    return f'{count / 2**30:.1f} GiB' if count >= 2**30 else f'{count / 2**20:.0f} MiB'
+    return f'{count / 2**30:.2f} GiB'
 
 
 def check_writable(folder: str, option: str = '--work-dir') -> Path:
-    """Check that a folder exists or can be created, and is writable; write nothing.
-
-    Args:
-        folder: path of the folder.
-        option: option that sets it, for messages.
+    """Check that a folder, which an option sets, exists or can be created, and is writable.
 
     Returns:
-        The nearest folder that exists.
+        The nearest folder that exists; nothing is written.
 
     Raises:
         UsageError: a part of the path is not a folder, or not writable.
@@ -211,12 +198,6 @@ def check_weights(
     ``load_from`` must cover the backbone. A checkpoint to resume or test must cover the full
     model. Remote weights are not checked.
 
-    Args:
-        cfg: config of the run.
-        model: its network, on any device.
-        phases: phases of the run, of 'train', 'val' and 'test'.
-        report: receives facts.
-
     Returns:
         The parameter groups of a checkpoint to resume.
 
@@ -225,10 +206,9 @@ def check_weights(
     """
     while isinstance(model, BaseTTAModel):
         model = model.module
-    training = 'train' in phases
-    elsewhere = 'not checked, it is not on this machine'
-    # Resumed runs initialise their network, too.
-    for name, module, init_cfg in from_files(model) if training else ():
+    training, elsewhere = 'train' in phases, 'not checked, it is not on this machine'
+    pretrained = list(from_files(model)) if training else []
+    for name, module, init_cfg in pretrained:  # also by a resumed run
         path = str(init_cfg['checkpoint'])
         found = f'{path}: {elsewhere}' if is_remote(path) else _fitted(module, init_cfg)
         report.add(f'pretrained weights of {name or "the model"}', found)
@@ -237,13 +217,12 @@ def check_weights(
         report.add('checkpoint', f'{path}: {elsewhere}')
     elif path:
         resuming = training and bool(cfg.get('resume'))
-        hook = StrictWeightsHook(resuming)
-        if training and not resuming:
-            hook = InitWeightsHook()
+        initialises = training and not resuming
+        hook = InitWeightsHook() if initialises else StrictWeightsHook(resuming)
         checkpoint = load_from_guarded(path, 'cpu')
         report.add('checkpoint', hook.fitted(model, path, checkpoint).report)
         return parameter_groups(checkpoint) if resuming else None
-    elif training and not list(from_files(model)):
+    elif training and not pretrained:
         report.add('weights', 'none, random initialisation')
         frozen = sum(not parameter.requires_grad for parameter in model.parameters())
         if frozen:
@@ -267,15 +246,11 @@ def _fitted(module: nn.Module, init_cfg: dict) -> str:
     weights = read_weights(str(init_cfg['checkpoint']), init_cfg.get('prefix'))
     if isinstance(module, StrictPretrained):
         return module.fit(weights)[1]
-    wanted = module.state_dict()
-    converts = getattr(module, 'convert_weights', False)  # as Swin and PVT of mmdet and mmseg
-    matching = (
-        n for n, t in weights.tensors.items() if n in wanted and t.shape == wanted[n].shape
-    )
-    if not any(matching) and not converts:
+    source, tensors, wanted = weights.source, weights.tensors, module.state_dict()
+    fits = any(name in wanted and t.shape == wanted[name].shape for name, t in tensors.items())
+    if not fits and not getattr(module, 'convert_weights', False):  # as Swin and PVT do
         raise CheckpointError(
-            f'{weights.source} does not match {type(module).__name__}: 0 of its '
-            f'{len(weights.tensors)} tensors have a matching name and shape; use other weights, '
-            'or set init_cfg.prefix'
+            f'{source} does not match {type(module).__name__}: 0 of its {len(tensors)} tensors '
+            'have a matching name and shape; use other weights, or set init_cfg.prefix'
         )
-    return summary(weights.source, weights.tensors, wanted)
+    return summary(source, tensors, wanted)

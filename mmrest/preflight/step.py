@@ -1,7 +1,7 @@
 """One training step and one prediction, on small crops of real samples."""
 
 import copy
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -10,18 +10,17 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook
-from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS, TRANSFORMS
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..engine.building import find_type
-from ..engine.config import dicts, type_name
+from ..engine.config import type_name
 from ..errors import UsageError, some
-from .data import Part, count_instances
+from .data import Part, Sample, count_instances
 from .evaluation import score
 from .findings import Report, explained
-from .names import near
+from .names import named_parts, near
 from .resources import from_files
 
 SIDE = 320
@@ -35,98 +34,64 @@ CROPS = 10
 
 
 def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> Any:
-    """Check that the optimizer can be built, and warn about custom_keys with unintended effects.
-
-    Args:
-        cfg: config of the run.
-        model: its network, on any device.
-        report: receives warnings.
-
-    Returns:
-        The wrapper of the optimizer.
+    """Return the optimizer wrapper of a run, and warn about custom_keys with unintended effects.
 
     Raises:
         UsageError: it cannot be built.
     """
     wrapper = _optimizer(cfg, model)
-    paramwise = (cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}
+    paramwise = cfg.optim_wrapper.get('paramwise_cfg') or {}
     keys = paramwise.get('custom_keys') or {}
     names = [name for name, _ in model.named_parameters()]
     words = {word for name in names for word in name.split('.')}
-    ends = {key: key.split('.')[-1] for key in keys if not any(key in name for name in names)}
-    similar = {key: near(end, words, 0.85) for key, end in ends.items() if end not in words}
-    hints = [f'{key} ({found[0]}?)' for key, found in similar.items() if found]
+    unused = [key for key in keys if not any(key in name for name in names)]
+    similar = [(key, near(key.split('.')[-1], words, 0.85)) for key in unused]
+    hints = [f'{key} ({found[0]}?)' for key, found in similar if found and found[0] not in key]
     if hints:  # keys of other networks are usual
         report.warnings.append(
             f'paramwise_cfg.custom_keys occur in no parameter name: {some(hints)}'
         )
-    if not isinstance(wrapper, OptimWrapper) or not keys or paramwise.get('norm_decay_mult') != 0:
+    if not keys or paramwise.get('norm_decay_mult') != 0:
         return wrapper
-    norms = {
-        id(parameter): f'{name}.{kind}'
-        for name, module in model.named_modules()
-        if is_norm(module)
-        for kind, parameter in module.named_parameters(recurse=False)
-    }
+    groups = [group for group in wrapper.optimizer.param_groups if group.get('weight_decay')]
+    decaying = {id(parameter) for group in groups for parameter in group['params']}
     decayed = [
-        norms[id(parameter)]
-        for group in wrapper.optimizer.param_groups
-        for parameter in group['params']
-        if group.get('weight_decay') and id(parameter) in norms
+        f'{name}.{kind}'
+        for name, module in model.named_modules()
+        for kind, parameter in module.named_parameters(recurse=False)
+        if is_norm(module) and id(parameter) in decaying
     ]
     if decayed:
-        undoing = [k for k, v in keys.items() if 'decay_mult' not in v and k in decayed[0]]
         report.warnings.append(
             f'weight decay acts on {len(decayed)} parameters of norms ({some(decayed, 1)}): '
-            f'paramwise_cfg.custom_keys ({some(undoing or list(keys))}) undoes '
+            f'paramwise_cfg.custom_keys ({some(k for k in keys if k in decayed[0])}) undoes '
             'norm_decay_mult=0 for them; list the norms in custom_keys too, with decay_mult=0'
         )
     return wrapper
 
 
-def check_schedulers(cfg: Config, wrapper: Any, batches: int) -> None:
-    """Check that the parameter schedulers can be built.
-
-    Args:
-        cfg: config of the run.
-        wrapper: result of :func:`check_optimizer`.
-        batches: batches per epoch.
-
-    Raises:
-        UsageError: one cannot be built.
-    """
-    loop, given = cfg.get('train_cfg') or {}, dict(optimizer=wrapper, epoch_length=batches)
-    for where, part in dicts(cfg.get('param_scheduler'), 'param_scheduler'):
-        if 'type' in part and isinstance(wrapper, OptimWrapper):
-            end = loop.get('max_epochs' if part.get('by_epoch', True) else 'max_iters')
-            part = {**(dict(end=end) if end else {}), **part}
-            with explained(
-                f'{where} ({type_name(part)}) cannot be built', 'correct its arguments'
-            ):
-                PARAM_SCHEDULERS.build(part, default_args=given)
-
-
-def check_hooks(cfg: Config) -> None:
-    """Check that the hooks can be built.
-
-    Raises:
-        UsageError: one cannot be built.
-    """
-    for key in ('default_hooks', 'custom_hooks'):
-        for where, part in dicts(cfg.get(key), key):
-            kind = find_type(HOOKS, part.get('type'))
-            # Visualization hooks need the visualizer of a runner.
-            if where.count('.') != 1 or kind is None or 'VisualizationHook' in kind.__name__:
-                continue
-            with explained(f'{where} ({kind.__name__}) cannot be built', 'correct its arguments'):
-                hook = HOOKS.build({k: v for k, v in part.items() if k != 'priority'})
-                if isinstance(hook, EMAHook):
-                    MODELS.build(hook.ema_cfg, default_args=dict(model=nn.Linear(1, 1)))
-
-
 def _optimizer(cfg: Config, model: nn.Module) -> Any:
     with explained('optim_wrapper cannot be built'):
-        return build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
+        return build_optim_wrapper(model, cfg.optim_wrapper)
+
+
+def check_hooks_and_schedulers(cfg: Config, wrapper: Any, batches: int) -> None:
+    """Check that the hooks and parameter schedulers of a run can be built.
+
+    Raises:
+        UsageError: one cannot be built.
+    """
+    for where, part, root in named_parts(cfg, ('train',)):
+        name = str(type_name(part))
+        with explained(f'{where} ({name}) cannot be built', 'correct its arguments'):
+            if root is PARAM_SCHEDULERS:
+                length = 'max_epochs' if part.get('by_epoch', True) else 'max_iters'
+                part = {'end': cfg.train_cfg.get(length) or 10**9, **part}  # as the Runner
+                root.build(part, default_args=dict(optimizer=wrapper, epoch_length=batches))
+            elif root is HOOKS and 'VisualizationHook' not in name:  # needs a runner's visualizer
+                hook = root.build({k: v for k, v in part.items() if k != 'priority'})
+                if isinstance(hook, EMAHook):
+                    MODELS.build(hook.ema_cfg, default_args=dict(model=nn.Linear(1, 1)))
 
 
 def check_step(
@@ -140,16 +105,35 @@ def check_step(
 
     Weights are not loaded from files; nothing is kept.
 
-    Args:
-        cfg: config of the run.
-        loaders: phase -> dataloader.
-        parts: its datasets, with samples.
-        evaluator: evaluator of the val phase.
-        report: receives the losses.
-
     Raises:
         UsageError: the step or the prediction fails, or a loss is not finite.
     """
+    model = _network(cfg)
+    usable = [(part, s) for part in parts for s in part.samples if _is_packed(s.packed)]
+    inputs = _inputs(loaders['train'], [item for item in usable if item[0].phase == 'train'])
+    if inputs and all(map(_is_packed, inputs)):
+        side = max(max(each['inputs'].shape[-2:]) for each in inputs)
+        for module in model.data_preprocessor.modules():
+            if getattr(module, 'size', None) is not None:  # it would pad the crops
+                module.size = (side, side)
+        _train(cfg, model, loaders['train'].collate_fn(inputs), report)
+    else:
+        report.warnings.append(
+            'no step of training was tried: samples are not single images, or too few for a batch'
+        )
+    of_val = [item for item in usable if item[0].phase == 'val']
+    for part, sample in of_val[:1] if evaluator is not None else ():
+        batch = loaders['val'].collate_fn([_corner(sample)])
+        model.eval()
+        with explained('the first evaluation fails', 'check heads, test_cfg and val_evaluator'):
+            with torch.no_grad():
+                outputs = [output.to_dict() for output in model.test_step(batch)]
+            for metric in evaluator.metrics:
+                score(metric, part, outputs)
+
+
+def _network(cfg: Config) -> nn.Module:
+    """Return the network of a run, initialised, on its device."""
     network = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor'):
         network.setdefault('data_preprocessor', cfg.data_preprocessor)  # like the Runner
@@ -157,45 +141,21 @@ def check_step(
     for _, module, _ in list(from_files(model)):
         module.init_cfg = None
     model.init_weights()
-    model.to(get_device())
     for module in model.modules():
         test_cfg = getattr(module, 'test_cfg', None)
         if isinstance(test_cfg, dict) and 'score_thr' in test_cfg:
             test_cfg['score_thr'] = 0  # else an untrained detector has no boxes for NMS
-    usable = {
-        phase: [
-            (p, s) for p in parts if p.phase == phase for s in p.samples if _is_packed(s.packed)
-        ]
-        for phase in ('train', 'val')
-    }
-    chosen = sorted(usable['train'], key=lambda item: not count_instances(item[1].packed))
-    size = min(2, loaders['train'].batch_sampler.batch_size)
-    if len(chosen) >= size and all(part.is_usual for part, _ in chosen[:size]):
-        inputs = [_crop(part, sample) for part, sample in chosen[:size]]
-        preprocessor = model.data_preprocessor
-        if getattr(preprocessor, 'size', None) is not None:  # it would pad the crop
-            preprocessor.size = (SIDE_OF_MAP, SIDE_OF_MAP)
-        for module in preprocessor.modules():
-            if type(module).__name__ == 'BatchFixedSizePad':
-                module.size = (SIDE, SIDE)
-    else:  # the dataset, or a wrapper, mixes or packs the samples
-        with explained('train_dataloader.dataset fails on its first samples'):
-            dataset = loaders['train'].dataset
-            inputs = [dataset[index] for index in range(size) if len(dataset) >= size]
-    if inputs and all(_is_packed(each) for each in inputs):
-        _train(cfg, model, loaders['train'].collate_fn(inputs), report)
-    else:
-        report.warnings.append(
-            'no step of training was tried: samples are not single images, or too few for a batch'
-        )
-    for part, sample in usable['val'][:1] if evaluator is not None else ():
-        packed, truth = sample.packed, sample.packed['data_samples'].clone()
-        side = SIDE if 'instances' in sample.info else SIDE_OF_MAP
-        if {'instances', 'seg_map_path'} & sample.info.keys():  # classifiers take any size
-            inputs = packed['inputs'][..., :side, :side]
-            truth.set_metainfo(dict(img_shape=tuple(inputs.shape[-2:])))
-            packed = dict(packed, inputs=inputs, data_samples=truth)
-        _predict(model, loaders['val'].collate_fn([packed]), evaluator, part)
+    return model.to(get_device())
+
+
+def _inputs(loader: DataLoader, usable: List[Tuple[Part, Sample]]) -> List[Any]:
+    """Return a batch of crops, with objects if possible, or of what a mixing dataset packs."""
+    size = min(2, loader.batch_sampler.batch_size)
+    usable = sorted(usable, key=lambda item: not count_instances(item[1].packed))[:size]
+    if len(usable) == size and all(part.is_usual for part, _ in usable):
+        return [_crop(part, sample) for part, sample in usable]
+    with explained('train_dataloader.dataset fails on its first samples'):
+        return [loader.dataset[index] for index in range(size) if len(loader.dataset) >= size]
 
 
 def _is_packed(packed: Any) -> bool:
@@ -218,15 +178,21 @@ def _crop(part: Part, sample: Any) -> Any:
     return sample.packed
 
 
+def _corner(sample: Sample) -> Any:
+    """Return a packed sample with a corner of its image; classifiers take any size."""
+    packed, truth = sample.packed, sample.packed['data_samples'].clone()
+    if not {'instances', 'seg_map_path'} & sample.info.keys():
+        return packed
+    side = SIDE if 'instances' in sample.info else SIDE_OF_MAP
+    image = packed['inputs'][..., :side, :side]
+    truth.set_metainfo(dict(img_shape=tuple(image.shape[-2:])))
+    return dict(packed, inputs=image, data_samples=truth)
+
+
 def _train(cfg: Config, model: nn.Module, batch: Any, report: Report) -> None:
     optimizer = _optimizer(cfg, model)
-    if not isinstance(optimizer, OptimWrapper):
-        return
     model.train()
-    with explained(
-        'the first step of training fails',
-        'check that the heads fit the data, and the network the images',
-    ):
+    with explained('the first step of training fails', 'check that network and data match'):
         with optimizer.optim_context(model):
             data = model.data_preprocessor(batch, True)
             total, losses = model.parse_losses(model(**data, mode='loss'))
@@ -241,41 +207,22 @@ def _train(cfg: Config, model: nn.Module, batch: Any, report: Report) -> None:
             'check lr, lr_mult and clip_grad of optim_wrapper, and loss_weight of the heads'
         )
     values = {name: float(value.detach()) for name, value in losses.items() if 'loss' in name}
-    infinite = [name for name, value in values.items() if not np.isfinite(value)]
-    if infinite:
-        raise UsageError(
-            f'the first step of training gives a {infinite[0]} that is not finite; check the '
-            'boxes of the training set (units, order of corners) and the weights of the losses'
-        )
+    for name, value in values.items():
+        if not np.isfinite(value):
+            raise UsageError(
+                f'the first step of training gives {name} {value}; check the boxes of the '
+                'training set (units, order of corners) and the weights of the losses'
+            )
     report.add('first step', ', '.join(f'{name} {value:.3g}' for name, value in values.items()))
     of_boxes = [value for name, value in values.items() if 'bbox' in name]
     if of_boxes and not any(of_boxes):
         report.warnings.append(
             'no box loss in the first step: no box of the sample has an anchor or point'
         )
-    wrapper = cfg.get('model_wrapper_cfg') or cfg
-    if without and not wrapper.get('find_unused_parameters'):
-        remedy = 'set find_unused_parameters=True'
-        neck = cfg.model.get('neck')
-        level = neck.get('start_level') if isinstance(neck, dict) else None
-        if level and all(name.startswith('backbone.') for name in without):
-            remedy = (
-                f'the neck starts at start_level={level}: set '
-                f'model.backbone.out_indices={tuple(range(level, 4))}, and start_level=0 with the '
-                'in_channels of these stages'
-            )
+    if without and not (cfg.get('model_wrapper_cfg') or cfg).get('find_unused_parameters'):
         report.warnings.append(
             f'{len(without)} parameters get no gradient ({some(without, 2)}), so distributed '
-            f'training fails with "Expected to have finished reduction"; {remedy}'
+            'training fails with "Expected to have finished reduction"; set '
+            'find_unused_parameters=True, or, if they are stages that the neck skips '
+            '(start_level), out_indices of the backbone to the other stages'
         )
-
-
-def _predict(model: nn.Module, batch: Any, evaluator: Evaluator, part: Part) -> None:
-    model.eval()
-    with explained(
-        'the first evaluation fails', 'check that heads, test_cfg and val_evaluator fit'
-    ):
-        with torch.no_grad():
-            outputs = [output.to_dict() for output in model.test_step(batch)]
-        for metric in evaluator.metrics:
-            score(metric, part, outputs)
