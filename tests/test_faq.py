@@ -6,23 +6,67 @@ import os
 import re
 import signal
 import sys
-from importlib import import_module
 
 import mmdet.registry
 import mmdet.utils
 import pytest
 import torch
+from mmcv import ops
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS
+from torch.utils.data import DataLoader
 
 from mmrest import RMT
 from mmrest.checkpoint import match
+from mmrest.cli import train
 from mmrest.engine.config import load_config
 from mmrest.preflight import rehearse
 from tests.runs import ROOT
 
+
+def real_config(**options):
+    cfg = load_config(str(ROOT / 'configs' / 'maskrcnn_rmt_s_3x.py'), options)
+    cfg.work_dir = '.'
+    return cfg
+
+
+def rehearse_with(classes, coco_root):
+    dataset = dict(data_root=str(coco_root), metainfo=dict(classes=classes))
+    rehearse(real_config(**{'train_dataloader.dataset': dataset}), ('train',))
+
+
+class Fatal(list):
+    """Dataset whose worker is killed."""
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 # Text in the tables of the page -> what brings it about.
-TROUBLES = {}
+TROUBLES = {
+    'needs compiled mmcv, which is not installed': lambda **_: ops.nms_match(
+        torch.rand(4, 5), 0.5
+    ),
+    'is not in the mmdet::model registry': lambda **_: mmdet.registry.MODELS.build(
+        dict(type='Absent')
+    ),
+    "got an unexpected keyword argument 'depth'": lambda **_: MODELS.build(
+        dict(type='RMT', arch='t', depth=50)
+    ),
+    "got an unexpected keyword argument 'pretrained'": lambda **_: MODELS.build(
+        dict(type='ResT', arch='lite', pretrained='open-mmlab://resnet50_v1c')
+    ),
+    'Expected more than 1 value per channel when training': lambda **_: RMT('t')(
+        torch.zeros(1, 3, 1, 1)
+    ),
+    'does not match the model: 0 of': lambda **_: match(
+        'weights', {'module.x': torch.zeros(1)}, {'x': torch.zeros(1)}
+    ),
+    'must be a list of names': lambda coco_root, **_: rehearse_with('car', coco_root),
+    'names must match exactly': lambda coco_root, **_: rehearse_with(['lorry'], coco_root),
+    'num_classes is 80, but': lambda coco_root, **_: rehearse_with(['car'], coco_root),
+    'DataLoader worker (pid': lambda **_: next(iter(DataLoader(Fatal([1]), num_workers=1))),
+}
 
 
 def trouble(text):
@@ -31,12 +75,6 @@ def trouble(text):
         return function
 
     return register
-
-
-def real_config(**options):
-    cfg = load_config(str(ROOT / 'configs' / 'maskrcnn_rmt_s_3x.py'), options)
-    cfg.work_dir = '.'
-    return cfg
 
 
 @trouble("No module named 'mmcv._ext'")
@@ -59,48 +97,16 @@ def _(monkeypatch, **_):
     importlib.reload(mmdet)
 
 
-@trouble('needs compiled mmcv, which is not installed')
-def _(**_):
-    from mmcv.ops import nms_match
-
-    nms_match(torch.rand(4, 5), 0.5)
-
-
-@trouble('is not in the mmdet::model registry')
-def _(**_):
-    mmdet.registry.MODELS.build(dict(type='Absent'))
-
-
-@trouble("got an unexpected keyword argument 'depth'")
-def _(**_):
-    MODELS.build(dict(type='RMT', arch='t', depth=50))
-
-
-@trouble("got an unexpected keyword argument 'pretrained'")
-def _(**_):
-    MODELS.build(dict(type='ResT', arch='lite', pretrained='open-mmlab://resnet50_v1c'))
-
-
 @trouble('to have 256 channels, but got 64 channels instead')
 def _(**_):
     neck = dict(type='FPN', in_channels=[256], out_channels=8, num_outs=1)
     mmdet.registry.MODELS.build(neck)([torch.zeros(1, 64, 4, 4)])
 
 
-@trouble('Expected more than 1 value per channel when training')
-def _(**_):
-    RMT('t')(torch.zeros(1, 3, 1, 1))
-
-
 @trouble('Weights only load failed')
 def _(tmp_path, **_):
     torch.save({'message_hub': HistoryBuffer()}, tmp_path / 'epoch_1.pth')
     torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
-
-
-@trouble('does not match the model: 0 of')
-def _(**_):
-    match('weights', {'module.x': torch.zeros(1)}, {'x': torch.zeros(1)})
 
 
 @trouble('it looks like')
@@ -121,18 +127,6 @@ def _(monkeypatch, tmp_path, **_):
     rehearse(real_config(), ('train',))
 
 
-@trouble('must be a list of names')
-def _(coco_root, **_):
-    dataset = dict(data_root=str(coco_root), metainfo=dict(classes='car'))
-    rehearse(real_config(**{'train_dataloader.dataset': dataset}), ('train',))
-
-
-@trouble('names must match exactly')
-def _(coco_root, **_):
-    dataset = dict(data_root=str(coco_root), metainfo=dict(classes=['lorry']))
-    rehearse(real_config(**{'train_dataloader.dataset': dataset}), ('train',))
-
-
 @trouble('need at least one array to concatenate')
 def _(coco_root, **_):
     mmdet.registry.DATASETS.build(
@@ -147,17 +141,10 @@ def _(coco_root, **_):
     )
 
 
-@trouble('num_classes is 80, but')
-def _(coco_root, **_):
-    dataset = dict(data_root=str(coco_root), metainfo=dict(classes=['car']))
-    rehearse(real_config(**{'train_dataloader.dataset': dataset}), ('train',))
-
-
 @trouble('--amp requires a GPU')
 def _(monkeypatch, **_):
-    program = vars(import_module('mmrest.cli.train'))
-    program['use_amp'].__globals__['get_device'] = lambda: 'cpu'
-    program['use_amp'](real_config(), 'float16')
+    monkeypatch.setattr(train, 'get_device', lambda: 'cpu')
+    train.use_amp(real_config(), 'float16')
 
 
 @trouble('CUDA out of memory')
@@ -165,18 +152,6 @@ def _(**_):
     if not torch.cuda.is_available():
         pytest.skip('needs a GPU')
     torch.empty(2**50, device='cuda')
-
-
-class Fatal(list):
-    """Dataset whose worker is killed."""
-
-    def __getitem__(self, index):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-@trouble('DataLoader worker (pid')
-def _(**_):
-    next(iter(torch.utils.data.DataLoader(Fatal([1]), num_workers=1)))
 
 
 def test_every_trouble_has_a_test():

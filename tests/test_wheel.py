@@ -1,5 +1,6 @@
 """Content of the wheel."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,7 +11,7 @@ from mmengine.config import Config
 
 import mmrest
 from mmrest.engine.config import load_config
-from tests.runs import ROOT
+from tests.runs import ROOT, run
 
 
 @pytest.fixture(scope='module')
@@ -18,16 +19,13 @@ def wheel(tmp_path_factory):
     """Wheel of a copy of the tracked files."""
     folder = tmp_path_factory.mktemp('wheel')
     source = folder / 'source'
-    source.mkdir()
-    for name in ('LICENSE', 'MANIFEST.in', 'README.md', 'model-index.yml', 'pyproject.toml'):
-        (source / name).write_bytes((ROOT / name).read_bytes())
     for name in ('configs', 'mmrest', 'requirements', 'tools'):
-        for path in (ROOT / name).rglob('*'):
-            inside = path.relative_to(ROOT)
-            if path.is_file() and not {'.mim', '__pycache__'} & set(inside.parts):
-                (source / inside).parent.mkdir(parents=True, exist_ok=True)
-                (source / inside).write_bytes(path.read_bytes())
-    (source / 'setup.py').write_bytes((ROOT / 'setup.py').read_bytes())
+        ignored = shutil.ignore_patterns('.mim', '__pycache__')
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    for name in (
+        'LICENSE', 'MANIFEST.in', 'README.md', 'model-index.yml', 'pyproject.toml', 'setup.py',
+    ):  # fmt: skip
+        shutil.copy(ROOT / name, source)
     subprocess.run(
         [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-w', folder,
          source],
@@ -63,11 +61,7 @@ print(mmrest.__file__)
 print(load_config('mine.py').model.arch)
 print(get_installed_path('mmrest') + '/.mim/configs/maskrcnn_rmt_s_3x.py')
 """
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code],
-        cwd=tmp_path, env={'PYTHONPATH': str(tmp_path / 'site')}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = run('-c', code, cwd=tmp_path, fresh=True, PYTHONPATH=str(tmp_path / 'site'))
     where, arch, config = done.stdout.splitlines()[-3:]
     assert where == str(tmp_path / 'site/mmrest/__init__.py') and arch == 's'
     assert config == str(tmp_path / 'site/mmrest/.mim/configs/maskrcnn_rmt_s_3x.py')

@@ -1,19 +1,22 @@
 """Comparison of exported files with PyTorch, and with mmdet's detections."""
 
 import copy
-import os
-import tempfile
+import functools
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..analysis.networks import Preprocessing
+from ..checkpoint import write_atomically
 from ..datasets.shapes import draw_scene
 from ..errors import UsageError
-from .onnx import IMAGENET, Shape, export, is_detector, output_names
+from .onnx import IMAGENET, Normalise, Shape, export, is_detector, output_names
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 SCORE = 0.05
 """Lowest score of detections that are compared."""
@@ -63,21 +66,21 @@ class Difference(NamedTuple):
 
 
 def differences(
-    path: Path,
+    model: 'ModelProto',
     network: nn.Module,
     shapes: Sequence[Shape],
     normalisation: Preprocessing = IMAGENET,
     inside: bool = False,
     tolerance: float = 1e-3,
 ) -> Dict[Shape, Difference]:
-    """Compare a file in onnxruntime with the network in PyTorch, on synthetic images.
+    """Compare a network in onnxruntime and in PyTorch, on synthetic images.
 
     Args:
-        path: the file.
+        model: the network in ONNX.
         network: the exported network.
         shapes: shapes of the images.
         normalisation: normalisation that the network expects.
-        inside: the file includes normalisation.
+        inside: the model includes normalisation.
         tolerance: largest difference between the scores of matched detections.
 
     Returns:
@@ -87,31 +90,26 @@ def differences(
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=['CPUExecutionProvider']
+    )
     rng = np.random.default_rng(0)
     exact = copy.deepcopy(network).double()
-    mean, std = (torch.tensor(each)[:, None, None] for each in normalisation[:2])
     found = {}
     for shape in shapes:
         loaded = np.stack([draw_scene(rng, *shape[1:])[0] for _ in range(shape[0])])  # BGR
         raw = torch.from_numpy(loaded).permute(0, 3, 1, 2).float()
-        images = ((raw.flip(1) if normalisation.order == 'RGB' else raw) - mean) / std
+        images = Normalise(normalisation)(raw)
         given = (raw if inside else images).numpy()
         computed = [torch.from_numpy(each) for each in session.run(None, {'images': given})]
-        extra = ()
-        if is_detector(network):
-            extra = (torch.tensor(shape[1:]),)
-            images = network.padded(images)
         with torch.no_grad():
-            expected, truth = (
-                _tuple(f(x, *extra)) for f, x in ((network, images), (exact, images.double()))
-            )
-        first = len(output_names(network)) if extra else 0
+            expected, truth = _outputs(network, images), _outputs(exact, images.double())
+        first = len(output_names(network)) if is_detector(network) else 0
         difference = Difference(
             _largest(computed[first:], expected[first:]),
             _largest(expected[first:], truth[first:]),
         )
-        if extra:
+        if is_detector(network):
             instances = predicted(network, loaded)
             agreed = agreement(network, instances, computed, shape[1:], tolerance)
             difference = difference._replace(agreement=agreed)
@@ -119,7 +117,8 @@ def differences(
     return found
 
 
-def _tuple(outputs: Union[Tensor, Sequence[Tensor]]) -> Sequence[Tensor]:
+def _outputs(network: nn.Module, images: Tensor) -> Sequence[Tensor]:
+    outputs = network(*network.pad(images)) if is_detector(network) else network(images)
     return (outputs,) if isinstance(outputs, Tensor) else outputs
 
 
@@ -154,25 +153,23 @@ def export_checked(
     Raises:
         UsageError: the network cannot be exported, or the file computes something else.
     """
+    import onnx
+
+    model = export(network, normalise=normalisation if preprocess else None, **options)
+    found = {}
+    if shapes:
+        found = differences(model, network, shapes, normalisation, preprocess, tolerance)
+    for (batch, height, width), difference in found.items():
+        fault = _fault(difference, tolerance)
+        if fault:
+            raise UsageError(
+                f'at {batch} x 3 x {height} x {width} the exported network differs by {fault}; '
+                f'{path} is not written'
+            )
+    if is_detector(network):
+        del model.graph.output[len(output_names(network)) :]  # maps, for the comparison
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix='.onnx-') as folder:
-        unchecked = Path(folder, path.name)
-        export(network, unchecked, normalise=normalisation if preprocess else None, **options)
-        found = (
-            differences(unchecked, network, shapes, normalisation, preprocess, tolerance)
-            if shapes
-            else {}
-        )
-        for (batch, height, width), difference in found.items():
-            fault = _fault(difference, tolerance)
-            if fault:
-                raise UsageError(
-                    f'at {batch} x 3 x {height} x {width} the exported network differs by '
-                    f'{fault}; {path} is not written'
-                )
-        if is_detector(network):
-            _without_maps(unchecked, len(output_names(network)))
-        os.replace(unchecked, path)
+    write_atomically(path, functools.partial(onnx.save, model))
     return found
 
 
@@ -188,15 +185,6 @@ def _fault(difference: Difference, tolerance: float) -> Optional[str]:
     if agreed.mask < SAME_MASK:
         return f'a mask whose IoU is {agreed.mask:.3f}'
     return None
-
-
-def _without_maps(path: Path, outputs: int) -> None:
-    """Keep only the first outputs of a file; the others are for the comparison."""
-    import onnx
-
-    model = onnx.load(path)
-    del model.graph.output[outputs:]
-    onnx.save(model, path)
 
 
 def predicted(network: nn.Module, images: Sequence[np.ndarray]) -> List[Any]:
@@ -238,47 +226,36 @@ def agreement(
         size: height and width of the images, in pixels.
         tolerance: largest difference of matched scores.
     """
+    from scipy.optimize import linear_sum_assignment
+
     (model,) = network.original
     cfg = (model.roi_head if hasattr(model, 'roi_head') else model.bbox_head).test_cfg
     total = Agreement()
     for image, instances in enumerate(expected):
         dets, labels = found[0][image], found[1][image]
-        count = int((labels >= 0).sum())
-        full = count == len(labels)
+        full = bool((labels >= 0).all())
         least = max(SCORE, cfg.get('score_thr', 0), float(dets[-1, 4]) if full else 0) + tolerance
-        free = [i for i in range(count) if dets[i, 4] > SCORE]
-        pairs, missing = [], 0
-        for number, (box, score, label) in enumerate(
-            zip(instances.bboxes, instances.scores, instances.labels)
-        ):
-            if score <= SCORE:
-                continue
-            away = {
-                i: float((dets[i, :4] - box).abs().max())
-                for i in free
-                if labels[i] == label and (dets[i, 4] - score).abs() <= tolerance
-            }
-            nearest = min(away, key=away.get, default=None)
-            if nearest is not None and away[nearest] <= SAME_BOX:
-                pairs.append((number, nearest))
-                free.remove(nearest)
-            else:
-                missing += int(score > least)
-        missing += sum(bool(dets[i, 4] > least) for i in free)
-        ours, theirs = [list(each) for each in zip(*pairs)] or ([], [])
-        differences = (
-            dets[theirs, :4] - instances.bboxes[ours],
-            dets[theirs, 4] - instances.scores[ours],
-        )
-        box, score = (float(each.abs().max()) if pairs else 0.0 for each in differences)
-        mask = 1.0
-        if network.with_masks and pairs:
-            pasted = _pasted(model, found[2][image, theirs], dets[theirs, :4], size)
-            mask = _smallest_iou(pasted, instances.masks[ours])
+        instances = instances[instances.scores > SCORE]
+        kept = dets[:, 4] > SCORE
+        dets, labels = dets[kept], labels[kept]
+        boxes = (dets[:, None, :4] - instances.bboxes).abs().amax(-1)
+        scores = (dets[:, None, 4] - instances.scores).abs()
+        same = (labels[:, None] == instances.labels) & (scores <= tolerance) & (boxes <= SAME_BOX)
+        pairs = linear_sum_assignment(torch.where(same, boxes, 1e6))
+        rows, columns = (torch.from_numpy(index)[same[pairs]] for index in pairs)
+        alone, missing = dets[:, 4] > least, instances.scores > least
+        alone[rows] = missing[columns] = False
+        ious = []
+        if network.with_masks:
+            pasted = _pasted(model, found[2][image][kept][rows], dets[rows, :4], size)
+            ious = _ious(pasted, instances.masks[columns]).tolist()
         total = Agreement(
-            total.detections + int((instances.scores > SCORE).sum()), total.unmatched + missing,
-            max(total.score, score), max(total.box, box), min(total.mask, mask),
-        )  # fmt: skip
+            total.detections + len(instances),
+            total.unmatched + int(alone.sum() + missing.sum()),
+            max([total.score, *scores[rows, columns].tolist()]),
+            max([total.box, *boxes[rows, columns].tolist()]),
+            min([total.mask, *ious]),
+        )
     return total
 
 
@@ -290,8 +267,8 @@ def _pasted(model: nn.Module, masks: Tensor, boxes: Tensor, size: Tuple[int, int
     return pasted >= model.roi_head.test_cfg.mask_thr_binary
 
 
-def _smallest_iou(masks: Tensor, others: Tensor) -> float:
-    """Return the smallest IoU of pairs of masks, without two pixels, for small masks."""
+def _ious(masks: Tensor, others: Tensor) -> Tensor:
+    """Return the IoU of pairs of masks, without two pixels, for small masks."""
     differing = ((masks ^ others).flatten(1).sum(1) - 2).clamp(min=0)
     union = (masks | others).flatten(1).sum(1).clamp(min=1)
-    return float((1 - differing / union).min())
+    return 1 - differing / union

@@ -46,44 +46,6 @@ def _(boxes, scores, iou_threshold, max_per_image):
     return torch.empty_like(scores)
 
 
-@torch.library.custom_op('mmrest::pyramid_roi_align', mutates_args=())
-def pyramid_roi_align(
-    maps: Sequence[Tensor],
-    rois: Tensor,
-    levels: Tensor,
-    scales: Sequence[float],
-    size: Sequence[int],
-    sampling_ratio: int,
-    aligned: bool,
-) -> Tensor:
-    """Align each region on one level of a pyramid.
-
-    Args:
-        maps: (B, C, H_i, W_i), one per level.
-        rois: (K, 5), as index of the image, x1, y1, x2, y2.
-        levels: (K,), the level of each region.
-        scales: map pixels per image pixel, one per level.
-        size: rows and columns of the result.
-        sampling_ratio: as in RoIAlign; 0 adapts it to the region.
-        aligned: shift by half a pixel, as in RoIAlign's second version.
-
-    Returns:
-        (K, C, *size).
-    """
-    found = rois.new_empty(len(rois), maps[0].shape[1], *size)
-    for level, (features, scale) in enumerate(zip(maps, scales)):
-        index = (levels == level).nonzero()[:, 0]
-        found[index] = torchvision.ops.roi_align(
-            features, rois[index], list(size), scale, sampling_ratio, aligned
-        )
-    return found
-
-
-@pyramid_roi_align.register_fake
-def _(maps, rois, levels, scales, size, sampling_ratio, aligned):
-    return rois.new_empty(rois.shape[0], maps[0].shape[1], *size)
-
-
 def translations() -> Dict[Callable, Callable]:
     """Return the ONNX translations of the custom ops, for ``torch.onnx.export``."""
     from onnxscript import opset18 as op
@@ -101,45 +63,11 @@ def translations() -> Dict[Callable, Callable]:
         nothing = op.Expand(op.Constant(value_floats=[NOT_FOUND]), op.Shape(scores))
         return op.ScatterND(nothing, where, op.GatherND(scores, where))
 
-    def onnx_align(maps, rois, levels, scales, size, sampling_ratio, aligned):
-        image = op.Cast(op.Gather(rois, op.Constant(value_int=0), axis=1), to=7)  # int64
-        boxes = op.Gather(rois, op.Constant(value_ints=[1, 2, 3, 4]), axis=1)
-        indices, parts = [], []
-        for level, (features, scale) in enumerate(zip(maps, scales)):
-            here = op.Equal(levels, op.Constant(value_int=level))
-            indices.append(op.Squeeze(op.NonZero(here), op.Constant(value_ints=[0])))
-            parts.append(
-                op.RoiAlign(
-                    features,
-                    op.Gather(boxes, indices[-1]),
-                    op.Gather(image, indices[-1]),
-                    coordinate_transformation_mode='half_pixel'
-                    if aligned
-                    else 'output_half_pixel',
-                    output_height=size[0],
-                    output_width=size[1],
-                    sampling_ratio=max(sampling_ratio, 0),
-                    spatial_scale=scale,
-                )
-            )
-        if len(parts) == 1:
-            return parts[0]
-        order = op.Concat(*indices, axis=0)
-        zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
-        count = op.Size(order)
-        place = op.ScatterND(
-            order, op.Unsqueeze(order, op.Constant(value_ints=[1])), op.Range(zero, count, one)
-        )
-        return op.Gather(op.Concat(*parts, axis=0), place)
-
-    return {
-        torch.ops.mmrest.nms.default: onnx_nms,
-        torch.ops.mmrest.pyramid_roi_align.default: onnx_align,
-    }
+    return {torch.ops.mmrest.nms.default: onnx_nms}
 
 
 class RoIExtractor(nn.Module):
-    """mmdet's ``SingleRoIExtractor`` on :func:`pyramid_roi_align`.
+    """mmdet's ``SingleRoIExtractor`` for any number of regions on a level.
 
     Args:
         extractor: mmdet's extractor, which maps regions to levels.
@@ -152,18 +80,21 @@ class RoIExtractor(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
         """Return features (K, C, rows, columns) of the regions (K, 5)."""
-        layers, rois = self.extractor.roi_layers, rois.to(maps[0].dtype)
+        rois = rois.to(maps[0].dtype)
         levels = self.extractor.map_roi_levels(rois, len(maps))
-        scales = [layer.spatial_scale for layer in layers]
-        return pyramid_roi_align(
-            list(maps),
-            rois,
-            levels,
-            scales,
-            layers[0].output_size,
-            layers[0].sampling_ratio,
-            layers[0].aligned,
-        )
+        found = 0
+        for level, (features, layer) in enumerate(zip(maps, self.extractor.roi_layers)):
+            here = (levels == level).to(rois)[:, None]
+            aligned = torchvision.ops.roi_align(
+                features,
+                rois * here,  # regions of other levels are empty, which costs nothing
+                layer.output_size,
+                layer.spatial_scale,
+                layer.sampling_ratio,
+                layer.aligned,
+            )
+            found = found + aligned * here[..., None, None]
+        return found
 
 
 class Coder:
@@ -183,6 +114,27 @@ class Coder:
         if not self.coder.clip_border:
             return boxes
         return boxes.clamp(min=0).minimum(max_shape[[1, 0, 1, 0]].to(boxes.dtype))
+
+
+class Pad(nn.Module):
+    """mmdet's padding of normalised images to multiples of a divisor.
+
+    Args:
+        divisor: divisor of height and width.
+        value: value of the padding.
+    """
+
+    def __init__(self, divisor: int, value: float) -> None:
+        super().__init__()
+        self.divisor = divisor
+        self.value = value
+
+    def forward(self, images: Tensor) -> Tuple[Tensor, Tensor]:
+        """Return padded images, and height and width without padding, in pixels; int64."""
+        height, width = images.shape[2:]
+        size = torch.stack([torch.scalar_tensor(n, dtype=torch.int64) for n in (height, width)])
+        missing = (0, -width % self.divisor, 0, -height % self.divisor)
+        return F.pad(images, missing, value=self.value), size
 
 
 class Detector(nn.Module):
@@ -213,7 +165,7 @@ class Detector(nn.Module):
             if hasattr(module, 'bbox_coder'):
                 module.bbox_coder = Coder(module.bbox_coder)
         preprocessor = model.data_preprocessor
-        self.divisor, self.pad_value = preprocessor.pad_size_divisor, preprocessor.pad_value
+        self.pad = Pad(preprocessor.pad_size_divisor, float(preprocessor.pad_value))
         roi_head = getattr(model, 'roi_head', None)
         self.with_masks = roi_head is not None and roi_head.with_mask
 
@@ -221,8 +173,8 @@ class Detector(nn.Module):
         """Return up to K detections per image, and the maps of the dense head.
 
         Args:
-            images: (B, 3, H, W), padded to a multiple of :attr:`divisor`.
-            size: height and width without padding, in pixels; int64.
+            images: (B, 3, H, W), padded by :attr:`pad`.
+            size: height and width without padding.
 
         Returns:
             Boxes and scores (B, K, 5), as x1, y1, x2, y2 in pixels and score, by descending score;
@@ -243,11 +195,6 @@ class Detector(nn.Module):
         found = scores > NOT_FOUND
         dets = torch.cat([boxes, scores[..., None]], -1) * found[..., None]
         return (dets, torch.where(found, labels, -1), *masks, *dense)
-
-    def padded(self, images: Tensor) -> Tensor:
-        """Pad images (B, 3, H, W) to multiples of :attr:`divisor`."""
-        missing = (-images.shape[3] % self.divisor, -images.shape[2] % self.divisor)
-        return F.pad(images, (0, missing[0], 0, missing[1]), value=self.pad_value)
 
     def _classified(
         self, maps: Sequence[Tensor], proposals: Tensor, objectness: Tensor, meta: Dict[str, Any]

@@ -5,24 +5,15 @@ import importlib.util
 import inspect
 import json
 import logging
+import re
 import warnings
-from pathlib import Path
-from typing import (
-    Any,
-    Dict,
-    Iterable,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
+from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from ..analysis.networks import Preprocessing, backbone_of, preprocessing
@@ -31,6 +22,9 @@ from ..engine.config import dicts, first_line
 from ..errors import UsageError
 from ..version import __version__
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 """Packages of requirements/optional.txt; the last one is only for the comparison."""
 
@@ -38,6 +32,27 @@ IMAGENET = Preprocessing()
 
 Shape = Tuple[int, int, int]
 """Number of images, height and width."""
+
+FREE = {0: 'batch', 2: 'height', 3: 'width'}
+"""Dimensions of images that are not fixed, and their names in a file."""
+
+
+class Normalise(nn.Module):
+    """Images from 0 to 255, in BGR, as a network expects them.
+
+    Args:
+        normalisation: normalisation that the network expects.
+    """
+
+    def __init__(self, normalisation: Preprocessing) -> None:
+        super().__init__()
+        self.order = normalisation.order
+        self.register_buffer('mean', torch.tensor(normalisation.mean)[:, None, None])
+        self.register_buffer('std', torch.tensor(normalisation.std)[:, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        channels = images.flip(1) if self.order == 'RGB' else images
+        return (channels - self.mean) / self.std
 
 
 class Segmentor(nn.Module):
@@ -88,47 +103,24 @@ def _bins(length: int, bins: int, like: Tensor) -> Tensor:
     return inside / inside.sum(1, keepdim=True)
 
 
-class Upsample(nn.Module):
-    """mmseg's ``Upsample`` by an integer factor, for maps of any size.
-
-    mmseg computes the size in floating point, which the exporter treats as a constant: the file
-    would give wrong results at other sizes, without an error.
-
-    Args:
-        factor: scale of rows and columns.
-        mode: interpolation mode.
-        align_corners: as for ``F.interpolate``.
-    """
-
-    def __init__(self, factor: int, mode: str, align_corners: Optional[bool]) -> None:
-        super().__init__()
-        self.factor = factor
-        self.mode = mode
-        self.align_corners = align_corners
-
-    def forward(self, x: Tensor) -> Tensor:
-        size = [length * self.factor for length in x.shape[2:]]
-        return F.interpolate(x, size, mode=self.mode, align_corners=self.align_corners)
-
-
 def _with_any_size(model: nn.Module) -> nn.Module:
-    """Replace modules of an mmseg model that the exporter would fix to one size."""
+    """Replace modules of an mmseg model that the exporter would fix to one size.
+
+    mmseg's ``Upsample`` computes the size itself, in floating point: the file would give wrong
+    results at other sizes, without an error.
+    """
+    from mmseg.models.utils import Upsample
+
     for module in list(model.modules()):
         for name, child in module.named_children():
-            setattr(module, name, _for_any_size(child))
+            if type(child) is nn.AdaptiveAvgPool2d:
+                bins = to_2tuple(child.output_size)
+                if None not in bins:
+                    setattr(module, name, AdaptiveAvgPool(bins))
+            elif type(child) is Upsample and not child.size and child.scale_factor % 1 == 0:
+                arguments = child.scale_factor, child.mode, child.align_corners
+                setattr(module, name, nn.Upsample(None, *arguments))
     return model
-
-
-def _for_any_size(module: nn.Module) -> nn.Module:
-    from mmseg.models.utils import Upsample as OfMmseg
-
-    if type(module) is nn.AdaptiveAvgPool2d:
-        size = module.output_size
-        bins = size if isinstance(size, tuple) else (size, size)
-        return module if None in bins else AdaptiveAvgPool(bins)
-    if type(module) is OfMmseg and not module.size and module.scale_factor % 1 == 0:
-        return Upsample(int(module.scale_factor), module.mode, module.align_corners)
-    return module
 
 
 def exportable(model: nn.Module, name: str) -> nn.Module:
@@ -170,7 +162,7 @@ def output_names(network: nn.Module) -> List[str]:
 
 def is_detector(network: nn.Module) -> bool:
     """Return True for a detector of :func:`exportable`."""
-    return hasattr(network, 'divisor')
+    return hasattr(network, 'pad')
 
 
 def facts(cfg: Config, name: str, preprocess: bool = False) -> Dict[str, str]:
@@ -229,18 +221,16 @@ def check_packages(needed: Iterable[str]) -> None:
 
 def export(
     network: nn.Module,
-    path: Path,
     size: Tuple[int, int],
     static: bool = False,
     opset: int = 18,
     metadata: Mapping[str, str] = {},
     normalise: Optional[Preprocessing] = None,
-) -> None:
-    """Write an ONNX file, weights included.
+) -> 'ModelProto':
+    """Return a network as ONNX, weights included.
 
     Args:
         network: result of :func:`exportable`.
-        path: the file.
         size: height and width of the example image, in pixels.
         static: fix the input to one image of this size; by default, number and size are free.
         opset: ONNX opset version.
@@ -251,25 +241,19 @@ def export(
     Raises:
         UsageError: torch's exporter fails.
     """
+    from onnx.helper import set_model_props
+
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)  # it warns about unused ops
-    names = output_names(network)
+    front = [Normalise(normalise)] if normalise else []
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter('ignore')
             if is_detector(network):
-                program = _detector_program(network, size, static, opset, names)
+                model = _detector_model(network, front, size, static, opset)
             else:
-                free = None if static else ({0: 'batch', 2: 'height', 3: 'width'},)
-                program = torch.onnx.export(
-                    network,
-                    (_zeros(size, static),),
-                    dynamo=True,
-                    dynamic_shapes=free,
-                    opset_version=opset,
-                    input_names=['images'],
-                    output_names=names,
-                    verbose=False,
-                )
+                inputs = dict(images=_zeros(size, static))
+                whole = nn.Sequential(*front, network).eval()
+                model = _model(whole, inputs, output_names(network), _free(static), opset)
     except Exception as error:  # of any part of torch's exporter
         hint = '--backbone-only drops neck and head'
         if not static:
@@ -277,120 +261,84 @@ def export(
         raise UsageError(
             f'{type(network).__name__} cannot be exported: {_cause(error)}; {hint}'
         ) from error
-    found = program.model.opset_imports['']
+    found = next(each.version for each in model.opset_import if not each.domain)
     if found != opset:
         raise UsageError(f'--opset {opset}: torch {torch.__version__} exports to {found}')
-    program.save(path, external_data=False)
-    shape = (1, *size) if static else ('batch', 'height', 'width')
-    _finish(network, path, shape, metadata, normalise)
+    set_model_props(model, dict(metadata))
+    return model
 
 
 def _zeros(size: Tuple[int, int], static: bool) -> Tensor:
     return torch.zeros(1 if static else 2, 3, *size)  # torch treats a batch of one as a constant
 
 
-def _detector_program(
-    network: nn.Module, size: Tuple[int, int], static: bool, opset: int, names: List[str]
-) -> Any:
-    """Export a detector, whose inputs are padded images and their size before padding."""
-    from .detectors import translations
+def _free(static: bool) -> Optional[Tuple]:
+    return None if static else ({axis: torch.export.Dim.DYNAMIC for axis in FREE},)
 
-    divisor = network.divisor
-    rows, columns = (-(-length // divisor) for length in size)
-    if not static:  # torch treats a map of one row as a constant, too
-        rows, columns = max(rows, 1024 // divisor), max(columns, 1536 // divisor)
-    free = None
-    if not static:
-        # As multiples, the sizes of all maps are simple products. Padding inside the graph would
-        # become nested divisions, with which the exporter takes several times as long.
-        free = (
-            {
-                0: torch.export.Dim('batch'),
-                2: divisor * torch.export.Dim('rows'),
-                3: divisor * torch.export.Dim('columns'),
-            },
-            None,
-        )
-    images = _zeros((rows * divisor, columns * divisor), static)
+
+def _model(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    free: Optional[Tuple],
+    opset: int,
+    **options: Any,
+) -> 'ModelProto':
     # Exported first, because some of mmdet's modules fail in torch.onnx.export.
     program = torch.export.export(
-        network, (images, torch.tensor(size)), dynamic_shapes=free, strict=False
+        module, tuple(inputs.values()), dynamic_shapes=free, strict=False
     )
-    return torch.onnx.export(
+    program = torch.onnx.export(
         program,
         dynamo=True,
         opset_version=opset,
-        input_names=['padded', 'size'],
-        output_names=names,
-        custom_translation_table=translations(),
+        input_names=list(inputs),
+        output_names=outputs,
         verbose=False,
+        **options,
     )
+    model = program.model_proto
+    given = model.graph.input[0].type.tensor_type.shape.dim
+    names = {given[axis].dim_param: name for axis, name in FREE.items()}  # torch has s0, s1
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(r'\w+', lambda s: names.get(s[0], s[0]), dim.dim_param)
+    return model
 
 
-def _finish(
-    network: nn.Module,
-    path: Path,
-    shape: Sequence[Union[int, str]],
-    metadata: Mapping[str, str],
-    normalise: Optional[Preprocessing],
-) -> None:
-    """Prepend normalisation and padding to a network, and add metadata to its file."""
-    import onnx
+def _detector_model(
+    network: nn.Module, front: List[nn.Module], size: Tuple[int, int], static: bool, opset: int
+) -> 'ModelProto':
+    """Export a detector of padded images and their size, and the padding before it.
 
-    model = onnx.load(path)
-    inside = is_detector(network)  # the padding
-    if normalise or inside:
-        version = next(each.version for each in model.opset_import if not each.domain)
-        batch, height, width = shape
-        lines, images = [], 'images'
-        if normalise:
-            order = (2, 1, 0) if normalise.order == 'RGB' else (0, 1, 2)
-            mean, std, order = (
-                f'{{{", ".join(map(str, each))}}}'
-                for each in (normalise.mean, normalise.std, order)
-            )
-            lines = [
-                f'in_order = Constant<value = int64[3] {order}>()',
-                'in_channels = Gather<axis = 1>(images, in_order)',
-                f'in_mean = Constant<value = float[1, 3, 1, 1] {mean}>()',
-                f'in_std = Constant<value = float[1, 3, 1, 1] {std}>()',
-                'in_centred = Sub(in_channels, in_mean)',
-                'in_normal = Div(in_centred, in_std)',
-            ]
-            images = 'in_normal'
-        outputs, links = f'float[{batch}, 3, in_h, in_w] in_images', []
-        if inside:
-            for output in model.graph.output:  # named by torch, with a symbol
-                if not isinstance(batch, int):
-                    output.type.tensor_type.shape.dim[0].dim_param = batch
-            lines += [
-                'in_size = Shape<start = 2>(images)',
-                f'in_divisor = Constant<value = int64[1] {{{network.divisor}}}>()',
-                'in_negative = Neg(in_size)',
-                'in_missing = Mod(in_negative, in_divisor)',
-                'in_none = Constant<value = int64[6] {0, 0, 0, 0, 0, 0}>()',
-                'in_pads = Concat<axis = 0>(in_none, in_missing)',
-                f'in_value = Constant<value = float {{{float(network.pad_value)}}}>()',
-                f'in_images = Pad({images}, in_pads, in_value)',
-            ]
-            outputs += ', int64[2] in_size'
-            links = [('in_images', 'padded'), ('in_size', 'size')]
-        else:
-            lines.append(f'in_images = Identity({images})')
-        body = '\n'.join(lines)
-        before = onnx.parser.parse_model(
-            f'<ir_version: {model.ir_version}, opset_import: ["" : {version}]>\n'
-            f'before (float[{batch}, 3, {height}, {width}] images) => ({outputs}) {{\n{body}\n}}'
-        )
-        if not inside:
-            # The network's input has the name of the new one.
-            for node in model.graph.node:
-                node.input[:] = ['in_images' if name == 'images' else name for name in node.input]
-            model.graph.input[0].name = 'in_images'
-            links = [('in_images', 'in_images')]
-        model = onnx.compose.merge_models(before, model, io_map=links)
-    onnx.helper.set_model_props(model, dict(metadata))
-    onnx.save(model, path)
+    With free sizes of padded images, which are multiples, the sizes of all maps are simple
+    products. Those of any images would become nested divisions, with which the exporter takes
+    several times as long.
+    """
+    from onnx.compose import add_prefix, merge_models
+
+    from .detectors import translations
+
+    padded = ('padded', 'size')
+    inputs = dict(images=_zeros(size, static))
+    before = nn.Sequential(*front, network.pad).eval()
+    before = _model(before, inputs, padded, _free(static), opset)
+    divisor, free = network.pad.divisor, None
+    rows, columns = (-(-length // divisor) for length in size)
+    if not static:  # torch treats a map of one row as a constant, too
+        rows, columns = max(rows, 1024 // divisor), max(columns, 1536 // divisor)
+        dims = {name: torch.export.Dim(name, max=2**20) for name in ('batch', 'rows', 'columns')}
+        free = ({0: dims['batch'], 2: divisor * dims['rows'], 3: divisor * dims['columns']}, None)
+    inputs = dict(
+        padded=_zeros((rows * divisor, columns * divisor), static), size=torch.tensor(size)
+    )
+    model = _model(
+        network, inputs, output_names(network), free, opset,
+        custom_translation_table=translations(),
+    )  # fmt: skip
+    before = add_prefix(before, 'in_', rename_inputs=False, rename_outputs=False)
+    return merge_models(before, model, io_map=list(zip(padded, padded)))
 
 
 def _cause(error: BaseException) -> str:

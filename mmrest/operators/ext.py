@@ -1,14 +1,15 @@
 """Stand-in for ``mmcv._ext``: the functions that ``mmcv.ops`` calls, on torchvision and torch.
 
-Names and signatures match mmcv's ``csrc/pytorch/pybind.cpp``. Like the compiled functions, most of
-them write their results into tensors that the caller allocated. Forward and backward run on every
-device that torchvision supports. Half precision is computed in float32.
+Names and the order of arguments match mmcv's ``csrc/pytorch/pybind.cpp``. Like the compiled
+functions, most of them write their results into tensors that the caller allocated. Forward and
+backward run on every device that torchvision supports. Half precision is computed in float32.
 
 The file is loaded under the name ``mmcv._ext``, so it must not use relative imports.
 """
 
 import functools
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+import operator
+from typing import Any, Callable, List, Optional, Sequence
 
 import numpy as np
 import torch
@@ -37,9 +38,9 @@ def __getattr__(name: str) -> Any:
     return missing
 
 
-def _refuse(operator: str) -> None:
+def _refuse(name: str) -> None:
     raise NotImplementedError(
-        f'the op {operator} needs compiled mmcv, which is not installed: '
+        f'the op {name} needs compiled mmcv, which is not installed: '
         'pip uninstall mmcv-lite, then MMCV_WITH_OPS=1 pip install --no-build-isolation '
         '"mmcv>=2.0.0,<2.2.0" (or the prebuilt wheel of your torch)'
     )
@@ -141,6 +142,10 @@ def _compact(dropped: np.ndarray) -> np.ndarray:
     return order
 
 
+_grid = operator.itemgetter('spatial_scale', 'aligned_height', 'aligned_width')
+_sampling = operator.itemgetter('sampling_ratio', 'aligned')
+
+
 def roi_align_forward(
     input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, **options: Any
 ) -> None:
@@ -152,29 +157,15 @@ def roi_align_forward(
     output.copy_(_torchvision.roi_align(input, rois, *_grid(options), *_sampling(options)))
 
 
-def roi_align_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    grad_input: Tensor,
-    **options: Any,
-) -> None:
+def roi_align_backward(*tensors: Tensor, **options: Any) -> None:
     """Gradient of :func:`roi_align_forward`."""
+    grad_output, rois, _, _, grad_input = tensors
     grad = _single(grad_output)
     rois = _single(rois).to(grad.dtype)
     size = grad_input.shape
     grad_input.copy_(
         _torchvision._roi_align_backward(grad, rois, *_grid(options), *size, *_sampling(options))
     )
-
-
-def _grid(options: dict) -> Tuple:
-    return options['spatial_scale'], options['aligned_height'], options['aligned_width']
-
-
-def _sampling(options: dict) -> Tuple:
-    return options['sampling_ratio'], options['aligned']
 
 
 def roi_pool_forward(
@@ -225,87 +216,40 @@ def roi_pool_backward(
     grad_input.view(-1).index_add_(0, index[pooled], grad_output[pooled])
 
 
-def deform_conv_forward(
-    input: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    output: Tensor,
-    columns: Tensor,
-    ones: Tensor,
-    **geometry: int,
-) -> None:
+def deform_conv_forward(*tensors: Tensor, **geometry: int) -> None:
     """Deformable convolution without modulation: Dai et al., 2017, equation 2."""
+    input, weight, offset, output, *_ = tensors
     output.copy_(_torchvision.deform_conv2d(*_deform_arguments(input, weight, offset, geometry)))
 
 
-def deform_conv_backward_input(
-    input: Tensor,
-    offset: Tensor,
-    gradOutput: Tensor,
-    gradInput: Tensor,
-    gradOffset: Tensor,
-    weight: Tensor,
-    columns: Tensor,
-    **geometry: int,
-) -> None:
+def deform_conv_backward_input(*tensors: Tensor, **geometry: int) -> None:
     """Gradients of :func:`deform_conv_forward` with respect to input and offset."""
+    input, offset, gradOutput, gradInput, gradOffset, weight, _ = tensors
     grads = _deform_gradients(gradOutput, input, weight, offset, geometry)
     gradInput.copy_(grads[0])
     gradOffset.copy_(grads[2])
 
 
-def deform_conv_backward_parameters(
-    input: Tensor,
-    offset: Tensor,
-    gradOutput: Tensor,
-    gradWeight: Tensor,
-    columns: Tensor,
-    ones: Tensor,
-    scale: float,
-    **geometry: int,
-) -> None:
+def deform_conv_backward_parameters(*tensors: Tensor, scale: float, **geometry: int) -> None:
     """Gradient of :func:`deform_conv_forward` with respect to the weight, added in place."""
+    input, offset, gradOutput, gradWeight, *_ = tensors
     weight = torch.zeros_like(gradWeight)
     grads = _deform_gradients(gradOutput, input, weight, offset, geometry)
     gradWeight.add_(grads[1].to(gradWeight), alpha=scale)
 
 
-def modulated_deform_conv_forward(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    ones: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    output: Tensor,
-    columns: Tensor,
-    with_bias: bool,
-    **geometry: int,
-) -> None:
+def modulated_deform_conv_forward(*tensors: Tensor, with_bias: bool, **geometry: int) -> None:
     """Modulated deformable convolution: Zhu et al., Deformable ConvNets v2, equation 1."""
+    input, weight, bias, _, offset, mask, output, _ = tensors
     bias = bias if with_bias else None
     arguments = _deform_arguments(input, weight, offset, geometry, mask, bias)
     output.copy_(_torchvision.deform_conv2d(*arguments))
 
 
-def modulated_deform_conv_backward(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    ones: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    columns: Tensor,
-    grad_input: Tensor,
-    grad_weight: Tensor,
-    grad_bias: Tensor,
-    grad_offset: Tensor,
-    grad_mask: Tensor,
-    grad_output: Tensor,
-    with_bias: bool,
-    **geometry: int,
-) -> None:
+def modulated_deform_conv_backward(*tensors: Tensor, with_bias: bool, **geometry: int) -> None:
     """Gradients of :func:`modulated_deform_conv_forward`."""
+    input, weight, _, _, offset, mask, _, *targets, grad_output = tensors
+    grad_input, grad_weight, grad_bias, grad_offset, grad_mask = targets
     grads = _deform_gradients(grad_output, input, weight, offset, geometry, mask)
     targets = [grad_input, grad_weight, grad_offset, grad_mask]
     for target, grad in zip(targets + [grad_bias] * with_bias, grads):
@@ -395,15 +339,9 @@ def softmax_focal_loss_forward(
     output.copy_(_softmax_focal_loss(_single(softmax), target, weight, gamma, alpha))
 
 
-def softmax_focal_loss_backward(
-    softmax: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    buff: Tensor,
-    grad_input: Tensor,
-    **options: float,
-) -> None:
+def softmax_focal_loss_backward(*tensors: Tensor, **options: float) -> None:
     """Gradient of :func:`softmax_focal_loss_forward` with respect to the logits."""
+    softmax, target, weight, buff, grad_input = tensors
     loss = functools.partial(_softmax_focal_loss, target=target, weight=weight, **options)
     (grad,) = _gradients(loss, [softmax], torch.ones_like(buff))
     weighted = grad * softmax
@@ -420,36 +358,20 @@ def _ms_deform_attn(
     return multi_scale_deformable_attn_pytorch(_single(value), spatial_shapes, *tensors)
 
 
-def ms_deform_attn_forward(
-    value: Tensor,
-    value_spatial_shapes: Tensor,
-    value_level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    im2col_step: int,
-) -> Tensor:
+def ms_deform_attn_forward(*tensors: Tensor, im2col_step: int) -> Tensor:
     """Multi-scale deformable attention, see mmcv: Zhu et al., Deformable DETR, equation 3."""
-    out = _ms_deform_attn(value, value_spatial_shapes, sampling_locations, attention_weights)
+    value, spatial_shapes, _, sampling_locations, attention_weights = tensors
+    out = _ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
     return out.to(value.dtype)
 
 
-def ms_deform_attn_backward(
-    value: Tensor,
-    value_spatial_shapes: Tensor,
-    value_level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    grad_output: Tensor,
-    grad_value: Tensor,
-    grad_sampling_loc: Tensor,
-    grad_attn_weight: Tensor,
-    im2col_step: int,
-) -> None:
+def ms_deform_attn_backward(*tensors: Tensor, im2col_step: int) -> None:
     """Gradients of :func:`ms_deform_attn_forward`."""
+    value, spatial_shapes, _, sampling_locations, attention_weights, grad_output = tensors[:6]
     grads = _gradients(
-        lambda value, *rest: _ms_deform_attn(value, value_spatial_shapes, *rest),
+        lambda value, *rest: _ms_deform_attn(value, spatial_shapes, *rest),
         [value, sampling_locations, attention_weights],
         grad_output,
     )
-    for target, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads):
+    for target, grad in zip(tensors[6:], grads):
         target.copy_(grad)

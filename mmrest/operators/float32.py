@@ -7,6 +7,7 @@ imported when they are built, not with this module.
 from typing import Any, Tuple
 
 from mmengine.registry import MODELS
+from mmengine.utils import apply_to
 from torch import Tensor, nn
 
 
@@ -44,17 +45,12 @@ def float32_head(of: str, **kwargs: Any) -> nn.Module:
 
 
 def _cast_inputs(module: nn.Module, args: Tuple[Any, ...]) -> Any:
-    return _float32(args)
+    return apply_to(args, _is_float, Tensor.float)
 
 
 def _cast_outputs(module: nn.Module, args: Tuple[Any, ...], outputs: Any) -> Any:
-    return _float32(outputs)
+    return apply_to(outputs, _is_float, Tensor.float)
 
 
-def _float32(value: Any) -> Any:
-    """Cast floating point tensors in nested tuples and lists to float32."""
-    if isinstance(value, Tensor):
-        return value.float() if value.is_floating_point() else value
-    if isinstance(value, (tuple, list)):
-        return type(value)(_float32(part) for part in value)
-    return value
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
