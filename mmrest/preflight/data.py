@@ -174,7 +174,8 @@ def _sample(part: Part) -> None:
         part.samples.append(Sample(info, packed))
     annotated = [sample for sample in part.samples if _has_object(sample.info)]
     tried = annotated or part.samples
-    if all(s.packed is None or (annotated and count_instances(s.packed) == 0) for s in tried):
+    dropped = all(sample.packed is None for sample in part.samples)
+    if dropped or (annotated and all(count_instances(s.packed) == 0 for s in annotated)):
         raise UsageError(
             f'{part.where}: its pipeline drops all of {len(tried)} images tried, or their boxes; '
             'check its filters, and that the boxes are inside the images'

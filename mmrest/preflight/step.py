@@ -220,9 +220,15 @@ def _train(cfg: Config, model: nn.Module, batch: Any, report: Report) -> None:
             'no box loss in the first step: no box of the sample has an anchor or point'
         )
     if without and not (cfg.get('model_wrapper_cfg') or cfg).get('find_unused_parameters'):
+        remedy, neck = 'set find_unused_parameters=True', cfg.model.get('neck')
+        level = neck.get('start_level') if isinstance(neck, dict) else None
+        if level and all(name.startswith('backbone.') for name in without):
+            remedy = (
+                f'the neck starts at start_level={level}: set '
+                f'model.backbone.out_indices={tuple(range(level, 4))}, and start_level=0 with the '
+                'in_channels of these stages'
+            )
         report.warnings.append(
             f'{len(without)} parameters get no gradient ({some(without, 2)}), so distributed '
-            'training fails with "Expected to have finished reduction"; set '
-            'find_unused_parameters=True, or, if they are stages that the neck skips '
-            '(start_level), out_indices of the backbone to the other stages'
+            f'training fails with "Expected to have finished reduction"; {remedy}'
         )
