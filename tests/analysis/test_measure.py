@@ -3,6 +3,7 @@
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -123,3 +124,13 @@ def test_elements_of_maps():
     assert emsa == 2 * (16 * 8) * (4 * 2)
     assert axial == 4 * (32 * 16) * 32
     assert full == 8 * (8 * 4) ** 2
+
+
+def test_time_of_kernels(monkeypatch):
+    """As if operators of the CPU were kernels of a GPU."""
+    cpu = SimpleNamespace(CUDA=torch.profiler.ProfilerActivity.CPU)
+    monkeypatch.setattr(measure, 'ProfilerActivity', cpu)
+    monkeypatch.setattr(measure, 'DeviceType', SimpleNamespace(CUDA=torch.autograd.DeviceType.CPU))
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
+    monkeypatch.setattr(measure, '_process', lambda: ThreadPoolExecutor(1))
+    assert 0 < measure.gpu_seconds(Job('emsa', 'torch', (64, 64))) < 60
