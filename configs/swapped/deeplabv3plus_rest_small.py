@@ -5,9 +5,15 @@ custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
 
 model = dict(
     pretrained=None,
-    backbone=dict(_delete_=True, type='ResT', arch='small', norm_cfg=dict(type='SyncBN')),
-    decode_head=dict(in_channels=512, c1_in_channels=64, dilations=(1, 3, 6, 9)),
-    auxiliary_head=dict(in_channels=256),
+    backbone=dict(
+        _delete_=True,
+        type='ResT',
+        arch='small',
+        out_indices=(0, 2, 3),  # no head reads the second map
+        norm_cfg=dict(type='SyncBN'),
+    ),
+    decode_head=dict(in_channels=512, in_index=2, c1_in_channels=64, dilations=(1, 3, 6, 9)),
+    auxiliary_head=dict(in_channels=256, in_index=1),
 )
 optim_wrapper = dict(
     _delete_=True,

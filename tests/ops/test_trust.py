@@ -50,6 +50,7 @@ def device(monkeypatch):
     """A simulated GPU: its tensors are on the CPU, where the kernels are interpreted."""
     monkeypatch.setattr(trust, '_verdicts', {})
     monkeypatch.setattr(gpu, '_triton_refusal', lambda: None)
+    monkeypatch.setattr(gpu, '_load', lambda package: None)
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda *_: (9, 0))
     monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: False)
 
