@@ -142,3 +142,9 @@ def loaded_from(run: Runner) -> str:
 def is_resuming(run: Runner) -> bool:
     """Return True if a run was asked to resume, not just to load weights."""
     return bool(run._resume)
+
+
+def make_groups_traceable(run: Runner) -> None:
+    """Turn mmengine's parameter groups, ConfigDicts, into dicts, which torch.compile can trace."""
+    for wrapper in getattr(run.optim_wrapper, 'optim_wrappers', {0: run.optim_wrapper}).values():
+        wrapper.optimizer.param_groups[:] = map(dict, wrapper.optimizer.param_groups)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..errors import Interrupted
+from .compat import make_groups_traceable
 from .data_loading import RandomStates, ResumableLoader, random_states, set_random_states
 from .display import say
 from .saving import AtomicCheckpointHook
@@ -76,6 +77,8 @@ class _Resumable:
         """
         with self._stop:
             self.runner.call_hook('before_train')
+            if self.runner.cfg.get('compile'):
+                make_groups_traceable(self.runner)
             self._restore()
             try:
                 self._run()

@@ -18,6 +18,7 @@ from mmrest.engine.data_loading import Draw, SeededDataset
 from mmrest.engine.saving import newest_checkpoint
 from mmrest.errors import Interrupted
 from tests.engine.toy import EPOCHS, SAMPLES, Numbers, config
+from tests.torch_versions import needs_torch
 
 
 class Watch(Hook):
@@ -149,6 +150,18 @@ def test_other_configs(tmp_path, options, newest, kept):
     same(gone_on(tmp_path / 'run', **options), whole)
     assert checkpoints(tmp_path / 'run') == checkpoints(tmp_path / 'whole')
     assert len(checkpoints(tmp_path / 'run')) == kept
+
+
+@needs_torch(2, 7, 'compiler that takes these runs')
+def test_compiled(tmp_path):
+    """With mmengine's `compile`, also where parameters have their own weight decay."""
+    options = {
+        'optim_wrapper.optimizer.weight_decay': 0.1,
+        'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0),
+    }
+    whole, _ = trained(config(tmp_path / 'whole', **options))
+    run, _ = trained(config(tmp_path / 'run', compile=dict(backend='eager'), **options))
+    assert run.losses == pytest.approx(whole.losses, rel=1e-2)
 
 
 def test_random_seed(tmp_path):
