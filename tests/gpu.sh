@@ -18,7 +18,7 @@ speed() {
     for inputs in '--batch 64 --sizes 224x224' '--batch 2 --sizes 800x1344'; do
         for step in '' --train; do
             "$python" tools/benchmark.py networks rest_small rmt_s swin_t resnet_50 \
-                --device cuda --dtype bfloat16 --memory $inputs $step --work-dir "$out/speed"
+                --device cuda --dtype bfloat16 --memory $inputs $step --work-dir "$out/speed/${inputs##* }$step"
         done
     done
 }
@@ -47,10 +47,10 @@ run() {
 # Train Mask R-CNN on pairs of images of one size; the last line has images/s and peak memory.
 #   detector NAME BACKBONE CHANNELS
 detector() {
-    local dir=$out/detectors/$1
+    local dir=$out/detectors config=$out/detectors/$1.py
     echo "$1"
     mkdir -p "$dir"
-    cat >"$dir/config.py" <<EOF
+    cat >"$config" <<EOF
 _base_ = '$PWD/configs/maskrcnn_rmt_s_1x.py'
 model = dict(backbone=dict(_delete_=True, $2), neck=dict(in_channels=$3))
 train_dataloader = dict(
@@ -67,7 +67,7 @@ train_dataloader = dict(
 train_cfg = dict(max_epochs=$epochs, val_interval=$epochs + 1)
 default_hooks = dict(checkpoint=dict(interval=$epochs + 1, save_last=False))
 EOF
-    "$python" tools/train.py "$dir/config.py" $amp --data-root "$data/coco" --work-dir "$dir" \
+    "$python" tools/train.py "$config" $amp --data-root "$data/coco" --work-dir "$dir/$1" \
         --skip-preflight | grep 'Epoch(train)' | tail -n 1
 }
 

@@ -12,13 +12,14 @@ from ..engine.config import load_config
 from ..errors import UsageError
 from ..reporting.curves import SUFFIXES, default_keys, draw_curves, title_of
 from ..reporting.logs import Log, read_log, write_csv
-from ..reporting.report import write_report
 from ..reporting.run_summary import find_checkpoint, find_config
 from .command import Parser, add_config_arguments, at_least, device, fraction, written_file
 
 
 def main() -> None:
     """Write the report of a run."""
+    from ..reporting.report import write_report  # slower to import than all that curves need
+
     parser = Parser(
         description='Write the report of a run: one HTML page with its config, curves, metrics '
         'and predictions.'

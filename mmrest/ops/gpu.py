@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import operator
 from contextlib import nullcontext
 from types import ModuleType
 from typing import Any, Callable, ContextManager, Optional, Sequence, Tuple
@@ -54,7 +55,8 @@ def triton_implementation(
         if reason is None:
             _load(package)  # registers its operator
             if q.is_cuda:
-                reason = refuse_untrusted(name, q.device, q.dtype, q.shape[-1], v.shape[-1])
+                channels = map(operator.index, (q.shape[-1], v.shape[-1]))  # no symbols
+                reason = refuse_untrusted(name, q.device, q.dtype, *channels)
         return reason
 
     return Implementation('triton', run, refusal)

@@ -7,6 +7,7 @@ built late, weights, schedule and disk. Every fault raises UsageError or Checkpo
 line with cause and fix. Files of evaluators go to a temporary folder.
 """
 
+from contextlib import nullcontext
 from tempfile import TemporaryDirectory
 from typing import Any, Dict, List, NamedTuple, Tuple
 
@@ -77,9 +78,10 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
     report, loaders, evaluators = Report(), {}, {}
     parts: List[Part] = []
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine')
-    console = Console(stderr=True, quiet=not thorough or get_rank() != 0)
-    progress = console.status('checking the network')
-    with progress, scope, kept_random_states(), quiet(), TemporaryDirectory() as folder:
+    progress = Console(stderr=True).status('checking the network')
+    # Without a terminal of its own, it would swallow what datasets print.
+    shown = progress if thorough and get_rank() == 0 else nullcontext()
+    with shown, scope, kept_random_states(), quiet(), TemporaryDirectory() as folder:
         check_writable(cfg.work_dir)
         check_complete(cfg, phases)
         make_resumable(cfg)

@@ -83,10 +83,15 @@ def _counts(cfg: Config, metainfo: Dict[str, Any]) -> Iterator[Tuple[str, int, S
         yield f'{head}.num_classes', count, names
     top = dicts(cfg.get('data_preprocessor'), 'data_preprocessor')
     for key, node in (*dicts(cfg.model, 'model'), *top):
-        for name, own in (('num_things_classes', 'thing'), ('num_stuff_classes', 'stuff')):
-            if node.get(name):
-                yield f'{key}.{name}', node[name], of_kind[own] or names
-        if key.endswith('data_preprocessor') and 'num_classes' in node:  # for mixing labels
+        counts = [node.get(f'num_{kind}_classes') or 0 for kind in ('things', 'stuff')]
+        if any(counts) and all(of_kind.values()):
+            yield f'{key}.num_things_classes', counts[0], of_kind['thing']
+            yield f'{key}.num_stuff_classes', counts[1], of_kind['stuff']
+        elif any(counts):
+            kind = 'things' if counts[0] else 'stuff'
+            yield f'{key}.num_{kind}_classes', sum(counts), names
+        # For mixing labels.
+        if key.endswith('data_preprocessor') and node.get('num_classes') is not None:
             yield f'{key}.num_classes', node['num_classes'], names
 
 

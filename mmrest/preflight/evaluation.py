@@ -60,8 +60,16 @@ def check_evaluator(
             part[key] = osp.join(folder, osp.basename(part[key]))
     with checked_reading(evaluated=True), explained(f'{where} cannot be built'):
         evaluator = Runner.build_evaluator(None, node)  # does not use its runner
+    for part in parts:
+        voc, metainfo = part.metainfo.get('dataset_type'), getattr(part.dataset, 'METAINFO', {})
+        if voc in ('VOC2007', 'VOC2012') and part.classes != list(metainfo.get('classes', ())):
+            report.warnings.append(
+                f"{part.where}: mmdet's VOCMetric prints the classes of Pascal VOC, because the "
+                f'path contains {voc}, and fails with more than 20; rename the folder'
+            )
+    several = len(evaluator.metrics) > 1
     scores = [
-        _check_metric(f'{where}.{index}' if index else where, metric, parts, report)
+        _check_metric(f'{where}.{index}' if several else where, metric, parts, report)
         for index, metric in enumerate(evaluator.metrics)
     ]
     names = [name for of_metric in scores for name in of_metric]
@@ -95,12 +103,6 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
         kept = [s for s in kept if len(s.info.get('instances') or ()) <= MOST_BOXES]
     if not kept or ('segments_info' in kept[0].info) != ('PQ' in best):
         return []  # panoptic masks differ from instance masks
-    voc = part.metainfo.get('dataset_type')
-    if voc in ('VOC2007', 'VOC2012') and part.classes != list(part.dataset.METAINFO['classes']):
-        report.warnings.append(
-            f"{part.where}: mmdet's VOCMetric prints the classes of Pascal VOC, because the path "
-            f'contains {voc}, and fails with more than 20; rename the folder'
-        )
     fault = f'{where} ({kind}) fails on the annotations of {part.where}'
     with explained(fault, 'check that the metric is meant for this data'):
         predicted = [found for found in (perfect(part, sample) for sample in kept) if found]

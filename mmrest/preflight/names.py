@@ -24,7 +24,7 @@ PARTS = {
     r'(default|custom)_hooks\.\w+': registry.HOOKS,
     r'optim_wrapper': registry.OPTIM_WRAPPERS,
     r'optim_wrapper\.optimizer': registry.OPTIMIZERS,
-    r'param_scheduler(\.\d+)?': registry.PARAM_SCHEDULERS,
+    r'param_scheduler(\.\w+)*': registry.PARAM_SCHEDULERS,
     r'visualizer\.vis_backends\.\d+': registry.VISBACKENDS,
 }
 """Regular expression of dotted keys -> registry of the parts there."""
@@ -48,6 +48,8 @@ def check_names(cfg: Config, phases: Tuple[str, ...]) -> None:
         UsageError: a type is not registered, a package not installed, or an argument unknown.
     """
     for where, part, root in named_parts(cfg, phases):
+        if root is registry.PARAM_SCHEDULERS and not part.keys() - _lists(part):
+            continue  # those of several optimizers, by name
         name = part.get('type')
         kind = find_type(root, name) if isinstance(name, str) else name or DEFAULTS.get(where)
         if where == 'train_cfg' and 'by_epoch' in part:
@@ -76,6 +78,10 @@ def check_names(cfg: Config, phases: Tuple[str, ...]) -> None:
                     f'{where}.{key}: {kind.__name__} has no such argument; '
                     f'{_hint(key, taken, "remove it")}'
                 )
+
+
+def _lists(part: dict) -> Set[str]:
+    return {key for key, value in part.items() if isinstance(value, list)}
 
 
 def misspelt_keys(cfg: Config) -> Iterator[str]:

@@ -152,7 +152,7 @@ def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> 
         length *= batches
     interval, most = hook.get('interval', 1), hook.get('max_keep_ckpts', -1)
     interval = interval if interval > 0 else length + 1
-    kept = length // interval + (hook.get('save_last', True) and length % interval > 0)
+    kept = length // interval + bool(hook.get('save_last', True) and length % interval)
     if 0 < most < kept:
         kept = most + 1
     best = hook.get('save_best')
@@ -160,7 +160,7 @@ def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> 
 
 
 def _size(count: float) -> str:
-    return f'{count / 2**30:.2f} GiB'
+    return f'{count / 2**30:.1f} GiB' if count >= 2**30 else f'{count / 2**20:.0f} MiB'
 
 
 def check_writable(folder: str, option: str = '--work-dir') -> Path:

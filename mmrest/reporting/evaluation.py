@@ -10,7 +10,6 @@ from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
-from torch.utils.benchmark import timer
 
 from ..engine.building import build_runner
 from ..engine.config import is_classifier
@@ -140,6 +139,8 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
 
 def _seconds_per_image(model: nn.Module, dataset: BaseDataset) -> float:
     """Return the median time of ten single images without data loading, after one to warm up."""
+    from torch.utils.benchmark import timer  # it may print that CUDA was not found
+
     times = []
     model.eval()
     for index in range(11):

@@ -149,3 +149,23 @@ def test_gradients_of_gradients_are_refused(name):
     out = getattr(torch.ops.mmrest, name)(*inputs)[0]
     with pytest.raises(RuntimeError, match='no second derivative'):
         torch.autograd.grad(out.sum(), inputs[0], create_graph=True)
+
+
+class Ends(torch.autograd.Function):
+    """An operation without a gradient."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.sum()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None
+
+
+@pytest.mark.parametrize('name', ['masa', 'emsa'])
+def test_no_gradient_comes_from_the_next_function(name):
+    importlib.import_module(f'mmrest.ops.{name}.triton')
+    inputs = arguments(name)
+    Ends.apply(getattr(torch.ops.mmrest, name)(*inputs)[0]).backward()
+    assert not any(x.grad is not None and x.grad.any() for x in inputs[:3])

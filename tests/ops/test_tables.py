@@ -7,6 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from mmrest.ops import RelPos2d
+from tests.torch_versions import needs_torch
 
 CPU = torch.device('cpu')
 
@@ -38,3 +39,14 @@ def test_tables_of_a_tracer_are_not_cached():
     with FakeTensorMode():
         assert type(rel_pos(3, 5, CPU).sin) is FakeTensor
     assert type(rel_pos(3, 5, CPU).sin) is torch.Tensor
+
+
+@needs_torch(2, 7, 'compiler that takes tables for constants')
+def test_each_network_has_its_own_tables_in_graphs():
+    """Dynamo keeps graphs by code, so that networks of the same sizes share them."""
+    compiled = torch.compile(
+        lambda tables, x: x + tables(2, 3, x.device).log_gamma, backend='eager', fullgraph=True
+    )
+    for b in (6, 9):
+        tables = RelPos2d(16, 2, 2, b)
+        assert torch.equal(compiled(tables, torch.zeros(2)), tables(2, 3, CPU).log_gamma)

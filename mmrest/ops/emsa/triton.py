@@ -158,6 +158,8 @@ def _save(ctx: FunctionCtx, inputs: Tuple[Any, ...], output: Tuple[Tensor, ...])
 
 @differentiable_once
 def _differentiate(ctx: FunctionCtx, grad: Tensor, *_: None) -> Tuple[Any, ...]:
+    if grad is None:  # the next function has none
+        return (None,) * 6
     grads = torch.ops.mmrest.emsa_backward(grad, *ctx.saved_tensors, ctx.eps)
     grad_bias = grads[3].new_zeros(len(grads[3])) if ctx.has_bias else None
     return (*grads, grad_bias, None)

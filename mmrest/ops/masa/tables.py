@@ -43,16 +43,20 @@ class RelPos2d:
         self.a = a
         self.b = b
         self.decay = decay
+        self._values = repr((head_dim, num_heads, a, b, decay))
         self._kept: Dict[Tuple[int, int, torch.device], PositionTables] = {}
 
     def __call__(self, height: int, width: int, device: torch.device) -> PositionTables:
         """Return the tables of a map of `height` x `width` tokens."""
-        # Tables of static sizes are constants of a compiled graph; symbols make them part of it.
-        make = self._cached if not is_compiling() or are_static(height, width) else self._make
-        return make(height, width, device)
+        if is_compiling() and not are_static(height, width):
+            return self._make(height, width, device)
+        # Reading a string guards a graph, whose constants would else serve other networks, too.
+        return self._cached(height, width, device, self._values)
 
     @constant_in_graphs
-    def _cached(self, height: int, width: int, device: torch.device) -> PositionTables:
+    def _cached(
+        self, height: int, width: int, device: torch.device, values: str
+    ) -> PositionTables:
         key = (height, width, device)
         kept = self._kept.get(key)
         if kept is not None:

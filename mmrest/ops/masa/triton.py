@@ -146,6 +146,8 @@ def _save(ctx: FunctionCtx, inputs: Tuple[Any, ...], output: Tuple[Tensor, ...])
 
 @differentiable_once
 def _differentiate(ctx: FunctionCtx, grad: Tensor, *_: None) -> Tuple[Any, ...]:
+    if grad is None:  # the next function has none
+        return (None,) * 6
     grads = torch.ops.mmrest.masa_backward(grad, *ctx.saved_tensors, ctx.axial)
     return (*grads, None, None, None)
 
