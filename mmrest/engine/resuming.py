@@ -4,7 +4,7 @@ import warnings
 from typing import Any, Dict, List, Optional
 
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..checkpoint import CheckpointError
@@ -55,7 +55,7 @@ class ScheduleHook(Hook):
         meta = checkpoint.get('meta') or {}
         _warn_if_complete(runner, meta)
         source, before = loaded_from(runner), parameter_groups(checkpoint)
-        if before is None or not isinstance(wrapper, OptimWrapper):
+        if before is None or isinstance(wrapper, OptimWrapperDict):
             return
         check_same_optimizer(source, before, wrapper)
         changes = _differences(before, wrapper.state_dict()['param_groups'])
@@ -135,7 +135,7 @@ def check_same_optimizer(source: str, before: Optional[List[dict]], wrapper: Any
     Raises:
         CheckpointError: the optimizer differs, or its parameter groups do.
     """
-    if before is None or not isinstance(wrapper, OptimWrapper):
+    if before is None or isinstance(wrapper, OptimWrapperDict):
         return
     now = wrapper.state_dict()['param_groups']
     remedy = (

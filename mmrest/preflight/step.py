@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook
-from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim import OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS, TRANSFORMS
 from torch import nn
 from torch.utils.data import DataLoader
@@ -51,7 +51,7 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> Any:
         report.warnings.append(
             f'paramwise_cfg.custom_keys occur in no parameter name: {some(hints)}'
         )
-    if not isinstance(wrapper, OptimWrapper) or not keys or paramwise.get('norm_decay_mult') != 0:
+    if isinstance(wrapper, OptimWrapperDict) or not keys or paramwise.get('norm_decay_mult') != 0:
         return wrapper  # several optimizers, or nothing to undo
     groups = [group for group in wrapper.optimizer.param_groups if group.get('weight_decay')]
     decaying = {id(parameter) for group in groups for parameter in group['params']}
@@ -85,7 +85,7 @@ def check_hooks_and_schedulers(cfg: Config, wrapper: Any, batches: int) -> None:
     for where, part, root in named_parts(cfg, ('train',)):
         name = str(type_name(part))
         with explained(f'{where} ({name}) cannot be built', 'correct its arguments'):
-            if root is PARAM_SCHEDULERS and isinstance(wrapper, OptimWrapper):
+            if root is PARAM_SCHEDULERS and not isinstance(wrapper, OptimWrapperDict):
                 length = 'max_epochs' if part.get('by_epoch', True) else 'max_iters'
                 part = {'end': cfg.train_cfg.get(length) or 10**9, **part}  # as the Runner
                 root.build(part, default_args=dict(optimizer=wrapper, epoch_length=batches))
@@ -192,7 +192,7 @@ def _corner(sample: Sample) -> Any:
 
 def _train(cfg: Config, model: nn.Module, batch: Any, report: Report) -> None:
     optimizer = _optimizer(cfg, model)
-    if not isinstance(optimizer, OptimWrapper):  # its train_step is the model's own
+    if isinstance(optimizer, OptimWrapperDict):  # its train_step is the model's own
         return
     model.train()
     with explained('the first step of training fails', 'check that network and data match'):

@@ -8,13 +8,15 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.structures import BaseDataElement
 from PIL import Image
 from pycocotools import mask as masks
+from torch.optim import SGD
 
 from mmrest.engine.config import load_config
 from mmrest.errors import UsageError
-from mmrest.preflight import classes, rehearse
+from mmrest.preflight import classes, rehearse, step
 from mmrest.preflight.data import Part, Sample
 from mmrest.preflight.evaluation import perfect
 from tests.preflight.test_planted_faults import TRAIN, VAL, changed_maps, edited, rehearsed
@@ -349,3 +351,23 @@ def test_photographs(tmp_path, name, root, best):
     np.random.seed(0)
     assert scores(rehearse(cfg, ('train', 'val')).report) == best
     assert np.random.rand() == expected and not list(tmp_path.iterdir())
+
+
+def test_several_optimizers(folder, monkeypatch):
+    """A step is then the model's own; weight decay and schedulers are not looked into."""
+
+    def built(model, cfg):
+        parts = model.backbone, model.decode_head
+        optimizers = (SGD(part.parameters(), lr=0.1, weight_decay=0.1) for part in parts)
+        return OptimWrapperDict(**dict(zip(('a', 'b'), map(OptimWrapper, optimizers))))
+
+    monkeypatch.setattr(step, 'build_optim_wrapper', built)
+    options = {
+        'optim_wrapper.paramwise_cfg': dict(
+            norm_decay_mult=0, custom_keys=dict(backbone=dict(lr_mult=0.1))
+        ),
+        'param_scheduler': [dict(type='LinearLR', by_epoch=False, end=2)],
+    }
+    report = rehearsed('seg', options, thorough=True)
+    assert 'first step' not in {fact.what for fact in report.facts}
+    rehearsed('seg', {'param_scheduler': dict(a=options['param_scheduler'])}, thorough=True)
