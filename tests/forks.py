@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -64,12 +65,15 @@ def warm_folder() -> Path:
     if not hasattr(socket, 'send_fds'):  # Python 3.8
         return Path(sys.executable).parent
     # A short name: those of sockets have at most 100 letters.
-    temporary = tempfile.TemporaryDirectory(prefix='forks-')
-    address, client = f'{temporary.name}/socket', Path(temporary.name, 'python')
+    folder = tempfile.mkdtemp(prefix='forks-')
+    address, client = f'{folder}/socket', Path(folder, 'python')
     client.write_text(CLIENT.format(python=sys.executable, socket=address))
     client.chmod(0o755)
     server = subprocess.Popen([sys.executable, '-W', 'ignore', __file__, address])
-    for last_step in (temporary.cleanup, server.wait, server.terminate):
+    # Not a TemporaryDirectory: in a child of multiprocessing, Python 3.13 drops what atexit holds,
+    # and the object would remove its folder.
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for last_step in (server.wait, server.terminate):
         atexit.register(last_step)  # the one that was registered last comes first
     while not os.path.exists(address):
         if server.poll() is not None:

@@ -35,7 +35,7 @@ def eager_operator(
 ) -> Callable[..., Any]:
     """Return an operator of torch.library as a function for eager mode, with the same gradient.
 
-    It skips the dispatcher, which takes a CPU longer than the rest of a call.
+    It skips torch's dispatcher, whose Python code would run in every call.
 
     Args:
         forward: the operator's function.

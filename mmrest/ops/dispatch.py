@@ -166,8 +166,9 @@ def constant_in_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @constant_in_graphs
 def _is_exporting() -> bool:
-    # torch < 2.7 cannot tell; its compiler takes torch.compiler.is_exporting for True.
-    return getattr(torch.compiler, '_is_exporting_flag', True)
+    # A constant, because the compiler of torch 2.7 takes torch.compiler.is_exporting for True.
+    # Older releases cannot tell.
+    return not hasattr(torch.compiler, 'is_exporting') or torch.compiler.is_exporting()
 
 
 def in_exported_graph() -> bool:

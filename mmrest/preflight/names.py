@@ -48,7 +48,7 @@ def check_names(cfg: Config, phases: Tuple[str, ...]) -> None:
         UsageError: a type is not registered, a package not installed, or an argument unknown.
     """
     for where, part, root in named_parts(cfg, phases):
-        if root is registry.PARAM_SCHEDULERS and not part.keys() - _lists(part):
+        if root is registry.PARAM_SCHEDULERS and all(isinstance(v, list) for v in part.values()):
             continue  # those of several optimizers, by name
         name = part.get('type')
         kind = find_type(root, name) if isinstance(name, str) else name or DEFAULTS.get(where)
@@ -78,10 +78,6 @@ def check_names(cfg: Config, phases: Tuple[str, ...]) -> None:
                     f'{where}.{key}: {kind.__name__} has no such argument; '
                     f'{_hint(key, taken, "remove it")}'
                 )
-
-
-def _lists(part: dict) -> Set[str]:
-    return {key for key, value in part.items() if isinstance(value, list)}
 
 
 def misspelt_keys(cfg: Config) -> Iterator[str]:

@@ -49,7 +49,7 @@ def test_start_from_scratch(name, layers):
     network.init_weights()
     for layer, deviation in layers.items():
         layer = network.get_submodule(layer)
-        assert layer.weight.std().item() == pytest.approx(deviation, rel=0.03)
+        assert layer.weight.std().item() == pytest.approx(deviation, rel=0.02)
         assert bool(layer.bias.any()) == (deviation != 0.02)
     for module in network.modules():
         if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
