@@ -168,7 +168,7 @@ def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any
     best, worst = ranked[::-1][:number], ranked[:number]
     shown = {index: found.scores.shown(index) for index in best + worst}
     names = unique_names([each.path for each in shown.values()], suffix=True)
-    pictures = {
+    drawings = {
         index: dict(name=name, score=scores[index], panels=_panels(each, name, found))
         for (index, each), name in zip(shown.items(), names)
     }
@@ -189,8 +189,8 @@ def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any
         ],
         table_of_classes=_table_of_classes(found),
         spread=spread,
-        best=[pictures[index] for index in best],
-        worst=[pictures[index] for index in worst],
+        best=[drawings[index] for index in best],
+        worst=[drawings[index] for index in worst],
         legend=_legend(found, shown.values()),
     )
 
