@@ -12,7 +12,16 @@ class CheckpointError(RuntimeError):
 
 
 class Interrupted(BaseException):
-    """A preempted run that has saved its state; no error handler should catch it."""
+    """A run that a signal stopped, and that has saved its state; no error handler may catch it.
+
+    Args:
+        message: what was saved where, for the user.
+        by: the signal.
+    """
+
+    def __init__(self, message: str, by: int) -> None:
+        super().__init__(message)
+        self.by = by
 
 
 def some(names: Iterable[Any], most: int = 6) -> str:

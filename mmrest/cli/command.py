@@ -7,6 +7,7 @@ import errno
 import math
 import os
 import os.path as osp
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -221,17 +222,23 @@ def run_config(args: argparse.Namespace) -> Config:
 def run(main: Callable[[], Optional[int]]) -> None:
     """Run a command; a user error is printed on one line, with exit status 1.
 
-    A run that was preempted exits with :data:`~mmrest.engine.signals.STOPPED`.
+    A run that SIGTERM stopped exits with :data:`~mmrest.engine.signals.STOPPED`. After Ctrl-C, the
+    process ends by the signal, so that shells end their loops, but without a traceback.
     """
     isolate_children()
     try:
         status = main()
     except (UsageError, CheckpointError) as error:
         _fail(_own_line(error))
-    except Interrupted as stop:
-        print(f'{osp.basename(sys.argv[0])}: {rank_prefix()}{stop}', file=sys.stderr, flush=True)
-        leave_processes()
-        sys.exit(STOPPED)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        line = f'{rank_prefix()}{str(stop) or "interrupted"}'
+        print(f'{osp.basename(sys.argv[0])}: {line}', file=sys.stderr, flush=True)
+        if isinstance(stop, Interrupted):
+            leave_processes()
+            if stop.by == signal.SIGTERM:
+                sys.exit(STOPPED)
+        sys.excepthook = lambda *error: None
+        raise KeyboardInterrupt from None
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import List
 
 from mmengine.device import get_device
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -77,16 +78,18 @@ def different_names(logs: List[Log]) -> List[Log]:
     ]
 
 
-def summary(logs: List[Log]) -> Table:
-    """Return a table with the last iteration and loss of each run, and its best metrics."""
-    table = Table(title='best metrics, last iteration and loss', title_justify='left')
+def summary(logs: List[Log], console: Console) -> Table:
+    """Return a table with the last iteration and loss of each run, and its best metrics.
+
+    Runs are rows, or columns if the console is too narrow for all metrics.
+    """
     metrics = dict.fromkeys(key for log in logs for key in default_keys(log) if key in log.metrics)
-    for name in ('run', 'iters', 'loss', 's/iter', *map(title_of, metrics)):
-        table.add_column(name, justify='left' if name == 'run' else 'right')
+    rows = [['run', 'iters', 'loss', 's/iter', *map(title_of, metrics)]]
     for log in logs:
         last = log.train[-1] if log.train else {}
         times = [line['time'] for line in log.train if 'time' in line]
         cells = [
+            log.name,
             str(last.get('iter', '-')),
             f'{last["loss"]:.4f}' if 'loss' in last else '-',
             f'{sum(times) / len(times):.3f}' if times else '-',
@@ -94,7 +97,15 @@ def summary(logs: List[Log]) -> Table:
         for key in metrics:
             best = log.best(key) if key in log.curves else None
             cells.append('-' if best is None else f'{best[1]:.4g}')
-        table.add_row(escape(log.name), *cells)
+        rows.append(cells)
+    # Two spaces and a line around each column, and one more line.
+    if sum(max(map(cell_len, column)) + 3 for column in zip(*rows)) + 1 > console.width:
+        rows = list(zip(*rows))
+    table = Table(title='best metrics, last iteration and loss', title_justify='left')
+    for index, name in enumerate(rows[0]):
+        table.add_column(escape(name), justify='right' if index else 'left', overflow='fold')
+    for row in rows[1:]:
+        table.add_row(*map(escape, row))
     return table
 
 
@@ -132,5 +143,5 @@ def curves() -> None:
         else:
             draw_curves(logs, path, keys, args.title)
     console = Console()
-    console.print(summary(logs))
+    console.print(summary(logs, console))
     console.print(f'saved to {", ".join(map(str, args.out))}')

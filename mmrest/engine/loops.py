@@ -95,17 +95,17 @@ class _Resumable:
             self._interrupt()
 
     def _interrupt(self) -> None:
-        message = f'stopped after iteration {self._iter} by SIGTERM'
+        message = f'stopped after iteration {self._iter} by {self._stop.name}'
         for hook in self.runner.hooks:
             if isinstance(hook, AtomicCheckpointHook):
                 path = hook.save_now(self.runner, self._epoch, self._iter)
                 message += f'; saved {path}: continue with --resume'
-        raise Interrupted(message)
+        raise Interrupted(message, self._stop.by)
 
     def stop_evaluation(self) -> None:
         """Raise Interrupted if a run of one process was asked to stop."""
         if self._stop.asked_here():
-            raise Interrupted('stopped by SIGTERM')
+            raise Interrupted(f'stopped by {self._stop.name}', self._stop.by)
 
     def _restore(self) -> None:
         """Set seeds and random states as they were at the checkpoint, if there is one."""

@@ -1,4 +1,4 @@
-"""Graceful SIGTERM handling; child processes do not inherit it, and end with the run."""
+"""Graceful stops by SIGTERM and Ctrl-C; children do not inherit them, and end with the run."""
 
 import atexit
 import ctypes
@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Dict, Iterator, Optional
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
@@ -30,26 +30,45 @@ kernel signals the end of a thread."""
 
 
 class StopRequest:
-    """Context manager that catches SIGTERM; a second one ends the process as usual."""
+    """Context manager that catches SIGTERM and Ctrl-C; a second one ends the process as usual.
+
+    In distributed runs, Ctrl-C stays as it is: ranks receive it from the terminal and once more
+    from torchrun.
+
+    Attributes:
+        by: the signal received.
+    """
 
     def __init__(self) -> None:
+        self.by: int = signal.SIGTERM
         self._asked = False
         self._calls = 0
-        self._before: Any = signal.SIG_DFL
+        self._before: Dict[int, Any] = {}
 
     def __enter__(self) -> 'StopRequest':
         isolate_children()
         if _in_main_thread():  # only this one may set handlers
-            self._before = signal.signal(signal.SIGTERM, self._listen) or signal.SIG_DFL
+            caught = [signal.SIGTERM] + [signal.SIGINT] * (get_world_size() == 1)
+            self._before = {
+                number: signal.signal(number, self._listen) or signal.SIG_DFL for number in caught
+            }
         return self
 
     def __exit__(self, *error: Any) -> None:
         if _in_main_thread():
-            signal.signal(signal.SIGTERM, self._before)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
 
-    def _listen(self, *args: Any) -> None:
-        self._asked = True
-        signal.signal(signal.SIGTERM, self._before)
+    def _listen(self, number: int, frame: Any) -> None:
+        self._asked, self.by = True, number
+        self.__exit__()
+        if number == signal.SIGINT:  # print may not be called while the signal interrupts it
+            os.write(2, b'\nstopping after this iteration; Ctrl-C again ends the run at once\n')
+
+    @property
+    def name(self) -> str:
+        """Name of the signal for messages."""
+        return 'Ctrl-C' if self.by == signal.SIGINT else 'SIGTERM'
 
     def asked(self) -> bool:
         """Return True if any rank was asked to stop; all ranks call this equally often."""
@@ -68,12 +87,12 @@ class StopRequest:
 
 
 def isolate_children() -> None:
-    """Make child processes start with the default SIGTERM handler and end with their parent.
+    """Make child processes start without the handlers of a run and end with their parent.
 
     With an inherited handler, ``multiprocessing.Pool`` could not terminate its workers. Workers
     whose parent was killed would wait forever on pipes that their siblings keep open; on Linux the
-    kernel kills them. Data loading workers ignore SIGTERM: torchrun and Slurm send it to all
-    processes, and without workers a run could not finish its iteration.
+    kernel kills them. Data loading workers ignore both signals: torchrun, Slurm and terminals send
+    them to all processes, and without workers a run could not finish its iteration.
     """
     if not wrap_worker_init(begin_worker):
         return
@@ -91,6 +110,7 @@ def begin_worker(init: Optional[Callable[..., None]], *args: Any, **kwargs: Any)
         init: the loader's own initialisation, called with the other arguments.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, 'pthread_sigmask'):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if init is not None:
@@ -128,11 +148,18 @@ def _restore_mask() -> None:
 def _begin_child() -> None:
     if callable(signal.getsignal(signal.SIGTERM)):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if isinstance(getattr(signal.getsignal(signal.SIGINT), '__self__', None), StopRequest):
+        # A pool would wait forever for the task of a worker that Ctrl-C has ended.
+        signal.signal(signal.SIGINT, _do_nothing)
     if _forking.parent is not None and _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != _forking.parent:  # it ended in between
             os._exit(1)
     _restore_mask()
+
+
+def _do_nothing(*args: Any) -> None:
+    """Handler that, unlike SIG_IGN, a program executed by the child does not inherit."""
 
 
 def _end_workers() -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import importlib.util
-import inspect
 import json
 import logging
 import re
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
-from mmengine.utils import to_2tuple
+from mmengine.utils import digit_version, to_2tuple
 from torch import Tensor, nn
 
 from ..analysis.networks import Preprocessing, backbone_of, preprocessing
@@ -140,8 +139,7 @@ def exportable(model: nn.Module, name: str) -> nn.Module:
     ):
         return Segmentor(model).eval()
     if hasattr(model, 'bbox_head') or hasattr(model, 'roi_head'):  # of mmdet
-        if 'custom_translation_table' not in inspect.signature(torch.onnx.export).parameters:
-            raise UsageError(f'detectors need torch 2.6 or later, this is {torch.__version__}')
+        check_torch()
         from .detectors import Detector
 
         return Detector(model, name).eval()
@@ -215,8 +213,17 @@ def check_packages(needed: Iterable[str]) -> None:
     if missing:
         names = ' '.join(missing)
         raise UsageError(f'{names} of requirements/optional.txt not found: pip install {names}')
-    if 'dynamic_shapes' not in inspect.signature(torch.onnx.export).parameters:
-        raise UsageError(f'ONNX needs torch 2.5 or later, this is {torch.__version__}')
+    check_torch()
+
+
+def check_torch() -> None:
+    """Check that torch's exporter can export these networks.
+
+    Raises:
+        UsageError: torch is too old.
+    """
+    if digit_version(torch.__version__) < digit_version('2.7'):
+        raise UsageError(f'ONNX needs torch 2.7 or later, this is {torch.__version__}')
 
 
 def export(

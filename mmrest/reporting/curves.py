@@ -101,7 +101,9 @@ def panels(logs: Sequence[Log], keys: Sequence[str]) -> List[Panel]:
         ]
         top = None
         if all(MAIN_METRIC.fullmatch(name) for name in names):
-            top = 100 if PERCENTAGE.fullmatch(names[0]) else 1
+            # mmpretrain's mAP is a percentage.
+            highest = max(value for _, points in lines for _, value in points)
+            top = 100 if PERCENTAGE.fullmatch(names[0]) or highest > 1 else 1
         found.append(Panel(title, quantity, lines, top))
     return found
 

@@ -12,8 +12,8 @@ from ..errors import UsageError
 PLACES = ('step', 'iter', 'epoch')
 """Keys of a line that locate it in the run."""
 
-PERCENTAGE = re.compile(r'[am][A-Z]\w*|(.*\.)?acc(_seg)?')
-"""mmseg's metrics (mIoU, aAcc, mDice ...) and the accuracies of heads; COCO's are fractions."""
+PERCENTAGE = re.compile(r'(.*/)?(?!mAP)[am][A-Z]\w*|(.*\.)?acc(_seg)?')
+"""mmseg's metrics (mIoU, aAcc, mDice ...) and the accuracies of heads; mAP is a fraction."""
 
 MAIN_METRIC = re.compile(r'(.*/)?((bbox_|segm_)?mAP(_50)?|[am][A-Z]\w*)')
 """Metrics shown by default."""

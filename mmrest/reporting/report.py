@@ -120,7 +120,8 @@ def _metric_text(value: float, key: str = '') -> str:
     """
     if not math.isfinite(value) or value < 0:
         return '-'
-    return f'{value:.2f}' if PERCENTAGE.fullmatch(key) or '%' in key else f'{value:.3f}'
+    percentage = PERCENTAGE.fullmatch(key) or '%' in key or value > 1
+    return f'{value:.2f}' if percentage else f'{value:.3f}'
 
 
 def _speed(cfg: Config, log: Log, processes: int) -> Rows:

@@ -172,16 +172,17 @@ def test_a_full_disk(home, small_disk, coco_root):
         assert torch.load(path, weights_only=False)['meta']['iter'] == int(path.stem[5:])
 
 
-def test_preemption(home, whole, coco_root, tmp_path):
-    """On SIGTERM, the run saves, logs it, and exits with status 75."""
+@pytest.mark.parametrize('number, ends', [(signal.SIGTERM, 75), (signal.SIGINT, -signal.SIGINT)])
+def test_preemption(home, whole, coco_root, tmp_path, number, ends):
+    """On SIGTERM and Ctrl-C, the run saves, and logs it."""
     folder = tmp_path / 'run'
     rarely = 'default_hooks.checkpoint.interval=100'
     process = start(home, *arguments(folder, coco_root, 2), rarely)
     while process.poll() is None and not losses(folder):
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGTERM)  # as torchrun and Slurm do: the workers are told too
+    os.killpg(process.pid, number)  # as torchrun, Slurm and terminals: the workers are told too
     status, errors = process.wait(), process.stderr.read().decode()
-    assert status == 75, errors
+    assert status == ends, errors
     assert 'interrupted.pth' in errors and '--resume' in errors
     assert 'Traceback' not in errors
     train(*arguments(folder, coco_root, 0), cwd=home, fresh=True)

@@ -1,14 +1,17 @@
 """mmrest report on runs of a detector and of a segmentor, and mmrest curves."""
 
 import csv
+import io
 import json
 import re
 from importlib.util import find_spec
 
 import cv2
 import pytest
+from rich.console import Console
 
-from mmrest.reporting.logs import read_log
+from mmrest.cli.report import summary
+from mmrest.reporting.logs import Log, read_log
 from tests.reporting.test_report import check_page
 from tests.runs import DETECTOR, ROOT, SEGMENTOR, run, run_here, save_weights, train
 
@@ -119,6 +122,17 @@ def test_curves_of_one_run(runs, capsys):
     assert [(row['iter'], row['loss'], row['coco/bbox_mAP']) for row in found] == [
         ('10', '0.3', ''), ('15', '0.2', ''), ('30', '0.1', str(0.1 * 3.0)),
     ]  # fmt: skip
+
+
+def test_summary_on_a_narrow_terminal():
+    """All values are shown."""
+    values = {f'metric{n}/mIoU': n / 997 for n in range(100, 112)}
+    log = Log('run', [dict(iter=9, loss=1.0)], [(9, values)])
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(summary([log, log._replace(name='[other]')], console))
+    printed = console.export_text()
+    assert '[other]' in printed and '…' not in printed
+    assert all(printed.count(f' {value:.4g} ') == 2 for value in values.values())
 
 
 def test_curves_of_two_runs(runs):

@@ -60,6 +60,35 @@ with StopRequest() as stop:
 """
 
 
+INTERRUPTED = """
+import os, signal, time
+from mmrest.engine.signals import StopRequest
+
+with StopRequest() as stop:
+    child = os.fork()
+    if child == 0:
+        time.sleep(1)
+        os._exit(7)
+    os.kill(child, signal.SIGINT)
+    assert os.WEXITSTATUS(os.waitpid(child, 0)[1]) == 7
+    assert not stop.asked_here()
+    os.kill(os.getpid(), signal.SIGINT)
+    assert stop.asked_here() and stop.name == 'Ctrl-C'
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+    except KeyboardInterrupt:
+        os._exit(3)
+"""
+
+
+def test_interrupt_asks_once():
+    """Children go on, as a terminal sends it to them, too; the second one ends the process."""
+    python = [str(warm_folder() / 'python'), '-c', INTERRUPTED]
+    done = subprocess.run(python, timeout=60, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 3 and 'Ctrl-C again' in done.stderr
+
+
 def test_a_child_can_be_terminated_as_soon_as_it_is_forked():
     """As by a pool on a busy machine, whose worker has not run yet."""
     python = [str(warm_folder() / 'python'), '-c', TERMINATED]

@@ -120,6 +120,12 @@ def test_missing_packages(monkeypatch):
         check_packages(['onnx', 'torch', 'onnxruntime'])
 
 
+def test_old_torch(monkeypatch):
+    monkeypatch.setattr(torch, '__version__', '2.6.0+cpu')
+    with pytest.raises(UsageError, match=r'needs torch 2\.7 or later, this is 2\.6\.0\+cpu'):
+        check_packages([])
+
+
 def test_facts():
     """Metadata of configs with classes in the config or the dataset, and of a name."""
     cfg = network_config(str(ROOT / 'configs' / 'demo_semfpn_rest_lite.py'))

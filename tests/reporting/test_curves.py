@@ -32,6 +32,8 @@ LOG = Log('run', TRAIN, [(20, {'coco/bbox_mAP': 0.2}), (30, {'coco/bbox_mAP': 0.
     ('coco/bbox_mAP', 'box AP', 'metrics on held-out images'),
     ('coco/segm_mAP_50', 'mask AP50', 'metrics on held-out images'),
     ('mIoU', 'mIoU', 'metrics on held-out images (%)'),
+    ('f/mIoU', 'f/mIoU', 'metrics on held-out images (%)'),
+    ('pascal_voc/mAP', 'pascal_voc/mAP', 'metrics on held-out images'),
     ('decode.acc_seg', 'decode.acc_seg', 'accuracy in training (%)'),
     ('memory', 'memory', 'peak memory (MB)'),
     ('ema_decay', 'ema_decay', 'ema_decay'),
@@ -56,6 +58,14 @@ def test_panels():
     found = panels([LOG, LOG._replace(name='other')], ['loss', 'bbox_mAP'])
     assert [panel.title for panel in found] == ['loss', 'bbox_mAP']
     assert [name for panel in found for name, _ in panel.lines] == ['run', 'other'] * 2
+
+
+@pytest.mark.parametrize('key, value, top', [
+    ('f/mIoU', 0.4, 100), ('pascal_voc/mAP', 0.4, 1), ('multi-label/mAP', 40.0, 100),
+])  # fmt: skip
+def test_limits_of_metrics(key, value, top):
+    log = LOG._replace(val=[(20, {key: value}), (30, {key: float('nan')})])
+    assert [panel.top for panel in panels([log], [key])] == [top]
 
 
 @pytest.mark.parametrize('count, legends', [(1, 2), (12, 1)])
