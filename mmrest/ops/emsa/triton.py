@@ -73,7 +73,7 @@ def emsa(
     with on_device_of(q):
         _forward[_grid(queries, q, v)](q, k, v, mix, sums, m_i, l_i, squares, **layout)
     variance = squares.sum(-1) / (queries * keys)
-    out.copy_(sums.mul_(torch.rsqrt(variance + eps * keys**2)[..., None, None]))
+    torch.mul(sums, torch.rsqrt(variance + eps * keys**2)[..., None, None], out=out)
     return outputs
 
 

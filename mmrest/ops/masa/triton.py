@@ -59,8 +59,7 @@ def masa(
     outputs = out, rotated_q, rotated_k, middle, statistics = _outputs(q, k, v, axial)
     width, log_gamma = v.shape[2], log_gamma.to(statistics.dtype)
     with on_device_of(q):
-        _launch_rotation(q, cos_sin, rotated_q)
-        _launch_rotation(k, cos_sin, rotated_k)
+        _launch_rotation(q, k, cos_sin, rotated_q, rotated_k)
         lines = _lines(rotated_q, rotated_k, dense_channels(v), middle, out, axial)
         for (q, k, v, into), (m_i, r_i) in zip(lines, statistics):
             grid, layout = _layout(q, k, v, None if axial else width)
@@ -126,8 +125,7 @@ def masa_backward(
                 q, k, v, log_gamma, m_i, r_i, grad, delta, to_k, to_v,
                 **layout, GRAD_K=strides(to_k), GRAD_V=strides(to_v),
             )  # fmt: skip
-        _launch_rotation(of_q, cos_sin, grad_q, backward=True)
-        _launch_rotation(of_k, cos_sin, grad_k, backward=True)
+        _launch_rotation(of_q, of_k, cos_sin, grad_q, grad_k, backward=True)
     return grads
 
 
@@ -165,14 +163,16 @@ def _lines(
     return [[q, k, v, middle], [x.transpose(1, 2) for x in (q, k, middle, out)]]
 
 
-def _launch_rotation(x: Tensor, cos_sin: Tensor, out: Tensor, backward: bool = False) -> None:
-    """Rotate (B, H, W, n, d) by the angles of ``cos_sin``, or back."""
-    flat = dense_channels(x).flatten(1, 2)
-    batch, tokens, heads, dim = flat.shape
-    grid = (triton.cdiv(tokens * heads, ROTATED_TILE) * batch,)
+def _launch_rotation(
+    q: Tensor, k: Tensor, cos_sin: Tensor, to_q: Tensor, to_k: Tensor, backward: bool = False
+) -> None:
+    """Rotate two tensors (B, H, W, n, d) by the angles of ``cos_sin``, or back."""
+    q, k = (dense_channels(x).flatten(1, 2) for x in (q, k))
+    batch, tokens, heads, dim = q.shape
+    grid = triton.cdiv(tokens * heads, ROTATED_TILE) * batch, 2
     _rotate[grid](
-        flat, cos_sin.to(wide_type(x)[0]).contiguous(), out, strides(flat), tokens, heads, dim,
-        -1 if backward else 1, DIM=padded(dim), TILE=ROTATED_TILE,
+        q, k, cos_sin.to(wide_type(q)[0]).contiguous(), to_q, to_k, strides(q), strides(k),
+        tokens, heads, dim, -1 if backward else 1, DIM=padded(dim), TILE=ROTATED_TILE,
     )  # fmt: skip
 
 
@@ -203,9 +203,20 @@ def _rotate_pairs(x, cos, sin):
 
 @triton.jit
 def _rotate(
+    q, k, cos_sin, to_q, to_k, Q, K, tokens, heads, dim, sign, DIM: tl.constexpr,
+    TILE: tl.constexpr,
+):  # fmt: skip
+    """Rotate some queries or keys of a sample, counted token by token."""
+    if tl.program_id(1) == 0:
+        _rotate_tile(q, cos_sin, to_q, Q, tokens, heads, dim, sign, DIM, TILE)
+    else:
+        _rotate_tile(k, cos_sin, to_k, K, tokens, heads, dim, sign, DIM, TILE)
+
+
+@triton.jit
+def _rotate_tile(
     x, cos_sin, out, X, tokens, heads, dim, sign, DIM: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip
-    """Rotate some vectors of a sample, counted token by token."""
     tiles = tl.cdiv(tokens * heads, TILE)
     sample = (tl.program_id(0) // tiles).to(tl.int64)
     vector = tl.program_id(0) % tiles * TILE + tl.arange(0, TILE)
