@@ -56,6 +56,9 @@ def main(command: Optional[str] = None) -> None:
     except BrokenPipeError:  # the reader of the output, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except KeyboardInterrupt:  # Python ends by the signal, so that shells end their loops
+        sys.excepthook = lambda *error: None
+        raise
 
 
 def _run(command: Optional[str]) -> None:

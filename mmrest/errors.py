@@ -2,6 +2,9 @@
 
 from typing import Any, Iterable
 
+STOPPED = 75
+"""Exit status of a preempted run that has saved its state (EX_TEMPFAIL)."""
+
 
 class UsageError(Exception):
     """User-facing error with a one-line message: cause and fix."""
@@ -11,17 +14,12 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be read or does not match; the message is for the user."""
 
 
-class Interrupted(BaseException):
-    """A run that a signal stopped, and that has saved its state; no error handler may catch it.
+class Interrupted(SystemExit):
+    """A preempted run that has saved its state; any script exits with :data:`STOPPED`."""
 
-    Args:
-        message: what was saved where, for the user.
-        by: the signal.
-    """
-
-    def __init__(self, message: str, by: int) -> None:
+    def __init__(self, message: str) -> None:
         super().__init__(message)
-        self.by = by
+        self.code = STOPPED
 
 
 def some(names: Iterable[Any], most: int = 6) -> str:

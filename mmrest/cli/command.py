@@ -7,7 +7,6 @@ import errno
 import math
 import os
 import os.path as osp
-import signal
 import sys
 import warnings
 from pathlib import Path
@@ -20,7 +19,7 @@ from ..checkpoint import CheckpointError
 from ..engine.config import load_config
 from ..engine.devices import usable_device
 from ..engine.distributed import LAUNCHERS, check_launcher, leave_processes, rank_prefix
-from ..engine.signals import STOPPED, isolate_children
+from ..engine.signals import isolate_children
 from ..errors import Interrupted, UsageError
 from ..ops import forced_backend
 
@@ -222,23 +221,21 @@ def run_config(args: argparse.Namespace) -> Config:
 def run(main: Callable[[], Optional[int]]) -> None:
     """Run a command; a user error is printed on one line, with exit status 1.
 
-    A run that SIGTERM stopped exits with :data:`~mmrest.engine.signals.STOPPED`. After Ctrl-C, the
-    process ends by the signal, so that shells end their loops, but without a traceback.
+    A run that SIGTERM stopped exits with :data:`~mmrest.errors.STOPPED`. After Ctrl-C, the process
+    ends by the signal, so that shells end their loops, but without a traceback.
     """
     isolate_children()
     try:
         status = main()
     except (UsageError, CheckpointError) as error:
         _fail(_own_line(error))
-    except (Interrupted, KeyboardInterrupt) as stop:
-        line = f'{rank_prefix()}{str(stop) or "interrupted"}'
-        print(f'{osp.basename(sys.argv[0])}: {line}', file=sys.stderr, flush=True)
-        if isinstance(stop, Interrupted):
-            leave_processes()
-            if stop.by == signal.SIGTERM:
-                sys.exit(STOPPED)
-        sys.excepthook = lambda *error: None
-        raise KeyboardInterrupt from None
+    except Interrupted as stop:
+        _say(str(stop))
+        leave_processes()
+        raise
+    except KeyboardInterrupt as stop:
+        _say(str(stop) or 'interrupted')
+        raise
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -247,9 +244,19 @@ def run(main: Callable[[], Optional[int]]) -> None:
             f'the disk is full{where}; earlier checkpoints are kept: free some space, then '
             'continue with --resume'
         )
+    except Exception as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        _say('interrupted')  # inside of a bare except of a library
+        raise KeyboardInterrupt from None
     leave_processes()
     if status:
         sys.exit(status)
+
+
+def _say(message: str) -> None:
+    line = f'{osp.basename(sys.argv[0])}: {rank_prefix()}{message}'
+    print(line, file=sys.stderr, flush=True)
 
 
 def _own_line(error: Exception) -> str:

@@ -33,9 +33,6 @@ from .command import Parser, add_cfg_options, at_least, device, folder, fraction
 SKIPPED = 3
 """Exit status if some inputs could not be read."""
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C."""
-
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
@@ -203,20 +200,22 @@ def main() -> None:
     args.out_dir.mkdir(parents=True, exist_ok=True)
     console = Console()
     begin = time.perf_counter()
-    status = 0
+    interrupted = False
     with progress_bar(console, 'img') as bar:
         run = Run(model, outputs, args, bar)
         try:
             run(inputs)
         except KeyboardInterrupt:
-            status = INTERRUPTED
+            interrupted = True
     seconds = time.perf_counter() - begin
     lines = [
-        f'{"interrupted; " if status else ""}{run.done} images and frames in {seconds:.0f} s '
+        f'{"interrupted; " if interrupted else ""}{run.done} images and frames in {seconds:.0f} s '
         f'({run.done / seconds:.1f} img/s): see {args.out_dir}'
     ]
     if run.skipped:
         lines += [f'{len(run.skipped)} of {len(inputs)} inputs were skipped:', *run.skipped]
     console.print('\n'.join(lines), markup=False, soft_wrap=True)
-    if status or run.skipped:
-        sys.exit(status or SKIPPED)
+    if interrupted:
+        raise KeyboardInterrupt
+    if run.skipped:
+        sys.exit(SKIPPED)

@@ -144,4 +144,8 @@ def curves() -> None:
             draw_curves(logs, path, keys, args.title)
     console = Console()
     console.print(summary(logs, console))
+    missing = {k for log in logs for k in default_keys(log)}.difference(keys)
+    if missing and args.keys is None:
+        names = ', '.join(sorted(missing))
+        console.print(f'not plotted, because not every run has logged it: {names}', markup=False)
     console.print(f'saved to {", ".join(map(str, args.out))}')

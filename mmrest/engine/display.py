@@ -4,15 +4,16 @@ On a terminal, the log is only in its file. The console shows a summary of the r
 a table per evaluation, and warnings.
 """
 
-import atexit
 import colorsys
 import contextlib
 import io
 import logging
 import math
 import operator
-from typing import Any, Callable, ContextManager, Dict, List, Optional, Sequence, Tuple
+from collections import deque
+from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Sequence, Tuple
 
+import numpy as np
 from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
@@ -94,20 +95,28 @@ class ScreenRunner(Runner):
         return logger
 
     def train(self) -> nn.Module:
-        """Train; see :meth:`_quiet_libraries`."""
-        with self._quiet_libraries():
+        """Train; see :meth:`_on_screen`."""
+        with self._on_screen():
             return super().train()
 
     def test(self) -> Dict[str, float]:
-        """Test; see :meth:`_quiet_libraries`."""
-        with self._quiet_libraries():
+        """Test; see :meth:`_on_screen`."""
+        with self._on_screen():
             return super().test()
 
-    def _quiet_libraries(self) -> ContextManager:
-        """Log the output of libraries such as pycocotools, if the run has a screen."""
+    @contextlib.contextmanager
+    def _on_screen(self) -> Iterator[None]:
+        """Log the output of libraries such as pycocotools, and end a bar that an error leaves."""
         if self.console is None:
-            return contextlib.nullcontext()
-        return contextlib.redirect_stdout(_Logged(self.logger))
+            yield
+            return
+        with contextlib.redirect_stdout(_Logged(self.logger)):
+            try:
+                yield
+            finally:
+                for hook in self.hooks:
+                    if isinstance(hook, DisplayHook):
+                        hook.stop()
 
 
 class _Logged(io.TextIOBase):
@@ -141,6 +150,7 @@ class DisplayHook(Hook):
         self._console = console if is_main_process() else None
         self._progress: Optional[Progress] = None
         self._best: Optional[str] = None
+        self._images: Deque[int] = deque()
 
     def before_train(self, runner: Runner) -> None:
         """Print the summary of the run."""
@@ -159,8 +169,11 @@ class DisplayHook(Hook):
         timed = 'train/time' in hub.log_scalars  # by IterTimerHook, which a config may omit
         if timed and images is not None and not isinstance(images, dict):
             # Averaged over as many iterations as the time in the same line.
-            seconds = hub.get_scalar('train/time').mean(runner.log_processor.window_size)
-            hub.update_scalar('train/img_per_s', len(images) * get_world_size() / seconds)
+            window = runner.log_processor.window_size
+            self._images = deque([*self._images, len(images)][-window:])
+            seconds = hub.get_scalar('train/time').mean(window)
+            images_each = sum(self._images) / len(self._images)
+            hub.update_scalar('train/img_per_s', images_each * get_world_size() / seconds)
         memory = peak_memory_mb()
         if memory is not None and not cuda.is_available():
             hub.update_scalar('train/memory_mb', memory)
@@ -184,7 +197,7 @@ class DisplayHook(Hook):
     def before_val_epoch(self, runner: Runner) -> None:
         """Show the progress bar of the evaluation."""
         fill_palette(runner.visualizer.dataset_meta)
-        self._stop()
+        self.stop()
         self._start('evaluation', len(runner.val_dataloader))
 
     def before_test_epoch(self, runner: Runner) -> None:
@@ -204,10 +217,13 @@ class DisplayHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Update the best metric, before CheckpointHook saves it, and show the metrics."""
-        self._stop()
+        self.stop()
         self._best = None
         if not metrics or runner.iter == 0:  # no training
             self._show(metrics)
+            return
+        if not any(isinstance(value, (int, float)) for value in metrics.values()):
+            self._show(metrics)  # per class, or a matrix
             return
         name, is_better = _main_metric(runner, metrics)
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
@@ -223,7 +239,7 @@ class DisplayHook(Hook):
 
     def after_test_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Add the memory to the metrics that LoggerHook writes, and show them."""
-        self._stop()
+        self.stop()
         self._show(metrics)
         memory = peak_memory_mb()
         if memory is not None:
@@ -236,7 +252,7 @@ class DisplayHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Print the work dir."""
-        self._stop()
+        self.stop()
         if self._console is not None:
             self._console.print(
                 f'checkpoints and log: {runner.work_dir}', highlight=False, soft_wrap=True
@@ -247,7 +263,7 @@ class DisplayHook(Hook):
             return
         table = Table(box=None, show_header=False)
         for name, value in metrics.items():
-            if not isinstance(value, (list, dict)):
+            if np.ndim(value) == 0 and not isinstance(value, dict):
                 # COCO's metrics are -1 without objects of that size.
                 table.add_row(escape(name), '-' if value == -1 else f'{float(value):.4f}')
         if title is not None:
@@ -273,13 +289,12 @@ class DisplayHook(Hook):
         )
         self._progress.add_task(what, total=total, completed=done, numbers='')
         self._progress.start()
-        atexit.register(self._stop)  # restores the cursor in any case
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Remove the progress bar."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-            atexit.unregister(self._stop)
 
 
 def introduction(runner: Runner) -> Table:

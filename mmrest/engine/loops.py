@@ -73,7 +73,8 @@ class _Resumable:
         """Train, with evaluations.
 
         Raises:
-            Interrupted: the process was asked to stop.
+            Interrupted: the process was asked to stop by SIGTERM.
+            KeyboardInterrupt: it was asked to stop by Ctrl-C.
         """
         with self._stop:
             self.runner.call_hook('before_train')
@@ -95,17 +96,19 @@ class _Resumable:
             self._interrupt()
 
     def _interrupt(self) -> None:
+        """Save a checkpoint, and end the process as the signal would end it."""
         message = f'stopped after iteration {self._iter} by {self._stop.name}'
         for hook in self.runner.hooks:
             if isinstance(hook, AtomicCheckpointHook):
                 path = hook.save_now(self.runner, self._epoch, self._iter)
                 message += f'; saved {path}: continue with --resume'
-        raise Interrupted(message, self._stop.by)
+        self.runner.logger.info(message)
+        raise KeyboardInterrupt(message) if self._stop.name == 'Ctrl-C' else Interrupted(message)
 
     def stop_evaluation(self) -> None:
         """Raise Interrupted if a run of one process was asked to stop."""
         if self._stop.asked_here():
-            raise Interrupted(f'stopped by {self._stop.name}', self._stop.by)
+            raise Interrupted(f'stopped by {self._stop.name}')
 
     def _restore(self) -> None:
         """Set seeds and random states as they were at the checkpoint, if there is one."""
@@ -119,7 +122,7 @@ class _Resumable:
     def _begin_at(self, batch: int) -> None:
         self.dataloader.batch_sampler.skip = batch
         if batch:
-            say(f'resuming the dataloader at batch {batch} of the epoch')
+            say(f'resuming the dataloader at batch {batch}')
 
     def _evaluate_if_due(self, done: int, end: int) -> None:
         self._decide_current_val_interval()
@@ -152,7 +155,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         if not 0 <= done <= len(self.dataloader):  # its length changed
             done = 0
         if done == 0 and self._lacks_evaluation():
-            say('running the evaluation that was interrupted')
+            say('running the evaluation after this checkpoint')
             self._evaluate_if_due(self._epoch, self._max_epochs)
         while self._epoch < self._max_epochs and not self.stop_training:
             self._run_epoch(done)

@@ -15,9 +15,6 @@ from mmengine.dist import all_reduce, get_world_size
 
 from .compat import wrap_worker_init
 
-STOPPED = 75
-"""Exit status of a preempted run that has saved its state (EX_TEMPFAIL)."""
-
 _INTERVAL = 10
 """Iterations between two exchanges among the ranks of a run."""
 
@@ -36,11 +33,11 @@ class StopRequest:
     from torchrun.
 
     Attributes:
-        by: the signal received.
+        name: name of the signal.
     """
 
     def __init__(self) -> None:
-        self.by: int = signal.SIGTERM
+        self.name = 'SIGTERM'
         self._asked = False
         self._calls = 0
         self._before: Dict[int, Any] = {}
@@ -60,15 +57,12 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _listen(self, number: int, frame: Any) -> None:
-        self._asked, self.by = True, number
+        self._asked = True
         self.__exit__()
-        if number == signal.SIGINT:  # print may not be called while the signal interrupts it
+        if number == signal.SIGINT:
+            self.name = 'Ctrl-C'
+            # print may not be called while the signal interrupts it
             os.write(2, b'\nstopping after this iteration; Ctrl-C again ends the run at once\n')
-
-    @property
-    def name(self) -> str:
-        """Name of the signal for messages."""
-        return 'Ctrl-C' if self.by == signal.SIGINT else 'SIGTERM'
 
     def asked(self) -> bool:
         """Return True if any rank was asked to stop; all ranks call this equally often."""

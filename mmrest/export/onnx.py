@@ -144,7 +144,7 @@ def exportable(model: nn.Module, name: str) -> nn.Module:
 
         return Detector(model, name).eval()
     raise UsageError(
-        f'{name} is a {type(model).__name__}, not a backbone, segmentor with one head or '
+        f'{name} defines a {type(model).__name__}, not a backbone, segmentor with one head or '
         'detector; pass --backbone-only to export its backbone'
     )
 

@@ -227,8 +227,8 @@ def check_weights(
         frozen = sum(not parameter.requires_grad for parameter in model.parameters())
         if frozen:
             report.warnings.append(
-                f'{frozen} frozen parameters keep random values: set init_cfg or load_from, pass '
-                '--pretrained, or lower frozen_stages'
+                f'{frozen} frozen parameter tensors keep random values: set init_cfg, load_from, '
+                'or pass --pretrained, or lower frozen_stages'
             )
     return None
 

@@ -144,8 +144,8 @@ def _log_files(path: Path) -> List[Path]:
     files = sorted(path.glob('*/vis_data/scalars.json')) or sorted(path.glob('scalars.json'))
     if not files:
         raise UsageError(
-            f'{path} contains no log (*/vis_data/scalars.json); pass the work dir of a run with '
-            'LocalVisBackend in its visualizer.vis_backends'
+            f'{path} contains no log (*/vis_data/scalars.json); pass the work dir of a run that '
+            'has logged an iteration, with LocalVisBackend in its visualizer.vis_backends'
         )
     return files
 

@@ -334,7 +334,7 @@ WARNINGS = {
         'det', {'optim_wrapper.paramwise_cfg.custom_keys': {'backbone': dict(lr_mult=0.1)}},
         'undoes norm_decay_mult=0 for them'),
     'frozen stages without weights': ('det', {'model.backbone.frozen_stages': 1},
-        'frozen parameters keep random values'),
+        'frozen parameter tensors keep random values'),
     'keys of no parameter': (
         'det', {'optim_wrapper.paramwise_cfg.custom_keys': {'bakbone': dict(lr_mult=0.1)}},
         'custom_keys occur in no parameter name: bakbone (backbone?)'),
