@@ -24,7 +24,7 @@ help:  ## list the commands
 env: $(VENV)/ready  ## create .venv (no-op if up to date)
 
 PIP = "$(VENV)/bin/python" -m pip --disable-pip-version-check install -q
-# Caches of libraries are in the environment, too.
+# Caches of libraries are also in the environment.
 RUN = XDG_CACHE_HOME="$(abspath $(VENV))/cache" MPLCONFIGDIR="$(abspath $(VENV))/cache" \
 	"$(VENV)/bin/python"
 

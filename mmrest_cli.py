@@ -102,8 +102,8 @@ def _names_of(module: str) -> Dict[str, Any]:
 def limit_spinning() -> None:
     """Limit how long OpenMP's threads spin, unless there is a GPU or the user has set it.
 
-    Torch's threads spin while they wait for each other. Beside another job on the same cores, a
-    thread may spin for one that is not running, and block its core. On an idle machine, sleeping
+    Torch's threads spin while they wait for each other. If another job uses the same cores,
+    a thread may spin for one that is not running, and block its core. On an idle machine, sleeping
     at once is slow, because waking a thread takes longer than many ops. So threads spin briefly.
     """
     decided = any(name in os.environ for name in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT'))

@@ -1,4 +1,4 @@
-# own_coco_small.py with layer-wise learning rate decay: the rate of every block is 0.8 times the
+# own_coco_small.py with layer-wise learning-rate decay: the rate of every block is 0.8 times the
 # rate of the next one. It replaces the frozen first stage.
 _base_ = ['./own_coco_small.py']
 

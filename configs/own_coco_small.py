@@ -1,4 +1,4 @@
-# own_coco.py for a dataset of some hundred images, on one GPU or none: pass --pretrained, too.
+# own_coco.py for a dataset of a few hundred images, on one GPU or none; use --pretrained.
 # docs/custom_data.md explains each value, and how it depends on the size.
 _base_ = ['./own_coco.py']
 

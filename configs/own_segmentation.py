@@ -4,10 +4,10 @@ _base_ = './semfpn_rmt_s_80k.py'
 
 data_root = 'data/shapes/ade/'  # the folder that holds images/ and annotations/
 classes = ('background', 'square', 'disc', 'triangle')  # in the order of their values in the maps
-reduce_zero_label = True  # the first class has the value 1 and 0 is unlabelled; False: it has 0
+reduce_zero_label = True  # True: 0 is unlabelled, 1 the first class; False: 0 the first class
 void = 255  # value of pixels without a class, after reduce_zero_label
-suffixes = ('.jpg', '.png')  # of images and of label maps
-palette = []  # a colour (R, G, B) per class; empty: chosen for you
+suffixes = ('.jpg', '.png')  # of images and label maps
+palette = []  # a colour (R, G, B) per class; empty: chosen automatically
 
 # The rest follows. Other names of folders go into data_prefix.
 metainfo = dict(classes=classes, palette=palette)

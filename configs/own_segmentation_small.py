@@ -1,5 +1,5 @@
-# own_segmentation.py for a dataset of some hundred images, on one GPU or none: pass --pretrained,
-# too. docs/custom_data.md explains each value, and how it depends on the size.
+# own_segmentation.py for a dataset of a few hundred images, on one GPU or none; use
+# --pretrained. docs/custom_data.md explains each value, and how it depends on the size.
 _base_ = ['./own_segmentation.py']
 
 max_iters = 4000

@@ -1,4 +1,4 @@
-# ATSS of mmdet with RMT-S. Its FPN starts at the second stage (start_level=1), so the backbone
+# mmdet's ATSS with RMT-S. Its FPN starts at the second stage (start_level=1), so the backbone
 # returns three maps, and the FPN starts at the first of them.
 _base_ = ['mmdet::atss/atss_r50_fpn_1x_coco.py']
 custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)

@@ -1,4 +1,4 @@
-# DeepLabV3+ of mmseg with ResT-Small. Its last map has stride 32, the dilated ResNet has 8,
+# mmseg's DeepLabV3+ with ResT-Small. Its last map has stride 32, the dilated ResNet has 8,
 # so the dilations are a quarter.
 _base_ = ['mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb4-80k_ade20k-512x512.py']
 custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)

@@ -1,4 +1,4 @@
-# DINO of mmdet with four scales and RMT-S. AdamW and a tenth of the learning rate for the backbone
+# mmdet's DINO with four scales and RMT-S. AdamW and a tenth of the learning rate for the backbone
 # are from DINO.
 _base_ = ['mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py']
 custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)

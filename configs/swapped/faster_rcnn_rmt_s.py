@@ -1,4 +1,4 @@
-# Faster R-CNN of mmdet with RMT-S.
+# mmdet's Faster R-CNN with RMT-S.
 _base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py']
 custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
 

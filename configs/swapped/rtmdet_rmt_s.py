@@ -1,4 +1,4 @@
-# RTMDet-s of mmdet with RMT-S instead of CSPNeXt. Its neck expects three maps; the last three
+# mmdet's RTMDet-s with RMT-S instead of CSPNeXt. Its neck expects three maps; the last three
 # stages of RMT-S have the same channels.
 _base_ = ['mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py']
 custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)

@@ -1,4 +1,4 @@
-# SegFormer's head of mmseg with ResT-Small. AdamW and ten times the learning rate for the head are
+# mmseg's SegFormer head with ResT-Small. AdamW and ten times the learning rate for the head are
 # from SegFormer.
 _base_ = ['mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py']
 custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)

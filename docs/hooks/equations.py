@@ -1,4 +1,4 @@
-"""Equations in lines of their own get a frame that scrolls where a screen is narrow."""
+"""Equations in lines of their own get a frame that scrolls on narrow screens."""
 
 import re
 

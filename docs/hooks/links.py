@@ -1,7 +1,7 @@
 """Links that leave docs/ for a file of the repository.
 
-On a page in the repository such a link opens the file. The site holds the configs, as text. A link
-to any other file becomes the name of the file.
+In the repository, such a link opens the file. The site contains the configs as text. A link to any
+other file becomes the name of the file.
 """
 
 import os
@@ -25,7 +25,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Replace the links of a page; raises PluginError for one that leads nowhere."""
+    """Replace the links of a page; raises PluginError for a broken one."""
     root = Path(config.config_file_path).parent
     folder = Path(page.file.abs_src_path).parent
 

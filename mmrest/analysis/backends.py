@@ -35,7 +35,7 @@ SECONDS = 0.1
 
 EPSILONS = 16
 """Accepted error in machine epsilons of the dtype, relative to the largest value; three times the
-error of the reference implementation in that dtype is accepted, too."""
+error of the reference implementation in that dtype is also accepted."""
 
 
 class Finding(NamedTuple):
@@ -94,7 +94,7 @@ def _findings(module: AttentionOnly) -> List[Finding]:
             finding = finding._replace(refusal=line or first_line(error), deviates=failed)
         if backend == 'reference':
             accepted = max(accepted, 3 * finding.error)
-        deviates = finding.deviates or not finding.error <= accepted  # NaN, too
+        deviates = finding.deviates or not finding.error <= accepted  # or NaN
         found.append(finding._replace(deviates=deviates))
     return found
 

@@ -17,7 +17,7 @@ NUM_REGIONS, NUM_MASKS = 1000, 100
 """Regions and masks per image of a two-stage detector, the limits of its test_cfg."""
 
 OTHER = 'other'
-"""Name of the part for parameters and matmuls outside of any child."""
+"""Name of the part for parameters and matmuls outside any child."""
 
 OPTIONAL = ('backbone', 'neck', 'auxiliary_head')
 """Children that may have no MACs in inference."""

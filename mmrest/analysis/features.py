@@ -47,7 +47,7 @@ def squared_gradients(network: nn.Module, image: Tensor, seed: int = 0) -> List[
     Args:
         network: see :func:`receptive_fields`.
         image: (1, 3, H, W).
-        seed: of the signs.
+        seed: seed of the signs.
 
     Returns:
         (H, W) per map, summed over colours, in float64.

@@ -22,12 +22,12 @@ class Group(NamedTuple):
     """Maps of one stage that share a colour scale.
 
     Attributes:
-        title: of the stage.
+        title: title of the stage.
         panels: title -> map of numbers (h, w), or of colours (h, w, 3) in [0, 1] or 8 bits, as
             tensor or array.
         norm: colour scale of numbers; None for colours.
-        cmap: name of a colour map of matplotlib.
-        label: of the colour bar.
+        cmap: name of a matplotlib colour map.
+        label: label of the colour bar.
     """
 
     title: str
@@ -139,7 +139,7 @@ def _draw(groups: List[Group], scene: Scene, path: Path) -> None:
         if columns > 1:
             part.suptitle(group.title.replace('\n', ', '), fontsize=10, x=0.01, ha='left')
         _draw_group(part, axes, group, scene)
-    figure.get_layout_engine().set(h_pad=0.1)  # titles of two lines need room
+    figure.get_layout_engine().set(h_pad=0.1)  # two-line titles need space
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 

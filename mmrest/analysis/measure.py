@@ -24,7 +24,7 @@ class Attention(NamedTuple):
     """The attention of one block in a stage of a network.
 
     Attributes:
-        stride: of its tokens, in pixels.
+        stride: stride of its tokens, in pixels.
         heads: number of heads.
         dim: channels per head.
         axial: MaSA decomposed along the axes.
@@ -58,7 +58,7 @@ class Job(NamedTuple):
 
     Attributes:
         network: key of :data:`~.networks.BACKBONES` or :data:`ATTENTIONS`.
-        backend: attention backend, see :mod:`mmrest.ops.dispatch`; None for networks of mmdet.
+        backend: attention backend, see :mod:`mmrest.ops.dispatch`; None for mmdet networks.
         size: height and width of the images, in pixels.
         batch: number of images.
         train: forward and backward, rather than forward without gradients.
@@ -146,7 +146,7 @@ class Step:
         else:
             options = {'model.with_cp': True} if job.with_cp else None
             network = build_network(network_config(job.network, options))
-        network.to(job.device).train(job.train)  # returns None for some backbones of mmdet
+        network.to(job.device).train(job.train)  # returns None for some mmdet backbones
         self.job = job
         self.network = torch.compile(network) if job.compiled else network
         self.images = torch.randn(job.batch, 3, *job.size, device=job.device)

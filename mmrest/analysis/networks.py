@@ -35,7 +35,7 @@ PEERS = {
         type='mmdet.PyramidVisionTransformerV2', embed_dims=64, num_layers=[3, 4, 6, 3]
     ),
 }
-"""Backbones of mmdet of similar size."""
+"""mmdet backbones of similar size."""
 
 BACKBONES = {**OURS, **PEERS}
 
@@ -166,7 +166,7 @@ def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
         else:
             _, report = load_full_weights(model, checkpoint)
         print(report)
-    model.eval()  # returns None for some backbones of mmdet
+    model.eval()  # returns None for some mmdet backbones
     return model
 
 

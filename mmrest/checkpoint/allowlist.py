@@ -103,7 +103,7 @@ TYPES: List[Any] = [
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickler with the allowlist of torch's own, and :data:`TYPES`."""
+    """Unpickler with torch's own allowlist, extended by :data:`TYPES`."""
 
     allowed: ClassVar[Dict[str, Any]] = {
         **torch._weights_only_unpickler._get_allowed_globals(),
@@ -112,7 +112,7 @@ class _Unpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        # torch.save writes names of Python 2.
+        # torch.save writes Python 2 names.
         full_name = f'{IMPORT_MAPPING.get(module, module)}.{name}'
         if full_name not in self.allowed:
             raise pickle.UnpicklingError(f'GLOBAL {full_name}')

@@ -10,7 +10,7 @@ from ..errors import CheckpointError, some
 def _compared(
     tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> Tuple[str, List[str], List[str], List[str]]:
-    """Return the number of matching tensors in words, and missing, misshapen and ignored names."""
+    """Return the number of matching tensors as text, and missing, misshapen and ignored names."""
     # num_batches_tracked is used only if momentum is None.
     required = [name for name in wanted if not name.endswith('num_batches_tracked')]
     missing = [name for name in required if name not in tensors]

@@ -115,7 +115,7 @@ def _message(path: str, error: Exception) -> str:
             'torch.save(model.state_dict(), PATH)'
         )
     if 'deserialize object on' in str(error):  # the device of map_location, not of the file
-        return f"{path} cannot be read to this device; pass map_location='cpu' ({error})"
+        return f"{path} cannot be loaded onto this device; pass map_location='cpu' ({error})"
     reason = f'{type(error).__name__}: {str(error).split("WeightsUnpickler error:")[-1].strip()}'
     return (
         f'{path} cannot be read as a checkpoint: it is empty, truncated or not written by '

@@ -16,7 +16,7 @@ _WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.')
 """Prefixes of DistributedDataParallel and torch.compile, the latter also of submodules."""
 
 _USUAL_PREFIXES = ('', 'backbone.', 'backbone.bottom_up.')
-"""Prefixes of the backbone in detectors of mmdet and detectron2."""
+"""Prefixes of the backbone in mmdet and detectron2 detectors."""
 
 
 class Weights(NamedTuple):

@@ -15,10 +15,10 @@ from ..errors import CheckpointError
 
 
 def write_atomically(path: Path, write: Callable[[str], None]) -> None:
-    """Write to a temporary file beside `path`, sync it to disk, and rename it.
+    """Write to a temporary file next to `path`, sync it to disk, and rename it.
 
     A process that is killed leaves either the previous file or the new one at `path`, and at most
-    a hidden file that ends in ``.part`` beside it.
+    a hidden file that ends in ``.part`` next to it.
 
     Args:
         path: the file; its folder exists.

@@ -28,7 +28,7 @@ from ..models.arch import check, is_number
 Results = Dict[str, Any]
 
 SAMPLES = 4
-"""Samples per axis and token, which are averaged to its label."""
+"""Samples per axis and token, which are averaged to give its label."""
 
 
 def crop_coords(

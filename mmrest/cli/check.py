@@ -116,7 +116,7 @@ def look() -> State:
 
 
 def supported_versions() -> Dict[str, str]:
-    """Return distribution -> version specifier in the requirements of mmrest."""
+    """Return distribution -> version specifier in mmrest's requirements."""
     try:
         requirements = metadata.requires('mmrest') or []
     except metadata.PackageNotFoundError:
@@ -134,7 +134,7 @@ def _number(version: str) -> Tuple[int, ...]:
 
 
 def outside(name: str, version: str) -> Optional[str]:
-    """Return the fix for a release outside of :data:`SUPPORTED`, or None."""
+    """Return the fix for a release outside :data:`SUPPORTED`, or None."""
     oldest, newest = SUPPORTED[name]
     release = _number(version)[:2]
     if release < oldest:

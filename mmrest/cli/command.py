@@ -132,7 +132,7 @@ def _value(text: str) -> Any:
 
 
 def _split(text: str) -> Iterator[str]:
-    """Split at the commas outside of brackets."""
+    """Split at the commas outside brackets."""
     depth = begin = 0
     for place, letter in enumerate(text):
         depth += (letter in '[(') - (letter in '])')
@@ -190,7 +190,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     add('--launcher', choices=['none', *LAUNCHERS], default='none', help='job launcher')
     add('--skip-preflight', action='store_true', help='skip the checks before the run')
-    add('--verbose', action='store_true', help='show the full log on the terminal, too')
+    add('--verbose', action='store_true', help='show the full log in the terminal')
     # torch.distributed.launch passes it, torchrun sets LOCAL_RANK instead.
     add('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 

@@ -1,4 +1,4 @@
-"""Convert a checkpoint to a clean file that mmrest loads, or publish one of a run."""
+"""Convert a checkpoint to a clean file that mmrest loads, or publish a run's checkpoint."""
 
 import argparse
 from typing import Dict, List, NamedTuple
@@ -21,7 +21,7 @@ from ..version import __version__
 from .command import Parser, written_file
 
 FULL_PREFIX = 'backbone.'
-"""Key prefix of the backbone in full models of mmdet, mmseg and mmpretrain."""
+"""Key prefix of the backbone in full mmdet, mmseg and mmpretrain models."""
 
 PUBLISHED_META = ('cfg', 'dataset_meta', 'epoch', 'iter', 'mmengine_version', 'seed')
 """Fields of a run's meta information that are published."""
@@ -48,7 +48,7 @@ class Contents(NamedTuple):
 
 
 def contents(weights: Weights) -> Contents:
-    """Find a backbone of mmrest in a checkpoint."""
+    """Find an mmrest backbone in a checkpoint."""
     networks = named_networks()
     states = {name: network.state_dict() for name, network in networks.items()}
     prefix = weights.prefix_of({name for state in states.values() for name in state})

@@ -90,7 +90,7 @@ def main() -> None:
     network = exportable(build_network(of_model, args.checkpoint), args.network)
     size = args.shape or (COMPARED_SIZE if is_detector(network) else usual_size(of_model))
     shapes = compared_at(size, args.static) if args.verify else []
-    print('exporting; this may take some minutes', flush=True)
+    print('exporting; this may take several minutes', flush=True)
     found = export_checked(
         network, args.out, shapes, args.tolerance,
         normalisation=preprocessing(cfg), preprocess=args.preprocess,

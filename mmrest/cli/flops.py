@@ -48,7 +48,7 @@ def table(found: Dict[str, Any]) -> Table:
     rows = Table(show_footer=True)
     rows.add_column('part', footer='total without -' if found['not_counted'] else 'total')
     rows.add_column('parameters', footer=f'{found["parameters"]:,}', justify='right')
-    for key, title in (('macs', 'MACs (G)'), ('attention', 'of these attention (G)')):
+    for key, title in (('macs', 'MACs (G)'), ('attention', 'of which attention (G)')):
         rows.add_column(title, footer=f'{found[key] / 1e9:.3f}', justify='right')
     for part in found['parts']:
         macs = [

@@ -48,7 +48,7 @@ def predictions_hook(cfg: Config, args: argparse.Namespace) -> Optional[Predicti
 
     The predictions of detectors and classifiers are saved by an evaluator, added to `cfg`.
     """
-    # PredictionsHook replaces the hooks of mmdet, mmseg and mmpretrain.
+    # PredictionsHook replaces mmdet's, mmseg's and mmpretrain's hooks.
     replaced = (cfg.get('default_hooks') or {}).pop('visualization', None) or {}
     label_maps = None
     if args.out is not None and is_segmentor(cfg):
@@ -84,7 +84,7 @@ def main() -> None:
     rehearsal = None if args.skip_preflight else rehearse(cfg, ('test',))
     if args.tta:
         use_tta(cfg)
-    # Do not overwrite the config of the training in the work dir.
+    # Do not overwrite the training config in the work dir.
     stem = osp.splitext(osp.basename(args.config))[0]
     runner = build_runner(
         Config(cfg.to_dict(), cfg.text, filename=f'{stem}{TESTED}'), args.verbose

@@ -1,4 +1,4 @@
-"""Train a detector, segmentor or classifier from a config of mmrest or its OpenMMLab project."""
+"""Train a detector, segmentor or classifier from an mmrest or OpenMMLab config."""
 
 import argparse
 import logging
@@ -71,7 +71,7 @@ def use_pretrained(cfg: Config, path: str) -> None:
         before = {}
     cfg.model.backbone.init_cfg = dict(before, type='Pretrained', checkpoint=path)
     if cfg.model.get('pretrained') is not None:
-        cfg.model.pretrained = None  # older bases of mmseg name ResNet's weights there
+        cfg.model.pretrained = None  # older mmseg bases set ResNet's weights there
 
 
 def use_auto_scale_lr(cfg: Config) -> None:

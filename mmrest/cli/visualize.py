@@ -97,9 +97,7 @@ def point_of(args: argparse.Namespace, size: Tuple[int, int]) -> Tuple[int, int]
         return size[0] // 2, size[1] // 2
     row, column = args.token
     if row >= size[0] or column >= size[1]:
-        raise UsageError(
-            f'--token {row} {column} is outside of the image of {size[0]} x {size[1]}'
-        )
+        raise UsageError(f'--token {row} {column} is outside the image of {size[0]} x {size[1]}')
     return row, column
 
 

@@ -101,7 +101,7 @@ def _place(
     """Return class, random for None, centre, radius and angle of a new shape in the image."""
     if label is not None:  # a single one has more room
         sizes = 0.25, 0.4
-    else:  # below some 12 pixels, classes are hard to distinguish
+    else:  # below about 12 pixels, classes are hard to distinguish
         sizes = (0.14, 0.28) if min(height, width) >= 128 else (0.2, 0.36)
         label = int(rng.integers(len(CLASSES)))
     radius = rng.uniform(*sizes) * min(height, width)
@@ -112,7 +112,7 @@ def _place(
 
 
 def _is_taken(labels: np.ndarray, centre: Tuple[float, float], radius: float) -> bool:
-    """Return True if one of five points inside of any shape with this centre is taken."""
+    """Return True if one of five points inside any shape with this centre is taken."""
     (x, y), step = centre, 0.35 * radius  # a triangle has an inradius of half the radius
     points = (x, y), (x - step, y), (x + step, y), (x, y - step), (x, y + step)
     return any(labels[int(y), int(x)] != 1 for x, y in points)

@@ -67,7 +67,7 @@ def check_model(cfg: Config) -> nn.Module:
             try:
                 with torch.device(device):
                     model = MODELS.build(copy.deepcopy(cfg.model))
-                model.train()  # it returns None for some backbones of mmdet
+                model.train()  # returns None for some mmdet backbones
                 return model
             except Exception as error:  # whatever a constructor raises
                 fault = error
@@ -92,7 +92,7 @@ class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
     def add_params(
         self, params: List[dict], module: nn.Module, prefix: str = '', **kwargs: Any
     ) -> None:
-        """Add all parameters of a module; the outermost call, of the model, scales rates."""
+        """Add all parameters of a module; the outermost call, for the model, scales the rates."""
         super().add_params(params, module, prefix, **kwargs)
         rate = self.paramwise_cfg.get('layer_decay_rate')
         if prefix or rate is None:

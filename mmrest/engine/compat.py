@@ -1,7 +1,7 @@
 """All patches of mmengine, and the private parts of mmengine and torch that a run uses.
 
-Tried with mmengine 0.10.7 and torch 2.1 to 2.14; tests/engine/test_compat.py fails when a library
-changes under it, and lists the methods of mmengine's classes that subclasses override.
+Tested with mmengine 0.10.7 and torch 2.1 to 2.14. tests/engine/test_compat.py fails if a library
+changes one of these parts, and lists the methods of mmengine's classes that subclasses override.
 """
 
 import os
@@ -80,7 +80,7 @@ def load_from_guarded(filename: str, map_location: Any = None, model_dir: Any = 
             f'{filename} contains a {type(content).__name__}, not a checkpoint or a state dict'
         )
     if isinstance(content.get('meta'), dict):
-        # When resuming, mmengine executes this text of older files as a Python config.
+        # When resuming, mmengine executes this text from older files as a Python config.
         content['meta'].pop('config', None)
     return content
 
@@ -88,8 +88,8 @@ def load_from_guarded(filename: str, map_location: Any = None, model_dir: Any = 
 def install_file_access() -> None:
     """Make mmengine read checkpoints safely and write local files atomically.
 
-    Importing mmrest calls it, so that OpenMMLab's own tools can read the checkpoints, too. A local
-    file backend that a project has registered is kept.
+    Importing mmrest calls this, so that OpenMMLab's own tools can also read the checkpoints. A
+    local file backend that a project has registered is kept.
     """
     schemes = ['', 'http://', 'https://', 'pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://']
     CheckpointLoader.register_scheme(schemes, load_from_guarded, force=True)
@@ -97,7 +97,7 @@ def install_file_access() -> None:
     checkpoint.load_from_http = load_from_guarded
     if fileio.prefix_to_backends[''] is LocalBackend:
         register_backend('local', AtomicLocalBackend, force=True, prefixes='')
-        fileio.backend_instances.clear()  # the backends that were built before
+        fileio.backend_instances.clear()  # backends that were built earlier
 
 
 def wrap_worker_init(wrapper: Callable[..., None]) -> bool:
@@ -117,7 +117,7 @@ def wrap_worker_init(wrapper: Callable[..., None]) -> bool:
 
 @contextmanager
 def without_cuda_device() -> Iterator[None]:
-    """Let mmengine's ``init_dist`` run without CUDA; it selects a device with any backend."""
+    """Let mmengine's ``init_dist`` run without CUDA; it selects a GPU whatever the backend."""
     before, torch.cuda.set_device = torch.cuda.set_device, lambda device: None
     try:
         yield
@@ -126,7 +126,7 @@ def without_cuda_device() -> Iterator[None]:
 
 
 def use_datasets(run: Runner, datasets: Dict[str, Any]) -> None:
-    """Pass datasets that are already built to a run, by phase; it takes them out of the dict."""
+    """Pass built datasets to a run, by phase; the run removes them from the dict."""
     for phase in list(datasets):
         name = f'_{phase}_dataloader'
         # mmengine deep-copies the config of a loader; functions are not copied.

@@ -45,7 +45,7 @@ RUN_KEYS = inspect.signature(Runner).parameters.keys() - {'cfg'} | {
 def load_config(
     path: str, cfg_options: Optional[dict] = None, data_root: Optional[str] = None
 ) -> Config:
-    """Read a config of mmdet, mmseg or mmrest.
+    """Read an mmrest, mmdet, mmseg or mmpretrain config.
 
     Args:
         path: a config file, or the name of a shipped config.
@@ -165,7 +165,7 @@ def _with_root(node: Any, old: str, new: str) -> Any:
 
 
 def without_sync_bn(cfg: Config) -> int:
-    """Replace SyncBN by BN in the model of a config, and return how many there were."""
+    """Replace SyncBN with BN in a config's model, and return the number of replaced layers."""
     names = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
     norms = [part for _, part in dicts(cfg.model, 'model') if type_name(part) in names]
     for norm in norms:
@@ -174,7 +174,7 @@ def without_sync_bn(cfg: Config) -> int:
 
 
 def make_resumable(cfg: Config) -> None:
-    """Replace mmengine's loops and checkpoint hook in configs that do not name those of mmrest."""
+    """Replace mmengine's loops and checkpoint hook in configs that do not name mmrest's."""
     loop = cfg.get('train_cfg')
     if loop:
         by_epoch = loop.pop('by_epoch', True) if 'type' not in loop else None
@@ -222,12 +222,12 @@ def use_tta(cfg: Config) -> None:
 
 
 def is_classifier(cfg: Config) -> bool:
-    """Return True for a config of mmpretrain."""
+    """Return True for an mmpretrain config."""
     return cfg.get('default_scope') == 'mmpretrain'
 
 
 def is_segmentor(cfg: Config) -> bool:
-    """Return True for a config of mmseg."""
+    """Return True for an mmseg config."""
     return cfg.get('default_scope') == 'mmseg'
 
 

@@ -51,7 +51,7 @@ def seeded(*numbers: int) -> Iterator[None]:
     Args:
         numbers: non-negative integers.
     """
-    # Not those of a GPU: its random numbers in a transform must differ between samples.
+    # Not those of a GPU: random numbers that a transform draws there must differ per sample.
     with kept_random_states(of_gpu=False):
         seeds = np.random.SeedSequence(numbers).generate_state(4)
         random.seed(int(seeds[0]) << 32 | int(seeds[1]))
@@ -70,7 +70,7 @@ class Draw(NamedTuple):
 class SeededDataset(Dataset):
     """Dataset whose random numbers depend only on seed, epoch and index.
 
-    They do not depend on the worker, or on earlier samples. All other attributes are those of the
+    They do not depend on the worker, or on earlier samples. All other attributes come from the
     inner dataset.
 
     Args:
@@ -86,7 +86,7 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> Any:
-        # Video samplers also yield the number of a frame.
+        # Video samplers also yield frame numbers.
         numbers = draw.index if isinstance(draw.index, (tuple, list)) else [draw.index]
         with seeded(self.seed, draw.epoch, *map(int, numbers)):
             return self.dataset[draw.index]
@@ -107,7 +107,7 @@ class ResumableBatchSampler(Sampler):
     """Batch sampler of :class:`Draw` that starts at any batch.
 
     Args:
-        batch_sampler: yields batches of indices, and has all other attributes.
+        batch_sampler: yields batches of indices; all other attributes come from it.
     """
 
     def __init__(self, batch_sampler: Sampler) -> None:
@@ -145,7 +145,7 @@ class ResumableBatchSampler(Sampler):
 class ResumableLoader(DataLoader):
     """Copy of a loader with seeded samples that starts at any batch.
 
-    Iterating draws no random number in the main process.
+    Iterating draws no random numbers in the main process.
 
     Args:
         loader: the loader to copy.

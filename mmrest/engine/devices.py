@@ -47,7 +47,7 @@ def peak_memory_mb(on_gpu: Optional[bool] = None) -> Optional[float]:
 
 
 def reset_peak_memory(on_gpu: bool) -> Optional[float]:
-    """Reset the peak to the memory held now.
+    """Reset the peak to the current memory use.
 
     Returns:
         That memory, in MB; None if the peak cannot be reset, as on systems other than Linux.

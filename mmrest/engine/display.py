@@ -1,6 +1,6 @@
-"""Console output of a run: one screen on a terminal, or MMEngine's log with rate and memory.
+"""Console output of a run: one screen in a terminal, or MMEngine's log with throughput and memory.
 
-On a terminal, the log is only in its file. The console shows a summary of the run, its progress,
+In a terminal, the log is only in its file. The console shows a summary of the run, its progress,
 a table per evaluation, and warnings.
 """
 
@@ -50,7 +50,7 @@ _NOISE = (
     '"HardDiskBackend" is the alias',
     'is skipped since its requires_grad=False',  # one line per frozen parameter
 )
-"""Texts of log lines that only the log file has."""
+"""Substrings of log lines that are only in the log file."""
 
 
 def say(message: str) -> None:
@@ -137,7 +137,7 @@ class DisplayHook(Hook):
     - Training log lines get ``img_per_s`` and, without a GPU, ``memory_mb``, the peak memory of
       the process. mmengine logs the memory of GPUs itself.
     - After each evaluation, the best metric so far and its epoch or iteration are logged.
-    - On a terminal, the hook prints a summary of the run, progress bars, and a table per
+    - In a terminal, the hook prints a summary of the run, progress bars, and a table per
       evaluation.
 
     Args:
@@ -158,12 +158,12 @@ class DisplayHook(Hook):
             self._console.print(introduction(runner))
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Show the progress bar of the training."""
+        """Show the training progress bar."""
         if self._progress is None:
             self._start('train', runner.max_iters, done=runner.iter)
 
     def after_train_iter(self, runner: Runner, data_batch: Any = None, **kwargs: Any) -> None:
-        """Measure rate and memory."""
+        """Measure throughput and memory."""
         hub = runner.message_hub
         images = data_batch.get('inputs') if isinstance(data_batch, dict) else None
         timed = 'train/time' in hub.log_scalars  # by IterTimerHook, which a config may omit
@@ -195,13 +195,13 @@ class DisplayHook(Hook):
         return ' '.join(found + ([] if memory is None else [f'{memory / 1024:.1f} GiB']))
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Show the progress bar of the evaluation."""
+        """Show the evaluation progress bar."""
         fill_palette(runner.visualizer.dataset_meta)
         self.stop()
         self._start('evaluation', len(runner.val_dataloader))
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Show the progress bar of the test."""
+        """Show the test progress bar."""
         fill_palette(runner.visualizer.dataset_meta)
         self._start('test', len(runner.test_dataloader))
 
@@ -274,7 +274,7 @@ class DisplayHook(Hook):
         if self._console is None:
             return
         columns = (MofNCompleteColumn(), _RateColumn('it'), TimeRemainingColumn())
-        if what == 'train':  # they fit into 80 columns
+        if what == 'train':  # they fit in 80 columns
             rest = Column(ratio=1, no_wrap=True)
             numbers = TextColumn('{task.fields[numbers]}', table_column=rest)
             columns = (TaskProgressColumn(), TimeRemainingColumn(), numbers)
@@ -314,7 +314,7 @@ def introduction(runner: Runner) -> Table:
         'model': f'{type(model).__name__}, {_millions(model)}',
         'backbone': backbone and f'{type(backbone).__name__}, {_millions(backbone)}',
         'data': data,
-        'schedule': f'{length}, effective batch size {batch * get_world_size()}',
+        'schedule': f'{length}, total batch size {batch * get_world_size()}',
         'device': f'{get_device()}' + (f' x {get_world_size()}' if get_world_size() > 1 else ''),
         'weights': _origin(runner),
         'log': runner.log_dir,

@@ -48,7 +48,7 @@ def check_launcher(launcher: str) -> None:
 def join_processes(cfg: Config) -> None:
     """Initialise the process group of a run, over gloo if there is no accelerator.
 
-    mmengine's runners do it later, and select a CUDA device with any backend.
+    mmengine's runners do this later, and select a CUDA device whatever the backend.
 
     Args:
         cfg: config of the run; nothing is done without a launcher.
@@ -172,7 +172,7 @@ def wrap_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool
 class UnshardedFSDPStrategy(FSDPStrategy):
     """FSDPStrategy that resumes from unsharded checkpoints, also of runs without FSDP.
 
-    mmengine passes arguments in the order of torch before 2.1.
+    mmengine passes arguments in the order of torch < 2.1.
     """
 
     def load_optim_state_dict(self, state_dict: dict) -> None:

@@ -111,7 +111,7 @@ class _Resumable:
             raise Interrupted(f'stopped by {self._stop.name}')
 
     def _restore(self) -> None:
-        """Set seeds and random states as they were at the checkpoint, if there is one."""
+        """Restore seeds and random states from the checkpoint, if there is one."""
         if self._resumed is not None:
             self.dataloader.seeds = self._resumed['seeds']
             set_random_states(self._resumed['random_states'])
@@ -138,7 +138,7 @@ class _Resumable:
         except Interrupted:  # after a batch: see stop_evaluation
             for hook in self.runner.hooks:
                 if isinstance(hook, EMAHook):
-                    hook.after_val_epoch(self.runner)  # restores the weights of the training
+                    hook.after_val_epoch(self.runner)  # restores the training weights
             self._interrupt()
         finally:
             set_random_states(self._before_evaluation)

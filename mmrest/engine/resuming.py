@@ -46,7 +46,7 @@ class ScheduleHook(Hook):
     priority = 'VERY_LOW'  # after the weights are checked
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Replace the settings of optimizer and schedule in the checkpoint by the config's.
+        """Replace the settings of optimizer and schedule in the checkpoint with the config's.
 
         Raises:
             CheckpointError: the optimizer differs, or its parameter groups do.
@@ -110,7 +110,7 @@ def _replay(runner: Runner, schedulers: List[Any], meta: Dict[str, Any]) -> None
         epochs = 0
     each = done // epochs if epochs else 0
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the optimizer makes no steps here
+        warnings.simplefilter('ignore')  # the optimizer takes no steps here
         for iteration in range(1, done + 1):
             ends_epoch = epochs and iteration % each == 0 and iteration // each <= epochs
             for scheduler in sorted(schedulers, key=lambda scheduler: scheduler.by_epoch):
@@ -158,7 +158,7 @@ def check_same_optimizer(source: str, before: Optional[List[dict]], wrapper: Any
 
 
 def _differences(before: List[dict], now: List[dict]) -> Dict[str, str]:
-    """Return hyperparameter -> change in words, from the first group in which it changed."""
+    """Return hyperparameter -> change as text, from the first group in which it changed."""
     changes = {}
     for old, new in zip(before, now):
         for key in _HYPERPARAMETERS:

@@ -20,10 +20,10 @@ INTERRUPTED = 'interrupted.pth'
 """Checkpoint of a preempted run; the next regular checkpoint replaces it."""
 
 LAST = 'last_checkpoint'
-"""File of a work dir from which mmengine and mmdet read the path of its newest checkpoint."""
+"""File in a work dir from which mmengine and mmdet read the path of its newest checkpoint."""
 
 _KEY = 'mmrest'
-"""Key of a checkpoint for the states of the loops of mmrest: a list with one entry per rank."""
+"""Checkpoint key for the states of mmrest's loops: a list with one entry per rank."""
 
 
 @HOOKS.register_module()
@@ -112,19 +112,19 @@ class AtomicCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         meta = {**meta, **self._place}
         if self._place and hasattr(runner.train_loop, 'evaluated'):
-            runner.train_loop.evaluated = True  # _save_best_checkpoint saves this one, too
+            runner.train_loop.evaluated = True  # _save_best_checkpoint also saves it
         kept, outdated = [], []
         if self.max_keep_ckpts > 0:
             kept = [*(kept for kept in self.keep_ckpt_ids if kept != step), step]
             kept, outdated = kept[-self.max_keep_ckpts :], kept[: -self.max_keep_ckpts]
-            # Outdated ones, too: if the run is killed before it removes them, before_train does.
+            # Also outdated ones: if the run is killed before it removes them, before_train does.
             runner.message_hub.update_info('keep_ckpt_ids', outdated + kept)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         self._write(runner, name, dict(meta))
         if is_main_process():
-            # The first one, too, so that a run finds early that it could not be resumed.
+            # Also the first one, so that a run finds out early if it could not be resumed.
             is_due = outdated or self._saved_iter is None
             if is_due and isinstance(self.file_backend, LocalBackend):
                 read_checkpoint(self.last_ckpt)
@@ -145,7 +145,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, Any]) -> None:
         if not self.save_best:
             return
-        # mmengine removes the best one so far, if it knows its path, before it writes the new one.
+        # mmengine removes the previous best one, if it knows its path, before writing the new one.
         single = len(self.key_indicators) == 1
         known = vars(self) if single else self.best_ckpt_path_dict
         before = {name: known[name] for name in (['best_ckpt_path'] if single else known)}
@@ -174,7 +174,7 @@ class InvalidLossHook(Hook):
     """
 
     # After LoggerHook, so that the parts of the loss are logged, and before CheckpointHook, which
-    # must not replace a good model by a broken one.
+    # must not replace a good model with a broken one.
     priority = 'LOW'
 
     def __init__(self, interval: int = 50) -> None:

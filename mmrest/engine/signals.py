@@ -1,4 +1,4 @@
-"""Graceful stops by SIGTERM and Ctrl-C; children do not inherit them, and end with the run."""
+"""Graceful stops on SIGTERM and Ctrl-C; children inherit no handlers, and end with the run."""
 
 import atexit
 import ctypes
@@ -29,7 +29,7 @@ kernel signals the end of a thread."""
 class StopRequest:
     """Context manager that catches SIGTERM and Ctrl-C; a second one ends the process as usual.
 
-    In distributed runs, Ctrl-C stays as it is: ranks receive it from the terminal and once more
+    In distributed runs, Ctrl-C is not caught: ranks receive it from the terminal and once more
     from torchrun.
 
     Attributes:
@@ -61,7 +61,7 @@ class StopRequest:
         self.__exit__()
         if number == signal.SIGINT:
             self.name = 'Ctrl-C'
-            # print may not be called while the signal interrupts it
+            # The signal may have interrupted print.
             os.write(2, b'\nstopping after this iteration; Ctrl-C again ends the run at once\n')
 
     def asked(self) -> bool:
@@ -129,7 +129,7 @@ def _in_main_thread() -> bool:
 
 
 def _before_fork() -> None:
-    # A pool may terminate a worker before the worker has reset the handler; Python forgets what
+    # A pool may terminate a worker before the worker has reset the handler; Python drops what
     # arrives until then, but the kernel keeps a blocked signal.
     _forking.parent = os.getpid() if _in_main_thread() else None
     _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -147,13 +147,13 @@ def _begin_child() -> None:
         signal.signal(signal.SIGINT, _do_nothing)
     if _forking.parent is not None and _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != _forking.parent:  # it ended in between
+        if os.getppid() != _forking.parent:  # the parent has ended in the meantime
             os._exit(1)
     _restore_mask()
 
 
 def _do_nothing(*args: Any) -> None:
-    """Handler that, unlike SIG_IGN, a program executed by the child does not inherit."""
+    """Handler that, unlike SIG_IGN, programs executed by the child do not inherit."""
 
 
 def _end_workers() -> None:

@@ -34,7 +34,7 @@ class _WeightsHook(Hook):
     mmengine would load whatever matches and continue.
     """
 
-    priority = 'VERY_HIGH'  # before EMAHook, which reads the state dict too
+    priority = 'VERY_HIGH'  # before EMAHook, which also reads the state dict
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Replace the state dict of a checkpoint.
@@ -97,7 +97,7 @@ class StrictWeightsHook(_WeightsHook):
                 f'{weights.source} for {type(model).__name__}', weights.tensors, wanted
             )
             if isinstance(getattr(model, 'backbone', None), PyramidBackbone):
-                # The tensors of a deeper backbone match, too.
+                # The tensors of a deeper backbone also match.
                 model.backbone.fit(weights.under('backbone'))
         except CheckpointError as error:
             backbone = {name[9:] for name in wanted if name.startswith('backbone.')}
@@ -110,7 +110,7 @@ class StrictWeightsHook(_WeightsHook):
 
 
 def dataset_meta(checkpoint: dict) -> Dict[str, Any]:
-    """Return the meta information of a checkpoint's dataset: classes and palette, if noted."""
+    """Return the meta information of a checkpoint's dataset: classes and palette, if stored."""
     meta = checkpoint.get('meta')
     meta = meta if isinstance(meta, dict) else {}
     noted = meta.get('dataset_meta') or {n: meta[n] for n in ('CLASSES', 'PALETTE') if n in meta}
@@ -140,7 +140,7 @@ class InitWeightsHook(_WeightsHook):
 
 
 def _named_as(model: nn.Module, weights: Weights) -> Weights:
-    """Return weights under the names of a model that knows official names, too."""
+    """Return weights under the names of a model that also knows official names."""
     return model.renamed(weights) if hasattr(model, 'renamed') else weights
 
 

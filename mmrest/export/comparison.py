@@ -35,7 +35,7 @@ class Agreement(NamedTuple):
     """Agreement of the detections of a file with mmdet's.
 
     Attributes:
-        detections: number of mmdet's above :data:`SCORE`.
+        detections: number of mmdet's detections above :data:`SCORE`.
         unmatched: number of detections that only one side has.
         score: largest difference of a score.
         box: largest difference of a corner, in pixels.
@@ -175,10 +175,10 @@ def export_checked(
 
 def _fault(difference: Difference, tolerance: float) -> Optional[str]:
     """Return how a file differs too much, or None."""
-    if not difference.onnx <= max(tolerance, 3 * difference.rounding):  # NaN is too much
+    if not difference.onnx <= max(tolerance, 3 * difference.rounding):  # or NaN
         return f'{difference.onnx:.1e} standard deviations, more than --tolerance {tolerance:g}'
     agreed = difference.agreement
-    if agreed is None or 3 * difference.rounding > tolerance:  # detections are noise, too
+    if agreed is None or 3 * difference.rounding > tolerance:  # detections are also noise
         return None
     if agreed.unmatched > (1 - MATCHED) * agreed.detections:
         return f'{agreed.unmatched} of {agreed.detections} detections'
@@ -268,7 +268,7 @@ def _pasted(model: nn.Module, masks: Tensor, boxes: Tensor, size: Tuple[int, int
 
 
 def _ious(masks: Tensor, others: Tensor) -> Tensor:
-    """Return the IoU of pairs of masks, without two pixels, for small masks."""
+    """Return the IoU of pairs of masks; two differing pixels are ignored, for small masks."""
     differing = ((masks ^ others).flatten(1).sum(1) - 2).clamp(min=0)
     union = (masks | others).flatten(1).sum(1).clamp(min=1)
     return 1 - differing / union

@@ -67,7 +67,7 @@ def translations() -> Dict[Callable, Callable]:
 
 
 class RoIExtractor(nn.Module):
-    """mmdet's ``SingleRoIExtractor`` for any number of regions on a level.
+    """mmdet's ``SingleRoIExtractor`` for any number of regions per level.
 
     Args:
         extractor: mmdet's extractor, which maps regions to levels.

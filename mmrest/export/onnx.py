@@ -33,7 +33,7 @@ Shape = Tuple[int, int, int]
 """Number of images, height and width."""
 
 FREE = {0: 'batch', 2: 'height', 3: 'width'}
-"""Dimensions of images that are not fixed, and their names in a file."""
+"""Dynamic dimensions of the images, and their names in a file."""
 
 
 class Normalise(nn.Module):
@@ -138,7 +138,7 @@ def exportable(model: nn.Module, name: str) -> nn.Module:
         model.decode_head, nn.ModuleList
     ):
         return Segmentor(model).eval()
-    if hasattr(model, 'bbox_head') or hasattr(model, 'roi_head'):  # of mmdet
+    if hasattr(model, 'bbox_head') or hasattr(model, 'roi_head'):  # an mmdet detector
         check_torch()
         from .detectors import Detector
 
@@ -223,7 +223,7 @@ def check_torch() -> None:
         UsageError: torch is too old.
     """
     if digit_version(torch.__version__) < digit_version('2.7'):
-        raise UsageError(f'ONNX needs torch 2.7 or later, this is {torch.__version__}')
+        raise UsageError(f'ONNX export needs torch 2.7 or later, got {torch.__version__}')
 
 
 def export(
@@ -317,11 +317,11 @@ def _model(
 def _detector_model(
     network: nn.Module, front: List[nn.Module], size: Tuple[int, int], static: bool, opset: int
 ) -> 'ModelProto':
-    """Export a detector of padded images and their size, and the padding before it.
+    """Export a detector for padded images and their size, and the padding before it.
 
-    With free sizes of padded images, which are multiples, the sizes of all maps are simple
-    products. Those of any images would become nested divisions, with which the exporter takes
-    several times as long.
+    Padded sizes are multiples of a divisor, so the sizes of all maps are simple products. The
+    sizes of unpadded images would lead to nested divisions, with which the exporter takes several
+    times as long.
     """
     from onnx.compose import add_prefix, merge_models
 
@@ -333,7 +333,7 @@ def _detector_model(
     before = _model(before, inputs, padded, _free(static), opset)
     divisor, free = network.pad.divisor, None
     rows, columns = (-(-length // divisor) for length in size)
-    if not static:  # torch treats a map of one row as a constant, too
+    if not static:  # torch also treats a map of one row as a constant
         rows, columns = max(rows, 1024 // divisor), max(columns, 1536 // divisor)
         dims = {name: torch.export.Dim(name, max=2**20) for name in ('batch', 'rows', 'columns')}
         free = ({0: dims['batch'], 2: divisor * dims['rows'], 3: divisor * dims['columns']}, None)

@@ -16,10 +16,10 @@ from .overlay import draw, draw_annotations
 
 
 class PredictionsHook(Hook):
-    """Hook that draws predictions beside the ground truth, if available, and saves label maps.
+    """Hook that draws predictions next to the ground truth, if available, and saves label maps.
 
-    The hooks of mmdet, mmseg and mmpretrain name files by the image's base name, so that a/0.jpg
-    and b/0.jpg would overwrite each other.
+    mmdet's, mmseg's and mmpretrain's hooks name files by the image's base name, so a/0.jpg and
+    b/0.jpg would overwrite each other.
 
     Args:
         viewer: saves or shows visualizations; None to draw none.

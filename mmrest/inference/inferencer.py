@@ -1,4 +1,4 @@
-"""Inference in Python: images in, data samples of mmdet and mmseg out."""
+"""Inference in Python: images in, mmdet or mmseg data samples out."""
 
 import copy
 import inspect
@@ -103,7 +103,7 @@ class Inferencer:
             self._loader, self._pipeline = _pipeline(cfg, dataset.pipeline)
             kind = find_type(DATASETS, type_name(dataset))
             self.classes, palette = _classes(cfg, kind, dataset, meta)
-            # Not of the class: in Python 3.8, Generic.__new__ hides the arguments of datasets.
+            # Not from the class: in Python 3.8, Generic.__new__ hides the arguments of datasets.
             parameters = inspect.signature(kind.__init__).parameters if kind else {}
         default = getattr(parameters.get('reduce_zero_label'), 'default', False)
         self.reduces_zero_label = bool(dataset.get('reduce_zero_label', default))
@@ -196,8 +196,8 @@ class Inferencer:
             wanted = image.ndim == 3 and image.shape[2] == self._channels and image.size
             if not wanted or image.dtype != np.uint8:
                 raise ValueError(
-                    f'an image is an array (H, W, {self._channels}) of uint8, got {image.shape} '
-                    f'of {image.dtype}'
+                    f'an image must be an array (H, W, {self._channels}) of uint8, got '
+                    f'{image.shape} of {image.dtype}'
                 )
             name, given = f'an array {image.shape}', dict(img=image)
         else:

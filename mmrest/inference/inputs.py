@@ -20,7 +20,7 @@ MAX_RATE = 240
 
 
 class UnreadableImage(UsageError):
-    """A file is not an image or video, or is truncated."""
+    """A file that is not an image or video, or is truncated."""
 
 
 class Input(NamedTuple):

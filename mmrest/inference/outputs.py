@@ -22,7 +22,7 @@ from ..errors import UsageError
 from .inputs import Input
 
 COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-"""Ids between 1 and 90 that no category of COCO has."""
+"""Ids between 1 and 90 that COCO does not use."""
 
 FRAMES = '.frames'
 """Suffix of the folder with the label maps of a video."""
@@ -131,7 +131,7 @@ def coco_file(
 
 
 def coco_ids(classes: Sequence[str]) -> List[int]:
-    """Return category ids of a detector: COCO's own for its 80 classes, else 1, 2, 3 and so on."""
+    """Return category ids of a detector: COCO's own for its 80 classes, otherwise 1, 2, 3, ..."""
     if (len(classes), classes[0], classes[-1]) == (80, 'person', 'toothbrush'):
         return [number for number in range(1, 91) if number not in COCO_GAPS]
     return list(range(1, len(classes) + 1))

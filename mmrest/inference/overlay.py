@@ -23,7 +23,7 @@ OPACITY = 0.55
 """Opacity of masks and label maps."""
 
 BLACK, RIGHT, WRONG = (0, 0, 0), (27, 127, 59), (193, 39, 45)
-"""Colours of titles: without ground truth, with right and with wrong classes."""
+"""Title colours: no ground truth, right classes, wrong classes."""
 
 
 class _Label(NamedTuple):
@@ -36,7 +36,7 @@ class _Label(NamedTuple):
 def drawable(image: np.ndarray) -> np.ndarray:
     """Return an image of any number of channels and any dtype as (H, W, 3) uint8, BGR.
 
-    These are the first three channels, or the first one in grey. Values outside of 0 to 255 are
+    These are the first three channels, or the first one in grey. Values outside 0 to 255 are
     rescaled by the range of the image.
     """
     image = image.reshape(*image.shape[:2], -1)
@@ -91,7 +91,7 @@ def draw_annotations(
 
 
 def predicted_classes(sample: BaseDataElement, classes: Sequence[str]) -> Tuple[str, RGB]:
-    """Return a classifier's prediction in words, with the true classes if wrong, and a colour."""
+    """Return a classifier's prediction as text, with the true classes if wrong, and a colour."""
     found = sample.pred_label.tolist()
     text = ', '.join(f'{classes[label]} {sample.pred_score[label]:.2f}' for label in found)
     truth = sample.gt_label.tolist() if 'gt_label' in sample else found

@@ -25,10 +25,10 @@ PANEL_WIDTH = 480
 def draw_predictions(
     model: nn.Module, dataset: BaseDataset, path: Path, count: int = 4, score_thr: float = 0.5
 ) -> None:
-    """Draw images of a dataset beside their ground truth and a model's predictions.
+    """Draw images of a dataset next to their ground truth and a model's predictions.
 
     Args:
-        model: a detector of mmdet or a segmentor of mmseg.
+        model: an mmdet detector or mmseg segmentor.
         dataset: its test set, with annotations.
         path: output file.
         count: number of images, from the first.
@@ -52,7 +52,7 @@ def draw_classes(model: nn.Module, dataset: BaseDataset, path: Path) -> None:
     """Draw up to fifteen images of a dataset, with their predicted and true classes.
 
     Args:
-        model: a classifier of mmpretrain.
+        model: an mmpretrain classifier.
         dataset: its test set, with labels.
         path: output file.
     """
@@ -74,7 +74,7 @@ def draw_panel(path: Path, content: Any, metainfo: Dict[str, Any]) -> Tuple[byte
         metainfo: meta information of the dataset.
 
     Returns:
-        A JPEG, and a list of its classes in words.
+        A JPEG, and a list of its classes as text.
     """
     classes = metainfo['classes']
     palette = colours(metainfo.get('palette'), len(classes))

@@ -64,9 +64,9 @@ ArchType = TypeVar('ArchType', bound=Arch)
 
 
 def resolve_arch(arch: Union[str, Mapping[str, Any]], archs: Mapping[str, ArchType]) -> ArchType:
-    """Return the architecture for a name in `archs`, or for a dict of the fields of its values.
+    """Return the architecture for a name in `archs`, or for a dict of architecture fields.
 
-    A dict with a `base` has only the fields that differ from that arch:
+    A dict with a `base` needs only the fields that differ from that arch:
     ``dict(base='s', drop_path_rate=0.3)``.
 
     Raises:
@@ -82,7 +82,7 @@ def resolve_arch(arch: Union[str, Mapping[str, Any]], archs: Mapping[str, ArchTy
         if name not in required and name != 'base':
             raise ValueError(
                 f'arch: unknown field {name!r} with value {value!r}; the fields are '
-                f'{", ".join(required)}, and base, a named arch for the fields that are left out'
+                f'{", ".join(required)}, and base, a named arch that supplies omitted fields'
             )
     if 'base' in values:
         base = values.pop('base')
@@ -99,7 +99,7 @@ def resolve_arch(arch: Union[str, Mapping[str, Any]], archs: Mapping[str, ArchTy
 
 
 def is_number(value: Any, kind: type = Real) -> bool:
-    """Return True for a finite number of a kind, also of numpy, but not for a bool."""
+    """Return True for a finite number of a kind, including NumPy's, but not for a bool."""
     return isinstance(value, kind) and not isinstance(value, bool) and abs(value) < math.inf
 
 
@@ -115,7 +115,7 @@ _CHECKS = {
 def check(name: str, value: Any, kind: Any) -> None:
     """Raise ValueError unless `value` is of a kind: int, float, bool, Optional[float], Rate.
 
-    An int and a float must be positive.
+    Integers and floats must be positive.
     """
     accepts, wanted = _CHECKS[kind]
     if not accepts(value):

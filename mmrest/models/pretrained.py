@@ -46,7 +46,7 @@ class StrictPretrained(BaseModule):
         """Load all weights from an official or trained checkpoint, or raise an error.
 
         The checkpoint can be a classifier, detector or segmentor from mmdet, mmseg, detectron2
-        or the official code. The backbone is found by its tensor names, and EMA weights are
+        or the official code. The backbone is located by its tensor names, and EMA weights are
         preferred. Missing output norms (classification checkpoints have none) and unused tensors
         (heads, and stages or norms that are not built) are logged by name.
 

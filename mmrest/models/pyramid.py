@@ -26,8 +26,8 @@ class PyramidBackbone(StrictPretrained):
     :meth:`embedding`, :meth:`blocks` and :meth:`output_norm`.
 
     Args:
-        arch: a name in `archs`, or a dict of the fields of its architectures, in which ``base``
-            names the arch for the fields that are left out. None is `default_arch`.
+        arch: a name in `archs`, or a dict of architecture fields, in which ``base`` names an arch
+            that supplies omitted fields. None uses `default_arch`.
         in_channels: number of image channels.
         out_indices: stages to return, in ascending order and counted from 0; None returns all.
             Later stages are not built.
@@ -58,7 +58,7 @@ class PyramidBackbone(StrictPretrained):
     """Architectures by name."""
 
     default_arch: ClassVar[str]
-    """Name of the architecture that None stands for."""
+    """Name of the default architecture."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class PyramidBackbone(StrictPretrained):
         layer = MODELS.get(kind) if isinstance(kind, str) else kind
         if layer is None or layer is nn.LayerNorm:  # which normalises the last axis, not channels
             raise ValueError(
-                "norm_cfg must be a dict whose type is a norm layer of mmcv for maps: 'BN', "
+                "norm_cfg must be a dict whose type is an mmcv norm layer for maps: 'BN', "
                 f"'SyncBN', 'GN', 'LN2d', ..., got {norm_cfg!r}"
             )
 
@@ -159,14 +159,14 @@ class PyramidBackbone(StrictPretrained):
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Return the depth of a parameter and the number of depths.
 
-        For layer-wise learning rate decay. The stem is 0, blocks count from 1, and an embedding
-        between stages has the depth of the block after it. Output norms are deepest, because
-        classification checkpoints have none.
+        Used for layer-wise learning-rate decay. The stem has depth 0, blocks are counted from 1,
+        and an embedding between stages has the depth of the block after it. Output norms are
+        deepest, because classification checkpoints have none.
 
         Args:
             param_name: name of the parameter in the model.
-            prefix: prefix of the backbone in it, such as ``backbone.``; names without it belong to
-                heads, and are deepest.
+            prefix: prefix of the backbone's parameters, such as ``backbone.``; names without it
+                belong to heads and are deepest.
         """
         names = {module: f'{prefix}{name}.' for name, module in self.named_modules()}
         depth, deepest = 0, sum(self.arch.depths[: self.num_stages]) + 1

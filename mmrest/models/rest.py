@@ -76,7 +76,7 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.norm1(self.conv1(x)))
         x = self.act(self.norm2(self.conv2(x)))
-        return self.pos(self.conv3(x))  # without norm or activation, as released
+        return self.pos(self.conv3(x))  # without norm or activation, as in the official code
 
 
 class PatchEmbed(nn.Module):
@@ -153,7 +153,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Efficient transformer block on a map (B, H, W, C): attention and MLP, pre-normed."""
+    """Efficient transformer block on a map (B, H, W, C): pre-norm attention and MLP."""
 
     def __init__(
         self, dim: int, num_heads: int, sr_ratio: int, mlp_ratio: float, drop_path: float

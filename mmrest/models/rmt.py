@@ -59,7 +59,7 @@ class RMTArch(Arch):
         self.require(wide, f'ffn_ratios {self.ffn_ratios} give no hidden channels for {self.dims}')
         for stage, (dim, heads) in enumerate(zip(self.dims, self.num_heads)):
             shape = f'dims[{stage}]={dim} and num_heads[{stage}]={heads} give {dim // heads}'
-            self.require(dim // heads % 2 == 0, f'{shape} channels a head; rotation pairs them')
+            self.require(dim // heads % 2 == 0, f'{shape} channels per head, not an even number')
         a, b = self.decay_a, self.decay_b
         self.require(1 - 2.0**-a > 1e-6, f'decay_a={a} makes the first gamma 0; raise it')
         self.require(min(b) >= a, f'decay_b must be at least decay_a={a}, got {b}')
@@ -155,7 +155,7 @@ class ConvStem(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Stem of DeiT and Swin: a linear map of each patch, (B, C, H, W)."""
+    """Stem of DeiT and Swin: a linear projection of each patch, (B, C, H, W)."""
 
     def __init__(self, in_channels: int, dim: int, patch_size: int, has_norm: bool) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class PatchEmbed(nn.Module):
 
 
 def _padded(x: Tensor, multiple: int) -> Tensor:
-    """Pad `x` (B, C, H, W) with zeros at bottom and right to a multiple of rows and columns."""
+    """Pad `x` (B, C, H, W) with zeros at the bottom and right, to a multiple in each axis."""
     # Only positive numbers are divided, because ONNX rounds towards zero.
     down, right = ((side + multiple - 1) // multiple * multiple - side for side in x.shape[2:])
     # A graph must also support sizes that need padding.
@@ -189,7 +189,7 @@ class Downsample(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Downsampling of Swin: a norm and a linear map of each 2x2 tokens, (B, C, H, W)."""
+    """Swin's downsampling: norm and linear layer on each group of 2x2 tokens, (B, C, H, W)."""
 
     def __init__(self, in_dim: int, dim: int) -> None:
         super().__init__()
@@ -250,7 +250,7 @@ class MaSA(nn.Module):
 
 
 class FFN(nn.Module):
-    """Feed-forward network, with or without a depthwise convolution of its hidden map."""
+    """Feed-forward network, with or without a depthwise convolution on its hidden map."""
 
     def __init__(self, dim: int, hidden: int, conv: bool) -> None:
         super().__init__()

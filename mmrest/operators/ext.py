@@ -52,7 +52,7 @@ def get_compiler_version() -> str:
 
 
 def get_compiling_cuda_version() -> str:
-    """Return the CUDA version of torch."""
+    """Return torch's CUDA version."""
     return torch.version.cuda or 'not available'
 
 
@@ -289,7 +289,7 @@ def _sigmoid_focal_loss(
 ) -> Tensor:
     hit = target[:, None] == torch.arange(input.shape[1], device=input.device)
     loss = F.binary_cross_entropy_with_logits(input, hit.to(input), reduction='none')
-    # Never 0: a power below 1 has no gradient there.
+    # Never 0: a power below 1 has no finite gradient there.
     missed = torch.where(hit, -input, input).sigmoid().clamp(min=torch.finfo(input.dtype).tiny)
     loss = loss * missed**gamma * torch.where(hit, alpha, 1 - alpha)
     return loss * weight[target][:, None] if len(weight) else loss
@@ -302,7 +302,7 @@ def sigmoid_focal_loss_forward(
 
     Args:
         input: logits, (N, C).
-        target: classes, (N,); values outside of 0 to C - 1 are background.
+        target: classes, (N,); values outside 0 to C - 1 are background.
         weight: one per class, or empty.
         output: receives the losses, (N, C).
         gamma: exponent that down-weights easy examples.

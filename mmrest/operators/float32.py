@@ -20,7 +20,7 @@ def float32_roi_extractor(of: str = 'SingleRoIExtractor', **kwargs: Any) -> nn.M
     is float32; autocast casts it again for the layers of the head.
 
     Args:
-        of: type of mmdet's extractor.
+        of: type of the mmdet extractor.
         **kwargs: its arguments.
     """
     extractor = MODELS.build(dict(type=f'mmdet.{of}', **kwargs))
@@ -36,7 +36,7 @@ def float32_head(of: str, **kwargs: Any) -> nn.Module:
     positions in a large image. mmcv's nms supports only float32.
 
     Args:
-        of: type of mmdet's head.
+        of: type of the mmdet head.
         **kwargs: its arguments.
     """
     head = MODELS.build(dict(type=f'mmdet.{of}', **kwargs))

@@ -11,7 +11,7 @@ CPU_BLOCK_ELEMENTS = 2**20
 """4 MB in float32, which fits into the caches of a CPU."""
 
 DEVICE_BLOCK_ELEMENTS = 2**25
-"""128 MB in float32: on other devices, small blocks do not pay for their kernel launches."""
+"""128 MB in float32: on other devices, small blocks are not worth their kernel launches."""
 
 
 def block_elements(device: torch.device) -> int:
@@ -20,17 +20,18 @@ def block_elements(device: torch.device) -> int:
 
 
 def refuse_unless_small(q: Tensor, keys: int, gpu_limit: int = 0) -> Optional[str]:
-    """Refuse standard ops unless the maps are small; else blocks are faster or need less memory.
+    """Refuse standard ops for maps so large that blocks are faster or need less memory.
 
-    In inference on a CPU, up to half a block, calling the ops of a block takes longer than their
-    arithmetic. Blocks are as precise in half precision as in float32; standard ops are not.
+    In inference on a CPU, for maps of up to half a block, calling the ops of a block takes longer
+    than their arithmetic. Blocks are as precise in half precision as in float32; standard ops are
+    not.
 
     Args:
         q: queries, (..., d).
         keys: number of keys per query.
         gpu_limit: maximum number of elements in training on a GPU; 0 if blocks are always faster.
     """
-    if in_graph() and not (q.is_cuda and are_static(*q.shape, keys)):  # reading symbols fixes them
+    if in_graph() and not (q.is_cuda and are_static(*q.shape, keys)):  # reading a symbol fixes it
         return 'the network is being compiled or exported'
     limit = 0
     if q.is_cuda:

@@ -156,9 +156,9 @@ def in_graph() -> bool:
 
 
 def constant_in_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a function that runs while a graph is compiled, with a constant result.
+    """Mark a function as run while a graph is compiled, with a constant result.
 
-    It is ``torch.compiler.assume_constant_result``, which would load the compiler on import.
+    Like ``torch.compiler.assume_constant_result``, which would load the compiler on import.
     """
     function._dynamo_marked_constant = True
     return function
@@ -166,13 +166,13 @@ def constant_in_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @constant_in_graphs
 def _is_exporting() -> bool:
-    # A constant, because the compiler of torch 2.7 takes torch.compiler.is_exporting for True.
-    # Older releases cannot tell.
+    # A constant, because the compiler of torch 2.7 evaluates torch.compiler.is_exporting to True.
+    # Older releases lack it.
     return not hasattr(torch.compiler, 'is_exporting') or torch.compiler.is_exporting()
 
 
 def in_exported_graph() -> bool:
-    """Return True if the network is exported or traced, to run where mmrest may not be."""
+    """Return True if the network is exported or traced, so may run without mmrest."""
     return torch.jit.is_tracing() or (is_compiling() and _is_exporting())
 
 
@@ -184,7 +184,7 @@ def are_static(*sizes: int) -> bool:
         return False
     from torch.fx.experimental import symbolic_shapes  # loads sympy
 
-    if not hasattr(symbolic_shapes, 'has_static_value'):  # as in torch 2.7, which cannot tell
+    if not hasattr(symbolic_shapes, 'has_static_value'):  # as in torch 2.7
         return False
     return all(map(symbolic_shapes.has_static_value, sizes))
 

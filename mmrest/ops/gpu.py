@@ -23,7 +23,7 @@ MAX_CHANNELS = 128
 """Maximum channels of a head, which must fit into a tile."""
 
 MIN_TRITON = (3, 3)
-"""Oldest release that compiles the kernels; torch 2.7 has it."""
+"""Oldest Triton release that compiles the kernels; torch 2.7 includes it."""
 
 MIN_CAPABILITY = (8, 0)
 """Oldest compute capability, of the A100; older GPUs have no bfloat16 matmuls."""

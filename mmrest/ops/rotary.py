@@ -33,7 +33,7 @@ def rotary_tables(frequencies: Tensor, tokens: int) -> Tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """Rotate each pair of neighbouring channels by its angle, in the wider of both dtypes.
+    """Rotate each pair of neighbouring channels by its angle, in the wider of the two dtypes.
 
     Args:
         x: (..., d).

@@ -67,7 +67,7 @@ def dense_channels(x: Tensor) -> Tensor:
 
 
 def empty_gradients(*inputs: Tensor) -> Tuple[Tensor, ...]:
-    """Return gradients of inputs, to be computed."""
+    """Return uninitialised gradients of inputs."""
     return tuple(x.new_empty(x.shape) for x in inputs)
 
 

@@ -1,4 +1,4 @@
-"""Trust in kernels: each is tried on a small case on its device before its first use."""
+"""Kernel verification: each is tried on a small case on its device before its first use."""
 
 import logging
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
@@ -42,8 +42,8 @@ def refuse_untrusted(
 ) -> Optional[str]:
     """Return why a kernel is not used for such queries and values, or None.
 
-    It is tried at the first call for its arguments, or while a graph is compiled. A failure is
-    logged once as a warning.
+    The kernel is tried at the first call for its arguments, or while a graph is compiled. A
+    failure is logged once as a warning.
 
     Args:
         name: name in :data:`candidates`.
@@ -55,7 +55,7 @@ def refuse_untrusted(
     key = name, device, dtype, dim, channels
     if key not in _verdicts:
         if device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
-            return 'a CUDA graph is being captured before the kernel was tried'
+            return 'a CUDA graph is being captured before the kernel has been tried'
         run, reference, trial = candidates[name]
         q, v = (torch.empty(size, dtype=dtype, device=device) for size in (dim, channels))
         _verdicts[key] = reason = failure(run, reference, lambda: trial(q, v), q)
@@ -68,7 +68,7 @@ def refuse_untrusted(
 
 
 def failures() -> Set[str]:
-    """Return the reasons for which kernels have failed their trials so far."""
+    """Return the reasons why kernels have failed their trials so far."""
     return {reason for reason in _verdicts.values() if reason is not None}
 
 
@@ -96,7 +96,7 @@ def failure(
     tolerance = max(8 * torch.finfo(like.dtype).eps, MIN_TOLERANCE)
     for index, (a, b) in enumerate(zip(found, wanted)):
         error = float((a.double() - b).abs().max() / b.abs().max().clamp_min(1e-3))
-        if not error <= tolerance:  # NaN, too
+        if not error <= tolerance:  # or NaN
             what = f'the gradient of argument {index - 1}' if index else 'the result'
             return f'{what} deviates by {error:.1e} of its largest value'
     return None

@@ -1,10 +1,10 @@
 """Pre-flight checks: rehearse a run with the parts that it would build.
 
 The rehearsal builds the datasets and prepares samples with their own pipelines. Evaluators get the
-ground truth as predictions, which must have the best score. A dry run also builds hooks and
+ground truth as predictions, and must give it the best score. A dry run also builds hooks and
 schedulers, trains a step and predicts an image. Separate checks cover names of parts that are
 built late, weights, schedule and disk. Every fault raises UsageError or CheckpointError, in one
-line with cause and fix. Files of evaluators go to a temporary folder.
+line with cause and fix. Evaluators write to a temporary folder.
 """
 
 from contextlib import nullcontext
@@ -67,7 +67,7 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
     """Rehearse a run.
 
     Args:
-        cfg: config of the run; loops and checkpoint hook become those of mmrest.
+        cfg: config of the run; loops and checkpoint hook are replaced with mmrest's.
         phases: phases of the run, of 'train', 'val' and 'test'.
         thorough: also train a step and predict an image, and show progress on a terminal.
 

@@ -45,7 +45,7 @@ def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Di
         evaluated: every annotation needs ``iscrowd``.
 
     Raises:
-        UsageError: an entry or category is missing, ambiguous, or in another order than the
+        UsageError: an entry or category is missing, ambiguous, or in a different order from the
             classes; a name differs from a class only in case or space; a box is not in its image.
     """
     found: Dict[str, Read] = defaultdict(Read)

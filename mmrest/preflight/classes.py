@@ -25,7 +25,7 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
     """Check that each label has one name in a run, and that the heads predict it.
 
     Raises:
-        UsageError: the classes of two datasets differ, a head predicts another number, or a
+        UsageError: the classes of two datasets differ, a head predicts a different number, or a
             label is out of range.
     """
     named = [part for part in parts if part.classes is not None]
@@ -44,7 +44,7 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
         for key, count, _ in _counts(cfg, part.metainfo):
             if highest >= count:
                 raise UsageError(
-                    f'{part.where} has the label {highest}, but {key} is {count}, so that only 0 '
+                    f'{part.where} has the label {highest}, but {key} is {count}, so only 0 '
                     f'to {count - 1} are classes; set {key}, or fix the image list'
                 )
     for name, head in model.named_modules():
@@ -115,7 +115,7 @@ def _check_label_maps(cfg: Config, part: Part, report: Report) -> None:
         if beyond:
             raise UsageError(
                 f'label map {files[min(beyond)]} ({part.where}) has the value {min(beyond)}, but '
-                f'{head}.num_classes is {count}, so that only 0 to {count - 1} are classes; check '
+                f'{head}.num_classes is {count}, so only 0 to {count - 1} are classes; check '
                 f'metainfo.classes, reduce_zero_label and {head}.ignore_index'
             )
     found = files.keys() - ignored
@@ -138,7 +138,7 @@ def _check_masks_of_255(part: Part, report: Report) -> None:
     if IGNORED in values and values <= {0, IGNORED}:
         fault = (
             f'label maps of {part.where} have only the values {some(sorted(values))} when they '
-            'are loaded, and 255 is ignored, so that there is one class at most; number the '
+            'are loaded, and 255 is ignored, so there is at most one class; number the '
             'classes from 0 (1 instead of 255) in the files, or drop reduce_zero_label'
         )
         if count <= MAPS:

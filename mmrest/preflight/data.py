@@ -21,7 +21,7 @@ SAMPLES = 24
 
 
 class Sample(NamedTuple):
-    """Data info of a sample, and what the pipeline makes of it; None if it drops the sample."""
+    """Data info of a sample, and the pipeline's output; None if the pipeline drops the sample."""
 
     info: Dict[str, Any]
     packed: Any
@@ -124,7 +124,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
                 f'write ({classes!r},), with the comma, for a single class'
             )
         if len(set(classes)) < len(classes) and not isinstance(classes, str):
-            raise UsageError(f'{key}.metainfo.classes has a name twice: {some(classes, 100)}')
+            raise UsageError(f'{key}.metainfo.classes lists a name twice: {some(classes, 100)}')
     masks = any(node.get('with_mask') for _, node in nodes)
     with checked_reading(masks) as read, explained(f'{where} cannot be built'):
         loader = Runner.build_dataloader(cfg[where], seed=0)
@@ -186,7 +186,7 @@ def check_objects(parts: List[Part], report: Report) -> None:
     """Check that the datasets with boxes have an object that counts.
 
     Raises:
-        UsageError: none is in the training; an evaluation without any is a warning.
+        UsageError: the training data has none; for an evaluation, this is only a warning.
     """
     for phase in ('train', 'val'):
         listed = [p for p in parts if p.phase == phase and p.samples]
@@ -196,7 +196,7 @@ def check_objects(parts: List[Part], report: Report) -> None:
             count, where = sum(len(p.dataset) for p in listed), some([p.where for p in listed], 2)
             fault = (
                 f'none of the {count} images of {where} has an object that counts: crowds, '
-                'difficult or small objects, boxes of area 0 or outside of the image, and other '
+                'difficult or small objects, boxes of area 0 or outside the image, and other '
                 'classes do not'
             )
             if phase == 'train':
@@ -211,7 +211,8 @@ def shared_data(parts: List[Part]) -> Iterator[str]:
     for part in [part for part in parts if part.phase == 'val']:
         paths = {sample.info.get('img_path') for sample in part.samples} & trained.keys() - {None}
         for path in sorted(paths)[:1]:
-            yield f'{part.where} has images of {trained[path]}, such as {path}; scores mislead'
+            where = f'{trained[path]}, such as {path}'
+            yield f'{part.where} has images of {where}; scores are misleading'
 
 
 def _has_object(info: Dict[str, Any]) -> bool:

@@ -45,13 +45,13 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
     if length and accumulated > iterations:
         report.warnings.append(
             f'optim_wrapper.accumulative_counts={accumulated} exceeds the {iterations:,} '
-            'iterations of the run, so that the optimizer makes a single step; reduce it'
+            'iterations of the run, so the optimizer takes a single step; reduce it'
         )
     unit = 'epochs' if by_epoch else 'iterations'
     optimizer, scaling = wrapper.get('optimizer') or {}, cfg.get('auto_scale_lr') or {}
     rate = f'{type_name(optimizer)}, lr {optimizer.get("lr")}'
     if scaling.get('base_batch_size') and not scaling.get('enable'):
-        rate += f' (for an effective batch size of {scaling["base_batch_size"]:g})'
+        rate += f' (for a total batch size of {scaling["base_batch_size"]:g})'
     report.add('batch', f'{batch_size} x {get_world_size()} process(es)')
     report.add('iterations per epoch', f'{batches:,}')
     report.add('length', f'{length:,} {unit}' if length else 'set by its loop')
@@ -69,7 +69,7 @@ def _mismatches(part: dict, length: int, by_epoch: bool, batches: int) -> Iterat
     name, in_epochs = type_name(part), part.get('by_epoch', True)
     if in_epochs and not by_epoch and not part.get('convert_to_iter_based'):
         yield (
-            f'{name} of param_scheduler counts epochs, but the run counts iterations, so that it '
+            f'{name} of param_scheduler counts epochs, but the run counts iterations, so it '
             'has no effect; set by_epoch=False'
         )
     elif in_epochs == by_epoch and min(part.get('milestones') or [0]) >= length:
@@ -88,13 +88,13 @@ def _mismatches(part: dict, length: int, by_epoch: bool, batches: int) -> Iterat
 
 
 def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> None:
-    """Check that the disk of the checkpoints has space for those of a run.
+    """Check that there is enough disk space for the checkpoints of a run.
 
     A run keeps ``max_keep_ckpts``, or else all, the best of each metric, and one more until an
     older one is removed. Checkpoints of a resumed run are not counted again.
 
     Raises:
-        UsageError: it does not; the message has the numbers.
+        UsageError: there is not; the message has the numbers.
     """
     hook, folder, option = cfg.default_hooks.get('checkpoint'), cfg.work_dir, '--work-dir'
     if hook is None:
@@ -138,7 +138,7 @@ def _bytes(cfg: Config, model: nn.Module, hook: dict) -> int:
 
 
 def _length(cfg: Config) -> Tuple[Optional[int], bool]:
-    """Return epochs or iterations of a run, None if not in its loop, and True for epochs."""
+    """Return the epochs or iterations of a run, if configured, and True for epochs."""
     by_epoch = cfg.train_cfg.get('max_epochs') is not None
     return cfg.train_cfg.get('max_epochs' if by_epoch else 'max_iters'), by_epoch
 

@@ -47,7 +47,7 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> Any:
     unused = [key for key in keys if not any(key in name for name in names)]
     similar = [(key, near(key.split('.')[-1], words, 0.85)) for key in unused]
     hints = [f'{key} ({found[0]}?)' for key, found in similar if found and found[0] not in key]
-    if hints:  # keys of other networks are usual
+    if hints:  # keys for other networks are common
         report.warnings.append(
             f'paramwise_cfg.custom_keys occur in no parameter name: {some(hints)}'
         )
@@ -120,7 +120,7 @@ def check_step(
         _train(cfg, model, loaders['train'].collate_fn(inputs), report)
     else:
         report.warnings.append(
-            'no step of training was tried: samples are not single images, or too few for a batch'
+            'no training step was tried: samples are not single images, or too few for a batch'
         )
     of_val = [item for item in usable if item[0].phase == 'val']
     for part, sample in of_val[:1] if evaluator is not None else ():
@@ -145,7 +145,7 @@ def _network(cfg: Config) -> nn.Module:
     for module in model.modules():
         test_cfg = getattr(module, 'test_cfg', None)
         if isinstance(test_cfg, dict) and 'score_thr' in test_cfg:
-            test_cfg['score_thr'] = 0  # else an untrained detector has no boxes for NMS
+            test_cfg['score_thr'] = 0  # otherwise, an untrained detector has no boxes for NMS
     return model.to(get_device())
 
 

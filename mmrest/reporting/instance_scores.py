@@ -51,8 +51,8 @@ class InstanceScores:
         return (
             f'F1 of the {"masks" if "segm" in self._kinds else "boxes"} with a score of at least '
             f'{self._score_thr:g}, each matched by pycocotools to an annotation of its class, '
-            'averaged over the IoU thresholds 0.50, 0.55 ... 0.95. An image without annotations '
-            'and such detections has no score.'
+            'averaged over the IoU thresholds 0.50, 0.55 ... 0.95. An image with neither '
+            'annotations nor such detections has no score.'
         )
 
     def add(self, sample: BaseDataElement) -> None:

@@ -140,7 +140,7 @@ def _speed(cfg: Config, log: Log, processes: int) -> Rows:
     if 'time' in medians:
         text = f'{medians["time"]:.3f} s'
         if 'data_time' in medians:
-            text += f', of which {medians["data_time"]:.3f} s wait for data'
+            text += f', of which {medians["data_time"]:.3f} s waiting for data'
         rows.append(('one iteration, median', text))
         seconds = statistics.mean(columns['time']) * log.train[-1]['iter']
         total = datetime.timedelta(seconds=round(seconds))

@@ -131,7 +131,7 @@ def _pretrained(cfg: Config) -> str:
     weights = (cfg.model.get('backbone') or {}).get('init_cfg')
     source = weights.get('checkpoint') if isinstance(weights, dict) else None
     texts = [f'backbone: {source}'] if source else []
-    if cfg.get('load_from') and not cfg.get('resume'):  # else it is the run's own checkpoint
+    if cfg.get('load_from') and not cfg.get('resume'):  # otherwise, it is the run's own
         texts.append(f'full model: {cfg.load_from}')
     return '; '.join(texts) or 'none: from scratch'
 

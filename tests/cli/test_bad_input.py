@@ -115,7 +115,7 @@ CASES = {
     'get_flops rmt_t --shape 1 2 3': '--shape: takes a height and a width, not 3 numbers',
     f'visualize decay rmt_t {SET} model.arch=xl': "ValueError: arch: unknown name 'xl'",
     'visualize decay rest_lite': 'the backbone of rest_lite is a ResT; decay needs RMT',
-    'visualize decay rmt_t --token 224 0': '--token 224 0 is outside of the image',
+    'visualize decay rmt_t --token 224 0': '--token 224 0 is outside the image',
     f'{ATTENTION} --stage 5': '--stage 5: tiny.py has 4 stages',
     f'{ATTENTION} --block 2': '--block 2: stage 1 of tiny.py has 1 blocks',
     f'{ATTENTION} --head 2': '--head 2: stage 1 of tiny.py has 1 heads',

@@ -42,7 +42,7 @@ def test_a_detector(dry_run, tmp_path, coco_root):
         'batch 2 x 1 process(es)',
         'iterations per epoch 2',
         'length 1 epochs',
-        'optimizer AdamW, lr 0.0001 (for an effective batch size of 16)',
+        'optimizer AdamW, lr 0.0001 (for a total batch size of 16)',
         'are free',
         'starting from scratch',
     ):

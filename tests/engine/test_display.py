@@ -147,7 +147,7 @@ def test_screen(tmp_path, phase):
     if phase == 'train':
         assert re.search('model +Toy, 0.0 M parameters', output)
         assert '4 images to train on, 4 to evaluate on' in output
-        assert '3 epochs of 2 iterations, effective batch size 2' in output
+        assert '3 epochs of 2 iterations, total batch size 2' in output
         assert re.search(
             r'epoch 3/3 .* 100% \S+ loss \S+ lr 0\.01 [0-9.e+]+ img/s [0-9.]+ GiB *\n', output
         )

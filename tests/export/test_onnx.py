@@ -122,7 +122,7 @@ def test_missing_packages(monkeypatch):
 
 def test_old_torch(monkeypatch):
     monkeypatch.setattr(torch, '__version__', '2.6.0+cpu')
-    with pytest.raises(UsageError, match=r'needs torch 2\.7 or later, this is 2\.6\.0\+cpu'):
+    with pytest.raises(UsageError, match=r'needs torch 2\.7 or later, got 2\.6\.0\+cpu'):
         check_packages([])
 
 

@@ -95,7 +95,7 @@ INF, NAN = float('inf'), float('nan')
     (RMT, dict(axial=(1, 1, 0, 0)), r'axial\[0\] must be True or False, got 1'),
     (RMT, dict(layer_scale=('a',) * 4), r'layer_scale\[0\] must be a number or None'),
     (RMT, dict(dims=(10, 16, 24, 32), num_heads=(2, 2, 3, 4)),
-        r'dims\[0\]=10 and num_heads\[0\]=2 give 5 channels a head'),
+        r'dims\[0\]=10 and num_heads\[0\]=2 give 5 channels per head'),
 ])  # fmt: skip
 def test_errors_name_the_field(family, arch, message):
     if isinstance(arch, dict) and 'missing' not in message and 'base' not in arch:

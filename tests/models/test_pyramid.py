@@ -291,9 +291,9 @@ def test_other_shapes_are_refused(kind, shape):
         ('norm_in_path', 0, 'True or False, got 0'),
         ('norm_cfg', 'BN', r"be a dict whose type.*got 'BN'"),
         ('norm_cfg', {}, r'be a dict whose type.*got \{\}'),
-        ('norm_cfg', None, 'be a dict whose type is a norm layer.*got None'),
-        ('norm_cfg', dict(type='BM'), "be .* a norm layer of mmcv for maps: 'BN'.*'BM'"),
-        ('norm_cfg', dict(type='LN'), "be a dict whose type is a norm layer.*'LN'"),
+        ('norm_cfg', None, 'be a dict whose type is an mmcv norm layer.*got None'),
+        ('norm_cfg', dict(type='BM'), "be .* an mmcv norm layer for maps: 'BN'.*'BM'"),
+        ('norm_cfg', dict(type='LN'), "be a dict whose type is an mmcv norm layer.*'LN'"),
     ],
 )
 def test_bad_arguments_are_named(family, argument, value, message):

@@ -168,7 +168,7 @@ def test_not_during_the_capture_of_a_graph(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
     for _ in range(2):
         reason = trust.refuse_untrusted('EMSA', torch.device('cuda'), torch.bfloat16, 16, 16)
-        assert reason == 'a CUDA graph is being captured before the kernel was tried'
+        assert reason == 'a CUDA graph is being captured before the kernel has been tried'
     assert not trust._verdicts
 
 

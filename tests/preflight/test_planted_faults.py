@@ -139,7 +139,7 @@ OPTION_FAULTS = {
         'set metainfo.classes in that order'),
     'all classes of COCO, of which the file has the first ones': (
         'det', classes(CocoDataset.METAINFO['classes']), "class 'motorcycle', 'airplane', 'bus'"),
-    'a class twice': ('det', classes(('person', 'person', 'car')), 'has a name twice'),
+    'a class twice': ('det', classes(('person', 'person', 'car')), 'lists a name twice'),
     'a class list that is a string': ('det', classes('person'),
         "is the string 'person', but must be a list of names"),
     'evaluator of other annotations': ('det', {'val_evaluator.ann_file': f'coco/{TRAIN}'},

@@ -100,7 +100,7 @@ def test_schedule(end, warns):
         'iterations per epoch': '100',
         'length': '3 epochs',
         'batch': '2 x 1 process(es)',
-        'optimizer': 'AdamW, lr 0.0001 (for an effective batch size of 16)',
+        'optimizer': 'AdamW, lr 0.0001 (for a total batch size of 16)',
         'schedule': f'LinearLR 0 to {end} (iterations)',
     }
     assert bool(report.warnings) == warns

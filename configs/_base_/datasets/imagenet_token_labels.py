@@ -2,7 +2,7 @@
 # image of train/ (docs/classification.md). Augmentations are as in imagenet.py; the labels follow
 # crop, flip and RandAugment. As in the official code, the teacher also sets the class of each crop
 # (relabel; not specified in the paper), and tests use the central 224 x 224 of a short side of 233
-# (224 / 0.96). 16 x 128 images are the batch of 2048.
+# (224 / 0.96). 16 x 128 images make a batch of 2048.
 _base_ = './imagenet.py'
 
 bgr_mean, bgr_std = _base_.bgr_mean, _base_.bgr_std

@@ -24,7 +24,7 @@ def emsa_reference(
         logits = F.conv2d(logits, mix_weight, mix_bias)
     attention = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     if mix_weight is not None:
-        # A layer norm over both dimensions of a map is its instance norm. Unlike torch's
+        # A layer norm over both dimensions of a map equals its instance norm. Unlike torch's
         # instance_norm, it accepts maps of a single element.
         attention = F.layer_norm(attention, attention.shape[-2:], eps=eps)
     return attention.to(v.dtype) @ v

@@ -39,8 +39,7 @@ def emsa_in_graphs(
 def _unit(keys: int, eps: float) -> float:
     """Return the factor that scales R if it may be in half precision.
 
-    It keeps small deviations, as the reference does, whose norm scales maps of low variance as
-    much.
+    It preserves small deviations. The norm of the reference scales maps of low variance as much.
     """
     return eps**-0.5 if eps > 0 else keys
 
@@ -156,7 +155,7 @@ def _blocks(q: Tensor, row_elements: int) -> Iterator[Tuple[slice, List[slice]]]
 
 
 def _scaled_keys(k: Tensor) -> Tensor:
-    """Transpose (B, n, M, d) to (B, n, d, M) and scale; float16 logits could overflow."""
+    """Transpose (B, n, M, d) to (B, n, d, M) and scale; unscaled float16 logits could overflow."""
     return (k * k.shape[-1] ** -0.5).mT.contiguous()
 
 

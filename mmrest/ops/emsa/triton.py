@@ -60,8 +60,8 @@ def emsa(
         eps: added to the variance in the instance norm.
 
     Returns:
-        The result, (B, n, N, d_v), and for the backward pass of each row of the maps the maximum
-        and the sum of its softmax, and the sum of the squares of its deviations; (B, n, N) each.
+        The result, (B, n, N, d_v), and for the backward pass, for each row of the maps, the
+        maximum and sum of its softmax and the sum of its squared deviations; (B, n, N) each.
     """
     outputs = out, m_i, l_i, squares = _outputs(q, v)
     q, k, v = map(dense_channels, (q, k, v))
@@ -78,7 +78,7 @@ def emsa(
 
 
 def _outputs(q: Tensor, v: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the outputs of :func:`emsa`, to be computed."""
+    """Return uninitialised outputs of :func:`emsa`."""
     batch, heads, queries, _ = q.shape
     statistics = (q.new_empty(q.shape[:-1], dtype=wide_type(q)[0]) for _ in range(3))
     # Heads are adjacent for each token, as the output projection expects them.
@@ -117,7 +117,7 @@ def emsa_backward(
     by_token = (grad.to(wide) * out).sum(-1)
     norm_term = by_token.sum(-1) * factor**2 / (queries * keys)
     norm_term /= keys
-    # The softmax subtracts from each row of its gradient the sum of softmax times gradient.
+    # The backward pass of the softmax subtracts the sum of softmax times gradient from each row.
     # No map is needed: P (v - mean of v) is the result, and the sums of P R and R^2 are equal.
     # The mean has no effect in exact arithmetic; without it, large numbers would cancel.
     mean = v.mean(2, dtype=wide)
@@ -130,7 +130,7 @@ def emsa_backward(
         _backward_queries[_grid(queries, q, v)](*shared, of_pairs, **layout)
     scaled = mix * dim**-0.5
     grad_q = torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs).to(q.dtype).contiguous()
-    # An einsum would be a matrix-vector product, with most of a GPU idle.
+    # An einsum would be a matrix-vector product, which leaves most of a GPU idle.
     grad_weight = (q.to(wide)[:, None] * of_pairs).sum((0, 3, 4)) * dim**-0.5
     grad_weight = grad_weight.to(mix_weight.dtype).view_as(mix_weight)
 
@@ -158,7 +158,7 @@ def _save(ctx: FunctionCtx, inputs: Tuple[Any, ...], output: Tuple[Tensor, ...])
 
 @differentiable_once
 def _differentiate(ctx: FunctionCtx, grad: Tensor, *_: None) -> Tuple[Any, ...]:
-    if grad is None:  # the next function has none
+    if grad is None:  # no gradient reaches the result
         return (None,) * 6
     grads = torch.ops.mmrest.emsa_backward(grad, *ctx.saved_tensors, ctx.eps)
     grad_bias = grads[3].new_zeros(len(grads[3])) if ctx.has_bias else None
@@ -199,7 +199,7 @@ def _read(x, stride, token, tokens, dim, DIM: tl.constexpr):
 
 @triton.jit
 def _read_centred(x, stride, mean, token, tokens, dim, DIM: tl.constexpr):
-    """Load vectors of some tokens, less the mean of all tokens."""
+    """Load vectors of some tokens, minus the mean of all tokens."""
     values = _read(x, stride, token, tokens, dim, DIM)
     channel = tl.arange(0, DIM)
     return (values - tl.load(mean + channel, mask=channel < dim, other=0.0)).to(values.dtype)
@@ -328,7 +328,7 @@ def _backward_keys(
     WIDE: tl.constexpr,
     GRAD, GRAD_V,
 ):  # fmt: skip
-    """Multiply it by the queries, to (B, h, g, M, d); compute the gradient of a tile of values."""
+    """Multiply the same gradient by the queries, to (B, h, g, M, d); compute a tile of grad_v."""
     sample, head, column = place_of_tile(heads, keys, COLUMNS)
     q, k = q + sample * Q[0], k + sample * K[0]
     v += sample * V[0] + head * V[1]

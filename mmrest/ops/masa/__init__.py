@@ -74,7 +74,7 @@ def _refuse_unless_small(q: Tensor, *_: Any) -> Optional[str]:
     return refuse_unless_small(q, height * width)
 
 
-# The trials have several tiles of the kernels, the last one partial.
+# The trials span several tiles of the kernels, the last one partial.
 _full = Operation(
     'full MaSA',
     [

@@ -35,7 +35,7 @@ def _rotated(q: Tensor, k: Tensor, tables: PositionTables) -> Tuple[Tensor, Tens
 def _decayed_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
     """Return ``softmax(q k^T + decay) v`` for (..., n, L, d) and (n, L, L).
 
-    The decay is a float32 table, so that logits and softmax are at least float32, too.
+    The decay is a float32 table, so logits and softmax are also at least float32.
     """
     attention = (q @ k.transpose(-2, -1) + decay).softmax(-1)
     return attention.to(v.dtype) @ v

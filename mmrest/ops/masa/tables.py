@@ -50,7 +50,7 @@ class RelPos2d:
         """Return the tables of a map of `height` x `width` tokens."""
         if is_compiling() and not are_static(height, width):
             return self._make(height, width, device)
-        # Reading a string guards a graph, whose constants would else serve other networks, too.
+        # Reading a string guards a graph; other networks would otherwise reuse its constants.
         return self._cached(height, width, device, self._values)
 
     @constant_in_graphs
@@ -64,7 +64,7 @@ class RelPos2d:
         # Tensors of inference mode cannot be used in a later training step.
         with torch.inference_mode(False):
             tables = self._make(height, width, device)
-        if type(tables.sin) is Tensor:  # not a proxy of a tracer
+        if type(tables.sin) is Tensor:  # not a tracer's proxy
             self._kept = {key: tables}
         return tables
 

@@ -53,7 +53,7 @@ def masa(
         axial: attend along each axis in turn instead of over all tokens.
 
     Returns:
-        The result, (B, H, W, n, d_v), and for the backward pass the rotated queries and keys, the
+        The result, (B, H, W, n, d_v), and for the backward pass, the rotated queries and keys, the
         result of the first axis, and maximum and inverse sum of the softmax along each axis.
     """
     outputs = out, rotated_q, rotated_k, middle, statistics = _outputs(q, k, v, axial)
@@ -70,7 +70,7 @@ def masa(
 def _outputs(
     q: Tensor, k: Tensor, v: Tensor, axial: bool
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the outputs of :func:`masa`, to be computed."""
+    """Return uninitialised outputs of :func:`masa`."""
     passes = 2 if axial else 1
     return (
         v.new_empty(v.shape),
@@ -144,7 +144,7 @@ def _save(ctx: FunctionCtx, inputs: Tuple[Any, ...], output: Tuple[Tensor, ...])
 
 @differentiable_once
 def _differentiate(ctx: FunctionCtx, grad: Tensor, *_: None) -> Tuple[Any, ...]:
-    if grad is None:  # the next function has none
+    if grad is None:  # no gradient reaches the result
         return (None,) * 6
     grads = torch.ops.mmrest.masa_backward(grad, *ctx.saved_tensors, ctx.axial)
     return (*grads, None, None, None)
