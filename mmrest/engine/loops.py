@@ -124,7 +124,8 @@ class _Resumable:
         if batch:
             say(f'resuming the dataloader at batch {batch}')
 
-    def _evaluate_if_due(self, done: int, end: int) -> None:
+    def evaluate_if_due(self, done: int, end: int) -> None:
+        """Evaluate if it is time, after `done` of `end` epochs or iterations."""
         self._decide_current_val_interval()
         if self.runner.val_loop is None or done < self.val_begin:
             return
@@ -156,11 +157,11 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
             done = 0
         if done == 0 and self._lacks_evaluation():
             say('running the evaluation after this checkpoint')
-            self._evaluate_if_due(self._epoch, self._max_epochs)
+            self.evaluate_if_due(self._epoch, self._max_epochs)
         while self._epoch < self._max_epochs and not self.stop_training:
             self._run_epoch(done)
             done, self._resumed = 0, None
-            self._evaluate_if_due(self._epoch, self._max_epochs)
+            self.evaluate_if_due(self._epoch, self._max_epochs)
 
     def _run_epoch(self, done: int) -> None:
         self.runner.call_hook('before_train_epoch')
@@ -181,7 +182,7 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
     def _run(self) -> None:
         self.runner.call_hook('before_train_epoch')
         if self._lacks_evaluation():
-            self._evaluate_if_due(self._iter, self._max_iters)
+            self.evaluate_if_due(self._iter, self._max_iters)
         batches, sampler = self._iter, self.dataloader.batch_sampler
         if not sampler.is_endless:
             epoch, batches = divmod(self._iter, len(self.dataloader))
@@ -194,7 +195,7 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
             while self._iter < self._max_iters and not self.stop_training:
                 self.runner.model.train()
                 self.run_iter(next(self.dataloader_iterator))
-                self._evaluate_if_due(self._iter, self._max_iters)
+                self.evaluate_if_due(self._iter, self._max_iters)
         finally:
             self.dataloader_iterator._iterator.close()
         self.runner.call_hook('after_train_epoch')

@@ -143,6 +143,8 @@ def check_same_optimizer(source: str, before: Optional[List[dict]], wrapper: Any
         '--cfg-options load_from=PATH, without --resume'
     )
     kinds = [sorted(k for k in _KINDS if k in of[0]) for of in (before, now) if of]
+    if len(kinds) == 2 and now[0].get('amsgrad') and not before[0].get('amsgrad'):
+        kinds[1].append('amsgrad')  # which has a state of its own
     if len(kinds) == 2 and kinds[0] != kinds[1]:
         raise CheckpointError(
             f'{source} contains the state of an optimizer with {", ".join(kinds[0])}, but the '

@@ -29,7 +29,7 @@ from .evaluation import check_evaluator
 from .findings import Fact, Report, explained, quiet
 from .names import check_names, misspelt_keys
 from .resources import check_disk, check_schedule, check_weights, check_writable
-from .step import check_hooks_and_schedulers, check_optimizer, check_step
+from .step import check_optimizer, check_run
 
 __all__ = ['Fact', 'Rehearsal', 'Report', 'explained', 'rehearse']
 
@@ -110,8 +110,7 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
             batches = len(loaders['train'])
             check_schedule(cfg, batches, report)
             check_disk(cfg, model, batches, report)
-            if thorough:  # a run builds its hooks and schedulers at its start, anyway
-                check_hooks_and_schedulers(cfg, optimizer, batches)
+            if thorough:
                 progress.update('training a step and predicting an image')
-                check_step(cfg, loaders, parts, evaluators.get('val'), report)
+                check_run(cfg, loaders, parts, evaluators.get('val'), folder, report)
     return Rehearsal(report, {phase: loader.dataset for phase, loader in loaders.items()})

@@ -23,7 +23,7 @@ class Read:
 
     Attributes:
         images: number of images.
-        unknown: names of VOC's objects that are not classes, which mmdet drops.
+        unknown: names or numbers of objects that are not classes, which mmdet drops.
         small: number of VOC's objects below ``bbox_min_size``.
     """
 
@@ -76,6 +76,9 @@ def _of_coco(found: Dict[str, Read], masks: bool, evaluated: bool) -> Methods:
             _check_entries(self.file, self.dataset, needed)
             found[self.file].images = len(self.dataset['images'])
         index(self)
+        if type(self) is COCO:
+            numbered = (entry['category_id'] for entry in self.anns.values())
+            found[self.file].unknown.update(n for n in numbered if n not in self.cats)
 
     def checked_numbers(self: Any, cat_names: Sequence[str] = (), **others: Any) -> List[int]:
         labels = numbers(self, cat_names, **others)
@@ -106,7 +109,8 @@ def _check_entries(path: str, content: Dict[str, Any], needed: Dict[str, List[st
                     which = entry.get('id', f'number {place} of the list')
                     why = ', which the evaluation reads' if name == 'iscrowd' else ''
                     raise UsageError(f'{path}: {kind} {which} has no {name}{why}; add it')
-            if key == 'annotations' and len(entry['bbox']) != 4:
+            numbers = [n for n in entry.get('bbox', ()) if isinstance(n, (int, float))]
+            if key == 'annotations' and not len(entry['bbox']) == len(numbers) == 4:
                 raise UsageError(
                     f'{path}: annotation {entry["id"]} has the bbox {entry["bbox"]}; set it to '
                     'the four numbers x, y, width and height'

@@ -31,6 +31,12 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
     named = [part for part in parts if part.classes is not None]
     for part in named if not OPEN & cfg.model.keys() else ():
         _check_same(named[0], part)
+        reduced = [p.metainfo.get('reduce_zero_label', False) for p in (named[0], part)]
+        if reduced[0] != reduced[1]:
+            report.warnings.append(
+                f'reduce_zero_label is {reduced[1]} in {part.where}, but {reduced[0]} in '
+                f'{named[0].where}, so that labels differ by 1 unless the files do; set one value'
+            )
         for key, count, names in _counts(cfg, part.metainfo):
             if count != len(names):
                 raise UsageError(

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tu
 import mmcv
 import numpy as np
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, InfiniteSampler
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
@@ -18,6 +18,9 @@ from .findings import Report, explained
 
 SAMPLES = 24
 """Number of samples to prepare per dataset; takes a second or two for large images."""
+
+OUTSIDE = 0.05
+"""Share of boxes beyond their image from which a file is suspicious."""
 
 
 class Sample(NamedTuple):
@@ -74,9 +77,16 @@ class Part(NamedTuple):
                 data = crop(data)
             fault = f'{name} of {self.where}.pipeline fails on {path or info.get("img_path")}'
             with explained(fault, 'if the file is damaged, replace or remove it' if loads else ''):
-                data = step(data)
+                annotated, data = _is_annotated(data), step(data)
             if data is None:
                 return None
+            size = data.get('img_shape', data.get('ori_shape'))
+            moved = data.get('flip') or size != data.get('ori_shape')
+            if loads and moved and self.phase == 'train' and _is_annotated(data) > annotated:
+                raise UsageError(
+                    f'{self.where}.pipeline resizes or flips images before {name} loads their '
+                    'annotations, which then do not match; put LoadAnnotations first'
+                )
             if loads and 'ori_shape' in data:
                 self._check_sizes(info, data)
         return data
@@ -128,6 +138,12 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     masks = any(node.get('with_mask') for _, node in nodes)
     with checked_reading(masks) as read, explained(f'{where} cannot be built'):
         loader = Runner.build_dataloader(cfg[where], seed=0)
+    by_epoch = cfg.train_cfg.get('max_epochs') if phase == 'train' else True
+    if isinstance(loader.sampler, InfiniteSampler) and by_epoch:
+        raise UsageError(
+            f'{where}.sampler is an InfiniteSampler, with which an epoch or evaluation never '
+            'ends; set DefaultSampler'
+        )
     parts = list(_leaves(f'{where}.dataset', phase, loader.dataset))
     for part in parts:
         if not len(part.dataset):
@@ -145,7 +161,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
             names = ', '.join(map(str, part.classes[:3]))
             more = ', ...' if len(part.classes) > 3 else ''
             report.add(f'classes of {part.where}', f'{len(part.classes)}: {names}{more}')
-        _sample(part)
+        _sample(part, warn)
     return loader, parts
 
 
@@ -160,7 +176,7 @@ def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Part]:
         yield Part(where, phase, dataset, [])
 
 
-def _sample(part: Part) -> None:
+def _sample(part: Part, warn: Callable[[str], None]) -> None:
     """Prepare samples spread over a dataset, and check that their objects remain."""
     count = len(part.dataset)
     if not hasattr(getattr(part.dataset, 'pipeline', None), 'transforms'):
@@ -174,6 +190,13 @@ def _sample(part: Part) -> None:
         part.samples.append(Sample(info, packed))
     annotated = [sample for sample in part.samples if _has_object(sample.info)]
     tried = annotated or part.samples
+    boxes = [(*i['bbox'], s.info) for s in annotated for i in s.info['instances']]
+    outside = [x > info['width'] + 1 or y > info['height'] + 1 for *_, x, y, info in boxes]
+    if sum(outside) > OUTSIDE * len(outside):
+        warn(
+            f'{sum(outside)} of {len(outside)} boxes of {part.where} extend beyond their image; '
+            'the bbox of COCO is x, y, width and height, in pixels'
+        )
     dropped = all(sample.packed is None for sample in part.samples)
     if dropped or (annotated and all(count_instances(s.packed) == 0 for s in annotated)):
         raise UsageError(
@@ -213,6 +236,10 @@ def shared_data(parts: List[Part]) -> Iterator[str]:
         for path in sorted(paths)[:1]:
             where = f'{trained[path]}, such as {path}'
             yield f'{part.where} has images of {where}; scores are misleading'
+
+
+def _is_annotated(data: Dict[str, Any]) -> bool:
+    return 'gt_bboxes' in data or 'gt_seg_map' in data
 
 
 def _has_object(info: Dict[str, Any]) -> bool:

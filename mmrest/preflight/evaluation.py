@@ -68,6 +68,8 @@ def check_evaluator(
                 f'path contains {voc}, and fails with more than 20; rename the folder'
             )
     several = len(evaluator.metrics) > 1
+    if len(parts) > 1 and type(evaluator).__name__ == 'MultiDatasetsEvaluator':
+        return evaluator  # each metric is for another dataset
     scores = [
         _check_metric(f'{where}.{index}' if several else where, metric, parts, report)
         for index, metric in enumerate(evaluator.metrics)
@@ -88,6 +90,9 @@ def _monitored(cfg: Config) -> Iterator[Tuple[str, str]]:
         for name in [best] if isinstance(best, str) else best:
             if name != 'auto':
                 yield f'{where}.save_best', name
+        rule = hook.get('rule') if isinstance(best, str) else None
+        if rule == 'less' and any(best.endswith(tuple(names)) for names in BEST.values()):
+            raise UsageError(f"{where}.rule is 'less', which keeps the worst {best}; remove it")
         if type_name(hook) == 'EarlyStoppingHook' and 'monitor' in hook:
             yield f'{where}.monitor', hook['monitor']
 
@@ -95,21 +100,21 @@ def _monitored(cfg: Config) -> Iterator[Tuple[str, str]]:
 def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) -> List[str]:
     """Return the names of the scores; none if the metric cannot be rehearsed."""
     best = next((BEST[k.__name__] for k in type(metric).__mro__ if k.__name__ in BEST), None)
-    if best is None or getattr(metric, 'format_only', False) or len(parts) != 1:
+    if best is None or getattr(metric, 'format_only', False) or not parts:
         return []
-    (part,), kind = parts, type(metric).__name__
-    kept = [sample for sample in part.samples if sample.packed is not None]
+    part, kind = parts[0], type(metric).__name__
+    kept = [(of, s) for of in parts for s in of.samples if s.packed is not None]
     if 'bbox_mAP' in best:
-        kept = [s for s in kept if len(s.info.get('instances') or ()) <= MOST_BOXES]
-    if not kept or ('segments_info' in kept[0].info) != ('PQ' in best):
+        kept = [(of, s) for of, s in kept if len(s.info.get('instances') or ()) <= MOST_BOXES]
+    if not kept or ('segments_info' in kept[0][1].info) != ('PQ' in best):
         return []  # panoptic masks differ from instance masks
     fault = f'{where} ({kind}) fails on the annotations of {part.where}'
     with explained(fault, 'check that the metric is meant for this data'):
-        predicted = [found for found in (perfect(part, sample) for sample in kept) if found]
-        if not predicted and 'instances' not in kept[0].info:
+        predicted = [found for found in (perfect(of, sample) for of, sample in kept) if found]
+        if not predicted and 'instances' not in kept[0][1].info:
             raise UsageError(
                 f'{where} ({kind}) has nothing to compare with: the pipeline of {part.where} '
-                'loads no annotations; add LoadAnnotations'
+                'loads or packs no annotations; add LoadAnnotations, and end it with Pack...Inputs'
             )
         scores = score(metric, part, [sample.to_dict() for sample in predicted])
     prefix = f'{metric.prefix}/' if metric.prefix else ''
@@ -131,6 +136,8 @@ def score(metric: Any, part: Part, outputs: List[Dict[str, Any]]) -> Dict[str, f
     metric.results, metric.dataset_meta = [], part.metainfo
     if hasattr(metric, 'img_ids'):
         metric.img_ids = [output['img_id'] for output in outputs]
+    if getattr(metric, 'nan_to_num', None) is not None:
+        metric.nan_to_num = None  # classes that these samples lack would count
     metric.process({}, outputs)
     return dict(metric.compute_metrics(metric.results)) if outputs else {}
 
@@ -162,7 +169,8 @@ def perfect(part: Part, sample: Sample) -> Optional[Any]:
         labels = truth.gt_sem_seg.data[None].float()  # a prediction has the size of its image
         truth.pred_sem_seg = PixelData(data=interpolate(labels, truth.ori_shape[:2])[0].long())
     elif 'gt_label' in truth:
-        number = max(len(part.classes or ()), int(truth.gt_label.max()) + 1)
+        labels = [np.max(s.info['gt_label'], initial=-1) for s in part.samples]
+        number = max(len(part.classes or ()), int(max(labels)) + 1)
         truth.pred_score = one_hot(truth.gt_label.long(), number).sum(0).float()
     else:
         return None

@@ -26,6 +26,8 @@ REMEDIES = {
     'reduce_zero_label': 'set it to the same value in the dataset and in LoadAnnotations',
     'shape of the mask': 'if the pipeline resizes label maps, put LoadAnnotations after the step '
     'that resizes',
+    'not a subset of classes': 'for classes of your own, set dataset.type=BaseSegDataset',
+    'base_wd should not be None': 'set weight_decay of the optimizer, or remove its multipliers',
     'Please install': 'install it, or use another backend',
     "'ConfigDict' object has no attribute": 'add it to the config of that part',
 }

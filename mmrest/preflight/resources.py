@@ -40,6 +40,9 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
     if length is not None and (not isinstance(length, int) or length < 1):
         key = 'max_epochs' if by_epoch else 'max_iters'
         raise UsageError(f'train_cfg.{key} must be a positive integer, got {length!r}')
+    interval = cfg.train_cfg.get('val_interval', 1)
+    if not isinstance(interval, int) or interval < 1:
+        raise UsageError(f'train_cfg.val_interval must be a positive integer, got {interval!r}')
     iterations = (length or 0) * (batches if by_epoch else 1)
     accumulated = wrapper.get('accumulative_counts', 1)
     if length and accumulated > iterations:
@@ -67,6 +70,8 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
 def _mismatches(part: dict, length: int, by_epoch: bool, batches: int) -> Iterator[str]:
     """Yield warnings about a scheduler that does not fit the length of a run."""
     name, in_epochs = type_name(part), part.get('by_epoch', True)
+    if name.startswith('ReduceOnPlateau'):
+        return  # it steps after evaluations
     if in_epochs and not by_epoch and not part.get('convert_to_iter_based'):
         yield (
             f'{name} of param_scheduler counts epochs, but the run counts iterations, so it '

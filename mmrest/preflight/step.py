@@ -1,26 +1,27 @@
-"""One training step and one prediction, on small crops of real samples."""
+"""The first step and evaluation of a run, on small crops of real samples."""
 
+import contextlib
 import copy
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+import sys
+from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 import torch
 from mmcv.cnn import is_norm
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
-from mmengine.hooks import EMAHook
+from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict, build_optim_wrapper
-from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS, TRANSFORMS
+from mmengine.registry import TRANSFORMS
+from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..engine.config import type_name
+from ..engine.building import build_runner
 from ..errors import UsageError, some
 from .data import Part, Sample, count_instances
-from .evaluation import score
 from .findings import Report, explained
-from .names import named_parts, near
+from .names import near
 from .resources import from_files
 
 SIDE = 320
@@ -28,6 +29,9 @@ SIDE = 320
 
 SIDE_OF_MAP = 128
 """Side of the crops for segmentors, in pixels."""
+
+SCALES = (0.05, 20)
+"""Usual standard deviations of normalised images."""
 
 CROPS = 10
 """Maximum number of random crops to find one with an object."""
@@ -39,7 +43,8 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> Any:
     Raises:
         UsageError: it cannot be built.
     """
-    wrapper = _optimizer(cfg, model)
+    with explained('optim_wrapper cannot be built'):
+        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     paramwise = cfg.optim_wrapper.get('paramwise_cfg') or {}
     keys = paramwise.get('custom_keys') or {}
     names = [name for name, _ in model.named_parameters()]
@@ -71,92 +76,216 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> Any:
     return wrapper
 
 
-def _optimizer(cfg: Config, model: nn.Module) -> Any:
-    with explained('optim_wrapper cannot be built'):
-        return build_optim_wrapper(model, cfg.optim_wrapper)
+class _Enough(BaseException):
+    """The rehearsal of a run is complete."""
 
 
-def check_hooks_and_schedulers(cfg: Config, wrapper: Any, batches: int) -> None:
-    """Check that the hooks and parameter schedulers of a run can be built.
+class _FirstStep(Hook):
+    """Hook that checks the first step of a run, evaluates one prediction, and ends the run.
 
-    Raises:
-        UsageError: one cannot be built.
+    Attributes:
+        stage: fault and fix of an error at this stage.
     """
-    for where, part, root in named_parts(cfg, ('train',)):
-        name = str(type_name(part))
-        with explained(f'{where} ({name}) cannot be built', 'correct its arguments'):
-            if root is PARAM_SCHEDULERS and not isinstance(wrapper, OptimWrapperDict):
-                length = 'max_epochs' if part.get('by_epoch', True) else 'max_iters'
-                part = {'end': cfg.train_cfg.get(length) or 10**9, **part}  # as the Runner
-                root.build(part, default_args=dict(optimizer=wrapper, epoch_length=batches))
-            elif root is HOOKS and 'VisualizationHook' not in name:  # needs a runner's visualizer
-                hook = root.build({k: v for k, v in part.items() if k != 'priority'})
-                if isinstance(hook, EMAHook):
-                    MODELS.build(hook.ema_cfg, default_args=dict(model=nn.Linear(1, 1)))
+
+    priority = 'LOWEST'  # the hooks of the run come first
+
+    def __init__(self, cfg: Config, evaluates: bool, report: Report) -> None:
+        self.stage = 'the run cannot be set up', 'correct its config'
+        self._cfg, self._evaluates, self._report = cfg, evaluates, report
+
+    def before_train(self, runner: Runner) -> None:
+        """Check gradients before the first step of the optimizer."""
+        wrapper = runner.optim_wrapper
+        if not isinstance(wrapper, OptimWrapperDict) and not self._cfg.get('strategy'):
+            model = _model(runner)
+            wrapper.optimizer.register_step_pre_hook(
+                lambda optimizer, *args: self._check_gradients(model, optimizer)
+            )
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Check the scale of the images."""
+        self.stage = 'the first step of training fails', 'check that network and data match'
+        preprocessor = _model(runner).data_preprocessor
+        data = preprocessor(copy.deepcopy(data_batch), False)
+        images = data.get('inputs') if isinstance(data, dict) else None
+        if torch.is_tensor(images) and getattr(preprocessor, '_enable_normalize', False):
+            scale = images.float().std().item()
+            if not SCALES[0] < scale < SCALES[1]:
+                self._report.warnings.append(
+                    f'images have a standard deviation of {scale:.2g} after data_preprocessor: '
+                    'its mean and std must be those of values of 0 to 255, and no transform of '
+                    'the pipeline may normalise'
+                )
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Check the losses, evaluate, and end the run."""
+        losses = {k: float(v) for k, v in dict(outputs or {}).items() if 'loss' in k}
+        for name, value in losses.items():
+            if not np.isfinite(value):
+                raise UsageError(
+                    f'the first step of training gives {name} {value}; check the boxes of the '
+                    'training set (units, order of corners) and the weights of the losses'
+                )
+        self._report.add('first step', ', '.join(f'{k} {v:.3g}' for k, v in losses.items()))
+        of_boxes = [value for name, value in losses.items() if 'bbox' in name]
+        if of_boxes and not any(of_boxes):
+            self._report.warnings.append(
+                'no box loss in the first step: no box of the sample has an anchor or point'
+            )
+        self.stage = 'the first evaluation fails', 'check heads, test_cfg and val_evaluator'
+        if self._evaluates:
+            runner.train_loop.evaluate_if_due(sys.maxsize, sys.maxsize)
+        raise _Enough
+
+    def _check_gradients(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        groups = optimizer.param_groups
+        trained = [
+            p.grad
+            for group in groups
+            if group.get('initial_lr', group['lr'])
+            for p in group['params']
+        ]
+        if not any(grad is not None and grad.any() for grad in trained):
+            raise UsageError(
+                'the first step of training changes nothing: all gradients or learning rates are '
+                '0; check lr, lr_mult and clip_grad of optim_wrapper, and loss_weight of the heads'
+            )
+        cfg = self._cfg
+        without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        if without and not (cfg.get('model_wrapper_cfg') or cfg).get('find_unused_parameters'):
+            remedy, neck = 'set find_unused_parameters=True', cfg.model.get('neck')
+            level = neck.get('start_level') if isinstance(neck, dict) else None
+            if level and all(name.startswith('backbone.') for name in without):
+                remedy = (
+                    f'the neck starts at start_level={level}: set '
+                    f'model.backbone.out_indices={tuple(range(level, 4))}, and start_level=0 with '
+                    'the in_channels of these stages'
+                )
+            self._report.warnings.append(
+                f'{len(without)} parameters get no gradient ({some(without, 2)}), so distributed '
+                f'training fails with "Expected to have finished reduction"; {remedy}'
+            )
 
 
-def check_step(
+def check_run(
     cfg: Config,
     loaders: Dict[str, DataLoader],
     parts: Sequence[Part],
     evaluator: Optional[Evaluator],
+    folder: str,
     report: Report,
 ) -> None:
-    """Train for one step on the device of the run, and evaluate one prediction.
+    """Train for one step with the Runner and the hooks of a run, and evaluate one prediction.
 
-    Weights are not loaded from files; nothing is kept.
+    Images are cropped, weights are not read from files, and the network is not compiled.
+
+    Args:
+        cfg: config of the run.
+        loaders: its loaders, by phase.
+        parts: their datasets, with samples.
+        evaluator: evaluator of the validation, if there is one.
+        folder: work dir of the rehearsal.
+        report: receives losses and warnings.
 
     Raises:
-        UsageError: the step or the prediction fails, or a loss is not finite.
+        UsageError: the run cannot be set up, its first step or evaluation fails, a loss is not
+            finite, or the step changes nothing.
     """
-    model = _network(cfg)
-    usable = [(part, s) for part in parts for s in part.samples if _is_packed(s.packed)]
-    inputs = _inputs(loaders['train'], [item for item in usable if item[0].phase == 'train'])
-    if inputs and all(map(_is_packed, inputs)):
-        side = max(max(each['inputs'].shape[-2:]) for each in inputs)
-        for module in model.data_preprocessor.modules():
-            if getattr(module, 'size', None) is not None:  # it would pad the crops
-                module.size = (side, side)
-        _train(cfg, model, loaders['train'].collate_fn(inputs), report)
-    else:
-        report.warnings.append(
-            'no training step was tried: samples are not single images, or too few for a batch'
-        )
-    of_val = [item for item in usable if item[0].phase == 'val']
-    for part, sample in of_val[:1] if evaluator is not None else ():
-        batch = loaders['val'].collate_fn([_corner(sample)])
-        model.eval()
-        with explained('the first evaluation fails', 'check heads, test_cfg and val_evaluator'):
-            with torch.no_grad():
-                outputs = [output.to_dict() for output in model.test_step(batch)]
+    inputs = _inputs(loaders['train'], parts)
+    of_val = [s for part in parts for s in part.samples if part.phase == 'val']
+    evaluated = [_corner(sample) for sample in of_val if sample.packed is not None][:1]
+    step = _FirstStep(cfg, bool(evaluated), report)
+    try:
+        runner = _runner(cfg, folder)
+        if evaluated and evaluator is not None:
             for metric in evaluator.metrics:
-                score(metric, part, outputs)
+                metric.results = []
+            runner._val_evaluator = evaluator
+            runner._val_dataloader = _loader(loaders['val'], evaluated)
+        if inputs:
+            sides = [max(each['inputs'].shape[-2:]) for each in inputs if _is_packed(each)]
+            for module in _model(runner).data_preprocessor.modules():
+                if sides and getattr(module, 'size', None) is not None:  # it would pad the crops
+                    module.size = (max(sides), max(sides))
+            runner._train_dataloader = _loader(loaders['train'], inputs)
+            runner.register_hook(step)
+            with contextlib.suppress(_Enough):
+                runner.train()
+        else:
+            report.warnings.append(
+                'no step of training was tried: samples are not single images, or too few for a '
+                'batch'
+            )
+            if evaluated:
+                runner.val()
+    except Exception as error:
+        with explained(*step.stage):
+            raise error
 
 
-def _network(cfg: Config) -> nn.Module:
-    """Return the network of a run, initialised, on its device."""
-    network = copy.deepcopy(cfg.model)
-    if cfg.get('data_preprocessor'):
-        network.setdefault('data_preprocessor', cfg.data_preprocessor)  # like the Runner
-    model = MODELS.build(network)
+def _runner(cfg: Config, folder: str) -> Runner:
+    """Return the runner of a run that writes to a folder, and saves no checkpoints."""
+    cfg = copy.deepcopy(cfg)
+    cfg.update(work_dir=folder, load_from=None, resume=False, compile=False)
+    cfg.setdefault('launcher', 'none')
+    cfg.randomness = {'seed': None, **(cfg.get('randomness') or {}), 'deterministic': False}
+    if isinstance(cfg.get('visualizer'), dict):  # one for each name and process
+        cfg.visualizer.update(name=folder, vis_backends=[dict(type='LocalVisBackend')])
+    if 'accumulative_counts' in cfg.optim_wrapper:
+        cfg.optim_wrapper.accumulative_counts = 1
+    runner = build_runner(cfg, verbose=True)
+    runner.save_checkpoint = lambda *args, **kwargs: None
+    model = _model(runner)
     for _, module, _ in list(from_files(model)):
         module.init_cfg = None
-    model.init_weights()
     for module in model.modules():
         test_cfg = getattr(module, 'test_cfg', None)
         if isinstance(test_cfg, dict) and 'score_thr' in test_cfg:
-            test_cfg['score_thr'] = 0  # otherwise, an untrained detector has no boxes for NMS
-    return model.to(get_device())
+            test_cfg['score_thr'] = 0  # otherwise an untrained detector has no boxes for NMS
+    return runner
 
 
-def _inputs(loader: DataLoader, usable: List[Tuple[Part, Sample]]) -> List[Any]:
-    """Return a batch of crops, with objects if possible, or of what a mixing dataset packs."""
+def _model(runner: Runner) -> nn.Module:
+    return getattr(runner.model, 'module', runner.model)
+
+
+class _Items(list):
+    """Prepared samples, with the meta information of their dataset."""
+
+    def __init__(self, samples: List[Any], metainfo: Dict[str, Any]) -> None:
+        super().__init__(samples)
+        self.metainfo = metainfo
+
+
+def _loader(loader: DataLoader, samples: List[Any]) -> DataLoader:
+    """Return a loader of one batch."""
+    items = _Items(samples, getattr(loader.dataset, 'metainfo', {}))
+    return DataLoader(items, batch_size=len(items), collate_fn=loader.collate_fn)
+
+
+def _inputs(loader: DataLoader, parts: Sequence[Part]) -> List[Any]:
+    """Return a batch of crops, with objects if possible, or of what a mixing dataset packs.
+
+    Empty if there are too few samples, or they have several branches.
+    """
     size = min(2, loader.batch_sampler.batch_size)
+    usable = [
+        (p, s) for p in parts for s in p.samples if p.phase == 'train' and _is_packed(s.packed)
+    ]
     usable = sorted(usable, key=lambda item: not count_instances(item[1].packed))[:size]
     if len(usable) == size and all(part.is_usual for part, _ in usable):
-        return [_crop(part, sample) for part, sample in usable]
-    with explained('train_dataloader.dataset fails on its first samples'):
-        return [loader.dataset[index] for index in range(size) if len(loader.dataset) >= size]
+        inputs = [_crop(part, sample) for part, sample in usable]
+    else:
+        with explained('train_dataloader.dataset fails on its first samples'):
+            inputs = [
+                loader.dataset[index] for index in range(size) if len(loader.dataset) >= size
+            ]
+    branches = [
+        each for each in inputs if isinstance(each, dict) and isinstance(each.get('inputs'), dict)
+    ]
+    return [] if branches else inputs
 
 
 def _is_packed(packed: Any) -> bool:
@@ -164,7 +293,7 @@ def _is_packed(packed: Any) -> bool:
 
 
 def _crop(part: Part, sample: Any) -> Any:
-    truth = sample.packed['data_samples']
+    truth = sample.packed['data_samples'] if _is_packed(sample.packed) else {}
     if 'gt_instances' in truth:
         crop = dict(type='mmdet.RandomCrop', crop_size=(SIDE, SIDE), allow_negative_crop=True)
     elif 'gt_sem_seg' in truth:
@@ -181,57 +310,11 @@ def _crop(part: Part, sample: Any) -> Any:
 
 def _corner(sample: Sample) -> Any:
     """Return a packed sample with a corner of its image; classifiers take any size."""
-    packed, truth = sample.packed, sample.packed['data_samples'].clone()
-    if not {'instances', 'seg_map_path'} & sample.info.keys():
+    packed = sample.packed
+    if not _is_packed(packed) or not {'instances', 'seg_map_path'} & sample.info.keys():
         return packed
+    truth = packed['data_samples'].clone()
     side = SIDE if 'instances' in sample.info else SIDE_OF_MAP
     image = packed['inputs'][..., :side, :side]
     truth.set_metainfo(dict(img_shape=tuple(image.shape[-2:])))
     return dict(packed, inputs=image, data_samples=truth)
-
-
-def _train(cfg: Config, model: nn.Module, batch: Any, report: Report) -> None:
-    optimizer = _optimizer(cfg, model)
-    if isinstance(optimizer, OptimWrapperDict):  # its train_step is the model's own
-        return
-    model.train()
-    with explained('the first step of training fails', 'check that network and data match'):
-        with optimizer.optim_context(model):
-            data = model.data_preprocessor(batch, True)
-            total, losses = model.parse_losses(model(**data, mode='loss'))
-            optimizer.backward(total)
-        without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        optimizer.step()
-    groups = optimizer.optimizer.param_groups
-    trained = [p.grad for group in groups if group['lr'] for p in group['params']]
-    if not any(grad is not None and grad.any() for grad in trained):
-        raise UsageError(
-            'the first step of training changes nothing: all gradients or learning rates are 0; '
-            'check lr, lr_mult and clip_grad of optim_wrapper, and loss_weight of the heads'
-        )
-    values = {name: float(value.detach()) for name, value in losses.items() if 'loss' in name}
-    for name, value in values.items():
-        if not np.isfinite(value):
-            raise UsageError(
-                f'the first step of training gives {name} {value}; check the boxes of the '
-                'training set (units, order of corners) and the weights of the losses'
-            )
-    report.add('first step', ', '.join(f'{name} {value:.3g}' for name, value in values.items()))
-    of_boxes = [value for name, value in values.items() if 'bbox' in name]
-    if of_boxes and not any(of_boxes):
-        report.warnings.append(
-            'no box loss in the first step: no box of the sample has an anchor or point'
-        )
-    if without and not (cfg.get('model_wrapper_cfg') or cfg).get('find_unused_parameters'):
-        remedy, neck = 'set find_unused_parameters=True', cfg.model.get('neck')
-        level = neck.get('start_level') if isinstance(neck, dict) else None
-        if level and all(name.startswith('backbone.') for name in without):
-            remedy = (
-                f'the neck starts at start_level={level}: set '
-                f'model.backbone.out_indices={tuple(range(level, 4))}, and start_level=0 with the '
-                'in_channels of these stages'
-            )
-        report.warnings.append(
-            f'{len(without)} parameters get no gradient ({some(without, 2)}), so distributed '
-            f'training fails with "Expected to have finished reduction"; {remedy}'
-        )

@@ -97,6 +97,8 @@ JSON_FAULTS = {
         'annotation 1 has no bbox; add it'),
     'bbox of three numbers': (TRAIN, each('annotations', bbox=[1, 2, 3]),
         'annotation 1 has the bbox [1, 2, 3]; set it to the four'),
+    'bbox of strings': (TRAIN, each('annotations', bbox=['1', '2', '3', '4']),
+        "annotation 1 has the bbox ['1', '2', '3', '4']; set it to the four"),
     'no bbox': (TRAIN, without('annotations', 'bbox'), 'annotation 1 has no bbox; add it'),
     'no area': (TRAIN, without('annotations', 'area'), 'annotation 1 has no area; add it'),
     'no file name': (TRAIN, without('images', 'file_name'), 'image 1 has no file_name'),
@@ -197,11 +199,14 @@ OPTION_FAULTS = {
     'misspelt NMS': ('det', {'model.test_cfg.rcnn.nms.type': 'softnms'},
         'the first evaluation fails: NameError'),  # by mmcv
     'scheduler that ends before it begins': ('det', {'param_scheduler.1.begin': 99},
-        'param_scheduler.1 (MultiStepLR) cannot be built: ValueError: end should be larger'),
+        'the run cannot be set up: ValueError: end should be larger'),
     'misspelt EMA': ('det', {'custom_hooks': [dict(type='EMAHook', ema_type='ExpMomentEMA')]},
-        'custom_hooks.0 (EMAHook) cannot be built'),
+        "the run cannot be set up: KeyError: 'ExpMomentEMA is not in the"),
     'rule of the best checkpoint': ('det', {'default_hooks.checkpoint.rule': 'les'},
-        'default_hooks.checkpoint (AtomicCheckpointHook) cannot be built'),
+        "the run cannot be set up: KeyError: 'rule must be greater, less or None"),
+    'the worst checkpoint': (
+        'seg', {'default_hooks.checkpoint': dict(save_best='mIoU', rule='less')},
+        "default_hooks.checkpoint.rule is 'less', which keeps the worst mIoU; remove it"),
     'monitor of early stopping': (
         'seg', {'custom_hooks': [dict(type='EarlyStoppingHook', monitor='miou')]},
         'custom_hooks.0.monitor is miou, which is not a metric of val_evaluator; set one of aAcc'),
@@ -210,6 +215,31 @@ OPTION_FAULTS = {
         'val_evaluator (IoUMetric) has nothing to compare with: the pipeline of'),
     'ignored value of a head': ('seg', {'model.decode_head.ignore_index': 254},
         'set the value of void pixels as ignore_index of the heads'),
+    'no evaluation': ('det', {'train_cfg.val_interval': 0},
+        'train_cfg.val_interval must be a positive integer, got 0'),
+    'endless evaluation': ('det', {'val_dataloader.sampler': dict(type='InfiniteSampler')},
+        'val_dataloader.sampler is an InfiniteSampler, with which an epoch or evaluation never'),
+    'training without Pack': (
+        'seg', {'train_dataloader.dataset.pipeline': [LOAD, dict(type='LoadAnnotations')]},
+        "the first step of training fails: KeyError: 'inputs'"),
+    'evaluation without Pack': ('det', {'val_dataloader.dataset.pipeline': [LOAD]},
+        "the first evaluation fails: KeyError: 'inputs'"),
+    'priority of a hook': (
+        'det', {'custom_hooks': [dict(type='EMAHook', priority='VERY_VERY_HIGH')]},
+        'the run cannot be set up: '),
+    'misspelt initialisation': ('det', {'model.neck.init_cfg': dict(type='Xaviers')},
+        "the run cannot be set up: KeyError: 'Xaviers is not in the"),
+    'images resized before their labels are loaded': (
+        'seg', {'train_dataloader.dataset.pipeline': [
+            LOAD, dict(type='Resize', scale=(64, 48)), dict(type='LoadAnnotations'),
+            dict(type='PackSegInputs')]},
+        'resizes or flips images before LoadAnnotations loads their annotations'),
+    'boxes that are not flipped': (
+        'det', {'train_dataloader.dataset.pipeline': [
+            LOAD, dict(type='RandomFlip', prob=1.0),
+            dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+            dict(type='PackDetInputs')]},
+        'resizes or flips images before LoadAnnotations loads their annotations'),
     'misspelt argument of a loop': ('det', {'train_cfg.val_intervall': 2},
         'has no such argument; did you mean val_interval?'),
     'misspelt argument of a dataset': ('det', {'train_dataloader.dataset.filter_cfgs': {}},
@@ -250,7 +280,7 @@ OPTION_FAULTS = {
 @pytest.mark.parametrize('fault', OPTION_FAULTS)
 def test_configs(folder, fault):
     name, options, words = OPTION_FAULTS[fault]
-    of_dry_run = ('first ', 'ignore_index', 'cannot be built')
+    of_dry_run = ('first ', 'ignore_index', 'set up')
     assert words in line(name, options, thorough=any(part in words for part in of_dry_run))
 
 
@@ -354,6 +384,13 @@ WARNINGS = {
     'milestones after the end': (
         'det', {'param_scheduler': [dict(type='MultiStepLR', milestones=[8, 11])]},
         'milestones [8, 11] are after the end of the run (1)'),
+    'statistics of images of 0 to 1': (
+        'det', {'model.data_preprocessor': dict(
+            type='DetDataPreprocessor', mean=[0.5] * 3, std=[0.25] * 3, pad_mask=True)},
+        'after data_preprocessor: its mean and std must be those of values of 0 to 255'),
+    'zero label in training only': ('seg', {'val_dataloader.dataset.reduce_zero_label': False,
+        'val_dataloader.dataset.pipeline.2.reduce_zero_label': False},
+        'reduce_zero_label is False in val_dataloader.dataset, but True in train_dataloader'),
     'a map that no neck reads': ('det', {'model.neck.start_level': 1, 'model.neck.num_outs': 5},
         'Expected to have finished reduction'),
 }  # fmt: skip
@@ -362,11 +399,35 @@ WARNINGS = {
 @pytest.mark.parametrize('fault', WARNINGS)
 def test_warnings(folder, fault):
     name, options, words = WARNINGS[fault]
-    warnings = rehearsed(name, options, thorough='Expected' in words).warnings
+    of_dry_run = 'Expected' in words or 'after data_preprocessor' in words
+    warnings = rehearsed(name, options, thorough=of_dry_run).warnings
     assert any(words in warning for warning in warnings), warnings
     options = {**options, 'find_unused_parameters': True}
     if 'Expected' in words:
         assert not any(words in w for w in rehearsed(name, options, thorough=True).warnings)
+
+
+def test_two_files_and_one_evaluator(folder):
+    (folder / 'two.py').write_text("""
+_base_ = ['./det.py']
+datasets = [_base_.val_dataloader.dataset, _base_.train_dataloader.dataset]
+val_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datasets=datasets))
+""")
+    assert 'as predictions; check that both read the same ann_file' in line('two')
+
+
+@pytest.mark.parametrize('change, words', [
+    (each('annotations', bbox=[20, 20, 70, 60]), 'boxes of train_dataloader.dataset extend'),
+    (each('annotations', category_id=99), 'objects of other classes: 99 (')
+])  # fmt: skip
+def test_warnings_of_annotations(folder, change, words):
+    path = folder / 'coco' / TRAIN
+    content = json.loads(path.read_text())
+    kept = dict(content['annotations'][0])
+    change(content)
+    content['annotations'].append(dict(kept, id=999))
+    path.write_text(json.dumps(content))
+    assert any(words in warning for warning in rehearsed('det').warnings)
 
 
 def test_misspelt_keys(folder):

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.structures import BaseDataElement
 from PIL import Image
 from pycocotools import mask as masks
@@ -16,7 +17,7 @@ from torch.optim import SGD
 
 from mmrest.engine.config import load_config
 from mmrest.errors import UsageError
-from mmrest.preflight import classes, rehearse, step
+from mmrest.preflight import classes, rehearse
 from mmrest.preflight.data import Part, Sample
 from mmrest.preflight.evaluation import perfect
 from tests.preflight.test_planted_faults import TRAIN, VAL, changed_maps, edited, rehearsed
@@ -200,6 +201,7 @@ def test_label_maps_of_16_bits_with_low_values(folder):
         ('optim_wrapper.paramwise_cfg.custom_keys.pos_block', dict(lr_mult=0)),  # of others
         ('param_scheduler', [dict(type='LinearLR', start_factor=1.0, end_factor=0.1, end=1)]),
         ('val_cfg', dict(fp16=False, _delete_=True)),  # without type
+        ('param_scheduler', [dict(type='ReduceOnPlateauLR', monitor='coco/bbox_mAP')]),
     ],
 )
 def test_harmless_options(folder, key, value):
@@ -353,21 +355,38 @@ def test_photographs(tmp_path, name, root, best):
     assert np.random.rand() == expected and not list(tmp_path.iterdir())
 
 
-def test_several_optimizers(folder, monkeypatch):
-    """A step is then the model's own; weight decay and schedulers are not looked into."""
+class OfTwoParts:
+    """Constructor of an optimizer for the backbone and one for the head."""
 
-    def built(model, cfg):
+    def __init__(self, **options):
+        pass
+
+    def __call__(self, model):
         parts = model.backbone, model.decode_head
         optimizers = (SGD(part.parameters(), lr=0.1, weight_decay=0.1) for part in parts)
         return OptimWrapperDict(**dict(zip(('a', 'b'), map(OptimWrapper, optimizers))))
 
-    monkeypatch.setattr(step, 'build_optim_wrapper', built)
+
+def step_of_two_parts(model, data, optim_wrapper):
+    total, losses = model.parse_losses(model(**model.data_preprocessor(data, True), mode='loss'))
+    total.backward()
+    for wrapper in optim_wrapper.values():
+        wrapper.step()
+        wrapper.zero_grad()
+    return losses
+
+
+def test_several_optimizers(folder, monkeypatch):
+    """A step is then the model's own; weight decay is not looked into."""
+    monkeypatch.setitem(OPTIM_WRAPPER_CONSTRUCTORS.module_dict, 'OfTwoParts', OfTwoParts)
+    monkeypatch.setattr('mmseg.models.EncoderDecoder.train_step', step_of_two_parts)
+    warm_up = [dict(type='LinearLR', by_epoch=False, end=2)]
     options = {
+        'optim_wrapper.constructor': 'OfTwoParts',
         'optim_wrapper.paramwise_cfg': dict(
             norm_decay_mult=0, custom_keys=dict(backbone=dict(lr_mult=0.1))
         ),
-        'param_scheduler': [dict(type='LinearLR', by_epoch=False, end=2)],
     }
-    report = rehearsed('seg', options, thorough=True)
-    assert 'first step' not in {fact.what for fact in report.facts}
-    rehearsed('seg', {'param_scheduler': dict(a=options['param_scheduler'])}, thorough=True)
+    for schedulers in (warm_up, dict(a=warm_up, b=warm_up)):
+        report = rehearsed('seg', {**options, 'param_scheduler': schedulers}, thorough=True)
+        assert 'first step' in {fact.what for fact in report.facts}
