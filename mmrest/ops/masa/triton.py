@@ -105,7 +105,10 @@ def masa_backward(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v, given the values and the outputs of :func:`masa`."""
     grads = grad_q, grad_k, grad_v = empty_gradients(q, k, v)
-    of_q, of_k, of_middle = map(torch.empty_like, (q, k, middle))
+    # Sums of two passes are rounded once, after their rotation.
+    wide = statistics.dtype if axial else q.dtype
+    of_q, of_k = torch.empty_like(q, dtype=wide), torch.empty_like(k, dtype=wide)
+    of_middle = torch.empty_like(middle)
     width, log_gamma = v.shape[2], log_gamma.to(statistics.dtype)
     lines = _lines(q, k, dense_channels(v), middle, out, axial)
     of_lines = _lines(of_q, of_k, grad_v, of_middle, dense_channels(grad), axial)
