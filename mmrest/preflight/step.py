@@ -135,8 +135,10 @@ class _FirstStep(Hook):
                 'no box loss in the first step: no box of the sample has an anchor or point'
             )
         self.stage = 'the first evaluation fails', 'check heads, test_cfg and val_evaluator'
-        if self._evaluates:
+        if self._evaluates and hasattr(runner.train_loop, 'evaluate_if_due'):
             runner.train_loop.evaluate_if_due(sys.maxsize, sys.maxsize)
+        elif self._evaluates:  # a loop of the user's own
+            runner.val_loop.run()
         raise _Enough
 
     def _check_gradients(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
