@@ -7,13 +7,15 @@ uninterrupted one, bit for bit if all ops are deterministic.
 from contextlib import closing
 from typing import Any, Dict, List, Optional
 
+import torch
 from mmengine.hooks import EarlyStoppingHook, EMAHook
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.utils import digit_version
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..errors import Interrupted
+from ..errors import Interrupted, UsageError
 from .compat import make_groups_traceable
 from .data_loading import RandomStates, ResumableLoader, random_states, set_random_states
 from .display import say
@@ -79,6 +81,10 @@ class _Resumable:
         with self._stop:
             self.runner.call_hook('before_train')
             if self.runner.cfg.get('compile'):
+                if digit_version(torch.__version__) < digit_version('2.7'):
+                    raise UsageError(
+                        f'compile needs torch 2.7 or later, this is {torch.__version__}; remove it'
+                    )
                 make_groups_traceable(self.runner)
             self._restore()
             try:

@@ -8,8 +8,7 @@ The file is loaded under the name ``mmcv._ext``, so it must not use relative imp
 """
 
 import functools
-import operator
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -142,8 +141,13 @@ def _compact(dropped: np.ndarray) -> np.ndarray:
     return order
 
 
-_grid = operator.itemgetter('spatial_scale', 'aligned_height', 'aligned_width')
-_sampling = operator.itemgetter('sampling_ratio', 'aligned')
+# Functions, because torch.compile cannot call an operator.itemgetter.
+def _grid(options: Mapping[str, Any]) -> Tuple[Any, ...]:
+    return options['spatial_scale'], options['aligned_height'], options['aligned_width']
+
+
+def _sampling(options: Mapping[str, Any]) -> Tuple[Any, ...]:
+    return options['sampling_ratio'], options['aligned']
 
 
 def roi_align_forward(

@@ -3,8 +3,8 @@
 The rehearsal builds the datasets and prepares samples with their own pipelines. Evaluators get the
 ground truth as predictions, and must give it the best score. A dry run also trains a step and
 evaluates an image with the Runner, hooks and schedulers of the run. Separate checks cover names of
-parts that are built late, weights, schedule and disk. Every fault raises UsageError or CheckpointError, in one
-line with cause and fix. Evaluators write to a temporary folder.
+parts that are built late, weights, schedule and disk. Every fault raises UsageError or
+CheckpointError, in one line with cause and fix. Evaluators write to a temporary folder.
 """
 
 from contextlib import nullcontext

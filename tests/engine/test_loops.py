@@ -16,7 +16,7 @@ from mmrest.engine import saving
 from mmrest.engine.building import build_runner
 from mmrest.engine.data_loading import Draw, SeededDataset
 from mmrest.engine.saving import newest_checkpoint
-from mmrest.errors import Interrupted
+from mmrest.errors import Interrupted, UsageError
 from tests.engine.toy import EPOCHS, SAMPLES, Numbers, config
 from tests.torch_versions import needs_torch
 
@@ -150,6 +150,12 @@ def test_other_configs(tmp_path, options, newest, kept):
     same(gone_on(tmp_path / 'run', **options), whole)
     assert checkpoints(tmp_path / 'run') == checkpoints(tmp_path / 'whole')
     assert len(checkpoints(tmp_path / 'run')) == kept
+
+
+def test_compiled_with_an_old_torch(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, '__version__', '2.6.0')
+    with pytest.raises(UsageError, match=r'compile needs torch 2\.7 or later, this is 2\.6\.0'):
+        trained(config(tmp_path / 'run', compile=True))
 
 
 @needs_torch(2, 7, 'compiler that takes these runs')

@@ -54,18 +54,13 @@ def frequencies_of(dim):
 def tables_for(q):
     """Tables as a network has them: float32, cast to a wider type.
 
-    In float64, the decays are not rounded to float32, because the kernels compute them.
+    Decays are not rounded to float32, because the kernels compute them in the wider type.
     """
     height, width, heads, dim = q.shape[1:]
-    log_gamma = torch.tensor(gammas(heads)).log()
+    wide = torch.promote_types(q.dtype, torch.float32)
+    log_gamma = torch.tensor(gammas(heads)).log().to(wide)
     tables = position_tables(frequencies_of(dim).float(), log_gamma, height, width)
-    if q.dtype is not torch.float64:
-        return tables
-    of_decay = position_tables(frequencies_of(dim), log_gamma.double(), height, width)
-    exact = ('decay_h', 'decay_w', 'log_gamma')
-    return PositionTables(*(
-        getattr(of_decay if name in exact else tables, name).double() for name in tables._fields
-    ))  # fmt: skip
+    return PositionTables(*(table.to(wide) for table in tables))
 
 
 def _masa(axial, reference):
