@@ -22,7 +22,7 @@ from ..engine.compat import use_datasets
 from ..engine.config import make_resumable
 from ..engine.data_loading import kept_random_states
 from ..engine.resuming import check_same_optimizer
-from ..errors import UsageError
+from ..errors import UsageError, some
 from .classes import check_classes
 from .data import Part, build_loader, check_objects, shared_data
 from .evaluation import check_evaluator
@@ -58,6 +58,11 @@ def check_complete(cfg: Config, phases: Tuple[str, ...]) -> None:
         node = cfg.model.get('backbone') if key == 'model.backbone' else cfg.get(key)
         if not isinstance(node, dict) and (key in needed or node is not None):
             raise UsageError(f'{key} must be a dict, got {node!r} in {cfg.filename}')
+    for phase in ('val', 'test'):
+        keys = [f'{phase}_{part}' for part in ('dataloader', 'cfg', 'evaluator')]
+        absent = [key for key in keys if cfg.get(key) is None]
+        if len(absent) in (1, 2):
+            raise UsageError(f'{some(absent)} must be set, because others of {some(keys)} are')
     randomness = dict(cfg.get('randomness') or {}, deterministic=False)
     with explained(f'randomness={cfg.get("randomness")} cannot be used', 'set an integer seed'):
         set_random_seed(**randomness)

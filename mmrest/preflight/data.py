@@ -139,7 +139,8 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     with checked_reading(masks) as read, explained(f'{where} cannot be built'):
         loader = Runner.build_dataloader(cfg[where], seed=0)
     by_epoch = cfg.train_cfg.get('max_epochs') if phase == 'train' else True
-    if isinstance(loader.sampler, InfiniteSampler) and by_epoch:
+    sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
+    if isinstance(sampler, InfiniteSampler) and by_epoch:
         raise UsageError(
             f'{where}.sampler is an InfiniteSampler, with which an epoch or evaluation never '
             'ends; set DefaultSampler'

@@ -217,6 +217,10 @@ OPTION_FAULTS = {
         'set the value of void pixels as ignore_index of the heads'),
     'no evaluation': ('det', {'train_cfg.val_interval': 0},
         'train_cfg.val_interval must be a positive integer, got 0'),
+    'no loop for an evaluation': ('det', {'val_cfg': None},
+        'val_cfg must be set, because others of val_dataloader, val_cfg, val_evaluator are'),
+    'endless epoch': ('det', {'train_dataloader.sampler': dict(type='InfiniteSampler')},
+        'train_dataloader.sampler is an InfiniteSampler'),
     'endless evaluation': ('det', {'val_dataloader.sampler': dict(type='InfiniteSampler')},
         'val_dataloader.sampler is an InfiniteSampler, with which an epoch or evaluation never'),
     'training without Pack': (
