@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import sys
+import traceback
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
@@ -223,8 +224,19 @@ def check_run(
             if evaluated:
                 runner.val()
     except Exception as error:
-        with explained(*step.stage):
+        fault, remedy = step.stage
+        with explained(fault + _place(error), remedy):
             raise error
+
+
+def _place(error: Exception) -> str:
+    """Return the name of the innermost module of a network in which an error was raised."""
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    owners = [local['self'] for local in frames if isinstance(local.get('self'), nn.Module)]
+    for name, module in owners[0].named_modules() if owners else ():
+        if module is owners[-1] and name:
+            return f' in {name}'
+    return ''
 
 
 def _runner(cfg: Config, folder: str) -> Runner:

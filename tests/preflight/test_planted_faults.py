@@ -197,7 +197,7 @@ OPTION_FAULTS = {
     'losses of weight 0': ('seg', {'model.decode_head.loss_decode.loss_weight': 0.0},
         'the first step of training changes nothing'),
     'misspelt NMS': ('det', {'model.test_cfg.rcnn.nms.type': 'softnms'},
-        'the first evaluation fails: NameError'),  # by mmcv
+        'the first evaluation fails in roi_head.bbox_head: NameError'),  # by mmcv
     'scheduler that ends before it begins': ('det', {'param_scheduler.1.begin': 99},
         'the run cannot be set up: ValueError: end should be larger'),
     'misspelt EMA': ('det', {'custom_hooks': [dict(type='EMAHook', ema_type='ExpMomentEMA')]},
@@ -227,12 +227,12 @@ OPTION_FAULTS = {
         'seg', {'train_dataloader.dataset.pipeline': [LOAD, dict(type='LoadAnnotations')]},
         "the first step of training fails: KeyError: 'inputs'"),
     'evaluation without Pack': ('det', {'val_dataloader.dataset.pipeline': [LOAD]},
-        "the first evaluation fails: KeyError: 'inputs'"),
+        "the first evaluation fails in data_preprocessor: KeyError: 'inputs'"),
     'priority of a hook': (
         'det', {'custom_hooks': [dict(type='EMAHook', priority='VERY_VERY_HIGH')]},
         'the run cannot be set up: '),
     'misspelt initialisation': ('det', {'model.neck.init_cfg': dict(type='Xaviers')},
-        "the run cannot be set up: KeyError: 'Xaviers is not in the"),
+        "the run cannot be set up in neck: KeyError: 'Xaviers is not in the"),
     'images resized before their labels are loaded': (
         'seg', {'train_dataloader.dataset.pipeline': [
             LOAD, dict(type='Resize', scale=(64, 48)), dict(type='LoadAnnotations'),
