@@ -226,7 +226,12 @@ def run(main: Callable[[], Optional[int]]) -> None:
     """
     isolate_children()
     try:
-        status = main()
+        try:
+            status = main()
+        except Exception as error:
+            if _is_interrupt(error):
+                raise KeyboardInterrupt from None
+            raise
     except (UsageError, CheckpointError) as error:
         _fail(_own_line(error))
     except Interrupted as stop:
@@ -244,14 +249,16 @@ def run(main: Callable[[], Optional[int]]) -> None:
             f'the disk is full{where}; earlier checkpoints are kept: free some space, then '
             'continue with --resume'
         )
-    except Exception as error:
-        if not isinstance(error.__context__, KeyboardInterrupt):
-            raise
-        _say('interrupted')  # inside of a bare except of a library
-        raise KeyboardInterrupt from None
     leave_processes()
     if status:
         sys.exit(status)
+
+
+def _is_interrupt(error: Optional[BaseException]) -> bool:
+    """Return True if Ctrl-C caused an error, through a bare ``except`` of a library."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _say(message: str) -> None:

@@ -10,8 +10,7 @@ import io
 import logging
 import math
 import operator
-from collections import deque
-from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 from mmengine.device import get_device
@@ -33,7 +32,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 from rich.text import Text
-from torch import cuda, nn
+from torch import Tensor, cuda, nn
 
 from .compat import is_resuming, loaded_from
 from .devices import peak_memory_mb
@@ -150,7 +149,7 @@ class DisplayHook(Hook):
         self._console = console if is_main_process() else None
         self._progress: Optional[Progress] = None
         self._best: Optional[str] = None
-        self._images: Deque[int] = deque()
+        self._images: List[int] = []
 
     def before_train(self, runner: Runner) -> None:
         """Print the summary of the run."""
@@ -170,7 +169,7 @@ class DisplayHook(Hook):
         if timed and images is not None and not isinstance(images, dict):
             # Averaged over as many iterations as the time in the same line.
             window = runner.log_processor.window_size
-            self._images = deque([*self._images, len(images)][-window:])
+            self._images = [*self._images, len(images)][-window:]
             seconds = hub.get_scalar('train/time').mean(window)
             images_each = sum(self._images) / len(self._images)
             hub.update_scalar('train/img_per_s', images_each * get_world_size() / seconds)
@@ -222,8 +221,8 @@ class DisplayHook(Hook):
         if not metrics or runner.iter == 0:  # no training
             self._show(metrics)
             return
-        if not any(isinstance(value, (int, float)) for value in metrics.values()):
-            self._show(metrics)  # per class, or a matrix
+        metrics = _scalars(metrics)
+        if not metrics:
             return
         name, is_better = _main_metric(runner, metrics)
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
@@ -262,10 +261,9 @@ class DisplayHook(Hook):
         if self._console is None or not metrics:
             return
         table = Table(box=None, show_header=False)
-        for name, value in metrics.items():
-            if np.ndim(value) == 0 and not isinstance(value, dict):
-                # COCO's metrics are -1 without objects of that size.
-                table.add_row(escape(name), '-' if value == -1 else f'{float(value):.4f}')
+        for name, value in _scalars(metrics).items():
+            # COCO's metrics are -1 without objects of that size.
+            table.add_row(escape(name), '-' if value == -1 else f'{value:.4f}')
         if title is not None:
             self._console.print(title, highlight=False, soft_wrap=True)
         self._console.print(table)
@@ -295,6 +293,16 @@ class DisplayHook(Hook):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def _scalars(metrics: Dict[str, Any]) -> Dict[str, float]:
+    """Return the metrics that are numbers, rather than one per class or a matrix."""
+    number = (int, float, np.number)
+    return {
+        name: float(value)
+        for name, value in metrics.items()
+        if isinstance(value, number) or (isinstance(value, Tensor) and value.numel() == 1)
+    }
 
 
 def introduction(runner: Runner) -> Table:

@@ -29,8 +29,7 @@ kernel signals the end of a thread."""
 class StopRequest:
     """Context manager that catches SIGTERM and Ctrl-C; a second one ends the process as usual.
 
-    In distributed runs, Ctrl-C is not caught: ranks receive it from the terminal and once more
-    from torchrun.
+    In distributed runs, Ctrl-C is left to the launcher.
 
     Attributes:
         name: name of the signal.

@@ -109,8 +109,7 @@ def _check_entries(path: str, content: Dict[str, Any], needed: Dict[str, List[st
                     which = entry.get('id', f'number {place} of the list')
                     why = ', which the evaluation reads' if name == 'iscrowd' else ''
                     raise UsageError(f'{path}: {kind} {which} has no {name}{why}; add it')
-            numbers = [n for n in entry.get('bbox', ()) if isinstance(n, (int, float))]
-            if key == 'annotations' and not len(entry['bbox']) == len(numbers) == 4:
+            if key == 'annotations' and not _is_box(entry['bbox']):
                 raise UsageError(
                     f'{path}: annotation {entry["id"]} has the bbox {entry["bbox"]}; set it to '
                     'the four numbers x, y, width and height'
@@ -121,6 +120,10 @@ def _check_entries(path: str, content: Dict[str, Any], needed: Dict[str, List[st
                 raise UsageError(
                     f'{path}: {count} {key} have the {unique} {value!r}; make it unique'
                 )
+
+
+def _is_box(bbox: Any) -> bool:
+    return len(bbox) == 4 and all(isinstance(number, (int, float)) for number in bbox)
 
 
 def _check_categories(coco: Any, classes: List[str], labels: List[int]) -> None:

@@ -80,9 +80,12 @@ class Part(NamedTuple):
                 annotated, data = _is_annotated(data), step(data)
             if data is None:
                 return None
-            size = data.get('img_shape', data.get('ori_shape'))
-            moved = data.get('flip') or size != data.get('ori_shape')
-            if loads and moved and self.phase == 'train' and _is_annotated(data) > annotated:
+            if (
+                loads
+                and self.phase == 'train'
+                and _is_annotated(data) > annotated
+                and _moved(data)
+            ):
                 raise UsageError(
                     f'{self.where}.pipeline resizes or flips images before {name} loads their '
                     'annotations, which then do not match; put LoadAnnotations first'
@@ -191,8 +194,12 @@ def _sample(part: Part, warn: Callable[[str], None]) -> None:
         part.samples.append(Sample(info, packed))
     annotated = [sample for sample in part.samples if _has_object(sample.info)]
     tried = annotated or part.samples
-    boxes = [(*i['bbox'], s.info) for s in annotated for i in s.info['instances']]
-    outside = [x > info['width'] + 1 or y > info['height'] + 1 for *_, x, y, info in boxes]
+    outside = [
+        x > s.info['width'] + 1 or y > s.info['height'] + 1
+        for s in annotated
+        for *corner, x, y in (i.get('bbox', (0, 0)) for i in s.info['instances'])
+        if len(corner) == 2 and s.info.get('width') and s.info.get('height')
+    ]
     if sum(outside) > OUTSIDE * len(outside):
         warn(
             f'{sum(outside)} of {len(outside)} boxes of {part.where} extend beyond their image; '
@@ -241,6 +248,11 @@ def shared_data(parts: List[Part]) -> Iterator[str]:
 
 def _is_annotated(data: Dict[str, Any]) -> bool:
     return 'gt_bboxes' in data or 'gt_seg_map' in data
+
+
+def _moved(data: Dict[str, Any]) -> bool:
+    before, now = data.get('ori_shape'), data.get('img_shape')
+    return bool(data.get('flip') or (before and now and tuple(before[:2]) != tuple(now[:2])))
 
 
 def _has_object(info: Dict[str, Any]) -> bool:

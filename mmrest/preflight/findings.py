@@ -74,7 +74,8 @@ def explained(fault: str, remedy: str = '') -> Iterator[None]:
     except (UsageError, CheckpointError):
         raise
     except Exception as error:  # datasets, transforms, metrics and networks raise anything
-        line = first_line(error)
+        # mmengine appends the hooks that were called.
+        line = re.sub(r'( in <\S+ object at \w+>)+$', '', first_line(error))
         path = re.search(r"(?:No such file or directory|Not a directory): '(.+?)'", line)
         if path:
             line = f'{path.group(1)} not found'

@@ -41,7 +41,7 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
         key = 'max_epochs' if by_epoch else 'max_iters'
         raise UsageError(f'train_cfg.{key} must be a positive integer, got {length!r}')
     interval = cfg.train_cfg.get('val_interval', 1)
-    if not isinstance(interval, int) or interval < 1:
+    if cfg.get('val_dataloader') and isinstance(interval, (int, float)) and interval <= 0:
         raise UsageError(f'train_cfg.val_interval must be a positive integer, got {interval!r}')
     iterations = (length or 0) * (batches if by_epoch else 1)
     accumulated = wrapper.get('accumulative_counts', 1)

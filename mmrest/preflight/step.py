@@ -11,12 +11,12 @@ import torch
 from mmcv.cnn import is_norm
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import TRANSFORMS
 from mmengine.runner import Runner
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..engine.building import build_runner
 from ..errors import UsageError, some
@@ -31,8 +31,8 @@ SIDE = 320
 SIDE_OF_MAP = 128
 """Side of the crops for segmentors, in pixels."""
 
-SCALES = (0.05, 20)
-"""Usual standard deviations of normalised images."""
+SCALES = (0.02, 128)
+"""Usual standard deviations of normalised images, also without division by their own."""
 
 CROPS = 10
 """Maximum number of random crops to find one with an object."""
@@ -77,6 +77,9 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> Any:
     return wrapper
 
 
+EVALUATION = 'the first evaluation fails', 'check heads, test_cfg and val_evaluator'
+
+
 class _Enough(BaseException):
     """The rehearsal of a run is complete."""
 
@@ -107,7 +110,7 @@ class _FirstStep(Hook):
         """Check the scale of the images."""
         self.stage = 'the first step of training fails', 'check that network and data match'
         preprocessor = _model(runner).data_preprocessor
-        data = preprocessor(copy.deepcopy(data_batch), False)
+        data = preprocessor(copy.deepcopy(data_batch), True)
         images = data.get('inputs') if isinstance(data, dict) else None
         if torch.is_tensor(images) and getattr(preprocessor, '_enable_normalize', False):
             scale = images.float().std().item()
@@ -135,11 +138,13 @@ class _FirstStep(Hook):
             self._report.warnings.append(
                 'no box loss in the first step: no box of the sample has an anchor or point'
             )
-        self.stage = 'the first evaluation fails', 'check heads, test_cfg and val_evaluator'
+        self.stage = EVALUATION
         if self._evaluates and hasattr(runner.train_loop, 'evaluate_if_due'):
             runner.train_loop.evaluate_if_due(sys.maxsize, sys.maxsize)
         elif self._evaluates:  # a loop of the user's own
             runner.val_loop.run()
+        if hasattr(runner.train_loop, 'stop_evaluation'):
+            runner.train_loop.stop_evaluation()  # if Ctrl-C asked for it
         raise _Enough
 
     def _check_gradients(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -199,20 +204,24 @@ def check_run(
     inputs = _inputs(loaders['train'], parts)
     of_val = [s for part in parts for s in part.samples if part.phase == 'val']
     evaluated = [_corner(sample) for sample in of_val if sample.packed is not None][:1]
+    if type(evaluator).__name__ == 'MultiDatasetsEvaluator':
+        evaluated = []  # it needs a sample of each dataset
     step = _FirstStep(cfg, bool(evaluated), report)
     try:
         runner = _runner(cfg, folder)
-        if evaluated and evaluator is not None:
+        if not evaluated:
+            runner._val_loop = None
+        elif evaluator is not None:
             for metric in evaluator.metrics:
                 metric.results = []
             runner._val_evaluator = evaluator
-            runner._val_dataloader = _loader(loaders['val'], evaluated)
+            runner._val_dataloader = _loader(loaders['val'], evaluated, batches=1)
         if inputs:
             sides = [max(each['inputs'].shape[-2:]) for each in inputs if _is_packed(each)]
             for module in _model(runner).data_preprocessor.modules():
                 if sides and getattr(module, 'size', None) is not None:  # it would pad the crops
                     module.size = (max(sides), max(sides))
-            runner._train_dataloader = _loader(loaders['train'], inputs)
+            runner._train_dataloader = _loader(loaders['train'], inputs, len(loaders['train']))
             runner.register_hook(step)
             with contextlib.suppress(_Enough):
                 runner.train()
@@ -222,6 +231,7 @@ def check_run(
                 'batch'
             )
             if evaluated:
+                step.stage = EVALUATION
                 runner.val()
     except Exception as error:
         fault, remedy = step.stage
@@ -240,17 +250,23 @@ def _place(error: Exception) -> str:
 
 
 def _runner(cfg: Config, folder: str) -> Runner:
-    """Return the runner of a run that writes to a folder, and saves no checkpoints."""
+    """Return the runner of a run that writes to a folder, and saves no checkpoints.
+
+    Strategies, which build their model later, are left out.
+    """
     cfg = copy.deepcopy(cfg)
+    for key in ('runner_type', 'strategy'):
+        cfg.pop(key, None)
     cfg.update(work_dir=folder, load_from=None, resume=False, compile=False)
     cfg.setdefault('launcher', 'none')
     cfg.randomness = {'seed': None, **(cfg.get('randomness') or {}), 'deterministic': False}
     if isinstance(cfg.get('visualizer'), dict):  # one for each name and process
-        cfg.visualizer.update(name=folder, vis_backends=[dict(type='LocalVisBackend')])
+        backends = [dict(type='LocalVisBackend')]
+        cfg.visualizer.update(name=folder, save_dir=folder, vis_backends=backends)
     if 'accumulative_counts' in cfg.optim_wrapper:
         cfg.optim_wrapper.accumulative_counts = 1
     runner = build_runner(cfg, verbose=True)
-    runner.save_checkpoint = lambda *args, **kwargs: None
+    runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, CheckpointHook)]
     model = _model(runner)
     for _, module, _ in list(from_files(model)):
         module.init_cfg = None
@@ -265,18 +281,26 @@ def _model(runner: Runner) -> nn.Module:
     return getattr(runner.model, 'module', runner.model)
 
 
-class _Items(list):
-    """Prepared samples, with the meta information of their dataset."""
+class _Prepared(Dataset):
+    """A dataset of which only some prepared samples are read."""
 
-    def __init__(self, samples: List[Any], metainfo: Dict[str, Any]) -> None:
-        super().__init__(samples)
-        self.metainfo = metainfo
+    def __init__(self, dataset: Any, samples: List[Any]) -> None:
+        self.dataset, self.samples = dataset, samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.samples[index]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.dataset, name)
 
 
-def _loader(loader: DataLoader, samples: List[Any]) -> DataLoader:
-    """Return a loader of one batch."""
-    items = _Items(samples, getattr(loader.dataset, 'metainfo', {}))
-    return DataLoader(items, batch_size=len(items), collate_fn=loader.collate_fn)
+def _loader(loader: DataLoader, samples: List[Any], batches: int) -> DataLoader:
+    """Return a loader whose batches are the same samples."""
+    dataset = _Prepared(loader.dataset, samples * batches)
+    return DataLoader(dataset, batch_size=len(samples), collate_fn=loader.collate_fn)
 
 
 def _inputs(loader: DataLoader, parts: Sequence[Part]) -> List[Any]:

@@ -6,6 +6,7 @@ import math
 import re
 
 import pytest
+import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook, IterTimerHook
 from mmengine.registry import METRICS
@@ -114,6 +115,17 @@ def test_a_metric_of_another_name(tmp_path, monkeypatch):
     monkeypatch.setattr(Scores, 'compute_metrics', lambda self, results: {'pascal_voc/mAP': 0.1})
     shown(tmp_path, [], epochs=1).train()
     assert best(tmp_path) == ['pascal_voc/mAP 0.1000 (epoch 1)']
+
+
+def test_metrics_that_are_no_numbers(tmp_path, monkeypatch):
+    """Per class, or a confusion matrix."""
+    found = dict(of_classes=[0.1, 0.2], matrix=torch.ones(2, 2), top1=0.5)
+    monkeypatch.setattr(Scores, 'compute_metrics', lambda self, results: dict(found))
+    shown(tmp_path / 'a', [], epochs=1).train()
+    assert best(tmp_path / 'a') == ['top1 0.5000 (epoch 1)']
+    del found['top1']
+    shown(tmp_path / 'b', [], epochs=1).train()
+    assert best(tmp_path / 'b') == []
 
 
 def test_no_best_metric_without_training(tmp_path):

@@ -209,6 +209,64 @@ def test_harmless_options(folder, key, value):
     assert set(rehearsed('det', {key: value}).warnings) <= set(plain)
 
 
+BY_ITERATION = dict(type='LinearLR', by_epoch=False, start_factor=0.1)
+ADVANCED = {
+    'a strategy': {'runner_type': 'FlexibleRunner'},
+    'schedules of iterations in epochs': {
+        'param_scheduler': [
+            dict(BY_ITERATION, begin=0, end=3),
+            dict(type='CosineAnnealingLR', by_epoch=False, begin=3, T_max=20),
+        ],
+        'train_dataloader.batch_size': 1,
+    },
+    'checkpoints of iterations': {
+        'default_hooks.checkpoint': dict(type='CheckpointHook', by_epoch=False, interval=1)
+    },
+    'no evaluation': {'train_cfg.val_interval': 1e9},
+    'folder of drawings': {
+        'visualizer': dict(
+            type='DetLocalVisualizer',
+            save_dir='drawn',
+            vis_backends=[dict(type='LocalVisBackend')],
+        )
+    },
+    'unscaled images': {'model.data_preprocessor.std': [1.0, 1.0, 1.0]},
+}
+
+
+@pytest.mark.parametrize('case', ADVANCED)
+def test_advanced_runs(folder, case):
+    before = set(folder.rglob('*'))
+    report = rehearsed('det', ADVANCED[case], thorough=True)
+    assert 'first step' in {fact.what for fact in report.facts}
+    assert not any('standard deviation' in warning for warning in report.warnings)
+    assert set(folder.rglob('*')) == before
+
+
+def test_several_evaluators(folder):
+    (folder / 'two.py').write_text("""
+_base_ = ['./det.py']
+dataset, metric = _base_.val_dataloader.dataset, _base_.val_evaluator
+val_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datasets=[dataset] * 2))
+val_evaluator = dict(
+    _delete_=True, type='MultiDatasetsEvaluator', metrics=[metric] * 2, dataset_prefixes=['a', 'b']
+)
+default_hooks = dict(checkpoint=dict(save_best='auto'))
+""")
+    assert 'first step' in {fact.what for fact in rehearsed('two', thorough=True).facts}
+
+
+def test_images_of_several_sizes_that_are_padded(folder):
+    for number, path in enumerate(sorted(folder.glob('ade/*/training/*'))):
+        cv2.imwrite(str(path), cv2.imread(str(path), -1)[: 40 + 5 * (number % 4)])
+    load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', reduce_zero_label=True)]
+    options = {
+        'train_dataloader.dataset.pipeline': [*load, dict(type='PackSegInputs')],
+        'model.data_preprocessor.size': (128, 128),
+    }
+    assert 'first step' in {f.what for f in rehearsed('seg', options, thorough=True).facts}
+
+
 def test_a_void_of_another_value(folder):
     # It is 200 once zero is taken off.
     changed_maps(folder, lambda labels: np.where(labels == 0, np.uint8(201), labels))
