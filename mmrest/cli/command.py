@@ -23,8 +23,8 @@ from ..engine.signals import isolate_children
 from ..errors import Interrupted, UsageError
 from ..ops import forced_backend
 
-# mmengine still uses it; users of a command cannot fix that.
-warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+# mmengine and mmseg still use them; users of a command cannot fix that.
+warnings.filterwarnings('ignore', message='pkg_resources is deprecated|``build_loss`` would be')
 
 
 class Parser(argparse.ArgumentParser):

@@ -107,7 +107,7 @@ class _Resumable:
         for hook in self.runner.hooks:
             if isinstance(hook, AtomicCheckpointHook):
                 path = hook.save_now(self.runner, self._epoch, self._iter)
-                message += f'; saved {path}: continue with --resume'
+                message += f'; saved {path}: train with --resume to continue'
         self.runner.logger.info(message)
         raise KeyboardInterrupt(message) if self._stop.name == 'Ctrl-C' else Interrupted(message)
 
