@@ -125,6 +125,12 @@ def without_cuda_device() -> Iterator[None]:
         torch.cuda.set_device = before
 
 
+def use_parts(run: Runner, **parts: Any) -> None:
+    """Set loaders, evaluators or loops of a run, before it builds its own."""
+    for name, part in parts.items():
+        setattr(run, f'_{name}', part)
+
+
 def use_datasets(run: Runner, datasets: Dict[str, Any]) -> None:
     """Pass built datasets to a run, by phase; the run removes them from the dict."""
     for phase in list(datasets):
@@ -142,9 +148,3 @@ def loaded_from(run: Runner) -> str:
 def is_resuming(run: Runner) -> bool:
     """Return True if a run was asked to resume, not just to load weights."""
     return bool(run._resume)
-
-
-def make_groups_traceable(run: Runner) -> None:
-    """Turn mmengine's parameter groups, ConfigDicts, into dicts, which torch.compile can trace."""
-    for wrapper in getattr(run.optim_wrapper, 'optim_wrappers', {0: run.optim_wrapper}).values():
-        wrapper.optimizer.param_groups[:] = map(dict, wrapper.optimizer.param_groups)

@@ -10,13 +10,12 @@ from typing import Any, Dict, List, Optional
 import torch
 from mmengine.hooks import EarlyStoppingHook, EMAHook
 from mmengine.registry import LOOPS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.utils import digit_version
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..errors import Interrupted, UsageError
-from .compat import make_groups_traceable
 from .data_loading import RandomStates, ResumableLoader, random_states, set_random_states
 from .display import say
 from .saving import AtomicCheckpointHook
@@ -85,7 +84,7 @@ class _Resumable:
                     raise UsageError(
                         f'compile needs torch 2.7 or later, this is {torch.__version__}; remove it'
                     )
-                make_groups_traceable(self.runner)
+                _make_groups_traceable(self.runner)
             self._restore()
             try:
                 self._run()
@@ -205,3 +204,9 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
         finally:
             self.dataloader_iterator._iterator.close()
         self.runner.call_hook('after_train_epoch')
+
+
+def _make_groups_traceable(run: Runner) -> None:
+    """Turn mmengine's parameter groups, ConfigDicts, into dicts, which torch.compile can trace."""
+    for wrapper in getattr(run.optim_wrapper, 'optim_wrappers', {0: run.optim_wrapper}).values():
+        wrapper.optimizer.param_groups[:] = map(dict, wrapper.optimizer.param_groups)

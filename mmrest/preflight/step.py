@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..engine.building import build_runner
+from ..engine.compat import use_parts
 from ..errors import UsageError, some
 from .data import Part, Sample, count_instances
 from .findings import Report, explained
@@ -210,18 +211,19 @@ def check_run(
     try:
         runner = _runner(cfg, folder)
         if not evaluated:
-            runner._val_loop = None
+            use_parts(runner, val_loop=None)
         elif evaluator is not None:
             for metric in evaluator.metrics:
                 metric.results = []
-            runner._val_evaluator = evaluator
-            runner._val_dataloader = _loader(loaders['val'], evaluated, batches=1)
+            loader = _loader(loaders['val'], evaluated, batches=1)
+            use_parts(runner, val_evaluator=evaluator, val_dataloader=loader)
         if inputs:
             sides = [max(each['inputs'].shape[-2:]) for each in inputs if _is_packed(each)]
             for module in _model(runner).data_preprocessor.modules():
                 if sides and getattr(module, 'size', None) is not None:  # it would pad the crops
                     module.size = (max(sides), max(sides))
-            runner._train_dataloader = _loader(loaders['train'], inputs, len(loaders['train']))
+            loader = _loader(loaders['train'], inputs, len(loaders['train']))
+            use_parts(runner, train_dataloader=loader)
             runner.register_hook(step)
             with contextlib.suppress(_Enough):
                 runner.train()
@@ -266,7 +268,7 @@ def _runner(cfg: Config, folder: str) -> Runner:
     if 'accumulative_counts' in cfg.optim_wrapper:
         cfg.optim_wrapper.accumulative_counts = 1
     runner = build_runner(cfg, verbose=True)
-    runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, CheckpointHook)]
+    runner.hooks[:] = [hook for hook in runner.hooks if not isinstance(hook, CheckpointHook)]
     model = _model(runner)
     for _, module, _ in list(from_files(model)):
         module.init_cfg = None
