@@ -162,6 +162,8 @@ class ResumableLoader(DataLoader):
             worker_init_fn=partial(begin_worker, loader.worker_init_fn),
             **{name: getattr(loader, name) for name in same},
         )
+        # Hooks such as mmpretrain's PreciseBNHook read it; torch refuses to set the attribute.
+        vars(self)['batch_size'] = loader.batch_size
 
     @property
     def seeds(self) -> Tuple[int, Optional[int]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import os.path as osp
 import sys
 import traceback
 from typing import Any, Dict, List, Optional, Sequence
@@ -260,6 +261,7 @@ def _runner(cfg: Config, folder: str) -> Runner:
     for key in ('runner_type', 'strategy'):
         cfg.pop(key, None)
     cfg.update(work_dir=folder, load_from=None, resume=False, compile=False)
+    cfg.experiment_name = osp.basename(folder)  # loggers are shared by name
     cfg.setdefault('launcher', 'none')
     cfg.randomness = {'seed': None, **(cfg.get('randomness') or {}), 'deterministic': False}
     if isinstance(cfg.get('visualizer'), dict):  # one for each name and process
@@ -269,6 +271,9 @@ def _runner(cfg: Config, folder: str) -> Runner:
         cfg.optim_wrapper.accumulative_counts = 1
     runner = build_runner(cfg, verbose=True)
     runner.hooks[:] = [hook for hook in runner.hooks if not isinstance(hook, CheckpointHook)]
+    for hook in runner.hooks:
+        if getattr(hook, 'out_dir', None):
+            hook.out_dir = folder
     model = _model(runner)
     for _, module, _ in list(from_files(model)):
         module.init_cfg = None

@@ -152,6 +152,13 @@ def test_other_configs(tmp_path, options, newest, kept):
     assert len(checkpoints(tmp_path / 'run')) == kept
 
 
+def test_loader_has_its_batch_size(tmp_path):
+    """Which hooks such as mmpretrain's PreciseBNHook read."""
+    runner = build_runner(config(tmp_path))
+    loader = runner.train_loop.dataloader
+    assert loader.batch_size == loader.batch_sampler.batch_size > 0
+
+
 def test_compiled_with_an_old_torch(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, '__version__', '2.6.0')
     with pytest.raises(UsageError, match=r'compile needs torch 2\.7 or later, this is 2\.6\.0'):

@@ -230,6 +230,7 @@ ADVANCED = {
             vis_backends=[dict(type='LocalVisBackend')],
         )
     },
+    'a folder of a hook': {'default_hooks.logger': dict(type='LoggerHook', out_dir='x')},
     'unscaled images': {'model.data_preprocessor.std': [1.0, 1.0, 1.0]},
 }
 
