@@ -32,7 +32,7 @@ class StopRequest:
     In distributed runs, Ctrl-C is left to the launcher.
 
     Attributes:
-        name: name of the signal.
+        name: name of the signal received, for messages.
     """
 
     def __init__(self) -> None:

@@ -327,10 +327,8 @@ def _inputs(loader: DataLoader, parts: Sequence[Part]) -> List[Any]:
             inputs = [
                 loader.dataset[index] for index in range(size) if len(loader.dataset) >= size
             ]
-    branches = [
-        each for each in inputs if isinstance(each, dict) and isinstance(each.get('inputs'), dict)
-    ]
-    return [] if branches else inputs
+    packed = [each for each in inputs if isinstance(each, dict)]
+    return [] if any(isinstance(each.get('inputs'), dict) for each in packed) else inputs
 
 
 def _is_packed(packed: Any) -> bool:
