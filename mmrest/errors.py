@@ -1,9 +1,35 @@
-"""Errors for the user of a command, and lists of names in their messages."""
+"""Errors for the user of a command, and conversion of library errors to one line."""
 
-from typing import Any, Iterable
+import contextlib
+import difflib
+import inspect
+import re
+import traceback
+from typing import Any, Iterable, Iterator, List, Optional, Tuple
 
 STOPPED = 75
 """Exit status of a preempted run that has saved its state (EX_TEMPFAIL)."""
+
+REMEDIES = {
+    'need at least one array to concatenate': 'no images remain in its dataset: check '
+    'metainfo.classes, filter_cfg, data_prefix, the suffixes, and that ann_file lists images with '
+    'objects',
+    'number of specified classes': 'set dataset.type=CustomDataset for classes of folders',
+    "not '?list": 'if ann_file is a list, use a ConcatDataset of datasets with one file each',
+    "codec can't decode": 'set PYTHONUTF8=1 in the environment if the locale is not UTF-8',
+    'unexpected keyword argument': 'remove or correct it',
+    'mix_results': 'it mixes images: move it into the pipeline of a MultiImageMixDataset',
+    'Target -?\\d+ is out of bounds': 'set the value of void pixels as ignore_index of the heads '
+    'and of their losses',
+    'reduce_zero_label': 'set it to the same value in the dataset and in LoadAnnotations',
+    'shape of the mask': 'if the pipeline resizes label maps, put LoadAnnotations after the step '
+    'that resizes',
+    'not a subset of classes': 'for classes of your own, set dataset.type=BaseSegDataset',
+    'base_wd should not be None': 'set weight_decay of the optimizer, or remove its multipliers',
+    'Please install': 'install it, or use another backend',
+    "'ConfigDict' object has no attribute": 'add it to the config of that part',
+}
+"""Regular expression of an error -> fix that its text does not suggest."""
 
 
 class UsageError(Exception):
@@ -27,3 +53,75 @@ def some(names: Iterable[Any], most: int = 6) -> str:
     names = [str(name) for name in names]
     more = f', … {len(names) - most} more' if len(names) > most else ''
     return (', '.join(names[:most]) or 'none') + more
+
+
+def near(name: str, names: Iterable[str], cutoff: float = 0.6) -> List[str]:
+    """Return the most similar name, if there is one."""
+    return difflib.get_close_matches(name, sorted(names), 1, cutoff)
+
+
+def suggestion(name: str, names: Iterable[str], otherwise: str) -> str:
+    """Return a question about the most similar name, or another fix if there is none."""
+    similar = near(name, names)
+    return f'did you mean {similar[0]}?' if similar else otherwise
+
+
+def first_line(error: Exception) -> str:
+    """Return type and first line of an error, or the line of code if it has no message."""
+    if not str(error).strip() and error.__traceback__ is not None:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return f'{type(error).__name__}: {frame.line} ({frame.name})'
+    return f'{type(error).__name__}: {str(error).strip()}'.split('\n')[0].rstrip(' :')
+
+
+@contextlib.contextmanager
+def explained(fault: str, remedy: str = '') -> Iterator[None]:
+    """Convert any error of a part of a run into a one-line UsageError.
+
+    Args:
+        fault: beginning of the line, such as ``'val_evaluator cannot be built'``.
+        remedy: fix for errors that are not in :data:`REMEDIES`.
+
+    Raises:
+        UsageError: an error was raised; UsageError and CheckpointError are passed on.
+    """
+    try:
+        yield
+    except (UsageError, CheckpointError):
+        raise
+    except Exception as error:  # datasets, transforms, metrics and networks raise anything
+        # mmengine appends the hooks that were called.
+        line = re.sub(r'( in <\S+ object at \w+>)+$', '', first_line(error))
+        path = re.search(r"(?:No such file or directory|Not a directory): '(.+?)'", line)
+        if path:
+            line = f'{path.group(1)} not found'
+            remedy = 'pass --data-root DIR, or set data_root, data_prefix and the suffixes'
+        for pattern, known in REMEDIES.items():
+            if re.search(pattern, line):
+                remedy = known
+        line, remedy = misspelt(error) or (line, remedy)
+        raise UsageError(f'{fault}: {line}' + (f'; {remedy}' if remedy else '')) from error
+
+
+def misspelt(error: Exception) -> Optional[Tuple[str, str]]:
+    """Return fault and fix of a type or an argument that mmengine cannot build."""
+    kind = re.search(r"([^\s'\"]+) is not in the (.+? registry)", str(error))
+    argument = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        local = frame.f_locals
+        if 'registry' not in local or not frame.f_code.co_name.startswith('build_'):
+            continue
+        if kind:
+            registry, known = local['registry'], set()
+            while registry is not None:
+                known |= registry.module_dict.keys()
+                registry = registry.parent
+            remedy = suggestion(kind.group(1), known, 'import its module with custom_imports')
+            return f'{kind.group(1)} is not in the {kind.group(2)}', remedy
+        if argument and argument.group(1) in local.get('args', ()) and 'obj_cls' in local:
+            name, known = argument.group(1), set()
+            for base in getattr(local['obj_cls'], '__mro__', ()):
+                known |= inspect.signature(base.__init__).parameters.keys()
+            fault = f'{local["obj_cls"].__name__} has no argument {name}'
+            return fault, suggestion(name, known, 'remove it')
+    return None

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
-from ..engine.config import first_line
 from ..engine.devices import peak_memory_mb, reset_peak_memory
+from ..errors import first_line
 from ..ops import BACKENDS, observed, use_backend
 from ..ops.trust import failures
 from .measure import ATTENTIONS, Attention, AttentionOnly, Job

@@ -9,8 +9,7 @@ from rich.table import Table
 
 from ..analysis.complexity import Part, count_parts
 from ..analysis.networks import BACKBONES, backbone_config, network_config, on_meta, usual_size
-from ..engine.config import first_line
-from ..errors import UsageError
+from ..errors import UsageError, first_line
 from .command import Parser, add_cfg_options, add_shape_argument, written_file
 
 

@@ -8,10 +8,9 @@ from rich.progress import track
 
 from ..engine.config import load_config
 from ..engine.display import colours
-from ..errors import UsageError
+from ..errors import UsageError, explained
 from ..inference.outputs import Viewer
 from ..inference.overlay import draw_annotations, drawable
-from ..preflight import explained
 from .command import Parser, add_config_arguments, at_least, folder, written_file
 
 

@@ -13,9 +13,9 @@ from mmengine.runner import Runner
 from rich.console import Console
 from torch import nn
 
-from ..errors import UsageError
+from ..errors import UsageError, explained
 from ..operators import describe
-from .config import first_line, make_resumable, without_sync_bn
+from .config import make_resumable, without_sync_bn
 from .display import DisplayHook, ScreenRunner
 from .distributed import check_sharding, use_cpu_wrapper
 
@@ -59,7 +59,7 @@ def check_model(cfg: Config) -> nn.Module:
         The model in training mode, on the meta device if it can be built there.
 
     Raises:
-        UsageError: it cannot be built; the message is the first line of the error.
+        UsageError: it cannot be built.
     """
     scope = cfg.get('default_scope') or 'mmengine'
     with DefaultScope.overwrite_default_scope(scope):
@@ -71,9 +71,8 @@ def check_model(cfg: Config) -> nn.Module:
                 return model
             except Exception as error:  # whatever a constructor raises
                 fault = error
-    raise UsageError(
-        f'the model of {cfg.filename} cannot be built: {first_line(fault)}'
-    ) from fault
+    with explained(f'the model of {cfg.filename} cannot be built'):
+        raise fault
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

@@ -1,16 +1,14 @@
 """Load the config of a run from a file and command-line options."""
 
-import difflib
 import inspect
 import os.path as osp
 import re
-import traceback
 from typing import Any, Iterator, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from ..errors import UsageError
+from ..errors import UsageError, first_line, suggestion
 from ..shipped import find, nearest
 
 PHASES = ('train', 'val', 'test')
@@ -106,8 +104,7 @@ def _check_key(key: str, value: Any, cfg: Config) -> None:
     name = key.partition('.')[0]
     known = RUN_KEYS | cfg.keys()
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f'did you mean {near[0]}?' if near else 'nothing in a run would read it'
+        hint = suggestion(name, known, 'nothing in a run would read it')
         raise UsageError(f'--cfg-options {key}: the config has no {name}; {hint}')
 
 
@@ -124,14 +121,6 @@ def _check_kind(key: str, value: Any, cfg: Config) -> None:
             f'--cfg-options {key} is the list {value}, not a string; put a string with commas in '
             f'quotes: {key}=\'"{",".join(map(str, value))}"\''
         )
-
-
-def first_line(error: Exception) -> str:
-    """Return type and first line of an error, or the line of code if it has no message."""
-    if not str(error).strip() and error.__traceback__ is not None:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        return f'{type(error).__name__}: {frame.line} ({frame.name})'
-    return f'{type(error).__name__}: {str(error).strip()}'.split('\n')[0].rstrip(' :')
 
 
 def _replace_data_root(cfg: Config, data_root: str) -> None:

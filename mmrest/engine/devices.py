@@ -8,8 +8,7 @@ from typing import Optional, Union
 import torch
 from torch import cuda
 
-from ..errors import UsageError
-from .config import first_line
+from ..errors import UsageError, first_line
 
 
 def usable_device(name: Union[str, torch.device]) -> torch.device:

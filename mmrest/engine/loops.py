@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Any, Dict, List, Optional
 
 import torch
+from mmengine.config import Config
 from mmengine.hooks import EarlyStoppingHook, EMAHook
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
@@ -79,11 +80,8 @@ class _Resumable:
         """
         with self._stop:
             self.runner.call_hook('before_train')
+            check_compile(self.runner.cfg)
             if self.runner.cfg.get('compile'):
-                if digit_version(torch.__version__) < digit_version('2.7'):
-                    raise UsageError(
-                        f'compile needs torch 2.7 or later, this is {torch.__version__}; remove it'
-                    )
                 _make_groups_traceable(self.runner)
             self._restore()
             try:
@@ -204,6 +202,18 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
         finally:
             self.dataloader_iterator._iterator.close()
         self.runner.call_hook('after_train_epoch')
+
+
+def check_compile(cfg: Config) -> None:
+    """Check that a run with ``compile`` has a torch whose compiled networks are right.
+
+    Raises:
+        UsageError: it has not.
+    """
+    if cfg.get('compile') and digit_version(torch.__version__) < digit_version('2.7'):
+        raise UsageError(
+            f'compile needs torch 2.7 or later, this is {torch.__version__}; remove it'
+        )
 
 
 def _make_groups_traceable(run: Runner) -> None:

@@ -1,10 +1,10 @@
 """Resume with a schedule, learning rate or weight decay that differs from the checkpoint."""
 
 import warnings
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..checkpoint import CheckpointError
@@ -46,48 +46,69 @@ class ScheduleHook(Hook):
     priority = 'VERY_LOW'  # after the weights are checked
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Replace the settings of optimizer and schedule in the checkpoint with the config's.
-
-        Raises:
-            CheckpointError: the optimizer differs, or its parameter groups do.
-        """
-        wrapper, saved = runner.optim_wrapper, checkpoint.get('optimizer')
-        meta = checkpoint.get('meta') or {}
-        _warn_if_complete(runner, meta)
-        source, before = loaded_from(runner), parameter_groups(checkpoint)
-        if before is None or isinstance(wrapper, OptimWrapperDict):
-            return
-        check_same_optimizer(source, before, wrapper)
-        changes = _differences(before, wrapper.state_dict()['param_groups'])
-        schedulers = runner.param_schedulers
-        if isinstance(schedulers, list):
-            now = [scheduler.state_dict() for scheduler in schedulers]
-            if _settings(now) != _settings(checkpoint.get('param_schedulers') or []):
-                changes['schedule'] = 'the schedule'
-            if changes.keys() & {'initial_lr', 'schedule'}:
-                _replay(runner, schedulers, meta)
-                checkpoint['param_schedulers'] = [s.state_dict() for s in schedulers]
-        if not changes:
-            return
-        now = wrapper.state_dict()
-        for old, new in zip(before, now['param_groups']):
-            old.update({k: new[k] for k in ('lr', *_HYPERPARAMETERS) if k in new and k in old})
-        if 'base_param_settings' in now:
-            saved['base_param_settings'] = now['base_param_settings']
-        runner.logger.warning(
-            f'the config differs from {source} and takes precedence: '
-            f'{"; ".join(changes.values())}; the learning rate continues at '
-            f'{now["param_groups"][0]["lr"]:.3g}, with the weights and optimizer state of the '
-            'checkpoint'
-        )
+        """Make a checkpoint follow the config."""
+        for warning in follow_config(runner, checkpoint, loaded_from(runner)):
+            runner.logger.warning(warning)
 
 
-def _warn_if_complete(runner: Runner, meta: Dict[str, Any]) -> None:
+def progress_of(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
+    """Return what :func:`follow_config` reads of a checkpoint, without tensors."""
+    kept = {key: checkpoint[key] for key in ('meta', 'param_schedulers') if key in checkpoint}
+    groups = _parameter_groups(checkpoint)
+    return kept if groups is None else dict(kept, optimizer=dict(param_groups=groups))
+
+
+def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> Iterator[str]:
+    """Replace the settings of optimizer and schedule in a checkpoint with those of the config.
+
+    Args:
+        runner: run whose optimizer and schedulers are built; the schedulers are stepped to the
+            iteration of the checkpoint if their settings differ.
+        checkpoint: as loaded to resume.
+        source: its name in messages.
+
+    Yields:
+        Warnings: what differs, and if nothing is left to do.
+
+    Raises:
+        CheckpointError: the optimizer differs, or its parameter groups do.
+    """
+    wrapper, saved = runner.optim_wrapper, checkpoint.get('optimizer')
+    meta = checkpoint.get('meta') or {}
+    yield from _nothing_to_do(runner, meta)
+    before = _parameter_groups(checkpoint)
+    if before is None or isinstance(wrapper, OptimWrapperDict):
+        return
+    _check_same_optimizer(source, before, wrapper)
+    changes = _differences(before, wrapper.state_dict()['param_groups'])
+    schedulers = runner.param_schedulers
+    if isinstance(schedulers, list):
+        now = [scheduler.state_dict() for scheduler in schedulers]
+        if _settings(now) != _settings(checkpoint.get('param_schedulers') or []):
+            changes['schedule'] = 'the schedule'
+        if changes.keys() & {'initial_lr', 'schedule'}:
+            _replay(runner, schedulers, meta)
+            checkpoint['param_schedulers'] = [s.state_dict() for s in schedulers]
+    if not changes:
+        return
+    now = wrapper.state_dict()
+    for old, new in zip(before, now['param_groups']):
+        old.update({k: new[k] for k in ('lr', *_HYPERPARAMETERS) if k in new and k in old})
+    if 'base_param_settings' in now:
+        saved['base_param_settings'] = now['base_param_settings']
+    yield (
+        f'the config differs from {source} and takes precedence: {"; ".join(changes.values())}; '
+        f'the learning rate continues at {now["param_groups"][0]["lr"]:.3g}, with the weights and '
+        'optimizer state of the checkpoint'
+    )
+
+
+def _nothing_to_do(runner: Runner, meta: Dict[str, Any]) -> Iterator[str]:
     done, total, name, key = meta.get('iter', 0), runner.max_iters, 'iterations', 'max_iters'
     if isinstance(runner.train_loop, EpochBasedTrainLoop):
         done, total, name, key = meta.get('epoch', 0), runner.max_epochs, 'epochs', 'max_epochs'
     if done >= total:
-        runner.logger.warning(
+        yield (
             f'nothing to do: the checkpoint is at {done} of {total} {name}; to train longer, set '
             f'train_cfg.{key}'
         )
@@ -118,25 +139,14 @@ def _replay(runner: Runner, schedulers: List[Any], meta: Dict[str, Any]) -> None
                     scheduler.step()
 
 
-def parameter_groups(checkpoint: Dict[str, Any]) -> Optional[List[dict]]:
+def _parameter_groups(checkpoint: Dict[str, Any]) -> Optional[List[dict]]:
     """Return the parameter groups of the optimizer in a checkpoint, if it has one."""
     saved = checkpoint.get('optimizer')
     return saved.get('param_groups') if isinstance(saved, dict) else None
 
 
-def check_same_optimizer(source: str, before: Optional[List[dict]], wrapper: Any) -> None:
-    """Check that a checkpoint has the state of the optimizer of a run.
-
-    Args:
-        source: name of the checkpoint in messages.
-        before: its parameter groups; None is not checked.
-        wrapper: the run's optimizer wrapper; several optimizers are not compared.
-
-    Raises:
-        CheckpointError: the optimizer differs, or its parameter groups do.
-    """
-    if before is None or isinstance(wrapper, OptimWrapperDict):
-        return
+def _check_same_optimizer(source: str, before: List[dict], wrapper: OptimWrapper) -> None:
+    """Check that the parameter groups of a checkpoint are those of the optimizer of a run."""
     now = wrapper.state_dict()['param_groups']
     remedy = (
         'resume with the config of the checkpoint, or initialise from its weights: '

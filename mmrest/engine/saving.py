@@ -37,6 +37,8 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        for name in self.args:  # mmengine would only fail at the first checkpoint
+            raise TypeError(f"CheckpointHook got an unexpected keyword argument '{name}'")
         self._remembered: List[Dict[str, Any]] = []
         self._saved_iter: Optional[int] = None
         self._place: Dict[str, int] = {}  # epoch and iteration that are being saved

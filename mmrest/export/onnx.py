@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..analysis.networks import Preprocessing, backbone_of, preprocessing
 from ..engine.building import find_type
-from ..engine.config import dicts, first_line
-from ..errors import UsageError
+from ..engine.config import dicts
+from ..errors import UsageError, first_line
 from ..version import __version__
 
 if TYPE_CHECKING:

@@ -22,7 +22,6 @@ from mmengine.structures import BaseDataElement
 from ..engine.building import check_model, find_type, image_channels
 from ..engine.config import (
     dicts,
-    first_line,
     heads,
     is_classifier,
     is_segmentor,
@@ -34,7 +33,7 @@ from ..engine.config import (
 from ..engine.devices import usable_device
 from ..engine.display import colours
 from ..engine.weight_hooks import dataset_meta, load_full_weights
-from ..errors import UsageError
+from ..errors import UsageError, first_line
 from .inputs import UnreadableImage, check_complete
 from .overlay import drawable
 

@@ -9,8 +9,7 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 import cv2
 import numpy as np
 
-from ..engine.config import first_line
-from ..errors import UsageError
+from ..errors import UsageError, first_line
 
 VIDEOS = {'.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ts', '.webm', '.wmv'}
 """Suffixes of videos; every other file is read as an image."""

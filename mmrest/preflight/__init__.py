@@ -2,14 +2,14 @@
 
 The rehearsal builds the datasets and prepares samples with their own pipelines. Evaluators get the
 ground truth as predictions, and must give it the best score. A dry run also trains a step and
-evaluates an image with the Runner, hooks and schedulers of the run. Separate checks cover names of
-parts that are built late, weights, schedule and disk. Every fault raises UsageError or
+evaluates an image with the Runner, hooks and schedulers of the run. Separate checks cover weights,
+schedule and disk. Every fault raises UsageError or
 CheckpointError, in one line with cause and fix. Evaluators write to a temporary folder.
 """
 
 from contextlib import nullcontext
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 from mmengine.config import Config
 from mmengine.dist import get_rank
@@ -19,19 +19,18 @@ from rich.console import Console
 
 from ..engine.building import check_model
 from ..engine.compat import use_datasets
-from ..engine.config import make_resumable
+from ..engine.config import RUN_KEYS, make_resumable
 from ..engine.data_loading import kept_random_states
-from ..engine.resuming import check_same_optimizer
-from ..errors import UsageError, some
+from ..engine.loops import check_compile
+from ..errors import UsageError, explained, near, some
 from .classes import check_classes
 from .data import Part, build_loader, check_objects, shared_data
 from .evaluation import check_evaluator
-from .findings import Fact, Report, explained, quiet
-from .names import check_names, misspelt_keys
+from .findings import Fact, Report, quiet
 from .resources import check_disk, check_schedule, check_weights, check_writable
 from .step import check_optimizer, check_run
 
-__all__ = ['Fact', 'Rehearsal', 'Report', 'explained', 'rehearse']
+__all__ = ['Fact', 'Rehearsal', 'Report', 'rehearse']
 
 
 class Rehearsal(NamedTuple):
@@ -63,9 +62,20 @@ def check_complete(cfg: Config, phases: Tuple[str, ...]) -> None:
         absent = [key for key in keys if cfg.get(key) is None]
         if len(absent) in (1, 2):
             raise UsageError(f'{some(absent)} must be set, because others of {some(keys)} are')
+    if 'type' in (cfg.train_cfg or {}) and 'by_epoch' in cfg.train_cfg:
+        raise UsageError(
+            f'train_cfg has both type={cfg.train_cfg.type} and by_epoch; remove one of them'
+        )
     randomness = dict(cfg.get('randomness') or {}, deterministic=False)
     with explained(f'randomness={cfg.get("randomness")} cannot be used', 'set an integer seed'):
         set_random_seed(**randomness)
+
+
+def misspelt_keys(cfg: Config) -> Iterator[str]:
+    """Yield warnings about keys of a config that are similar to those of a run."""
+    for key in sorted(cfg.keys() - RUN_KEYS):
+        for similar in near(key, RUN_KEYS, 0.9):
+            yield f'{key} is not a key of the Runner, which ignores it; did you mean {similar}?'
 
 
 def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Rehearsal:
@@ -89,17 +99,15 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
     with shown, scope, kept_random_states(), quiet(), TemporaryDirectory() as folder:
         check_writable(cfg.work_dir)
         check_complete(cfg, phases)
+        check_compile(cfg)
         make_resumable(cfg)
-        check_names(cfg, phases)
         model = check_model(cfg)
         report.warnings += misspelt_keys(cfg)
         count = sum(parameter.numel() for parameter in model.parameters())
         report.add('parameters', f'{count:,} of {type(model).__name__}')
-        saved = check_weights(cfg, model, phases, report)
+        resumed = check_weights(cfg, model, phases, report)
         if 'train' in phases:
-            optimizer = check_optimizer(cfg, model, report)
-            if not cfg.get('strategy'):  # which may flatten the parameters
-                check_same_optimizer(cfg.get('load_from'), saved, optimizer)
+            check_optimizer(cfg, model, report)
         for phase in [phase for phase in phases if cfg.get(f'{phase}_dataloader')]:
             progress.update(f'reading the dataset of {phase}_dataloader')
             loaders[phase], of_phase = build_loader(cfg, phase, report)
@@ -117,5 +125,5 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
             check_disk(cfg, model, batches, report)
             if thorough:
                 progress.update('training a step and predicting an image')
-                check_run(cfg, loaders, parts, evaluators.get('val'), folder, report)
+                check_run(cfg, loaders, parts, evaluators.get('val'), resumed, folder, report)
     return Rehearsal(report, {phase: loader.dataset for phase, loader in loaders.items()})

@@ -5,8 +5,7 @@ import os.path as osp
 from collections import Counter, defaultdict
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
-from ..errors import UsageError, some
-from .findings import explained
+from ..errors import UsageError, explained, some
 
 NEEDED = {
     'images': ['id', 'file_name', 'width', 'height'],

@@ -7,9 +7,9 @@ from mmengine.config import Config
 from torch import nn
 
 from ..engine.config import dicts, heads
-from ..errors import UsageError, some
+from ..errors import UsageError, explained, some
 from .data import Part
-from .findings import Report, explained
+from .findings import Report
 
 IGNORED = 255
 """Value of pixels without a class in mmseg's datasets and losses, by default."""

@@ -12,9 +12,9 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 from ..engine.config import dicts
-from ..errors import UsageError, some
+from ..errors import UsageError, explained, some
 from .annotations import checked_reading
-from .findings import Report, explained
+from .findings import Report
 
 SAMPLES = 24
 """Number of samples to prepare per dataset; takes a second or two for large images."""

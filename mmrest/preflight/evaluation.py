@@ -14,11 +14,10 @@ from mmengine.structures import InstanceData, PixelData
 from torch.nn.functional import interpolate, one_hot
 
 from ..engine.config import dicts, type_name
-from ..errors import UsageError, some
+from ..errors import UsageError, explained, some
 from .annotations import checked_reading
 from .data import Part, Sample
-from .findings import Report, explained
-from .names import named_parts
+from .findings import Report
 
 BEST = {
     'CocoMetric': {'bbox_mAP': 1.0, 'segm_mAP': 1.0},
@@ -85,7 +84,8 @@ def check_evaluator(
 
 def _monitored(cfg: Config) -> Iterator[Tuple[str, str]]:
     """Yield the dotted keys of hooks that name a metric, and its name."""
-    for where, hook, _ in named_parts(cfg, ()):
+    tops = ('default_hooks', 'custom_hooks')
+    for where, hook in [item for top in tops for item in dicts(cfg.get(top), top)]:
         best = hook.get('save_best') or ()
         for name in [best] if isinstance(best, str) else best:
             if name != 'auto':

@@ -4,7 +4,7 @@ import os
 import os.path as osp
 import shutil
 from pathlib import Path
-from typing import Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.dist import get_world_size
@@ -14,7 +14,7 @@ from torch import nn
 from ..checkpoint import CheckpointError, read_weights, summary
 from ..engine.compat import load_from_guarded
 from ..engine.config import dicts, type_name
-from ..engine.resuming import parameter_groups
+from ..engine.resuming import progress_of
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from ..errors import UsageError
 from ..models.pretrained import StrictPretrained, is_from_file
@@ -196,7 +196,7 @@ def is_remote(path: str) -> bool:
 
 def check_weights(
     cfg: Config, model: nn.Module, phases: Tuple[str, ...], report: Report
-) -> Optional[List[dict]]:
+) -> Optional[Dict[str, Any]]:
     """Check that the weights from which a run is initialised can be read and match.
 
     Weights of a backbone must cover it, see :meth:`.StrictPretrained.fit`. In training,
@@ -204,7 +204,7 @@ def check_weights(
     model. Remote weights are not checked.
 
     Returns:
-        The parameter groups of a checkpoint to resume.
+        A checkpoint to resume, without its tensors.
 
     Raises:
         CheckpointError: a file cannot be read or does not match.
@@ -226,10 +226,13 @@ def check_weights(
         hook = InitWeightsHook() if initialises else StrictWeightsHook(resuming)
         checkpoint = load_from_guarded(path, 'cpu')
         report.add('checkpoint', hook.fitted(model, path, checkpoint).report)
-        return parameter_groups(checkpoint) if resuming else None
+        return progress_of(checkpoint) if resuming else None
     elif training and not pretrained:
         report.add('weights', 'none, random initialisation')
-        frozen = sum(not parameter.requires_grad for parameter in model.parameters())
+        fixed = [name for name, p in model.named_parameters() if not p.requires_grad]
+        frozen = sum(
+            name.endswith(('.weight', '.bias')) for name in fixed
+        )  # not a fixed embedding
         if frozen:
             report.warnings.append(
                 f'{frozen} frozen parameter tensors keep random values: set init_cfg, load_from, '

@@ -5,6 +5,7 @@ import copy
 import os.path as osp
 import sys
 import traceback
+from importlib.util import find_spec
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
@@ -14,17 +15,17 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import OptimWrapperDict, build_optim_wrapper
-from mmengine.registry import TRANSFORMS
+from mmengine.registry import OPTIMIZERS, TRANSFORMS, VISBACKENDS
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..engine.building import build_runner
+from ..engine.building import build_runner, find_type
 from ..engine.compat import use_parts
-from ..errors import UsageError, some
+from ..engine.resuming import follow_config
+from ..errors import UsageError, explained, near, some, suggestion
 from .data import Part, Sample, count_instances
-from .findings import Report, explained
-from .names import near
+from .findings import Report
 from .resources import from_files
 
 SIDE = 320
@@ -40,12 +41,16 @@ CROPS = 10
 """Maximum number of random crops to find one with an object."""
 
 
-def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> Any:
-    """Return the optimizer wrapper of a run, and warn about custom_keys with unintended effects.
+def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> None:
+    """Check the optimizer of a run, and warn about custom_keys with unintended effects.
 
     Raises:
         UsageError: it cannot be built.
     """
+    kind = (cfg.optim_wrapper.get('optimizer') or {}).get('type')
+    if isinstance(kind, str) and find_type(OPTIMIZERS, kind) is None:  # mmengine calls None
+        remedy = suggestion(kind, OPTIMIZERS.module_dict, 'import its module with custom_imports')
+        raise UsageError(f'optim_wrapper.optimizer.type: {kind} is not registered; {remedy}')
     with explained('optim_wrapper cannot be built'):
         wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     paramwise = cfg.optim_wrapper.get('paramwise_cfg') or {}
@@ -60,7 +65,7 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> Any:
             f'paramwise_cfg.custom_keys occur in no parameter name: {some(hints)}'
         )
     if isinstance(wrapper, OptimWrapperDict) or not keys or paramwise.get('norm_decay_mult') != 0:
-        return wrapper  # several optimizers, or nothing to undo
+        return  # several optimizers, or nothing to undo
     groups = [group for group in wrapper.optimizer.param_groups if group.get('weight_decay')]
     decaying = {id(parameter) for group in groups for parameter in group['params']}
     decayed = [
@@ -76,7 +81,6 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> Any:
             f'paramwise_cfg.custom_keys ({some(undoing or list(keys))}) undoes '
             'norm_decay_mult=0 for them; list the norms in custom_keys too, with decay_mult=0'
         )
-    return wrapper
 
 
 EVALUATION = 'the first evaluation fails', 'check heads, test_cfg and val_evaluator'
@@ -95,14 +99,20 @@ class _FirstStep(Hook):
 
     priority = 'LOWEST'  # the hooks of the run come first
 
-    def __init__(self, cfg: Config, evaluates: bool, report: Report) -> None:
+    def __init__(
+        self, cfg: Config, evaluates: bool, resumed: Optional[dict], report: Report
+    ) -> None:
         self.stage = 'the run cannot be set up', 'correct its config'
-        self._cfg, self._evaluates, self._report = cfg, evaluates, report
+        self._cfg, self._evaluates = cfg, evaluates
+        self._resumed, self._report = resumed, report
 
     def before_train(self, runner: Runner) -> None:
-        """Check gradients before the first step of the optimizer."""
+        """Compare with the checkpoint to resume, and check gradients at the first step."""
+        if self._resumed is not None and not self._cfg.get('strategy'):  # may flatten parameters
+            source = str(self._cfg.load_from)
+            self._report.warnings += follow_config(runner, self._resumed, source)
         wrapper = runner.optim_wrapper
-        if not isinstance(wrapper, OptimWrapperDict) and not self._cfg.get('strategy'):
+        if not isinstance(wrapper, OptimWrapperDict):
             model = _model(runner)
             wrapper.optimizer.register_step_pre_hook(
                 lambda optimizer, *args: self._check_gradients(model, optimizer)
@@ -130,9 +140,10 @@ class _FirstStep(Hook):
         losses = {k: float(v) for k, v in dict(outputs or {}).items() if 'loss' in k}
         for name, value in losses.items():
             if not np.isfinite(value):
+                boxes = 'the boxes of the training set (units, order of corners), '
                 raise UsageError(
-                    f'the first step of training gives {name} {value}; check the boxes of the '
-                    'training set (units, order of corners) and the weights of the losses'
+                    f'the first step of training gives {name} {value}; check '
+                    f'{boxes if "bbox" in str(losses) else ""}data_preprocessor and the losses'
                 )
         self._report.add('first step', ', '.join(f'{k} {v:.3g}' for k, v in losses.items()))
         of_boxes = [value for name, value in losses.items() if 'bbox' in name]
@@ -184,6 +195,7 @@ def check_run(
     loaders: Dict[str, DataLoader],
     parts: Sequence[Part],
     evaluator: Optional[Evaluator],
+    resumed: Optional[dict],
     folder: str,
     report: Report,
 ) -> None:
@@ -196,20 +208,23 @@ def check_run(
         loaders: its loaders, by phase.
         parts: their datasets, with samples.
         evaluator: evaluator of the validation, if there is one.
+        resumed: checkpoint that the run resumes, without its tensors.
         folder: work dir of the rehearsal.
         report: receives losses and warnings.
 
     Raises:
         UsageError: the run cannot be set up, its first step or evaluation fails, a loss is not
             finite, or the step changes nothing.
+        CheckpointError: the optimizer is not that of the checkpoint.
     """
     inputs = _inputs(loaders['train'], parts)
     of_val = [s for part in parts for s in part.samples if part.phase == 'val']
     evaluated = [_corner(sample) for sample in of_val if sample.packed is not None][:1]
     if type(evaluator).__name__ == 'MultiDatasetsEvaluator':
         evaluated = []  # it needs a sample of each dataset
-    step = _FirstStep(cfg, bool(evaluated), report)
+    step = _FirstStep(cfg, bool(evaluated), resumed, report)
     try:
+        _check_backends(cfg, folder)
         runner = _runner(cfg, folder)
         if not evaluated:
             use_parts(runner, val_loop=None)
@@ -240,6 +255,19 @@ def check_run(
         fault, remedy = step.stage
         with explained(fault + _place(error), remedy):
             raise error
+
+
+def _check_backends(cfg: Config, folder: str) -> None:
+    """Check that the backends of the visualizer can be built, and their packages are installed."""
+    for part in (cfg.get('visualizer') or {}).get('vis_backends') or ():
+        kind = type(VISBACKENDS.build(dict(part, save_dir=folder)))
+        package = kind.__name__[: -len('VisBackend')].lower()  # TensorboardVisBackend's, ...
+        ours = package != 'local' and kind.__module__.startswith('mmengine.')
+        if ours and find_spec(package) is None:
+            raise UsageError(
+                f'visualizer.vis_backends: {kind.__name__} needs {package}, which is not '
+                f'installed: pip install {package}'
+            )
 
 
 def _place(error: Exception) -> str:

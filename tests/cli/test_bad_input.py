@@ -49,7 +49,7 @@ CASES = {
     f'{TRAIN} {SET} model.backbone.init_cfg=x.pth': 'init_cfg must be a dict such as',
     f'{TRAIN} {SET} train_dataloader=None': 'train_dataloader must be a dict, got None',
     f'{TRAIN} {SET} randomness.seed=abc': "randomness={'seed': 'abc'} cannot be used",
-    f'{TRAIN} {SET} model.backbone.type=RTM': 'model.backbone.type: RTM is not registered',
+    f'{TRAIN} {SET} model.backbone.type=RTM': 'RTM is not in the mmdet::model registry; did',
     f'{TRAIN} {SET} {VAL_CLASSES}=person,bicycle,lorry': "class 'lorry' of metainfo.classes",
     f'{TRAIN} {SET} {VAL_CLASSES}=person,car,bicycle': 'in the order (person, bicycle, car)',
     f'{TRAIN} {SET} train_{VAL_CLASSES[4:]}=(car,bicycle,person)': 'names would be swapped',
@@ -71,7 +71,7 @@ CASES = {
     'test tiny.py absent.pth --data-root coco': 'checkpoint absent.pth ',
     'test tiny.py other.pth --data-root coco': 'of another shape',
     'test tiny.py backbone.pth --data-root coco': '--pretrained PATH',
-    f'test tiny.py tiny.pth --data-root coco {SET} test_dataloader.shufle=1': 'mean shuffle?',
+    f'test tiny.py tiny.pth --data-root coco {SET} test_dataloader.shufle=1': "argument 'shufle'",
     'test tiny.py tiny.pth --data-root coco --tta': 'does not support test-time augmentation',
     'test tiny.py tiny.pth --data-root coco --show': 'no display (DISPLAY is not set); save',
     'test tiny.py tiny.pth --data-root coco --out x.json': '--out x.json is not a .pkl file',
@@ -244,6 +244,22 @@ def line_of(folder, monkeypatch, capsys):
 @pytest.mark.parametrize('command', CASES)
 def test_one_line(command, line_of):
     assert CASES[command] in line_of(command)
+
+
+@pytest.mark.parametrize(
+    'option, words',
+    [
+        ('default_hooks.logger.intervall=3', 'LoggerHook has no argument intervall; did you mean'),
+        ('default_hooks.checkpoint.max_keep_ckpt=3', 'did you mean max_keep_ckpts?'),
+        ('param_scheduler.0.type=LinearLr', 'LinearLr is not in the mmdet::parameter scheduler'),
+        ('train_cfg.val_intervall=2', 'has no argument val_intervall; did you mean val_interval?'),
+    ],
+)
+def test_parts_that_a_run_builds_last(option, words, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    args = ['tiny.py', '--data-root', 'coco', '--work-dir', str(tmp_path), '--cfg-options', option]
+    line = run_here('train', *args)
+    assert words in line and '\n' not in line
 
 
 @pytest.mark.parametrize('command', READERS)

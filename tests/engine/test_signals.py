@@ -64,6 +64,7 @@ INTERRUPTED = """
 import os, signal, time
 from mmrest.engine.signals import StopRequest
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in the background
 with StopRequest() as stop:
     child = os.fork()
     if child == 0:

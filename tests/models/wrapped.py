@@ -183,7 +183,7 @@ DISTRIBUTED = {
 
 def missing(name: str) -> Optional[str]:
     """Return why this torch cannot run a wrapper, or None."""
-    for wrapper, oldest in (('torch.compile', (2, 3)), ('FSDP', (2, 3)), ('fully_shard', (2, 6))):
+    for wrapper, oldest in (('torch.compile', (2, 3)), ('FSDP', (2, 3)), ('fully_shard', (2, 7))):
         if name.startswith(wrapper) and oldest > VERSION:
             return f'torch {torch.__version__} has no {wrapper} that works here'
     return None

@@ -11,7 +11,10 @@ from functools import partial
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmdet.datasets import CocoDataset
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
 from mmrest.checkpoint import CheckpointError
@@ -166,15 +169,15 @@ OPTION_FAULTS = {
     'maps for another neck': ('det', {'model.neck.in_channels': [8, 16, 24]},
         'the first step of training fails'),
     'misspelt hook': ('det', {'custom_hooks': [dict(type='EarlyStopHook', monitor='mIoU')]},
-        'custom_hooks.0.type: EarlyStopHook is not registered; did you mean EarlyStoppingHook?'),
+        'set up: EarlyStopHook is not in the mmdet::hook registry; did you mean EarlyStoppingH'),
     'misspelt argument of a hook': ('det', {'default_hooks.checkpoint.max_keep_ckpt': 3},
-        'CheckpointHook has no such argument; did you mean max_keep_ckpts?'),
+        'set up: AtomicCheckpointHook has no argument max_keep_ckpt; did you mean max_keep_'),
     'misspelt optimizer': ('det', {'optim_wrapper.optimizer.type': 'AdanW'},
         'optim_wrapper.optimizer.type: AdanW is not registered; did you mean AdamW?'),
     'misspelt argument of the optimizer': ('det', {'optim_wrapper.optimizer.weight_decy': 0.1},
-        'AdamW has no such argument; did you mean weight_decay?'),
+        'AdamW has no argument weight_decy; did you mean weight_decay?'),
     'misspelt scheduler': ('det', {'param_scheduler.0.type': 'LinearLr'},
-        'LinearLr is not registered; did you mean LinearLR?'),
+        'set up: LinearLr is not in the mmdet::parameter scheduler registry; did you mean Linea'),
     'a batch larger than the dataset': (
         'det', {'train_dataloader': dict(batch_size=64, drop_last=True, batch_sampler=None)},
         'train_dataloader has no batch: its dataset is smaller than batch_size=64'),
@@ -186,7 +189,7 @@ OPTION_FAULTS = {
     'a list of backbones': ('det', {'model.backbone': [dict(type='RMT')]},
         "model.backbone must be a dict, got [{'type': 'RMT'}]"),
     'misspelt option of the backbone': ('det', {'model.backbone.out_indice': (1, 2)},
-        'model.backbone.out_indice: RMT has no such argument; did you mean out_indices?'),
+        'cannot be built: RMT has no argument out_indice; did you mean out_indices?'),
     'length in quotes': ('det', {'train_cfg.max_epochs': '12'},
         "train_cfg.max_epochs must be a positive integer, got '12'"),
     'two ways to name a loop': ('det', {'train_cfg.by_epoch': True}, 'train_cfg has both type='),
@@ -201,7 +204,7 @@ OPTION_FAULTS = {
     'scheduler that ends before it begins': ('det', {'param_scheduler.1.begin': 99},
         'the run cannot be set up: ValueError: end should be larger'),
     'misspelt EMA': ('det', {'custom_hooks': [dict(type='EMAHook', ema_type='ExpMomentEMA')]},
-        "the run cannot be set up: KeyError: 'ExpMomentEMA is not in the"),
+        'set up: ExpMomentEMA is not in the mmdet::model registry; did you mean ExpMomentumEMA'),
     'rule of the best checkpoint': ('det', {'default_hooks.checkpoint.rule': 'les'},
         "the run cannot be set up: KeyError: 'rule must be greater, less or None"),
     'the worst checkpoint': (
@@ -232,7 +235,7 @@ OPTION_FAULTS = {
         'det', {'custom_hooks': [dict(type='EMAHook', priority='VERY_VERY_HIGH')]},
         'the run cannot be set up: '),
     'misspelt initialisation': ('det', {'model.neck.init_cfg': dict(type='Xaviers')},
-        "the run cannot be set up in neck: KeyError: 'Xaviers is not in the"),
+        'set up in neck: Xaviers is not in the mmdet::weight initializer registry; did you mean'),
     'images resized before their labels are loaded': (
         'seg', {'train_dataloader.dataset.pipeline': [
             LOAD, dict(type='Resize', scale=(64, 48)), dict(type='LoadAnnotations'),
@@ -245,16 +248,16 @@ OPTION_FAULTS = {
             dict(type='PackDetInputs')]},
         'resizes or flips images before LoadAnnotations loads their annotations'),
     'misspelt argument of a loop': ('det', {'train_cfg.val_intervall': 2},
-        'has no such argument; did you mean val_interval?'),
+        'set up: ResumableEpochLoop has no argument val_intervall; did you mean val_interval?'),
     'misspelt argument of a dataset': ('det', {'train_dataloader.dataset.filter_cfgs': {}},
-        'CocoDataset has no such argument; did you mean filter_cfg?'),
+        'CocoDataset has no argument filter_cfgs; did you mean filter_cfg?'),
     'misspelt argument of a loader': ('det', {'train_dataloader.num_worker': 2},
-        'DataLoader has no such argument; did you mean num_workers?'),
+        'train_dataloader cannot be built: TypeError: '),
     'misspelt transform': ('det', {'train_dataloader.dataset.pipeline.2.type': 'Resise'},
-        'Resise is not in the'),
+        'Resise is not in the mmdet::transform registry; did you mean Resize?'),
     'backend that is not installed': (
         'det', {'visualizer.vis_backends': [dict(type='ClearMLVisBackend')]},
-        'ClearMLVisBackend needs clearml, which is not installed: pip install clearml'),
+        'vis_backends: ClearMLVisBackend needs clearml, which is not installed: pip install'),
     'images of one channel': (
         'det', {'train_dataloader.dataset.pipeline.0.color_type': 'grayscale'},
         'the first step of training fails'),
@@ -284,7 +287,7 @@ OPTION_FAULTS = {
 @pytest.mark.parametrize('fault', OPTION_FAULTS)
 def test_configs(folder, fault):
     name, options, words = OPTION_FAULTS[fault]
-    of_dry_run = ('first ', 'ignore_index', 'set up')
+    of_dry_run = ('first ', 'ignore_index', 'set up', 'vis_backends')
     assert words in line(name, options, thorough=any(part in words for part in of_dry_run))
 
 
@@ -432,6 +435,30 @@ def test_warnings_of_annotations(folder, change, words):
     content['annotations'].append(dict(kept, id=999))
     path.write_text(json.dumps(content))
     assert any(words in warning for warning in rehearsed('det').warnings)
+
+
+def test_resumed_runs(folder):
+    cfg = load_config('det.py', None, 'coco')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(cfg.model)
+    adamw = build_optim_wrapper(model, cfg.optim_wrapper)
+
+    def saved(optimizer):
+        state = dict(state_dict=model.state_dict(), optimizer=optimizer.state_dict())
+        torch.save(dict(state, meta=dict(epoch=1, iter=2), param_schedulers=[]), 'x.pth')
+
+    options = dict(load_from='x.pth', resume=True)
+    saved(torch.optim.SGD(model.parameters(), 0.1, momentum=0.9))
+    assert 'an optimizer with momentum, but the config has' in line('det', options, True)
+    saved(adamw)
+    report = rehearsed('det', options, thorough=True)
+    for words in (
+        'nothing to do: the checkpoint is at 1 of 1 epochs',
+        'from x.pth and takes prec',
+    ):
+        assert any(words in warning for warning in report.warnings)
+    options['param_scheduler'] = [dict(type='ReduceOnPlateauLR', monitor='coco/bbox_mAP')]
+    assert 'differs from the checkpoint and needs evaluations' in line('det', options, True)
 
 
 def test_misspelt_keys(folder):

@@ -3,12 +3,10 @@
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.optim import OptimWrapper
 from torch import nn
 
 from mmrest import ResT
 from mmrest.checkpoint import CheckpointError
-from mmrest.engine.resuming import check_same_optimizer
 from mmrest.preflight import Report
 from mmrest.preflight.resources import check_weights
 from tests.models.networks import tiny
@@ -44,20 +42,6 @@ def test_pretrained(tmp_path):
     with pytest.raises(CheckpointError, match='does not match the model'):
         facts(model)
     assert facts(model, ('test',)) == []  # which does not read it
-
-
-def test_state_of_another_optimizer(tmp_path):
-    """A resumed run is refused before it starts."""
-    model = built()
-    path = str(tmp_path / 'x.pth')
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    state = {name: torch.zeros(tensor.shape) for name, tensor in model.state_dict().items()}
-    torch.save(dict(state_dict=state, optimizer=optimizer.state_dict(), meta=dict(epoch=1)), path)
-    cfg = Config(dict(load_from=path, resume=True))
-    groups = check_weights(cfg, model, ('train',), Report())
-    check_same_optimizer(path, groups, OptimWrapper(optimizer))
-    with pytest.raises(CheckpointError, match='an optimizer with momentum, but the config has'):
-        check_same_optimizer(path, groups, OptimWrapper(torch.optim.AdamW(model.parameters())))
 
 
 def test_remote_weights_are_not_checked():
