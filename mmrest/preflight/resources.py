@@ -68,8 +68,14 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
 
 
 def _mismatches(part: dict, length: int, by_epoch: bool, batches: int) -> Iterator[str]:
-    """Yield warnings about a scheduler that does not fit the length of a run."""
+    """Yield warnings about a scheduler that does not fit the length of a run.
+
+    Raises:
+        UsageError: it would stop the run before its end.
+    """
     name, in_epochs = type_name(part), part.get('by_epoch', True)
+    iterations = length * (batches if by_epoch else 1)
+    end = length if in_epochs == by_epoch else iterations  # in the units of the scheduler
     if name.startswith('ReduceOnPlateau'):
         return  # it steps after evaluations
     if in_epochs and not by_epoch and not part.get('convert_to_iter_based'):
@@ -77,14 +83,18 @@ def _mismatches(part: dict, length: int, by_epoch: bool, batches: int) -> Iterat
             f'{name} of param_scheduler counts epochs, but the run counts iterations, so it '
             'has no effect; set by_epoch=False'
         )
-    elif in_epochs == by_epoch and min(part.get('milestones') or [0]) >= length:
+    elif min(part.get('milestones') or [0]) >= end:
         yield (
             f'{name} of param_scheduler has no effect: its milestones {list(part["milestones"])} '
-            f'are after the end of the run ({length}); lower them'
+            f'are after the end of the run ({end}); lower them'
+        )
+    elif part.get('total_steps') and part['total_steps'] < end:
+        raise UsageError(
+            f'{name} of param_scheduler stops the run after total_steps={part["total_steps"]} of '
+            f'{end}; raise it'
         )
     rises = part.get('start_factor', 1 / 3) < part.get('end_factor', 1)
     warm_up = (part.get('end') or 0) * (batches if in_epochs else 1)
-    iterations = length * (batches if by_epoch else 1)
     if name == 'LinearLR' and rises and not part.get('begin') and 2 * warm_up > iterations:
         yield (
             f'the warm-up takes {warm_up:,} of the {iterations:,} iterations; shorten it (end of '

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import logging
 import os.path as osp
 import sys
 import traceback
@@ -223,6 +224,7 @@ def check_run(
     if type(evaluator).__name__ == 'MultiDatasetsEvaluator':
         evaluated = []  # it needs a sample of each dataset
     step = _FirstStep(cfg, bool(evaluated), resumed, report)
+    runner = None
     try:
         _check_backends(cfg, folder)
         runner = _runner(cfg, folder)
@@ -255,6 +257,11 @@ def check_run(
         fault, remedy = step.stage
         with explained(fault + _place(error), remedy):
             raise error
+    finally:
+        for handler in list(runner.logger.handlers) if runner is not None else ():
+            if isinstance(handler, logging.FileHandler):  # of a file in the folder
+                runner.logger.removeHandler(handler)
+                handler.close()
 
 
 def _check_backends(cfg: Config, folder: str) -> None:

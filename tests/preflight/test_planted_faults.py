@@ -192,6 +192,10 @@ OPTION_FAULTS = {
         'cannot be built: RMT has no argument out_indice; did you mean out_indices?'),
     'length in quotes': ('det', {'train_cfg.max_epochs': '12'},
         "train_cfg.max_epochs must be a positive integer, got '12'"),
+    'a schedule that is too short': (
+        'det', {'param_scheduler': [
+            dict(type='OneCycleLR', eta_max=0.1, total_steps=1, by_epoch=False)]},
+        'OneCycleLR of param_scheduler stops the run after total_steps=1 of 2; raise it'),
     'two ways to name a loop': ('det', {'train_cfg.by_epoch': True}, 'train_cfg has both type='),
     'learning rate 0': ('det', {'optim_wrapper.optimizer.lr': 0},
         'the first step of training changes nothing: all gradients or learning rates are 0'),
@@ -388,6 +392,10 @@ WARNINGS = {
     'a schedule of epochs in a run of iterations': (
         'seg', {'param_scheduler': [dict(type='PolyLR', end=6)]},
         'PolyLR of param_scheduler counts epochs, but the run counts iterations'),
+    'milestones of iterations after the end': (
+        'det', {'param_scheduler': [
+            dict(type='MultiStepLR', milestones=[8, 11], by_epoch=False)]},
+        'milestones [8, 11] are after the end of the run (2)'),
     'milestones after the end': (
         'det', {'param_scheduler': [dict(type='MultiStepLR', milestones=[8, 11])]},
         'milestones [8, 11] are after the end of the run (1)'),
