@@ -27,8 +27,9 @@ from .classes import check_classes
 from .data import Part, build_loader, check_objects, shared_data
 from .evaluation import check_evaluator
 from .findings import Fact, Report, quiet
-from .resources import check_disk, check_schedule, check_weights, check_writable
-from .step import check_optimizer, check_run
+from .optimization import check_optimizer, check_schedule
+from .resources import check_disk, check_weights, check_writable
+from .step import check_run
 
 __all__ = ['Fact', 'Rehearsal', 'Report', 'rehearse']
 

@@ -1,4 +1,4 @@
-"""Checks of initial weights, schedule and disk space."""
+"""Checks of initial weights and disk space."""
 
 import os
 import os.path as osp
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
 
 from mmengine.config import Config
-from mmengine.dist import get_world_size
 from mmengine.model import BaseTTAModel
 from torch import nn
 
@@ -19,87 +18,10 @@ from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from ..errors import UsageError
 from ..models.pretrained import StrictPretrained, is_from_file
 from .findings import Report
+from .optimization import length_of
 
 MOMENTS = {'SGD': 1, 'RMSprop': 1, 'Adagrad': 1, 'Lion': 1}
 """Number of state tensors per parameter of an optimizer; 2 for others, as in AdamW."""
-
-
-def check_schedule(cfg: Config, batches: int, report: Report) -> None:
-    """Report length, learning rate and schedule of a run with a number of batches per epoch.
-
-    Raises:
-        UsageError: the run has no iterations.
-    """
-    length, by_epoch = _length(cfg)
-    batch_size, wrapper = cfg.train_dataloader.get('batch_size'), cfg.optim_wrapper
-    if not batches:
-        raise UsageError(
-            f'train_dataloader has no batch: its dataset is smaller than batch_size={batch_size}, '
-            'and drop_last drops the rest; reduce batch_size or set drop_last=False'
-        )
-    if length is not None and (not isinstance(length, int) or length < 1):
-        key = 'max_epochs' if by_epoch else 'max_iters'
-        raise UsageError(f'train_cfg.{key} must be a positive integer, got {length!r}')
-    interval = cfg.train_cfg.get('val_interval', 1)
-    if cfg.get('val_dataloader') and isinstance(interval, (int, float)) and interval <= 0:
-        raise UsageError(f'train_cfg.val_interval must be a positive integer, got {interval!r}')
-    iterations = (length or 0) * (batches if by_epoch else 1)
-    accumulated = wrapper.get('accumulative_counts', 1)
-    if length and accumulated > iterations:
-        report.warnings.append(
-            f'optim_wrapper.accumulative_counts={accumulated} exceeds the {iterations:,} '
-            'iterations of the run, so the optimizer takes a single step; reduce it'
-        )
-    unit = 'epochs' if by_epoch else 'iterations'
-    optimizer, scaling = wrapper.get('optimizer') or {}, cfg.get('auto_scale_lr') or {}
-    rate = f'{type_name(optimizer)}, lr {optimizer.get("lr")}'
-    if scaling.get('base_batch_size') and not scaling.get('enable'):
-        rate += f' (for a total batch size of {scaling["base_batch_size"]:g})'
-    report.add('batch', f'{batch_size} x {get_world_size()} process(es)')
-    report.add('iterations per epoch', f'{batches:,}')
-    report.add('length', f'{length:,} {unit}' if length else 'set by its loop')
-    report.add('optimizer', rate)
-    for part in [part for _, part in dicts(cfg.get('param_scheduler'), '') if type_name(part)]:
-        until = 'the end' if part.get('end') is None else part['end']
-        unit = '' if part.get('by_epoch', True) else ' (iterations)'
-        report.add('schedule', f'{type_name(part)} {part.get("begin", 0)} to {until}{unit}')
-        if length:
-            report.warnings += _mismatches(part, length, by_epoch, batches)
-
-
-def _mismatches(part: dict, length: int, by_epoch: bool, batches: int) -> Iterator[str]:
-    """Yield warnings about a scheduler that does not fit the length of a run.
-
-    Raises:
-        UsageError: it would stop the run before its end.
-    """
-    name, in_epochs = type_name(part), part.get('by_epoch', True)
-    iterations = length * (batches if by_epoch else 1)
-    end = length if in_epochs == by_epoch else iterations  # in the units of the scheduler
-    if name.startswith('ReduceOnPlateau'):
-        return  # it steps after evaluations
-    if in_epochs and not by_epoch and not part.get('convert_to_iter_based'):
-        yield (
-            f'{name} of param_scheduler counts epochs, but the run counts iterations, so it '
-            'has no effect; set by_epoch=False'
-        )
-    elif min(part.get('milestones') or [0]) >= end:
-        yield (
-            f'{name} of param_scheduler has no effect: its milestones {list(part["milestones"])} '
-            f'are after the end of the run ({end}); lower them'
-        )
-    elif part.get('total_steps') and part['total_steps'] < end:
-        raise UsageError(
-            f'{name} of param_scheduler stops the run after total_steps={part["total_steps"]} of '
-            f'{end}; raise it'
-        )
-    rises = part.get('start_factor', 1 / 3) < part.get('end_factor', 1)
-    warm_up = (part.get('end') or 0) * (batches if in_epochs else 1)
-    if name == 'LinearLR' and rises and not part.get('begin') and 2 * warm_up > iterations:
-        yield (
-            f'the warm-up takes {warm_up:,} of the {iterations:,} iterations; shorten it (end of '
-            'the first param_scheduler) or train longer'
-        )
 
 
 def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> None:
@@ -121,7 +43,7 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
         report.add('disk', 'not checked: checkpoints go to remote storage')
         return
     free = shutil.disk_usage(check_writable(folder, option)).free
-    each, number = _bytes(cfg, model, hook), _number(hook, batches, *_length(cfg))
+    each, number = _bytes(cfg, model, hook), _number(hook, batches, *length_of(cfg))
     path = Path(folder).expanduser()
     saved = [*path.glob('epoch_*.pth'), *path.glob('iter_*.pth')]
     needed = max(number - len(saved), 1) * each
@@ -150,12 +72,6 @@ def _bytes(cfg: Config, model: nn.Module, hook: dict) -> int:
         optimizer = type_name(cfg.optim_wrapper.get('optimizer') or {})
         each += sum(trained) * MOMENTS.get(optimizer, 2)
     return each
-
-
-def _length(cfg: Config) -> Tuple[Optional[int], bool]:
-    """Return the epochs or iterations of a run, if configured, and True for epochs."""
-    by_epoch = cfg.train_cfg.get('max_epochs') is not None
-    return cfg.train_cfg.get('max_epochs' if by_epoch else 'max_iters'), by_epoch
 
 
 def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> int:

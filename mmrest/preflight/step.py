@@ -11,20 +11,19 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 import torch
-from mmcv.cnn import is_norm
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.optim import OptimWrapperDict, build_optim_wrapper
-from mmengine.registry import OPTIMIZERS, TRANSFORMS, VISBACKENDS
+from mmengine.optim import OptimWrapperDict
+from mmengine.registry import TRANSFORMS, VISBACKENDS
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..engine.building import build_runner, find_type
+from ..engine.building import build_runner
 from ..engine.compat import use_parts
 from ..engine.resuming import follow_config
-from ..errors import UsageError, explained, near, some, suggestion
+from ..errors import UsageError, explained, some
 from .data import Part, Sample, count_instances
 from .findings import Report
 from .resources import from_files
@@ -40,48 +39,6 @@ SCALES = (0.02, 128)
 
 CROPS = 10
 """Maximum number of random crops to find one with an object."""
-
-
-def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> None:
-    """Check the optimizer of a run, and warn about custom_keys with unintended effects.
-
-    Raises:
-        UsageError: it cannot be built.
-    """
-    kind = (cfg.optim_wrapper.get('optimizer') or {}).get('type')
-    if isinstance(kind, str) and find_type(OPTIMIZERS, kind) is None:  # mmengine calls None
-        remedy = suggestion(kind, OPTIMIZERS.module_dict, 'import its module with custom_imports')
-        raise UsageError(f'optim_wrapper.optimizer.type: {kind} is not registered; {remedy}')
-    with explained('optim_wrapper cannot be built'):
-        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    paramwise = cfg.optim_wrapper.get('paramwise_cfg') or {}
-    keys = paramwise.get('custom_keys') or {}
-    names = [name for name, _ in model.named_parameters()]
-    words = {word for name in names for word in name.split('.')}
-    unused = [key for key in keys if not any(key in name for name in names)]
-    similar = [(key, near(key.split('.')[-1], words, 0.85)) for key in unused]
-    hints = [f'{key} ({found[0]}?)' for key, found in similar if found and found[0] not in key]
-    if hints:  # keys for other networks are common
-        report.warnings.append(
-            f'paramwise_cfg.custom_keys occur in no parameter name: {some(hints)}'
-        )
-    if isinstance(wrapper, OptimWrapperDict) or not keys or paramwise.get('norm_decay_mult') != 0:
-        return  # several optimizers, or nothing to undo
-    groups = [group for group in wrapper.optimizer.param_groups if group.get('weight_decay')]
-    decaying = {id(parameter) for group in groups for parameter in group['params']}
-    decayed = [
-        f'{name}.{kind}'
-        for name, module in model.named_modules()
-        for kind, parameter in module.named_parameters(recurse=False)
-        if is_norm(module) and id(parameter) in decaying
-    ]
-    if decayed:
-        undoing = [k for k, v in keys.items() if 'decay_mult' not in v and k in decayed[0]]
-        report.warnings.append(
-            f'weight decay acts on {len(decayed)} parameters of norms ({some(decayed, 1)}): '
-            f'paramwise_cfg.custom_keys ({some(undoing or list(keys))}) undoes '
-            'norm_decay_mult=0 for them; list the norms in custom_keys too, with decay_mult=0'
-        )
 
 
 EVALUATION = 'the first evaluation fails', 'check heads, test_cfg and val_evaluator'

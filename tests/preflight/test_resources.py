@@ -1,4 +1,4 @@
-"""Length of a run, and disk space for its checkpoints."""
+"""Disk space for the checkpoints of a run."""
 
 import shutil
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ from torch import nn
 
 from mmrest.errors import UsageError
 from mmrest.preflight import Report
-from mmrest.preflight.resources import check_disk, check_schedule, check_writable
+from mmrest.preflight.resources import check_disk, check_writable
 
 WEIGHTS = 4000
 """Bytes of the weights of the network below; AdamW has two moments of the same size."""
@@ -83,25 +83,3 @@ def test_work_dir_without_write_permission(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match='is not writable; use another --work-dir'):
         check_writable(str(tmp_path / 'a'))
     assert [path.name for path in tmp_path.iterdir()] == ['file']
-
-
-@pytest.mark.parametrize('end, warns', [(40, False), (500, True)])
-def test_schedule(end, warns):
-    cfg = dict(
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-4)),
-        param_scheduler=[dict(type='LinearLR', begin=0, end=end, by_epoch=False)],
-        auto_scale_lr=dict(base_batch_size=16),
-        train_cfg=dict(max_epochs=3),
-        train_dataloader=dict(batch_size=2),
-    )
-    report = Report()
-    check_schedule(Config(cfg), 100, report)
-    assert dict(report.facts) == {
-        'iterations per epoch': '100',
-        'length': '3 epochs',
-        'batch': '2 x 1 process(es)',
-        'optimizer': 'AdamW, lr 0.0001 (for a total batch size of 16)',
-        'schedule': f'LinearLR 0 to {end} (iterations)',
-    }
-    assert bool(report.warnings) == warns
-    assert not warns or 'takes 500 of the 300 iterations' in report.warnings[0]
