@@ -3,6 +3,7 @@
 import copy
 import inspect
 import os
+import sys
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from mmengine.model import BaseTTAModel
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
 from mmengine.runner.amp import autocast
 from mmengine.structures import BaseDataElement
+from mmengine.utils import digit_version
 
 from ..engine.building import check_model, find_type, image_channels
 from ..engine.config import (
@@ -113,6 +115,8 @@ class Inferencer:
         self.palette = colours(palette, len(self.classes))
         self.model = model.to(device).eval()
         self._channels = image_channels(network)
+        mmseg = getattr(sys.modules.get('mmseg'), '__version__', '1.2')
+        self._singly = self.is_segmentor and digit_version(mmseg) < digit_version('1.2')
         self._fp16 = bool((cfg.get('test_cfg') or {}).get('fp16'))
 
     def __call__(
@@ -124,7 +128,7 @@ class Inferencer:
             images: one image, or several.
             batch_size: images per forward pass. Detectors pad images to the largest one in the
                 batch, which changes the last digits. Segmentors only batch images of the same
-                size.
+                size, and none before mmseg 1.2.
 
         Returns:
             A data sample for a single image, or a list for several, on the CPU and at the size of
@@ -182,7 +186,7 @@ class Inferencer:
                 continue
             # mmdet pads images to the size of the largest one in a batch, mmseg refuses them.
             other = self.is_segmentor and batch and _shapes(data) != _shapes(batch[0][2])
-            if len(batch) == batch_size or other:
+            if len(batch) == batch_size or other or (batch and self._singly):
                 yield from self._predict(batch)
                 batch = []
             batch.append((image, pixels, data))
@@ -205,7 +209,7 @@ class Inferencer:
             check_complete(name)
         step = 'read'
         try:
-            results = self._loader(given)
+            results = self._loader(dict(given, img_id=0))  # mmdet before 3.2 packs it
             pixels = drawable(results['img'])
             step = 'prepared'
             return pixels, self._pipeline(results)
