@@ -117,6 +117,8 @@ class Inferencer:
         self._channels = image_channels(network)
         mmseg = getattr(sys.modules.get('mmseg'), '__version__', '1.2')
         self._singly = self.is_segmentor and digit_version(mmseg) < digit_version('1.2')
+        if tta and self._singly:
+            raise UsageError(f'test-time augmentation of images needs mmseg 1.2, this is {mmseg}')
         self._fp16 = bool((cfg.get('test_cfg') or {}).get('fp16'))
 
     def __call__(
