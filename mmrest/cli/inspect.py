@@ -6,8 +6,8 @@ import cv2
 from mmengine.registry import DATASETS, init_default_scope
 from rich.progress import track
 
+from ..datasets.palette import colours
 from ..engine.config import load_config
-from ..engine.display import colours
 from ..errors import UsageError, explained
 from ..inference.outputs import Viewer
 from ..inference.overlay import draw_annotations, drawable

@@ -4,13 +4,12 @@ In a terminal, the log is only in its file. The console shows a summary of the r
 a table per evaluation, and warnings.
 """
 
-import colorsys
 import contextlib
 import io
 import logging
 import math
 import operator
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 from mmengine.device import get_device
@@ -34,11 +33,11 @@ from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor, cuda, nn
 
+from ..datasets.palette import fill_palette
 from .compat import is_resuming, loaded_from
 from .devices import peak_memory_mb
 
 Comparison = Callable[[float, float], bool]
-RGB = Tuple[int, ...]
 
 MAIN_METRICS = ('coco/segm_mAP', 'coco/bbox_mAP', 'mIoU')
 """Main metrics, in order of preference, of runs without ``save_best``."""
@@ -347,30 +346,6 @@ def _origin(runner: Runner) -> str:
 
 def _millions(module: nn.Module) -> str:
     return f'{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M parameters'
-
-
-def colours(palette: Optional[Sequence[Sequence[int]]], count: int) -> List[RGB]:
-    """Return one colour per class, as (red, green, blue) of 0 to 255.
-
-    Args:
-        palette: colours of the dataset, if any; missing ones are generated.
-        count: number of classes.
-    """
-    known = palette if isinstance(palette, (list, tuple)) else ()
-    known = [tuple(map(int, colour)) for colour in known][:count]
-    for index in range(len(known), count):
-        # Hues in steps of the golden ratio, so that neighbours differ.
-        channels = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75, 0.9)
-        known.append(tuple(round(255 * channel) for channel in channels))
-    return known
-
-
-def fill_palette(metainfo: Optional[Dict[str, Any]]) -> None:
-    """Complete the palette of a dataset in place; mmdet and mmseg fail if a colour is missing."""
-    classes, palette = (metainfo or {}).get('classes'), (metainfo or {}).get('palette')
-    if isinstance(classes, (list, tuple)) and isinstance(palette, (list, tuple)):
-        if len(palette) < len(classes):
-            metainfo['palette'] = colours(palette, len(classes))
 
 
 def progress_bar(console: Console, unit: str) -> Progress:

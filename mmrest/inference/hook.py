@@ -8,7 +8,7 @@ from mmcv import imread
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..engine.display import colours
+from ..datasets.palette import colours
 from ..errors import UsageError
 from .inputs import unique_names
 from .outputs import Viewer, write_label_map

@@ -21,6 +21,7 @@ from mmengine.runner.amp import autocast
 from mmengine.structures import BaseDataElement
 from mmengine.utils import digit_version
 
+from ..datasets.palette import colours
 from ..engine.building import check_model, find_type, image_channels
 from ..engine.config import (
     dicts,
@@ -33,7 +34,6 @@ from ..engine.config import (
     without_sync_bn,
 )
 from ..engine.devices import usable_device
-from ..engine.display import colours
 from ..engine.weight_hooks import dataset_meta, load_full_weights
 from ..errors import UsageError, first_line
 from .inputs import UnreadableImage, check_complete

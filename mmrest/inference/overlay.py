@@ -11,7 +11,7 @@ import torch
 from mmengine.structures import BaseDataElement
 from PIL import Image, ImageDraw, ImageFont
 
-from ..engine.display import RGB
+from ..datasets.palette import RGB
 
 Box = Tuple[float, float, float, float]
 """Left, top, right, bottom in pixels; rows count downwards."""

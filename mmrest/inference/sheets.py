@@ -11,7 +11,7 @@ from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from ..engine.display import colours
+from ..datasets.palette import colours
 from .outputs import write_image
 from .overlay import draw, draw_annotations, padded, predicted_classes, render, titled
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from mmengine.config import Config
 
 from ..checkpoint import write_atomically
-from ..engine.display import colours
+from ..datasets.palette import colours
 from ..inference.inputs import unique_names
 from ..inference.sheets import draw_panel
 from ..version import __version__

@@ -13,7 +13,7 @@ from mmengine.registry import METRICS
 from rich.console import Console
 
 from mmrest.engine.devices import peak_memory_mb
-from mmrest.engine.display import DisplayHook, ScreenRunner, fill_palette, say
+from mmrest.engine.display import DisplayHook, ScreenRunner, say
 from tests.engine.toy import EPOCHS, config
 
 
@@ -176,14 +176,3 @@ def test_console_without_terminal(tmp_path, capsys):
     output = capsys.readouterr().out
     assert 'Epoch(train)' in output and 'Epoch(val)' in output and 'creating index' in output
     assert 'paramwise' not in output and 'paramwise' in ''.join(log(tmp_path))
-
-
-@pytest.mark.parametrize('palette', [[], [(1, 2, 3)], 'random', None])
-def test_short_palette(palette):
-    metainfo = dict(classes=('a', 'b'), palette=palette)
-    fill_palette(metainfo)
-    if isinstance(palette, list):
-        assert len(metainfo['palette']) == 2 and metainfo['palette'][: len(palette)] == palette
-        assert all(len(colour) == 3 for colour in metainfo['palette'])
-    else:
-        assert metainfo['palette'] == palette

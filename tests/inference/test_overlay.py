@@ -7,7 +7,6 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
-from mmrest.engine.display import colours
 from mmrest.inference import overlay
 from mmrest.inference.overlay import draw, draw_annotations, overlap, render, titled
 
@@ -107,12 +106,6 @@ def test_places(monkeypatch):
     (_, first), (_, second) = places(boxes, [0, 1], 'ab', [0.9, 0.8], monkeypatch)
     assert first[0] == 100 and first[3] == 100
     assert second[1] == 0 and second[2] == 640
-
-
-def test_colours():
-    assert colours([[1, 2, 3], [4, 5, 6]], 1) == [(1, 2, 3)]
-    made = colours(None, 20)
-    assert len(set(made)) == 20 and made[1:] == colours([made[0]], 20)[1:]
 
 
 def test_instances_of_a_class_that_overlap_have_shades():
