@@ -14,7 +14,7 @@ from rich.console import Console
 from ..analysis.measure import ATTENTIONS, Job, gpu_seconds, machine, memory, seconds
 from ..analysis.networks import BACKBONES, PEERS
 from ..engine.config import load_config
-from ..errors import UsageError
+from ..errors import UsageError, explained
 from ..ops import BACKENDS
 from ..shipped import models, reported
 from .command import Parser, at_least, folder, markdown_table
@@ -173,14 +173,15 @@ def benchmark_networks(args: argparse.Namespace, console: Console) -> None:
     for image_size in args.sizes:
         jobs = jobs_of(args, image_size)
         console.print(f'{"x".join(map(str, image_size))}: {", ".join(job.name for job in jobs)}')
-        times = seconds(jobs, args.repeats)
-        for job in jobs:
-            taken = times[job.name]
-            found = dict(name=job.name, seconds=taken, median=statistics.median(taken))
-            if args.device == 'cuda':
-                found['gpu'] = gpu_seconds(job)
-            found.update(memory(job)._asdict() if args.memory else {})
-            entries.append(dict(job._asdict(), **found))
+        with explained('these networks cannot be measured', 'change size, dtype or backend'):
+            times = seconds(jobs, args.repeats)
+            for job in jobs:
+                taken = times[job.name]
+                found = dict(name=job.name, seconds=taken, median=statistics.median(taken))
+                if args.device == 'cuda':
+                    found['gpu'] = gpu_seconds(job)
+                found.update(memory(job)._asdict() if args.memory else {})
+                entries.append(dict(job._asdict(), **found))
     step = 'forward and backward' if args.train else 'forward'
     heading = f'{step}, batch {args.batch}, {args.dtype}, {machine(args.device)}'
     content = json.dumps(dict(machine=machine(args.device), entries=entries), indent=2)
@@ -234,7 +235,8 @@ def tested(
     Returns:
         The metrics that `mmrest test` saved; None if it failed, and has printed its error.
     """
-    name = '_'.join([Path(config).stem, *Path(checkpoint).with_suffix('').parts]).replace('/', '')
+    parts = [part for path in (config, checkpoint) for part in Path(path).with_suffix('').parts]
+    name = '_'.join(parts).replace('/', '')
 
     def saved() -> List[Path]:
         """Return metrics files not older than the checkpoint, the newest last."""

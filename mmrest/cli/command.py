@@ -27,6 +27,13 @@ from ..ops import forced_backend
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated|``build_loss`` would be')
 
 
+OF_PATHS = (
+    errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR,
+    errno.EPERM, errno.EROFS,
+)  # fmt: skip
+"""Errors of the paths that a user passes."""
+
+
 class Parser(argparse.ArgumentParser):
     """Parser whose errors are one line."""
 
@@ -245,13 +252,14 @@ def run(main: Callable[[], Optional[int]]) -> None:
         _say(str(stop) or 'interrupted')
         raise
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.ENOSPC:
+            where = f' at {error.filename}' if error.filename else ''
+            training = osp.basename(sys.argv[0]).endswith(('train', 'train.py'))
+            then = ', then continue with --resume; earlier checkpoints are kept'
+            _fail(f'the disk is full{where}; free some space{then if training else ""}')
+        if error.errno not in OF_PATHS or not error.filename:
             raise
-        where = f' at {error.filename}' if error.filename else ''
-        _fail(
-            f'the disk is full{where}; earlier checkpoints are kept: free some space, then '
-            'continue with --resume'
-        )
+        _fail(f'{error.filename}: {error.strerror}; choose another path, or fix this one')
     leave_processes()
     if status:
         sys.exit(status)

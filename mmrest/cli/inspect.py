@@ -63,6 +63,9 @@ def browse() -> None:
         image = drawable(item['inputs'].permute(1, 2, 0).numpy())
         if args.phase != 'train' and 'gt_label' not in sample:
             # Annotations of val and test pipelines are at the size of the image file.
-            image = cv2.resize(image, tuple(sample.ori_shape[1::-1]))
+            width, height = sample.ori_shape[1::-1]
+            across, down = sample.get('scale_factor', (1, 1))
+            image = image[: round(height * down), : round(width * across)]  # without padding
+            image = cv2.resize(image, (width, height))
         drawn = draw_annotations(image, sample, classes, palette)
         viewer.add(drawn, f'{index:06d}_{Path(sample.img_path).stem}')

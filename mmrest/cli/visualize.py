@@ -2,10 +2,12 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
+import numpy as np
 import torch
 from mmengine.config import Config
+from torch import Tensor
 
 from ..analysis.attention_maps import attention_maps, decays
 from ..analysis.features import principal_components, receptive_fields
@@ -25,6 +27,7 @@ from ..analysis.networks import (
     normalised,
     preprocessing,
 )
+from ..engine.building import image_channels
 from ..errors import UsageError
 from ..inference.inputs import read_image
 from ..models.pyramid import PyramidBackbone
@@ -132,6 +135,19 @@ def our_backbone(args: argparse.Namespace, cfg: Config, family: type) -> Any:
     return backbone
 
 
+def given_image(
+    args: argparse.Namespace, cfg: Config, network: Any, path: str, size: Optional[Tuple[int, int]]
+) -> Tuple[np.ndarray, Tensor]:
+    """Return an image file as read, and as the input of a network with three channels."""
+    channels = image_channels(network)
+    if channels != 3:
+        raise UsageError(
+            f'{args.network} takes images of {channels} channels; {args.command} reads 3'
+        )
+    image = read_image(path, size)
+    return image, normalised(image, preprocessing(cfg))
+
+
 def draw_decay(args: argparse.Namespace, cfg: Config) -> None:
     """Run the subcommand `decay`."""
     backbone = our_backbone(args, cfg, RMT)
@@ -144,9 +160,9 @@ def draw_attentions(args: argparse.Namespace, cfg: Config) -> None:
     """Run the subcommand `attention`."""
     backbone = our_backbone(args, cfg, PyramidBackbone)
     blocks = blocks_of(args, backbone)
-    image = read_image(args.image, args.size)
+    image, given = given_image(args, cfg, backbone, args.image, args.size)
     point = point_of(args, image.shape[:2])
-    found = attention_maps(backbone, normalised(image, preprocessing(cfg)), blocks, point)
+    found = attention_maps(backbone, given, blocks, point)
     maps = {f'stage {n + 1}, block {blocks[n] + 1}': found[n] for n in sorted(found)}
     head = {'mean': None, 'all': -1}[args.head] if args.head.isalpha() else int(args.head) - 1
     draw_attention(maps, head, Scene(image.shape[:2], image, point), args.out)
@@ -157,11 +173,13 @@ def draw_fields(args: argparse.Namespace, cfg: Config) -> None:
     backbone = build_network(backbone_config(cfg), args.checkpoint)
     size = args.size or CLASSIFICATION_SIZE
     if args.image:
-        size = read_image(args.image[0], args.size).shape[:2]  # the others are resized to it
-        images = (normalised(read_image(path, size), preprocessing(cfg)) for path in args.image)
+        # All are resized to the size of the first one.
+        size = read_image(args.image[0], args.size).shape[:2]
+        images = (given_image(args, cfg, backbone, path, size)[1] for path in args.image)
     else:
         generator = torch.Generator().manual_seed(0)
-        images = (torch.randn(1, 3, *size, generator=generator) for _ in range(args.samples or 16))
+        shape = (1, image_channels(backbone), *size)
+        images = (torch.randn(shape, generator=generator) for _ in range(args.samples or 16))
     fields = receptive_fields(backbone, images)
     indices = getattr(backbone, 'out_indices', range(len(fields)))
     named = {f'stage {index + 1}': field for index, field in zip(indices, fields)}
@@ -173,10 +191,11 @@ def draw_pca(args: argparse.Namespace, cfg: Config) -> None:
     if args.neck and cfg.model.get('neck') is None:
         raise UsageError(f'--neck: the model of {args.network} has no neck; drop --neck')
     model = build_network(cfg if args.neck else backbone_config(cfg), args.checkpoint)
-    image = read_image(args.image, args.size)
+    image, given = given_image(args, cfg, model, args.image, args.size)
     with torch.no_grad():
-        run_model = model.extract_feat if args.neck else model
-        maps = run_model(normalised(image, preprocessing(cfg)))
+        maps = model.extract_feat(given) if args.neck else model(given)
+    if any(each.ndim != 4 for each in maps):
+        raise UsageError(f'--neck: the neck of {args.network} returns no maps; drop --neck')
     word, indices = 'level', range(len(maps))
     if not args.neck:
         word, indices = 'stage', getattr(model, 'out_indices', indices)

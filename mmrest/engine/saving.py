@@ -232,8 +232,9 @@ def newest_checkpoint(work_dir: str, hook: Optional[dict] = None) -> Optional[st
         return last
     if hook.get('out_dir'):
         folder = Path(hook['out_dir']) / folder.name
-    # The folder may have been moved or copied; then all files have the same time.
-    for path in (Path(last), folder / Path(last).name):
+    # The folder may have been moved, or copied: then all files have the same time, and those of
+    # the first folder may still be there.
+    for path in (folder / Path(last).name, Path(last)):
         if last and path.exists():
             return str(path)
     template = hook.get('filename_tmpl') or 'epoch_{}.pth'
@@ -242,6 +243,6 @@ def newest_checkpoint(work_dir: str, hook: Optional[dict] = None) -> Optional[st
     pattern = re.compile('|'.join([*names, r'(?:epoch|iter)_\d+\.pth']))
     paths = [path for path in folder.glob('*') if pattern.fullmatch(path.name)]
     if last and not paths:
-        raise CheckpointError(f'{noted} names {last}, which was not found; pass --resume PATH')
+        raise CheckpointError(f'{noted} names {last}, which was not found; pass a path')
     newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
     return newest and str(newest)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..analysis.networks import Preprocessing
 from ..checkpoint import write_atomically
 from ..datasets.shapes import draw_scene
-from ..errors import UsageError
+from ..errors import UsageError, explained
 from .onnx import IMAGENET, Normalise, Shape, export, is_detector, output_names
 
 if TYPE_CHECKING:
@@ -101,7 +101,11 @@ def differences(
         raw = torch.from_numpy(loaded).permute(0, 3, 1, 2).float()
         images = Normalise(normalisation)(raw)
         given = (raw if inside else images).numpy()
-        computed = [torch.from_numpy(each) for each in session.run(None, {'images': given})]
+        with explained(
+            f'onnxruntime fails on images of {shape}',
+            'try --static, --backbone-only or another --shape',
+        ):
+            computed = [torch.from_numpy(part) for part in session.run(None, {'images': given})]
         with torch.no_grad():
             expected, truth = _outputs(network, images), _outputs(exact, images.double())
         first = len(output_names(network)) if is_detector(network) else 0

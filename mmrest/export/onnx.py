@@ -32,6 +32,9 @@ IMAGENET = Preprocessing()
 Shape = Tuple[int, int, int]
 """Number of images, height and width."""
 
+LEAST_SIDE = 64
+"""Smallest side of an image from which a graph for any size is exported."""
+
 FREE = {0: 'batch', 2: 'height', 3: 'width'}
 """Dynamic dimensions of the images, and their names in a file."""
 
@@ -252,6 +255,8 @@ def export(
 
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)  # it warns about unused ops
     front = [Normalise(normalise)] if normalise else []
+    if not static:  # torch treats maps of one pixel as constants
+        size = (max(size[0], LEAST_SIDE), max(size[1], LEAST_SIDE))
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter('ignore')

@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Any, Optional, Sequence
 
 import numpy as np
-from mmcv import imread
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..datasets.palette import colours
 from ..errors import UsageError
-from .inputs import unique_names
+from .inputs import read_as, unique_names
 from .outputs import Viewer, write_label_map
 from .overlay import draw, draw_annotations
 
@@ -37,7 +36,7 @@ class PredictionsHook(Hook):
 
     def before_test(self, runner: Runner) -> None:
         """Choose names of the outputs."""
-        dataset = runner.test_loop.dataloader.dataset
+        self._dataset = dataset = runner.test_loop.dataloader.dataset
         infos = map(dataset.get_data_info, range(len(dataset)))
         paths = list(dict.fromkeys(info.get('img_path') for info in infos))
         if None in paths:
@@ -61,7 +60,7 @@ class PredictionsHook(Hook):
             if self._label_maps is not None:
                 write_label_map(sample, self._ids, self._label_maps / f'{name}.png')
             if self._viewer is not None:
-                image = imread(sample.img_path)  # also remote files
+                image = read_as(sample.img_path, self._dataset)
                 drawn = draw(image, sample, self._classes, self._palette, self._score_thr)
                 if 'bboxes' in sample.get('gt_instances', ()) or 'gt_sem_seg' in sample:
                     truth = draw_annotations(image, sample, self._classes, self._palette)

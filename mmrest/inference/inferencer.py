@@ -4,6 +4,7 @@ import copy
 import inspect
 import os
 import sys
+import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +39,9 @@ from ..engine.weight_hooks import dataset_meta, load_full_weights
 from ..errors import UsageError, first_line
 from .inputs import UnreadableImage, check_complete
 from .overlay import drawable
+
+_BUILDING = threading.Lock()
+"""Held while a network is built, because the default scope belongs to the process."""
 
 Image = Union[str, Path, np.ndarray]
 """Path of a file, or (H, W, C) uint8: BGR, or as many channels as the network expects."""
@@ -94,8 +98,9 @@ class Inferencer:
         if tta:
             use_tta(cfg)
             dataset = cfg.test_dataloader.dataset
-        check_model(cfg)
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+        scope = cfg.get('default_scope') or 'mmengine'
+        with _BUILDING, DefaultScope.overwrite_default_scope(scope):
+            check_model(cfg)
             model = MODELS.build(cfg.model)
             network = model
             while isinstance(network, BaseTTAModel):
@@ -214,9 +219,15 @@ class Inferencer:
             results = self._loader(dict(given, img_id=0))  # mmdet before 3.2 packs it
             pixels = drawable(results['img'])
             step = 'prepared'
-            return pixels, self._pipeline(results)
+            data = self._pipeline(results)
         except Exception as error:  # whatever a decoder or transform raises
             raise UnreadableImage(f'{name} cannot be {step}: {first_line(error)}') from error
+        channels = _shapes(data)[0][0]
+        if channels != self._channels:
+            raise UnreadableImage(
+                f'{name} has {channels} channels, but the network takes {self._channels}'
+            )
+        return pixels, data
 
     def _predict(self, batch: List[Tuple[Image, np.ndarray, dict]]) -> Iterator[Prediction]:
         data = pseudo_collate([data for _, _, data in batch])

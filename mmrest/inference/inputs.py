@@ -4,10 +4,11 @@ import glob
 import os
 import warnings
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Set, Tuple, Union
 
 import cv2
 import numpy as np
+from mmcv import imread
 
 from ..errors import UsageError, first_line
 
@@ -16,6 +17,10 @@ VIDEOS = {'.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ts', '.webm
 
 MAX_RATE = 240
 """Frames per second; higher values in a file are the ticks of a clock, not a frame rate."""
+
+
+MIN_RATE = 0.01
+"""Frames per second; MPEG-4 cannot express lower ones."""
 
 
 class UnreadableImage(UsageError):
@@ -77,7 +82,7 @@ def _files(text: str, skipped: Set[str]) -> List[Tuple[Path, Path]]:
     files = []
     for match in sorted(matches):
         if match.is_dir():
-            for folder, folders, names in os.walk(match):
+            for folder, folders, names in os.walk(match, onerror=_refuse):
                 folders[:] = kept(folder, folders)
                 files += [(Path(folder, name), match) for name in kept(folder, names)]
         else:
@@ -85,6 +90,10 @@ def _files(text: str, skipped: Set[str]) -> List[Tuple[Path, Path]]:
     if not files:
         raise UsageError(f'{text} contains no files; pass images, folders, videos or a pattern')
     return files
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise UsageError(f'folder {error.filename} cannot be read: {error.strerror}') from error
 
 
 def unique_names(
@@ -133,6 +142,18 @@ def read_image(path: str, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+def read_as(path: Union[str, Path], dataset: Any) -> np.ndarray:
+    """Read an image as the pipeline of a dataset does: turned by its EXIF orientation, or not.
+
+    Returns:
+        (H, W, 3) uint8, BGR.
+    """
+    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    flags = {str(getattr(step, 'color_type', '')) for step in steps}
+    ignored = any(flag == 'unchanged' or 'ignore_orientation' in flag for flag in flags)
+    return imread(path, 'color_ignore_orientation' if ignored else 'color')
+
+
 def check_complete(path: str) -> None:
     """Check that a file is a complete image; OpenCV fills missing parts with grey.
 
@@ -172,7 +193,7 @@ class Video:
             raise UnreadableImage(f'{path} is not a video that OpenCV can read')
         self.length = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.rate = rate if 0 < rate <= MAX_RATE else 25.0
+        self.rate = max(rate, MIN_RATE) if 0 < rate <= MAX_RATE else 25.0
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (frame for _, frame in iter(self._capture.read, (False, None)))

@@ -8,6 +8,7 @@ import os.path as osp
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
@@ -70,12 +71,18 @@ class Outputs(NamedTuple):
             overwrite: existing outputs may be overwritten.
 
         Raises:
-            UsageError: an output is an input, a folder, or already exists.
+            UsageError: an output is an input, a folder, that of two inputs, or already exists.
         """
         read = {osp.realpath(source.path) for source in inputs}
         planned = [self.vis(source) for source in inputs] if self.save_vis else []
         if self.save_pred:
             planned += [self.json, *(self.label_map(s) for s in inputs if label_maps)]
+        several = [path for path, count in Counter(planned).items() if count > 1]
+        for path in several or [p for p in planned if not set(planned).isdisjoint(p.parents)]:
+            raise UsageError(
+                f'two inputs have the output {path if several else path.parent}; pass them '
+                'separately, each with an --out-dir'
+            )
         for path in planned:
             if osp.realpath(path) in read:
                 raise UsageError(f'{path} is an input; choose another --out-dir')
@@ -204,6 +211,8 @@ def open_video(path: Path, rate: float, size: Sequence[int]) -> cv2.VideoWriter:
         UsageError: OpenCV cannot write the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if rate > 65:  # MPEG-4 has 16 bits for a rate in thousandths, so it has fewer digits here
+        rate = round(rate, 2)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), rate, tuple(size))
     if not writer.isOpened():
         raise UsageError(

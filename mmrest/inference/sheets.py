@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Iterator, List, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from ..datasets.palette import colours
+from .inputs import read_as
 from .outputs import write_image
 from .overlay import draw, draw_annotations, padded, predicted_classes, render, titled
 
@@ -38,7 +39,7 @@ def draw_predictions(
     classes = dataset.metainfo['classes']
     palette = colours(dataset.metainfo.get('palette'), len(classes))
     for truth, sample in _predicted(model, dataset, range(min(count, len(dataset)))):
-        image = cv2.imread(sample.img_path)
+        image = read_as(sample.img_path, dataset)
         annotated = draw_annotations(image, truth, classes, palette)
         predicted = draw(image, sample, classes, palette, score_thr)
         row = [_scaled(cell, 430) for cell in (image, annotated, predicted)]
@@ -61,24 +62,25 @@ def draw_classes(model: nn.Module, dataset: BaseDataset, path: Path) -> None:
     cells = []
     for _, sample in _predicted(model, dataset, indices):
         text, colour = predicted_classes(sample, dataset.metainfo['classes'])
-        cells.append(titled(_scaled(cv2.imread(sample.img_path), 260), text, colour))
+        image = _scaled(read_as(sample.img_path, dataset), 260)
+        cells.append(titled(image, text, colour))
     write_image(_sheet([cells[first : first + 5] for first in range(0, count, 5)]), path)
 
 
-def draw_panel(path: Path, content: Any, metainfo: Dict[str, Any]) -> Tuple[bytes, str]:
+def draw_panel(path: Path, content: Any, dataset: BaseDataset) -> Tuple[bytes, str]:
     """Draw one image with its instances or label map.
 
     Args:
         path: image file.
         content: instances or a label map (H, W), in pixels of the file; None for the image only.
-        metainfo: meta information of the dataset.
+        dataset: its dataset.
 
     Returns:
         A JPEG, and a list of its classes as text.
     """
-    classes = metainfo['classes']
-    palette = colours(metainfo.get('palette'), len(classes))
-    image, inside = cv2.imread(str(path)), []
+    classes = dataset.metainfo['classes']
+    palette = colours(dataset.metainfo.get('palette'), len(classes))
+    image, inside = read_as(path, dataset), []
     if isinstance(content, np.ndarray):
         image = render(image, classes, palette, label_map=content)
         numbers = np.bincount(content[content < len(classes)].ravel())

@@ -29,11 +29,10 @@ class Evaluation(NamedTuple):
     """Evaluation results of a checkpoint.
 
     Attributes:
-        phase: the dataset, 'val' or 'test'.
+        phase: 'val' or 'test'.
         metrics: metrics of the config's own evaluators.
         scores: scores by class and image.
-        metainfo: meta information of the dataset, with ``classes`` and optionally ``palette``.
-        images: number of images.
+        dataset: its images; the meta information has ``classes`` and optionally ``palette``.
         parameters: number of parameters.
         seconds: median time per image, with post-processing.
         memory: peak memory in MB, of the GPU if available.
@@ -43,8 +42,7 @@ class Evaluation(NamedTuple):
     phase: str
     metrics: Dict[str, float]
     scores: Scores
-    metainfo: Dict[str, Any]
-    images: int
+    dataset: BaseDataset
     parameters: int
     seconds: float
     memory: Optional[float]
@@ -128,8 +126,7 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
         phase,
         metrics,
         hook.scores,
-        dataset.metainfo,
-        len(dataset),
+        dataset,
         sum(parameter.numel() for parameter in runner.model.parameters()),
         _seconds_per_image(runner.model, dataset),
         peak_memory_mb(),

@@ -214,8 +214,8 @@ def _legend(found: Evaluation, shown: Iterable[Shown]) -> List[Tuple[str, str]]:
     """Return names and colours of the classes in the shown images."""
     contents = [getattr(each, 'labels', each) for _, *pair in shown for each in pair]
     occurring = {label for content in contents for label in np.unique(content).tolist()}
-    classes = found.metainfo['classes']
-    palette = colours(found.metainfo.get('palette'), len(classes))
+    classes = found.dataset.metainfo['classes']
+    palette = colours(found.dataset.metainfo.get('palette'), len(classes))
     return [
         (name, '#{:02x}{:02x}{:02x}'.format(*palette[index]))
         for index, name in enumerate(classes)
@@ -227,7 +227,7 @@ def _panels(shown: Shown, name: str, found: Evaluation) -> List[Tuple[str, str, 
     """Return title, description and address of the panels of an image."""
     panels = []
     for title, content in zip(('image', 'ground truth', 'prediction'), (None, *shown[1:])):
-        jpeg, inside = draw_panel(shown.path, content, found.metainfo)
+        jpeg, inside = draw_panel(shown.path, content, found.dataset)
         description = f'{title} of {name}' + (f': {inside}' if content is not None else '')
         address = 'data:image/jpeg;base64,' + base64.b64encode(jpeg).decode()
         panels.append((title, description, address))

@@ -125,6 +125,8 @@ CASES = {
     'visualize pca tiny.py --image torn.jpg': 'torn.jpg cannot be read: OSError',
     f'visualize receptive-field tiny.py {IMAGE} --samples 2': '--samples: not allowed with',
     f'visualize pca tiny.py {IMAGE} --checkpoint absent.pth': 'checkpoint absent.pth ',
+    f'visualize pca tiny.py {IMAGE} {SET} model.backbone.in_channels=4': 'of 4 channels; pca',
+    f'visualize pca demo_cls_rest_lite {IMAGE} --neck': 'the neck of demo_cls_rest_lite returns',
     f'visualize pca rmt_t {IMAGE} --neck': '--neck: the model of rmt_t has no neck',
     f'export_onnx tiny.py --out new/x.onnx {SET} model.test_cfg.rcnn.nms.type=soft_nms': (
         'tiny.py: NMS as '

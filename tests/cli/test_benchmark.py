@@ -48,6 +48,11 @@ def test_rates_beside_those_of_the_paper(size, reported):
     assert row[5:7] == ['16.0', reported]
 
 
+def test_networks_that_fail(tmp_path):
+    line = run_here('benchmark', 'networks', 'emsa', '--sizes', '7x9', '--work-dir', tmp_path)
+    assert 'these networks cannot be measured: RuntimeError: ' in line and '\n' not in line
+
+
 def test_large_maps_skip_the_reference(monkeypatch):
     """The reference implementation of an attention is skipped."""
     monkeypatch.setattr('sys.argv', ['benchmark', 'networks', 'emsa', 'rmt_t', '--train'])
@@ -80,12 +85,13 @@ def tests_run(tmp_path, monkeypatch):
 
 def test_checkpoints(tests_run, tmp_path, capsys):
     """Published results are in the table; a second run tests only what changed or failed."""
-    names = ['maskrcnn_rmt_s_3x.py', 'semfpn_rmt_l_80k.py', 'upernet_rmt_t_160k.py']
+    names = ['maskrcnn_rmt_s_3x.py', 'semfpn_rmt_l_80k.py', 'other/semfpn_rmt_l_80k.py']
+    (tmp_path / 'other').mkdir()
     for name, scope in zip(names, ('mmdet', 'mmseg', 'mmseg')):
         (tmp_path / name).write_text(f"model = dict()\ndefault_scope = '{scope}'\n")
     pairs = [f'{name}={weights}.pth' for name, weights in zip(names, 'abx')]
     given = ['benchmark', 'checkpoints', *pairs, '--coco', 'c', *OPTIONS]
-    message = 'benchmark.py: error: 1 of 3 tests failed: upernet_rmt_t_160k.py=x.pth'
+    message = 'benchmark.py: error: 1 of 3 tests failed: other/semfpn_rmt_l_80k.py=x.pth'
     assert run_here(*given) == message
     options = [*OPTIONS, '--work-dir']
     assert [command[:-1] for command in tests_run] == [

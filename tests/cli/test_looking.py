@@ -35,6 +35,21 @@ def test_browse_dataset(tmp_path, request, text, root, phase):
         assert (image.max(-1).astype(int) - image.min(-1)).max() > 60
 
 
+def test_browse_padded_images(tmp_path, coco_root):
+    """Boxes and image have the size of the file, without the padding."""
+    pad = dict(type='Pad', size=(200, 200), pad_val=dict(img=0))
+    text = f"{DETECTOR}\nval_dataloader['dataset']['pipeline'].insert(-1, {pad})\n"
+    drawn = []
+    for name, config in (('plain', DETECTOR), ('padded', text)):
+        (tmp_path / f'{name}.py').write_text(config)
+        options = ('--data-root', coco_root, '--phase', 'val', '--number', 1)
+        given = (tmp_path / f'{name}.py', '--not-show', '--output-dir', tmp_path / name, *options)
+        assert not run_here('browse_dataset', *given)
+        (path,) = (tmp_path / name).iterdir()
+        drawn.append(cv2.imread(str(path)).astype(int))
+    assert abs(drawn[0] - drawn[1]).mean() < 2
+
+
 @pytest.mark.parametrize('arguments, message', [
     (['--not-show'], '--not-show leaves nothing to do; pass --output-dir DIR'),
     ([], 'no display (DISPLAY is not set)'),

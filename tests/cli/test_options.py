@@ -59,6 +59,22 @@ def test_a_full_disk(monkeypatch):
         run(main)
 
 
+@pytest.mark.parametrize('error', [
+    OSError(errno.ENOSPC, 'No space left on device', 'out/vis/a.jpg'),
+    PermissionError(errno.EACCES, 'Permission denied', 'out/vis/a.jpg'),
+])  # fmt: skip
+def test_an_output_that_cannot_be_written(monkeypatch, error):
+    def main():
+        raise error
+
+    monkeypatch.setattr('sys.argv', ['infer.py'])
+    with pytest.raises(SystemExit) as exited:
+        run(main)
+    line = str(exited.value)
+    assert line.startswith('infer.py: error: ') and 'out/vis/a.jpg' in line
+    assert '\n' not in line and '--resume' not in line
+
+
 def test_tta_of_a_wrapped_dataset():
     dataset = dict(type='RepeatDataset', dataset=dict(type='CocoDataset', pipeline=[]))
     cfg = Config(dict(model={}, tta_model={}, tta_pipeline=[]))

@@ -125,6 +125,13 @@ def test_receptive_field(folder, monkeypatch, images):
     assert_legible(figure)
 
 
+def test_images_of_four_channels(folder, monkeypatch):
+    """A receptive field of noise needs no image."""
+    options = ['--size', '32', '--samples', '1', '--cfg-options', 'model.backbone.in_channels=4']
+    figure = drawn(monkeypatch, 'receptive-field', 'rest.py', *options)
+    assert len([axis for axis in figure.axes if axis.images]) == 4
+
+
 @pytest.mark.parametrize('neck', [False, True])
 def test_pca(folder, monkeypatch, neck):
     args = ['pca', 'rmt.py', '--image', 'a.jpg', *['--neck'] * neck]

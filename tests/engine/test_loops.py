@@ -227,6 +227,7 @@ def test_checkpoints_elsewhere(tmp_path):
 def test_newest_checkpoint_of_a_copy(tmp_path):
     trained(config(tmp_path / 'run'), place=('training', 10))
     shutil.copytree(tmp_path / 'run', tmp_path / 'copy', copy_function=shutil.copyfile)
+    assert newest_checkpoint(tmp_path / 'copy') == str(tmp_path / 'copy' / 'iter_11.pth')
     shutil.rmtree(tmp_path / 'run')
     assert newest_checkpoint(tmp_path / 'copy') == str(tmp_path / 'copy' / 'iter_11.pth')
     (tmp_path / 'copy' / 'iter_11.pth').write_text('broken')

@@ -70,7 +70,7 @@ def test_any_size(packages, tmp_path):
     assert session.get_inputs()[0].shape == ['batch', 3, 'height', 'width']
     assert session.get_modelmeta().custom_metadata_map['a'] == 'b'
     path.unlink()
-    with pytest.raises(UsageError, match=r'differs by|cannot be exported'):
+    with pytest.raises(UsageError, match=r'differs by|cannot be exported|onnxruntime fails on'):
         export_checked(Head(), path, shapes, 1e-4, size=(16, 24))
     assert not list(path.parent.iterdir())
 

@@ -158,6 +158,9 @@ def test_a_binary_segmentor_of_four_channels(folder, tmp_path, tta):
     assert (cv2.imread(str(tmp_path / 'preds' / 'x.png'), -1) == labels[0].numpy()).all()
     with pytest.raises(ValueError, match=r'an array \(H, W, 4\) of uint8, got \(60, 80, 3\)'):
         infer(array[..., :3])
+    cv2.imwrite(str(tmp_path / 'x.png'), array[..., :3])
+    with pytest.raises(UnreadableImage, match=r'png has 3 channels, but the network takes 4'):
+        infer(tmp_path / 'x.png')
 
 
 def test_classes_and_colours(folder, images):

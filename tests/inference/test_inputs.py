@@ -1,13 +1,18 @@
 """Inputs: names as they are passed and as they are found, images, frame rates."""
 
+import errno
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from mmrest.errors import UsageError
-from mmrest.inference.inputs import Video, find_inputs, read_image, unique_names
+from mmrest.inference.inputs import Input, Video, find_inputs, read_as, read_image, unique_names
+from mmrest.inference.outputs import Outputs, open_video
 
 
 def touch(folder, *names):
@@ -68,6 +73,48 @@ def test_images(tmp_path):
     assert image.shape == (60, 80, 3) and image.dtype == np.uint8
     assert abs(image[30, 70].astype(int) - (0, 0, 255)).max() < 10
     assert read_image(str(path), (32, 48)).shape == (32, 48, 3)
+
+
+@pytest.mark.parametrize('flag, size', [('color', (80, 60)), ('unchanged', (60, 80))])
+def test_orientation_of_a_pipeline(tmp_path, flag, size):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (80, 60)).save(tmp_path / 'x.jpg', exif=exif)
+    loader = SimpleNamespace(color_type=flag)
+    dataset = SimpleNamespace(pipeline=SimpleNamespace(transforms=[loader]))
+    assert read_as(tmp_path / 'x.jpg', dataset).shape == (*size, 3)
+
+
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    touch(tmp_path, 'a.jpg', 'locked/b.jpg')
+
+    def scandir(path, opened=os.scandir):
+        if str(path).endswith('locked'):
+            raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+        return opened(path)
+
+    monkeypatch.setattr(os, 'scandir', scandir)
+    with pytest.raises(UsageError, match='locked cannot be read: Permission denied'):
+        paths(str(tmp_path))
+
+
+@pytest.mark.parametrize('names, path', [
+    (['a.frames/000000', 'a'], 'preds/a.frames'), (['b', 'b.png/c'], 'preds/b.png')
+])  # fmt: skip
+def test_outputs_of_two_inputs(tmp_path, names, path):
+    inputs = [Input(Path('x.jpg'), names[0]), Input(Path('x.jpg'), names[1])]
+    if 'frames' in path:
+        inputs[1] = Input(Path('x.mp4'), names[1])
+    with pytest.raises(UsageError, match=f'two inputs have the output {tmp_path / path}; pass'):
+        Outputs(tmp_path).check(inputs, label_maps=True, overwrite=True)
+
+
+@pytest.mark.parametrize('rate', [0.01, 29.97, 66.667, 239.76])
+def test_rates_of_videos_that_can_be_written(tmp_path, rate):
+    writer = open_video(tmp_path / 'x.mp4', rate, (64, 48))
+    writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    assert Video(tmp_path / 'x.mp4').rate == pytest.approx(rate, abs=0.01)
 
 
 @pytest.mark.parametrize('noted, rate', [(10, 10), (240, 240), (1000, 25)])

@@ -93,7 +93,7 @@ def test_panel(image):
     """A label map over a grey image, partly ignored, and its description."""
     labels = np.zeros((40, 60), int)
     labels[:, 30:], labels[:10] = 1, 255
-    jpeg, inside = draw_panel(Path(image['img_path']), labels, METAINFO)
+    jpeg, inside = draw_panel(Path(image['img_path']), labels, Data())
     picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape == (320, 480, 3) and inside == 'square 38%, disc 38%'
     expected = {(40, 120): (128, 128, 128), (300, 20): (58, 58, 198), (300, 460): (198, 58, 58)}
@@ -103,8 +103,8 @@ def test_panel(image):
 
 def test_panel_of_instances(image):
     found = detections(scores=[0.9, 0.4])
-    jpeg, inside = draw_panel(Path(image['img_path']), found, METAINFO)
+    jpeg, inside = draw_panel(Path(image['img_path']), found, Data())
     assert inside == '1 square, 1 disc'
     picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape == (320, 480, 3) and has(picture, (255, 0, 0))
-    assert draw_panel(Path(image['img_path']), found[:0], METAINFO)[1] == 'nothing'
+    assert draw_panel(Path(image['img_path']), found[:0], Data())[1] == 'nothing'

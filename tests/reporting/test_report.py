@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from mmrest.errors import UsageError
 from mmrest.reporting import report
 from mmrest.reporting.evaluation import Evaluation, evaluate
 from mmrest.reporting.logs import Log
+from mmrest.reporting.run_summary import logged_environment
 from mmrest.reporting.scores import LabelMapScores
 from tests.runs import ROOT, SEGMENTOR, run
 
@@ -27,6 +29,15 @@ LOG = Log(
      for step in (10, 20)],
     [(10, dict(mIoU=20.0)), (20, dict(mIoU=10.0))],
 )  # fmt: skip
+
+
+class Images(list):
+    """A dataset, as far as a report reads it."""
+
+    metainfo: ClassVar = dict(classes=NAMES)
+
+    def __len__(self):
+        return 2
 
 
 @pytest.fixture
@@ -42,9 +53,7 @@ def evaluated(tmp_path, monkeypatch):
         sample = SegDataSample(metainfo=dict(img_path=str(path)))
         sample.gt_sem_seg, sample.pred_sem_seg = PixelData(data=truth), PixelData(data=found)
         scores.add(sample)
-    found = Evaluation(
-        'val', dict(mIoU=25.0), scores, dict(classes=NAMES), 2, 15_000_000, 0.02, 800.0, 'cpu'
-    )
+    found = Evaluation('val', dict(mIoU=25.0), scores, Images(), 15_000_000, 0.02, 800.0, 'cpu')
     monkeypatch.setattr(report, 'evaluate', lambda *args: found)
 
 
@@ -136,6 +145,10 @@ def test_whatever_the_locale(tmp_path, cfg):
     (folder / 'vis_data' / 'scalars.json').write_text(line + '\n', encoding='utf-8')
     head = f'System environment:\n    Ort: Zürich\n{"-" * 30}\n'
     (folder / 'x.log').write_text(head, encoding='utf-8')
+    tested = folder.with_name('20260202_000000') / 'x.log'
+    tested.parent.mkdir()
+    tested.write_text(head.replace('Zürich', 'Bern'), encoding='utf-8')
+    assert logged_environment(folder.parent) == dict(Ort='Zürich')
     (tmp_path / 'script.py').write_text(WITHOUT_UTF8, encoding='utf-8')
     run(
         tmp_path / 'script.py', folder.parent, cfg.filename, cwd=ROOT, LC_ALL='C', PYTHONUTF8='0',
