@@ -108,7 +108,8 @@ def _mismatches(part: dict, length: int, by_epoch: bool, batches: int) -> Iterat
     """
     name, in_epochs = type_name(part), part.get('by_epoch', True)
     iterations = length * (batches if by_epoch else 1)
-    end = length if in_epochs == by_epoch else iterations  # in the units of the scheduler
+    unit = batches if in_epochs else 1  # iterations of a step of the scheduler
+    end, begin = iterations / unit, part.get('begin') or 0
     if name.startswith('ReduceOnPlateau'):
         return  # it steps after evaluations
     if in_epochs and not by_epoch and not part.get('convert_to_iter_based'):
@@ -119,16 +120,16 @@ def _mismatches(part: dict, length: int, by_epoch: bool, batches: int) -> Iterat
     elif min(part.get('milestones') or [0]) >= end:
         yield (
             f'{name} of param_scheduler has no effect: its milestones {list(part["milestones"])} '
-            f'are after the end of the run ({end}); lower them'
+            f'are after the end of the run ({end:g}); lower them'
         )
-    elif part.get('total_steps') and part['total_steps'] < end:
+    elif begin + (part.get('total_steps') or end) < min(part.get('end') or end, end):
         raise UsageError(
             f'{name} of param_scheduler stops the run after total_steps={part["total_steps"]} of '
-            f'{end}; raise it'
+            f'{end:g}; raise it, or set its end'
         )
     rises = part.get('start_factor', 1 / 3) < part.get('end_factor', 1)
-    warm_up = (part.get('end') or 0) * (batches if in_epochs else 1)
-    if name == 'LinearLR' and rises and not part.get('begin') and 2 * warm_up > iterations:
+    warm_up = (part.get('end') or 0) * unit
+    if name == 'LinearLR' and rises and not begin and 2 * warm_up > iterations:
         yield (
             f'the warm-up takes {warm_up:,} of the {iterations:,} iterations; shorten it (end of '
             'the first param_scheduler) or train longer'
