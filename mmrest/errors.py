@@ -104,7 +104,7 @@ def explained(fault: str, remedy: str = '') -> Iterator[None]:
 
 
 def misspelt(error: Exception) -> Optional[Tuple[str, str]]:
-    """Return fault and fix of a type or an argument that mmengine cannot build."""
+    """Return fault and fix of a part of a config that mmengine cannot build, if it is misspelt."""
     kind = re.search(r"([^\s'\"]+) is not in the (.+? registry)", str(error))
     argument = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
@@ -118,10 +118,14 @@ def misspelt(error: Exception) -> Optional[Tuple[str, str]]:
                 registry = registry.parent
             remedy = suggestion(kind.group(1), known, 'import its module with custom_imports')
             return f'{kind.group(1)} is not in the {kind.group(2)}', remedy
-        if argument and argument.group(1) in local.get('args', ()) and 'obj_cls' in local:
+        if 'must contain the key "type"' in str(error) and 'cfg' in local:
+            return f'a part of the config has no type: {dict(local["cfg"])}', 'add its type'
+        built = local.get('obj_cls') or local.get('scheduler_cls')
+        if argument and built and argument.group(1) in local.get('args', ()):
             name, known = argument.group(1), set()
-            for base in getattr(local['obj_cls'], '__mro__', ()):
+            for base in getattr(built, '__mro__', ()):
                 known |= inspect.signature(base.__init__).parameters.keys()
-            fault = f'{local["obj_cls"].__name__} has no argument {name}'
+            known -= {'self', 'args', 'kwargs'}
+            fault = f'{built.__name__} has no argument {name}'
             return fault, suggestion(name, known, 'remove it')
     return None
