@@ -28,10 +28,10 @@ warnings.filterwarnings('ignore', message='pkg_resources is deprecated|``build_l
 
 
 OF_PATHS = (
-    errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR,
-    errno.EPERM, errno.EROFS,
+    errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM,
+    errno.EROFS,
 )  # fmt: skip
-"""Errors of the paths that a user passes."""
+"""Errors of writing to a path, or of reading without permission."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -121,4 +121,10 @@ def find_type(root: Registry, name: Optional[str]) -> Optional[Callable[..., Any
 
 def image_channels(model: nn.Module) -> int:
     """Return the number of image channels that the first convolution of a model expects."""
-    return next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+    parts = 1
+    for module in model.modules():
+        if type(module).__name__ == 'Focus':  # of YOLOX: stacks every second pixel
+            parts = 4
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels // parts
+    return 3

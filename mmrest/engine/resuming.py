@@ -17,6 +17,8 @@ _PROGRESS = {
     'verbose',
     'base_values',
     'num_bad_epochs',
+    'best',
+    'cooldown_counter',
 }
 """Progress in the state of a scheduler; the rest are its settings."""
 
@@ -79,7 +81,7 @@ def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> It
     before = _parameter_groups(checkpoint)
     if before is None or isinstance(wrapper, OptimWrapperDict):
         return
-    _check_same_optimizer(source, before, wrapper)
+    check_same_optimizer(source, checkpoint, wrapper)
     changes = _differences(before, wrapper.state_dict()['param_groups'])
     schedulers = runner.param_schedulers
     if isinstance(schedulers, list):
@@ -145,8 +147,20 @@ def _parameter_groups(checkpoint: Dict[str, Any]) -> Optional[List[dict]]:
     return saved.get('param_groups') if isinstance(saved, dict) else None
 
 
-def _check_same_optimizer(source: str, before: List[dict], wrapper: OptimWrapper) -> None:
-    """Check that the parameter groups of a checkpoint are those of the optimizer of a run."""
+def check_same_optimizer(source: str, checkpoint: Dict[str, Any], wrapper: OptimWrapper) -> None:
+    """Check that a checkpoint has the state of the optimizer of a run.
+
+    Args:
+        source: name of the checkpoint in messages.
+        checkpoint: as loaded, or from :func:`progress_of`; it may have no optimizer.
+        wrapper: the run's optimizer wrapper; several optimizers are not compared.
+
+    Raises:
+        CheckpointError: the optimizer differs, or its parameter groups do.
+    """
+    before = _parameter_groups(checkpoint)
+    if before is None or isinstance(wrapper, OptimWrapperDict):
+        return
     now = wrapper.state_dict()['param_groups']
     remedy = (
         'resume with the config of the checkpoint, or initialise from its weights: '

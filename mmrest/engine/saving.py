@@ -101,7 +101,6 @@ class AtomicCheckpointHook(CheckpointHook):
             meta=meta,
             by_epoch=self.by_epoch,
             backend_args=self.backend_args,
-            **self.args,
         )
         self._place, self._remembered = {}, []
         path = self.file_backend.join_path(self.out_dir, name)

@@ -77,8 +77,9 @@ class Outputs(NamedTuple):
         planned = [self.vis(source) for source in inputs] if self.save_vis else []
         if self.save_pred:
             planned += [self.json, *(self.label_map(s) for s in inputs if label_maps)]
-        several = [path for path, count in Counter(planned).items() if count > 1]
-        for path in several or [p for p in planned if not set(planned).isdisjoint(p.parents)]:
+        counts = Counter(planned)
+        several = [path for path, count in counts.items() if count > 1]
+        for path in several or [p for p in planned if any(map(counts.__contains__, p.parents))]:
             raise UsageError(
                 f'two inputs have the output {path if several else path.parent}; pass them '
                 'separately, each with an --out-dir'

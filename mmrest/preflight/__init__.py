@@ -22,6 +22,7 @@ from ..engine.compat import use_datasets
 from ..engine.config import RUN_KEYS, make_resumable
 from ..engine.data_loading import kept_random_states
 from ..engine.loops import check_compile
+from ..engine.resuming import check_same_optimizer
 from ..errors import UsageError, explained, near, some
 from .classes import check_classes
 from .data import Part, build_loader, check_objects, shared_data
@@ -29,7 +30,7 @@ from .evaluation import check_evaluator
 from .findings import Fact, Report, quiet
 from .optimization import check_optimizer, check_schedule
 from .resources import check_disk, check_weights, check_writable
-from .step import check_run
+from .step import check_backends, check_run
 
 __all__ = ['Fact', 'Rehearsal', 'Report', 'rehearse']
 
@@ -101,6 +102,7 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         check_writable(cfg.work_dir)
         check_complete(cfg, phases)
         check_compile(cfg)
+        check_backends(cfg, folder)
         make_resumable(cfg)
         model = check_model(cfg)
         report.warnings += misspelt_keys(cfg)
@@ -108,7 +110,9 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         report.add('parameters', f'{count:,} of {type(model).__name__}')
         resumed = check_weights(cfg, model, phases, report)
         if 'train' in phases:
-            check_optimizer(cfg, model, report)
+            optimizer = check_optimizer(cfg, model, report)
+            if resumed is not None and not cfg.get('strategy'):  # which may flatten parameters
+                check_same_optimizer(str(cfg.load_from), resumed, optimizer)
         for phase in [phase for phase in phases if cfg.get(f'{phase}_dataloader')]:
             progress.update(f'reading the dataset of {phase}_dataloader')
             loaders[phase], of_phase = build_loader(cfg, phase, report)

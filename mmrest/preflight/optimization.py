@@ -5,7 +5,7 @@ from typing import Iterator, Optional, Tuple
 from mmcv.cnn import is_norm
 from mmengine.config import Config
 from mmengine.dist import get_world_size
-from mmengine.optim import OptimWrapperDict, build_optim_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import OPTIMIZERS
 from torch import nn
 
@@ -15,8 +15,8 @@ from ..errors import UsageError, explained, near, some, suggestion
 from .findings import Report
 
 
-def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> None:
-    """Check the optimizer of a run, and warn about custom_keys with unintended effects.
+def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> OptimWrapper:
+    """Return the optimizer wrapper of a run, and warn about custom_keys with unintended effects.
 
     Raises:
         UsageError: it cannot be built.
@@ -39,7 +39,7 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> None:
             f'paramwise_cfg.custom_keys occur in no parameter name: {some(hints)}'
         )
     if isinstance(wrapper, OptimWrapperDict) or not keys or paramwise.get('norm_decay_mult') != 0:
-        return  # several optimizers, or nothing to undo
+        return wrapper  # several optimizers, or nothing to undo
     groups = [group for group in wrapper.optimizer.param_groups if group.get('weight_decay')]
     decaying = {id(parameter) for group in groups for parameter in group['params']}
     decayed = [
@@ -55,6 +55,7 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> None:
             f'paramwise_cfg.custom_keys ({some(undoing or list(keys))}) undoes '
             'norm_decay_mult=0 for them; list the norms in custom_keys too, with decay_mult=0'
         )
+    return wrapper
 
 
 def check_schedule(cfg: Config, batches: int, report: Report) -> None:

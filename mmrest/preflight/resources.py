@@ -156,9 +156,8 @@ def check_weights(
     elif training and not pretrained:
         report.add('weights', 'none, random initialisation')
         fixed = [name for name, p in model.named_parameters() if not p.requires_grad]
-        frozen = sum(
-            name.endswith(('.weight', '.bias')) for name in fixed
-        )  # not a fixed embedding
+        # Fixed position embeddings are neither.
+        frozen = sum(name.endswith(('.weight', '.bias')) for name in fixed)
         if frozen:
             report.warnings.append(
                 f'{frozen} frozen parameter tensors keep random values: set init_cfg, load_from, '

@@ -183,7 +183,6 @@ def check_run(
     step = _FirstStep(cfg, bool(evaluated), resumed, report)
     runner = None
     try:
-        _check_backends(cfg, folder)
         runner = _runner(cfg, folder)
         if not evaluated:
             use_parts(runner, val_loop=None)
@@ -221,10 +220,15 @@ def check_run(
                 handler.close()
 
 
-def _check_backends(cfg: Config, folder: str) -> None:
-    """Check that the backends of the visualizer can be built, and their packages are installed."""
+def check_backends(cfg: Config, folder: str) -> None:
+    """Check that the backends of the visualizer can be built, and their packages are installed.
+
+    Raises:
+        UsageError: one is misspelt or not installed.
+    """
     for part in (cfg.get('visualizer') or {}).get('vis_backends') or ():
-        kind = type(VISBACKENDS.build(dict(part, save_dir=folder)))
+        with explained('visualizer.vis_backends cannot be built'):
+            kind = type(VISBACKENDS.build(dict(part, save_dir=folder)))
         package = kind.__name__[: -len('VisBackend')].lower()  # TensorboardVisBackend's, ...
         ours = package != 'local' and kind.__module__.startswith('mmengine.')
         if ours and find_spec(package) is None:
