@@ -1,4 +1,4 @@
-"""Errors for the user of a command, and conversion of library errors to one line."""
+"""Errors for the user of a command, and one-line messages and suggestions for those of libraries."""
 
 import contextlib
 import difflib

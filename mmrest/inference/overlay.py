@@ -60,7 +60,7 @@ def draw(
         sample: data sample on the CPU, from a classifier, or from a detector or segmentor at the
             size of the image.
         classes: name of each class.
-        palette: colour of each class; see :func:`mmrest.engine.display.colours`.
+        palette: colour of each class; see :func:`mmrest.datasets.palette.colours`.
         score_thr: detections with lower scores are skipped.
 
     Returns:
