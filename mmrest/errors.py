@@ -1,4 +1,4 @@
-"""Errors for the user of a command, and one-line messages and suggestions for those of libraries."""
+"""Errors for the user of a command, and lines and suggestions in place of errors of libraries."""
 
 import contextlib
 import difflib
