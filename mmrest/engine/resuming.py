@@ -54,7 +54,7 @@ class ScheduleHook(Hook):
 
 
 def progress_of(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
-    """Return what :func:`follow_config` reads of a checkpoint, without tensors."""
+    """Return the parts of a checkpoint that :func:`follow_config` needs, without tensors."""
     kept = {key: checkpoint[key] for key in ('meta', 'param_schedulers') if key in checkpoint}
     groups = _parameter_groups(checkpoint)
     return kept if groups is None else dict(kept, optimizer=dict(param_groups=groups))
