@@ -120,7 +120,7 @@ def misspelt(error: BaseException) -> Optional[Tuple[str, str]]:
         if 'must contain the key "type"' in str(error) and 'cfg' in local:
             return f'a part of the config has no type: {dict(local["cfg"])}', 'add its type'
         built, given = local.get('obj_cls') or local.get('scheduler_cls'), local.get('args')
-        if frame.f_code.co_name == 'build_dataloader':
+        if frame.f_code.co_name == 'build_dataloader':  # of the Runner, without a registry
             built, given = frame.f_globals['DataLoader'], local['dataloader_cfg']
         if argument and built and argument.group(1) in (given or ()):
             name, known = argument.group(1), _arguments(built)

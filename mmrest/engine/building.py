@@ -121,10 +121,10 @@ def find_type(root: Registry, name: Optional[str]) -> Optional[Callable[..., Any
 
 def image_channels(model: nn.Module) -> int:
     """Return the number of image channels that the first convolution of a model expects."""
-    parts = 1
+    stacked = 1
     for module in model.modules():
-        if type(module).__name__ == 'Focus':  # of YOLOX: stacks every second pixel
-            parts = 4
+        if type(module).__name__ == 'Focus':  # of YOLOX: stacks 2 x 2 pixels
+            stacked = 4
         if isinstance(module, nn.Conv2d):
-            return module.in_channels // parts
+            return module.in_channels // stacked
     return 3

@@ -191,7 +191,8 @@ class Inferencer:
                     raise
                 on_unreadable(image, error)
                 continue
-            # mmdet pads images to the size of the largest one in a batch, mmseg refuses them.
+            # mmdet pads images to the size of the largest one in a batch. mmseg refuses them, and
+            # before 1.2 any batch.
             other = self.is_segmentor and batch and _shapes(data) != _shapes(batch[0][2])
             if len(batch) == batch_size or other or (batch and self._singly):
                 yield from self._predict(batch)

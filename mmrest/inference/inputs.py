@@ -19,10 +19,6 @@ MAX_RATE = 240
 """Frames per second; higher values in a file are the ticks of a clock, not a frame rate."""
 
 
-MIN_RATE = 0.01
-"""Frames per second; MPEG-4 cannot express lower ones."""
-
-
 class UnreadableImage(UsageError):
     """A file that is not an image or video, or is truncated."""
 
@@ -193,7 +189,7 @@ class Video:
             raise UnreadableImage(f'{path} is not a video that OpenCV can read')
         self.length = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.rate = max(rate, MIN_RATE) if 0 < rate <= MAX_RATE else 25.0
+        self.rate = rate if 0 < rate <= MAX_RATE else 25.0
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (frame for _, frame in iter(self._capture.read, (False, None)))

@@ -78,13 +78,13 @@ class Outputs(NamedTuple):
         if self.save_pred:
             planned += [self.json, *(self.label_map(s) for s in inputs if label_maps)]
         counts = Counter(planned)
-        several = [path for path, count in counts.items() if count > 1]
-        for path in several or [p for p in planned if any(map(counts.__contains__, p.parents))]:
-            raise UsageError(
-                f'two inputs have the output {path if several else path.parent}; pass them '
-                'separately, each with an --out-dir'
-            )
         for path in planned:
+            above = [parent for parent in path.parents if parent in counts]
+            if above or counts[path] > 1:
+                raise UsageError(
+                    f'two inputs have the output {(above or [path])[0]}; pass them separately, '
+                    'each with an --out-dir'
+                )
             if osp.realpath(path) in read:
                 raise UsageError(f'{path} is an input; choose another --out-dir')
             if path.is_dir() and path.suffix != FRAMES:
@@ -212,8 +212,8 @@ def open_video(path: Path, rate: float, size: Sequence[int]) -> cv2.VideoWriter:
         UsageError: OpenCV cannot write the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if rate > 65:  # MPEG-4 has 16 bits for a rate in thousandths, so it has fewer digits here
-        rate = round(rate, 2)
+    if not 0.01 <= rate <= 65:  # MPEG-4 has 16 bits for a rate in thousandths
+        rate = max(round(rate, 2), 0.01)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), rate, tuple(size))
     if not writer.isOpened():
         raise UsageError(

@@ -3,8 +3,8 @@
 The rehearsal builds the datasets and prepares samples with their own pipelines. Evaluators get the
 ground truth as predictions, and must give it the best score. A dry run also trains a step and
 evaluates an image with the Runner, hooks and schedulers of the run. Separate checks cover weights,
-schedule and disk. Every fault raises UsageError or
-CheckpointError, in one line with cause and fix. Evaluators write to a temporary folder.
+schedule and disk. Every fault raises UsageError or CheckpointError, in one line with cause and
+fix. Evaluators write to a temporary folder.
 """
 
 from contextlib import nullcontext
@@ -109,9 +109,11 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         count = sum(parameter.numel() for parameter in model.parameters())
         report.add('parameters', f'{count:,} of {type(model).__name__}')
         resumed = check_weights(cfg, model, phases, report)
+        if cfg.get('strategy'):
+            resumed = None  # it may flatten parameters, so the groups are others
         if 'train' in phases:
             optimizer = check_optimizer(cfg, model, report)
-            if resumed is not None and not cfg.get('strategy'):  # which may flatten parameters
+            if resumed is not None:
                 check_same_optimizer(str(cfg.load_from), resumed, optimizer)
         for phase in [phase for phase in phases if cfg.get(f'{phase}_dataloader')]:
             progress.update(f'reading the dataset of {phase}_dataloader')

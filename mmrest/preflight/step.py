@@ -66,7 +66,7 @@ class _FirstStep(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Compare with the checkpoint to resume, and check gradients at the first step."""
-        if self._resumed is not None and not self._cfg.get('strategy'):  # may flatten parameters
+        if self._resumed is not None:
             source = str(self._cfg.load_from)
             self._report.warnings += follow_config(runner, self._resumed, source)
         wrapper = runner.optim_wrapper

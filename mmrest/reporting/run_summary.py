@@ -207,7 +207,8 @@ def _leaves(node: Any, where: str) -> Iterator[Tuple[str, str]]:
 def logged_environment(work_dir: Path) -> Dict[str, str]:
     """Return the environment that mmengine logged at the last start of a run, if any."""
     # Tests in the same folder log no scalars.
-    logged = [path for log in work_dir.glob('*/vis_data') for path in log.parent.glob('*.log')]
+    scalars = work_dir.glob('*/vis_data/scalars.json')
+    logged = [path for file in scalars for path in file.parents[1].glob('*.log')]
     for path in sorted(logged or work_dir.glob('*/*.log'), reverse=True):
         with path.open(encoding='utf-8', errors='replace') as file:
             head = file.read(20000)

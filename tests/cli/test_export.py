@@ -36,6 +36,7 @@ def test_backbone(tmp_path):
         '--cfg-options', 'model.backbone.out_indices="[0]"', cwd=tmp_path,
     )  # fmt: skip
     assert 'at 2 x 3 x 17 x 96 onnxruntime differs' in done.stdout
+    assert 'at 1 x 3 x 13 x 121 onnxruntime differs' in done.stdout
     assert [path.name for path in (tmp_path / 'new').iterdir()] == ['x.onnx']
     given = {'images': np.zeros((3, 3, 37, 70), np.float32)}
     (found,) = session(tmp_path / 'new' / 'x.onnx').run(['stage1'], given)

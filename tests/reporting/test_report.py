@@ -146,7 +146,8 @@ def test_whatever_the_locale(tmp_path, cfg):
     head = f'System environment:\n    Ort: Zürich\n{"-" * 30}\n'
     (folder / 'x.log').write_text(head, encoding='utf-8')
     tested = folder.with_name('20260202_000000') / 'x.log'
-    tested.parent.mkdir()
+    (tested.parent / 'vis_data').mkdir(parents=True)
+    (tested.parent / 'vis_data' / 'config.py').touch()
     tested.write_text(head.replace('Zürich', 'Bern'), encoding='utf-8')
     assert logged_environment(folder.parent) == dict(Ort='Zürich')
     (tmp_path / 'script.py').write_text(WITHOUT_UTF8, encoding='utf-8')
