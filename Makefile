@@ -12,7 +12,7 @@ $(error VENV must not contain spaces)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-seg demo-cls test test-all test-versions test-faults test-gpu lint docs FORCE
+.PHONY: help env demo demo-seg demo-cls test test-all test-oldest test-newest test-faults test-gpu lint docs FORCE
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -83,9 +83,11 @@ python_of = $(or $(shell ls -d "$(HOME)"/.pyenv/versions/$(1).*[0-9]/bin/python 
 	| sort -V | tail -n 1),python$(1))
 VERSIONED = TESTS="tests/cli/test_check.py $(addprefix tests/,models ops operators checkpoint engine inference)"
 
-test-versions:  ## test networks and engine with the oldest and newest Python and torch
+test-oldest:  ## test networks and engine with the oldest Python and torch
 	$(MAKE) test $(VERSIONED) VENV=$(VENV)-oldest PYTHON=$(call python_of,3.8) \
 		TORCH='torch==2.1.2 torchvision==0.16.2'
+
+test-newest:  ## test networks and engine with the newest Python and torch
 	$(MAKE) test $(VERSIONED) VENV=$(VENV)-newest PYTHON=$(call python_of,3.13) \
 		TORCH='-r requirements/torch.txt'
 

@@ -59,7 +59,7 @@ PACKAGES = (
 )
 
 SUPPORTED = {'Python': ((3, 8), (3, 13)), 'torch': ((2, 1), (2, 14))}
-"""Oldest and newest tested release; ``make test-versions`` runs both ends."""
+"""Oldest and newest tested release; ``make test-oldest`` and ``make test-newest`` run them."""
 
 COLUMNS = ('package', 'found', 'supported', 'what to do')
 
