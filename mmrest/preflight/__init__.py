@@ -9,7 +9,7 @@ fix. Evaluators write to a temporary folder.
 
 from contextlib import nullcontext
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 from mmengine.config import Config
 from mmengine.dist import get_rank
@@ -23,14 +23,14 @@ from ..engine.config import RUN_KEYS, make_resumable
 from ..engine.data_loading import kept_random_states
 from ..engine.loops import check_compile
 from ..engine.resuming import check_same_optimizer
-from ..errors import UsageError, explained, near, some
+from ..errors import UsageError, explained, near
 from .classes import check_classes
-from .data import Part, build_loader, check_objects, shared_data
+from .data import Part, build_loader, check_objects
 from .evaluation import check_evaluator
 from .findings import Fact, Report, quiet
-from .optimization import check_optimizer, check_schedule
 from .resources import check_disk, check_weights, check_writable
-from .step import check_backends, check_run
+from .schedule import check_optimizer, check_schedule
+from .step import check_run
 
 __all__ = ['Fact', 'Rehearsal', 'Report', 'rehearse']
 
@@ -46,38 +46,26 @@ class Rehearsal(NamedTuple):
         use_datasets(runner, self.datasets)
 
 
-def check_complete(cfg: Config, phases: Tuple[str, ...]) -> None:
-    """Check that a config has all required keys for its phases, and a valid seed.
+def check_keys(cfg: Config, phases: Tuple[str, ...], report: Report) -> None:
+    """Check that a config has the parts of its phases, and no key that is similar to another.
 
     Raises:
-        UsageError: it does not.
+        UsageError: a part is missing, or not a dict, or the seed is not valid.
     """
     needed = ['model', 'test_dataloader']
     if 'train' in phases:
         needed = ['model', 'train_dataloader', 'train_cfg', 'optim_wrapper']
-    for key in (*needed, 'val_dataloader', 'model.backbone'):
-        node = cfg.model.get('backbone') if key == 'model.backbone' else cfg.get(key)
-        if not isinstance(node, dict) and (key in needed or node is not None):
-            raise UsageError(f'{key} must be a dict, got {node!r} in {cfg.filename}')
-    for phase in ('val', 'test'):
-        keys = [f'{phase}_{part}' for part in ('dataloader', 'cfg', 'evaluator')]
-        absent = [key for key in keys if cfg.get(key) is None]
-        if len(absent) in (1, 2):
-            raise UsageError(f'{some(absent)} must be set, because others of {some(keys)} are')
-    if 'type' in (cfg.train_cfg or {}) and 'by_epoch' in cfg.train_cfg:
-        raise UsageError(
-            f'train_cfg has both type={cfg.train_cfg.type} and by_epoch; remove one of them'
-        )
+    for key in (*needed, 'val_dataloader'):
+        if not isinstance(cfg.get(key), dict) and (key in needed or cfg.get(key) is not None):
+            raise UsageError(f'{key} must be a dict, got {cfg.get(key)!r} in {cfg.filename}')
     randomness = dict(cfg.get('randomness') or {}, deterministic=False)
     with explained(f'randomness={cfg.get("randomness")} cannot be used', 'set an integer seed'):
         set_random_seed(**randomness)
-
-
-def misspelt_keys(cfg: Config) -> Iterator[str]:
-    """Yield warnings about keys of a config that are similar to those of a run."""
-    for key in sorted(cfg.keys() - RUN_KEYS):
-        for similar in near(key, RUN_KEYS, 0.9):
-            yield f'{key} is not a key of the Runner, which ignores it; did you mean {similar}?'
+    report.warnings += [
+        f'{key} is not a key of the Runner, which ignores it; did you mean {similar}?'
+        for key in sorted(cfg.keys() - RUN_KEYS)
+        for similar in near(key, RUN_KEYS, 0.9)
+    ]
 
 
 def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Rehearsal:
@@ -100,12 +88,10 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
     shown = progress if thorough and get_rank() == 0 else nullcontext()
     with shown, scope, kept_random_states(), quiet(), TemporaryDirectory() as folder:
         check_writable(cfg.work_dir)
-        check_complete(cfg, phases)
+        check_keys(cfg, phases, report)
         check_compile(cfg)
-        check_backends(cfg, folder)
         make_resumable(cfg)
         model = check_model(cfg)
-        report.warnings += misspelt_keys(cfg)
         count = sum(parameter.numel() for parameter in model.parameters())
         report.add('parameters', f'{count:,} of {type(model).__name__}')
         resumed = check_weights(cfg, model, phases, report)
@@ -120,7 +106,6 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
             loaders[phase], of_phase = build_loader(cfg, phase, report)
             parts += of_phase
         check_objects(parts, report)
-        report.warnings += shared_data(parts)
         check_classes(cfg, model, parts, report)
         for phase in [phase for phase in loaders if cfg.get(f'{phase}_evaluator')]:
             progress.update(f'evaluating the ground truth with {phase}_evaluator')

@@ -17,23 +17,9 @@ NEEDED = {
 Methods = Iterator[Tuple[type, str, Callable]]
 
 
-class Read:
-    """Counts of an annotation file that a dataset has read.
-
-    Attributes:
-        images: number of images.
-        unknown: names or numbers of objects that are not classes, which mmdet drops.
-        small: number of VOC's objects below ``bbox_min_size``.
-    """
-
-    def __init__(self) -> None:
-        self.images = self.small = 0
-        self.unknown: Counter = Counter()
-
-
 @contextlib.contextmanager
-def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Dict[str, Read]]:
-    """Check each COCO JSON and VOC XML that mmdet reads in this context; yield path -> counts.
+def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Dict[str, Counter]]:
+    """Check each COCO JSON and VOC XML that mmdet reads in this context.
 
     pycocotools silently drops one of two annotations with the same id, and raises a traceback if a
     key is missing. mmdet numbers the labels in the order of the JSON, and drops objects of an XML
@@ -43,11 +29,14 @@ def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Di
         masks: every annotation of the classes needs a segmentation.
         evaluated: every annotation needs ``iscrowd``.
 
+    Yields:
+        Counts by file: of 'images', and of the kinds of objects that mmdet drops.
+
     Raises:
         UsageError: an entry or category is missing, ambiguous, or in a different order from the
-            classes; a name differs from a class only in case or space; a box is not in its image.
+            classes; a name differs from a class only in case or space.
     """
-    found: Dict[str, Read] = defaultdict(Read)
+    found: Dict[str, Counter] = defaultdict(Counter)
     with contextlib.ExitStack() as originals:
         with contextlib.suppress(ImportError):  # segmentors and classifiers work without mmdet
             for owner, name, method in (*_of_coco(found, masks, evaluated), *_of_voc(found)):
@@ -56,7 +45,7 @@ def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Di
         yield found
 
 
-def _of_coco(found: Dict[str, Read], masks: bool, evaluated: bool) -> Methods:
+def _of_coco(found: Dict[str, Counter], masks: bool, evaluated: bool) -> Methods:
     """Yield class, name and replacement of mmdet's methods that read a JSON."""
     from mmdet.datasets.api_wrappers import COCO
 
@@ -66,18 +55,17 @@ def _of_coco(found: Dict[str, Read], masks: bool, evaluated: bool) -> Methods:
     def checked_read(self: Any, annotation_file: Any = None) -> None:
         self.file = str(annotation_file)
         fault = f'{annotation_file} is not a valid COCO annotation file'
-        remedy = 'it needs images, annotations and categories'
-        with explained(fault, remedy) if osp.isfile(self.file) else contextlib.nullcontext():
+        with explained(fault) if osp.isfile(self.file) else contextlib.nullcontext():
             read(self, annotation_file)
 
     def checked_index(self: Any) -> None:
         if type(self) is COCO:  # files of panoptic segmentation have other entries
             _check_entries(self.file, self.dataset, needed)
-            found[self.file].images = len(self.dataset['images'])
+            found[self.file]['images'] = len(self.dataset['images'])
         index(self)
-        if type(self) is COCO:
-            numbered = (entry['category_id'] for entry in self.anns.values())
-            found[self.file].unknown.update(n for n in numbered if n not in self.cats)
+        for entry in self.anns.values() if type(self) is COCO else ():
+            if entry['category_id'] not in self.cats:
+                found[self.file][f'objects of the unknown category {entry["category_id"]}'] += 1
 
     def checked_numbers(self: Any, cat_names: Sequence[str] = (), **others: Any) -> List[int]:
         labels = numbers(self, cat_names, **others)
@@ -102,17 +90,15 @@ def _check_entries(path: str, content: Dict[str, Any], needed: Dict[str, List[st
         if not entries and key != 'annotations':  # files of test images have none
             raise UsageError(f'{path} is not a valid COCO annotation file: it has no {key}')
         for place, entry in enumerate(entries):
-            for name in names:
-                if not entry.get(name) and entry.get(name) != 0:
-                    kind = key.replace('ies', 'ys')[:-1]  # image, category or annotation
-                    which = entry.get('id', f'number {place} of the list')
-                    why = ', which the evaluation reads' if name == 'iscrowd' else ''
-                    raise UsageError(f'{path}: {kind} {which} has no {name}{why}; add it')
-            if key == 'annotations' and not _is_box(entry['bbox']):
-                raise UsageError(
-                    f'{path}: annotation {entry["id"]} has the bbox {entry["bbox"]}; set it to '
-                    'the four numbers x, y, width and height'
-                )
+            absent = [name for name in names if not entry.get(name) and entry.get(name) != 0]
+            if absent:
+                fault = f'no {absent[0]}, which mmdet reads; add it'
+            elif key == 'annotations' and not _is_box(entry['bbox']):
+                box = 'the four numbers x, y, width and height'
+                fault = f'the bbox {entry["bbox"]}; set it to {box}'
+            else:
+                continue
+            raise UsageError(f'{path}: entry {entry.get("id", place)} of {key} has {fault}')
         unique = 'name' if key == 'categories' else 'id'
         for value, count in Counter(entry[unique] for entry in entries).most_common(1):
             if count > 1:
@@ -142,44 +128,34 @@ def _check_categories(coco: Any, classes: List[str], labels: List[int]) -> None:
         )
 
 
-def _of_voc(found: Dict[str, Read]) -> Methods:
+def _of_voc(found: Dict[str, Counter]) -> Methods:
     """Yield class, name and replacement of mmdet's methods that read an XML."""
     from mmdet.datasets import XMLDataset
 
     parse, instances = XMLDataset.parse_data_info, XMLDataset._parse_instance_info
-    xml_path = ''
+    path = ''
 
     def checked_info(self: Any, img_info: Dict[str, Any]) -> Dict[str, Any]:
-        nonlocal xml_path
-        xml_path = img_info['xml_path']
-        fault = f'{xml_path} (of {self.ann_file}) cannot be read'
-        with explained(fault, 'correct the file, or remove it from the list'):
+        nonlocal path
+        path, counts = img_info['xml_path'], found[str(self.ann_file)]
+        with explained(f'{path} (of {self.ann_file}) cannot be read'):
             info = parse(self, img_info)
-        file = found[str(self.ann_file)]
-        file.images += 1
-        for left, top, right, bottom in (i['bbox'] for i in info['instances']):
-            across = min(right, info['width']) - max(left, 0)
-            down = min(bottom, info['height']) - max(top, 0)
-            if across < 0 or down < 0:
-                raise UsageError(
-                    f'{xml_path} has the box {left}, {top}, {right}, {bottom} (corners, less 1), '
-                    f'no part of which is in the image of {info["width"]} x {info["height"]} '
-                    'pixels; correct or remove it'
-                )
-            file.small += min(right - left, bottom - top) < (self.bbox_min_size or 0)
+        counts['images'] += 1
+        for left, top, right, bottom in (each['bbox'] for each in info['instances']):
+            if min(right - left, bottom - top) < (self.bbox_min_size or 0):
+                counts['boxes below filter_cfg.bbox_min_size'] += 1
         return info
 
     def checked_instances(self: Any, tree: Any, *args: Any, **kwargs: Any) -> List[dict]:
         classes = self.metainfo['classes']
-        for name in (entry.findtext('name', '') for entry in tree.findall('object')):
-            if name in classes:
-                continue
-            found[str(self.ann_file)].unknown[name] += 1
+        names = [entry.findtext('name', '') for entry in tree.findall('object')]
+        for name in [name for name in names if name not in classes]:
+            found[str(self.ann_file)][f'objects of the unknown class {name!r}'] += 1
             for near in classes:
                 if near.lower() == name.strip().lower():
                     raise UsageError(
-                        f'{xml_path} has an object {name!r}, but metainfo.classes the class '
-                        f'{near!r}: mmdet drops the object; names must match exactly'
+                        f'{path} has an object {name!r}, but metainfo.classes the class {near!r}: '
+                        'mmdet drops the object; names must match exactly'
                     )
         return instances(self, tree, *args, **kwargs)
 

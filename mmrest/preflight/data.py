@@ -5,7 +5,6 @@ import os.path as osp
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import mmcv
-import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, InfiniteSampler
 from mmengine.runner import Runner
@@ -62,7 +61,7 @@ class Part(NamedTuple):
         tracks = 'BaseVideoDataset' in {base.__name__ for base in type(self.dataset).__mro__}
         return list(names) if isinstance(names, (list, tuple)) and not tracks else None
 
-    def prepare(self, info: Dict[str, Any], crop: Optional[Callable] = None) -> Any:
+    def prepare(self, info: Dict[str, Any], last: Optional[Callable] = None) -> Any:
         """Run the pipeline on a sample, with a transform before it is packed.
 
         Raises:
@@ -72,24 +71,14 @@ class Part(NamedTuple):
         for step in copy.deepcopy(self.dataset.pipeline).transforms:  # some keep images
             name = type(step).__name__
             loads = name.startswith('Load')
+            if last is not None and name.startswith('Pack'):
+                data = last(data)
             path = getattr(step, 'with_seg', False) and info.get('seg_map_path')
-            if crop is not None and name.startswith('Pack'):
-                data = crop(data)
             fault = f'{name} of {self.where}.pipeline fails on {path or info.get("img_path")}'
             with explained(fault, 'if the file is damaged, replace or remove it' if loads else ''):
-                annotated, data = _is_annotated(data), step(data)
+                data = step(data)
             if data is None:
                 return None
-            if (
-                loads
-                and self.phase == 'train'
-                and _is_annotated(data) > annotated
-                and _moved(data)
-            ):
-                raise UsageError(
-                    f'{self.where}.pipeline resizes or flips images before {name} loads their '
-                    'annotations, which then do not match; put LoadAnnotations first'
-                )
             if loads and 'ori_shape' in data:
                 self._check_sizes(info, data)
         return data
@@ -97,7 +86,6 @@ class Part(NamedTuple):
     def _check_sizes(self, info: Dict[str, Any], data: Dict[str, Any]) -> None:
         height, width = data['ori_shape'][:2]
         stated = (info.get('height'), info.get('width'))
-        labels, path, fault = data.get('gt_seg_map'), info.get('seg_map_path'), ''
         if all(stated) and stated != (height, width):
             turned = stated == (width, height)
             why = ' (turned, perhaps by its EXIF orientation)' if turned else ''
@@ -105,6 +93,9 @@ class Part(NamedTuple):
                 f'{info["img_path"]} ({self.where}) is {width} x {height} pixels{why}, but its '
                 f'annotation says {stated[1]} x {stated[0]}; fix them, and check the boxes'
             )
+        labels, path, fault = data.get('gt_seg_map'), info.get('seg_map_path'), ''
+        if self.phase == 'train':  # an evaluation has labels of the original size
+            height, width = data.get('img_shape', data['ori_shape'])[:2]
         if labels is None or not path:
             return
         if labels.ndim != 2:
@@ -114,9 +105,8 @@ class Part(NamedTuple):
                 f'is {labels.shape[1]} x {labels.shape[0]} pixels, but its image is {width} x '
                 f'{height}; make them the same size'
             )
-        elif path.endswith('.png') and osp.isfile(path) and labels.dtype == np.uint8:
-            if mmcv.imread(path, 'unchanged').max() > 255:
-                fault = 'has 16 bits, but mmseg reads only the lower 8; save it with 8 bits'
+        elif path.endswith('.png') and mmcv.imread(path, 'unchanged').max() > 255:
+            fault = 'has 16 bits, but mmseg reads only the lower 8; save it with 8 bits'
         if fault:
             raise UsageError(f'label map {path} ({self.where}) {fault}')
 
@@ -127,7 +117,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     Raises:
         UsageError: it cannot be built, is empty, or its annotations cannot be used.
     """
-    where, warn = f'{phase}_dataloader', report.warnings.append
+    where = f'{phase}_dataloader'
     nodes = list(dicts(cfg[where], where))
     for key, node in nodes:
         classes = (node.get('metainfo') or {}).get('classes') or ()
@@ -152,20 +142,13 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     for part in parts:
         if not len(part.dataset):
             raise UsageError(f'{part.where} has no images; check its paths and suffixes')
-        file = read[str(getattr(part.dataset, 'ann_file', None))]
-        used = f' used of {file.images:,}' if file.images else ''
+        counts = read[str(getattr(part.dataset, 'ann_file', None))]
+        used = f' used of {counts.pop("images"):,}' if counts else ''
         report.add(f'images of {part.where}', f'{len(part.dataset):,}{used}')
-        if file.unknown:
-            names = [f'{name!r} ({count})' for name, count in file.unknown.most_common()]
-            count = sum(file.unknown.values())
-            warn(f'{part.where} drops {count} objects of other classes: {some(names)}')
-        if file.small:
-            warn(f'{part.where} ignores {file.small} boxes below filter_cfg.bbox_min_size')
+        report.warnings += [f'{part.where} drops {n} {what}' for what, n in counts.items()]
         if part.classes:
-            names = ', '.join(map(str, part.classes[:3]))
-            more = ', ...' if len(part.classes) > 3 else ''
-            report.add(f'classes of {part.where}', f'{len(part.classes)}: {names}{more}')
-        _sample(part, warn)
+            report.add(f'classes of {part.where}', f'{len(part.classes)}: {some(part.classes, 3)}')
+        _sample(part, report)
     return loader, parts
 
 
@@ -180,7 +163,7 @@ def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Part]:
         yield Part(where, phase, dataset, [])
 
 
-def _sample(part: Part, warn: Callable[[str], None]) -> None:
+def _sample(part: Part, report: Report) -> None:
     """Prepare samples spread over a dataset, and check that their objects remain."""
     count = len(part.dataset)
     if not hasattr(getattr(part.dataset, 'pipeline', None), 'transforms'):
@@ -193,23 +176,22 @@ def _sample(part: Part, warn: Callable[[str], None]) -> None:
             packed = part.prepare(info) if part.is_usual else part.dataset.prepare_data(index)
         part.samples.append(Sample(info, packed))
     annotated = [sample for sample in part.samples if _has_object(sample.info)]
-    tried = annotated or part.samples
     outside = [
-        x > s.info['width'] + 1 or y > s.info['height'] + 1
+        not left <= right <= s.info['width'] + 1 or not top <= bottom <= s.info['height'] + 1
         for s in annotated
-        for *corner, x, y in (i.get('bbox', (0, 0)) for i in s.info['instances'])
-        if len(corner) == 2 and s.info.get('width') and s.info.get('height')
+        if s.info.get('width') and s.info.get('height')
+        for left, top, right, bottom in (i.get('bbox', (0,) * 4) for i in s.info['instances'])
     ]
     if sum(outside) > OUTSIDE * len(outside):
-        warn(
-            f'{sum(outside)} of {len(outside)} boxes of {part.where} extend beyond their image; '
-            'the bbox of COCO is x, y, width and height, in pixels'
+        report.warnings.append(
+            f'{sum(outside)} of {len(outside)} boxes of {part.where} extend beyond their image, '
+            'or have exchanged corners; the bbox of COCO is x, y, width and height, in pixels'
         )
     dropped = all(sample.packed is None for sample in part.samples)
     if dropped or (annotated and all(count_instances(s.packed) == 0 for s in annotated)):
         raise UsageError(
-            f'{part.where}: its pipeline drops all of {len(tried)} images tried, or their boxes; '
-            'check its filters, and that the boxes are inside the images'
+            f'{part.where}: its pipeline drops all of {len(annotated or part.samples)} images '
+            'tried, or their boxes; check its filters, and that the boxes are inside the images'
         )
 
 
@@ -235,34 +217,12 @@ def check_objects(parts: List[Part], report: Report) -> None:
             report.warnings.append(fault)
 
 
-def shared_data(parts: List[Part]) -> Iterator[str]:
-    """Yield a warning for each dataset of val with samples that a run also trains on."""
-    trains = [part for part in parts if part.phase == 'train']
-    trained = {s.info.get('img_path'): part.where for part in trains for s in part.samples}
-    for part in [part for part in parts if part.phase == 'val']:
-        paths = {sample.info.get('img_path') for sample in part.samples} & trained.keys() - {None}
-        for path in sorted(paths)[:1]:
-            where = f'{trained[path]}, such as {path}'
-            yield f'{part.where} has images of {where}; scores are misleading'
-
-
-def _is_annotated(data: Dict[str, Any]) -> bool:
-    return 'gt_bboxes' in data or 'gt_seg_map' in data
-
-
-def _moved(data: Dict[str, Any]) -> bool:
-    before, now = data.get('ori_shape'), data.get('img_shape')
-    return bool(data.get('flip') or (before and now and tuple(before[:2]) != tuple(now[:2])))
-
-
 def _has_object(info: Dict[str, Any]) -> bool:
     return any(not instance.get('ignore_flag') for instance in info.get('instances') or ())
 
 
 def count_instances(packed: Any) -> Optional[int]:
-    """Return the number of boxes of a sample, packed or not; None if it has no boxes field."""
-    if not isinstance(packed, dict):
-        return None
-    instances = getattr(packed.get('data_samples'), 'gt_instances', None)
-    boxes = instances.get('bboxes') if instances is not None else packed.get('gt_bboxes')
+    """Return the number of boxes of a packed sample; None if it has no boxes field."""
+    truth = packed.get('data_samples') if isinstance(packed, dict) else None
+    boxes = getattr(truth, 'gt_instances', {}).get('bboxes')
     return None if boxes is None else len(boxes)

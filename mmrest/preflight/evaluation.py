@@ -4,7 +4,6 @@ import copy
 import os.path as osp
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -21,7 +20,6 @@ from .findings import Report
 
 BEST = {
     'CocoMetric': {'bbox_mAP': 1.0, 'segm_mAP': 1.0},
-    'CocoPanopticMetric': {'PQ': 100.0},
     'VOCMetric': {'mAP': 1.0},
     'IoUMetric': {'mIoU': 100.0, 'mDice': 100.0, 'mFscore': 100.0},
     'Accuracy': {'top1': 100.0},
@@ -59,20 +57,9 @@ def check_evaluator(
             part[key] = osp.join(folder, osp.basename(part[key]))
     with checked_reading(evaluated=True), explained(f'{where} cannot be built'):
         evaluator = Runner.build_evaluator(None, node)  # does not use its runner
-    for part in parts:
-        voc, metainfo = part.metainfo.get('dataset_type'), getattr(part.dataset, 'METAINFO', {})
-        if voc in ('VOC2007', 'VOC2012') and part.classes != list(metainfo.get('classes', ())):
-            report.warnings.append(
-                f"{part.where}: mmdet's VOCMetric prints the classes of Pascal VOC, because the "
-                f'path contains {voc}, and fails with more than 20; rename the folder'
-            )
-    several = len(evaluator.metrics) > 1
     if len(parts) > 1 and type(evaluator).__name__ == 'MultiDatasetsEvaluator':
         return evaluator  # each metric is for another dataset
-    scores = [
-        _check_metric(f'{where}.{index}' if several else where, metric, parts, report)
-        for index, metric in enumerate(evaluator.metrics)
-    ]
+    scores = [_check_metric(where, metric, parts, report) for metric in evaluator.metrics]
     names = [name for of_metric in scores for name in of_metric]
     for key, name in _monitored(cfg) if phase == 'val' and all(scores) else ():
         if name not in names:
@@ -90,9 +77,6 @@ def _monitored(cfg: Config) -> Iterator[Tuple[str, str]]:
         for name in [best] if isinstance(best, str) else best:
             if name != 'auto':
                 yield f'{where}.save_best', name
-        rule = hook.get('rule') if isinstance(best, str) else None
-        if rule == 'less' and any(best.endswith(tuple(names)) for names in BEST.values()):
-            raise UsageError(f"{where}.rule is 'less', which keeps the worst {best}; remove it")
         if type_name(hook) == 'EarlyStoppingHook' and 'monitor' in hook:
             yield f'{where}.monitor', hook['monitor']
 
@@ -100,32 +84,33 @@ def _monitored(cfg: Config) -> Iterator[Tuple[str, str]]:
 def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) -> List[str]:
     """Return the names of the scores; none if the metric cannot be rehearsed."""
     best = next((BEST[k.__name__] for k in type(metric).__mro__ if k.__name__ in BEST), None)
-    if best is None or getattr(metric, 'format_only', False) or not parts:
+    samples = [(part, s) for part in parts for s in part.samples if s.packed is not None]
+    if 'bbox_mAP' in (best or ()):
+        samples = [(p, s) for p, s in samples if len(s.info.get('instances') or ()) <= MOST_BOXES]
+    if best is None or getattr(metric, 'format_only', False) or not samples:
         return []
-    part, kind = parts[0], type(metric).__name__
-    kept = [(of, s) for of in parts for s in of.samples if s.packed is not None]
-    if 'bbox_mAP' in best:
-        kept = [(of, s) for of, s in kept if len(s.info.get('instances') or ()) <= MOST_BOXES]
-    if not kept or ('segments_info' in kept[0][1].info) != ('PQ' in best):
-        return []  # panoptic masks differ from instance masks
-    fault = f'{where} ({kind}) fails on the annotations of {part.where}'
+    part, first = samples[0]
+    if 'segments_info' in first.info:
+        return []  # panoptic annotations
+    place = f'{where} ({type(metric).__name__})'
+    fault = f'{place} fails on the annotations of {part.where}'
     with explained(fault, 'check that the metric is meant for this data'):
-        predicted = [found for found in (perfect(of, sample) for of, sample in kept) if found]
-        if not predicted and 'instances' not in kept[0][1].info:
+        predicted = [found for found in (perfect(of, sample) for of, sample in samples) if found]
+        if not predicted and 'instances' not in first.info:
             raise UsageError(
-                f'{where} ({kind}) has nothing to compare with: the pipeline of {part.where} '
-                'loads or packs no annotations; add LoadAnnotations, and end it with Pack...Inputs'
+                f'{place} has nothing to compare with: the pipeline of {part.where} loads or '
+                'packs no annotations; add LoadAnnotations, and end it with Pack...Inputs'
             )
         scores = score(metric, part, [sample.to_dict() for sample in predicted])
     prefix = f'{metric.prefix}/' if metric.prefix else ''
     for name in [name for name in scores if name in best]:
         if scores[name] == -1 or np.isnan(scores[name]):
             continue  # these samples have no annotations
-        if not scores[name] >= LEAST * best[name]:
+        if scores[name] < LEAST * best[name]:
             raise UsageError(
-                f'{where} ({kind}) gives {prefix}{name} {scores[name]:.3f} instead of '
-                f'{best[name]:g} for the annotations of {part.where} as predictions; check that '
-                'both read the same ann_file, and that the pipeline does not change annotations'
+                f'{place} gives {prefix}{name} {scores[name]:.3f} instead of {best[name]:g} for '
+                f'the annotations of {part.where} as predictions; check that both read the same '
+                'ann_file, and that the pipeline does not change annotations'
             )
         report.add(f'{where} on the ground truth', f'{prefix}{name} {scores[name]:.3f}')
     return [prefix + name for name in scores]
@@ -148,9 +133,7 @@ def perfect(part: Part, sample: Sample) -> Optional[Any]:
     if truth is None:
         return None
     truth, info = truth.clone(), sample.info
-    if 'segments_info' in info:
-        truth.pred_panoptic_seg = PixelData(sem_seg=_panoptic(part, info)[None])
-    elif 'instances' in info:
+    if 'instances' in info:
         from mmdet.datasets.transforms import LoadAnnotations
         from mmdet.structures.mask import encode_mask_results
 
@@ -175,15 +158,3 @@ def perfect(part: Part, sample: Sample) -> Optional[Any]:
     else:
         return None
     return truth
-
-
-def _panoptic(part: Part, info: Dict[str, Any]) -> torch.Tensor:
-    from mmdet.evaluation.functional import INSTANCE_OFFSET
-
-    colours = mmcv.imread(info['seg_map_path']).astype(np.int64)
-    numbers = colours @ [256**2, 256, 1]  # of BGR, as panopticapi's rgb2id
-    labels = np.full_like(numbers, len(part.metainfo['classes']))  # void
-    for place, segment in enumerate(info['segments_info']):
-        value = segment['category'] + INSTANCE_OFFSET * (place + 1)
-        labels[numbers == segment['id']] = value
-    return torch.from_numpy(labels)

@@ -17,12 +17,7 @@ class Fact(NamedTuple):
 
 
 class Report:
-    """Facts, and warnings about likely mistakes.
-
-    Attributes:
-        facts: in the order in which they were found.
-        warnings: sentences with a fix.
-    """
+    """Facts, and warnings about likely mistakes, in the order in which they were found."""
 
     def __init__(self) -> None:
         self.facts: List[Fact] = []

@@ -18,10 +18,7 @@ from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from ..errors import UsageError
 from ..models.pretrained import StrictPretrained, is_from_file
 from .findings import Report
-from .optimization import length_of
-
-MOMENTS = {'SGD': 1, 'RMSprop': 1, 'Adagrad': 1, 'Lion': 1}
-"""Number of state tensors per parameter of an optimizer; 2 for others, as in AdamW."""
+from .schedule import length_of
 
 
 def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> None:
@@ -34,16 +31,21 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
         UsageError: there is not; the message has the numbers.
     """
     hook, folder, option = cfg.default_hooks.get('checkpoint'), cfg.work_dir, '--work-dir'
-    if hook is None:
+    if hook is None or is_remote(hook.get('out_dir') or folder):
         return
     if hook.get('out_dir'):
         option = 'default_hooks.checkpoint.out_dir'
         folder = osp.join(hook['out_dir'], osp.basename(folder.rstrip('/')))  # as mmengine's hook
-    if is_remote(folder):
-        report.add('disk', 'not checked: checkpoints go to remote storage')
-        return
     free = shutil.disk_usage(check_writable(folder, option)).free
-    each, number = _bytes(cfg, model, hook), _number(hook, batches, *length_of(cfg))
+    tensors = model.state_dict().values()
+    each = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if any(type_name(part) == 'EMAHook' for _, part in dicts(cfg.get('custom_hooks'), '')):
+        each *= 2
+    if hook.get('save_optimizer', True):
+        moments = 1 if type_name(cfg.optim_wrapper.get('optimizer') or {}) == 'SGD' else 2
+        trained = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
+        each += sum(trained) * moments
+    number = _number(hook, batches, *length_of(cfg))
     path = Path(folder).expanduser()
     saved = [*path.glob('epoch_*.pth'), *path.glob('iter_*.pth')]
     needed = max(number - len(saved), 1) * each
@@ -60,18 +62,6 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
             'no checkpoint is saved: the run is shorter than default_hooks.checkpoint.interval='
             f'{hook.get("interval", 1)}, and save_last is False; lower the interval'
         )
-
-
-def _bytes(cfg: Config, model: nn.Module, hook: dict) -> int:
-    """Return the size of a checkpoint: weights, EMA weights and the state of the optimizer."""
-    each = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    if any(type_name(part) == 'EMAHook' for _, part in dicts(cfg.get('custom_hooks'), '')):
-        each *= 2
-    if hook.get('save_optimizer', True):
-        trained = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
-        optimizer = type_name(cfg.optim_wrapper.get('optimizer') or {})
-        each += sum(trained) * MOMENTS.get(optimizer, 2)
-    return each
 
 
 def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> int:
@@ -105,12 +95,9 @@ def check_writable(folder: str, option: str = '--work-dir') -> Path:
     """
     path = Path(folder).expanduser().absolute()
     nearest = next(part for part in (path, *path.parents) if osp.exists(part))
-    if not nearest.is_dir():
-        raise UsageError(f'{folder}: {nearest} is not a folder; use another {option}')
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UsageError(
-            f'{folder}: {nearest} is not writable; use another {option} or fix its permissions'
-        )
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        fault = 'not writable' if nearest.is_dir() else 'not a folder'
+        raise UsageError(f'{folder}: {nearest} is {fault}; use another {option}')
     return nearest
 
 

@@ -1,4 +1,4 @@
-"""The first step and evaluation of a run, on small crops of real samples."""
+"""The first step and evaluation of a run, on small images."""
 
 import contextlib
 import copy
@@ -28,20 +28,11 @@ from .data import Part, Sample, count_instances
 from .findings import Report
 from .resources import from_files
 
-SIDE = 320
-"""Side of the crops for detectors, in pixels; a step takes seconds on a laptop."""
-
-SIDE_OF_MAP = 128
-"""Side of the crops for segmentors, in pixels."""
+SIDE = 256
+"""Side of the images, in pixels; a step takes seconds on a laptop."""
 
 SCALES = (0.02, 128)
 """Usual standard deviations of normalised images, also without division by their own."""
-
-CROPS = 10
-"""Maximum number of random crops to find one with an object."""
-
-
-EVALUATION = 'the first evaluation fails', 'check heads, test_cfg and val_evaluator'
 
 
 class _Enough(BaseException):
@@ -57,22 +48,18 @@ class _FirstStep(Hook):
 
     priority = 'LOWEST'  # the hooks of the run come first
 
-    def __init__(
-        self, cfg: Config, evaluates: bool, resumed: Optional[dict], report: Report
-    ) -> None:
+    def __init__(self, cfg: Config, resumed: Optional[dict], report: Report) -> None:
         self.stage = 'the run cannot be set up', 'correct its config'
-        self._cfg, self._evaluates = cfg, evaluates
-        self._resumed, self._report = resumed, report
+        self._cfg, self._resumed, self._report = cfg, resumed, report
 
     def before_train(self, runner: Runner) -> None:
         """Compare with the checkpoint to resume, and check gradients at the first step."""
         if self._resumed is not None:
             source = str(self._cfg.load_from)
             self._report.warnings += follow_config(runner, self._resumed, source)
-        wrapper = runner.optim_wrapper
-        if not isinstance(wrapper, OptimWrapperDict):
+        if not isinstance(runner.optim_wrapper, OptimWrapperDict):
             model = _model(runner)
-            wrapper.optimizer.register_step_pre_hook(
+            runner.optim_wrapper.optimizer.register_step_pre_hook(
                 lambda optimizer, *args: self._check_gradients(model, optimizer)
             )
 
@@ -98,31 +85,23 @@ class _FirstStep(Hook):
         losses = {k: float(v) for k, v in dict(outputs or {}).items() if 'loss' in k}
         for name, value in losses.items():
             if not np.isfinite(value):
-                boxes = 'the boxes of the training set (units, order of corners), '
                 raise UsageError(
-                    f'the first step of training gives {name} {value}; check '
-                    f'{boxes if "bbox" in str(losses) else ""}data_preprocessor and the losses'
+                    f'the first step of training gives {name} {value}; check the boxes of the '
+                    'training set (units, order of corners), data_preprocessor and the losses'
                 )
         self._report.add('first step', ', '.join(f'{k} {v:.3g}' for k, v in losses.items()))
-        of_boxes = [value for name, value in losses.items() if 'bbox' in name]
-        if of_boxes and not any(of_boxes):
-            self._report.warnings.append(
-                'no box loss in the first step: no box of the sample has an anchor or point'
-            )
-        self.stage = EVALUATION
-        if self._evaluates and hasattr(runner.train_loop, 'evaluate_if_due'):
+        self.stage = 'the first evaluation fails', 'check heads, test_cfg and val_evaluator'
+        if hasattr(runner.train_loop, 'evaluate_if_due'):
             runner.train_loop.evaluate_if_due(sys.maxsize, sys.maxsize)
-        elif self._evaluates:  # a loop of the user's own
-            runner.val_loop.run()
-        if hasattr(runner.train_loop, 'stop_evaluation'):
             runner.train_loop.stop_evaluation()  # if Ctrl-C asked for it
+        elif runner.val_loop is not None:  # a training loop of the user's own
+            runner.val_loop.run()
         raise _Enough
 
     def _check_gradients(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        groups = optimizer.param_groups
         trained = [
             p.grad
-            for group in groups
+            for group in optimizer.param_groups
             if group.get('initial_lr', group['lr'])
             for p in group['params']
         ]
@@ -159,7 +138,7 @@ def check_run(
 ) -> None:
     """Train for one step with the Runner and the hooks of a run, and evaluate one prediction.
 
-    Images are cropped, weights are not read from files, and the network is not compiled.
+    Images are reduced, weights are not read from files, and the network is not compiled.
 
     Args:
         cfg: config of the run.
@@ -175,40 +154,28 @@ def check_run(
             finite, or the step changes nothing.
         CheckpointError: the optimizer is not that of the checkpoint.
     """
+    step = _FirstStep(cfg, resumed, report)
     inputs = _inputs(loaders['train'], parts)
-    of_val = [s for part in parts for s in part.samples if part.phase == 'val']
-    evaluated = [_corner(sample) for sample in of_val if sample.packed is not None][:1]
-    if type(evaluator).__name__ == 'MultiDatasetsEvaluator':
-        evaluated = []  # it needs a sample of each dataset
-    step = _FirstStep(cfg, bool(evaluated), resumed, report)
+    if not inputs:
+        report.warnings.append('no step of training was tried: samples are not single images')
+        return
+    of_val = [s.packed for p in parts for s in p.samples if p.phase == 'val' and s.packed]
     runner = None
     try:
         runner = _runner(cfg, folder)
-        if not evaluated:
-            use_parts(runner, val_loop=None)
-        elif evaluator is not None:
+        # An evaluator of several datasets needs a sample of each.
+        if of_val and type(evaluator).__name__ != 'MultiDatasetsEvaluator':
             for metric in evaluator.metrics:
                 metric.results = []
-            loader = _loader(loaders['val'], evaluated, batches=1)
+            loader = _loader(loaders['val'], [_corner(of_val[0])])
             use_parts(runner, val_evaluator=evaluator, val_dataloader=loader)
-        if inputs:
-            sides = [max(each['inputs'].shape[-2:]) for each in inputs if _is_packed(each)]
-            for module in _model(runner).data_preprocessor.modules():
-                if sides and getattr(module, 'size', None) is not None:  # it would pad the crops
-                    module.size = (max(sides), max(sides))
-            loader = _loader(loaders['train'], inputs, len(loaders['train']))
-            use_parts(runner, train_dataloader=loader)
-            runner.register_hook(step)
-            with contextlib.suppress(_Enough):
-                runner.train()
         else:
-            report.warnings.append(
-                'no step of training was tried: samples are not single images, or too few for a '
-                'batch'
-            )
-            if evaluated:
-                step.stage = EVALUATION
-                runner.val()
+            use_parts(runner, val_loop=None)
+        batches = len(loaders['train'])
+        use_parts(runner, train_dataloader=_loader(loaders['train'], inputs, batches))
+        runner.register_hook(step)
+        with contextlib.suppress(_Enough):
+            runner.train()
     except Exception as error:
         fault, remedy = step.stage
         with explained(fault + _place(error), remedy):
@@ -218,24 +185,6 @@ def check_run(
             if isinstance(handler, logging.FileHandler):  # of a file in the folder
                 runner.logger.removeHandler(handler)
                 handler.close()
-
-
-def check_backends(cfg: Config, folder: str) -> None:
-    """Check that the backends of the visualizer can be built, and their packages are installed.
-
-    Raises:
-        UsageError: one is misspelt or not installed.
-    """
-    for part in (cfg.get('visualizer') or {}).get('vis_backends') or ():
-        with explained('visualizer.vis_backends cannot be built'):
-            kind = type(VISBACKENDS.build(dict(part, save_dir=folder)))
-        package = kind.__name__[: -len('VisBackend')].lower()  # TensorboardVisBackend's, ...
-        ours = package != 'local' and kind.__module__.startswith('mmengine.')
-        if ours and find_spec(package) is None:
-            raise UsageError(
-                f'visualizer.vis_backends: {kind.__name__} needs {package}, which is not '
-                f'installed: pip install {package}'
-            )
 
 
 def _place(error: Exception) -> str:
@@ -261,6 +210,8 @@ def _runner(cfg: Config, folder: str) -> Runner:
     cfg.setdefault('launcher', 'none')
     cfg.randomness = {'seed': None, **(cfg.get('randomness') or {}), 'deterministic': False}
     if isinstance(cfg.get('visualizer'), dict):  # one for each name and process
+        for backend in cfg.visualizer.get('vis_backends') or ():
+            _check_backend(dict(backend, save_dir=folder))
         backends = [dict(type='LocalVisBackend')]
         cfg.visualizer.update(name=folder, save_dir=folder, vis_backends=backends)
     if 'accumulative_counts' in cfg.optim_wrapper:
@@ -277,7 +228,21 @@ def _runner(cfg: Config, folder: str) -> Runner:
         test_cfg = getattr(module, 'test_cfg', None)
         if isinstance(test_cfg, dict) and 'score_thr' in test_cfg:
             test_cfg['score_thr'] = 0  # otherwise an untrained detector has no boxes for NMS
+        if getattr(module, 'size', None) is not None and hasattr(module, 'seg_pad_val'):
+            module.size = (SIDE, SIDE)  # a preprocessor would pad the images
     return runner
+
+
+def _check_backend(cfg: dict) -> None:
+    with explained('visualizer.vis_backends cannot be built'):
+        kind = type(VISBACKENDS.build(cfg))
+    package = kind.__name__[: -len('VisBackend')].lower()  # TensorboardVisBackend's, ...
+    ours = package != 'local' and kind.__module__.startswith('mmengine.')
+    if ours and find_spec(package) is None:
+        raise UsageError(
+            f'visualizer.vis_backends: {kind.__name__} needs {package}, which is not installed: '
+            f'pip install {package}'
+        )
 
 
 def _model(runner: Runner) -> nn.Module:
@@ -300,29 +265,26 @@ class _Prepared(Dataset):
         return getattr(self.dataset, name)
 
 
-def _loader(loader: DataLoader, samples: List[Any], batches: int) -> DataLoader:
+def _loader(loader: DataLoader, samples: List[Any], batches: int = 1) -> DataLoader:
     """Return a loader whose batches are the same samples."""
     dataset = _Prepared(loader.dataset, samples * batches)
     return DataLoader(dataset, batch_size=len(samples), collate_fn=loader.collate_fn)
 
 
 def _inputs(loader: DataLoader, parts: Sequence[Part]) -> List[Any]:
-    """Return a batch of crops, with objects if possible, or of what a mixing dataset packs.
+    """Return a batch of small images, with objects if possible, or of what a wrapper packs.
 
     Empty if there are too few samples, or they have several branches.
     """
-    size = min(2, loader.batch_sampler.batch_size)
-    usable = [
-        (p, s) for p in parts for s in p.samples if p.phase == 'train' and _is_packed(s.packed)
-    ]
+    size = min(2, loader.batch_sampler.batch_size, len(loader.dataset))
+    of_train = [(part, s) for part in parts if part.phase == 'train' for s in part.samples]
+    usable = [(part, s) for part, s in of_train if _is_packed(s.packed)]
     usable = sorted(usable, key=lambda item: not count_instances(item[1].packed))[:size]
     if len(usable) == size and all(part.is_usual for part, _ in usable):
-        inputs = [_crop(part, sample) for part, sample in usable]
+        inputs = [_small(part, sample) for part, sample in usable]
     else:
         with explained('train_dataloader.dataset fails on its first samples'):
-            inputs = [
-                loader.dataset[index] for index in range(size) if len(loader.dataset) >= size
-            ]
+            inputs = [loader.dataset[index] for index in range(size)]
     packed = [each for each in inputs if isinstance(each, dict)]
     return [] if any(isinstance(each.get('inputs'), dict) for each in packed) else inputs
 
@@ -331,29 +293,20 @@ def _is_packed(packed: Any) -> bool:
     return isinstance(packed, dict) and torch.is_tensor(packed.get('inputs'))
 
 
-def _crop(part: Part, sample: Any) -> Any:
-    truth = sample.packed['data_samples'] if _is_packed(sample.packed) else {}
-    if 'gt_instances' in truth:
-        crop = dict(type='mmdet.RandomCrop', crop_size=(SIDE, SIDE), allow_negative_crop=True)
-    elif 'gt_sem_seg' in truth:
-        crop = dict(type='mmseg.RandomCrop', crop_size=(SIDE_OF_MAP, SIDE_OF_MAP))
-    else:
+def _small(part: Part, sample: Sample) -> Any:
+    """Return a packed sample of a small image; classifiers, whose images are small, get theirs."""
+    truth = sample.packed['data_samples']
+    if 'gt_instances' not in truth and 'gt_sem_seg' not in truth:
         return sample.packed
-    crop = TRANSFORMS.build(crop)
-    for _ in range(CROPS):
-        packed = part.prepare(sample.info, crop)
-        if packed is not None and count_instances(packed) != 0:
-            return packed
-    return sample.packed
+    resize = 'mmdet.Resize' if 'gt_instances' in truth else 'mmcv.Resize'
+    return part.prepare(sample.info, TRANSFORMS.build(dict(type=resize, scale=(SIDE, SIDE))))
 
 
-def _corner(sample: Sample) -> Any:
-    """Return a packed sample with a corner of its image; classifiers take any size."""
-    packed = sample.packed
-    if not _is_packed(packed) or not {'instances', 'seg_map_path'} & sample.info.keys():
+def _corner(packed: Any) -> Any:
+    """Return a packed sample with a corner of its image, whose predictions are then too small."""
+    truth = packed.get('data_samples') if _is_packed(packed) else {}
+    if 'gt_instances' not in truth and 'gt_sem_seg' not in truth:
         return packed
-    truth = packed['data_samples'].clone()
-    side = SIDE if 'instances' in sample.info else SIDE_OF_MAP
-    image = packed['inputs'][..., :side, :side]
+    truth, image = truth.clone(), packed['inputs'][..., :SIDE, :SIDE]
     truth.set_metainfo(dict(img_shape=tuple(image.shape[-2:])))
     return dict(packed, inputs=image, data_samples=truth)

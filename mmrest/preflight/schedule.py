@@ -1,0 +1,113 @@
+"""Checks of the optimizer and the schedule of a run."""
+
+from typing import Optional, Tuple
+
+from mmcv.cnn import is_norm
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
+from mmengine.registry import OPTIMIZERS
+from torch import nn
+
+from ..engine.building import find_type
+from ..engine.config import dicts, type_name
+from ..errors import UsageError, explained, near, some, suggestion
+from .findings import Report
+
+
+def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> OptimWrapper:
+    """Return the optimizer wrapper of a run, and warn if custom_keys let norms decay.
+
+    Raises:
+        UsageError: it cannot be built.
+    """
+    kind = (cfg.optim_wrapper.get('optimizer') or {}).get('type')
+    if isinstance(kind, str) and find_type(OPTIMIZERS, kind) is None:  # mmengine calls None
+        remedy = suggestion(kind, OPTIMIZERS.module_dict, 'import its module with custom_imports')
+        raise UsageError(f'optim_wrapper.optimizer.type: {kind} is not registered; {remedy}')
+    with explained('optim_wrapper cannot be built'):
+        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    paramwise = cfg.optim_wrapper.get('paramwise_cfg') or {}
+    keys = paramwise.get('custom_keys') or {}
+    names = [name for name, _ in model.named_parameters()]
+    words = {word for name in names for word in name.split('.')}
+    for key in [key for key in keys if not any(key in name for name in names)]:
+        for similar in near(key.split('.')[-1], words, 0.85):  # keys for other networks are common
+            report.warnings.append(
+                f'{key} of paramwise_cfg.custom_keys is in no parameter name; did you mean '
+                f'{similar}?'
+            )
+    if isinstance(wrapper, OptimWrapperDict) or not keys or paramwise.get('norm_decay_mult') != 0:
+        return wrapper  # several optimizers, or nothing to undo
+    groups = [group for group in wrapper.optimizer.param_groups if group.get('weight_decay')]
+    decaying = {id(parameter) for group in groups for parameter in group['params']}
+    decayed = [
+        f'{name}.{kind}'
+        for name, module in model.named_modules()
+        for kind, parameter in module.named_parameters(recurse=False)
+        if is_norm(module) and id(parameter) in decaying
+    ]
+    if decayed:
+        undoing = [k for k, v in keys.items() if 'decay_mult' not in v and k in decayed[0]]
+        report.warnings.append(
+            f'weight decay acts on {len(decayed)} parameters of norms ({some(decayed, 1)}): '
+            f'paramwise_cfg.custom_keys ({some(undoing or keys)}) undoes norm_decay_mult=0 for '
+            'them; list the norms in custom_keys too, with decay_mult=0'
+        )
+    return wrapper
+
+
+def check_schedule(cfg: Config, batches: int, report: Report) -> None:
+    """Report length, learning rate and schedule of a run with a number of batches per epoch.
+
+    Raises:
+        UsageError: the run has no iterations, or never evaluates.
+    """
+    length, by_epoch = length_of(cfg)
+    batch_size = cfg.train_dataloader.get('batch_size')
+    if not batches:
+        raise UsageError(
+            f'train_dataloader has no batch: its dataset is smaller than batch_size={batch_size}, '
+            'and drop_last drops the rest; reduce batch_size or set drop_last=False'
+        )
+    for key in ('max_epochs', 'max_iters', 'val_interval'):
+        value = cfg.train_cfg.get(key, 1)
+        if not isinstance(value, (int, float)) or value < 1:
+            raise UsageError(f'train_cfg.{key} must be a positive integer, got {value!r}')
+    report.add('batch', f'{batch_size} x {get_world_size()} process(es)')
+    report.add('iterations per epoch', f'{batches:,}')
+    unit = 'epochs' if by_epoch else 'iterations'
+    report.add('length', f'{length:,} {unit}' if length else 'set by its loop')
+    optimizer = cfg.optim_wrapper.get('optimizer')
+    if optimizer:  # not several
+        report.add('optimizer', f'{type_name(optimizer)}, lr {optimizer.get("lr")}')
+    for part in [part for _, part in dicts(cfg.get('param_scheduler'), '') if type_name(part)]:
+        name, end, in_epochs = type_name(part), part.get('end'), part.get('by_epoch', True)
+        unit = '' if in_epochs else ' (iterations)'
+        report.add('schedule', f'{name} {part.get("begin", 0)} to {end or "the end"}{unit}')
+        whole = (length or 0) * (batches if by_epoch else 1)
+        warm_up = (end or 0) * (batches if in_epochs else 1)
+        rises = part.get('start_factor', 1 / 3) < part.get('end_factor', 1)
+        if name.startswith('ReduceOnPlateau') or part.get('convert_to_iter_based'):
+            continue  # it steps after evaluations, or its numbers are converted
+        if in_epochs and not by_epoch:
+            report.warnings.append(
+                f'{name} of param_scheduler counts epochs, but the run counts iterations, so it '
+                'has no effect; set by_epoch=False'
+            )
+        elif min(part.get('milestones') or [0]) * (batches if in_epochs else 1) >= whole > 0:
+            report.warnings.append(
+                f'{name} of param_scheduler has no effect: its milestones {part["milestones"]} '
+                'are after the end of the run; lower them'
+            )
+        elif name == 'LinearLR' and rises and not part.get('begin') and 2 * warm_up > whole > 0:
+            report.warnings.append(
+                f'the warm-up takes {warm_up:,} of the {whole:,} iterations; shorten it (end of '
+                'the first param_scheduler) or train longer'
+            )
+
+
+def length_of(cfg: Config) -> Tuple[Optional[int], bool]:
+    """Return the epochs or iterations of a run, if configured, and True for epochs."""
+    by_epoch = cfg.train_cfg.get('max_epochs') is not None
+    return cfg.train_cfg.get('max_epochs' if by_epoch else 'max_iters'), by_epoch
