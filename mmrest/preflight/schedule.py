@@ -72,7 +72,7 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
         )
     for key in ('max_epochs', 'max_iters', 'val_interval'):
         value = cfg.train_cfg.get(key, 1)
-        if not isinstance(value, (int, float)) or value < 1:
+        if value is not None and (not isinstance(value, (int, float)) or value < 1):
             raise UsageError(f'train_cfg.{key} must be a positive integer, got {value!r}')
     report.add('batch', f'{batch_size} x {get_world_size()} process(es)')
     report.add('iterations per epoch', f'{batches:,}')
