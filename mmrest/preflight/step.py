@@ -299,7 +299,8 @@ def _small(part: Part, sample: Sample) -> Any:
     if 'gt_instances' not in truth and 'gt_sem_seg' not in truth:
         return sample.packed
     resize = 'mmdet.Resize' if 'gt_instances' in truth else 'mmcv.Resize'
-    return part.prepare(sample.info, TRANSFORMS.build(dict(type=resize, scale=(SIDE, SIDE))))
+    small = part.prepare(sample.info, TRANSFORMS.build(dict(type=resize, scale=(SIDE, SIDE))))
+    return small or sample.packed  # random transforms may drop it
 
 
 def _corner(packed: Any) -> Any:
