@@ -42,7 +42,7 @@ def test_a_detector(dry_run, tmp_path, coco_root):
         'batch 2 x 1 process(es)',
         'iterations per epoch 2',
         'length 1 epochs',
-        'optimizer AdamW, lr 0.0001 (for a total batch size of 16)',
+        'optimizer AdamW, lr 0.0001',
         'are free',
         'starting from scratch',
     ):
@@ -52,9 +52,9 @@ def test_a_detector(dry_run, tmp_path, coco_root):
 def test_a_segmentor(dry_run, tmp_path, ade_root):
     (tmp_path / 'tiny_seg.py').write_text(SEGMENTOR)
     output = dry_run('tiny_seg.py', ade_root)
-    assert '150: wall, building, sky, ...' in output and 'length 2 iterations' in output
+    assert '150: wall, building, sky, …' in output and 'length 2 iterations' in output
     assert 'val_evaluator on the ground truth mIoU 100.000' in output
-    assert 'first step loss' in output and '3 classes in a sample' in output
+    assert 'first step loss' in output
 
 
 def test_an_annotation_of_no_image(dry_run, tmp_path, coco_root):
