@@ -123,7 +123,7 @@ def misspelt(error: BaseException) -> Optional[Tuple[str, str]]:
         if frame.f_code.co_name == 'build_dataloader':  # of the Runner, without a registry
             built, given = frame.f_globals['DataLoader'], local['dataloader_cfg']
         if argument and built and argument.group(1) in (given or ()):
-            name, known = argument.group(1), _arguments(built)
+            name, known = argument.group(1), arguments_of(built)
             if name in known:
                 return None  # it is passed on to something else
             fault = f'{built.__name__} has no argument {name}'
@@ -140,7 +140,7 @@ def _frames(error: Optional[BaseException]) -> List[FrameType]:
     return [frame for frame in frames if frame.f_code.co_name.startswith('build_')]
 
 
-def _arguments(kind: Any) -> Set[str]:
+def arguments_of(kind: Any) -> Set[str]:
     """Return the names of the arguments of a class, also those that it passes to its bases."""
     taken: Set[str] = set()
     for base in kind.__mro__ if inspect.isclass(kind) else ():

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
+from mmengine.registry import METRICS
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 from torch.nn.functional import interpolate, one_hot
 
+from ..engine.building import find_type
 from ..engine.config import dicts, type_name
-from ..errors import UsageError, explained, some
+from ..errors import UsageError, arguments_of, explained, near, some
 from .annotations import checked_reading
 from .data import Part, Sample
 from .findings import Report
@@ -55,6 +57,12 @@ def check_evaluator(
     for _, part in dicts(node, where):
         for key in [key for key in FILES if part.get(key)]:
             part[key] = osp.join(folder, osp.basename(part[key]))
+        known = arguments_of(find_type(METRICS, type_name(part)))
+        for key in part.keys() - known if known else ():
+            report.warnings += [  # IoUMetric takes and ignores any argument
+                f'{where} ({type_name(part)}) ignores {key}; did you mean {similar}?'
+                for similar in near(key, known, 0.8)
+            ]
     with checked_reading(evaluated=True), explained(f'{where} cannot be built'):
         evaluator = Runner.build_evaluator(None, node)  # does not use its runner
     if len(parts) > 1 and type(evaluator).__name__ == 'MultiDatasetsEvaluator':

@@ -362,6 +362,8 @@ WARNINGS = {
         'undoes norm_decay_mult=0 for them'),
     'frozen stages without weights': ('det', {'model.backbone.frozen_stages': 1},
         'frozen parameter tensors keep random values'),
+    'ignored argument of a metric': ('seg', {'val_evaluator.iou_metric': ['mDice']},
+        'val_evaluator (IoUMetric) ignores iou_metric; did you mean iou_metrics?'),
     'keys of no parameter': (
         'det', {'optim_wrapper.paramwise_cfg.custom_keys': {'bakbone': dict(lr_mult=0.1)}},
         'bakbone of paramwise_cfg.custom_keys is in no parameter name; did you mean backbone?'),
