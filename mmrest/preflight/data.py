@@ -5,6 +5,7 @@ import os.path as osp
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import mmcv
+import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, InfiniteSampler
 from mmengine.runner import Runner
@@ -105,8 +106,9 @@ class Part(NamedTuple):
                 f'is {labels.shape[1]} x {labels.shape[0]} pixels, but its image is {width} x '
                 f'{height}; make them the same size'
             )
-        elif path.endswith('.png') and mmcv.imread(path, 'unchanged').max() > 255:
-            fault = 'has 16 bits, but mmseg reads only the lower 8; save it with 8 bits'
+        elif path.endswith('.png') and osp.isfile(path) and labels.dtype == np.uint8:
+            if mmcv.imread(path, 'unchanged').max() > 255:
+                fault = 'has 16 bits, but mmseg reads only the lower 8; save it with 8 bits'
         if fault:
             raise UsageError(f'label map {path} ({self.where}) {fault}')
 
@@ -142,7 +144,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     for part in parts:
         if not len(part.dataset):
             raise UsageError(f'{part.where} has no images; check its paths and suffixes')
-        counts = read[str(getattr(part.dataset, 'ann_file', None))]
+        counts = dict(read[str(getattr(part.dataset, 'ann_file', None))])
         used = f' used of {counts.pop("images"):,}' if counts else ''
         report.add(f'images of {part.where}', f'{len(part.dataset):,}{used}')
         report.warnings += [f'{part.where} drops {n} {what}' for what, n in counts.items()]

@@ -156,13 +156,17 @@ def check_run(
     """
     step = _FirstStep(cfg, resumed, report)
     inputs = _inputs(loaders['train'], parts)
-    if not inputs:
-        report.warnings.append('no step of training was tried: samples are not single images')
-        return
     of_val = [s.packed for p in parts for s in p.samples if p.phase == 'val' and s.packed]
     runner = None
     try:
         runner = _runner(cfg, folder)
+        if not inputs:
+            report.warnings.append('no step of training was tried: samples are not single images')
+            return
+        sides = [max(each['inputs'].shape[-2:]) for each in inputs if _is_packed(each)]
+        for module in _model(runner).data_preprocessor.modules():
+            if sides and getattr(module, 'size', None) is not None:  # it would pad the images
+                module.size = (max(sides), max(sides))
         # An evaluator of several datasets needs a sample of each.
         if of_val and type(evaluator).__name__ != 'MultiDatasetsEvaluator':
             for metric in evaluator.metrics:
@@ -228,8 +232,6 @@ def _runner(cfg: Config, folder: str) -> Runner:
         test_cfg = getattr(module, 'test_cfg', None)
         if isinstance(test_cfg, dict) and 'score_thr' in test_cfg:
             test_cfg['score_thr'] = 0  # otherwise an untrained detector has no boxes for NMS
-        if getattr(module, 'size', None) is not None and hasattr(module, 'seg_pad_val'):
-            module.size = (SIDE, SIDE)  # a preprocessor would pad the images
     return runner
 
 
@@ -295,7 +297,7 @@ def _is_packed(packed: Any) -> bool:
 
 def _small(part: Part, sample: Sample) -> Any:
     """Return a packed sample of a small image; classifiers, whose images are small, get theirs."""
-    truth = sample.packed['data_samples']
+    truth = sample.packed.get('data_samples') or {}
     if 'gt_instances' not in truth and 'gt_sem_seg' not in truth:
         return sample.packed
     resize = 'mmdet.Resize' if 'gt_instances' in truth else 'mmcv.Resize'
@@ -305,7 +307,7 @@ def _small(part: Part, sample: Sample) -> Any:
 
 def _corner(packed: Any) -> Any:
     """Return a packed sample with a corner of its image, whose predictions are then too small."""
-    truth = packed.get('data_samples') if _is_packed(packed) else {}
+    truth = (packed.get('data_samples') or {}) if _is_packed(packed) else {}
     if 'gt_instances' not in truth and 'gt_sem_seg' not in truth:
         return packed
     truth, image = truth.clone(), packed['inputs'][..., :SIDE, :SIDE]
