@@ -42,7 +42,6 @@ class Finding(NamedTuple):
     """One backend at one shape.
 
     Attributes:
-        backend: its name.
         is_default: the networks use it here.
         refusal: reason why it cannot run; the rest is then empty.
         error: largest error of result and gradients, relative to the largest value of each.

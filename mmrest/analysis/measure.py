@@ -21,14 +21,9 @@ from .networks import build_network, network_config
 
 
 class Attention(NamedTuple):
-    """The attention of one block in a stage of a network.
+    """The attention of one block; MaSA, unless EMSA's `reduction` of keys and values is set.
 
-    Attributes:
-        stride: stride of its tokens, in pixels.
-        heads: number of heads.
-        dim: channels per head.
-        axial: MaSA decomposed along the axes.
-        reduction: stride of EMSA's key and value reduction; None for MaSA.
+    `stride` is that of its tokens, in pixels, and `dim` the channels per head.
     """
 
     stride: int
@@ -130,11 +125,6 @@ class AttentionOnly(nn.Module):
 class Step:
     """A forward, or a forward and backward pass, of a job's network on random images.
 
-    Attributes:
-        job: how to run it.
-        network: on the device of the job, with random weights.
-        images: its input.
-
     Raises:
         UsageError: unknown network name.
     """
@@ -166,7 +156,6 @@ class Step:
             return sum(each.float().sum() for each in self.network(self.images))
 
     def saved_bytes(self) -> int:
-        """Return the bytes saved for the backward pass, without parameters, buffers, images."""
         known = [self.images, *self.network.parameters(), *self.network.buffers()]
         return saved_bytes(self.forward, known)
 
@@ -174,9 +163,7 @@ class Step:
 def saved_bytes(run: Callable[[], Tensor], known: Iterable[Tensor] = ()) -> int:
     """Return the bytes of all storages that autograd saves for the backward pass of ``run()``.
 
-    Args:
-        run: function whose result requires a gradient.
-        known: tensors whose storages are not counted.
+    Storages of `known` tensors are not counted.
     """
     excluded = {tensor.untyped_storage().data_ptr() for tensor in known}
     saved: Dict[int, int] = {}
@@ -194,13 +181,9 @@ def saved_bytes(run: Callable[[], Tensor], known: Iterable[Tensor] = ()) -> int:
 
 
 def seconds(jobs: Sequence[Job], repeats: int) -> Dict[str, List[float]]:
-    """Return job name -> times in seconds, of interleaved steps.
+    """Return job name -> times in seconds, of interleaved steps, after one to warm up.
 
     Each job has its own process, so that it cannot reuse memory that another one has freed.
-
-    Args:
-        jobs: measurements.
-        repeats: steps per job, after one to warm up.
 
     Raises:
         UsageError: the system killed a process, which it does if memory runs out.
@@ -241,10 +224,7 @@ def _timed_step(job: Job) -> float:
 
 
 def gpu_seconds(job: Job) -> float:
-    """Return the time of all kernels of a step on the GPU; the rest of it waits for the CPU.
-
-    Runs in a process of its own; see :func:`seconds` for errors.
-    """
+    """Return the time of all kernels of a step on the GPU, in seconds; see :func:`seconds`."""
     with _process() as process:
         return _measured(process, _gpu_seconds, job)
 
@@ -262,7 +242,7 @@ def _gpu_seconds(job: Job) -> float:
 
 
 def memory(job: Job) -> Memory:
-    """Measure the memory of a job in a process of its own; see :func:`seconds` for errors."""
+    """Return the memory of a job in a process of its own; see :func:`seconds`."""
     with _process() as process:
         return _measured(process, _memory, job)
 

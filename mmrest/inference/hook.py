@@ -35,7 +35,6 @@ class PredictionsHook(Hook):
         self._score_thr = score_thr
 
     def before_test(self, runner: Runner) -> None:
-        """Choose names of the outputs."""
         self._dataset = dataset = runner.test_loop.dataloader.dataset
         infos = map(dataset.get_data_info, range(len(dataset)))
         paths = list(dict.fromkeys(info.get('img_path') for info in infos))
@@ -47,15 +46,8 @@ class PredictionsHook(Hook):
         first = int(dataset.metainfo.get('reduce_zero_label') or False)
         self._ids = range(first, first + len(self._classes))
 
-    def after_test_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Optional[dict] = None,
-        outputs: Optional[Sequence[Any]] = None,
-    ) -> None:
-        """Draw and save the predictions of a batch."""
-        for sample in outputs or ():
+    def after_test_iter(self, runner: Runner, *, outputs: Sequence[Any], **_: Any) -> None:
+        for sample in outputs:
             sample, name = sample.cpu(), self._names[sample.img_path]
             if self._label_maps is not None:
                 write_label_map(sample, self._ids, self._label_maps / f'{name}.png')

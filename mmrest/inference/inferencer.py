@@ -3,8 +3,6 @@
 import copy
 import inspect
 import os
-import sys
-import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +18,6 @@ from mmengine.model import BaseTTAModel
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
 from mmengine.runner.amp import autocast
 from mmengine.structures import BaseDataElement
-from mmengine.utils import digit_version
 
 from ..datasets.palette import colours
 from ..engine.building import check_model, find_type, image_channels
@@ -39,9 +36,6 @@ from ..engine.weight_hooks import dataset_meta, load_full_weights
 from ..errors import UsageError, first_line
 from .inputs import UnreadableImage, check_complete
 from .overlay import drawable
-
-_BUILDING = threading.Lock()
-"""Held while a network is built, because the default scope belongs to the process."""
 
 Image = Union[str, Path, np.ndarray]
 """Path of a file, or (H, W, C) uint8: BGR, or as many channels as the network expects."""
@@ -99,7 +93,7 @@ class Inferencer:
             use_tta(cfg)
             dataset = cfg.test_dataloader.dataset
         scope = cfg.get('default_scope') or 'mmengine'
-        with _BUILDING, DefaultScope.overwrite_default_scope(scope):
+        with DefaultScope.overwrite_default_scope(scope):
             check_model(cfg)
             model = MODELS.build(cfg.model)
             network = model
@@ -120,10 +114,6 @@ class Inferencer:
         self.palette = colours(palette, len(self.classes))
         self.model = model.to(device).eval()
         self._channels = image_channels(network)
-        mmseg = getattr(sys.modules.get('mmseg'), '__version__', '1.2')
-        self._singly = self.is_segmentor and digit_version(mmseg) < digit_version('1.2')
-        if tta and self._singly:
-            raise UsageError(f'test-time augmentation of images needs mmseg 1.2, this is {mmseg}')
         self._fp16 = bool((cfg.get('test_cfg') or {}).get('fp16'))
 
     def __call__(
@@ -135,7 +125,7 @@ class Inferencer:
             images: one image, or several.
             batch_size: images per forward pass. Detectors pad images to the largest one in the
                 batch, which changes the last digits. Segmentors only batch images of the same
-                size, and none before mmseg 1.2.
+                size.
 
         Returns:
             A data sample for a single image, or a list for several, on the CPU and at the size of
@@ -166,21 +156,18 @@ class Inferencer:
         batch_size: int = 1,
         on_unreadable: Optional[Callable[[Image, UnreadableImage], None]] = None,
     ) -> Iterator[Prediction]:
-        """Predict lazily, with at most two batches in memory.
+        """Predict lazily, with at most two batches in memory; see :meth:`__call__`.
 
         While the network predicts one batch, a thread reads and prepares the next.
 
         Args:
             images: any number of images.
-            batch_size: see :meth:`__call__`.
+            batch_size: images per forward pass.
             on_unreadable: called with an unreadable image and the error; the image is skipped. By
                 default, the error is raised.
 
         Yields:
             Predictions in image order, with all outputs of the network.
-
-        Raises:
-            UnreadableImage, ValueError: see :meth:`__call__`.
         """
         batch: List[Tuple[Image, np.ndarray, dict]] = []
         for image, prepared in _ahead(self._prepare, images, batch_size):
@@ -191,10 +178,9 @@ class Inferencer:
                     raise
                 on_unreadable(image, error)
                 continue
-            # mmdet pads images to the size of the largest one in a batch. mmseg refuses them, and
-            # before 1.2 any batch.
+            # mmdet pads images to the size of the largest one in a batch; mmseg refuses them.
             other = self.is_segmentor and batch and _shapes(data) != _shapes(batch[0][2])
-            if len(batch) == batch_size or other or (batch and self._singly):
+            if len(batch) == batch_size or other:
                 yield from self._predict(batch)
                 batch = []
             batch.append((image, pixels, data))
@@ -204,8 +190,8 @@ class Inferencer:
     def _prepare(self, image: Image) -> Tuple[np.ndarray, dict]:
         """Return the pixels of an image, and the output of the pipeline."""
         if isinstance(image, np.ndarray):
-            wanted = image.ndim == 3 and image.shape[2] == self._channels and image.size
-            if not wanted or image.dtype != np.uint8:
+            is_image = image.shape[2:] == (self._channels,) and image.size
+            if not is_image or image.dtype != np.uint8:
                 raise ValueError(
                     f'an image must be an array (H, W, {self._channels}) of uint8, got '
                     f'{image.shape} of {image.dtype}'
@@ -248,10 +234,7 @@ def inference(
     tta: bool = False,
     cfg_options: Optional[dict] = None,
 ) -> Inferencer:
-    """Set up a trained detector or segmentor.
-
-    Nothing is downloaded. The checkpoint is loaded with the weights-only unpickler; see
-    :func:`mmrest.checkpoint.read_checkpoint`.
+    """Set up a trained detector or segmentor; nothing is downloaded.
 
     Args:
         config: mmrest, mmdet or mmseg config, as a file, a name or an mmengine ``Config``.
@@ -259,9 +242,6 @@ def inference(
         device: such as 'cpu' or 'cuda:1' (default: GPU if available).
         tta: use test-time augmentation with the config's ``tta_pipeline`` and ``tta_model``.
         cfg_options: config overrides, by dotted key.
-
-    Returns:
-        An object to call with images.
 
     Raises:
         UsageError: the config, an option or the device is invalid.
@@ -286,14 +266,10 @@ def _ahead(
     """Yield items with futures of a function, which a thread calls `count` items ahead."""
     started = deque()
     with ThreadPoolExecutor(1) as thread:
-        try:
-            for item in items:
-                started.append((item, thread.submit(function, item)))
-                if len(started) > count:
-                    yield started.popleft()
-        except Exception:  # a damaged video; yield the frames before the error
-            yield from started
-            raise
+        for item in items:
+            started.append((item, thread.submit(function, item)))
+            if len(started) > count:
+                yield started.popleft()
         yield from started
 
 
@@ -305,8 +281,7 @@ def _shapes(data: dict) -> List[torch.Size]:
 
 def _test_dataset(cfg: Config) -> Config:
     """Return the config of the test dataset, also inside wrappers."""
-    loader = 'test_dataloader'
-    for _, part in dicts(cfg.get(loader), loader):
+    for _, part in dicts(cfg.get('test_dataloader'), ''):
         if part.get('pipeline'):
             return part
     raise UsageError(f'{cfg.filename} has no test_dataloader.dataset.pipeline to read images with')
@@ -328,7 +303,7 @@ def _pipeline(cfg: Config, steps: List[dict]) -> Tuple[Callable, Compose]:
 
 
 def _short_name(step: dict) -> str:
-    return (type_name(step) or '').split('.')[-1]
+    return type_name(step).split('.')[-1]
 
 
 def _without_annotations(steps: List[dict]) -> List[dict]:
@@ -341,14 +316,8 @@ def _classes(
 ) -> Tuple[List[str], Any]:
     """Return names and colours of the classes that the heads predict."""
     known = dict(getattr(kind, 'METAINFO', None) or {}, **(dataset.get('metainfo') or {}))
-    classes = known.get('classes')
-    if isinstance(classes, str):
-        if not os.path.isfile(classes):
-            raise UsageError(
-                f'test_dataloader.dataset.metainfo.classes is the string {classes!r}, not '
-                'a list of names'
-            )
-        known['classes'] = list_from_file(classes)
+    if isinstance(known.get('classes'), str) and os.path.isfile(known['classes']):
+        known['classes'] = list_from_file(known['classes'])
     sources = [source for source in (meta, known) if source.get('classes')]
     counts = {count for _, count in heads(cfg)}
     for source in sources:

@@ -8,7 +8,6 @@ import os.path as osp
 import shutil
 import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
@@ -30,13 +29,7 @@ FRAMES = '.frames'
 
 
 class Outputs(NamedTuple):
-    """Paths of the outputs of inference.
-
-    Attributes:
-        folder: contains all of them.
-        save_vis: visualizations are saved.
-        save_pred: the JSON file, and label maps, are saved.
-    """
+    """Paths of the outputs of inference: visualizations, and the JSON file and label maps."""
 
     folder: Path
     save_vis: bool = True
@@ -44,16 +37,14 @@ class Outputs(NamedTuple):
 
     @property
     def json(self) -> Path:
-        """The JSON file."""
         return self.folder / 'predictions.json'
 
     @property
     def all(self) -> List[Path]:
-        """Everything that a run writes: the JSON file and two folders."""
+        """Everything that a run writes: two folders and the JSON file."""
         return [self.folder / 'vis', self.folder / 'preds', self.json]
 
     def vis(self, source: Input) -> Path:
-        """Return the visualization of an input."""
         return self.folder / 'vis' / (source.name + ('.mp4' if source.is_video else '.jpg'))
 
     def label_map(self, source: Input, frame: Optional[int] = None) -> Path:
@@ -63,28 +54,16 @@ class Outputs(NamedTuple):
         return path if frame is None else path / f'{frame:06d}.png'
 
     def check(self, inputs: Sequence[Input], label_maps: bool, overwrite: bool) -> None:
-        """Check that no file will be lost.
-
-        Args:
-            inputs: all inputs.
-            label_maps: the network predicts label maps.
-            overwrite: existing outputs may be overwritten.
+        """Check that no file will be lost; `label_maps` is True for segmentors.
 
         Raises:
-            UsageError: an output is an input, a folder, that of two inputs, or already exists.
+            UsageError: an output is an input, a folder, or already exists.
         """
         read = {osp.realpath(source.path) for source in inputs}
         planned = [self.vis(source) for source in inputs] if self.save_vis else []
         if self.save_pred:
             planned += [self.json, *(self.label_map(s) for s in inputs if label_maps)]
-        counts = Counter(planned)
         for path in planned:
-            above = [parent for parent in path.parents if parent in counts]
-            if above or counts[path] > 1:
-                raise UsageError(
-                    f'two inputs have the output {(above or [path])[0]}; pass them separately, '
-                    'each with an --out-dir'
-                )
             if osp.realpath(path) in read:
                 raise UsageError(f'{path} is an input; choose another --out-dir')
             if path.is_dir() and path.suffix != FRAMES:
@@ -101,10 +80,7 @@ def coco_file(
 
     It is written atomically at the end; after an error or interruption, with the images so far, if
     any. Annotations are buffered in a temporary file, so memory does not grow with their number.
-
-    Args:
-        path: the file.
-        categories: the classes in the order of the labels, each with an ``id``.
+    `categories` are the classes in the order of the labels, each with an ``id``.
 
     Yields:
         Function that adds an image, given its fields except ``id``, and its data sample.
@@ -146,11 +122,7 @@ def coco_ids(classes: Sequence[str]) -> List[int]:
 
 
 def detections(instances: Optional[Any], ids: Sequence[int]) -> Iterator[Dict[str, Any]]:
-    """Yield detections in COCO format.
-
-    Args:
-        instances: ``pred_instances`` of a data sample, on the CPU.
-        ids: category id of every label.
+    """Yield detections on the CPU in COCO format; `ids` are the categories of the labels.
 
     Yields:
         ``category_id``, ``bbox`` (left, top, width and height in pixels), ``area``, ``iscrowd``
@@ -180,10 +152,7 @@ def detections(instances: Optional[Any], ids: Sequence[int]) -> Iterator[Dict[st
 def write_label_map(sample: BaseDataElement, ids: Sequence[int], path: Path) -> None:
     """Write ``pred_sem_seg`` of a sample as PNG, with 16 bits per pixel if 8 do not suffice.
 
-    Args:
-        sample: data sample, on the CPU.
-        ids: pixel values of the labels, in steps of one.
-        path: the file; its folder is created.
+    The pixel values of the labels are `ids`, in steps of one.
     """
     labels = sample.pred_sem_seg.data[0].numpy()  # floats for binary segmentors
     _save((labels + ids[0]).astype(np.uint8 if max(ids) < 256 else np.uint16), path)
@@ -201,10 +170,10 @@ def _save(pixels: np.ndarray, path: Path, **options: Any) -> None:
 
 
 def open_video(path: Path, rate: float, size: Sequence[int]) -> cv2.VideoWriter:
-    """Return a writer of .mp4 files, for frames (H, W, 3), BGR.
+    """Return a writer of an .mp4 file, for frames (H, W, 3), BGR; its folder is created.
 
     Args:
-        path: the file; its folder is created.
+        path: the file.
         rate: frames per second.
         size: width and height of the frames.
 
@@ -224,12 +193,7 @@ def open_video(path: Path, rate: float, size: Sequence[int]) -> cv2.VideoWriter:
 
 
 class Viewer:
-    """Viewer that saves images to a folder, shows them in a window, or both.
-
-    Args:
-        folder: output folder; None to save nothing.
-        show: open a window.
-        wait_time: seconds to display each image.
+    """Viewer that saves images to a folder, shows them for `wait_time` seconds, or both.
 
     Raises:
         UsageError: there is no display to show images on.

@@ -90,6 +90,10 @@ def draw_annotations(
     return render(image, classes, palette, instances, _label_map(sample, 'gt_sem_seg'))
 
 
+def _label_map(sample: BaseDataElement, key: str) -> Optional[np.ndarray]:
+    return sample.get(key).data[0].numpy() if key in sample else None
+
+
 def predicted_classes(sample: BaseDataElement, classes: Sequence[str]) -> Tuple[str, RGB]:
     """Return a classifier's prediction as text, with the true classes if wrong, and a colour."""
     found = sample.pred_label.tolist()
@@ -100,10 +104,6 @@ def predicted_classes(sample: BaseDataElement, classes: Sequence[str]) -> Tuple[
     return text, RIGHT if 'gt_label' in sample else BLACK
 
 
-def _label_map(sample: BaseDataElement, key: str) -> Optional[np.ndarray]:
-    return sample.get(key).data[0].numpy() if key in sample else None
-
-
 def render(
     image: np.ndarray,
     classes: Sequence[str],
@@ -111,16 +111,13 @@ def render(
     instances: Optional[Any] = None,
     label_map: Optional[np.ndarray] = None,
 ) -> np.ndarray:
-    """Draw instances and a label map on an image.
+    """Draw instances and a label map on an image; see :func:`draw` for the other arguments.
 
     Labels do not overlap. Labels with the highest scores and largest regions are placed first, and
     labels that do not fit near their box or region are dropped. Overlapping instances of a class
     have different shades of its colour.
 
     Args:
-        image: (H, W, 3) uint8, BGR.
-        classes: name of each class.
-        palette: colour of each class.
         instances: ``bboxes`` (N, 4), ``labels`` (N,) and, if available, ``scores`` (N,) and
             ``masks`` (N, H, W), as tensors.
         label_map: (H, W); values that are not a class are not drawn.
@@ -240,10 +237,8 @@ def _shades(instances: Any, palette: Sequence[RGB]) -> List[RGB]:
             for other in range(number)
             if labels[other] == label and overlap(box, boxes[other])
         }
-        step = next(step for step in range(len(taken) + 1) if step not in taken)
-        steps.append(step)
-        share = min(step, 3) / 6
-        found.append(tuple(round(c + share * (255 - c)) for c in palette[label]))
+        steps.append(min({0, 1, 2} - taken, default=3))
+        found.append(tuple(round(c + steps[-1] / 6 * (255 - c)) for c in palette[label]))
     return found
 
 

@@ -67,19 +67,11 @@ class Log(NamedTuple):
         return names[:1] if len(names) == 2 and 'loss' in names else names
 
     def points(self, key: str) -> Points:
-        """Return the iterations and values of a key.
-
-        Raises:
-            UsageError: the run has not logged it; the message lists its keys.
-        """
+        """Return the iterations and values of a key; see :meth:`full_name`."""
         return self.curves[self.full_name(key)]
 
     def best(self, key: str) -> Optional[Tuple[int, float]]:
-        """Return iteration and value of the highest finite value of a key, or None.
-
-        Raises:
-            UsageError: see :meth:`points`.
-        """
+        """Return iteration and value of the highest finite value of a key, or None."""
         finite = [point for point in self.points(key) if math.isfinite(point[1])]
         return max(finite, key=lambda point: point[1], default=None)
 
@@ -87,7 +79,7 @@ class Log(NamedTuple):
         """Return the full name of a key; as in mmdet's tool, bbox_mAP is short for coco/bbox_mAP.
 
         Raises:
-            UsageError: see :meth:`points`.
+            UsageError: the run has not logged it; the message lists its keys.
         """
         keys = list(self.curves)
         found = [key] if key in keys else [n for n in keys if n.rpartition('/')[2] == key]
@@ -172,11 +164,6 @@ def _lines(file: Path) -> List[Dict[str, float]]:
 
 def write_csv(logs: Sequence[Log], path: Path, keys: Sequence[str]) -> None:
     """Write a table with one row per run and iteration at which any of the keys was logged.
-
-    Args:
-        logs: logs of the runs.
-        path: output file.
-        keys: columns; cells without a value are empty.
 
     Raises:
         UsageError: a run has not logged a key.

@@ -56,13 +56,11 @@ def write_report(
     logged = {key: then for key, then, _ in environments}.get('GPU number', '')
     processes = int(logged) if logged.isdigit() else 1
     name = Path(cfg.filename).name
-    package, changes = changes_of(cfg, name)
     content = dict(
         title=log.name,
         config_name=name,
         summary=summary_of(cfg, log, processes),
-        package=package,
-        changes=changes,
+        changes=changes_of(cfg, name),
         config=cfg.pretty_text,
         environment=environments,
         curves=_curves(log),

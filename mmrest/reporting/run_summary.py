@@ -1,11 +1,9 @@
 """Summary of a run: its files, main settings and environment."""
 
 import copy
-import glob
 import re
 from contextlib import suppress
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -63,13 +61,7 @@ def find_checkpoint(work_dir: Path, cfg: Config) -> str:
 
 
 def summary_of(cfg: Config, log: Log, processes: int) -> Rows:
-    """Return the main settings of a run as names and values.
-
-    Args:
-        cfg: config of the run.
-        log: log of the run.
-        processes: number of processes.
-    """
+    """Return the main settings of a run as names and values."""
     model = cfg.model
     while 'backbone' not in model and isinstance(model.get('module'), dict):
         model = model.module
@@ -153,21 +145,15 @@ def _batch_size(loader: dict, wrapper: dict, processes: int) -> str:
     return f'{each * processes * accumulated} = {factors}'
 
 
-def changes_of(cfg: Config, name: str) -> Tuple[Optional[str], List[Tuple[str, str, str]]]:
-    """Compare the config of a run with the shipped one of the same name.
-
-    Args:
-        cfg: config of the run.
-        name: name of its file.
+def changes_of(cfg: Config, name: str) -> Optional[List[Tuple[str, str, str]]]:
+    """Compare the config of a run with the shipped one of the same file name, if there is one.
 
     Returns:
-        The package that ships a config of this name, or None, and the changes: key, shipped value
-        and the run's value, or '-'.
+        The changes: key, shipped value and the run's value, or '-'.
     """
-    package, path = next(_shipped(name), (None, None))
-    if path is None:
-        return None, []
-    before, now = load_config(str(path)), copy.deepcopy(cfg)
+    if find(name) is None:
+        return None
+    before, now = load_config(str(find(name))), copy.deepcopy(cfg)
     for config in (before, now):  # as training does
         make_resumable(config)
     keys = RUN_KEYS - {'work_dir', 'launcher', 'experiment_name', 'load_from', 'resume'}
@@ -176,17 +162,7 @@ def changes_of(cfg: Config, name: str) -> Tuple[Optional[str], List[Tuple[str, s
         for config in (before, now)
     )
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return package, [(key, old.get(key, '-'), new.get(key, '-')) for key in changed]
-
-
-def _shipped(name: str) -> Iterator[Tuple[str, Path]]:
-    if find(name) is not None:
-        yield 'mmrest', find(name)
-    for package in ('mmdet', 'mmseg'):
-        origin = getattr(find_spec(package), 'origin', None)
-        if origin is not None:
-            configs = Path(origin).parent / '.mim' / 'configs'
-            yield from ((package, path) for path in sorted(configs.rglob(glob.escape(name))))
+    return [(key, old.get(key, '-'), new.get(key, '-')) for key in changed]
 
 
 def _leaves(node: Any, where: str) -> Iterator[Tuple[str, str]]:
@@ -195,9 +171,7 @@ def _leaves(node: Any, where: str) -> Iterator[Tuple[str, str]]:
         for key, value in node.items():
             if key != '_scope_':
                 yield from _leaves(value, f'{where}.{key}')
-    elif isinstance(node, (list, tuple)) and any(
-        isinstance(part, (dict, list, tuple)) for part in node
-    ):
+    elif any(isinstance(part, (dict, list, tuple)) for part in _listed(node)):
         for index, value in enumerate(node):
             yield from _leaves(value, f'{where}.{index}')
     else:

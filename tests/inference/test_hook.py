@@ -31,7 +31,7 @@ def run(hook, data):
     loader = SimpleNamespace(dataset=data)
     runner = SimpleNamespace(test_loop=SimpleNamespace(dataloader=loader))
     hook.before_test(runner)
-    hook.after_test_iter(runner, 0, None, data)
+    hook.after_test_iter(runner, outputs=data)
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from mmrest.errors import UsageError
-from mmrest.inference.inputs import Input, Video, find_inputs, read_as, read_image, unique_names
-from mmrest.inference.outputs import Outputs, open_video
+from mmrest.inference.inputs import Video, find_inputs, read_as, read_image, unique_names
+from mmrest.inference.outputs import open_video
 
 
 def touch(folder, *names):
@@ -96,17 +96,6 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'scandir', scandir)
     with pytest.raises(UsageError, match='locked cannot be read: Permission denied'):
         paths(str(tmp_path))
-
-
-@pytest.mark.parametrize('names, path', [
-    (['a.frames/000000', 'a'], 'preds/a.frames'), (['b', 'b.png/c'], 'preds/b.png')
-])  # fmt: skip
-def test_outputs_of_two_inputs(tmp_path, names, path):
-    inputs = [Input(Path('x.jpg'), names[0]), Input(Path('x.jpg'), names[1])]
-    if 'frames' in path:
-        inputs[1] = Input(Path('x.mp4'), names[1])
-    with pytest.raises(UsageError, match=f'two inputs have the output {tmp_path / path}; pass'):
-        Outputs(tmp_path).check(inputs, label_maps=True, overwrite=True)
 
 
 @pytest.mark.parametrize('rate', [0.01, 29.97, 66.667, 239.76])

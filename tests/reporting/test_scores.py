@@ -10,8 +10,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
 
-from mmrest.reporting.instance_scores import InstanceScores
-from mmrest.reporting.scores import LabelMapScores
+from mmrest.reporting.scores import InstanceScores, LabelMapScores
 
 BOXES = torch.tensor([[0.0, 0, 10, 10], [20, 0, 40, 20], [0, 20, 10, 40]])
 CLASSES = ('a', 'b', 'c')
