@@ -198,8 +198,7 @@ class Inferencer:
                 )
             name, given = f'an array {image.shape}', dict(img=image)
         else:
-            name = str(image) if os.path.exists(image) else os.path.expanduser(image)
-            given = dict(img_path=name)
+            name, given = str(image), dict(img_path=str(image))
             check_complete(name)
         step = 'read'
         try:

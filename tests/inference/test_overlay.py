@@ -16,7 +16,7 @@ GREY = np.full((480, 640, 3), 128, np.uint8)
 
 def instances(boxes, labels, **fields):
     return InstanceData(
-        bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        bboxes=torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         labels=torch.tensor(labels, dtype=torch.long),
         **{key: torch.as_tensor(value) for key, value in fields.items()},
     )
@@ -73,24 +73,22 @@ def test_label_maps():
     assert 200 <= rows.min() and rows.max() < 400 and 300 <= columns.min() and columns.max() < 600
 
 
-def places(boxes, labels, classes, scores, monkeypatch):
-    """Return the labels that are drawn, with their places."""
-    written = []
-    original = overlay.places
-    monkeypatch.setattr(
-        overlay, 'places', lambda *args: written.extend(original(*args)) or list(written)
-    )
-    draw(GREY, detections(boxes, scores, labels), classes, PALETTE, 0.0)
-    return written
+@pytest.fixture
+def written(monkeypatch):
+    """The labels that are drawn, with their places."""
+    found = []
+    places = overlay.places
+    monkeypatch.setattr(overlay, 'places', lambda *args: found.extend(places(*args)) or found)
+    return found
 
 
-def test_hundreds_of_labels(monkeypatch):
+def test_hundreds_of_labels(written):
     """Drawn labels are inside the image, and do not overlap."""
     rng = np.random.default_rng(0)
     corners = rng.integers(0, 400, (300, 2))
-    boxes = np.hstack([corners, corners + rng.integers(5, 200, (300, 2))]).tolist()
-    scores = np.linspace(0.01, 0.99, 300).tolist()
-    written = places(boxes, [0] * 300, ['a long name', 'b'], scores, monkeypatch)
+    boxes = np.hstack([corners, corners + rng.integers(5, 200, (300, 2))])
+    found = detections(boxes, np.linspace(0.01, 0.99, 300), [0] * 300)
+    draw(GREY, found, ['a long name'], PALETTE, 0)
     assert 50 < len(written) < 300
     assert written[0][0].text == 'a long name 0.99'
     for index, (label, place) in enumerate(written):
@@ -100,10 +98,11 @@ def test_hundreds_of_labels(monkeypatch):
         assert abs(place[1] - top) <= max(bottom - top, 40) + 1
 
 
-def test_places(monkeypatch):
+def test_places(written):
     """Above the box if there is room, and inside the image."""
     boxes = [[100, 100, 200, 200], [630, 0, 640, 90]]
-    (_, first), (_, second) = places(boxes, [0, 1], 'ab', [0.9, 0.8], monkeypatch)
+    draw(GREY, detections(boxes, [0.9, 0.8], [0, 1]), 'ab', PALETTE)
+    (_, first), (_, second) = written
     assert first[0] == 100 and first[3] == 100
     assert second[1] == 0 and second[2] == 640
 
@@ -144,6 +143,5 @@ def test_classes():
         assert (drawn[:-640, :320] == colour[::-1]).all(-1).any()
     assert draw_annotations(tiny, found, ['cat', 'dog'], PALETTE).shape[1] == 320
     wide = titled(tiny, 'a name that is wider than the image')
-    assert (
-        wide.shape[1] > 150 and (wide[-32:, :16] == 128).all() and (wide[-32:, 16:] == 255).all()
-    )
+    assert wide.shape[1] > 150
+    assert (wide[-32:, :16] == 128).all() and (wide[-32:, 16:] == 255).all()

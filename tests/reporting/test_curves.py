@@ -7,14 +7,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mmrest.reporting.curves import (
-    default_keys,
-    draw_curves,
-    panels,
-    quantity_of,
-    svg_of,
-    title_of,
-)
+from mmrest.reporting import curves
+from mmrest.reporting.curves import default_keys, draw_curves, panels, svg_of
 from mmrest.reporting.logs import Log
 
 TRAIN = [
@@ -39,7 +33,7 @@ LOG = Log('run', TRAIN, [(20, {'coco/bbox_mAP': 0.2}), (30, {'coco/bbox_mAP': 0.
     ('ema_decay', 'ema_decay', 'ema_decay'),
 ])  # fmt: skip
 def test_names(key, title, quantity):
-    assert title_of(key) == title and quantity_of(key) == quantity
+    assert curves.title_of(key) == title and curves.quantity_of(key) == quantity
 
 
 def test_panels():
