@@ -21,16 +21,13 @@ from .networks import build_network, network_config
 
 
 class Attention(NamedTuple):
-    """The attention of one block; MaSA, unless EMSA's `reduction` of keys and values is set.
+    """The attention of one block in a stage of a network."""
 
-    `stride` is that of its tokens, in pixels, and `dim` the channels per head.
-    """
-
-    stride: int
+    stride: int  # of its tokens, in pixels
     heads: int
-    dim: int
-    axial: bool = False
-    reduction: Optional[int] = None
+    dim: int  # channels per head
+    axial: bool = False  # MaSA decomposed along the axes
+    reduction: Optional[int] = None  # stride of EMSA's reduction of keys and values; MaSA has none
 
     def map_elements(self, size: Tuple[int, int]) -> int:
         """Return the size of the attention maps that the reference implementation stores."""
@@ -49,27 +46,15 @@ ATTENTIONS = {
 
 
 class Job(NamedTuple):
-    """A measurement.
+    """A measurement."""
 
-    Attributes:
-        network: key of :data:`~.networks.BACKBONES` or :data:`ATTENTIONS`.
-        backend: attention backend, see :mod:`mmrest.ops.dispatch`; None for mmdet networks.
-        size: height and width of the images, in pixels.
-        batch: number of images.
-        train: forward and backward, rather than forward without gradients.
-        with_cp: recompute blocks in the backward pass.
-        dtype: 'float32', or a half precision dtype for autocast.
-        device: 'cpu' or 'cuda'.
-        compiled: use torch.compile.
-    """
-
-    network: str
-    backend: Optional[str]
-    size: Tuple[int, int]
+    network: str  # key of BACKBONES or ATTENTIONS
+    backend: Optional[str]  # of the attention; None for mmdet networks
+    size: Tuple[int, int]  # height and width of the images, in pixels
     batch: int = 1
-    train: bool = False
-    with_cp: bool = False
-    dtype: str = 'float32'
+    train: bool = False  # forward and backward, rather than forward without gradients
+    with_cp: bool = False  # recompute blocks in the backward pass
+    dtype: str = 'float32'  # or a half precision dtype for autocast
     device: str = 'cpu'
     compiled: bool = False
 
@@ -83,15 +68,12 @@ class Job(NamedTuple):
 class Memory(NamedTuple):
     """Memory of a job, in MB.
 
-    Attributes:
-        peak: peak of its own process, or of its allocations on the GPU; for an attention, the
-            growth during the step. None if the system does not report it.
-        saved: saved by autograd for the backward pass, without parameters and inputs; 0 in
-            inference.
+    The peak is that of its own process, or of its allocations on the GPU; for an attention, the
+    growth during the step. It is None if the system does not report it.
     """
 
     peak: Optional[float]
-    saved: float
+    saved: float  # by autograd for the backward pass, without parameters and inputs
 
 
 class AttentionOnly(nn.Module):

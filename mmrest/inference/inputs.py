@@ -35,11 +35,10 @@ class Input(NamedTuple):
 
 
 def find_inputs(given: Sequence[str], outputs: Sequence[Path] = ()) -> List[Input]:
-    """List input files, each once; folders are searched recursively, hidden files skipped.
+    """List input files, each once, of files, folders and patterns with ``*`` and ``**``.
 
-    Args:
-        given: files, folders or glob patterns (``**`` matches any number of folders).
-        outputs: files and folders that an earlier run wrote; folders and patterns skip them.
+    Folders are searched recursively. They and patterns skip hidden files and the `outputs` of
+    earlier runs.
 
     Raises:
         UsageError: something was not found, or a folder is empty.

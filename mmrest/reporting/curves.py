@@ -41,18 +41,12 @@ QUANTITIES = {
 
 
 class Panel(NamedTuple):
-    """Curves that share their axes.
-
-    Attributes:
-        quantity: label of the vertical axis, with its unit.
-        lines: name in the legend and points of each curve; there is at least one point.
-        top: upper limit of the vertical axis, if known.
-    """
+    """Curves that share their axes."""
 
     title: str
-    quantity: str
-    lines: List[Tuple[str, Points]]
-    top: Optional[float] = None
+    quantity: str  # label of the vertical axis, with its unit
+    lines: List[Tuple[str, Points]]  # names and points; there is at least one point
+    top: Optional[float] = None  # upper limit of the vertical axis, if known
 
 
 def title_of(key: str) -> str:

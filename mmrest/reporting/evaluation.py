@@ -23,24 +23,15 @@ Scores = Union[InstanceScores, LabelMapScores]
 
 
 class Evaluation(NamedTuple):
-    """Evaluation results of a checkpoint.
+    """Evaluation results of a checkpoint."""
 
-    Attributes:
-        phase: 'val' or 'test'.
-        metrics: metrics of the config's own evaluators.
-        parameters: number of parameters.
-        seconds: median time per image, with post-processing.
-        memory: peak memory in MB, of the GPU if available.
-        device: name of the device.
-    """
-
-    phase: str
-    metrics: Dict[str, float]
+    phase: str  # 'val' or 'test'
+    metrics: Dict[str, float]  # of the config's own evaluators
     scores: Scores
     dataset: BaseDataset
-    parameters: int
-    seconds: float
-    memory: Optional[float]
+    parameters: int  # their number
+    seconds: float  # median time per image, with post-processing
+    memory: Optional[float]  # peak in MB, of the GPU if available
     device: str
 
 

@@ -24,12 +24,9 @@ Points = List[Tuple[int, float]]
 class Log(NamedTuple):
     """All logged values of a run.
 
-    Attributes:
-        name: name of the run.
-        train: training lines in the order of their iterations (``iter``), with means since the
-            previous line.
-        val: evaluation lines with their iterations; in logs that count epochs, the iteration of
-            the previous training line.
+    Training lines are in the order of their iterations (``iter``) and have means since the
+    previous line. Evaluation lines come with their iterations; in logs that count epochs, with
+    that of the previous training line.
     """
 
     name: str
@@ -89,14 +86,10 @@ class Log(NamedTuple):
 
 
 def read_log(path: Path, name: str = '') -> Log:
-    """Read the log of a run.
+    """Read the log of a run from its work dir, or from a file such as ``scalars.json``.
 
     A resumed run logs to several dated folders. Later ones replace the iterations that they
-    repeat.
-
-    Args:
-        path: work dir of the run, or a file such as ``scalars.json``.
-        name: name of the run (default: the name of its work dir).
+    repeat. By default, the name of the run is that of its work dir.
 
     Raises:
         UsageError: the path does not exist, has no log, or a file is not a log.

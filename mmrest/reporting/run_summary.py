@@ -62,11 +62,8 @@ def find_checkpoint(work_dir: Path, cfg: Config) -> str:
 
 def summary_of(cfg: Config, log: Log, processes: int) -> Rows:
     """Return the main settings of a run as names and values."""
-    model = cfg.model
-    while 'backbone' not in model and isinstance(model.get('module'), dict):
-        model = model.module
-    loader, wrapper, loop = (
-        cfg.get(key) or {} for key in ('train_dataloader', 'optim_wrapper', 'train_cfg')
+    model, loader, wrapper, loop = (
+        cfg.get(key) or {} for key in ('model', 'train_dataloader', 'optim_wrapper', 'train_cfg')
     )
     datasets = [part for _, part in dicts(loader.get('dataset') or {}, '')]
     transforms = [type_name(step) for part in datasets for step in part.get('pipeline') or ()]
