@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmrest.errors import UsageError
 from mmrest.inference.inputs import Video, find_inputs, read_as, read_image, unique_names
-from mmrest.inference.outputs import open_video
+from mmrest.inference.outputs import Outputs, open_video
 
 
 def touch(folder, *names):
@@ -40,11 +40,10 @@ def test_names_with_a_tilde(tmp_path, monkeypatch):
 def test_outputs_among_the_inputs(tmp_path, monkeypatch):
     """Folders and patterns skip what an earlier run wrote, and hidden files."""
     monkeypatch.chdir(tmp_path)
-    outputs = 'in/vis/a.jpg', 'in/preds/a.png', 'in/predictions.json'
-    touch(tmp_path, 'in/a.jpg', 'in/b/c.jpg', 'in/.a', 'in/.b/c', *outputs)
-    own = [Path('in', name) for name in ('vis', 'preds', 'predictions.json')]
+    touch(tmp_path, 'in/a.jpg', 'in/b/c.jpg', 'in/.a', 'in/.b/c')
+    touch(tmp_path, 'in/vis/a.jpg', 'in/preds/a.png', 'in/predictions.json')
     for text in ('in', 'in/*', 'in/**/*.*'):
-        found = {str(given.path) for given in find_inputs([text], own)}
+        found = {str(given.path) for given in find_inputs([text], Outputs(Path('in')).all)}
         assert found == {'in/a.jpg', 'in/b/c.jpg'}
     touch(tmp_path, 'empty/.x')
     with pytest.raises(UsageError, match='empty contains no files'):
@@ -65,14 +64,12 @@ def test_unique_names(given, wanted):
 
 
 def test_images(tmp_path):
-    path = tmp_path / 'x.jpg'
-    image = np.zeros((60, 80, 3), np.uint8)
-    image[:, 40:, 0] = 255
-    cv2.imwrite(str(path), image)
-    image = read_image(str(path))
+    path = str(tmp_path / 'x.jpg')
+    cv2.imwrite(path, np.full((60, 80, 3), (255, 0, 0), np.uint8))
+    image = read_image(path)
     assert image.shape == (60, 80, 3) and image.dtype == np.uint8
-    assert abs(image[30, 70].astype(int) - (0, 0, 255)).max() < 10
-    assert read_image(str(path), (32, 48)).shape == (32, 48, 3)
+    assert abs(image.astype(int) - (0, 0, 255)).max() < 10
+    assert read_image(path, (32, 48)).shape == (32, 48, 3)
 
 
 @pytest.mark.parametrize('flag, size', [('color', (80, 60)), ('unchanged', (60, 80))])
