@@ -66,7 +66,10 @@ def attention_of(block: nn.Module) -> Union[EMSA, MaSA]:
 
 
 def token_at(point: Token, image: Tuple[int, int], size: Tuple[int, int]) -> Token:
-    """Return the token of a map of a size that covers a pixel of an image of another size."""
+    """Return row and column of the token that covers a pixel.
+
+    Sizes are height and width: of the image in pixels, of the map in tokens.
+    """
     return tuple(place * tokens // pixels for place, tokens, pixels in zip(point, size, image))
 
 

@@ -25,17 +25,12 @@ CASES = {
     'full MaSA, stage 4 of RMT-S': Attention(32, 16, 32),
 }
 
-INPUTS = ((16, (224, 224)), (1, (800, 1344)))
-"""Numbers of images, and their size."""
-
+INPUTS = ((16, (224, 224)), (1, (800, 1344)))  # numbers of images, and their size
 DTYPES = ('bfloat16', 'float16', 'float32')
-
-SECONDS = 0.1
-"""Minimum time per measurement."""
-
+SECONDS = 0.1  # minimum time per measurement
+# Accepted error in machine epsilons of the dtype, relative to the largest value; three times the
+# error of the reference implementation in that dtype is also accepted.
 EPSILONS = 16
-"""Accepted error in machine epsilons of the dtype, relative to the largest value; three times the
-error of the reference implementation in that dtype is also accepted."""
 
 
 class Finding(NamedTuple):

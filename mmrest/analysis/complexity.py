@@ -13,14 +13,9 @@ from ..errors import UsageError
 from ..models.pyramid import PyramidBackbone
 from ..ops import use_backend
 
-NUM_REGIONS, NUM_MASKS = 1000, 100
-"""Regions and masks per image of a two-stage detector, the limits of its test_cfg."""
-
-OTHER = 'other'
-"""Name of the part for parameters and matmuls outside any child."""
-
-OPTIONAL = ('backbone', 'neck', 'auxiliary_head')
-"""Children that may have no MACs in inference."""
+NUM_REGIONS, NUM_MASKS = 1000, 100  # per image of a two-stage detector, as in its test_cfg
+OTHER = 'other'  # the part for parameters and matmuls outside any child
+OPTIONAL = ('backbone', 'neck', 'auxiliary_head')  # children that may have no MACs in inference
 
 
 class Complexity(NamedTuple):

@@ -14,8 +14,7 @@ from torch import Tensor
 from .attention_maps import AttentionMap, Decay
 from .features import Components, ReceptiveField
 
-COLUMNS = 8
-"""Maximum number of heads per row."""
+COLUMNS = 8  # maximum number of heads per row
 
 
 class Group(NamedTuple):

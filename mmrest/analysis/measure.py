@@ -38,11 +38,10 @@ class Attention(NamedTuple):
 
 
 ATTENTIONS = {
-    'emsa': Attention(8, 2, 64, reduction=4),
-    'masa_axial': Attention(4, 4, 16, axial=True),
-    'masa_full': Attention(16, 8, 32),
+    'emsa': Attention(8, 2, 64, reduction=4),  # stage 2 of ResT-Small
+    'masa_axial': Attention(4, 4, 16, axial=True),  # stage 1 of RMT-S
+    'masa_full': Attention(16, 8, 32),  # stage 3 of RMT-T
 }
-"""EMSA in stage 2 of ResT-Small, axial MaSA in stage 1 of RMT-S, full MaSA in stage 3 of RMT-T."""
 
 
 class Job(NamedTuple):

@@ -27,7 +27,7 @@ OURS = {
     for family in PyramidBackbone.families()
     for arch in family.archs
 }
-PEERS = {
+PEERS = {  # mmdet backbones of similar size
     'resnet_50': dict(type='mmdet.ResNet', depth=50),
     'swin_t': dict(type='mmdet.SwinTransformer', depths=(2, 2, 6, 2)),
     'swin_s': dict(type='mmdet.SwinTransformer', depths=(2, 2, 18, 2)),
@@ -35,14 +35,12 @@ PEERS = {
         type='mmdet.PyramidVisionTransformerV2', embed_dims=64, num_layers=[3, 4, 6, 3]
     ),
 }
-"""mmdet backbones of similar size."""
-
 BACKBONES = {**OURS, **PEERS}
 
+# Height and width, in pixels, at which networks are compared.
 CLASSIFICATION_SIZE = (224, 224)
 DETECTION_SIZE = (800, 1280)
 SEGMENTATION_SIZE = (512, 512)
-"""Height and width, in pixels, at which networks are compared."""
 
 
 class Preprocessing(NamedTuple):

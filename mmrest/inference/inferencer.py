@@ -156,7 +156,7 @@ class Inferencer:
         batch_size: int = 1,
         on_unreadable: Optional[Callable[[Image, UnreadableImage], None]] = None,
     ) -> Iterator[Prediction]:
-        """Predict lazily, with at most two batches in memory; see :meth:`__call__`.
+        """Predict lazily, with at most two batches in memory.
 
         While the network predicts one batch, a thread reads and prepares the next.
 
@@ -168,6 +168,9 @@ class Inferencer:
 
         Yields:
             Predictions in image order, with all outputs of the network.
+
+        Raises:
+            UnreadableImage, ValueError: see :meth:`__call__`.
         """
         batch: List[Tuple[Image, np.ndarray, dict]] = []
         for image, prepared in _ahead(self._prepare, images, batch_size):
@@ -233,7 +236,7 @@ def inference(
     tta: bool = False,
     cfg_options: Optional[dict] = None,
 ) -> Inferencer:
-    """Set up a trained detector or segmentor; nothing is downloaded.
+    """Set up a trained detector or segmentor, without downloads or unguarded unpickling.
 
     Args:
         config: mmrest, mmdet or mmseg config, as a file, a name or an mmengine ``Config``.

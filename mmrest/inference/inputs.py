@@ -12,11 +12,9 @@ from mmcv import imread
 
 from ..errors import UsageError, first_line
 
+# Every other file is read as an image.
 VIDEOS = {'.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ts', '.webm', '.wmv'}
-"""Suffixes of videos; every other file is read as an image."""
-
-MAX_RATE = 240
-"""Frames per second; higher values in a file are the ticks of a clock, not a frame rate."""
+MAX_RATE = 240  # frames per second; higher values are the ticks of a clock, not a frame rate
 
 
 class UnreadableImage(UsageError):
@@ -105,7 +103,7 @@ def unique_names(
 
 
 def read_image(path: str, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
-    """Read an image file, and resize it to a height and width in pixels.
+    """Read an image file, resized if a height and width in pixels are given.
 
     Returns:
         (H, W, 3) uint8, RGB.

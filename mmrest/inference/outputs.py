@@ -21,11 +21,8 @@ from ..checkpoint import write_atomically
 from ..errors import UsageError
 from .inputs import Input
 
-COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-"""Ids between 1 and 90 that COCO does not use."""
-
-FRAMES = '.frames'
-"""Suffix of the folder with the label maps of a video."""
+COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # ids up to 90 that COCO does not use
+FRAMES = '.frames'  # suffix of the folder with the label maps of a video
 
 
 class Outputs(NamedTuple):

@@ -13,17 +13,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..datasets.palette import RGB
 
-Box = Tuple[float, float, float, float]
-"""Left, top, right, bottom in pixels; rows count downwards."""
-
-LEAST_SIDE = 640
-"""Approximate longer side, in pixels, to which smaller images are enlarged."""
-
-OPACITY = 0.55
-"""Opacity of masks and label maps."""
-
+Box = Tuple[float, float, float, float]  # left, top, right, bottom in pixels
+LEAST_SIDE = 640  # approximate longer side, in pixels, to which smaller images are enlarged
+OPACITY = 0.55  # of masks and label maps
+# Title colours: no ground truth, right classes, wrong classes.
 BLACK, RIGHT, WRONG = (0, 0, 0), (27, 127, 59), (193, 39, 45)
-"""Title colours: no ground truth, right classes, wrong classes."""
 
 
 class _Label(NamedTuple):

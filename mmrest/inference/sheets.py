@@ -16,11 +16,8 @@ from .inputs import read_as
 from .outputs import write_image
 from .overlay import draw, draw_annotations, padded, predicted_classes, render, titled
 
-GAP = 8
-"""Pixels between the images of a sheet."""
-
-PANEL_WIDTH = 480
-"""Width of an image of a report, in pixels."""
+GAP = 8  # pixels between the images of a sheet
+PANEL_WIDTH = 480  # of an image of a report, in pixels
 
 
 def draw_predictions(model: nn.Module, dataset: BaseDataset, path: Path) -> None:

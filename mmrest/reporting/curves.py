@@ -22,11 +22,9 @@ STYLE = {
 }
 
 SUFFIXES = ('.png', '.svg', '.pdf', '.jpg')
-"""File formats of figures."""
+INK = '#010203'  # placeholder for the page's text colour
 
-INK = '#010203'
-"""Placeholder for the page's text colour."""
-
+# Pattern of keys -> label of the axis, with its unit; the first match is used.
 QUANTITIES = {
     '(base_)?lr': 'learning rate',
     '(data_)?time': 'seconds per iteration',
@@ -37,7 +35,6 @@ QUANTITIES = {
     PERCENTAGE.pattern: 'metrics on held-out images (%)',
     f'.*/.*|{MAIN_METRIC.pattern}': 'metrics on held-out images',
 }
-"""Pattern of keys -> label of the axis, with its unit; the first match is used."""
 
 
 class Panel(NamedTuple):

@@ -9,14 +9,11 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import UsageError
 
-PLACES = ('step', 'iter', 'epoch')
-"""Keys of a line that locate it in the run."""
-
+PLACES = ('step', 'iter', 'epoch')  # keys of a line that locate it in the run
+# mmseg's metrics (mIoU, aAcc, mDice ...) and the accuracies of heads; mAP is a fraction.
 PERCENTAGE = re.compile(r'(.*/)?(?!mAP)[am][A-Z]\w*|(.*\.)?acc(_seg)?')
-"""mmseg's metrics (mIoU, aAcc, mDice ...) and the accuracies of heads; mAP is a fraction."""
-
+# Metrics shown by default.
 MAIN_METRIC = re.compile(r'(.*/)?((bbox_|segm_)?mAP(_50)?|[am][A-Z]\w*)')
-"""Metrics shown by default."""
 
 Points = List[Tuple[int, float]]
 

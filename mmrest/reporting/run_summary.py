@@ -18,8 +18,8 @@ from .logs import Log
 
 Rows = List[Tuple[str, str]]
 
+# Fields of mmengine's environment log to omit.
 NOT_SHOWN = ('PyTorch compiling details', 'TorchVision compiling details', 'numpy_random_seed')
-"""Fields of mmengine's environment log to omit."""
 
 
 def find_config(work_dir: Path) -> Path:
@@ -77,18 +77,14 @@ def summary_of(cfg: Config, log: Log, processes: int) -> Rows:
         'method': f'{type_name(model)} with {heads}' if heads else type_name(model),
         'backbone': _call(model.get('backbone')),
         'pretrained': _pretrained(cfg),
-        'neck': _call(model.get('neck'), ('in_channels', 'out_channels', 'num_outs')),
-        'data': '; '.join(_data(part) for part in datasets if part.get('data_root'))
-        or _call(loader.get('dataset'), ()),
+        'neck': _call(model.get('neck')),
+        'data': '; '.join(_data(part) for part in datasets if part.get('data_root')),
         'batch size': _batch_size(loader, wrapper, processes),
-        'optimizer': _call(wrapper.get('optimizer'), ('lr', 'weight_decay', 'momentum', 'betas')),
+        'optimizer': _call(wrapper.get('optimizer')),
         'gradient clipping': _pairs(wrapper.get('clip_grad') or {}),
         'precision': precision,
         'length': ''.join(planned) + reached,
-        'learning rate schedule': '; '.join(
-            _call(part, ('begin', 'end', 'milestones', 'gamma', 'power', 'by_epoch', 'eta_min'))
-            for part in _listed(cfg.get('param_scheduler'))
-        ),
+        'learning rate schedule': '; '.join(map(_call, _listed(cfg.get('param_scheduler')))),
         'augmentation': ', '.join(n for n in transforms if not n.startswith(('Load', 'Pack'))),
         'seed': str((cfg.get('randomness') or {}).get('seed', '')),
     }
@@ -99,21 +95,20 @@ def _listed(node: Any) -> List[dict]:
     return list(node) if isinstance(node, (list, tuple)) else [node] if node else []
 
 
-def _call(part: Optional[dict], names: Optional[Tuple[str, ...]] = None) -> str:
-    """Return a part of a config in Python syntax, with some or all of its arguments."""
-    if not isinstance(part, dict):
+def _call(part: Optional[dict]) -> str:
+    """Return a part of a config in Python syntax."""
+    if not part:
         return ''
-    named = part.keys() - {'type', 'init_cfg'} if names is None else names
-    return f'{type_name(part)}({_pairs({k: v for k, v in part.items() if k in named})})'
+    arguments = {key: value for key, value in part.items() if key not in ('type', 'init_cfg')}
+    return f'{type_name(part)}({_pairs(arguments)})'
 
 
 def _pairs(values: dict) -> str:
-    texts = [
+    return ', '.join(
         f'{key}=dict({_pairs(value)})' if isinstance(value, dict) else f'{key}={value!r}'
         for key, value in values.items()
         if key != '_scope_'
-    ]
-    return ', '.join(texts)
+    )
 
 
 def _pretrained(cfg: Config) -> str:
