@@ -107,7 +107,7 @@ def render(
 ) -> np.ndarray:
     """Draw instances and a label map on an image; see :func:`draw` for the other arguments.
 
-    Labels do not overlap. Labels with the highest scores and largest regions are placed first, and
+    Labels do not overlap. Labels with the highest scores and widest regions are placed first, and
     labels that do not fit near their box or region are dropped. Overlapping instances of a class
     have different shades of its colour.
 
@@ -178,37 +178,27 @@ def _blend(canvas: np.ndarray, label_map: np.ndarray, palette: Sequence[RGB]) ->
 def _of_regions(
     label_map: np.ndarray, classes: Sequence[str], palette: Sequence[RGB], line: int
 ) -> List[_Label]:
-    """Return a label per class, at the widest point of its largest region; largest first."""
+    """Return a label per class, at the point farthest from other classes; widest ones first."""
     found = []
     for index in np.unique(label_map[(label_map >= 0) & (label_map < len(classes))]):
-        _, regions, stats, _ = cv2.connectedComponentsWithStats(
-            (label_map == index).astype(np.uint8), connectivity=4
-        )
-        region = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
-        area = int(stats[region, cv2.CC_STAT_AREA])
-        if area < line**2:  # a label would hide it
-            continue
-        inside = np.pad((regions == region).astype(np.uint8), 1)  # the border of the image counts
+        inside = np.pad((label_map == index).astype(np.uint8), 1)  # the border of the image counts
         distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
         y, x = np.unravel_index(distance.argmax(), distance.shape)
-        box = (float(x), float(y), float(x), float(y))
-        found.append((area, _Label(classes[index], box, palette[index], reach=3 * line)))
+        if distance[y, x] >= line / 4:  # or a label would hide it
+            box = (float(x), float(y), float(x), float(y))
+            label = _Label(classes[index], box, palette[index], reach=3 * line)
+            found.append((distance[y, x], label))
     return [label for _, label in sorted(found, key=lambda pair: -pair[0])]
 
 
 def _draw_instances(
-    canvas: np.ndarray,
-    instances: Any,
-    factor: int,
-    classes: Sequence[str],
-    palette: Sequence[RGB],
+    canvas: np.ndarray, instances: Any, factor: int, classes: Sequence[str], palette: Sequence[RGB]
 ) -> List[_Label]:
     """Draw masks and boxes onto `canvas`, later ones over earlier, and return their labels."""
     found = _shades(instances, palette)
     width = max(1, round(min(canvas.shape[:2]) / 300))
     if 'masks' in instances:
-        masks = instances.masks.numpy().astype(np.uint8)
-        _draw_masks(canvas, masks, found, max(1, width // 2))
+        _draw_masks(canvas, instances.masks.numpy(), found, max(1, width // 2))
     labels = []
     names = [classes[label] for label in instances.labels.tolist()]
     if 'scores' in instances:
@@ -240,20 +230,14 @@ def _draw_masks(canvas: np.ndarray, masks: np.ndarray, found: Sequence[RGB], lin
     """Tint pixels in the colour of the last mask that covers them, and draw outlines."""
     tints = canvas.copy()
     outlines = []
-    for mask, colour in zip(masks, found):
-        factor = len(canvas) // len(mask)
-        left, top, width, height = cv2.boundingRect(mask)
-        if not width:
-            continue
-        part = mask[top : top + height, left : left + width]
-        size, offset = (factor * width, factor * height), (factor * left, factor * top)
-        part = cv2.resize(part, size, interpolation=cv2.INTER_NEAREST)
-        tints[offset[1] :, offset[0] :][: size[1], : size[0]][part > 0] = colour
-        contours, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        outlines.append((contours, colour, offset))
+    for mask, colour in zip(masks.astype(np.uint8), found):
+        mask = cv2.resize(mask, canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        tints[mask > 0] = colour
+        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        outlines.append((contours, colour))
     cv2.addWeighted(canvas, 1 - OPACITY, tints, OPACITY, 0, dst=canvas)
-    for contours, colour, offset in outlines:
-        cv2.drawContours(canvas, contours, -1, colour, line, offset=offset)
+    for contours, colour in outlines:
+        cv2.drawContours(canvas, contours, -1, colour, line)
 
 
 def _written(
