@@ -7,30 +7,22 @@ import numpy as np
 import pytest
 import torch
 from mmdet.apis import inference_detector, init_detector
+from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
 
 from mmrest.apis import inference
 from mmrest.engine.config import load_config, without_sync_bn
 from mmrest.errors import UsageError
 from mmrest.inference.inputs import UnreadableImage
-from tests.runs import DETECTOR, SMALL_SEGMENTOR, lay_out, run_here
+from tests.runs import DETECTOR, ROOT, SMALL_SEGMENTOR, lay_out, run_here
 
-# Without masks, which cannot be augmented.
+# Without masks, which cannot be augmented; with the augmentation of the shipped detectors.
+RUNTIME = Config.fromfile(ROOT / 'configs' / '_base_' / 'runtimes' / 'detection.py')
+RUNTIME.tta_pipeline[1].transforms[0][0].scale = (80, 60)
 BOXES = f"""{DETECTOR}
 model['roi_head'].update(mask_roi_extractor=None, mask_head=None)
-tta_cfg = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=20)
-tta_model = dict(_delete_=True, type='DetTTAModel', tta_cfg=tta_cfg)
-tta_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='TestTimeAug', transforms=[
-        [dict(type='Resize', scale=(80, 60), keep_ratio=True)],
-        [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-        [dict(type='LoadAnnotations', with_bbox=True)],
-        [dict(type='PackDetInputs', meta_keys=(
-            'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction',
-        ))],
-    ]),
-]
+tta_model = dict(_delete_=True, **{RUNTIME.tta_model})
+tta_pipeline = {RUNTIME.tta_pipeline}
 """
 
 # Fields in images of four channels, as one class with a sigmoid.
