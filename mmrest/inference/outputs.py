@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import os
-import os.path as osp
 import shutil
 import sys
 import tempfile
@@ -56,12 +55,12 @@ class Outputs(NamedTuple):
         Raises:
             UsageError: an output is an input, a folder, or already exists.
         """
-        read = {osp.realpath(source.path) for source in inputs}
+        read = {source.path.resolve() for source in inputs}
         planned = [self.vis(source) for source in inputs] if self.save_vis else []
         if self.save_pred:
             planned += [self.json, *(self.label_map(s) for s in inputs if label_maps)]
         for path in planned:
-            if osp.realpath(path) in read:
+            if path.resolve() in read:
                 raise UsageError(f'{path} is an input; choose another --out-dir')
             if path.is_dir() and path.suffix != FRAMES:
                 raise UsageError(f'{path} is a directory; choose another --out-dir')

@@ -53,7 +53,7 @@ class ScoresHook(Hook):
         if 'pred_instances' in sample:
             infos = map(dataset.get_data_info, range(len(dataset)))
             by_path = {info['img_path']: info.get('instances', []) for info in infos}
-            return InstanceScores(classes, by_path.__getitem__, self._score_thr)
+            return InstanceScores(classes, by_path, self._score_thr)
         if 'pred_sem_seg' in sample and 'gt_sem_seg' in sample:
             return LabelMapScores(classes, getattr(dataset, 'ignore_index', 255))
         raise UsageError(

@@ -5,7 +5,7 @@ import functools
 import io
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import cv2
 import numpy as np
@@ -81,24 +81,21 @@ class InstanceScores:
 
     Args:
         classes: names of the classes.
-        instances_of: path of an image -> its annotations in mmdet's format: dicts with bbox
+        instances: path of an image -> its annotations in mmdet's format: dicts with bbox
             (left, top, right, bottom), bbox_label, ignore_flag and optionally mask.
         score_thr: detections below it are ignored in an image's score and not drawn; AP uses all.
     """
 
     def __init__(
-        self,
-        classes: Sequence[str],
-        instances_of: Callable[[str], List[Dict[str, Any]]],
-        score_thr: float,
+        self, classes: Sequence[str], instances: Dict[str, List[dict]], score_thr: float
     ) -> None:
         self.classes = classes
-        self._instances_of = instances_of
+        self._instances = instances
         self._score_thr = score_thr
         self._kinds = {'bbox': 'box'}
         self._paths: List[str] = []
-        self._truth: List[Dict[str, Any]] = []  # per image, in the format of CocoMetric
-        self._found: List[Dict[str, Any]] = []
+        self._truth: List[dict] = []  # per image, in the format of CocoMetric
+        self._found: List[dict] = []
 
     @property
     def how(self) -> str:
@@ -113,7 +110,7 @@ class InstanceScores:
         """Add an image, on the CPU."""
         image, (height, width) = len(self._paths), sample.ori_shape[:2]
         self._paths.append(sample.img_path)
-        annotations = self._instances_of(sample.img_path)
+        annotations = self._instances[sample.img_path]
         self._truth.append(dict(img_id=image, height=height, width=width, anns=annotations))
         if 'masks' in sample.pred_instances:
             self._kinds['segm'] = 'mask'

@@ -46,7 +46,7 @@ def test_instances(masks):
         'empty': [],
         'crowd': [dict(annotations(BOXES[:1], [0], masks)[0], ignore_flag=1)],
     }
-    scores = InstanceScores(CLASSES, truth.__getitem__, 0.3)
+    scores = InstanceScores(CLASSES, truth, 0.3)
     for path, labels, confidence in (
         ('whole', [0, 1], [0.9, 0.8]),
         ('half', [0, 1], [0.9, 0.2]),  # one of two is found; below 0.3 nothing counts
@@ -74,7 +74,7 @@ def test_instances(masks):
 @pytest.mark.parametrize('boxes, f1', [([], 0), ([[0.0, 0, 10, 5]], 0.1)])
 def test_f1_over_thresholds(boxes, f1):
     """Nothing, or half of an object is found: a match only at an IoU of 0.5."""
-    scores = InstanceScores(CLASSES, lambda path: annotations(BOXES[:1], [0]), 0.3)
+    scores = InstanceScores(CLASSES, dict(x=annotations(BOXES[:1], [0])), 0.3)
     number = len(boxes)
     scores.add(detection('x', torch.tensor(boxes).reshape(-1, 4), [0] * number, [0.9] * number))
     assert scores.per_image() == [pytest.approx(f1)]
