@@ -14,7 +14,6 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
 from mmengine.fileio import list_from_file
-from mmengine.model import BaseTTAModel
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
 from mmengine.runner.amp import autocast
 from mmengine.structures import BaseDataElement
@@ -96,9 +95,7 @@ class Inferencer:
         with DefaultScope.overwrite_default_scope(scope):
             check_model(cfg)
             model = MODELS.build(cfg.model)
-            network = model
-            while isinstance(network, BaseTTAModel):
-                network = network.module
+            network = model.module if tta else model
             meta = dataset_meta(load_full_weights(network, checkpoint)[0])
             self._loader, self._pipeline = _pipeline(cfg, dataset.pipeline)
             kind = find_type(DATASETS, type_name(dataset))
