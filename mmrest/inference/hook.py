@@ -20,11 +20,8 @@ class PredictionsHook(Hook):
     mmdet's, mmseg's and mmpretrain's hooks name files by the image's base name, so a/0.jpg and
     b/0.jpg would overwrite each other.
 
-    Args:
-        viewer: saves or shows visualizations; None to draw none.
-        label_maps: folder for PNG files of segmentors, with the values of the dataset's annotation
-            files.
-        score_thr: detections below it are not drawn.
+    Without a viewer, nothing is drawn. `label_maps` is a folder for PNG files of segmentors, with
+    the values of the dataset's annotation files. Detections below `score_thr` are not drawn.
     """
 
     def __init__(

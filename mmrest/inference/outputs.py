@@ -168,10 +168,7 @@ def _save(pixels: np.ndarray, path: Path, **options: Any) -> None:
 def open_video(path: Path, rate: float, size: Sequence[int]) -> cv2.VideoWriter:
     """Return a writer of an .mp4 file, for frames (H, W, 3), BGR; its folder is created.
 
-    Args:
-        path: the file.
-        rate: frames per second.
-        size: width and height of the frames.
+    The rate is in frames per second, the size is width and height of the frames.
 
     Raises:
         UsageError: OpenCV cannot write the file.

@@ -21,13 +21,7 @@ PANEL_WIDTH = 480  # of an image of a report, in pixels
 
 
 def draw_predictions(model: nn.Module, dataset: BaseDataset, path: Path) -> None:
-    """Draw the first images of a test set next to their ground truth and a model's predictions.
-
-    Args:
-        model: an mmdet detector or mmseg segmentor.
-        dataset: its test set, with annotations.
-        path: output file.
-    """
+    """Draw the first images of a test set next to their annotations and a model's predictions."""
     rows = []
     classes = dataset.metainfo['classes']
     palette = colours(dataset.metainfo.get('palette'), len(classes))

@@ -152,10 +152,7 @@ def _draw(axis: Axes, panel: Panel, with_legend: bool = True) -> None:
 def svg_of(panel: Panel, prefix: str, description: str) -> str:
     """Return a panel as an SVG element for an HTML page, in the page's font and text colour.
 
-    Args:
-        panel: curves to plot.
-        prefix: prefix of all ids, unique in the page.
-        description: alternative text.
+    The prefix, which must be unique in the page, is that of all ids.
     """
     style = {**STYLE, 'svg.fonttype': 'none', 'svg.hashsalt': prefix, 'font.size': 10}
     for part in ('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color', 'ytick.color'):
