@@ -34,16 +34,13 @@ class AttentionMap(NamedTuple):
 def attention_maps(
     backbone: PyramidBackbone, image: Tensor, blocks: Mapping[int, int], point: Token
 ) -> Dict[int, AttentionMap]:
-    """Return the attention of one token in one block per stage.
+    """Return the attention of one token in one block per stage, by stage.
 
     Args:
         backbone: ResT or RMT, in evaluation mode.
         image: normalised image, (1, 3, H, W).
         blocks: block of each stage, both counted from 0.
         point: row and column of a pixel covered by the token.
-
-    Returns:
-        Attention by stage.
     """
     modules = {n: attention_of(backbone.blocks(n)[block]) for n, block in blocks.items()}
     inputs: Dict[nn.Module, Tuple[Any, ...]] = {}
@@ -56,7 +53,10 @@ def attention_maps(
         size = tuple(inputs[module][0].shape[1:3])
         token = token_at(point, image.shape[2:], size)
         weights = token_weights(module, inputs[module], token)[0]
-        found[stage] = AttentionMap(weights, token, size, _kind(module))
+        kind = 'EMSA'
+        if isinstance(module, MaSA):
+            kind = 'axial MaSA' if module.axial else 'full MaSA'
+        found[stage] = AttentionMap(weights, token, size, kind)
     return found
 
 
@@ -66,12 +66,9 @@ def attention_of(block: nn.Module) -> Union[EMSA, MaSA]:
 
 
 def token_at(point: Token, image: Tuple[int, int], size: Tuple[int, int]) -> Token:
-    """Return the row and column of the token that covers a pixel.
+    """Return row and column of the token that covers a pixel.
 
-    Args:
-        point: row and column of the pixel.
-        image: height and width, in pixels.
-        size: rows and columns of tokens.
+    Sizes are height and width: of the image in pixels, of the map in tokens.
     """
     return tuple(place * tokens // pixels for place, tokens, pixels in zip(point, size, image))
 
@@ -92,7 +89,7 @@ def token_weights(attention: Union[EMSA, MaSA], inputs: Tuple[Any, ...], token: 
     Returns:
         (B, n, h, w) over the map of the keys, which EMSA reduces.
     """
-    x, tables = inputs[0], inputs[1:]
+    x, *tables = inputs
     height, width = x.shape[1:3]
     with torch.no_grad():
         q, k, v = attention.projected(x)
@@ -109,12 +106,6 @@ def token_weights(attention: Union[EMSA, MaSA], inputs: Tuple[Any, ...], token: 
         return grad[..., 0].permute(0, 3, 1, 2)
     reduced = 1 if attention.sr is None else attention.sr.stride[0]
     return grad[..., 0].unflatten(-1, (-(-height // reduced), -(-width // reduced)))
-
-
-def _kind(attention: Union[EMSA, MaSA]) -> str:
-    if isinstance(attention, EMSA):
-        return 'EMSA'
-    return 'axial MaSA' if attention.axial else 'full MaSA'
 
 
 class Decay(NamedTuple):

@@ -25,41 +25,25 @@ CASES = {
     'full MaSA, stage 4 of RMT-S': Attention(32, 16, 32),
 }
 
-INPUTS = ((16, (224, 224)), (1, (800, 1344)))
-"""Numbers of images, and their size."""
-
+INPUTS = ((16, (224, 224)), (1, (800, 1344)))  # numbers of images, and their size
 DTYPES = ('bfloat16', 'float16', 'float32')
-
-SECONDS = 0.1
-"""Minimum time per measurement."""
-
+SECONDS = 0.1  # minimum time per measurement
+# Accepted error in machine epsilons of the dtype, relative to the largest value; three times the
+# error of the reference implementation in that dtype is also accepted.
 EPSILONS = 16
-"""Accepted error in machine epsilons of the dtype, relative to the largest value; three times the
-error of the reference implementation in that dtype is also accepted."""
 
 
 class Finding(NamedTuple):
-    """One backend at one shape.
-
-    Attributes:
-        backend: its name.
-        is_default: the networks use it here.
-        refusal: reason why it cannot run; the rest is then empty.
-        error: largest error of result and gradients, relative to the largest value of each.
-        deviates: the error is not just rounding, or the backend failed, here or in its trial.
-        forward: milliseconds of an inference step.
-        training: milliseconds of a forward and backward pass.
-        peak: growth of memory in a training step, in MB; None if the system does not report it.
-    """
+    """One backend at one shape."""
 
     backend: str
-    is_default: bool = False
-    refusal: Optional[str] = None
-    error: float = 0.0
-    deviates: bool = False
-    forward: float = 0.0
-    training: float = 0.0
-    peak: Optional[float] = None
+    is_default: bool  # the networks use it here
+    refusal: Optional[str] = None  # reason why it cannot run; the rest is then empty
+    error: float = 0.0  # largest of result and gradients, relative to the largest value of each
+    deviates: bool = False  # by more than rounding, or it failed, here or in its trial
+    forward: float = 0.0  # milliseconds of an inference step
+    training: float = 0.0  # milliseconds of a forward and backward pass
+    peak: Optional[float] = None  # growth in a training step, in MB, if the system reports it
 
 
 def examine(device: torch.device) -> Iterator[Tuple[Job, List[Finding]]]:

@@ -13,14 +13,9 @@ from ..errors import UsageError
 from ..models.pyramid import PyramidBackbone
 from ..ops import use_backend
 
-NUM_REGIONS, NUM_MASKS = 1000, 100
-"""Regions and masks per image of a two-stage detector, the limits of its test_cfg."""
-
-OTHER = 'other'
-"""Name of the part for parameters and matmuls outside any child."""
-
-OPTIONAL = ('backbone', 'neck', 'auxiliary_head')
-"""Children that may have no MACs in inference."""
+NUM_REGIONS, NUM_MASKS = 1000, 100  # per image of a two-stage detector, as in its test_cfg
+OTHER = 'other'  # the part for parameters and matmuls outside any child
+OPTIONAL = ('backbone', 'neck', 'auxiliary_head')  # children that may have no MACs in inference
 
 
 class Complexity(NamedTuple):
@@ -40,8 +35,6 @@ class Part(NamedTuple):
 
     Attributes:
         name: such as 'stage 2' or 'neck'.
-        parameters: number of its parameters.
-        macs: its MACs.
         attention: MACs of the attention matmuls, q k^T and P V, included in `macs`.
         counted: False for a head that cannot be run here; its `macs` and `attention` are 0.
     """
@@ -89,7 +82,7 @@ def count_parts(model: nn.Module, height: int, width: int) -> List[Part]:
     part_of = dict.fromkeys(model.modules(), OTHER)
     for name, root in reversed(roots):  # a shared module belongs to the first part
         part_of.update(dict.fromkeys(root.modules(), name))
-    parameters = Counter(dict.fromkeys([OTHER, *(name for name, _ in roots)], 0))
+    parameters = dict.fromkeys([OTHER, *(name for name, _ in roots)], 0)
     for name, parameter in model.named_parameters():
         parameters[part_of[model.get_submodule(name.rpartition('.')[0])]] += parameter.numel()
     meter = _Meter(part_of)
@@ -124,21 +117,16 @@ def _roots(model: nn.Module) -> List[Tuple[str, nn.Module]]:
 
 
 def _expected(model: nn.Module, part_of: Dict[nn.Module, str]) -> Set[str]:
-    """Return the parts that must have MACs if :func:`_infer` runs everything."""
+    """Return the parts with convolutions or linear layers that :func:`_infer` must run."""
     if not hasattr(model, 'extract_feat'):
         return set()
     return {
         part_of[module]
         for name, module in model.named_modules()
-        if name.partition('.')[0] not in OPTIONAL and _multiplies(module)
+        if name.partition('.')[0] not in OPTIONAL
+        and getattr(getattr(module, 'weight', None), 'ndim', 0) > 1
+        and not isinstance(module, nn.Embedding)
     }
-
-
-def _multiplies(module: nn.Module) -> bool:
-    """Return True for a convolution or linear layer of any library."""
-    weight = getattr(module, 'weight', None)
-    is_matrix = isinstance(weight, Tensor) and weight.ndim > 1
-    return is_matrix and not isinstance(module, nn.Embedding)
 
 
 class _Meter(FlopCounterMode):
@@ -201,7 +189,7 @@ def _infer(model: nn.Module, image: Tensor) -> None:
 
 
 def _infer_regions(extractors: nn.Module, heads: nn.Module, number: int, image: Tensor) -> None:
-    cascade = isinstance(heads, nn.ModuleList)
-    for extractor, head in zip(extractors, heads) if cascade else [(extractors, heads)]:
+    is_cascade = isinstance(heads, nn.ModuleList)
+    for extractor, head in zip(extractors, heads) if is_cascade else [(extractors, heads)]:
         size = extractor.roi_layers[0].output_size
         head(image.new_zeros(number, extractor.out_channels, *size))

@@ -30,9 +30,6 @@ def receptive_fields(network: nn.Module, images: Iterable[Tensor]) -> List[Recep
     Args:
         network: a backbone that returns maps (1, C, h, w), in evaluation mode.
         images: normalised images, (1, 3, H, W) each, all of the same size.
-
-    Returns:
-        One receptive field per map.
     """
     squares: List[Tensor] = []
     for number, image in enumerate(images):
@@ -44,25 +41,17 @@ def receptive_fields(network: nn.Module, images: Iterable[Tensor]) -> List[Recep
 def squared_gradients(network: nn.Module, image: Tensor, seed: int = 0) -> List[Tensor]:
     """Return the squared derivatives of the signed sum of channels at the centre of each map.
 
-    Args:
-        network: see :func:`receptive_fields`.
-        image: (1, 3, H, W).
-        seed: seed of the signs.
-
-    Returns:
-        (H, W) per map, summed over colours, in float64.
+    They are summed over colours: (H, W) per map, in float64. The seed is that of the signs.
     """
     generator = torch.Generator().manual_seed(seed)
     image = image.detach().clone().requires_grad_()
     with torch.enable_grad():
         maps = network(image)
     found = []
-    for number, each in enumerate(maps):
+    for each in maps:
         centre = each[0, :, each.shape[2] // 2, each.shape[3] // 2]
         signs = 1 - 2 * torch.randint(2, centre.shape, generator=generator)
-        (grad,) = torch.autograd.grad(
-            centre, image, signs.to(centre), retain_graph=number + 1 < len(maps)
-        )
+        (grad,) = torch.autograd.grad(centre, image, signs.to(centre), retain_graph=True)
         found.append(grad[0].double().square().sum(0))
     return found
 

@@ -14,41 +14,28 @@ from torch import Tensor
 from .attention_maps import AttentionMap, Decay
 from .features import Components, ReceptiveField
 
-COLUMNS = 8
-"""Maximum number of heads per row."""
+COLUMNS = 8  # maximum number of heads per row
 
 
 class Group(NamedTuple):
     """Maps of one stage that share a colour scale.
 
-    Attributes:
-        title: title of the stage.
-        panels: title -> map of numbers (h, w), or of colours (h, w, 3) in [0, 1] or 8 bits, as
-            tensor or array.
-        norm: colour scale of numbers; None for colours.
-        cmap: name of a matplotlib colour map.
-        label: label of the colour bar.
+    A map has numbers (h, w), or colours (h, w, 3) in [0, 1] or 8 bits, as tensor or array.
     """
 
     title: str
-    panels: Dict[str, Any]
-    norm: Optional[Normalize] = None
+    panels: Dict[str, Any]  # title -> map
+    norm: Optional[Normalize] = None  # of numbers; None for colours
     cmap: str = 'viridis'
-    label: str = ''
+    label: str = ''  # of the colour bar
 
 
 class Scene(NamedTuple):
-    """Image that maps are drawn over.
+    """Image that maps are drawn over, if there is one, and a pixel to mark."""
 
-    Attributes:
-        size: height and width of the image, in pixels.
-        image: (H, W, 3), RGB, 8 bits; None to draw without it.
-        point: row and column of a pixel to mark.
-    """
-
-    size: Tuple[int, int]
-    image: Optional[np.ndarray] = None
-    point: Optional[Tuple[int, int]] = None
+    size: Tuple[int, int]  # height and width, in pixels
+    image: Optional[np.ndarray] = None  # (H, W, 3), RGB, 8 bits
+    point: Optional[Tuple[int, int]] = None  # row and column
 
 
 def draw_decays(decays: Sequence[Decay], scene: Scene, path: Path) -> None:
@@ -66,15 +53,10 @@ def draw_decays(decays: Sequence[Decay], scene: Scene, path: Path) -> None:
 def draw_attention(
     maps: Dict[str, AttentionMap], head: Optional[int], scene: Scene, path: Path
 ) -> None:
-    """Draw the attention of a token.
+    """Draw the attention of a token in blocks, by name, and save the figure to `path`.
 
-    Weights of one sign have a colour scale from 0, signed ones a diverging scale around 0.
-
-    Args:
-        maps: name of a block -> its attention.
-        head: counted from 0; -1 draws all heads, None their mean.
-        scene: with the image.
-        path: file of the figure.
+    Weights of one sign have a colour scale from 0, signed ones a diverging scale around 0. Heads
+    are counted from 0; -1 draws all of them, None their mean.
     """
     groups = []
     for name, (weights, token, _, kind) in maps.items():

@@ -21,21 +21,13 @@ from .networks import build_network, network_config
 
 
 class Attention(NamedTuple):
-    """The attention of one block in a stage of a network.
+    """The attention of one block in a stage of a network."""
 
-    Attributes:
-        stride: stride of its tokens, in pixels.
-        heads: number of heads.
-        dim: channels per head.
-        axial: MaSA decomposed along the axes.
-        reduction: stride of EMSA's key and value reduction; None for MaSA.
-    """
-
-    stride: int
+    stride: int  # of its tokens, in pixels
     heads: int
-    dim: int
-    axial: bool = False
-    reduction: Optional[int] = None
+    dim: int  # channels per head
+    axial: bool = False  # MaSA decomposed along the axes
+    reduction: Optional[int] = None  # stride of EMSA's reduction of keys and values; MaSA has none
 
     def map_elements(self, size: Tuple[int, int]) -> int:
         """Return the size of the attention maps that the reference implementation stores."""
@@ -46,35 +38,22 @@ class Attention(NamedTuple):
 
 
 ATTENTIONS = {
-    'emsa': Attention(8, 2, 64, reduction=4),
-    'masa_axial': Attention(4, 4, 16, axial=True),
-    'masa_full': Attention(16, 8, 32),
+    'emsa': Attention(8, 2, 64, reduction=4),  # stage 2 of ResT-Small
+    'masa_axial': Attention(4, 4, 16, axial=True),  # stage 1 of RMT-S
+    'masa_full': Attention(16, 8, 32),  # stage 3 of RMT-T
 }
-"""EMSA in stage 2 of ResT-Small, axial MaSA in stage 1 of RMT-S, full MaSA in stage 3 of RMT-T."""
 
 
 class Job(NamedTuple):
-    """A measurement.
+    """A measurement."""
 
-    Attributes:
-        network: key of :data:`~.networks.BACKBONES` or :data:`ATTENTIONS`.
-        backend: attention backend, see :mod:`mmrest.ops.dispatch`; None for mmdet networks.
-        size: height and width of the images, in pixels.
-        batch: number of images.
-        train: forward and backward, rather than forward without gradients.
-        with_cp: recompute blocks in the backward pass.
-        dtype: 'float32', or a half precision dtype for autocast.
-        device: 'cpu' or 'cuda'.
-        compiled: use torch.compile.
-    """
-
-    network: str
-    backend: Optional[str]
-    size: Tuple[int, int]
+    network: str  # key of BACKBONES or ATTENTIONS
+    backend: Optional[str]  # of the attention; None for mmdet networks
+    size: Tuple[int, int]  # height and width of the images, in pixels
     batch: int = 1
-    train: bool = False
-    with_cp: bool = False
-    dtype: str = 'float32'
+    train: bool = False  # forward and backward, rather than forward without gradients
+    with_cp: bool = False  # recompute blocks in the backward pass
+    dtype: str = 'float32'  # or a half precision dtype for autocast
     device: str = 'cpu'
     compiled: bool = False
 
@@ -88,15 +67,12 @@ class Job(NamedTuple):
 class Memory(NamedTuple):
     """Memory of a job, in MB.
 
-    Attributes:
-        peak: peak of its own process, or of its allocations on the GPU; for an attention, the
-            growth during the step. None if the system does not report it.
-        saved: saved by autograd for the backward pass, without parameters and inputs; 0 in
-            inference.
+    The peak is that of its own process, or of its allocations on the GPU; for an attention, the
+    growth during the step. It is None if the system does not report it.
     """
 
     peak: Optional[float]
-    saved: float
+    saved: float  # by autograd for the backward pass, without parameters and inputs
 
 
 class AttentionOnly(nn.Module):
@@ -130,11 +106,6 @@ class AttentionOnly(nn.Module):
 class Step:
     """A forward, or a forward and backward pass, of a job's network on random images.
 
-    Attributes:
-        job: how to run it.
-        network: on the device of the job, with random weights.
-        images: its input.
-
     Raises:
         UsageError: unknown network name.
     """
@@ -166,7 +137,6 @@ class Step:
             return sum(each.float().sum() for each in self.network(self.images))
 
     def saved_bytes(self) -> int:
-        """Return the bytes saved for the backward pass, without parameters, buffers, images."""
         known = [self.images, *self.network.parameters(), *self.network.buffers()]
         return saved_bytes(self.forward, known)
 
@@ -174,9 +144,7 @@ class Step:
 def saved_bytes(run: Callable[[], Tensor], known: Iterable[Tensor] = ()) -> int:
     """Return the bytes of all storages that autograd saves for the backward pass of ``run()``.
 
-    Args:
-        run: function whose result requires a gradient.
-        known: tensors whose storages are not counted.
+    Storages of `known` tensors are not counted.
     """
     excluded = {tensor.untyped_storage().data_ptr() for tensor in known}
     saved: Dict[int, int] = {}
@@ -194,13 +162,9 @@ def saved_bytes(run: Callable[[], Tensor], known: Iterable[Tensor] = ()) -> int:
 
 
 def seconds(jobs: Sequence[Job], repeats: int) -> Dict[str, List[float]]:
-    """Return job name -> times in seconds, of interleaved steps.
+    """Return job name -> times in seconds, of interleaved steps, after one to warm up.
 
     Each job has its own process, so that it cannot reuse memory that another one has freed.
-
-    Args:
-        jobs: measurements.
-        repeats: steps per job, after one to warm up.
 
     Raises:
         UsageError: the system killed a process, which it does if memory runs out.
@@ -241,10 +205,7 @@ def _timed_step(job: Job) -> float:
 
 
 def gpu_seconds(job: Job) -> float:
-    """Return the time of all kernels of a step on the GPU; the rest of it waits for the CPU.
-
-    Runs in a process of its own; see :func:`seconds` for errors.
-    """
+    """Return the time of all kernels of a step on the GPU, in seconds; see :func:`seconds`."""
     with _process() as process:
         return _measured(process, _gpu_seconds, job)
 
@@ -262,7 +223,7 @@ def _gpu_seconds(job: Job) -> float:
 
 
 def memory(job: Job) -> Memory:
-    """Measure the memory of a job in a process of its own; see :func:`seconds` for errors."""
+    """Return the memory of a job in a process of its own; see :func:`seconds`."""
     with _process() as process:
         return _measured(process, _memory, job)
 

@@ -27,7 +27,7 @@ OURS = {
     for family in PyramidBackbone.families()
     for arch in family.archs
 }
-PEERS = {
+PEERS = {  # mmdet backbones of similar size
     'resnet_50': dict(type='mmdet.ResNet', depth=50),
     'swin_t': dict(type='mmdet.SwinTransformer', depths=(2, 2, 6, 2)),
     'swin_s': dict(type='mmdet.SwinTransformer', depths=(2, 2, 18, 2)),
@@ -35,23 +35,18 @@ PEERS = {
         type='mmdet.PyramidVisionTransformerV2', embed_dims=64, num_layers=[3, 4, 6, 3]
     ),
 }
-"""mmdet backbones of similar size."""
-
 BACKBONES = {**OURS, **PEERS}
 
+# Height and width, in pixels, at which networks are compared.
 CLASSIFICATION_SIZE = (224, 224)
 DETECTION_SIZE = (800, 1280)
 SEGMENTATION_SIZE = (512, 512)
-"""Height and width, in pixels, at which networks are compared."""
 
 
 class Preprocessing(NamedTuple):
-    """Normalisation of images for a network; by default with ImageNet's statistics.
+    """Normalisation of images by channel, on a scale of 0 to 255; by default, ImageNet's.
 
-    Attributes:
-        mean: per channel, on a scale of 0 to 255.
-        std: likewise.
-        order: 'RGB' or 'BGR'.
+    `order` is 'RGB' or 'BGR'.
     """
 
     mean: Tuple[float, ...] = (123.675, 116.28, 103.53)
@@ -60,11 +55,9 @@ class Preprocessing(NamedTuple):
 
 
 def network_config(network: str, cfg_options: Optional[Dict[str, Any]] = None) -> Config:
-    """Return the config of a network.
+    """Return the config of a network: a path or name of a config, or a name in :data:`BACKBONES`.
 
-    Args:
-        network: path or name of a config, or a name in :data:`BACKBONES`.
-        cfg_options: values that override the config's, by dotted key.
+    Values in `cfg_options`, by dotted key, override the config's.
 
     Raises:
         UsageError: unknown name, missing file, or a value that does not fit.
@@ -135,11 +128,8 @@ def on_meta(cfg: Config) -> nn.Module:
 def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
     """Return the network of a config on the CPU, in evaluation mode, with BN for SyncBN.
 
-    Args:
-        cfg: config with ``model``.
-        checkpoint: weights file; a line about it is printed. By default, weights are random with
-            a fixed seed. Our backbones are then initialised as for training from scratch, or by
-            their ``init_cfg``.
+    A line about a checkpoint is printed. Without one, weights are random with a fixed seed. Our
+    backbones are then initialised as for training from scratch, or by their ``init_cfg``.
 
     Raises:
         UsageError: the network cannot be built.
@@ -155,10 +145,8 @@ def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
         logger = MMLogger.get_current_instance()
         level = logger.level
         logger.setLevel(logging.WARNING)  # no line per parameter
-        try:
-            backbone.init_weights()
-        finally:
-            logger.setLevel(level)
+        backbone.init_weights()
+        logger.setLevel(level)
     if checkpoint is not None:
         if backbone is model:  # the file may contain a full model
             tensors, report = fitted_to(model, read_weights(checkpoint))

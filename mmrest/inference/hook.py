@@ -20,11 +20,8 @@ class PredictionsHook(Hook):
     mmdet's, mmseg's and mmpretrain's hooks name files by the image's base name, so a/0.jpg and
     b/0.jpg would overwrite each other.
 
-    Args:
-        viewer: saves or shows visualizations; None to draw none.
-        label_maps: folder for PNG files of segmentors, with the values of the dataset's annotation
-            files.
-        score_thr: detections below it are not drawn.
+    Without a viewer, nothing is drawn. `label_maps` is a folder for PNG files of segmentors, with
+    the values of the dataset's annotation files. Detections below `score_thr` are not drawn.
     """
 
     def __init__(
@@ -35,7 +32,6 @@ class PredictionsHook(Hook):
         self._score_thr = score_thr
 
     def before_test(self, runner: Runner) -> None:
-        """Choose names of the outputs."""
         self._dataset = dataset = runner.test_loop.dataloader.dataset
         infos = map(dataset.get_data_info, range(len(dataset)))
         paths = list(dict.fromkeys(info.get('img_path') for info in infos))
@@ -47,15 +43,8 @@ class PredictionsHook(Hook):
         first = int(dataset.metainfo.get('reduce_zero_label') or False)
         self._ids = range(first, first + len(self._classes))
 
-    def after_test_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Optional[dict] = None,
-        outputs: Optional[Sequence[Any]] = None,
-    ) -> None:
-        """Draw and save the predictions of a batch."""
-        for sample in outputs or ():
+    def after_test_iter(self, runner: Runner, *, outputs: Sequence[Any], **_: Any) -> None:
+        for sample in outputs:
             sample, name = sample.cpu(), self._names[sample.img_path]
             if self._label_maps is not None:
                 write_label_map(sample, self._ids, self._label_maps / f'{name}.png')

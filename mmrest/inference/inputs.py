@@ -12,11 +12,9 @@ from mmcv import imread
 
 from ..errors import UsageError, first_line
 
+# Every other file is read as an image.
 VIDEOS = {'.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ts', '.webm', '.wmv'}
-"""Suffixes of videos; every other file is read as an image."""
-
-MAX_RATE = 240
-"""Frames per second; higher values in a file are the ticks of a clock, not a frame rate."""
+MAX_RATE = 240  # frames per second; higher values are the ticks of a clock, not a frame rate
 
 
 class UnreadableImage(UsageError):
@@ -24,28 +22,21 @@ class UnreadableImage(UsageError):
 
 
 class Input(NamedTuple):
-    """An image or video file.
-
-    Attributes:
-        path: the file, as passed or as found in a folder.
-        name: unique name of its outputs, with folders and without a suffix.
-    """
+    """An image or video file, and the unique name of its outputs, with folders, without suffix."""
 
     path: Path
     name: str
 
     @property
     def is_video(self) -> bool:
-        """Return True for the suffixes in :data:`VIDEOS`."""
         return self.path.suffix.lower() in VIDEOS
 
 
 def find_inputs(given: Sequence[str], outputs: Sequence[Path] = ()) -> List[Input]:
-    """List input files, each once; folders are searched recursively, hidden files skipped.
+    """List input files, each once, of files, folders and patterns with ``*`` and ``**``.
 
-    Args:
-        given: files, folders or glob patterns (``**`` matches any number of folders).
-        outputs: files and folders that an earlier run wrote; folders and patterns skip them.
+    Folders are searched recursively. They and patterns skip hidden files and the `outputs` of
+    earlier runs.
 
     Raises:
         UsageError: something was not found, or a folder is empty.
@@ -97,10 +88,8 @@ def unique_names(
 ) -> List[str]:
     """Return short unique names of files, relative to `roots` or else to their common folder.
 
-    Args:
-        paths: different files.
-        roots: a folder above each file; default: the folder that it is in.
-        suffix: keep suffixes; they are always kept if names differ only in them.
+    `roots` has a folder above each file; by default, the one that it is in. Suffixes are kept with
+    `suffix`, or if names differ only in them.
     """
     roots = roots or [path.parent for path in paths]
     names = [path.relative_to(root) for path, root in zip(paths, roots)]
@@ -114,11 +103,7 @@ def unique_names(
 
 
 def read_image(path: str, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
-    """Read an image file.
-
-    Args:
-        path: the file.
-        size: height and width to resize it to, in pixels.
+    """Read an image file, resized if a height and width in pixels are given.
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -139,11 +124,7 @@ def read_image(path: str, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
 
 
 def read_as(path: Union[str, Path], dataset: Any) -> np.ndarray:
-    """Read an image as the pipeline of a dataset does: turned by its EXIF orientation, or not.
-
-    Returns:
-        (H, W, 3) uint8, BGR.
-    """
+    """Read an image (H, W, 3), uint8, BGR, turned by its EXIF orientation if a dataset does so."""
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
     flags = {str(getattr(step, 'color_type', '')) for step in steps}
     ignored = any(flag == 'unchanged' or 'ignore_orientation' in flag for flag in flags)
@@ -151,11 +132,7 @@ def read_as(path: Union[str, Path], dataset: Any) -> np.ndarray:
 
 
 def check_complete(path: str) -> None:
-    """Check that a file is a complete image; OpenCV fills missing parts with grey.
-
-    Raises:
-        UnreadableImage: it is not.
-    """
+    """Raise UnreadableImage for incomplete images; OpenCV fills missing parts with grey."""
     from PIL import Image, UnidentifiedImageError
 
     with warnings.catch_warnings():

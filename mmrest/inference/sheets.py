@@ -16,32 +16,19 @@ from .inputs import read_as
 from .outputs import write_image
 from .overlay import draw, draw_annotations, padded, predicted_classes, render, titled
 
-GAP = 8
-"""Pixels between the images of a sheet."""
-
-PANEL_WIDTH = 480
-"""Width of an image of a report, in pixels."""
+GAP = 8  # pixels between the images of a sheet
+PANEL_WIDTH = 480  # of an image of a report, in pixels
 
 
-def draw_predictions(
-    model: nn.Module, dataset: BaseDataset, path: Path, count: int = 4, score_thr: float = 0.5
-) -> None:
-    """Draw images of a dataset next to their ground truth and a model's predictions.
-
-    Args:
-        model: an mmdet detector or mmseg segmentor.
-        dataset: its test set, with annotations.
-        path: output file.
-        count: number of images, from the first.
-        score_thr: detections below it are skipped.
-    """
+def draw_predictions(model: nn.Module, dataset: BaseDataset, path: Path) -> None:
+    """Draw the first images of a test set next to their annotations and a model's predictions."""
     rows = []
     classes = dataset.metainfo['classes']
     palette = colours(dataset.metainfo.get('palette'), len(classes))
-    for truth, sample in _predicted(model, dataset, range(min(count, len(dataset)))):
+    for truth, sample in _predicted(model, dataset, range(min(4, len(dataset)))):
         image = read_as(sample.img_path, dataset)
         annotated = draw_annotations(image, truth, classes, palette)
-        predicted = draw(image, sample, classes, palette, score_thr)
+        predicted = draw(image, sample, classes, palette, score_thr=0.5)
         row = [_scaled(cell, 430) for cell in (image, annotated, predicted)]
         rows.append(
             row if rows else list(map(titled, row, ('image', 'ground truth', 'prediction')))
@@ -50,13 +37,7 @@ def draw_predictions(
 
 
 def draw_classes(model: nn.Module, dataset: BaseDataset, path: Path) -> None:
-    """Draw up to fifteen images of a dataset, with their predicted and true classes.
-
-    Args:
-        model: an mmpretrain classifier.
-        dataset: its test set, with labels.
-        path: output file.
-    """
+    """Draw up to fifteen images of a test set with their predicted and true classes."""
     count = min(15, len(dataset))
     indices = [number * len(dataset) // count for number in range(count)]
     cells = []
@@ -68,12 +49,7 @@ def draw_classes(model: nn.Module, dataset: BaseDataset, path: Path) -> None:
 
 
 def draw_panel(path: Path, content: Any, dataset: BaseDataset) -> Tuple[bytes, str]:
-    """Draw one image with its instances or label map.
-
-    Args:
-        path: image file.
-        content: instances or a label map (H, W), in pixels of the file; None for the image only.
-        dataset: its dataset.
+    """Draw an image of a dataset with its instances or label map (H, W), in pixels of the file.
 
     Returns:
         A JPEG, and a list of its classes as text.

@@ -2,7 +2,7 @@
 
 import statistics
 import tempfile
-from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
 
 import torch
 from mmengine.config import Config
@@ -17,51 +17,32 @@ from ..engine.devices import peak_memory_mb
 from ..engine.weight_hooks import StrictWeightsHook
 from ..errors import UsageError
 from ..preflight import rehearse
-from .scores import LabelMapScores
+from .scores import InstanceScores, LabelMapScores
 
-if TYPE_CHECKING:  # it needs pycocotools, segmentors do not
-    from .instance_scores import InstanceScores
-
-Scores = Union['InstanceScores', LabelMapScores]
+Scores = Union[InstanceScores, LabelMapScores]
 
 
 class Evaluation(NamedTuple):
-    """Evaluation results of a checkpoint.
+    """Evaluation results of a checkpoint."""
 
-    Attributes:
-        phase: 'val' or 'test'.
-        metrics: metrics of the config's own evaluators.
-        scores: scores by class and image.
-        dataset: its images; the meta information has ``classes`` and optionally ``palette``.
-        parameters: number of parameters.
-        seconds: median time per image, with post-processing.
-        memory: peak memory in MB, of the GPU if available.
-        device: name of the device.
-    """
-
-    phase: str
-    metrics: Dict[str, float]
+    phase: str  # 'val' or 'test'
+    metrics: Dict[str, float]  # of the config's own evaluators
     scores: Scores
     dataset: BaseDataset
-    parameters: int
-    seconds: float
-    memory: Optional[float]
+    parameters: int  # their number
+    seconds: float  # median time per image, with post-processing
+    memory: Optional[float]  # peak in MB, of the GPU if available
     device: str
 
 
 class ScoresHook(Hook):
-    """Hook that collects the scores of a test.
-
-    Args:
-        score_thr: see :class:`.InstanceScores`.
-    """
+    """Hook that collects the scores of a test; see :class:`.InstanceScores` for `score_thr`."""
 
     def __init__(self, score_thr: float) -> None:
         self._score_thr = score_thr
         self.scores: Optional[Scores] = None
 
     def after_test_iter(self, runner: Runner, *, outputs: Sequence[Any], **_: Any) -> None:
-        """Add the images of a batch."""
         for sample in outputs:
             if self.scores is None:
                 self.scores = self._start(sample, runner.test_loop.dataloader.dataset)
@@ -70,11 +51,9 @@ class ScoresHook(Hook):
     def _start(self, sample: Any, dataset: BaseDataset) -> Scores:
         classes = dataset.metainfo.get('classes') or ()
         if 'pred_instances' in sample:
-            from .instance_scores import InstanceScores
-
             infos = map(dataset.get_data_info, range(len(dataset)))
             by_path = {info['img_path']: info.get('instances', []) for info in infos}
-            return InstanceScores(classes, by_path.__getitem__, self._score_thr)
+            return InstanceScores(classes, by_path, self._score_thr)
         if 'pred_sem_seg' in sample and 'gt_sem_seg' in sample:
             return LabelMapScores(classes, getattr(dataset, 'ignore_index', 255))
         raise UsageError(
@@ -85,13 +64,7 @@ class ScoresHook(Hook):
 def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: float) -> Evaluation:
     """Evaluate a checkpoint on the val set of its config, or else on the test set.
 
-    Nothing is written to the config's work dir.
-
-    Args:
-        cfg: config of the run; changed.
-        checkpoint: path of its weights.
-        device: device of the network.
-        score_thr: see :class:`.InstanceScores`.
+    Nothing is written to the config's work dir. The config is changed.
 
     Raises:
         UsageError: it is the config of a classifier, or see :func:`mmrest.preflight.rehearse`.

@@ -9,14 +9,11 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import UsageError
 
-PLACES = ('step', 'iter', 'epoch')
-"""Keys of a line that locate it in the run."""
-
+PLACES = ('step', 'iter', 'epoch')  # keys of a line that locate it in the run
+# mmseg's metrics (mIoU, aAcc, mDice ...) and the accuracies of heads; mAP is a fraction.
 PERCENTAGE = re.compile(r'(.*/)?(?!mAP)[am][A-Z]\w*|(.*\.)?acc(_seg)?')
-"""mmseg's metrics (mIoU, aAcc, mDice ...) and the accuracies of heads; mAP is a fraction."""
-
+# Metrics shown by default.
 MAIN_METRIC = re.compile(r'(.*/)?((bbox_|segm_)?mAP(_50)?|[am][A-Z]\w*)')
-"""Metrics shown by default."""
 
 Points = List[Tuple[int, float]]
 
@@ -24,12 +21,9 @@ Points = List[Tuple[int, float]]
 class Log(NamedTuple):
     """All logged values of a run.
 
-    Attributes:
-        name: name of the run.
-        train: training lines in the order of their iterations (``iter``), with means since the
-            previous line.
-        val: evaluation lines with their iterations; in logs that count epochs, the iteration of
-            the previous training line.
+    Training lines are in the order of their iterations (``iter``) and have means since the
+    previous line. Evaluation lines come with their iterations; in logs that count epochs, with
+    that of the previous training line.
     """
 
     name: str
@@ -67,19 +61,11 @@ class Log(NamedTuple):
         return names[:1] if len(names) == 2 and 'loss' in names else names
 
     def points(self, key: str) -> Points:
-        """Return the iterations and values of a key.
-
-        Raises:
-            UsageError: the run has not logged it; the message lists its keys.
-        """
+        """Return the iterations and values of a key; see :meth:`full_name`."""
         return self.curves[self.full_name(key)]
 
     def best(self, key: str) -> Optional[Tuple[int, float]]:
-        """Return iteration and value of the highest finite value of a key, or None.
-
-        Raises:
-            UsageError: see :meth:`points`.
-        """
+        """Return iteration and value of the highest finite value of a key, or None."""
         finite = [point for point in self.points(key) if math.isfinite(point[1])]
         return max(finite, key=lambda point: point[1], default=None)
 
@@ -87,7 +73,7 @@ class Log(NamedTuple):
         """Return the full name of a key; as in mmdet's tool, bbox_mAP is short for coco/bbox_mAP.
 
         Raises:
-            UsageError: see :meth:`points`.
+            UsageError: the run has not logged it; the message lists its keys.
         """
         keys = list(self.curves)
         found = [key] if key in keys else [n for n in keys if n.rpartition('/')[2] == key]
@@ -97,14 +83,10 @@ class Log(NamedTuple):
 
 
 def read_log(path: Path, name: str = '') -> Log:
-    """Read the log of a run.
+    """Read the log of a run from its work dir, or from a file such as ``scalars.json``.
 
     A resumed run logs to several dated folders. Later ones replace the iterations that they
-    repeat.
-
-    Args:
-        path: work dir of the run, or a file such as ``scalars.json``.
-        name: name of the run (default: the name of its work dir).
+    repeat. By default, the name of the run is that of its work dir.
 
     Raises:
         UsageError: the path does not exist, has no log, or a file is not a log.
@@ -172,11 +154,6 @@ def _lines(file: Path) -> List[Dict[str, float]]:
 
 def write_csv(logs: Sequence[Log], path: Path, keys: Sequence[str]) -> None:
     """Write a table with one row per run and iteration at which any of the keys was logged.
-
-    Args:
-        logs: logs of the runs.
-        path: output file.
-        keys: columns; cells without a value are empty.
 
     Raises:
         UsageError: a run has not logged a key.

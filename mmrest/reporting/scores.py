@@ -1,21 +1,25 @@
-"""Scores by class and image, and mmseg's scores of label maps."""
+"""Scores by class and image: mmseg's of label maps, and of instances matched by pycocotools."""
 
+import contextlib
+import functools
+import io
+import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import cv2
 import numpy as np
-from mmengine.structures import BaseDataElement
+import torch
+from mmengine.structures import BaseDataElement, InstanceData
+
+from ..inference.outputs import detections
 
 
 class Shown(NamedTuple):
-    """An image with its annotations and predictions.
+    """An image file with its annotations and predictions, in pixels of the file.
 
-    Attributes:
-        path: image file.
-        truth: instances (``bboxes`` in pixels of the file, ``labels``, optionally ``masks``), or a
-            label map (H, W).
-        found: the same, with ``scores`` of instances.
+    These are instances (``bboxes``, ``labels`` and, if available, ``masks`` and ``scores``) or
+    label maps (H, W).
     """
 
     path: Path
@@ -24,12 +28,7 @@ class Shown(NamedTuple):
 
 
 class LabelMapScores:
-    """IoU and accuracy per class, and mean IoU per image, as counted by mmseg's IoUMetric.
-
-    Args:
-        classes: names of the classes.
-        ignore_index: label of ignored pixels.
-    """
+    """IoU and accuracy per class, and mean IoU per image, as counted by mmseg's IoUMetric."""
 
     how = (
         "Mean IoU of the classes that occur in the image's label map or in its prediction, "
@@ -72,3 +71,119 @@ class LabelMapScores:
         """Return an image with its annotations and predictions to draw."""
         truth, found = (cv2.imdecode(part, cv2.IMREAD_UNCHANGED) for part in self._maps[index])
         return Shown(Path(self._paths[index]), truth.astype(int), found.astype(int))
+
+
+class InstanceScores:
+    """Average precision per class and F1 per image of a detector or an instance segmentor.
+
+    Annotations come from the dataset, in pixels of the image file, so that every dataset of mmdet
+    is supported. At most 100 detections per image are matched.
+
+    Args:
+        classes: names of the classes.
+        instances: path of an image -> its annotations in mmdet's format: dicts with bbox
+            (left, top, right, bottom), bbox_label, ignore_flag and optionally mask.
+        score_thr: detections below it are ignored in an image's score and not drawn; AP uses all.
+    """
+
+    def __init__(
+        self, classes: Sequence[str], instances: Dict[str, List[dict]], score_thr: float
+    ) -> None:
+        self.classes = classes
+        self._instances = instances
+        self._score_thr = score_thr
+        self._kinds = {'bbox': 'box'}
+        self._paths: List[str] = []
+        self._truth: List[dict] = []  # per image, in the format of CocoMetric
+        self._found: List[dict] = []
+
+    @property
+    def how(self) -> str:
+        return (
+            f'F1 of the {"masks" if "segm" in self._kinds else "boxes"} with a score of at least '
+            f'{self._score_thr:g}, each matched by pycocotools to an annotation of its class, '
+            'averaged over the IoU thresholds 0.50, 0.55 ... 0.95. An image with neither '
+            'annotations nor such detections has no score.'
+        )
+
+    def add(self, sample: BaseDataElement) -> None:
+        """Add an image, on the CPU."""
+        image, (height, width) = len(self._paths), sample.ori_shape[:2]
+        self._paths.append(sample.img_path)
+        annotations = self._instances[sample.img_path]
+        self._truth.append(dict(img_id=image, height=height, width=width, anns=annotations))
+        if 'masks' in sample.pred_instances:
+            self._kinds['segm'] = 'mask'
+        for entry in detections(sample.pred_instances, range(len(self.classes))):
+            self._found.append(dict(entry, id=len(self._found) + 1, image_id=image))
+
+    def table(self) -> Dict[str, Sequence[float]]:
+        """Return AP and AP50 of each class, of boxes and, if predicted, masks."""
+        truth = self._evaluations['bbox'].cocoGt.anns.values()
+        labels = [entry['category_id'] for entry in truth if not entry['iscrowd']]
+        columns = {'objects': np.bincount(labels, minlength=len(self.classes))}
+        for kind, name in self._kinds.items():
+            precision = self._evaluations[kind].eval['precision'][:, :, :, 0, 0]
+            precision = np.where(precision < 0, np.nan, precision)  # -1: no such object
+            columns[f'{name} AP'] = precision.mean((0, 1))
+            columns[f'{name} AP50'] = precision[0].mean(0)
+        return columns
+
+    def per_image(self) -> List[Optional[float]]:
+        """Return the F1 of each image, see :attr:`how`."""
+        *_, evaluation = self._evaluations.values()  # masks, or else boxes
+        thresholds = len(evaluation.params.iouThrs)
+        counts = np.zeros((len(self._paths), 3, thresholds))  # hits, detections, objects
+        for entry in filter(None, evaluation.evalImgs):
+            confident = np.array(entry['dtScores']) >= self._score_thr
+            counted = confident & ~np.array(entry['dtIgnore'], bool).reshape(thresholds, -1)
+            hits = counted & (np.array(entry['dtMatches']).reshape(thresholds, -1) > 0)
+            objects = np.sum(np.array(entry['gtIgnore']) == 0)
+            counts[entry['image_id']] += [hits.sum(1), counted.sum(1), [objects] * thresholds]
+        return [
+            float(np.mean(2 * hits / (found + objects))) if (found + objects).all() else None
+            for hits, found, objects in counts
+        ]
+
+    @functools.cached_property
+    def _evaluations(self) -> Dict[str, Any]:
+        """pycocotools' evaluations of boxes ('bbox') and, if predicted, masks ('segm')."""
+        from mmdet.evaluation import CocoMetric
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        metric, found, evaluations = CocoMetric(), COCO(), {}
+        metric.dataset_meta = dict(classes=self.classes)
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO(metric.gt_to_coco_json(self._truth, f'{folder}/all'))
+            # loadRes fails without any detection.
+            found.dataset = dict(truth.dataset, annotations=self._found)
+            found.createIndex()
+            for kind in self._kinds:
+                evaluation = evaluations[kind] = COCOeval(truth, found, kind)
+                evaluation.params.maxDets = [100]
+                evaluation.params.areaRng = evaluation.params.areaRng[:1]  # all sizes
+                evaluation.evaluate()
+                evaluation.accumulate()
+        return evaluations
+
+    def shown(self, index: int) -> Shown:
+        """Return an image with its annotations and predictions to draw."""
+        truth, found = self._evaluations['bbox'].cocoGt, self._evaluations['bbox'].cocoDt
+        annotated = [entry for entry in truth.imgToAnns[index] if not entry['iscrowd']]
+        predicted = [e for e in found.imgToAnns[index] if e['score'] >= self._score_thr]
+        instances = _instances(predicted, found)
+        instances.scores = torch.tensor([entry['score'] for entry in predicted])
+        return Shown(Path(self._paths[index]), _instances(annotated, truth), instances)
+
+
+def _instances(entries: List[Dict[str, Any]], coco: Any) -> InstanceData:
+    """Convert COCO's instances to mmengine's."""
+    boxes = torch.tensor([entry['bbox'] for entry in entries]).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    labels = torch.tensor([entry['category_id'] for entry in entries], dtype=torch.long)
+    instances = InstanceData(bboxes=boxes, labels=labels)
+    if entries and all('segmentation' in entry for entry in entries):
+        masks = np.stack([coco.annToMask(entry) for entry in entries])
+        instances.masks = torch.from_numpy(masks).bool()
+    return instances

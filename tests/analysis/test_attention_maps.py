@@ -1,15 +1,12 @@
 """Attention weights, exact for every kind of attention, and the decay of MaSA."""
 
+from itertools import product
+
 import pytest
 import torch
 
 from mmrest import RMT, ResT
-from mmrest.analysis.attention_maps import (
-    attention_maps,
-    attention_of,
-    decays,
-    token_weights,
-)
+from mmrest.analysis.attention_maps import attention_maps, attention_of, decays, token_weights
 from mmrest.models.rest import EMSA
 from mmrest.models.rmt import MaSA
 from mmrest.ops import BACKENDS, RelPos2d, masa, use_backend
@@ -42,21 +39,18 @@ def result(module, inputs):
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('backend', BACKENDS[1:])
 def test_weights_times_values(form, backend):
-    """They reproduce the output of the reference implementation for every token, and their sum
-    is 1, or 0 after an instance norm.
-    """
+    """The product is the reference's output for every token; sums are 1, or 0 after a norm."""
     module, inputs, values = attention(form)
     total = 0 if isinstance(module, EMSA) and module.transform_conv is not None else 1
     with torch.no_grad(), use_backend('reference'):
         expected = result(module, inputs)
-    for row in range(HEIGHT):
-        for column in range(WIDTH):
-            with use_backend(backend):
-                weights = token_weights(module, inputs, (row, column))
-            found = (weights.flatten(2)[:, :, None] @ values)[:, :, 0]
-            torch.testing.assert_close(found, expected[:, :, row, column], rtol=1e-4, atol=1e-4)
-            sums = weights.sum((2, 3))
-            torch.testing.assert_close(sums, torch.full_like(sums, total), rtol=0, atol=1e-4)
+    for row, column in product(range(HEIGHT), range(WIDTH)):
+        with use_backend(backend):
+            weights = token_weights(module, inputs, (row, column))
+        found = (weights.flatten(2)[:, :, None] @ values)[:, :, 0]
+        torch.testing.assert_close(found, expected[:, :, row, column], rtol=1e-4, atol=1e-4)
+        sums = weights.sum((2, 3))
+        torch.testing.assert_close(sums, torch.full_like(sums, total), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize('family', FAMILIES)
@@ -94,9 +88,8 @@ def test_decay():
         height, width = weights.shape[1:]
         assert (height, width) == (-(-97 // (4 << stage)), -(-130 // (4 << stage)))
         assert (row, column) == (50 * height // 97, width - 1)
-        distance = (torch.arange(height) - row).abs()[:, None] + (
-            torch.arange(width) - column
-        ).abs()
+        down, across = (torch.arange(height) - row).abs(), (torch.arange(width) - column).abs()
+        distance = down[:, None] + across
         torch.testing.assert_close(weights, gamma[:, None, None] ** distance)
 
 

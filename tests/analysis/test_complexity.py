@@ -3,7 +3,6 @@
 import math
 import re
 from collections import Counter
-from functools import lru_cache
 
 import pytest
 import torch
@@ -33,25 +32,16 @@ MACS = {
 }
 
 
-def backbone(name):
-    return on_meta(network_config(name))
+LARGE = ('rmt_b', 'rmt_l', 'rest_large', 'rmt_swin_s')
 
 
-def slow_if_large(names):
-    large = ('rmt_b', 'rmt_l', 'rest_large', 'rmt_swin_s')
-    return [pytest.param(n, marks=pytest.mark.slow) if n in large else n for n in names]
-
-
-@lru_cache(maxsize=None)
-def parts_of(name):
-    """Parts of a network at 224 x 224."""
-    return count_parts(backbone(name), 224, 224)
-
-
-@pytest.mark.parametrize('name', slow_if_large(OURS))
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in OURS
+])  # fmt: skip
 def test_backbones(name):
     """Parameters are also counted by part from the tensor names of the official weights."""
-    network, parts = backbone(name), parts_of(name)
+    network = on_meta(network_config(name))
+    parts = count_parts(network, 224, 224)
     stages = [f'stage {stage + 1}' for stage in range(network.num_stages)]
     assert [part.name for part in parts] == ['stem', *stages, 'output norms']
     macs, attention = MACS[name]
@@ -85,24 +75,22 @@ def test_stages_by_hand():
     found = {p.name: p for p in count_parts(ResT(arch, out_indices=(0, 1)), 32, 48)}
     tokens, keys = 8 * 12, 4 * 6
     stem = 27 * 4 * 16 * 24 + 36 * 4 * 16 * 24 + 36 * 8 * tokens + 9 * 8 * tokens
-    first = dict(linear=2 * 64 * tokens + 2 * 64 * keys + 6 * 64 * tokens, reduction=9 * 8 * keys)
-    attention = 2 * 8 * tokens * keys
     assert found['stem'].macs == stem
-    assert found['stage 1'].macs == sum(first.values()) + attention
-    assert found['stage 1'].attention == attention
-    down, half = (9 * 8 * 16 + 9 * 16) * keys, 256 * keys
-    mix = 4 * keys**2
-    assert found['stage 2'].macs == down + 4 * half + 6 * half + mix + 2 * 16 * keys**2
+    linear, reduction = (2 + 6) * 64 * tokens + 2 * 64 * keys, 9 * 8 * keys
+    assert found['stage 1'].attention == 2 * 8 * tokens * keys
+    assert found['stage 1'].macs == linear + reduction + found['stage 1'].attention
+    down, linear, mix = (9 * 8 * 16 + 9 * 16) * keys, (4 + 6) * 256 * keys, 4 * keys**2
     assert found['stage 2'].attention == 2 * 16 * keys**2
+    assert found['stage 2'].macs == down + linear + mix + found['stage 2'].attention
 
 
-@pytest.mark.parametrize('name, first', [('resnet_50', 'conv1'), ('swin_t', 'patch_embed')])
-def test_other_backbones(name, first):
-    """ResNet-50 has 4.1 G without its classifier, Swin-T 4.5 G."""
-    parts = parts_of(name)
+@pytest.mark.parametrize('name, first, macs', [
+    ('resnet_50', 'conv1', 4.09), ('swin_t', 'patch_embed', 4.49),
+])  # fmt: skip
+def test_other_backbones(name, first, macs):
+    parts = count_parts(on_meta(network_config(name)), 224, 224)
     assert parts[0].name == first and all(part.parameters for part in parts)
-    total = sum(part.macs for part in parts) / 1e9
-    assert total == pytest.approx({'resnet_50': 4.09, 'swin_t': 4.49}[name], abs=0.01)
+    assert sum(part.macs for part in parts) / 1e9 == pytest.approx(macs, abs=0.01)
 
 
 class Own(nn.Module):
@@ -118,16 +106,14 @@ class Own(nn.Module):
 
 
 def test_other_part():
-    parts = {part.name: part for part in count_parts(Own(), 5, 6)}
+    """It is counted too; the network is unchanged."""
+    network = Own().train()
+    parts = {part.name: part for part in count_parts(network, 5, 6)}
     assert list(parts) == ['other', 'blocks.0', 'blocks.1']
     assert parts['blocks.0'] == parts['blocks.1']._replace(name='blocks.0')
     assert parts['blocks.0'].macs == 9 * 30 and parts['other'].parameters == 36
     assert parts['other'].macs == 3 * 5 * 6 * 6
-
-
-def test_network_is_unchanged():
-    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)).train()
-    assert count(network, 10, 20) == (8 * 27 + 8, 8 * 27 * 200)
+    assert count(network, 5, 6) == (2 * 12 + 36, 2 * 9 * 30 + 3 * 5 * 6 * 6)
     assert network.training
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
 
@@ -189,5 +175,5 @@ def test_attention_is_counted():
                 return nn.functional.scaled_dot_product_attention(q, q, q)
             return (q @ q.transpose(-2, -1)).softmax(-1) @ q
 
-    macs = [count(Attention(fused), 6, 5).macs for fused in (True, False)]
-    assert macs[0] == macs[1] == 8 * 3 * 30 + 2 * 30 * 30 * 8
+    for fused in (True, False):
+        assert count(Attention(fused), 6, 5).macs == 8 * 3 * 30 + 2 * 30 * 30 * 8

@@ -31,7 +31,7 @@ def run(hook, data):
     loader = SimpleNamespace(dataset=data)
     runner = SimpleNamespace(test_loop=SimpleNamespace(dataloader=loader))
     hook.before_test(runner)
-    hook.after_test_iter(runner, 0, None, data)
+    hook.after_test_iter(runner, outputs=data)
 
 
 @pytest.fixture
@@ -48,12 +48,12 @@ def metas(tmp_path):
 
 def test_a_detector(metas, tmp_path):
     """Ground truth is on the left; no image overwrites one of the same name."""
-    samples = []
-    for meta in metas:
-        found = instances([[10, 20, 30, 40]], [0], scores=[0.4])
-        packed = dict(pred_instances=found, gt_instances=InstanceData())  # not annotated
-        samples.append(DetDataSample(metainfo=meta, **packed))
-    samples[1].gt_instances = instances([[10, 20, 30, 40]], [1])
+    found = instances([[10, 20, 30, 40]], [0], scores=[0.4])
+    truths = (InstanceData(), instances([[10, 20, 30, 40]], [1]))  # the first is not annotated
+    samples = [
+        DetDataSample(metainfo=meta, pred_instances=found, gt_instances=truth)
+        for meta, truth in zip(metas, truths)
+    ]
     hook = PredictionsHook(Viewer(tmp_path / 'out'), None, score_thr=0.3)
     run(hook, Data(samples))
     first, second = (cv2.imread(str(tmp_path / 'out' / f / 'frame0.jpg')) for f in 'ab')
@@ -70,12 +70,9 @@ def test_a_detector(metas, tmp_path):
 ])  # fmt: skip
 def test_label_maps(metas, tmp_path, dtype, classes, reduced):
     """Label maps have the values of annotation files."""
-    samples = []
-    for number, meta in enumerate(metas):
-        labels = torch.full((1, 48, 64), number, dtype=dtype)
-        sample = SegDataSample(metainfo=meta)
-        sample.pred_sem_seg = PixelData(data=labels)
-        samples.append(sample)
+    samples = [SegDataSample(metainfo=meta) for meta in metas]
+    for number, sample in enumerate(samples):
+        sample.pred_sem_seg = PixelData(data=torch.full((1, 48, 64), number, dtype=dtype))
     hook = PredictionsHook(Viewer(tmp_path / 'out'), tmp_path / 'maps')
     run(hook, Data(samples, classes, reduce_zero_label=reduced))
     for number, folder in enumerate('ab'):

@@ -89,12 +89,16 @@ def test_classes(image, tmp_path):
     assert drawn.shape[1] == 5 * 268 and has(drawn, (27, 127, 59))
 
 
-def test_panel(image):
+def panel(image, content):
+    jpeg, inside = draw_panel(Path(image['img_path']), content, Data())
+    return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), inside
+
+
+def test_panel_of_a_label_map(image):
     """A label map over a grey image, partly ignored, and its description."""
     labels = np.zeros((40, 60), int)
     labels[:, 30:], labels[:10] = 1, 255
-    jpeg, inside = draw_panel(Path(image['img_path']), labels, Data())
-    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    picture, inside = panel(image, labels)
     assert picture.shape == (320, 480, 3) and inside == 'square 38%, disc 38%'
     expected = {(40, 120): (128, 128, 128), (300, 20): (58, 58, 198), (300, 460): (198, 58, 58)}
     for place, colour in expected.items():
@@ -103,8 +107,6 @@ def test_panel(image):
 
 def test_panel_of_instances(image):
     found = detections(scores=[0.9, 0.4])
-    jpeg, inside = draw_panel(Path(image['img_path']), found, Data())
-    assert inside == '1 square, 1 disc'
-    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    assert picture.shape == (320, 480, 3) and has(picture, (255, 0, 0))
-    assert draw_panel(Path(image['img_path']), found[:0], Data())[1] == 'nothing'
+    picture, inside = panel(image, found)
+    assert inside == '1 square, 1 disc' and has(picture, (255, 0, 0))
+    assert panel(image, found[:0])[1] == 'nothing'

@@ -10,8 +10,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
 
-from mmrest.reporting.instance_scores import InstanceScores
-from mmrest.reporting.scores import LabelMapScores
+from mmrest.reporting.scores import InstanceScores, LabelMapScores
 
 BOXES = torch.tensor([[0.0, 0, 10, 10], [20, 0, 40, 20], [0, 20, 10, 40]])
 CLASSES = ('a', 'b', 'c')
@@ -47,13 +46,15 @@ def test_instances(masks):
         'empty': [],
         'crowd': [dict(annotations(BOXES[:1], [0], masks)[0], ignore_flag=1)],
     }
-    scores = InstanceScores(CLASSES, truth.__getitem__, 0.3)
-    scores.add(detection('whole', BOXES[:2], [0, 1], [0.9, 0.8], masks))
-    # One of two is found; below 0.3 nothing counts.
-    scores.add(detection('half', BOXES[[0, 1]], [0, 1], [0.9, 0.2], masks))
-    scores.add(detection('wrong', BOXES[:1], [1], [0.9], masks))
-    scores.add(detection('empty', BOXES[:0], [], [], masks))
-    scores.add(detection('crowd', BOXES[:1], [0], [0.9], masks))
+    scores = InstanceScores(CLASSES, truth, 0.3)
+    for path, labels, confidence in (
+        ('whole', [0, 1], [0.9, 0.8]),
+        ('half', [0, 1], [0.9, 0.2]),  # one of two is found; below 0.3 nothing counts
+        ('wrong', [1], [0.9]),
+        ('empty', [], []),
+        ('crowd', [0], [0.9]),
+    ):
+        scores.add(detection(path, BOXES[: len(labels)], labels, confidence, masks))
     assert scores.per_image() == [1.0, pytest.approx(2 / 3), 0.0, None, None]
     table = scores.table()
     names = ['objects', 'box AP', 'box AP50', 'mask AP', 'mask AP50']
@@ -70,19 +71,14 @@ def test_instances(masks):
         assert shown.found.masks.sum() == 100 == shown.truth.masks[0].sum()
 
 
-def test_f1_over_thresholds():
-    """Half of an object is found: a match only at an IoU of 0.5."""
-    truth = annotations(torch.tensor([[0.0, 0, 10, 10]]), [0])
-    scores = InstanceScores(CLASSES, lambda path: truth, 0.3)
-    scores.add(detection('x', torch.tensor([[0.0, 0, 10, 5]]), [0], [0.9]))
-    assert scores.per_image() == [pytest.approx(0.1)]
-
-
-def test_no_detections():
-    scores = InstanceScores(CLASSES, lambda path: annotations(BOXES[:1], [0]), 0.3)
-    scores.add(detection('x', BOXES[:0], [], []))
-    assert scores.per_image() == [0]
-    assert [column[0] for column in scores.table().values()] == [1, 0, 0]
+@pytest.mark.parametrize('boxes, f1', [([], 0), ([[0.0, 0, 10, 5]], 0.1)])
+def test_f1_over_thresholds(boxes, f1):
+    """Nothing, or half of an object is found: a match only at an IoU of 0.5."""
+    scores = InstanceScores(CLASSES, dict(x=annotations(BOXES[:1], [0])), 0.3)
+    number = len(boxes)
+    scores.add(detection('x', torch.tensor(boxes).reshape(-1, 4), [0] * number, [0.9] * number))
+    assert scores.per_image() == [pytest.approx(f1)]
+    assert [column[0] for column in scores.table().values()] == pytest.approx([1, f1, number])
 
 
 def test_label_maps():
