@@ -28,17 +28,11 @@ from .command import Parser, markdown_table
 
 
 class Package(NamedTuple):
-    """A package that mmrest uses.
+    """A package that mmrest uses."""
 
-    Attributes:
-        module: name for imports.
-        distributions: names that it is installed under, maintained forks included.
-        needed_by: optional part that needs it; None if mmrest always does.
-    """
-
-    module: str
-    distributions: Tuple[str, ...]
-    needed_by: Optional[str]
+    module: str  # for imports
+    distributions: Tuple[str, ...]  # including maintained forks
+    needed_by: Optional[str]  # None: mmrest itself
 
 
 PACKAGES = (
@@ -155,8 +149,6 @@ def remedies(state: State) -> Dict[str, str]:
             found[package.module] = f'{user} needs it: pip install {package.distributions[0]}'
         elif package.module in faults:
             found[package.module] = f'cannot be imported ({faults[package.module]}): reinstall it'
-    for module in {'ftfy', 'regex'} & found.keys():
-        found[module] = f'undeclared dependency of mmseg: pip install {module}'
     if 'torchvision' in found and 'torchvision' not in versions:
         found['torchvision'] = 'mmpretrain imports it: install the release for your torch'
     found.update(_mmcv_remedies(state))

@@ -38,7 +38,6 @@ class Parser(argparse.ArgumentParser):
     """Parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit with status 2."""
         name = osp.basename(sys.argv[0])
         self.exit(2, f'{name}: error: {message}; --help lists the options\n')
 

@@ -44,7 +44,6 @@ class AtomicLocalBackend(LocalBackend):
     """
 
     def put(self, obj: bytes, filepath: Any) -> None:
-        """Write bytes."""
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda temporary: Path(temporary).write_bytes(obj))

@@ -25,18 +25,10 @@ INSTALLED_BY = {
 """How to install packages that some configs need."""
 
 RUN_KEYS = inspect.signature(Runner).parameters.keys() - {'cfg'} | {
-    'activation_checkpointing',
-    'compile',
-    'data_root',
-    'efficient_conv_bn_eval',
-    'find_unused_parameters',
-    'model_wrapper_cfg',
-    'runner_type',
-    'strategy',
-    'sync_bn',
-    'tta_model',
-    'tta_pipeline',
-}
+    'activation_checkpointing', 'compile', 'data_root', 'efficient_conv_bn_eval',
+    'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy', 'sync_bn',
+    'tta_model', 'tta_pipeline',
+}  # fmt: skip
 """Top-level keys that are read, whether or not a config defines them."""
 
 
@@ -73,7 +65,6 @@ def load_config(
         _replace_data_root(cfg, data_root)
     for key, value in (cfg_options or {}).items():
         _check_key(key, value, cfg)
-        _check_kind(key, value, cfg)
         try:
             cfg.merge_from_dict({key: value})
         except Exception as error:  # an index beyond a list, a key below a number, ...
@@ -106,21 +97,6 @@ def _check_key(key: str, value: Any, cfg: Config) -> None:
     if name not in known:
         hint = suggestion(name, known, 'nothing in a run would read it')
         raise UsageError(f'--cfg-options {key}: the config has no {name}; {hint}')
-
-
-def _check_kind(key: str, value: Any, cfg: Config) -> None:
-    """Reject a list that results from a comma in a path."""
-    before: Any = cfg
-    for part in key.split('.'):
-        before = before.get(part) if isinstance(before, (dict, Config)) else None
-    paths = ('work_dir', 'load_from', 'data_root')
-    name = key.rpartition('.')[2]
-    is_string = isinstance(before, str) and name != 'ann_file'  # the pre-flight explains that
-    if (is_string or name in paths) and isinstance(value, list):
-        raise UsageError(
-            f'--cfg-options {key} is the list {value}, not a string; put a string with commas in '
-            f'quotes: {key}=\'"{",".join(map(str, value))}"\''
-        )
 
 
 def _replace_data_root(cfg: Config, data_root: str) -> None:

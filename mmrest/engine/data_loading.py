@@ -122,7 +122,7 @@ class ResumableBatchSampler(Sampler):
 
     @property
     def is_endless(self) -> bool:
-        """Return True for a sampler such as mmengine's InfiniteSampler."""
+        # mmengine's InfiniteSampler has an empty set_epoch, and no epoch.
         return hasattr(self.sampler, 'set_epoch') and not hasattr(self.sampler, 'epoch')
 
     def __len__(self) -> int:

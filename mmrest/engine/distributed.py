@@ -176,7 +176,6 @@ class UnshardedFSDPStrategy(FSDPStrategy):
     """
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        """Load the state of the optimizer."""
         run = dict(model=self.model, optim=self.optim_wrapper.optimizer)
         # Without FSDP an optimizer numbers its parameters; with FSDP they have names.
         named = FullyShardedDataParallel.rekey_optim_state_dict(

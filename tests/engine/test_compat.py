@@ -3,7 +3,6 @@
 import inspect
 
 import pytest
-import torch
 from mmengine.config import Config
 from mmengine.fileio import get_file_backend
 from mmengine.runner import CheckpointLoader, checkpoint, runner
@@ -79,10 +78,3 @@ def test_private_state():
         assert f'self.{name} = ' in source
     assert 'default_worker_init_fn' in source
     assert 'torch.cuda.set_device' in inspect.getsource(inspect.getmodule(runner.init_dist))
-
-
-def test_cuda_device_is_not_selected():
-    before = torch.cuda.set_device
-    with compat.without_cuda_device():
-        torch.cuda.set_device(7)
-    assert torch.cuda.set_device is before
