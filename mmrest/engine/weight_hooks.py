@@ -15,17 +15,11 @@ from .distributed import unwrapped
 
 
 class Fitted(NamedTuple):
-    """Tensors of a file to load into a model.
+    """Tensors of a file to load into a model."""
 
-    Attributes:
-        tensors: under the names of the model.
-        report: one line for the log.
-        complete: True if they cover the model.
-    """
-
-    tensors: Dict[str, Tensor]
-    report: str
-    complete: bool
+    tensors: Dict[str, Tensor]  # under the names of the model
+    report: str  # one line for the log
+    complete: bool  # True if they cover the model
 
 
 class _WeightsHook(Hook):
