@@ -57,7 +57,7 @@ class AtomicCheckpointHook(CheckpointHook):
         checkpoint['meta'].update(self._place)
 
     def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Stop the evaluation on SIGTERM or Ctrl-C; the loop saves."""
+        # On SIGTERM or Ctrl-C; the loop saves.
         if hasattr(runner.train_loop, 'stop_evaluation'):
             runner.train_loop.stop_evaluation()
 
