@@ -218,8 +218,7 @@ def benchmark_checkpoints(args: argparse.Namespace, console: Console) -> None:
             row.append(f'{metrics[key] * factor:.1f}' if key in metrics else '-')
             row.append(str(of_papers.get(row[0], {}).get(name, '-')))
         memory_mb = metrics.get('memory_mb')
-        row += [f'{1 / metrics["time"]:.2f}', f'{memory_mb:.0f}' if memory_mb else '-']
-        rows.append(row)
+        rows.append([*row, f'{1 / metrics["time"]:.2f}', f'{memory_mb:.0f}' if memory_mb else '-'])
     columns = [title for name, _ in METRICS.values() for title in (name, f'{name}, reported')]
     text = markdown_table(['config', 'checkpoint', *columns, 'batches/s', 'memory (MB)'], rows)
     save(text, args.work_dir / 'table.md', console)
@@ -230,16 +229,12 @@ def benchmark_checkpoints(args: argparse.Namespace, console: Console) -> None:
 def tested(
     config: str, checkpoint: str, options: List[str], folder: Path
 ) -> Optional[Dict[str, Any]]:
-    """Return the test metrics of a checkpoint; run the test if `folder` has none.
-
-    Returns:
-        The metrics that `mmrest test` saved; None if it failed, and has printed its error.
-    """
+    """Return the metrics of `mmrest test`, run if `folder` has none; None if it has failed."""
     parts = [part for path in (config, checkpoint) for part in Path(path).with_suffix('').parts]
     name = '_'.join(parts).replace('/', '')
 
     def saved() -> List[Path]:
-        """Return metrics files not older than the checkpoint, the newest last."""
+        # Not older than the checkpoint, the newest last.
         changed = Path(checkpoint).stat().st_mtime
         found = (folder / name).glob('*/*.json')
         return sorted(path for path in found if path.stat().st_mtime >= changed)

@@ -28,17 +28,11 @@ from .command import Parser, markdown_table
 
 
 class Package(NamedTuple):
-    """A package that mmrest uses.
+    """A package that mmrest uses."""
 
-    Attributes:
-        module: name for imports.
-        distributions: names that it is installed under, maintained forks included.
-        needed_by: optional part that needs it; None if mmrest always does.
-    """
-
-    module: str
-    distributions: Tuple[str, ...]
-    needed_by: Optional[str]
+    module: str  # for imports
+    distributions: Tuple[str, ...]  # including maintained forks
+    needed_by: Optional[str]  # None: mmrest itself
 
 
 PACKAGES = (
@@ -65,17 +59,10 @@ COLUMNS = ('package', 'found', 'supported', 'what to do')
 
 
 class State(NamedTuple):
-    """The environment.
+    """The environment; :func:`look` has the names of its facts."""
 
-    Attributes:
-        versions: module -> distribution and version, if installed.
-        faults: module -> first line of its import error.
-        facts: 'gpu', 'both mmcv', 'torch cuda', 'cuda works', and if mmcv has ops 'operators' and
-            'compiled without CUDA'.
-    """
-
-    versions: Dict[str, Tuple[str, str]]
-    faults: Dict[str, str]
+    versions: Dict[str, Tuple[str, str]]  # module -> distribution and version, if installed
+    faults: Dict[str, str]  # module -> first line of its import error
     facts: Dict[str, object]
 
 
@@ -155,8 +142,6 @@ def remedies(state: State) -> Dict[str, str]:
             found[package.module] = f'{user} needs it: pip install {package.distributions[0]}'
         elif package.module in faults:
             found[package.module] = f'cannot be imported ({faults[package.module]}): reinstall it'
-    for module in {'ftfy', 'regex'} & found.keys():
-        found[module] = f'undeclared dependency of mmseg: pip install {module}'
     if 'torchvision' in found and 'torchvision' not in versions:
         found['torchvision'] = 'mmpretrain imports it: install the release for your torch'
     found.update(_mmcv_remedies(state))
@@ -263,11 +248,7 @@ def rows(state: State) -> List[Tuple[str, str, str, str]]:
 
 
 def check_backends(device: str) -> int:
-    """Print errors, times and memory of every attention backend on a device.
-
-    Returns:
-        1 if a backend fails, or deviates by more than rounding.
-    """
+    """Print errors, times and memory of all attention backends; return 1 if one deviates."""
     from ..analysis.backends import examine
     from ..analysis.measure import machine
 
@@ -289,11 +270,7 @@ def check_backends(device: str) -> int:
 
 
 def main() -> int:
-    """Print the versions, properties and fixes.
-
-    Returns:
-        The exit status.
-    """
+    """Print the versions, properties and fixes; return the exit status."""
     parser = Parser(description=__doc__)
     parser.add_argument('--markdown', action='store_true', help='print Markdown for a bug report')
     parser.add_argument(

@@ -38,7 +38,6 @@ class Parser(argparse.ArgumentParser):
     """Parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit with status 2."""
         name = osp.basename(sys.argv[0])
         self.exit(2, f'{name}: error: {message}; --help lists the options\n')
 
@@ -203,11 +202,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_config(args: argparse.Namespace) -> Config:
-    """Return the config of a run from `args`, see :func:`add_run_arguments`.
+    """Return the config of a run from the arguments of :func:`add_run_arguments`.
 
     Raises:
-        UsageError: see :func:`mmrest.engine.config.load_config`; or ``MMREST_BACKEND`` is not a
-            valid backend.
+        UsageError: see :func:`.load_config`; or ``MMREST_BACKEND`` is not a valid backend.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     check_launcher(args.launcher)

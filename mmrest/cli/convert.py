@@ -28,23 +28,14 @@ PUBLISHED_META = ('cfg', 'dataset_meta', 'epoch', 'iter', 'mmengine_version', 's
 
 
 class Contents(NamedTuple):
-    """Parts of a checkpoint.
+    """Parts of a checkpoint."""
 
-    Attributes:
-        source: name for messages.
-        archs: networks that its backbone fits, such as ``rmt_b``.
-        prefix: key prefix of the backbone.
-        backbone: its tensors, without the prefix.
-        others: all other tensors.
-        nearest: sentence that names the network with the most matching tensors.
-    """
-
-    source: str
-    archs: List[str]
-    prefix: str
-    backbone: Dict[str, Tensor]
+    source: str  # for messages
+    archs: List[str]  # networks that its backbone fits, such as rmt_b
+    prefix: str  # of the backbone's keys
+    backbone: Dict[str, Tensor]  # without the prefix
     others: Dict[str, Tensor]
-    nearest: str
+    nearest: str  # sentence that names the network with the most matching tensors
 
 
 def contents(weights: Weights) -> Contents:

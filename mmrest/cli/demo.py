@@ -20,18 +20,9 @@ from .command import Parser, at_least, folder
 
 
 class Images(NamedTuple):
-    """Synthetic dataset of a demo.
+    """Synthetic dataset of a demo: numbers of images, and their size in pixels."""
 
-    Attributes:
-        layout: folder that the config expects.
-        write: function that generates it.
-        train: number of training images.
-        val: number of held-out images.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-    """
-
-    layout: str
+    layout: str  # folder that the config expects
     write: Callable
     train: int
     val: int

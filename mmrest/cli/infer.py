@@ -66,18 +66,7 @@ def parse_args() -> argparse.Namespace:
 
 
 class Run:
-    """Inference on all inputs, with its outputs.
-
-    Args:
-        model: the network.
-        outputs: paths of the outputs.
-        args: arguments of the command line.
-        bar: progress bar.
-
-    Attributes:
-        done: number of images and frames so far.
-        skipped: one message per unreadable input.
-    """
+    """Inference on all inputs, with its outputs."""
 
     def __init__(
         self, model: Inferencer, outputs: Outputs, args: argparse.Namespace, bar: Progress
@@ -88,8 +77,8 @@ class Run:
         self.score_thr = args.score_thr
         self.bar = bar
         self.task = bar.add_task('inference', total=0)
-        self.done = 0
-        self.skipped: List[str] = []
+        self.done = 0  # images and frames
+        self.skipped: List[str] = []  # one message per unreadable input
         self._drawing: Optional[Future] = None
         first = int(model.reduces_zero_label)
         label_values = list(range(first, first + len(model.classes)))
@@ -155,10 +144,10 @@ class Run:
 
     def _draw(self, found: Prediction, write: Callable[[np.ndarray], None]) -> None:
         """Visualize and write a prediction in a thread, while the network computes the next."""
-        classes, palette, threshold = self.model.classes, self.model.palette, self.score_thr
+        look = self.model.classes, self.model.palette, self.score_thr
 
         def visualize() -> None:
-            write(draw(found.image, found.sample, classes, palette, threshold))
+            write(draw(found.image, found.sample, *look))
 
         self._drawn()
         self._drawing = self._thread.submit(visualize)
@@ -200,16 +189,16 @@ def main() -> None:
     args.out_dir.mkdir(parents=True, exist_ok=True)
     console = Console()
     begin = time.perf_counter()
-    interrupted = False
+    interrupted = ''
     with progress_bar(console, 'img') as bar:
         run = Run(model, outputs, args, bar)
         try:
             run(inputs)
         except KeyboardInterrupt:
-            interrupted = True
+            interrupted = 'interrupted; '
     seconds = time.perf_counter() - begin
     lines = [
-        f'{"interrupted; " if interrupted else ""}{run.done} images and frames in {seconds:.0f} s '
+        f'{interrupted}{run.done} images and frames in {seconds:.0f} s '
         f'({run.done / seconds:.1f} img/s): see {args.out_dir}'
     ]
     if run.skipped:

@@ -91,10 +91,9 @@ class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
     def add_params(
         self, params: List[dict], module: nn.Module, prefix: str = '', **kwargs: Any
     ) -> None:
-        """Add all parameters of a module; the outermost call, for the model, scales the rates."""
         super().add_params(params, module, prefix, **kwargs)
         rate = self.paramwise_cfg.get('layer_decay_rate')
-        if prefix or rate is None:
+        if prefix or rate is None:  # only the outermost call, for the model, scales the rates
             return
         backbone = getattr(module, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):

@@ -44,13 +44,12 @@ class AtomicLocalBackend(LocalBackend):
     """
 
     def put(self, obj: bytes, filepath: Any) -> None:
-        """Write bytes."""
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda temporary: Path(temporary).write_bytes(obj))
 
 
-def load_from_guarded(filename: str, map_location: Any = None, model_dir: Any = None) -> Any:
+def load_from_guarded(filename: str, map_location: Any = None) -> Any:
     """Load a checkpoint with the weights-only unpickler, as a loader for mmengine.
 
     mmengine logs the name of a loader after ``load_from_``. Its own loaders fail on its own
@@ -60,13 +59,12 @@ def load_from_guarded(filename: str, map_location: Any = None, model_dir: Any = 
     Args:
         filename: path or URL; downloads are kept in torch's hub folder.
         map_location: as for ``torch.load``.
-        model_dir: download folder (default: torch's hub folder).
 
     Raises:
         CheckpointError: see :func:`mmrest.checkpoint.read_checkpoint`.
     """
     if filename.startswith(('http://', 'https://')):
-        folder = model_dir or osp.join(torch.hub.get_dir(), 'checkpoints')
+        folder = osp.join(torch.hub.get_dir(), 'checkpoints')
         url, filename = filename, osp.join(folder, osp.basename(urlparse(filename).path))
         if not osp.isfile(filename):
             os.makedirs(folder, exist_ok=True)
@@ -101,10 +99,7 @@ def install_file_access() -> None:
 
 
 def wrap_worker_init(wrapper: Callable[..., None]) -> bool:
-    """Call `wrapper` first in every worker of mmengine's dataloaders.
-
-    Args:
-        wrapper: called with mmengine's worker_init_fn and its arguments.
+    """Call `wrapper` with mmengine's worker_init_fn and its arguments in workers of dataloaders.
 
     Returns:
         False if it was installed before.

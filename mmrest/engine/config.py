@@ -25,18 +25,10 @@ INSTALLED_BY = {
 """How to install packages that some configs need."""
 
 RUN_KEYS = inspect.signature(Runner).parameters.keys() - {'cfg'} | {
-    'activation_checkpointing',
-    'compile',
-    'data_root',
-    'efficient_conv_bn_eval',
-    'find_unused_parameters',
-    'model_wrapper_cfg',
-    'runner_type',
-    'strategy',
-    'sync_bn',
-    'tta_model',
-    'tta_pipeline',
-}
+    'activation_checkpointing', 'compile', 'data_root', 'efficient_conv_bn_eval',
+    'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy', 'sync_bn',
+    'tta_model', 'tta_pipeline',
+}  # fmt: skip
 """Top-level keys that are read, whether or not a config defines them."""
 
 

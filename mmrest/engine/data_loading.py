@@ -46,11 +46,7 @@ def kept_random_states(of_gpu: bool = True) -> Iterator[None]:
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Seed the generators of the CPU, which data pipelines use, and restore them at the end.
-
-    Args:
-        numbers: non-negative integers.
-    """
+    """Seed the generators of the CPU, which data pipelines use, and restore them at the end."""
     # Not those of a GPU: random numbers that a transform draws there must differ per sample.
     with kept_random_states(of_gpu=False):
         seeds = np.random.SeedSequence(numbers).generate_state(4)
@@ -72,10 +68,6 @@ class SeededDataset(Dataset):
 
     They do not depend on the worker, or on earlier samples. All other attributes come from the
     inner dataset.
-
-    Args:
-        dataset: the inner dataset.
-        seed: of the run.
     """
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
@@ -104,16 +96,11 @@ class SeededDataset(Dataset):
 
 
 class ResumableBatchSampler(Sampler):
-    """Batch sampler of :class:`Draw` that starts at any batch.
-
-    Args:
-        batch_sampler: yields batches of indices; all other attributes come from it.
-    """
+    """Batch sampler of :class:`Draw` that starts at any batch; it wraps one of indices."""
 
     def __init__(self, batch_sampler: Sampler) -> None:
         self.batch_sampler = batch_sampler
-        self.skip = 0
-        """Batches that the next epoch skips without loading them."""
+        self.skip = 0  # batches that the next epoch skips without loading them
 
     def __getattr__(self, name: str) -> Any:
         if name == 'batch_sampler':  # not unpickled yet
@@ -122,7 +109,7 @@ class ResumableBatchSampler(Sampler):
 
     @property
     def is_endless(self) -> bool:
-        """Return True for a sampler such as mmengine's InfiniteSampler."""
+        # mmengine's InfiniteSampler has an empty set_epoch, and no epoch.
         return hasattr(self.sampler, 'set_epoch') and not hasattr(self.sampler, 'epoch')
 
     def __len__(self) -> int:
@@ -146,10 +133,6 @@ class ResumableLoader(DataLoader):
     """Copy of a loader with seeded samples that starts at any batch.
 
     Iterating draws no random numbers in the main process.
-
-    Args:
-        loader: the loader to copy.
-        seed: of the run.
     """
 
     def __init__(self, loader: DataLoader, seed: int) -> None:

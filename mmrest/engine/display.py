@@ -80,7 +80,6 @@ class ScreenRunner(Runner):
     """Terminal of the screen; None logs to the console, as MMEngine does."""
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        """Build the logger, with a handler for the screen in place of the console's."""
         logger = super().build_logger(*args, **kwargs)
         for handler in list(logger.handlers):
             if isinstance(handler, logging.FileHandler):
@@ -93,12 +92,10 @@ class ScreenRunner(Runner):
         return logger
 
     def train(self) -> nn.Module:
-        """Train; see :meth:`_on_screen`."""
         with self._on_screen():
             return super().train()
 
     def test(self) -> Dict[str, float]:
-        """Test; see :meth:`_on_screen`."""
         with self._on_screen():
             return super().test()
 
@@ -151,17 +148,14 @@ class DisplayHook(Hook):
         self._images: List[int] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Print the summary of the run."""
         if self._console is not None:
             self._console.print(introduction(runner))
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Show the training progress bar."""
         if self._progress is None:
             self._start('train', runner.max_iters, done=runner.iter)
 
     def after_train_iter(self, runner: Runner, data_batch: Any = None, **kwargs: Any) -> None:
-        """Measure throughput and memory."""
         hub = runner.message_hub
         images = data_batch.get('inputs') if isinstance(data_batch, dict) else None
         timed = 'train/time' in hub.log_scalars  # by IterTimerHook, which a config may omit
@@ -185,21 +179,20 @@ class DisplayHook(Hook):
     def _numbers(runner: Runner, memory: Optional[float]) -> str:
         scalars, window = runner.message_hub.log_scalars, runner.log_processor.window_size
         forms = dict(loss='loss {:.4g}', lr='lr {:.2g}', img_per_s='{:.3g} img/s')
-        found = [
-            form.format(scalars[f'train/{name}'].mean(window))
-            for name, form in forms.items()
-            if f'train/{name}' in scalars
-        ]
-        return ' '.join(found + ([] if memory is None else [f'{memory / 1024:.1f} GiB']))
+        numbers = []
+        for name, form in forms.items():
+            if f'train/{name}' in scalars:
+                numbers.append(form.format(scalars[f'train/{name}'].mean(window)))
+        if memory is not None:
+            numbers.append(f'{memory / 1024:.1f} GiB')
+        return ' '.join(numbers)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Show the evaluation progress bar."""
         fill_palette(runner.visualizer.dataset_meta)
         self.stop()
         self._start('evaluation', len(runner.val_dataloader))
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Show the test progress bar."""
         fill_palette(runner.visualizer.dataset_meta)
         self._start('test', len(runner.test_dataloader))
 
@@ -208,7 +201,6 @@ class DisplayHook(Hook):
             self._progress.update(self._progress.task_ids[0], advance=1, **fields)
 
     def after_val_iter(self, *args: Any, **kwargs: Any) -> None:
-        """Advance the progress bar."""
         self._advance()
 
     after_test_iter = after_val_iter
@@ -244,12 +236,10 @@ class DisplayHook(Hook):
             runner.message_hub.update_scalar('test/memory_mb', memory)
 
     def after_val(self, runner: Runner) -> None:
-        """Log the best metric so far, after LoggerHook has logged the current one."""
-        if self._best is not None:
+        if self._best is not None:  # after LoggerHook has logged the current one
             runner.logger.info(f'best so far: {self._best}')
 
     def after_train(self, runner: Runner) -> None:
-        """Print the work dir."""
         self.stop()
         if self._console is not None:
             self._console.print(
@@ -288,7 +278,6 @@ class DisplayHook(Hook):
         self._progress.start()
 
     def stop(self) -> None:
-        """Remove the progress bar."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -349,12 +338,7 @@ def _millions(module: nn.Module) -> str:
 
 
 def progress_bar(console: Console, unit: str) -> Progress:
-    """Return a bar with the number of steps, their rate and the ETA.
-
-    Args:
-        console: console of the bar.
-        unit: name of a step in the rate.
-    """
+    """Return a bar with the number of steps, their rate per `unit` and the ETA."""
     return Progress(
         TextColumn('{task.description}'),
         BarColumn(),

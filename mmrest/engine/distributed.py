@@ -48,10 +48,8 @@ def check_launcher(launcher: str) -> None:
 def join_processes(cfg: Config) -> None:
     """Initialise the process group of a run, over gloo if there is no accelerator.
 
-    mmengine's runners do this later, and select a CUDA device whatever the backend.
-
-    Args:
-        cfg: config of the run; nothing is done without a launcher.
+    Without a launcher, nothing is done. mmengine's runners do this later, and select a CUDA device
+    whatever the backend.
 
     Raises:
         UsageError: there are more processes than GPUs on this machine.
@@ -62,9 +60,8 @@ def join_processes(cfg: Config) -> None:
     set_multi_processing(**env.get('mp_cfg', {}), distributed=True)
     group = dict(env.get('dist_cfg') or {})
     if get_device() == 'cpu':
-        group['backend'] = 'gloo'
         with without_cuda_device():
-            init_dist(cfg.launcher, **group)
+            init_dist(cfg.launcher, **{**group, 'backend': 'gloo'})
         return
     here = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
     if torch.cuda.is_available() and here > torch.cuda.device_count():
@@ -176,7 +173,6 @@ class UnshardedFSDPStrategy(FSDPStrategy):
     """
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        """Load the state of the optimizer."""
         run = dict(model=self.model, optim=self.optim_wrapper.optimizer)
         # Without FSDP an optimizer numbers its parameters; with FSDP they have names.
         named = FullyShardedDataParallel.rekey_optim_state_dict(

@@ -24,15 +24,11 @@ from .signals import StopRequest
 
 
 class _Resumable:
-    """Mixin that makes mmengine's loops resumable.
-
-    Attributes:
-        evaluated: True if the evaluation due at this iteration is done.
-    """
+    """Mixin that makes mmengine's loops resumable."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.evaluated = False
+        self.evaluated = False  # True if the evaluation due at this iteration is done
         self._resumed: Optional[Dict[str, Any]] = None
         self._before_evaluation: Optional[RandomStates] = None
         self._stop = StopRequest()
@@ -92,7 +88,6 @@ class _Resumable:
         return self.runner.model
 
     def run_iter(self, *args: Any) -> None:
-        """Train on one batch."""
         super().run_iter(*args)
         self.evaluated = False
         if self._stop.asked():
@@ -114,7 +109,6 @@ class _Resumable:
             raise Interrupted(f'stopped by {self._stop.name}')
 
     def _restore(self) -> None:
-        """Restore seeds and random states from the checkpoint, if there is one."""
         if self._resumed is not None:
             self.dataloader.seeds = self._resumed['seeds']
             set_random_states(self._resumed['random_states'])

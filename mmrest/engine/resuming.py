@@ -10,31 +10,18 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from ..checkpoint import CheckpointError
 from .compat import loaded_from
 
-_PROGRESS = {
-    'last_step',
-    '_global_step',
-    '_last_value',
-    'verbose',
-    'base_values',
-    'num_bad_epochs',
-    'best',
+_PROGRESS = (
+    'last_step', '_global_step', '_last_value', 'verbose', 'base_values', 'num_bad_epochs', 'best',
     'cooldown_counter',
-}
+)  # fmt: skip
 """Progress in the state of a scheduler; the rest are its settings."""
 
 _KINDS = ('betas', 'momentum', 'rho', 'lr_decay', 'alpha')
 """Entries of a parameter group that distinguish optimizers."""
 
 _HYPERPARAMETERS = (
-    'initial_lr',
-    'weight_decay',
-    'betas',
-    'momentum',
-    'eps',
-    'nesterov',
-    'amsgrad',
-    'dampening',
-)
+    'initial_lr', 'weight_decay', 'betas', 'momentum', 'eps', 'nesterov', 'amsgrad', 'dampening',
+)  # fmt: skip
 
 
 class ScheduleHook(Hook):
@@ -48,7 +35,6 @@ class ScheduleHook(Hook):
     priority = 'VERY_LOW'  # after the weights are checked
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Make a checkpoint follow the config."""
         for warning in follow_config(runner, checkpoint, loaded_from(runner)):
             runner.logger.warning(warning)
 
@@ -77,7 +63,14 @@ def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> It
     """
     wrapper, saved = runner.optim_wrapper, checkpoint.get('optimizer')
     meta = checkpoint.get('meta') or {}
-    yield from _nothing_to_do(runner, meta)
+    done, total, unit = meta.get('iter', 0), runner.max_iters, 'iter'
+    if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        done, total, unit = meta.get('epoch', 0), runner.max_epochs, 'epoch'
+    if done >= total:
+        yield (
+            f'nothing to do: the checkpoint is at {done} of {total} {unit}s; to train longer, set '
+            f'train_cfg.max_{unit}s'
+        )
     before = _parameter_groups(checkpoint)
     if before is None or isinstance(wrapper, OptimWrapperDict):
         return
@@ -103,17 +96,6 @@ def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> It
         f'the learning rate continues at {now["param_groups"][0]["lr"]:.3g}, with the weights and '
         'optimizer state of the checkpoint'
     )
-
-
-def _nothing_to_do(runner: Runner, meta: Dict[str, Any]) -> Iterator[str]:
-    done, total, name, key = meta.get('iter', 0), runner.max_iters, 'iterations', 'max_iters'
-    if isinstance(runner.train_loop, EpochBasedTrainLoop):
-        done, total, name, key = meta.get('epoch', 0), runner.max_epochs, 'epochs', 'max_epochs'
-    if done >= total:
-        yield (
-            f'nothing to do: the checkpoint is at {done} of {total} {name}; to train longer, set '
-            f'train_cfg.{key}'
-        )
 
 
 def _settings(states: List[dict]) -> List[dict]:

@@ -44,7 +44,6 @@ class AtomicCheckpointHook(CheckpointHook):
         self._place: Dict[str, int] = {}  # epoch and iteration that are being saved
 
     def before_train(self, runner: Runner) -> None:
-        """Remove incomplete files of killed processes."""
         super().before_train(runner)
         if is_main_process() and isinstance(self.file_backend, LocalBackend):
             for folder in {self.out_dir, runner.work_dir}:
@@ -58,12 +57,11 @@ class AtomicCheckpointHook(CheckpointHook):
         checkpoint['meta'].update(self._place)
 
     def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Stop the evaluation on SIGTERM or Ctrl-C; the loop saves."""
+        # On SIGTERM or Ctrl-C; the loop saves.
         if hasattr(runner.train_loop, 'stop_evaluation'):
             runner.train_loop.stop_evaluation()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Restore the state of the loop."""
         if not is_resuming(runner) or not hasattr(runner.train_loop, 'recall'):
             return
         remembered = checkpoint.get(_KEY, [])
@@ -87,7 +85,6 @@ class AtomicCheckpointHook(CheckpointHook):
         return path
 
     def _write(self, runner: Runner, name: str, meta: dict) -> str:
-        """Save a checkpoint and note it as the newest one; return its path."""
         runner.call_hook('before_checkpoint')  # on all ranks, unlike before_save_checkpoint
         if hasattr(runner.train_loop, 'remembered'):
             self._remembered = all_gather_object(runner.train_loop.remembered())
@@ -172,6 +169,9 @@ class InvalidLossHook(Hook):
 
     Args:
         interval: iterations between synchronisations.
+
+    Raises:
+        UsageError: a loss was NaN or Inf.
     """
 
     # After LoggerHook, so that the parts of the loss are logged, and before CheckpointHook, which
@@ -180,15 +180,10 @@ class InvalidLossHook(Hook):
 
     def __init__(self, interval: int = 50) -> None:
         self.interval = interval
+        # First invalid loss, or else the last one, and its iteration.
         self._first: Optional[Tuple[Tensor, Tensor]] = None
-        """First invalid loss, or else the last one, and its iteration."""
 
     def after_train_iter(self, runner: Runner, outputs: dict, **kwargs: Any) -> None:
-        """Check the loss.
-
-        Raises:
-            UsageError: a loss was NaN or Inf.
-        """
         loss = outputs['loss'].detach()
         now = loss, torch.full_like(loss, runner.iter + 1, dtype=torch.int64)
         if self._first is not None:
@@ -212,10 +207,7 @@ class InvalidLossHook(Hook):
 
 
 def newest_checkpoint(work_dir: str, hook: Optional[dict] = None) -> Optional[str]:
-    """Return the newest checkpoint of a run, or None if there is none.
-
-    It is the one that the work dir names, even if the folder was moved, or else the last one
-    written.
+    """Return the checkpoint that a work dir names, or else the one written last, or None.
 
     Args:
         work_dir: of the run.

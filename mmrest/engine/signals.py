@@ -30,13 +30,10 @@ class StopRequest:
     """Context manager that catches SIGTERM and Ctrl-C; a second one ends the process as usual.
 
     In distributed runs, Ctrl-C is left to the launcher.
-
-    Attributes:
-        name: name of the signal received, for messages.
     """
 
     def __init__(self) -> None:
-        self.name = 'SIGTERM'
+        self.name = 'SIGTERM'  # signal received, for messages
         self._asked = False
         self._calls = 0
         self._before: Dict[int, Any] = {}
@@ -97,11 +94,7 @@ def isolate_children() -> None:
 
 
 def begin_worker(init: Optional[Callable[..., None]], *args: Any, **kwargs: Any) -> None:
-    """Initialise a data loading worker.
-
-    Args:
-        init: the loader's own initialisation, called with the other arguments.
-    """
+    """Initialise a data loading worker, also by the loader's own `init`."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, 'pthread_sigmask'):

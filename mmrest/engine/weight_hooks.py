@@ -15,33 +15,25 @@ from .distributed import unwrapped
 
 
 class Fitted(NamedTuple):
-    """Tensors of a file to load into a model.
+    """Tensors of a file to load into a model."""
 
-    Attributes:
-        tensors: under the names of the model.
-        report: one line for the log.
-        complete: True if they cover the model.
-    """
-
-    tensors: Dict[str, Tensor]
-    report: str
-    complete: bool
+    tensors: Dict[str, Tensor]  # under the names of the model
+    report: str  # one line for the log
+    complete: bool  # True if they cover the model
 
 
 class _WeightsHook(Hook):
     """Hook that maps a checkpoint to the names of the model, or stops the run.
 
     mmengine would load whatever matches and continue.
+
+    Raises:
+        CheckpointError: it does not match.
     """
 
     priority = 'VERY_HIGH'  # before EMAHook, which also reads the state dict
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Replace the state dict of a checkpoint.
-
-        Raises:
-            CheckpointError: it does not match.
-        """
         fitted = self.fitted(unwrapped(runner), loaded_from(runner), checkpoint)
         if fitted.complete:
             say(fitted.report)
@@ -61,7 +53,6 @@ class StrictWeightsHook(_WeightsHook):
         self.resuming = resuming
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Replace the state dict, and warn if a test has other classes than the checkpoint."""
         super().after_load_checkpoint(runner, checkpoint)
         trained = dataset_meta(checkpoint).get('classes')
         if not trained or self.resuming:
@@ -125,7 +116,7 @@ class InitWeightsHook(_WeightsHook):
     """
 
     def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
-        """Return the tensors to load into `model`, which may be on the meta device."""
+        """See :meth:`StrictWeightsHook.fitted`."""
         weights = _named_as(model, weights_of(source, checkpoint))
         wanted = model.state_dict()
         tensors = dict(weights.tensors)

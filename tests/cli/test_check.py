@@ -72,7 +72,7 @@ def test_fine(fine):
     (state(*LITE), 'torchvision', 'mmcv-lite has no ops without it: install the release'),
     (state(both_mmcv=True), 'mmcv', 'overwrite each other'),
     (state(cuda_works=True, torch_cuda='12.6', gpu=True), 'mmcv', 'compiled without CUDA'),
-    (state(without=('ftfy',)), 'ftfy', 'undeclared dependency of mmseg: pip install ftfy'),
+    (state(without=('ftfy',)), 'ftfy', 'mmseg needs it: pip install ftfy'),
     (state(gpu=True), 'torch', 'this build has no CUDA: install a CUDA build'),
     (state(gpu=True, torch_cuda='13.0'), 'torch', r'CUDA 13\.0 does not work: see nvidia-smi'),
     (state({'torch': ('torch', '2.0.1')}), 'torch', r'too old, mmrest supports 2\.1 to'),
@@ -125,7 +125,7 @@ def test_a_bug_report(monkeypatch, capsys):
         '- MMCV ops: compiled',
         '- attention: reference, forced by MMREST_BACKEND',
         r'\| mmdet \| 3\.3\.0 \| ==3\.3\.0 \| fine \|',
-        r'\| ftfy \| - \| any \| undeclared dependency of mmseg: pip install ftfy \|',
+        r'\| ftfy \| - \| any \| mmseg needs it: pip install ftfy \|',
     ):
         assert re.search(f'^{line}$', said, re.M), line
 

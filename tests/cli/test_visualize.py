@@ -35,9 +35,13 @@ def drawn(monkeypatch, *args):
 
 
 def axes_of(figure):
-    """Axes with a map, by title."""
-    axes = [axis for axis in figure.axes if axis.images]
-    return {axis.get_title(): axis for axis in axes}
+    """Axes with a map."""
+    return [axis for axis in figure.axes if axis.images]
+
+
+def values_of(figure):
+    """Values of each map, by title."""
+    return {axis.get_title(): axis.images[-1].get_array() for axis in axes_of(figure)}
 
 
 def assert_legible(figure):
@@ -45,8 +49,7 @@ def assert_legible(figure):
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
-    named = [axis for axis in figure.axes if axis.images and axis.get_xlabel()]
-    assert {axis.get_xlabel() for axis in named} == {'x (pixels)'}
+    assert {axis.get_xlabel() for axis in axes_of(figure)} - {''} == {'x (pixels)'}
     assert any(axis.get_ylabel() == 'y (pixels)' for axis in figure.axes)
     texts = [axis.title for axis in figure.axes if axis.get_title()]
     for part in (figure, *figure.subfigs):
@@ -59,12 +62,12 @@ def assert_legible(figure):
 
 def test_decay(folder, monkeypatch):
     figure = drawn(monkeypatch, 'decay', 'rmt.py', '--size', '64', '96', '--token', '0', '95')
-    axes = axes_of(figure)
-    assert len([axis for axis in figure.axes if axis.images]) == 1 + 2 + 3 + 4
-    values = axes['head 1: $\\gamma$ = 0.7500'].images[-1].get_array()
+    assert len(axes_of(figure)) == 1 + 2 + 3 + 4
+    values = values_of(figure)['head 1: $\\gamma$ = 0.7500']
     assert values.shape == (2, 3) and values[0, 2] == 1 and values[1, 0] == pytest.approx(0.75**3)
-    assert all(axis.images[-1].get_extent() == [0, 96, 64, 0] for axis in axes.values())
-    assert all(axis.images[-1].get_clim() == (0, 1) for axis in axes.values())
+    for axis in axes_of(figure):
+        assert axis.images[-1].get_extent() == [0, 96, 64, 0]
+        assert axis.images[-1].get_clim() == (0, 1)
     assert_legible(figure)
     assert cv2.imread('work_dirs/visualize/rmt_decay.png').std() > 10
 
@@ -72,7 +75,7 @@ def test_decay(folder, monkeypatch):
 def test_attention_of_masa(folder, monkeypatch):
     """The mean of the heads is drawn next to the image, on a scale from 0."""
     figure = drawn(monkeypatch, 'attention', 'rmt.py', '--image', 'a.jpg', '--out', 'new/x.png')
-    axes = [axis for axis in figure.axes if axis.images]
+    axes = axes_of(figure)
     assert axes[0].get_title() == 'image' and len(axes) == 5
     np.testing.assert_array_equal(axes[0].images[0].get_array(), cv2.imread('a.jpg')[..., ::-1])
     for axis in axes[1:]:
@@ -89,7 +92,7 @@ def test_attention_of_emsa(folder, monkeypatch):
         monkeypatch, 'attention', 'rest.py', '--image', 'a.jpg', '--head', 'all', '--stage', '2',
         '3', '--size', '96',
     )  # fmt: skip
-    axes = [axis for axis in figure.axes if axis.images and 'head' in axis.get_title()]
+    axes = [axis for axis in axes_of(figure) if 'head' in axis.get_title()]
     assert [axis.get_title()[-1] for axis in axes] == ['1', '2', '1', '2', '3']
     for stage in (axes[:2], axes[2:]):
         values = np.stack([axis.images[-1].get_array() for axis in stage])
@@ -104,43 +107,34 @@ def test_attention_of_emsa(folder, monkeypatch):
 def test_one_head(folder, monkeypatch):
     """The selected head is drawn."""
     args = ('attention', 'rmt.py', '--image', 'a.jpg', '--stage', '2')
-    every = axes_of(drawn(monkeypatch, *args, '--head', 'all'))
-    one = drawn(monkeypatch, *args, '--head', '2').axes[1]
-    assert 'head 2' in one.get_title()
-    expected = every['head 2'].images[-1].get_array()
-    np.testing.assert_array_equal(one.images[-1].get_array(), expected)
+    every = values_of(drawn(monkeypatch, *args, '--head', 'all'))
+    _, (title, one) = values_of(drawn(monkeypatch, *args, '--head', '2')).items()
+    assert 'head 2' in title
+    np.testing.assert_array_equal(one, every['head 2'])
 
 
-@pytest.mark.parametrize('images', [[], ['--image', 'a.jpg', 'b.png']])
-def test_receptive_field(folder, monkeypatch, images):
-    options = images or ['--size', '64', '96', '--samples', '2']
-    figure = drawn(monkeypatch, 'receptive-field', 'rest.py', *options)
-    axes = [axis for axis in figure.axes if axis.images]
-    height, width = (60, 80) if images else (64, 96)
-    assert len(axes) == 4
-    for number, axis in enumerate(axes, start=1):
-        values = axis.images[-1].get_array()
-        assert values.shape == (height, width) and values.max() == 1
-        assert axis.get_title().startswith(f'stage {number}\nhalf in ')
+@pytest.mark.parametrize('options, size', [
+    ('--size 64 96 --samples 2', (64, 96)), ('--image a.jpg b.png', (60, 80)),
+    ('--size 32 --samples 1 --cfg-options model.backbone.in_channels=4', (32, 32)),
+])  # fmt: skip
+def test_receptive_field(folder, monkeypatch, options, size):
+    figure = drawn(monkeypatch, 'receptive-field', 'rest.py', *options.split())
+    found = values_of(figure)
+    assert len(found) == 4
+    for number, (title, values) in enumerate(found.items(), start=1):
+        assert values.shape == size and values.max() == 1
+        assert title.startswith(f'stage {number}\nhalf in ')
     assert_legible(figure)
-
-
-def test_images_of_four_channels(folder, monkeypatch):
-    """A receptive field of noise needs no image."""
-    options = ['--size', '32', '--samples', '1', '--cfg-options', 'model.backbone.in_channels=4']
-    figure = drawn(monkeypatch, 'receptive-field', 'rest.py', *options)
-    assert len([axis for axis in figure.axes if axis.images]) == 4
 
 
 @pytest.mark.parametrize('neck', [False, True])
 def test_pca(folder, monkeypatch, neck):
     args = ['pca', 'rmt.py', '--image', 'a.jpg', *['--neck'] * neck]
     figure = drawn(monkeypatch, *args)
-    axes = [axis for axis in figure.axes if axis.images][1:]
-    assert len(axes) == (5 if neck else 4)
-    for number, axis in enumerate(axes, start=1):
-        assert axis.get_title().startswith(f'{"level" if neck else "stage"} {number}: ')
-        colours = axis.images[-1].get_array()
+    _, *found = values_of(figure).items()
+    assert len(found) == (5 if neck else 4)
+    for number, (title, colours) in enumerate(found, start=1):
+        assert title.startswith(f'{"level" if neck else "stage"} {number}: ')
         assert colours.shape == (-(-60 // (2 << number)), -(-80 // (2 << number)), 3)
         assert colours.min() >= 0 and colours.max() <= 1
     assert_legible(figure)

@@ -58,14 +58,13 @@ def test_cfg_options_come_last(path):
     assert cfg.train_dataloader.dataset.dataset.data_root == 'mine'
 
 
-def test_ambiguous_data_root(path):
-    path.write_text('model = dict()')
-    with pytest.raises(UsageError, match='but there is none'):
-        load_config(str(path), data_root='x')
-    path.write_text(
-        "train_dataloader = [dict(data_root='one/'), dict(data_root='two')]\nmodel = dict()"
-    )
-    with pytest.raises(UsageError, match='there are several: one, two'):
+@pytest.mark.parametrize('loaders, fault', [
+    ([], 'but there is none'),
+    ([dict(data_root='one/'), dict(data_root='two')], 'there are several: one, two'),
+])  # fmt: skip
+def test_ambiguous_data_root(path, loaders, fault):
+    path.write_text(f'train_dataloader = {loaders}\nmodel = dict()')
+    with pytest.raises(UsageError, match=fault):
         load_config(str(path), data_root='x')
 
 

@@ -111,21 +111,15 @@ def test_best_of_a_resumed_run(tmp_path):
     assert best(tmp_path)[-1] == 'mIoU 0.6000 (epoch 2)'
 
 
-def test_a_metric_of_another_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(Scores, 'compute_metrics', lambda self, results: {'pascal_voc/mAP': 0.1})
-    shown(tmp_path, [], epochs=1).train()
-    assert best(tmp_path) == ['pascal_voc/mAP 0.1000 (epoch 1)']
+NO_NUMBERS = dict(of_classes=[0.1, 0.2], matrix=torch.ones(2, 2))
 
 
-def test_metrics_that_are_no_numbers(tmp_path, monkeypatch):
-    """Per class, or a confusion matrix."""
-    found = dict(of_classes=[0.1, 0.2], matrix=torch.ones(2, 2), top1=0.5)
+@pytest.mark.parametrize('numbers', [{}, {'pascal_voc/mAP': 0.5}])
+def test_other_metrics(tmp_path, monkeypatch, numbers):
+    found = {**NO_NUMBERS, **numbers}
     monkeypatch.setattr(Scores, 'compute_metrics', lambda self, results: dict(found))
-    shown(tmp_path / 'a', [], epochs=1).train()
-    assert best(tmp_path / 'a') == ['top1 0.5000 (epoch 1)']
-    del found['top1']
-    shown(tmp_path / 'b', [], epochs=1).train()
-    assert best(tmp_path / 'b') == []
+    shown(tmp_path, [], epochs=1).train()
+    assert best(tmp_path) == [f'{name} 0.5000 (epoch 1)' for name in numbers]
 
 
 def test_no_best_metric_without_training(tmp_path):
