@@ -1,7 +1,6 @@
 """Comparison of exported files with PyTorch, and with mmdet's detections."""
 
 import copy
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -65,27 +64,15 @@ class Difference(NamedTuple):
     agreement: Optional[Agreement] = None
 
 
-def differences(
+def _differences(
     model: 'ModelProto',
     network: nn.Module,
     shapes: Sequence[Shape],
-    normalisation: Preprocessing = IMAGENET,
-    inside: bool = False,
-    tolerance: float = 1e-3,
+    normalisation: Preprocessing,
+    preprocess: bool,
+    tolerance: float,
 ) -> Dict[Shape, Difference]:
-    """Compare a network in onnxruntime and in PyTorch, on synthetic images.
-
-    Args:
-        model: the network in ONNX.
-        network: the exported network.
-        shapes: shapes of the images.
-        normalisation: normalisation that the network expects.
-        inside: the model includes normalisation.
-        tolerance: largest difference between the scores of matched detections.
-
-    Returns:
-        Shape -> difference.
-    """
+    """Compare a network in onnxruntime and in PyTorch, see :func:`export_checked`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -100,7 +87,7 @@ def differences(
         loaded = np.stack([draw_scene(rng, *shape[1:])[0] for _ in range(shape[0])])  # BGR
         raw = torch.from_numpy(loaded).permute(0, 3, 1, 2).float()
         images = Normalise(normalisation)(raw)
-        given = (raw if inside else images).numpy()
+        given = (raw if preprocess else images).numpy()
         with explained(
             f'onnxruntime fails on images of {shape}',
             'try --static, --backbone-only or another --shape',
@@ -109,15 +96,15 @@ def differences(
         with torch.no_grad():
             expected, truth = _outputs(network, images), _outputs(exact, images.double())
         first = len(output_names(network)) if is_detector(network) else 0
-        difference = Difference(
-            _largest(computed[first:], expected[first:]),
-            _largest(expected[first:], truth[first:]),
-        )
+        agreed = None
         if is_detector(network):
             instances = predicted(network, loaded)
             agreed = agreement(network, instances, computed, shape[1:], tolerance)
-            difference = difference._replace(agreement=agreed)
-        found[shape] = difference
+        found[shape] = Difference(
+            _largest(computed[first:], expected[first:]),
+            _largest(expected[first:], truth[first:]),
+            agreed,
+        )
     return found
 
 
@@ -152,7 +139,7 @@ def export_checked(
         **options: arguments of :func:`export`.
 
     Returns:
-        See :func:`differences`.
+        Shape -> difference, on synthetic images.
 
     Raises:
         UsageError: the network cannot be exported, or the file computes something else.
@@ -162,7 +149,7 @@ def export_checked(
     model = export(network, normalise=normalisation if preprocess else None, **options)
     found = {}
     if shapes:
-        found = differences(model, network, shapes, normalisation, preprocess, tolerance)
+        found = _differences(model, network, shapes, normalisation, preprocess, tolerance)
     for (batch, height, width), difference in found.items():
         fault = _fault(difference, tolerance)
         if fault:
@@ -173,7 +160,7 @@ def export_checked(
     if is_detector(network):
         del model.graph.output[len(output_names(network)) :]  # maps, for the comparison
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, functools.partial(onnx.save, model))
+    write_atomically(path, lambda temporary: onnx.save(model, temporary))
     return found
 
 
@@ -192,15 +179,7 @@ def _fault(difference: Difference, tolerance: float) -> Optional[str]:
 
 
 def predicted(network: nn.Module, images: Sequence[np.ndarray]) -> List[Any]:
-    """Return mmdet's own prediction for images as its pipelines load them.
-
-    Args:
-        network: the exported detector.
-        images: (H, W, 3) each, uint8, of one size.
-
-    Returns:
-        Instances of each image, in its pixels.
-    """
+    """Return mmdet's own instances in images (H, W, 3), uint8, as its pipelines load them."""
     from mmdet.structures import DetDataSample
 
     (model,) = network.original

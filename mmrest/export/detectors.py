@@ -15,12 +15,7 @@ NOT_FOUND = -1.0
 
 
 @torch.library.custom_op('mmrest::nms', mutates_args=())
-def nms(
-    boxes: Tensor,
-    scores: Tensor,
-    iou_threshold: float,
-    max_per_image: int,
-) -> Tensor:
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, max_per_image: int) -> Tensor:
     """Suppress boxes that overlap better ones.
 
     Args:
@@ -67,11 +62,7 @@ def translations() -> Dict[Callable, Callable]:
 
 
 class RoIExtractor(nn.Module):
-    """mmdet's ``SingleRoIExtractor`` for any number of regions per level.
-
-    Args:
-        extractor: mmdet's extractor, which maps regions to levels.
-    """
+    """mmdet's ``SingleRoIExtractor`` for any number of regions per level."""
 
     def __init__(self, extractor: nn.Module) -> None:
         super().__init__()
@@ -98,11 +89,7 @@ class RoIExtractor(nn.Module):
 
 
 class Coder:
-    """mmdet's box coder, with clipping to a size that is a tensor.
-
-    Args:
-        coder: mmdet's coder.
-    """
+    """mmdet's box coder, with clipping to a size that is a tensor."""
 
     def __init__(self, coder: Any) -> None:
         self.coder = coder
@@ -117,12 +104,7 @@ class Coder:
 
 
 class Pad(nn.Module):
-    """mmdet's padding of normalised images to multiples of a divisor.
-
-    Args:
-        divisor: divisor of height and width.
-        value: value of the padding.
-    """
+    """mmdet's padding of normalised images to multiples of a divisor."""
 
     def __init__(self, divisor: int, value: float) -> None:
         super().__init__()
@@ -208,16 +190,16 @@ class Detector(nn.Module):
             (rois,), (logits,), (deltas,) = roi_head._refine_roi(
                 maps, rois, [meta], (rois.shape[0],)
             )
-            head, cfg = roi_head.bbox_head[-1], roi_head.test_cfg
+            head = roi_head.bbox_head[-1]
         else:
             found = roi_head._bbox_forward(maps, rois)
             logits, deltas = found['cls_score'], found['bbox_pred']
-            head, cfg = roi_head.bbox_head, roi_head.test_cfg
+            head = roi_head.bbox_head
         custom = head.custom_cls_channels
         scores = head.loss_cls.get_activation(logits) if custom else logits.softmax(-1)
         scores = scores[:, :-1].reshape(batch, regions, -1)
         classes = scores.shape[2]
-        is_found = (objectness[..., None] > NOT_FOUND) & (scores > cfg.score_thr)
+        is_found = (objectness[..., None] > NOT_FOUND) & (scores > roi_head.test_cfg.score_thr)
         scores = torch.where(is_found, scores, NOT_FOUND)
         kinds = 1 if head.reg_class_agnostic else classes
         boxes = head.bbox_coder.decode(
@@ -227,7 +209,7 @@ class Detector(nn.Module):
         )
         boxes = boxes.reshape(batch, regions, kinds, 4).expand(-1, -1, classes, -1)
         labels = torch.arange(classes, device=boxes.device).repeat(regions).expand(batch, -1)
-        return _best(boxes.reshape(batch, -1, 4), scores.reshape(batch, -1), labels, cfg)
+        return _best(boxes.flatten(1, 2), scores.flatten(1), labels, roi_head.test_cfg)
 
     def _masks(self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
         """Return mask probabilities (B, K, rows, columns) of boxes (B, K, 4) and classes."""

@@ -32,9 +32,6 @@ IMAGENET = Preprocessing()
 Shape = Tuple[int, int, int]
 """Number of images, height and width."""
 
-LEAST_SIDE = 64
-"""Smallest side of an image from which a graph for any size is exported."""
-
 FREE = {0: 'batch', 2: 'height', 3: 'width'}
 """Dynamic dimensions of the images, and their names in a file."""
 
@@ -142,7 +139,6 @@ def exportable(model: nn.Module, name: str) -> nn.Module:
     ):
         return Segmentor(model).eval()
     if hasattr(model, 'bbox_head') or hasattr(model, 'roi_head'):  # an mmdet detector
-        check_torch()
         from .detectors import Detector
 
         return Detector(model, name).eval()
@@ -207,24 +203,11 @@ def facts(cfg: Config, name: str, preprocess: bool = False) -> Dict[str, str]:
 
 
 def check_packages(needed: Iterable[str]) -> None:
-    """Check that optional packages are installed.
-
-    Raises:
-        UsageError: some are not, or torch is too old.
-    """
+    """Raise UsageError if an optional package is missing or torch is too old."""
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         names = ' '.join(missing)
         raise UsageError(f'{names} of requirements/optional.txt not found: pip install {names}')
-    check_torch()
-
-
-def check_torch() -> None:
-    """Check that torch's exporter can export these networks.
-
-    Raises:
-        UsageError: torch is too old.
-    """
     if digit_version(torch.__version__) < digit_version('2.7'):
         raise UsageError(f'ONNX export needs torch 2.7 or later, got {torch.__version__}')
 
@@ -255,17 +238,19 @@ def export(
 
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)  # it warns about unused ops
     front = [Normalise(normalise)] if normalise else []
-    if not static:  # torch treats maps of one pixel as constants
-        size = (max(size[0], LEAST_SIDE), max(size[1], LEAST_SIDE))
+    # torch treats a batch of one and maps of one pixel as constants.
+    images, free = torch.zeros(1, 3, *size), None
+    if not static:
+        images = torch.zeros(2, 3, *(max(side, 64) for side in size))
+        free = ({axis: torch.export.Dim.DYNAMIC for axis in FREE},)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter('ignore')
             if is_detector(network):
-                model = _detector_model(network, front, size, static, opset)
+                model = _detector_model(network, front, images, free, opset)
             else:
-                inputs = dict(images=_zeros(size, static))
                 whole = nn.Sequential(*front, network).eval()
-                model = _model(whole, inputs, output_names(network), _free(static), opset)
+                model = _model(whole, dict(images=images), output_names(network), free, opset)
     except Exception as error:  # of any part of torch's exporter
         hint = '--backbone-only drops neck and head'
         if not static:
@@ -278,14 +263,6 @@ def export(
         raise UsageError(f'--opset {opset}: torch {torch.__version__} exports to {found}')
     set_model_props(model, dict(metadata))
     return model
-
-
-def _zeros(size: Tuple[int, int], static: bool) -> Tensor:
-    return torch.zeros(1 if static else 2, 3, *size)  # torch treats a batch of one as a constant
-
-
-def _free(static: bool) -> Optional[Tuple]:
-    return None if static else ({axis: torch.export.Dim.DYNAMIC for axis in FREE},)
 
 
 def _model(
@@ -320,7 +297,7 @@ def _model(
 
 
 def _detector_model(
-    network: nn.Module, front: List[nn.Module], size: Tuple[int, int], static: bool, opset: int
+    network: nn.Module, front: List[nn.Module], images: Tensor, free: Optional[Tuple], opset: int
 ) -> 'ModelProto':
     """Export a detector for padded images and their size, and the padding before it.
 
@@ -333,17 +310,17 @@ def _detector_model(
     from .detectors import translations
 
     padded = ('padded', 'size')
-    inputs = dict(images=_zeros(size, static))
     before = nn.Sequential(*front, network.pad).eval()
-    before = _model(before, inputs, padded, _free(static), opset)
-    divisor, free = network.pad.divisor, None
+    before = _model(before, dict(images=images), padded, free, opset)
+    divisor, size = network.pad.divisor, images.shape[2:]
     rows, columns = (-(-length // divisor) for length in size)
-    if not static:  # torch also treats a map of one row as a constant
+    if free:  # torch also treats a map of one row as a constant
         rows, columns = max(rows, 1024 // divisor), max(columns, 1536 // divisor)
         dims = {name: torch.export.Dim(name, max=2**20) for name in ('batch', 'rows', 'columns')}
         free = ({0: dims['batch'], 2: divisor * dims['rows'], 3: divisor * dims['columns']}, None)
     inputs = dict(
-        padded=_zeros((rows * divisor, columns * divisor), static), size=torch.tensor(size)
+        padded=torch.zeros(len(images), 3, rows * divisor, columns * divisor),
+        size=torch.tensor(size),
     )
     model = _model(
         network, inputs, output_names(network), free, opset,

@@ -101,7 +101,7 @@ def test_preprocess(packages, tmp_path):
 def test_tolerance(tmp_path, monkeypatch, difference, fits):
     onnx = pytest.importorskip('onnx')
     monkeypatch.setattr(comparison, 'export', lambda *_, **__: onnx.ModelProto())
-    monkeypatch.setattr(comparison, 'differences', lambda *_: {(1, 2, 2): difference})
+    monkeypatch.setattr(comparison, '_differences', lambda *_: {(1, 2, 2): difference})
     path = tmp_path / 'x.onnx'
     if fits:
         export_checked(nn.Identity(), path, [(1, 2, 2)], 1e-3)
