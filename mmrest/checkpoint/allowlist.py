@@ -65,8 +65,7 @@ class _Array(np.ndarray):
         return self.view(np.ndarray).__reduce__()
 
 
-def _scalar(dtype: _Dtype, raw: Any) -> Any:
-    raw = raw.encode('latin1') if isinstance(raw, str) else raw  # written by Python 2
+def _scalar(dtype: _Dtype, raw: bytes) -> Any:
     return np.frombuffer(raw, dtype.dtype)[0]
 
 

@@ -54,8 +54,6 @@ def match(
             f'{n} {tuple(tensors[n].shape)} instead of {tuple(wanted[n].shape)}' for n in misshapen
         ]
         faults = _named((missing, 'missing'), (shapes, 'of another shape'))
-        if len(absent) > len(missing):
-            faults.append(f'{len(absent) - len(missing)} optional ones absent')
         faults += _named((ignored, 'in the file under other names'))
         raise CheckpointError(
             f'{source} does not match the model: {matched} matched, {", ".join(faults)}'

@@ -33,14 +33,10 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
         if '://' in path:
             try:
                 local = str(stack.enter_context(get_local_path(path)))
-            except KeyError as error:
-                raise CheckpointError(
-                    f'checkpoint {path}: mmengine does not support {path.partition("://")[0]}://; '
-                    'download the file and pass its path'
-                ) from error
             except Exception as error:  # whatever the client of that storage raises
                 raise CheckpointError(
-                    f'checkpoint {path} cannot be fetched: {type(error).__name__}: {error}'
+                    f'checkpoint {path} cannot be fetched: {type(error).__name__}: {error}; '
+                    'download the file and pass its path'
                 ) from error
         if not osp.isfile(local):
             found = 'is a directory, not a file' if osp.isdir(local) else 'does not exist'
@@ -59,7 +55,10 @@ def _read(path: str, map_location: Any) -> Any:
     if start[8:] == b'{':  # JSON header, after its length
         return _read_safetensors(path, map_location)
     if start.startswith(b'PK'):
-        _check_archive(path)
+        with zipfile.ZipFile(path) as archive:
+            names = {osp.basename(name) for name in archive.namelist()}
+        if 'constants.pkl' in names:  # torch would execute its code
+            raise CheckpointError('is a TorchScript program; save the state dict of its model')
     if _torch_has_allowlist():
         with torch.serialization.safe_globals(TYPES):
             return torch.load(path, map_location=map_location, weights_only=True)
@@ -77,33 +76,11 @@ def _read_safetensors(path: str, map_location: Any) -> Any:
         from safetensors.torch import load_file
     except ImportError as error:
         raise CheckpointError('needs safetensors: pip install safetensors') from error
-    if callable(map_location):
-        raise CheckpointError('is a safetensors file, for which map_location must be a device')
     device = 'cpu' if map_location is None else map_location
     return {name: tensor.to(device) for name, tensor in load_file(path).items()}
 
 
-def _check_archive(path: str) -> None:
-    """Check a zip file before torch reads it.
-
-    Raises:
-        CheckpointError: it is compressed, which torch.save never does, or it is a TorchScript
-            archive, whose code torch would execute.
-    """
-    with zipfile.ZipFile(path) as archive:
-        size = sum(entry.file_size for entry in archive.infolist())
-        names = archive.namelist()
-    if any(name.rpartition('/')[2] == 'constants.pkl' for name in names):
-        raise CheckpointError('is a TorchScript program; save the state dict of its model')
-    if size > osp.getsize(path):
-        raise CheckpointError(
-            f'is a compressed archive ({osp.getsize(path)} bytes expand to {size}), which '
-            'torch.save never writes; save its state dict again'
-        )
-
-
 def _message(path: str, error: Exception) -> str:
-    """Return the error message for a file that cannot be read."""
     blocked = isinstance(error, pickle.UnpicklingError) and re.search(
         r'GLOBAL (\S+)|function (\S+)|<class \'(\S+)\'>', str(error)
     )

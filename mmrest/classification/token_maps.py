@@ -8,7 +8,6 @@ after crop, flip and RandAugment.
 
 import copy
 import os.path as osp
-from numbers import Integral
 from typing import Any, Dict, Tuple, Union
 
 import cv2
@@ -18,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from mmcv.transforms import BaseTransform, RandomFlip
 from mmengine.registry import TRANSFORMS
+from mmengine.utils import to_2tuple
 from mmpretrain.datasets import RandAugment, RandomResizedCrop
 from mmpretrain.datasets.transforms.auto_augment import Rotate, Shear, Translate
 from torch import Tensor
 
 from ..checkpoint import CheckpointError, read_checkpoint
-from ..models.arch import check, is_number
 
 Results = Dict[str, Any]
 
@@ -119,7 +118,7 @@ class LoadTokenLabels(BaseTransform):
 
     Raises:
         CheckpointError: a file is missing or does not contain such a tensor.
-        ValueError: an argument is invalid.
+        ValueError: no ``Tracked…`` transform before this one.
     """
 
     def __init__(
@@ -130,14 +129,8 @@ class LoadTokenLabels(BaseTransform):
         relabel: bool = False,
         suffix: str = '.pt',
     ) -> None:
-        if suffix not in ('.pt', '.npy'):
-            raise ValueError(f"suffix must be '.pt' or '.npy', got {suffix!r}")
-        check('num_classes', num_classes, int)
-        sides = tuple(grid) if isinstance(grid, (list, tuple)) else (grid, grid)
-        if len(sides) != 2 or not all(is_number(s, Integral) and s > 0 for s in sides):
-            raise ValueError(f'grid must be one or two positive integers, got {grid!r}')
         self.label_root, self.suffix = label_root, suffix
-        self.num_classes, self.grid, self.relabel = num_classes, sides, relabel
+        self.num_classes, self.grid, self.relabel = num_classes, to_2tuple(grid), relabel
 
     def transform(self, results: Results) -> Results:
         if 'coords' not in results:
@@ -192,25 +185,21 @@ def read_token_map(path: str, num_classes: int) -> Tuple[Tensor, Tensor]:
             'one file per training image'
         )
     content = _read_array(path) if path.endswith('.npy') else read_checkpoint(path)
-    if not isinstance(content, Tensor):
+    is_tensor = isinstance(content, Tensor)
+    if not is_tensor or content.ndim != 4 or len(content) != 2 or 0 in content.shape:
+        found = tuple(content.shape) if is_tensor else type(content).__name__
         raise CheckpointError(
-            f'token labels {path} are a {type(content).__name__}, not one tensor (2, k, H, W)'
-        )
-    if content.ndim != 4 or len(content) != 2 or 0 in content.shape:
-        raise CheckpointError(
-            f'token labels {path} have shape {tuple(content.shape)}, not (2, k, H, W): scores and '
-            'classes of the k best at every cell'
+            f'token labels {path} are {found}, not one tensor (2, k, H, W): scores and classes of '
+            'the k best at every cell'
         )
     scores, classes = content.float()
-    if not scores.isfinite().all():
+    is_valid = (classes >= 0) & (classes < num_classes) & (classes == classes.floor())
+    is_valid &= scores.isfinite()
+    if not is_valid.all():
         raise CheckpointError(
-            f'token labels {path} contain scores that are not finite; generate them again'
-        )
-    known = (classes >= 0) & (classes < num_classes) & (classes == classes.floor())
-    if not known.all():
-        raise CheckpointError(
-            f'token labels {path} contain class {classes[~known][0].item():g}; expected integers '
-            f'from 0 to {num_classes - 1} (num_classes of LoadTokenLabels)'
+            f'token labels {path} contain class {classes[~is_valid][0]:g} with score '
+            f'{scores[~is_valid][0]:g}; expected integers from 0 to {num_classes - 1} '
+            '(num_classes of LoadTokenLabels) and finite scores'
         )
     return scores, classes.long()
 

@@ -6,7 +6,6 @@ import os
 import pathlib
 import pickle
 import sys
-import zipfile
 from collections import Counter, OrderedDict
 from types import SimpleNamespace
 
@@ -122,11 +121,6 @@ def test_invalid_files(tmp_path):
     saved(tmp_path / 'number', 3)
     saved(tmp_path / 'empty', {'state_dict': {}})
     torch.jit.script(torch.nn.Linear(2, 3)).save(str(tmp_path / 'script'))
-    with zipfile.ZipFile(tmp_path / 'full') as archive:
-        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
-    with zipfile.ZipFile(tmp_path / 'bomb', 'w', zipfile.ZIP_DEFLATED) as archive:
-        for name, part in entries.items():
-            archive.writestr(name, part + bytes(10**6))
     for name, message in [
         ('absent', 'does not exist'),
         ('.', 'is a directory, not a file'),
@@ -137,7 +131,6 @@ def test_invalid_files(tmp_path):
         ('number', 'number contains a int, not a state dict'),
         ('empty', 'empty has no tensors'),
         ('script', 'script is a TorchScript program'),
-        ('bomb', r'bomb is a compressed archive \(\d+ bytes expand to \d+\)'),
     ]:
         with pytest.raises(CheckpointError, match=message) as error:
             read_weights(str(tmp_path / name))
