@@ -13,7 +13,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmrest.checkpoint import CheckpointError, read_checkpoint, reading
+from mmrest.checkpoint import CheckpointError, read_checkpoint
 
 
 class Call:
@@ -25,8 +25,7 @@ class Call:
     def __reduce__(self):
         return self.call
 
-    def __call__(self):
-        """pickle requires a callable."""
+    __call__ = __reduce__  # pickle requires a callable
 
 
 PAYLOADS = {
@@ -64,12 +63,7 @@ def refused(content, form, path):
     return str(error.value)
 
 
-@pytest.fixture(params=['guard of torch', 'guard for torch before 2.6'])
-def guard(request, monkeypatch):
-    if request.param != 'guard of torch':
-        monkeypatch.setattr(reading, '_torch_has_allowlist', lambda: False)
-
-
+pytestmark = pytest.mark.usefixtures('guard')
 forms = pytest.mark.parametrize('form', ['zip', 'legacy', 'pickle'])
 
 CONTAINERS = list(containers(None))
@@ -82,7 +76,7 @@ CASES = [
 
 @pytest.mark.parametrize('kind, container', CASES)
 @forms
-def test_commands(kind, container, form, guard, tmp_path):
+def test_commands(kind, container, form, tmp_path):
     witness = tmp_path / 'witness'
     content = containers(PAYLOADS[kind](str(witness)))[container]
     assert '\n' not in refused(content, form, tmp_path / 'x.pth')
@@ -99,7 +93,7 @@ def test_the_payloads_work(tmp_path):
 
 
 @pytest.mark.parametrize('owner, name', [(dict, 'fromkeys'), (HistoryBuffer, '__init__')])
-def test_methods(owner, name, guard, tmp_path):
+def test_methods(owner, name, tmp_path):
     """Only methods of mmengine's logs and schedules are allowed."""
     message = refused([Call(getattr, owner, name)], 'zip', tmp_path / 'x.pth')
     assert 'it contains a pickled ' in message
@@ -107,7 +101,7 @@ def test_methods(owner, name, guard, tmp_path):
 
 @pytest.mark.parametrize('code', ['O8', 'V8', 'M8', 'i4,O8'])
 @forms
-def test_object_arrays(code, form, guard, tmp_path):
+def test_object_arrays(code, form, tmp_path):
     """Bytes that numpy would interpret as addresses of objects."""
     dtype = Call(np.dtype, code, False, True, state=(3, '|', None, None, None, -1, -1, 1))
     state = (1, (1,), dtype, False, b'\x08' * 8)
@@ -115,7 +109,7 @@ def test_object_arrays(code, form, guard, tmp_path):
     refused({'model': {'a': array}}, form, tmp_path / 'x.pth')
 
 
-def test_array_from_a_buffer(guard, tmp_path):
+def test_array_from_a_buffer(tmp_path):
     """Its arguments are ignored: they would be the addresses of objects."""
     torch.save({'a': Call(np.ndarray, (1,), 'O', b'\x08' * 8)}, tmp_path / 'x.pth')
     found = read_checkpoint(str(tmp_path / 'x.pth'))['a']
