@@ -69,13 +69,7 @@ def match(
 
 
 def summary(source: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """Return a line with the number of `wanted` tensors loaded and the names of the others.
-
-    Args:
-        source: name of the file.
-        tensors: content of the file.
-        wanted: state dict of the network; tensors of the same shape are loaded.
-    """
+    """Return a line with the number of `wanted` tensors loaded and the names of the others."""
     matched, missing, misshapen, ignored = _compared(tensors, wanted)
     others = _named(
         (missing, 'are not in the file and keep their initial values'),

@@ -13,6 +13,9 @@ from mmengine.fileio import get_local_path
 from ..errors import CheckpointError
 from .allowlist import TYPES, guarded_pickle
 
+# Before 2.6, torch's allowlist has no substitutes under the names of other types.
+_TORCH_HAS_ALLOWLIST = tuple(int(part) for part in torch.__version__.split('.')[:2]) >= (2, 6)
+
 
 def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
     """Read a file that ``torch.save`` or safetensors wrote.
@@ -59,16 +62,11 @@ def _read(path: str, map_location: Any) -> Any:
             names = {osp.basename(name) for name in archive.namelist()}
         if 'constants.pkl' in names:  # torch would execute its code
             raise CheckpointError('is a TorchScript program; save the state dict of its model')
-    if _torch_has_allowlist():
+    if _TORCH_HAS_ALLOWLIST:
         with torch.serialization.safe_globals(TYPES):
             return torch.load(path, map_location=map_location, weights_only=True)
     guard = dict(pickle_module=guarded_pickle, weights_only=False)
     return torch.load(path, map_location=map_location, **guard)
-
-
-def _torch_has_allowlist() -> bool:
-    """Return True if torch's allowlist supports substitutes under the names of other types."""
-    return tuple(int(part) for part in torch.__version__.split('.')[:2]) >= (2, 6)
 
 
 def _read_safetensors(path: str, map_location: Any) -> Any:

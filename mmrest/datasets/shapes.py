@@ -22,15 +22,10 @@ OUTLINES = {
 }
 CLASSES = tuple(OUTLINES)
 
+# Names of a split in COCO's and in ADE20K's layout.
 SPLITS = {'train': ('train2017', 'training'), 'val': ('val2017', 'validation')}
-"""Names of a split in COCO's and in ADE20K's layout."""
-
-MIN_SIZE = 32
-"""Smallest side of an image, in pixels, at which classes can be distinguished."""
-
-MARK = 'generated_by_mmrest.txt'
-"""File in a folder whose images may be overwritten."""
-
+MIN_SIZE = 32  # smallest side of an image, in pixels, at which classes can be distinguished
+MARK = 'generated_by_mmrest.txt'  # in folders whose images may be overwritten
 _SHIFT = 4  # OpenCV takes corners in 16ths of a pixel
 
 

@@ -24,24 +24,15 @@ from ..version import __version__
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+# Packages of requirements/optional.txt; the last one is only for the comparison.
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
-"""Packages of requirements/optional.txt; the last one is only for the comparison."""
-
 IMAGENET = Preprocessing()
-
-Shape = Tuple[int, int, int]
-"""Number of images, height and width."""
-
-FREE = {0: 'batch', 2: 'height', 3: 'width'}
-"""Dynamic dimensions of the images, and their names in a file."""
+Shape = Tuple[int, int, int]  # number of images, height and width
+FREE = {0: 'batch', 2: 'height', 3: 'width'}  # dynamic dimensions, and their names in a file
 
 
 class Normalise(nn.Module):
-    """Images from 0 to 255, in BGR, as a network expects them.
-
-    Args:
-        normalisation: normalisation that the network expects.
-    """
+    """Images from 0 to 255, in BGR, as a network expects them."""
 
     def __init__(self, normalisation: Preprocessing) -> None:
         super().__init__()
@@ -55,11 +46,7 @@ class Normalise(nn.Module):
 
 
 class Segmentor(nn.Module):
-    """mmseg segmentor from normalised images to logits of their size.
-
-    Args:
-        model: the segmentor; it is copied.
-    """
+    """mmseg segmentor from normalised images to logits of their size."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -77,9 +64,6 @@ class AdaptiveAvgPool(nn.Module):
 
     ONNX has no adaptive pooling, and torch's exporter decomposes it for one size only. Bin i of k
     is the mean of the positions from ``floor(i L / k)`` up to ``ceil((i + 1) L / k)`` of L.
-
-    Args:
-        bins: rows and columns of the result.
     """
 
     def __init__(self, bins: Tuple[int, int]) -> None:
@@ -123,14 +107,10 @@ def _with_any_size(model: nn.Module) -> nn.Module:
 
 
 def exportable(model: nn.Module, name: str) -> nn.Module:
-    """Return an exportable network: the backbone, or a wrapped segmentor or detector.
-
-    Args:
-        model: in evaluation mode.
-        name: name for error messages.
+    """Return an exportable network: a backbone, or a wrapped copy of a segmentor or detector.
 
     Raises:
-        UsageError: the model cannot be exported.
+        UsageError: the model cannot be exported; `name` names it.
     """
     if backbone_of(model) is model:
         return model
@@ -163,13 +143,7 @@ def is_detector(network: nn.Module) -> bool:
 
 
 def facts(cfg: Config, name: str, preprocess: bool = False) -> Dict[str, str]:
-    """Return the metadata that users of the file need.
-
-    Args:
-        cfg: config of the network.
-        name: name of the network.
-        preprocess: the file includes normalisation.
-    """
+    """Return the metadata that users of the file need; `preprocess` if it normalises images."""
     mean, std, order = preprocessing(cfg)
     values = 'values from 0 to 255' if preprocess else '(values from 0 to 255 - mean) / std'
     found = dict(
@@ -252,11 +226,14 @@ def export(
                 whole = nn.Sequential(*front, network).eval()
                 model = _model(whole, dict(images=images), output_names(network), free, opset)
     except Exception as error:  # of any part of torch's exporter
+        cause = error
+        while cause.__cause__ is not None:  # later errors name the exporter's steps
+            cause = cause.__cause__
         hint = '--backbone-only drops neck and head'
         if not static:
             hint = f'--static fixes batch and size, {hint}'
         raise UsageError(
-            f'{type(network).__name__} cannot be exported: {_cause(error)}; {hint}'
+            f'{type(network).__name__} cannot be exported: {first_line(cause)}; {hint}'
         ) from error
     found = next(each.version for each in model.opset_import if not each.domain)
     if found != opset:
@@ -328,10 +305,3 @@ def _detector_model(
     )  # fmt: skip
     before = add_prefix(before, 'in_', rename_inputs=False, rename_outputs=False)
     return merge_models(before, model, io_map=list(zip(padded, padded)))
-
-
-def _cause(error: BaseException) -> str:
-    """Return the first line of the original error; later ones name the exporter's steps."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return first_line(error)

@@ -85,18 +85,9 @@ def softnms(
 ) -> Tensor:
     """Decay the scores of overlapping boxes: Bodla et al., Soft-NMS, 2017.
 
-    Args:
-        boxes: (N, 4), on the CPU.
-        scores: (N,).
-        dets: (N, 5), receives boxes and decayed scores, by descending score.
-        iou_threshold: overlap from which naive (0) and linear (1) decay begin.
-        sigma: width of the Gaussian (method 2).
-        min_score: a box whose score falls below it is dropped.
-        method: 0 naive, 1 linear, 2 Gaussian.
-        offset: added to widths and heights, 0 or 1.
-
-    Returns:
-        Indices of the boxes in `dets`.
+    The method is naive (0) or linear (1), from an overlap of `iou_threshold`, or a Gaussian (2)
+    of width `sigma`. Boxes (N, 4) whose scores (N,) fall below `min_score` are dropped. Returns
+    the indices of the others, by descending score, and writes them to `dets` (N, 5).
     """
     corners, scores = _single(boxes).numpy(), _single(scores).numpy().copy()
     low, high = corners[:, :2], corners[:, 2:]
@@ -289,13 +280,8 @@ def sigmoid_focal_loss_forward(
 ) -> None:
     """Binary focal loss of each class: Lin et al., Focal Loss, equation 5.
 
-    Args:
-        input: logits, (N, C).
-        target: classes, (N,); values outside 0 to C - 1 are background.
-        weight: one per class, or empty.
-        output: receives the losses, (N, C).
-        gamma: exponent that down-weights easy examples.
-        alpha: weight of the class; 1 - alpha is the weight of the others.
+    Logits and losses are (N, C), classes (N,); those outside 0 to C - 1 are background. There is
+    one weight per class, or none.
     """
     output.copy_(_sigmoid_focal_loss(_single(input), target, weight, gamma, alpha))
 

@@ -8,4 +8,4 @@ from mmrest.checkpoint import reading
 @pytest.fixture(params=['guard of torch', 'guard for torch before 2.6'])
 def guard(request, monkeypatch):
     if request.param != 'guard of torch':
-        monkeypatch.setattr(reading, '_torch_has_allowlist', lambda: False)
+        monkeypatch.setattr(reading, '_TORCH_HAS_ALLOWLIST', False)

@@ -187,6 +187,7 @@ def test_nms(tmp_path):
 @pytest.mark.parametrize('change, part', [
     ("model['test_cfg']['rcnn'].update(nms=dict(type='soft_nms'))", 'soft_nms'),
     ("model['test_cfg']['rpn'].update(nms_pre=0)", 'without test_cfg.nms_pre'),
+    ("bbox_head['loss_cls'] = dict(type='SeesawLoss', num_classes=3)", 'a SeesawLoss'),
 ])  # fmt: skip
 def test_refused(tmp_path, change, part):
     with pytest.raises(UsageError, match=f'{part}.* cannot be exported; .* --backbone-only'):
