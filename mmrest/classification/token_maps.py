@@ -26,8 +26,7 @@ from ..checkpoint import CheckpointError, read_checkpoint
 
 Results = Dict[str, Any]
 
-SAMPLES = 4
-"""Samples per axis and token, which are averaged to give its label."""
+SAMPLES = 4  # per axis and token; their average gives its label
 
 
 def crop_coords(
@@ -36,10 +35,8 @@ def crop_coords(
     """Return the coordinates of the pixels of a crop.
 
     Args:
-        left: left edge of the crop, as a fraction of the width of the original image.
-        top: top edge, as a fraction of its height.
-        right: right edge, as a fraction of its width.
-        bottom: bottom edge, as a fraction of its height.
+        left, top, right, bottom: edges of the crop, as fractions of width and height of the
+            original image.
         size: (height, width) that the crop is resized to.
 
     Returns:

@@ -41,9 +41,7 @@ model = dict(
     backbone=backbone, neck=neck, bbox_head=bbox_head, test_cfg=dict(nms_pre=50, max_per_img=20),
 )
 """
-TWO_STAGES = (
-    SMALL
-    + """
+TWO_STAGES = f"""{SMALL}
 bbox_head = dict(in_channels=16, fc_out_channels=16, num_classes=3)
 roi_head = dict(bbox_roi_extractor=dict(out_channels=16), bbox_head=bbox_head)
 model = dict(
@@ -52,7 +50,6 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=50, max_per_img=40), rcnn=dict(max_per_img=20)),
 )
 """
-)
 MASKS = """
 roi_head.update(
     mask_roi_extractor=dict(out_channels=16),
