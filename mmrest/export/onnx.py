@@ -97,12 +97,10 @@ def _with_any_size(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.AdaptiveAvgPool2d:
-                bins = to_2tuple(child.output_size)
-                if None not in bins:
-                    setattr(module, name, AdaptiveAvgPool(bins))
-            elif type(child) is Upsample and not child.size and child.scale_factor % 1 == 0:
-                arguments = child.scale_factor, child.mode, child.align_corners
-                setattr(module, name, nn.Upsample(None, *arguments))
+                setattr(module, name, AdaptiveAvgPool(to_2tuple(child.output_size)))
+            elif type(child) is Upsample:
+                arguments = child.size, child.scale_factor, child.mode, child.align_corners
+                setattr(module, name, nn.Upsample(*arguments))
     return model
 
 
@@ -114,9 +112,8 @@ def exportable(model: nn.Module, name: str) -> nn.Module:
     """
     if backbone_of(model) is model:
         return model
-    if isinstance(getattr(model, 'decode_head', None), nn.Module) and not isinstance(
-        model.decode_head, nn.ModuleList
-    ):
+    head = getattr(model, 'decode_head', None)
+    if isinstance(head, nn.Module) and not isinstance(head, nn.ModuleList):
         return Segmentor(model).eval()
     if hasattr(model, 'bbox_head') or hasattr(model, 'roi_head'):  # an mmdet detector
         from .detectors import Detector
