@@ -44,8 +44,7 @@ def draw_scene(
 
     Args:
         rng: source of all choices.
-        height: pixels.
-        width: pixels.
+        height, width: pixels.
         label: class of a single shape; None draws up to six shapes of any class.
 
     Returns:
@@ -117,8 +116,7 @@ def write_shapes(
     Args:
         root: folder; overwrites what was generated there before.
         counts: number of images per split, 'train' and 'val'.
-        height: pixels of every image.
-        width: pixels of every image.
+        height, width: pixels of every image.
         seed: different seeds give different images; splits never share an image.
 
     Raises:

@@ -51,36 +51,27 @@ class Head(nn.Module):
         return F.interpolate(self.up(x + pooled), x.shape[2:], mode='bilinear')
 
 
-def test_any_size(tmp_path):
-    """Modules of fixed size are replaced; the comparison finds those that are not."""
+@pytest.mark.parametrize('preprocess', [False, True])
+def test_any_size(tmp_path, preprocess):
+    """With modules of fixed size replaced; the comparison finds those that are not."""
     onnxruntime = pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
     shapes = [(2, 16, 24), (1, 13, 31)]
     network = onnx_export._with_any_size(Head())
     path = tmp_path / 'new' / 'head.onnx'
-    found = export_checked(network, path, shapes, 1e-4, size=(16, 24), metadata=dict(a='b'))
+    options = dict(
+        normalisation=Preprocessing((120.0, 115.0, 100.0), (58.0, 57.0, 56.0), 'RGB'),
+        preprocess=preprocess, size=(16, 24), metadata=dict(a='b'),
+    )  # fmt: skip
+    found = export_checked(network, path, shapes, 1e-4, **options)
     assert list(found) == shapes and all(each.onnx < 1e-4 for each in found.values())
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     assert session.get_inputs()[0].shape == ['batch', 3, 'height', 'width']
     assert session.get_modelmeta().custom_metadata_map['a'] == 'b'
     path.unlink()
     with pytest.raises(UsageError, match=r'differs by|cannot be exported|onnxruntime fails on'):
-        export_checked(Head(), path, shapes, 1e-4, size=(16, 24))
+        export_checked(Head(), path, shapes, 1e-4, **options)
     assert not list(path.parent.iterdir())
-
-
-def test_preprocess(tmp_path):
-    """Images of 0 to 255 as OpenCV reads them, compared with normalised ones in PyTorch."""
-    pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript')
-    network = nn.Conv2d(3, 4, 3, padding=1)
-    network.out_indices = (0,)
-    normalisation = Preprocessing((120.0, 115.0, 100.0), (58.0, 57.0, 56.0), 'RGB')
-    found = export_checked(
-        network, tmp_path / 'x.onnx', [(2, 40, 56), (1, 33, 71)], 1e-4, normalisation,
-        preprocess=True, size=(40, 56),
-    )  # fmt: skip
-    assert all(each.onnx < 1e-4 for each in found.values())
 
 
 @pytest.mark.parametrize('difference, fits', [
