@@ -54,8 +54,6 @@ def match(
             f'{n} {tuple(tensors[n].shape)} instead of {tuple(wanted[n].shape)}' for n in misshapen
         ]
         faults = _named((missing, 'missing'), (shapes, 'of another shape'))
-        if len(absent) > len(missing):
-            faults.append(f'{len(absent) - len(missing)} optional ones absent')
         faults += _named((ignored, 'in the file under other names'))
         raise CheckpointError(
             f'{source} does not match the model: {matched} matched, {", ".join(faults)}'
@@ -71,13 +69,7 @@ def match(
 
 
 def summary(source: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """Return a line with the number of `wanted` tensors loaded and the names of the others.
-
-    Args:
-        source: name of the file.
-        tensors: content of the file.
-        wanted: state dict of the network; tensors of the same shape are loaded.
-    """
+    """Return a line with the number of `wanted` tensors loaded and the names of the others."""
     matched, missing, misshapen, ignored = _compared(tensors, wanted)
     others = _named(
         (missing, 'are not in the file and keep their initial values'),

@@ -9,25 +9,18 @@ from torch import Tensor
 from ..errors import CheckpointError, some
 from .reading import read_checkpoint
 
+# Keys of state dicts in checkpoints; EMA weights, the ones that papers report, are preferred.
 CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
-"""Keys of state dicts in checkpoints; EMA weights, the ones that papers report, are preferred."""
-
+# Prefixes of DistributedDataParallel and torch.compile, the latter also of submodules.
 _WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.')
-"""Prefixes of DistributedDataParallel and torch.compile, the latter also of submodules."""
-
+# Prefixes of the backbone in mmdet and detectron2 detectors.
 _USUAL_PREFIXES = ('', 'backbone.', 'backbone.bottom_up.')
-"""Prefixes of the backbone in mmdet and detectron2 detectors."""
 
 
 class Weights(NamedTuple):
-    """Tensors of a checkpoint.
+    """Tensors of a checkpoint, by name."""
 
-    Attributes:
-        source: name in messages: the file, and the part of it.
-        tensors: by name.
-    """
-
-    source: str
+    source: str  # in messages: the file, and the part of it
     tensors: Dict[str, Tensor]
 
     def under(self, prefix: str) -> 'Weights':
@@ -94,10 +87,6 @@ def weights_of(source: str, content: Any) -> Weights:
     """Return the tensors in the content of a file: a state dict, plain or in a container.
 
     EMA weights are preferred. Prefixes of DistributedDataParallel and torch.compile are removed.
-
-    Args:
-        source: name of the file in messages.
-        content: what was read.
 
     Raises:
         CheckpointError: there are no tensors, or two with the same name.

@@ -18,9 +18,6 @@ from torch import Tensor, nn
 
 from .classifier import ReleasedClassifier
 
-TOKEN_WEIGHT = 0.5
-"""Weight of the tokens' maximum in the logits of the image, as in the official code."""
-
 
 class Box(NamedTuple):
     """A region of a grid of tokens; `bottom` and `right` are exclusive."""
@@ -32,19 +29,15 @@ class Box(NamedTuple):
 
     @property
     def area(self) -> int:
-        """Return the number of tokens."""
+        """Number of tokens."""
         return (self.bottom - self.top) * (self.right - self.left)
 
 
 def sample_box(height: int, width: int) -> Box:
-    """Sample the region that MixToken replaces, with numpy's global generator.
+    """Sample the region of a grid of tokens that MixToken replaces, with numpy's generator.
 
     Its sides are the grid's, scaled by the square root of a share uniform in [0, 1] and rounded
     down to an even number of tokens. The centre is any token; the region is cropped to the grid.
-
-    Args:
-        height: tokens.
-        width: tokens.
     """
     edges = CutMix(alpha=1.0).rand_bbox((height, width), np.random.beta(1, 1))
     return Box(*map(int, edges))
@@ -105,7 +98,7 @@ class TokenLabelHead(LinearClsHead):
         Args:
             feats: averages (B, in_channels) and tokens (B, token_channels, H, W).
         """
-        return super().forward(feats) + TOKEN_WEIGHT * self.token_logits(feats).amax((1, 2))
+        return super().forward(feats) + 0.5 * self.token_logits(feats).amax((1, 2))
 
     def loss(
         self, feats: Tuple[Tensor, Tensor], data_samples: List[DataSample], box: Box
@@ -169,7 +162,6 @@ class TokenLabelClassifier(ReleasedClassifier):
     """
 
     def own_name(self, name: str) -> str:
-        """Return the name in this model of an official or own tensor name."""
         first, _, rest = name.partition('.')
         return f'head.aux_fc.{rest}' if first == 'aux_head' else super().own_name(name)
 

@@ -7,12 +7,7 @@ RGB = Tuple[int, ...]
 
 
 def colours(palette: Optional[Sequence[Sequence[int]]], count: int) -> List[RGB]:
-    """Return one colour per class, as (red, green, blue) of 0 to 255.
-
-    Args:
-        palette: colours of the dataset, if any; missing ones are generated.
-        count: number of classes.
-    """
+    """Return `count` colours, as (red, green, blue) of 0 to 255; `palette` has the first ones."""
     known = palette if isinstance(palette, (list, tuple)) else ()
     known = [tuple(map(int, colour)) for colour in known][:count]
     for index in range(len(known), count):

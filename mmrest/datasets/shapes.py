@@ -22,15 +22,10 @@ OUTLINES = {
 }
 CLASSES = tuple(OUTLINES)
 
+# Names of a split in COCO's and in ADE20K's layout.
 SPLITS = {'train': ('train2017', 'training'), 'val': ('val2017', 'validation')}
-"""Names of a split in COCO's and in ADE20K's layout."""
-
-MIN_SIZE = 32
-"""Smallest side of an image, in pixels, at which classes can be distinguished."""
-
-MARK = 'generated_by_mmrest.txt'
-"""File in a folder whose images may be overwritten."""
-
+MIN_SIZE = 32  # smallest side of an image, in pixels, at which classes can be distinguished
+MARK = 'generated_by_mmrest.txt'  # in folders whose images may be overwritten
 _SHIFT = 4  # OpenCV takes corners in 16ths of a pixel
 
 
@@ -49,8 +44,7 @@ def draw_scene(
 
     Args:
         rng: source of all choices.
-        height: pixels.
-        width: pixels.
+        height, width: pixels.
         label: class of a single shape; None draws up to six shapes of any class.
 
     Returns:
@@ -65,10 +59,7 @@ def draw_scene(
     for _ in range(200):
         if len(shapes) == wanted:
             break
-        chosen, centre, radius, angle = _place(rng, height, width, label)
-        if _is_taken(labels, centre, radius):
-            continue
-        corners = _corners(chosen, centre, radius, angle)
+        chosen, corners = _outline(rng, height, width, label)
         fixed_point = np.round(corners * 2**_SHIFT).astype(np.int32)
         mask = cv2.fillPoly(np.zeros_like(labels), [fixed_point], 1, cv2.LINE_8, _SHIFT) > 0
         if (labels[mask] == 1).all():
@@ -95,10 +86,10 @@ def _colour(rng: np.random.Generator, background: np.ndarray) -> Tuple[int, int,
             return tuple(int(channel) for channel in colour)
 
 
-def _place(
+def _outline(
     rng: np.random.Generator, height: int, width: int, label: Optional[int]
-) -> Tuple[int, Tuple[float, float], float, float]:
-    """Return class, random for None, centre, radius and angle of a new shape in the image."""
+) -> Tuple[int, np.ndarray]:
+    """Return class, random for None, and corners (N, 2), as x and y, of a shape in the image."""
     if label is not None:  # a single one has more room
         sizes = 0.25, 0.4
     else:  # below about 12 pixels, classes are hard to distinguish
@@ -108,21 +99,10 @@ def _place(
     centre = rng.uniform(radius, width - radius), rng.uniform(radius, height - radius)
     # Squares and triangles are upright within 10 degrees: turned at random, they would take
     # hours to learn.
-    return label, centre, radius, rng.uniform(-1, 1) * np.pi / 18
-
-
-def _is_taken(labels: np.ndarray, centre: Tuple[float, float], radius: float) -> bool:
-    """Return True if one of five points inside any shape with this centre is taken."""
-    (x, y), step = centre, 0.35 * radius  # a triangle has an inradius of half the radius
-    points = (x, y), (x - step, y), (x + step, y), (x, y - step), (x, y + step)
-    return any(labels[int(y), int(x)] != 1 for x, y in points)
-
-
-def _corners(label: int, centre: Tuple[float, float], radius: float, angle: float) -> np.ndarray:
-    """Return the corners (N, 2) of a shape, as x and y."""
+    angle = rng.uniform(-1, 1) * np.pi / 18
     count, scale, first = OUTLINES[CLASSES[label]]
     angles = first + angle + np.arange(count) * 2 * np.pi / count
-    return centre + radius * scale * np.stack((np.cos(angles), np.sin(angles)), 1)
+    return label, centre + radius * scale * np.stack((np.cos(angles), np.sin(angles)), 1)
 
 
 def write_shapes(
@@ -136,8 +116,7 @@ def write_shapes(
     Args:
         root: folder; overwrites what was generated there before.
         counts: number of images per split, 'train' and 'val'.
-        height: pixels of every image.
-        width: pixels of every image.
+        height, width: pixels of every image.
         seed: different seeds give different images; splits never share an image.
 
     Raises:

@@ -1,7 +1,6 @@
 """Comparison of exported files with PyTorch, and with mmdet's detections."""
 
 import copy
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -18,74 +17,43 @@ from .onnx import IMAGENET, Normalise, Shape, export, is_detector, output_names
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-SCORE = 0.05
-"""Lowest score of detections that are compared."""
-
-SAME_BOX = 1.0
-"""Largest difference between the corners of matched boxes, in pixels."""
-
-MATCHED = 0.99
-"""Share of detections that must match; overlaps may be at the threshold of NMS."""
-
-SAME_MASK = 0.99
-"""Minimum IoU between the masks of matched detections."""
+SCORE = 0.05  # lowest score of detections that are compared
+SAME_BOX = 1.0  # largest difference between the corners of matched boxes, in pixels
+MATCHED = 0.99  # share of detections that must match; overlaps may be at the threshold of NMS
+SAME_MASK = 0.99  # minimum IoU between the masks of matched detections
 
 
 class Agreement(NamedTuple):
-    """Agreement of the detections of a file with mmdet's.
+    """Agreement of the detections of a file with mmdet's."""
 
-    Attributes:
-        detections: number of mmdet's detections above :data:`SCORE`.
-        unmatched: number of detections that only one side has.
-        score: largest difference of a score.
-        box: largest difference of a corner, in pixels.
-        mask: smallest IoU of masks; 1 without masks.
-    """
-
-    detections: int = 0
-    unmatched: int = 0
-    score: float = 0.0
-    box: float = 0.0
-    mask: float = 1.0
+    detections: int = 0  # of mmdet, with a score above SCORE
+    unmatched: int = 0  # detections that only one side has
+    score: float = 0.0  # largest difference of a score
+    box: float = 0.0  # largest difference of a corner, in pixels
+    mask: float = 1.0  # smallest IoU of masks; 1 without masks
 
 
 class Difference(NamedTuple):
     """Largest differences of an output, in multiples of its standard deviation.
 
-    Attributes:
-        onnx: onnxruntime from PyTorch, both in float32.
-        rounding: PyTorch in float32 from PyTorch in float64. The instance norm of ResT divides by
-            small deviations, which magnifies rounding, mostly in untrained networks.
-        agreement: agreement of detections with mmdet's, for a detector; the differences are then
-            those of the maps of its dense head.
+    For a detector, they are those of the maps of its dense head. The instance norm of ResT divides
+    by small deviations, which magnifies rounding, mostly in untrained networks.
     """
 
-    onnx: float
-    rounding: float
-    agreement: Optional[Agreement] = None
+    onnx: float  # onnxruntime from PyTorch, both in float32
+    rounding: float  # PyTorch in float32 from PyTorch in float64
+    agreement: Optional[Agreement] = None  # of a detector
 
 
-def differences(
+def _differences(
     model: 'ModelProto',
     network: nn.Module,
     shapes: Sequence[Shape],
-    normalisation: Preprocessing = IMAGENET,
-    inside: bool = False,
-    tolerance: float = 1e-3,
+    normalisation: Preprocessing,
+    preprocess: bool,
+    tolerance: float,
 ) -> Dict[Shape, Difference]:
-    """Compare a network in onnxruntime and in PyTorch, on synthetic images.
-
-    Args:
-        model: the network in ONNX.
-        network: the exported network.
-        shapes: shapes of the images.
-        normalisation: normalisation that the network expects.
-        inside: the model includes normalisation.
-        tolerance: largest difference between the scores of matched detections.
-
-    Returns:
-        Shape -> difference.
-    """
+    """Compare a network in onnxruntime and in PyTorch, see :func:`export_checked`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -100,7 +68,7 @@ def differences(
         loaded = np.stack([draw_scene(rng, *shape[1:])[0] for _ in range(shape[0])])  # BGR
         raw = torch.from_numpy(loaded).permute(0, 3, 1, 2).float()
         images = Normalise(normalisation)(raw)
-        given = (raw if inside else images).numpy()
+        given = (raw if preprocess else images).numpy()
         with explained(
             f'onnxruntime fails on images of {shape}',
             'try --static, --backbone-only or another --shape',
@@ -109,15 +77,15 @@ def differences(
         with torch.no_grad():
             expected, truth = _outputs(network, images), _outputs(exact, images.double())
         first = len(output_names(network)) if is_detector(network) else 0
-        difference = Difference(
-            _largest(computed[first:], expected[first:]),
-            _largest(expected[first:], truth[first:]),
-        )
+        agreed = None
         if is_detector(network):
             instances = predicted(network, loaded)
             agreed = agreement(network, instances, computed, shape[1:], tolerance)
-            difference = difference._replace(agreement=agreed)
-        found[shape] = difference
+        found[shape] = Difference(
+            _largest(computed[first:], expected[first:]),
+            _largest(expected[first:], truth[first:]),
+            agreed,
+        )
     return found
 
 
@@ -152,7 +120,7 @@ def export_checked(
         **options: arguments of :func:`export`.
 
     Returns:
-        See :func:`differences`.
+        Shape -> difference, on synthetic images.
 
     Raises:
         UsageError: the network cannot be exported, or the file computes something else.
@@ -162,7 +130,7 @@ def export_checked(
     model = export(network, normalise=normalisation if preprocess else None, **options)
     found = {}
     if shapes:
-        found = differences(model, network, shapes, normalisation, preprocess, tolerance)
+        found = _differences(model, network, shapes, normalisation, preprocess, tolerance)
     for (batch, height, width), difference in found.items():
         fault = _fault(difference, tolerance)
         if fault:
@@ -173,7 +141,7 @@ def export_checked(
     if is_detector(network):
         del model.graph.output[len(output_names(network)) :]  # maps, for the comparison
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, functools.partial(onnx.save, model))
+    write_atomically(path, lambda temporary: onnx.save(model, temporary))
     return found
 
 
@@ -192,15 +160,7 @@ def _fault(difference: Difference, tolerance: float) -> Optional[str]:
 
 
 def predicted(network: nn.Module, images: Sequence[np.ndarray]) -> List[Any]:
-    """Return mmdet's own prediction for images as its pipelines load them.
-
-    Args:
-        network: the exported detector.
-        images: (H, W, 3) each, uint8, of one size.
-
-    Returns:
-        Instances of each image, in its pixels.
-    """
+    """Return mmdet's own instances in images (H, W, 3), uint8, as its pipelines load them."""
     from mmdet.structures import DetDataSample
 
     (model,) = network.original
@@ -215,21 +175,18 @@ def predicted(network: nn.Module, images: Sequence[np.ndarray]) -> List[Any]:
 
 
 def agreement(
-    network: nn.Module, expected: Sequence[Any], found: Sequence[Tensor], size: Tuple[int, int],
+    network: nn.Module,
+    expected: Sequence[Any],
+    found: Sequence[Tensor],
+    size: Tuple[int, int],
     tolerance: float,
-) -> Agreement:  # fmt: skip
-    """Match the detections of a file with mmdet's.
+) -> Agreement:
+    """Match the detections of a file, `found`, with those of :func:`predicted`.
 
-    A detection may be missing if its score is within the tolerance of the lowest score that is
-    kept.
-
-    Args:
-        network: the exported detector.
-        expected: results of :func:`predicted`.
-        found: dets, labels and, if the detector predicts them, masks of the file.
-        size: height and width of the images, in pixels.
-        tolerance: largest difference of matched scores.
+    Scores may differ by the tolerance. A detection may be missing if its score is within the
+    tolerance of the lowest score that is kept. Images have height and width `size`, in pixels.
     """
+    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
     from scipy.optimize import linear_sum_assignment
 
     (model,) = network.original
@@ -251,7 +208,9 @@ def agreement(
         alone[rows] = missing[columns] = False
         ious = []
         if network.with_masks:
-            pasted = _pasted(model, found[2][image][kept][rows], dets[rows, :4], size)
+            masks = found[2][image][kept][rows, None]
+            masks, _ = _do_paste_mask(masks, dets[rows, :4], *size, skip_empty=False)
+            pasted = masks >= model.roi_head.test_cfg.mask_thr_binary
             ious = _ious(pasted, instances.masks[columns]).tolist()
         total = Agreement(
             total.detections + len(instances),
@@ -261,14 +220,6 @@ def agreement(
             min([total.mask, *ious]),
         )
     return total
-
-
-def _pasted(model: nn.Module, masks: Tensor, boxes: Tensor, size: Tuple[int, int]) -> Tensor:
-    """Paste probabilities inside boxes into binary masks of the image, (K, H, W)."""
-    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
-
-    pasted, _ = _do_paste_mask(masks[:, None], boxes, *size, skip_empty=False)
-    return pasted >= model.roi_head.test_cfg.mask_thr_binary
 
 
 def _ious(masks: Tensor, others: Tensor) -> Tensor:

@@ -24,27 +24,15 @@ from ..version import __version__
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+# Packages of requirements/optional.txt; the last one is only for the comparison.
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
-"""Packages of requirements/optional.txt; the last one is only for the comparison."""
-
 IMAGENET = Preprocessing()
-
-Shape = Tuple[int, int, int]
-"""Number of images, height and width."""
-
-LEAST_SIDE = 64
-"""Smallest side of an image from which a graph for any size is exported."""
-
-FREE = {0: 'batch', 2: 'height', 3: 'width'}
-"""Dynamic dimensions of the images, and their names in a file."""
+Shape = Tuple[int, int, int]  # number of images, height and width
+FREE = {0: 'batch', 2: 'height', 3: 'width'}  # dynamic dimensions, and their names in a file
 
 
 class Normalise(nn.Module):
-    """Images from 0 to 255, in BGR, as a network expects them.
-
-    Args:
-        normalisation: normalisation that the network expects.
-    """
+    """Images from 0 to 255, in BGR, as a network expects them."""
 
     def __init__(self, normalisation: Preprocessing) -> None:
         super().__init__()
@@ -58,11 +46,7 @@ class Normalise(nn.Module):
 
 
 class Segmentor(nn.Module):
-    """mmseg segmentor from normalised images to logits of their size.
-
-    Args:
-        model: the segmentor; it is copied.
-    """
+    """mmseg segmentor from normalised images to logits of their size."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -80,9 +64,6 @@ class AdaptiveAvgPool(nn.Module):
 
     ONNX has no adaptive pooling, and torch's exporter decomposes it for one size only. Bin i of k
     is the mean of the positions from ``floor(i L / k)`` up to ``ceil((i + 1) L / k)`` of L.
-
-    Args:
-        bins: rows and columns of the result.
     """
 
     def __init__(self, bins: Tuple[int, int]) -> None:
@@ -116,33 +97,25 @@ def _with_any_size(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.AdaptiveAvgPool2d:
-                bins = to_2tuple(child.output_size)
-                if None not in bins:
-                    setattr(module, name, AdaptiveAvgPool(bins))
-            elif type(child) is Upsample and not child.size and child.scale_factor % 1 == 0:
-                arguments = child.scale_factor, child.mode, child.align_corners
-                setattr(module, name, nn.Upsample(None, *arguments))
+                setattr(module, name, AdaptiveAvgPool(to_2tuple(child.output_size)))
+            elif type(child) is Upsample:
+                arguments = child.size, child.scale_factor, child.mode, child.align_corners
+                setattr(module, name, nn.Upsample(*arguments))
     return model
 
 
 def exportable(model: nn.Module, name: str) -> nn.Module:
-    """Return an exportable network: the backbone, or a wrapped segmentor or detector.
-
-    Args:
-        model: in evaluation mode.
-        name: name for error messages.
+    """Return an exportable network: a backbone, or a wrapped copy of a segmentor or detector.
 
     Raises:
-        UsageError: the model cannot be exported.
+        UsageError: the model cannot be exported; `name` names it.
     """
     if backbone_of(model) is model:
         return model
-    if isinstance(getattr(model, 'decode_head', None), nn.Module) and not isinstance(
-        model.decode_head, nn.ModuleList
-    ):
+    head = getattr(model, 'decode_head', None)
+    if isinstance(head, nn.Module) and not isinstance(head, nn.ModuleList):
         return Segmentor(model).eval()
     if hasattr(model, 'bbox_head') or hasattr(model, 'roi_head'):  # an mmdet detector
-        check_torch()
         from .detectors import Detector
 
         return Detector(model, name).eval()
@@ -167,13 +140,7 @@ def is_detector(network: nn.Module) -> bool:
 
 
 def facts(cfg: Config, name: str, preprocess: bool = False) -> Dict[str, str]:
-    """Return the metadata that users of the file need.
-
-    Args:
-        cfg: config of the network.
-        name: name of the network.
-        preprocess: the file includes normalisation.
-    """
+    """Return the metadata that users of the file need; `preprocess` if it normalises images."""
     mean, std, order = preprocessing(cfg)
     values = 'values from 0 to 255' if preprocess else '(values from 0 to 255 - mean) / std'
     found = dict(
@@ -207,24 +174,11 @@ def facts(cfg: Config, name: str, preprocess: bool = False) -> Dict[str, str]:
 
 
 def check_packages(needed: Iterable[str]) -> None:
-    """Check that optional packages are installed.
-
-    Raises:
-        UsageError: some are not, or torch is too old.
-    """
+    """Raise UsageError if an optional package is missing or torch is too old."""
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         names = ' '.join(missing)
         raise UsageError(f'{names} of requirements/optional.txt not found: pip install {names}')
-    check_torch()
-
-
-def check_torch() -> None:
-    """Check that torch's exporter can export these networks.
-
-    Raises:
-        UsageError: torch is too old.
-    """
     if digit_version(torch.__version__) < digit_version('2.7'):
         raise UsageError(f'ONNX export needs torch 2.7 or later, got {torch.__version__}')
 
@@ -255,37 +209,34 @@ def export(
 
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)  # it warns about unused ops
     front = [Normalise(normalise)] if normalise else []
-    if not static:  # torch treats maps of one pixel as constants
-        size = (max(size[0], LEAST_SIDE), max(size[1], LEAST_SIDE))
+    # torch treats a batch of one and maps of one pixel as constants.
+    images, free = torch.zeros(1, 3, *size), None
+    if not static:
+        images = torch.zeros(2, 3, *(max(side, 64) for side in size))
+        free = ({axis: torch.export.Dim.DYNAMIC for axis in FREE},)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter('ignore')
             if is_detector(network):
-                model = _detector_model(network, front, size, static, opset)
+                model = _detector_model(network, front, images, free, opset)
             else:
-                inputs = dict(images=_zeros(size, static))
                 whole = nn.Sequential(*front, network).eval()
-                model = _model(whole, inputs, output_names(network), _free(static), opset)
+                model = _model(whole, dict(images=images), output_names(network), free, opset)
     except Exception as error:  # of any part of torch's exporter
+        cause = error
+        while cause.__cause__ is not None:  # later errors name the exporter's steps
+            cause = cause.__cause__
         hint = '--backbone-only drops neck and head'
         if not static:
             hint = f'--static fixes batch and size, {hint}'
         raise UsageError(
-            f'{type(network).__name__} cannot be exported: {_cause(error)}; {hint}'
+            f'{type(network).__name__} cannot be exported: {first_line(cause)}; {hint}'
         ) from error
     found = next(each.version for each in model.opset_import if not each.domain)
     if found != opset:
         raise UsageError(f'--opset {opset}: torch {torch.__version__} exports to {found}')
     set_model_props(model, dict(metadata))
     return model
-
-
-def _zeros(size: Tuple[int, int], static: bool) -> Tensor:
-    return torch.zeros(1 if static else 2, 3, *size)  # torch treats a batch of one as a constant
-
-
-def _free(static: bool) -> Optional[Tuple]:
-    return None if static else ({axis: torch.export.Dim.DYNAMIC for axis in FREE},)
 
 
 def _model(
@@ -320,7 +271,7 @@ def _model(
 
 
 def _detector_model(
-    network: nn.Module, front: List[nn.Module], size: Tuple[int, int], static: bool, opset: int
+    network: nn.Module, front: List[nn.Module], images: Tensor, free: Optional[Tuple], opset: int
 ) -> 'ModelProto':
     """Export a detector for padded images and their size, and the padding before it.
 
@@ -333,17 +284,17 @@ def _detector_model(
     from .detectors import translations
 
     padded = ('padded', 'size')
-    inputs = dict(images=_zeros(size, static))
     before = nn.Sequential(*front, network.pad).eval()
-    before = _model(before, inputs, padded, _free(static), opset)
-    divisor, free = network.pad.divisor, None
+    before = _model(before, dict(images=images), padded, free, opset)
+    divisor, size = network.pad.divisor, images.shape[2:]
     rows, columns = (-(-length // divisor) for length in size)
-    if not static:  # torch also treats a map of one row as a constant
+    if free:  # torch also treats a map of one row as a constant
         rows, columns = max(rows, 1024 // divisor), max(columns, 1536 // divisor)
         dims = {name: torch.export.Dim(name, max=2**20) for name in ('batch', 'rows', 'columns')}
         free = ({0: dims['batch'], 2: divisor * dims['rows'], 3: divisor * dims['columns']}, None)
     inputs = dict(
-        padded=_zeros((rows * divisor, columns * divisor), static), size=torch.tensor(size)
+        padded=torch.zeros(len(images), 3, rows * divisor, columns * divisor),
+        size=torch.tensor(size),
     )
     model = _model(
         network, inputs, output_names(network), free, opset,
@@ -351,10 +302,3 @@ def _detector_model(
     )  # fmt: skip
     before = add_prefix(before, 'in_', rename_inputs=False, rename_outputs=False)
     return merge_models(before, model, io_map=list(zip(padded, padded)))
-
-
-def _cause(error: BaseException) -> str:
-    """Return the first line of the original error; later ones name the exporter's steps."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return first_line(error)

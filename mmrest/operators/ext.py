@@ -30,14 +30,10 @@ def __getattr__(name: str) -> Any:
     """Return a function that reports a missing op; mmcv.ops requests every name."""
     if name.startswith('__'):
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-
-    def missing(*args: Any, **kwargs: Any) -> Any:
-        _refuse(name)
-
-    return missing
+    return functools.partial(_refuse, name)
 
 
-def _refuse(name: str) -> None:
+def _refuse(name: str, *args: Any, **kwargs: Any) -> None:
     raise NotImplementedError(
         f'the op {name} needs compiled mmcv, which is not installed: '
         'pip uninstall mmcv-lite, then MMCV_WITH_OPS=1 pip install --no-build-isolation '
@@ -89,56 +85,36 @@ def softnms(
 ) -> Tensor:
     """Decay the scores of overlapping boxes: Bodla et al., Soft-NMS, 2017.
 
-    Args:
-        boxes: (N, 4), on the CPU.
-        scores: (N,).
-        dets: (N, 5), receives boxes and decayed scores, by descending score.
-        iou_threshold: overlap from which naive (0) and linear (1) decay begin.
-        sigma: width of the Gaussian (method 2).
-        min_score: a box whose score falls below it is dropped.
-        method: 0 naive, 1 linear, 2 Gaussian.
-        offset: added to widths and heights, 0 or 1.
-
-    Returns:
-        Indices of the boxes in `dets`.
+    The method is naive (0) or linear (1), from an overlap of `iou_threshold`, or a Gaussian (2)
+    of width `sigma`. Boxes (N, 4) whose scores (N,) fall below `min_score` are dropped. Returns
+    the indices of the others, by descending score, and writes them to `dets` (N, 5).
     """
-    table = torch.cat([_single(boxes), _single(scores)[:, None]], dim=1).numpy().copy()
-    indices = np.arange(len(table))
-    with np.errstate(invalid='ignore'):
-        first = 0
-        while first < len(table):
-            best = first + table[first:, 4].argmax()
-            table[[first, best]] = table[[best, first]]
-            indices[[first, best]] = indices[[best, first]]
-            rest = table[first + 1 :]
-            size = np.minimum(table[first, 2:4], rest[:, 2:4])
-            size = np.maximum(size - np.maximum(table[first, :2], rest[:, :2]) + offset, 0)
-            inter = size.prod(1)
-            areas = (table[first:, 2:4] - table[first:, :2] + offset).prod(1)
-            iou = inter / (areas[0] + areas[1:] - inter)
-            if method == 2:
-                weight = np.exp(-(iou * iou) / np.float32(sigma))
-            else:
-                weight = np.where(iou >= np.float32(iou_threshold), (1 - iou) * method, 1)
-            rest[:, 4] *= weight
-            kept = first + 1 + _compact(rest[:, 4] < np.float32(min_score))
-            order = np.concatenate([np.arange(first + 1), kept])
-            table, indices = table[order], indices[order]
-            first += 1
-    dets[: len(table)] = torch.from_numpy(table).to(dets)
-    return torch.from_numpy(indices)
-
-
-def _compact(dropped: np.ndarray) -> np.ndarray:
-    """Return the order of kept boxes, in which the last one fills each gap.
-
-    The order decides between boxes of equal score.
-    """
-    count = int((~dropped).sum())
-    order = np.arange(count)
-    last = count + np.flatnonzero(~dropped[count:])[::-1]
-    order[np.flatnonzero(dropped[:count])] = last
-    return order
+    corners, scores = _single(boxes).numpy(), _single(scores).numpy().copy()
+    low, high = corners[:, :2], corners[:, 2:]
+    areas = (high - low + offset).prod(1)
+    kept, left = [], np.arange(len(scores))
+    while len(left):
+        place = scores[left].argmax()
+        best = left[place]
+        kept.append(best)
+        left[place] = left[0]  # this order decides between boxes of equal score
+        left = left[1:]
+        size = np.minimum(high[best], high[left]) - np.maximum(low[best], low[left]) + offset
+        inter = size.clip(0).prod(1)
+        with np.errstate(invalid='ignore'):
+            iou = inter / (areas[best] + areas[left] - inter)
+        if method == 2:
+            scores[left] *= np.exp(-(iou * iou) / np.float32(sigma))
+        else:
+            scores[left] *= np.where(iou >= np.float32(iou_threshold), (1 - iou) * method, 1)
+        stays = ~(scores[left] < np.float32(min_score))
+        count = stays.sum()
+        left[:count][~stays[:count]] = left[count:][stays[count:]][::-1]  # the last fill the gaps
+        left = left[:count]
+    kept = torch.tensor(kept, dtype=torch.int64)
+    dets[: len(kept), :4] = boxes[kept]
+    dets[: len(kept), 4] = torch.from_numpy(scores)[kept]
+    return kept
 
 
 # Functions, because torch.compile cannot call an operator.itemgetter.
@@ -304,13 +280,8 @@ def sigmoid_focal_loss_forward(
 ) -> None:
     """Binary focal loss of each class: Lin et al., Focal Loss, equation 5.
 
-    Args:
-        input: logits, (N, C).
-        target: classes, (N,); values outside 0 to C - 1 are background.
-        weight: one per class, or empty.
-        output: receives the losses, (N, C).
-        gamma: exponent that down-weights easy examples.
-        alpha: weight of the class; 1 - alpha is the weight of the others.
+    Logits and losses are (N, C), classes (N,); those outside 0 to C - 1 are background. There is
+    one weight per class, or none.
     """
     output.copy_(_sigmoid_focal_loss(_single(input), target, weight, gamma, alpha))
 

@@ -17,11 +17,8 @@ def float32_roi_extractor(of: str = 'SingleRoIExtractor', **kwargs: Any) -> nn.M
 
     mmcv's RoIAlign supports float32 and float16 but not bfloat16. In half precision, regions are
     off by up to half a pixel (float16) or four (bfloat16) in images as large as COCO's. The output
-    is float32; autocast casts it again for the layers of the head.
-
-    Args:
-        of: type of the mmdet extractor.
-        **kwargs: its arguments.
+    is float32; autocast casts it again for the layers of the head. `of` is the type of the mmdet
+    extractor, and `kwargs` are its arguments.
     """
     extractor = MODELS.build(dict(type=f'mmdet.{of}', **kwargs))
     extractor.register_forward_pre_hook(_cast_inputs)
@@ -33,11 +30,8 @@ def float32_head(of: str, **kwargs: Any) -> nn.Module:
     """Build a head whose predictions are cast to float32 before they are decoded to boxes.
 
     mmdet creates anchors in the dtype of the predictions; half precision cannot represent their
-    positions in a large image. mmcv's nms supports only float32.
-
-    Args:
-        of: type of the mmdet head.
-        **kwargs: its arguments.
+    positions in a large image. mmcv's nms supports only float32. `of` is the type of the mmdet
+    head, and `kwargs` are its arguments.
     """
     head = MODELS.build(dict(type=f'mmdet.{of}', **kwargs))
     head.register_forward_hook(_cast_outputs)

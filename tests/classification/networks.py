@@ -18,6 +18,21 @@ SMALL = {'deit_s': dict(dims=(32,), depths=(2,), num_heads=(4,))}
 CLASSES = 5
 """Of small networks with token labels."""
 
+SHAPES = """
+data_preprocessor = dict(num_classes=3)
+data = dict(_delete_=True, type='CustomDataset', data_root='data/imagenet')
+loader = dict(batch_size=4, num_workers=1, persistent_workers=False)
+train_pipeline, test_pipeline = _base_.train_pipeline, _base_.test_pipeline
+train_dataloader = dict(
+    dataset=dict(data_prefix='train', pipeline=train_pipeline, **data), **loader
+)
+val_dataloader = dict(dataset=dict(data_prefix='val', pipeline=test_pipeline, **data), **loader)
+test_dataloader = val_dataloader
+val_evaluator = test_evaluator = dict(topk=(1,))
+default_hooks = dict(logger=dict(interval=1))
+"""
+"""The end of a config of runs with synthetic shapes of three classes."""
+
 
 def small_arch(name):
     """Few channels and layers for an arch; its ratios, decays, scales and switches stay."""

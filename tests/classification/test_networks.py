@@ -55,9 +55,12 @@ def assert_loaded(model, content):
         assert torch.equal(tensor, content['model'][released_name(own)]), own
 
 
-def test_an_official_file_is_loaded_completely(small, log):
+@pytest.mark.parametrize('kind', ['Pretrained', 'PretrainedInit'])
+def test_an_official_file_is_loaded_completely(small, kind, log):
+    """After the initialisation of the parts."""
     cfg, path, content = small
-    cfg.model.init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    constant = dict(type='Constant', layer='Linear', val=7.0)
+    cfg.model.init_cfg = [dict(type=kind, checkpoint=str(path)), constant]
     model = build(cfg)
     model.init_weights()
     assert_loaded(model, content)
@@ -73,17 +76,6 @@ def test_an_official_file_is_loaded_completely(small, log):
     report = Report()
     check_weights(cfg, check_model(cfg), ('train',), report)
     assert [fact.found for fact in report.facts] == [line]
-
-
-@pytest.mark.parametrize('kind', ['Pretrained', 'PretrainedInit'])
-def test_weights_of_a_file_come_last(small, kind):
-    """Weights are loaded after the initialisation of the parts."""
-    cfg, path, content = small
-    constant = dict(type='Constant', layer='Linear', val=7.0)
-    cfg.model.init_cfg = [dict(type=kind, checkpoint=str(path)), constant]
-    model = build(cfg)
-    model.init_weights()
-    assert_loaded(model, content)
 
 
 def test_both_names_are_loaded(small):
@@ -122,17 +114,6 @@ def test_fine_tuning_keeps_a_new_head(small):
     fitted = InitWeightsHook().fitted(model, 'x.pth', content)
     assert not fitted.complete
     assert set(model.state_dict()) - set(fitted.tensors) == {'head.fc.weight', 'head.fc.bias'}
-
-
-def test_a_backbone_is_initialised_from_it(small):
-    """Like a detector's: the classifier is ignored."""
-    cfg, path, content = small
-    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(path))
-    model = build(cfg)
-    model.init_weights()
-    name = next(iter(model.backbone.state_dict()))
-    assert torch.equal(model.backbone.state_dict()[name], content['model'][name])
-    assert not torch.equal(model.head.fc.weight, content['model']['head.weight'])
 
 
 @pytest.mark.parametrize('tokens, channels', [('last', 32), ('projected', 16)])

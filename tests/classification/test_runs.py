@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 
 from mmrest.datasets.shapes import write_classes
-from tests.classification.networks import ARCH, build, released
+from tests.classification.networks import ARCH, SHAPES, build, released
 from tests.runs import ROOT, evaluate, run, train
 
 CLASSIFIER = f"""
@@ -20,32 +20,16 @@ model = dict(
     neck=dict(in_channels=32),
     head=dict(num_classes=3),
 )
-data_preprocessor = dict(num_classes=3)
-data = dict(_delete_=True, type='CustomDataset', data_root='shapes/imagenet')
-train_dataloader = dict(batch_size=4, num_workers=0, dataset=dict(
-    data_prefix='train', pipeline=_base_.train_dataloader.dataset.pipeline, **data
-))
-val_dataloader = dict(batch_size=4, num_workers=0, dataset=dict(
-    data_prefix='val', pipeline=_base_.val_dataloader.dataset.pipeline, **data
-))
-test_dataloader = val_dataloader
-val_evaluator = dict(topk=(1,))
-test_evaluator = dict(topk=(1,))
 custom_hooks = [
     dict(type='EMAHook', momentum=0.5, update_buffers=True, priority='ABOVE_NORMAL'),
     dict(type='InvalidLossHook'),
 ]
 train_cfg = dict(max_epochs=2)
-default_hooks = dict(logger=dict(interval=1))
 randomness = dict(seed=0)
+{SHAPES}
+# Saves in the middle of an epoch of three iterations.
+default_hooks['checkpoint'] = dict(interval=2, by_epoch=False)
 """
-
-
-RUN = (
-    '--cfg-options', 'train_dataloader.num_workers=1', 'default_hooks.checkpoint.interval=2',
-    'default_hooks.checkpoint.by_epoch=False',
-)  # fmt: skip
-"""Saves in the middle of an epoch of three iterations, with images from another process."""
 
 
 @pytest.fixture(scope='module')
@@ -53,8 +37,8 @@ def folder(tmp_path_factory):
     """A config, its data, and a run of two epochs."""
     folder = tmp_path_factory.mktemp('runs')
     (folder / 'tiny.py').write_text(CLASSIFIER)
-    write_classes(folder / 'shapes', dict(train=12, val=6), 32, 48)
-    train('tiny.py', '--work-dir', 'whole', *RUN, cwd=folder)
+    write_classes(folder / 'data', dict(train=12, val=6), 32, 48)
+    train('tiny.py', '--work-dir', 'whole', cwd=folder)
     return folder
 
 
@@ -74,7 +58,7 @@ def test_training(folder):
 
 def test_resuming_changes_nothing(folder):
     begun = folder / 'whole' / 'iter_4.pth'
-    train('tiny.py', '--work-dir', 'resumed', '--resume', begun, *RUN, cwd=folder)
+    train('tiny.py', '--work-dir', 'resumed', '--resume', begun, cwd=folder)
     whole, resumed = (weights(folder / name / 'iter_6.pth') for name in ('whole', 'resumed'))
     begun = weights(begun)
     for key in ('state_dict', 'ema_state_dict', 'optimizer'):
@@ -113,7 +97,7 @@ def test_an_official_file_is_evaluated(folder):
     shown = sorted((folder / 'shown').rglob('*.jpg'))
     assert len(shown) == 6
     for path in shown:  # in true colours, below the text
-        (image,) = (folder / 'shapes' / 'imagenet' / 'val').glob(f'*/{path.name}')
+        (image,) = (folder / 'data' / 'imagenet' / 'val').glob(f'*/{path.name}')
         colours = (cv2.imread(str(file))[-4:].mean((0, 1)) for file in (path, image))
         assert np.abs(np.subtract(*colours)).max() < 25
 

@@ -13,7 +13,7 @@ from mmpretrain import get_model
 from mmrest import RMT
 from mmrest.classification.token_maps import read_token_map
 from mmrest.datasets.shapes import CLASSES, write_classes
-from tests.classification.networks import released_name
+from tests.classification.networks import SHAPES, released_name
 from tests.models.networks import TINY
 from tests.runs import ROOT, evaluate, train
 
@@ -25,22 +25,11 @@ model = dict(
     neck=dict(in_channels=32, out_channels=16),
     head=dict(in_channels=16, token_channels=16, num_classes=3, topk=(1,)),
 )
-data_preprocessor = dict(num_classes=3)
-data = dict(type='CustomDataset', data_root='data/imagenet', _delete_=True)
-train_pipeline = _base_.train_pipeline
-train_pipeline[1]['scale'] = 64
-train_pipeline[-2].update(label_root='data/imagenet/labels', num_classes=3, grid=2)
-test_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
-loader = dict(batch_size=4, num_workers=1, persistent_workers=False)
-train_dataloader = dict(
-    dataset=dict(data_prefix='train', pipeline=train_pipeline, **data), **loader
-)
-val_dataloader = dict(dataset=dict(data_prefix='val', pipeline=test_pipeline, **data), **loader)
-test_dataloader = val_dataloader
-val_evaluator = dict(topk=(1,))
-test_evaluator = val_evaluator
+_base_.train_pipeline[1]['scale'] = 64
+_base_.train_pipeline[-2].update(label_root='data/imagenet/labels', num_classes=3, grid=2)
+_base_.test_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
 train_cfg = dict(max_epochs=1)
-default_hooks = dict(logger=dict(interval=1))
+{SHAPES}
 """
 
 

@@ -5,13 +5,15 @@ operators are compiled: the file holds the numbers of mmcv 2.1.0 on a CPU. Input
 they come from NumPy's legacy generator, whose stream never changes.
 """
 
+import functools
 import itertools
 from pathlib import Path
 
 import numpy as np
 import torch
+from mmcv import ops
 
-import mmrest  # noqa: F401, it offers the operators to mmcv
+from mmrest.operators import describe
 
 REFERENCE = Path(__file__).resolve().parents[1] / 'data' / 'operators.npz'
 
@@ -39,27 +41,19 @@ def with_gradients(function, inputs):
 
 
 def nms(count, offset, threshold, **options):
-    from mmcv import ops
-
     return ops.nms(*boxes(count), threshold, offset=offset, **options)
 
 
 def soft_nms(count, method, offset):
-    from mmcv import ops
-
     return ops.soft_nms(*boxes(count), 0.3, method=method, offset=offset, min_score=0.05)
 
 
 def batched_nms(count, **options):
-    from mmcv import ops
-
     classes = torch.from_numpy(np.random.RandomState(3).randint(0, 80, count))
     return ops.batched_nms(*boxes(count, size=30), classes, **options)
 
 
 def roi_align(aligned, sampling_ratio, size=(7, 7), count=6, dtype=torch.float32):
-    from mmcv import ops
-
     rois = torch.tensor([
         [0, 3.3, 4.1, 30.2, 41.9], [1, -9.0, -5.5, 12.0, 13.0], [1, 20.0, 10.0, 90.0, 77.0],
         [0, 5.0, 5.0, 5.0, 5.0], [1, 40.0, 30.0, 40.25, 66.0], [0, 60.0, 60.0, 75.0, 80.0],
@@ -72,8 +66,6 @@ def roi_align(aligned, sampling_ratio, size=(7, 7), count=6, dtype=torch.float32
 
 
 def deform_conv(stride, dilation, groups, deform_groups, modulated, kernel, dtype=torch.float32):
-    from mmcv import ops
-
     inputs = sample(2, 4, 9, 11, dtype=dtype)
     weight = sample(6, 4 // groups, *kernel, seed=1, scale=0.3, dtype=dtype)
     padding = (kernel[0] // 2, kernel[1] // 2)
@@ -105,7 +97,7 @@ def cases():
     def add(function, *arguments, **options):
         texts = [*map(str, arguments), *(f'{key}={value}' for key, value in options.items())]
         name = f'{function.__name__}({", ".join(texts)})'
-        found[name] = lambda: function(*arguments, **options)
+        found[name] = functools.partial(function, *arguments, **options)
 
     for count, offset in itertools.product((0, 1, 57, 300), (0, 1)):
         for threshold in (0.3, 0.6, 0.7):
@@ -132,15 +124,12 @@ def cases():
 
 def write():
     """Write the reference, with compiled ops only."""
-    from mmrest.operators import describe
-
     assert describe() == 'compiled', f'the operators here are not compiled: {describe()}'
     arrays = {}
     for name, case in cases().items():
         for index, tensor in enumerate(case()):
             array = tensor.detach().numpy()
             arrays[f'{name}:{index}'] = array.astype('f4') if array.dtype == 'f8' else array
-    REFERENCE.parent.mkdir(exist_ok=True)
     np.savez_compressed(REFERENCE, **arrays)
 
 

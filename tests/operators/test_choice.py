@@ -15,8 +15,7 @@ def before_import(monkeypatch):
     """Process without imported mmrest and ops."""
     others = [finder for finder in sys.meta_path if not isinstance(finder, operators._Finder)]
     monkeypatch.setattr(sys, 'meta_path', others)
-    for name in [name for name in sys.modules if name == 'mmcv._ext']:
-        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, 'mmcv._ext', raising=False)
     monkeypatch.delenv(operators.ENVIRONMENT_VARIABLE, raising=False)
     if importlib.util.find_spec('mmcv._ext') is not None:
         pytest.skip('mmcv has compiled operators here')
