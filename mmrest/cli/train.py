@@ -113,7 +113,8 @@ def batch_size_warning(cfg: Config) -> Optional[str]:
 
 def summary(config: str, report: Report, warnings: Sequence[str]) -> Table:
     """Return the findings of a dry run as a table."""
-    rows = Table(title=f'{config} passed all checks', title_justify='left')
+    suffix = f', with {len(warnings)} warning(s)' if warnings else ''
+    rows = Table(title=f'{config} passed all checks{suffix}', title_justify='left')
     rows.add_column('checked')
     rows.add_column('found', overflow='fold')
     for fact in report.facts:

@@ -23,14 +23,14 @@ from ..engine.config import RUN_KEYS, make_resumable
 from ..engine.data_loading import kept_random_states
 from ..engine.loops import check_compile
 from ..engine.resuming import check_same_optimizer
-from ..errors import UsageError, explained, near
+from ..errors import UsageError, explained, near, some
 from .classes import check_classes
 from .data import Part, build_loader, check_objects
 from .evaluation import check_evaluator
 from .findings import Fact, Report, quiet
 from .resources import check_disk, check_weights, check_writable
 from .schedule import check_optimizer, check_schedule
-from .step import check_run
+from .step import check_backends, check_run
 
 __all__ = ['Fact', 'Rehearsal', 'Report', 'rehearse']
 
@@ -58,6 +58,13 @@ def check_keys(cfg: Config, phases: Tuple[str, ...], report: Report) -> None:
     for key in (*needed, 'val_dataloader'):
         if not isinstance(cfg.get(key), dict) and (key in needed or cfg.get(key) is not None):
             raise UsageError(f'{key} must be a dict, got {cfg.get(key)!r} in {cfg.filename}')
+    for phase in ('val', 'test'):
+        keys = [f'{phase}_{part}' for part in ('dataloader', 'cfg', 'evaluator')]
+        absent = [key for key in keys if cfg.get(key) is None]
+        if len(absent) in (1, 2):
+            raise UsageError(f'{some(absent)} must be set, because others of {some(keys)} are')
+    if {'type', 'by_epoch'} <= (cfg.train_cfg or {}).keys():
+        raise UsageError('train_cfg has both type and by_epoch; remove one of them')
     randomness = dict(cfg.get('randomness') or {}, deterministic=False)
     with explained(f'randomness={cfg.get("randomness")} cannot be used', 'set an integer seed'):
         set_random_seed(**randomness)
@@ -90,6 +97,7 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         check_writable(cfg.work_dir)
         check_keys(cfg, phases, report)
         check_compile(cfg)
+        check_backends(cfg, folder)
         make_resumable(cfg)
         model = check_model(cfg)
         count = sum(parameter.numel() for parameter in model.parameters())

@@ -17,8 +17,17 @@ NEEDED = {
 Methods = Iterator[Tuple[type, str, Callable]]
 
 
+class Read:
+    """Counts of an annotation file that a dataset has read."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.unknown: Counter = Counter()  # names or numbers of objects that are not classes
+        self.small = 0  # VOC's objects below ``bbox_min_size``
+
+
 @contextlib.contextmanager
-def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Dict[str, Counter]]:
+def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Dict[str, Read]]:
     """Check each COCO JSON and VOC XML that mmdet reads in this context.
 
     pycocotools silently drops one of two annotations with the same id, and raises a traceback if a
@@ -30,13 +39,13 @@ def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Di
         evaluated: every annotation needs ``iscrowd``.
 
     Yields:
-        Counts by file: of 'images', and of the kinds of objects that mmdet drops.
+        Counts by file.
 
     Raises:
         UsageError: an entry or category is missing, ambiguous, or in a different order from the
             classes; a name differs from a class only in case or space.
     """
-    found: Dict[str, Counter] = defaultdict(Counter)
+    found: Dict[str, Read] = defaultdict(Read)
     with contextlib.ExitStack() as originals:
         with contextlib.suppress(ImportError):  # segmentors and classifiers work without mmdet
             for owner, name, method in (*_of_coco(found, masks, evaluated), *_of_voc(found)):
@@ -45,7 +54,7 @@ def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Di
         yield found
 
 
-def _of_coco(found: Dict[str, Counter], masks: bool, evaluated: bool) -> Methods:
+def _of_coco(found: Dict[str, Read], masks: bool, evaluated: bool) -> Methods:
     """Yield class, name and replacement of mmdet's methods that read a JSON."""
     from mmdet.datasets.api_wrappers import COCO
 
@@ -61,11 +70,12 @@ def _of_coco(found: Dict[str, Counter], masks: bool, evaluated: bool) -> Methods
     def checked_index(self: Any) -> None:
         if type(self) is COCO:  # files of panoptic segmentation have other entries
             _check_entries(self.file, self.dataset, needed)
-            found[self.file]['images'] = len(self.dataset['images'])
+            file = found[self.file] = Read()
+            file.images = len(self.dataset['images'])
         index(self)
-        for entry in self.anns.values() if type(self) is COCO else ():
-            if entry['category_id'] not in self.cats:
-                found[self.file][f'objects of the unknown category {entry["category_id"]}'] += 1
+        if type(self) is COCO:
+            numbered = (entry['category_id'] for entry in self.anns.values())
+            file.unknown.update(number for number in numbered if number not in self.cats)
 
     def checked_numbers(self: Any, cat_names: Sequence[str] = (), **others: Any) -> List[int]:
         labels = numbers(self, cat_names, **others)
@@ -128,7 +138,7 @@ def _check_categories(coco: Any, classes: List[str], labels: List[int]) -> None:
         )
 
 
-def _of_voc(found: Dict[str, Counter]) -> Methods:
+def _of_voc(found: Dict[str, Read]) -> Methods:
     """Yield class, name and replacement of mmdet's methods that read an XML."""
     from mmdet.datasets import XMLDataset
 
@@ -137,20 +147,19 @@ def _of_voc(found: Dict[str, Counter]) -> Methods:
 
     def checked_info(self: Any, img_info: Dict[str, Any]) -> Dict[str, Any]:
         nonlocal path
-        path, counts = img_info['xml_path'], found[str(self.ann_file)]
+        path, file = img_info['xml_path'], found[str(self.ann_file)]
         with explained(f'{path} (of {self.ann_file}) cannot be read'):
             info = parse(self, img_info)
-        counts['images'] += 1
+        file.images += 1
         for left, top, right, bottom in (each['bbox'] for each in info['instances']):
-            if min(right - left, bottom - top) < (self.bbox_min_size or 0):
-                counts['boxes below filter_cfg.bbox_min_size'] += 1
+            file.small += min(right - left, bottom - top) < (self.bbox_min_size or 0)
         return info
 
     def checked_instances(self: Any, tree: Any, *args: Any, **kwargs: Any) -> List[dict]:
         classes = self.metainfo['classes']
         names = [entry.findtext('name', '') for entry in tree.findall('object')]
         for name in [name for name in names if name not in classes]:
-            found[str(self.ann_file)][f'objects of the unknown class {name!r}'] += 1
+            found[str(self.ann_file)].unknown[name] += 1
             for near in classes:
                 if near.lower() == name.strip().lower():
                     raise UsageError(

@@ -1,6 +1,7 @@
 """Checks of classes: datasets and heads must agree on the name of each label."""
 
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+import copy
+from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
 
 import numpy as np
 from mmengine.config import Config
@@ -81,9 +82,9 @@ def _counts(cfg: Config, metainfo: Dict[str, Any]) -> Iterator[Tuple[str, int, S
     top = dicts(cfg.get('data_preprocessor'), 'data_preprocessor')
     for key, node in (*dicts(cfg.model, 'model'), *top):
         counts = {kind: node.get(f'num_{kind}_classes') for kind in ('things', 'stuff')}
-        if stuff and all(counts.values()):
-            yield f'{key}.num_things_classes', counts['things'], metainfo['thing_classes']
-            yield f'{key}.num_stuff_classes', counts['stuff'], stuff
+        if stuff and any(counts.values()):
+            yield f'{key}.num_things_classes', counts['things'] or 0, metainfo['thing_classes']
+            yield f'{key}.num_stuff_classes', counts['stuff'] or 0, stuff
         elif any(counts.values()):
             kind = 'things' if counts['things'] else 'stuff'
             yield f'{key}.num_{kind}_classes', sum(filter(None, counts.values())), names
@@ -106,15 +107,32 @@ def _check_labels(cfg: Config, part: Part, report: Report) -> None:
     for head, count in of_labels.items():
         beyond = found - {nodes[head].get('ignore_index')} - set(range(count))
         if beyond:
+            hint = 'the labels' if head.endswith('.head') else 'reduce_zero_label and ignore_index'
             raise UsageError(
                 f'{files[min(beyond)]} ({part.where}) has the label {min(beyond)}, but '
                 f'{head}.num_classes is {count}, so only 0 to {count - 1} are classes; check '
-                f'metainfo.classes, reduce_zero_label and {head}.ignore_index'
+                f'metainfo.classes, {hint}'
             )
     most = max(of_labels.values(), default=0)
-    if part.phase == 'train' and len(found) < 2 <= most and ignored & files.keys():
-        report.warnings.append(
-            f'label maps of {part.where} have only the values {some(sorted(files))} in a sample, '
-            'and 255 is ignored, so there is at most one class; number the classes from 0 (1 '
-            'instead of 255) in the files, or drop reduce_zero_label'
+    if part.phase == 'train' and len(found) < 2 <= most and IGNORED in files:
+        _check_masks_of_255(part, report)
+
+
+def _check_masks_of_255(part: Part, report: Report) -> None:
+    """Check that label maps have more than one class before they are augmented."""
+    values: Set[int] = set()
+    loads = [s for s in part.dataset.pipeline.transforms if type(s).__name__.startswith('Load')]
+    for info, _ in part.samples:
+        data = copy.deepcopy(info)
+        for step in loads:
+            data = step(data)
+        values.update(np.unique(data.get('gt_seg_map', [])).tolist())
+    if IGNORED in values and values <= {0, IGNORED}:
+        fault = (
+            f'label maps of {part.where} have only the values {some(sorted(values))} when they '
+            'are loaded, and 255 is ignored, so there is at most one class; number the '
+            'classes from 0 (1 instead of 255) in the files, or drop reduce_zero_label'
         )
+        if len(part.samples) == len(part.dataset):
+            raise UsageError(fault)
+        report.warnings.append(fault)  # other maps may have more

@@ -76,10 +76,19 @@ class Part(NamedTuple):
                 data = last(data)
             path = getattr(step, 'with_seg', False) and info.get('seg_map_path')
             fault = f'{name} of {self.where}.pipeline fails on {path or info.get("img_path")}'
-            with explained(fault, 'if the file is damaged, replace or remove it' if loads else ''):
-                data = step(data)
+            remedy = 'check its annotations' if loads else ''
+            if path or name.startswith('LoadImage'):
+                remedy = 'if the file is damaged, replace or remove it'
+            with explained(fault, remedy):
+                annotated, data = _is_annotated(data), step(data)
             if data is None:
                 return None
+            appeared = loads and _is_annotated(data) > annotated
+            if appeared and self.phase == 'train' and _is_moved(data):
+                raise UsageError(
+                    f'{self.where}.pipeline resizes or flips images before {name} loads their '
+                    'annotations, which then do not match; put LoadAnnotations first'
+                )
             if loads and 'ori_shape' in data:
                 self._check_sizes(info, data)
         return data
@@ -95,8 +104,6 @@ class Part(NamedTuple):
                 f'annotation says {stated[1]} x {stated[0]}; fix them, and check the boxes'
             )
         labels, path, fault = data.get('gt_seg_map'), info.get('seg_map_path'), ''
-        if self.phase == 'train':  # an evaluation has labels of the original size
-            height, width = data.get('img_shape', data['ori_shape'])[:2]
         if labels is None or not path:
             return
         if labels.ndim != 2:
@@ -134,8 +141,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     with checked_reading(masks) as read, explained(f'{where} cannot be built'):
         loader = Runner.build_dataloader(cfg[where], seed=0)
     by_epoch = cfg.train_cfg.get('max_epochs') if phase == 'train' else True
-    sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
-    if isinstance(sampler, InfiniteSampler) and by_epoch:
+    if is_endless(loader) and by_epoch:
         raise UsageError(
             f'{where}.sampler is an InfiniteSampler, with which an epoch or evaluation never '
             'ends; set DefaultSampler'
@@ -144,10 +150,16 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     for part in parts:
         if not len(part.dataset):
             raise UsageError(f'{part.where} has no images; check its paths and suffixes')
-        counts = dict(read[str(getattr(part.dataset, 'ann_file', None))])
-        used = f' used of {counts.pop("images"):,}' if counts else ''
+        file = read[str(getattr(part.dataset, 'ann_file', None))]
+        used = f' used of {file.images:,}' if file.images else ''
         report.add(f'images of {part.where}', f'{len(part.dataset):,}{used}')
-        report.warnings += [f'{part.where} drops {n} {what}' for what, n in counts.items()]
+        if file.unknown:
+            names = [f'{name!r} ({count})' for name, count in file.unknown.most_common()]
+            dropped = f'{sum(file.unknown.values())} objects of other classes: {some(names)}'
+            report.warnings.append(f'{part.where} drops {dropped}')
+        if file.small:
+            small = f'{file.small} boxes below filter_cfg.bbox_min_size'
+            report.warnings.append(f'{part.where} ignores {small}')
         if part.classes:
             report.add(f'classes of {part.where}', f'{len(part.classes)}: {some(part.classes, 3)}')
         _sample(part, report)
@@ -168,7 +180,8 @@ def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Part]:
 def _sample(part: Part, report: Report) -> None:
     """Prepare samples spread over a dataset, and check that their objects remain."""
     count = len(part.dataset)
-    if not hasattr(getattr(part.dataset, 'pipeline', None), 'transforms'):
+    pipeline = getattr(part.dataset, 'pipeline', None)
+    if not hasattr(pipeline, 'transforms') or not hasattr(part.dataset, 'get_data_info'):
         return
     for index in sorted({number * count // SAMPLES for number in range(SAMPLES)}):
         info = part.dataset.get_data_info(index)
@@ -217,6 +230,21 @@ def check_objects(parts: List[Part], report: Report) -> None:
             if phase == 'train':
                 raise UsageError(fault)
             report.warnings.append(fault)
+
+
+def is_endless(loader: DataLoader) -> bool:
+    """Return True if a loader draws images without end."""
+    sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
+    return isinstance(sampler, InfiniteSampler)
+
+
+def _is_annotated(data: Dict[str, Any]) -> bool:
+    return 'gt_bboxes' in data or 'gt_seg_map' in data
+
+
+def _is_moved(data: Dict[str, Any]) -> bool:
+    before, now = data.get('ori_shape'), data.get('img_shape')
+    return bool(data.get('flip') or (before and now and tuple(before[:2]) != tuple(now[:2])))
 
 
 def _has_object(info: Dict[str, Any]) -> bool:

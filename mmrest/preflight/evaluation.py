@@ -65,6 +65,13 @@ def check_evaluator(
             ]
     with checked_reading(evaluated=True), explained(f'{where} cannot be built'):
         evaluator = Runner.build_evaluator(None, node)  # does not use its runner
+    for part in parts:
+        voc, metainfo = part.metainfo.get('dataset_type'), getattr(part.dataset, 'METAINFO', {})
+        if voc in ('VOC2007', 'VOC2012') and part.classes != list(metainfo.get('classes', ())):
+            report.warnings.append(
+                f"{part.where}: mmdet's VOCMetric prints the classes of Pascal VOC, because the "
+                f'path contains {voc}, and fails with more than 20; rename the folder'
+            )
     if len(parts) > 1 and type(evaluator).__name__ == 'MultiDatasetsEvaluator':
         return evaluator  # each metric is for another dataset
     scores = [_check_metric(where, metric, parts, report) for metric in evaluator.metrics]
@@ -118,7 +125,7 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
             raise UsageError(
                 f'{place} gives {prefix}{name} {scores[name]:.3f} instead of {best[name]:g} for '
                 f'the annotations of {part.where} as predictions; check that both read the same '
-                'ann_file, and that the pipeline does not change annotations'
+                'ann_file, the corners of the boxes, and that the pipeline changes no annotations'
             )
         report.add(f'{where} on the ground truth', f'{prefix}{name} {scores[name]:.3f}')
     return [prefix + name for name in scores]

@@ -32,11 +32,12 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> OptimWrapp
     names = [name for name, _ in model.named_parameters()]
     words = {word for name in names for word in name.split('.')}
     for key in [key for key in keys if not any(key in name for name in names)]:
-        for similar in near(key.split('.')[-1], words, 0.85):  # keys for other networks are common
-            report.warnings.append(
-                f'{key} of paramwise_cfg.custom_keys is in no parameter name; did you mean '
-                f'{similar}?'
-            )
+        # Keys for other networks are common.
+        report.warnings += [
+            f'{key} of paramwise_cfg.custom_keys is in no parameter name; did you mean {similar}?'
+            for similar in near(key.split('.')[-1], words, 0.85)
+            if similar not in key
+        ]
     if isinstance(wrapper, OptimWrapperDict) or not keys or paramwise.get('norm_decay_mult') != 0:
         return wrapper  # several optimizers, or nothing to undo
     groups = [group for group in wrapper.optimizer.param_groups if group.get('weight_decay')]
@@ -70,14 +71,14 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
             f'train_dataloader has no batch: its dataset is smaller than batch_size={batch_size}, '
             'and drop_last drops the rest; reduce batch_size or set drop_last=False'
         )
-    for key in ('max_epochs', 'max_iters', 'val_interval'):
+    for key in ('max_epochs', 'max_iters', *['val_interval'] * bool(cfg.get('val_dataloader'))):
         value = cfg.train_cfg.get(key, 1)
         if value is not None and (not isinstance(value, (int, float)) or value < 1):
             raise UsageError(f'train_cfg.{key} must be a positive integer, got {value!r}')
     report.add('batch', f'{batch_size} x {get_world_size()} process(es)')
     report.add('iterations per epoch', f'{batches:,}')
     unit = 'epochs' if by_epoch else 'iterations'
-    report.add('length', f'{length:,} {unit}' if length else 'set by its loop')
+    report.add('length', f'{int(length):,} {unit}' if length else 'set by its loop')
     optimizer = cfg.optim_wrapper.get('optimizer')
     if optimizer:  # not several
         report.add('optimizer', f'{type_name(optimizer)}, lr {optimizer.get("lr")}')
@@ -85,24 +86,29 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
         name, end, in_epochs = type_name(part), part.get('end'), part.get('by_epoch', True)
         unit = '' if in_epochs else ' (iterations)'
         report.add('schedule', f'{name} {part.get("begin", 0)} to {end or "the end"}{unit}')
-        whole = (length or 0) * (batches if by_epoch else 1)
-        warm_up = (end or 0) * (batches if in_epochs else 1)
+        whole = int(length or 0) * (batches if by_epoch else 1)
+        last = (end or 0) * (batches if in_epochs else 1)
         rises = part.get('start_factor', 1 / 3) < part.get('end_factor', 1)
-        if name.startswith('ReduceOnPlateau') or part.get('convert_to_iter_based'):
-            continue  # it steps after evaluations, or its numbers are converted
-        if in_epochs and not by_epoch:
+        if name.startswith('ReduceOnPlateau') or not length:
+            continue  # it steps after evaluations, or the loop is the user's own
+        if in_epochs and not by_epoch and not part.get('convert_to_iter_based'):
             report.warnings.append(
                 f'{name} of param_scheduler counts epochs, but the run counts iterations, so it '
                 'has no effect; set by_epoch=False'
             )
-        elif min(part.get('milestones') or [0]) * (batches if in_epochs else 1) >= whole > 0:
+        elif min(part.get('milestones') or [0]) * (batches if in_epochs else 1) >= whole:
             report.warnings.append(
                 f'{name} of param_scheduler has no effect: its milestones {part["milestones"]} '
                 'are after the end of the run; lower them'
             )
-        elif name == 'LinearLR' and rises and not part.get('begin') and 2 * warm_up > whole > 0:
+        elif name.startswith(('Poly', 'Cosine')) and last > whole:
             report.warnings.append(
-                f'the warm-up takes {warm_up:,} of the {whole:,} iterations; shorten it (end of '
+                f'{name} of param_scheduler ends after {last:,} iterations, but the run after '
+                f'{whole:,}; set its end to that of the run'
+            )
+        elif name == 'LinearLR' and rises and not part.get('begin') and 2 * last > whole:
+            report.warnings.append(
+                f'the warm-up takes {last:,} of the {whole:,} iterations; shorten it (end of '
                 'the first param_scheduler) or train longer'
             )
 

@@ -24,11 +24,12 @@ from ..engine.building import build_runner
 from ..engine.compat import use_parts
 from ..engine.resuming import follow_config
 from ..errors import UsageError, explained, some
-from .data import Part, Sample, count_instances
+from .classes import IGNORED
+from .data import Part, Sample, count_instances, is_endless
 from .findings import Report
 from .resources import from_files
 
-SIDE = 256
+SIDE = 320
 """Side of the images, in pixels; a step takes seconds on a laptop."""
 
 SCALES = (0.02, 128)
@@ -86,8 +87,8 @@ class _FirstStep(Hook):
         for name, value in losses.items():
             if not np.isfinite(value):
                 raise UsageError(
-                    f'the first step of training gives {name} {value}; check the boxes of the '
-                    'training set (units, order of corners), data_preprocessor and the losses'
+                    f'the first step of training gives {name} {value}; check data_preprocessor, '
+                    'the losses, and boxes, if there are any (units, order of corners)'
                 )
         self._report.add('first step', ', '.join(f'{k} {v:.3g}' for k, v in losses.items()))
         self.stage = 'the first evaluation fails', 'check heads, test_cfg and val_evaluator'
@@ -108,7 +109,8 @@ class _FirstStep(Hook):
         if not any(grad is not None and grad.any() for grad in trained):
             raise UsageError(
                 'the first step of training changes nothing: all gradients or learning rates are '
-                '0; check lr, lr_mult and clip_grad of optim_wrapper, and loss_weight of the heads'
+                '0; check lr, lr_mult and clip_grad of optim_wrapper, loss_weight of the heads, '
+                'and that labels are not all ignored'
             )
         cfg = self._cfg
         without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -214,8 +216,6 @@ def _runner(cfg: Config, folder: str) -> Runner:
     cfg.setdefault('launcher', 'none')
     cfg.randomness = {'seed': None, **(cfg.get('randomness') or {}), 'deterministic': False}
     if isinstance(cfg.get('visualizer'), dict):  # one for each name and process
-        for backend in cfg.visualizer.get('vis_backends') or ():
-            _check_backend(dict(backend, save_dir=folder))
         backends = [dict(type='LocalVisBackend')]
         cfg.visualizer.update(name=folder, save_dir=folder, vis_backends=backends)
     if 'accumulative_counts' in cfg.optim_wrapper:
@@ -235,16 +235,22 @@ def _runner(cfg: Config, folder: str) -> Runner:
     return runner
 
 
-def _check_backend(cfg: dict) -> None:
-    with explained('visualizer.vis_backends cannot be built'):
-        kind = type(VISBACKENDS.build(cfg))
-    package = kind.__name__[: -len('VisBackend')].lower()  # TensorboardVisBackend's, ...
-    ours = package != 'local' and kind.__module__.startswith('mmengine.')
-    if ours and find_spec(package) is None:
-        raise UsageError(
-            f'visualizer.vis_backends: {kind.__name__} needs {package}, which is not installed: '
-            f'pip install {package}'
-        )
+def check_backends(cfg: Config, folder: str) -> None:
+    """Check that the backends of the visualizer can be built, and their packages are installed.
+
+    Raises:
+        UsageError: one is misspelt or not installed.
+    """
+    for part in (cfg.get('visualizer') or {}).get('vis_backends') or ():
+        with explained('visualizer.vis_backends cannot be built'):
+            kind = type(VISBACKENDS.build(dict(part, save_dir=folder)))
+        package = kind.__name__[: -len('VisBackend')].lower()  # TensorboardVisBackend's, ...
+        ours = package != 'local' and kind.__module__.startswith('mmengine.')
+        if ours and find_spec(package) is None:
+            raise UsageError(
+                f'visualizer.vis_backends: {kind.__name__} needs {package}, which is not '
+                f'installed: pip install {package}'
+            )
 
 
 def _model(runner: Runner) -> nn.Module:
@@ -278,15 +284,18 @@ def _inputs(loader: DataLoader, parts: Sequence[Part]) -> List[Any]:
 
     Empty if there are too few samples, or they have several branches.
     """
-    size = min(2, loader.batch_sampler.batch_size, len(loader.dataset))
+    size, count = min(2, loader.batch_sampler.batch_size), len(loader.dataset)
+    if not is_endless(loader):  # which repeats images to fill a batch
+        size = min(size, count)
     of_train = [(part, s) for part in parts if part.phase == 'train' for s in part.samples]
     usable = [(part, s) for part, s in of_train if _is_packed(s.packed)]
-    usable = sorted(usable, key=lambda item: not count_instances(item[1].packed))[:size]
+    usable = sorted(usable, key=lambda item: not _is_labelled(item[1].packed))
+    usable = (usable * size)[:size]
     if len(usable) == size and all(part.is_usual for part, _ in usable):
         inputs = [_small(part, sample) for part, sample in usable]
     else:
         with explained('train_dataloader.dataset fails on its first samples'):
-            inputs = [loader.dataset[index] for index in range(size)]
+            inputs = [loader.dataset[index % count] for index in range(size)]
     packed = [each for each in inputs if isinstance(each, dict)]
     return [] if any(isinstance(each.get('inputs'), dict) for each in packed) else inputs
 
@@ -295,10 +304,18 @@ def _is_packed(packed: Any) -> bool:
     return isinstance(packed, dict) and torch.is_tensor(packed.get('inputs'))
 
 
+def _is_labelled(packed: Any) -> bool:
+    truth = packed.get('data_samples') or {}
+    if 'gt_sem_seg' in truth:
+        return bool((truth.gt_sem_seg.data != IGNORED).any())
+    return count_instances(packed) != 0
+
+
 def _small(part: Part, sample: Sample) -> Any:
     """Return a packed sample of a small image; classifiers, whose images are small, get theirs."""
     truth = sample.packed.get('data_samples') or {}
-    if 'gt_instances' not in truth and 'gt_sem_seg' not in truth:
+    resized = 'gt_instances' in truth or 'gt_sem_seg' in truth
+    if not resized or 'gt_edge_map' in truth:  # mmcv does not resize edges
         return sample.packed
     resize = 'mmdet.Resize' if 'gt_instances' in truth else 'mmcv.Resize'
     small = part.prepare(sample.info, TRANSFORMS.build(dict(type=resize, scale=(SIDE, SIDE))))

@@ -17,7 +17,7 @@ from torch.optim import SGD
 
 from mmrest.engine.config import load_config
 from mmrest.errors import UsageError
-from mmrest.preflight import rehearse
+from mmrest.preflight import data, rehearse
 from tests.preflight.test_planted_faults import TRAIN, VAL, changed_maps, edited, rehearsed
 from tests.runs import ROOT
 from tests.shared import SHARED, needs_data
@@ -179,8 +179,9 @@ def test_evaluators_write_no_files(folder):
 
 
 @pytest.mark.parametrize('void', [True, False])
-def test_samples_of_one_class(folder, void):
+def test_samples_of_one_class(folder, void, monkeypatch):
     """Other label maps may have more, beside a void of 255."""
+    monkeypatch.setattr(data, 'SAMPLES', 1)
     above = np.arange(60)[:, None] < 9
     changed_maps(folder, lambda labels: np.where(above & void, 255, 1 + 0 * labels))
     warned = any('have only the values 0, 255' in w for w in rehearsed('seg').warnings)
@@ -232,6 +233,13 @@ ADVANCED = {
         'default_hooks.checkpoint': dict(type='CheckpointHook', by_epoch=False, interval=1)
     },
     'no evaluation': {'train_cfg.val_interval': 1e9},
+    'no validation': {
+        'val_dataloader': None,
+        'val_cfg': None,
+        'val_evaluator': None,
+        'train_cfg.val_interval': -1,
+        'default_hooks.checkpoint': dict(type='CheckpointHook', save_best=None),
+    },
     'folder of drawings': {
         'visualizer': dict(
             type='DetLocalVisualizer',
@@ -369,8 +377,8 @@ def test_voc_objects_that_are_not_used(folder):
     options = {'train_dataloader.dataset.filter_cfg': dict(bbox_min_size=30)}
     warnings = rehearsed('voc', options, thorough=True).warnings
     where = 'train_dataloader.dataset'
-    assert f"{where} drops 4 objects of the unknown class 'lorry'" in warnings
-    assert f'{where} drops 1 boxes below filter_cfg.bbox_min_size' in warnings
+    assert f"{where} drops 4 objects of other classes: 'lorry' (4)" in warnings
+    assert f'{where} ignores 1 boxes below filter_cfg.bbox_min_size' in warnings
 
 
 MASK2FORMER = """
