@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -49,51 +50,33 @@ def test_fewer_stages():
     assert ResT(dict(network.arch.__dict__)).out_indices == (0, 1)
 
 
-INF, NAN = float('inf'), float('nan')
-
-
 @pytest.mark.parametrize('family, arch, message', [
     (ResT, 'tiny', "arch: unknown name 'tiny'; choose one of 'lite', 'small', 'base', 'large'"),
-    (RMT, 'small', "arch: unknown name 'small'; choose one of 't', 's', 'b', 'l'"),
     (RMT, 5, 'arch: expected a name or a dict of fields, got 5'),
     (RMT, dict(heads=(1,)), r"arch: unknown field 'heads' with value \(1,\); the fields are dims"),
     (RMT, dict(base='x'), "arch: unknown name 'x'; choose one of 't', 's', 'b', 'l', 'swin_t'"),
-    (ResT, dict(base=['lite']), r"arch: unknown name \['lite'\]; choose one of 'lite'"),
     (RMT, dict(base='s', dims=(64, 128)), 'depths must have one entry per stage, 2 for'),
     (RMT, dict(cpe=0), 'arch: cpe must be True or False, got 0'),
-    (RMT, dict(decay=None), 'arch: decay must be True or False, got None'),
     (RMT, dict(conv_stem=False, patch_size=0), 'patch_size must be a positive integer, got 0'),
     (RMT, dict(patch_size=16), 'set conv_stem=False for patch_size=16'),
     (RMT, dict(patch_norm=False), 'set conv_stem=False for .*patch_norm=False'),
-    (RMT, dict(base='t', patch_norm=False), 'set conv_stem=False for .*patch_norm=False'),
-    (RMT, dict(ffn_ratios=(INF, 4, 3, 3)), r'ffn_ratios\[0\] must be a positive number, got inf'),
-    (RMT, dict(ffn_ratios=(4, NAN, 3, 3)), r'ffn_ratios\[1\] must be a positive number, got nan'),
-    (RMT, dict(decay_a=INF, decay_b=(INF,) * 4), 'decay_a must be a positive number, got inf'),
-    (RMT, dict(decay_a=NAN), 'decay_a must be a positive number, got nan'),
-    (RMT, dict(decay_b=(INF, 6, 8, 8)), r'decay_b\[0\] must be a positive number, got inf'),
-    (RMT, dict(layer_scale=(None, None, NAN, 1.0)), r'layer_scale\[2\] must be a number or None'),
-    (RMT, dict(layer_scale=(None, None, INF, 1.0)), r'layer_scale\[2\] must be a number or None'),
-    (ResT, dict(mlp_ratio=INF), 'mlp_ratio must be a positive number, got inf'),
-    (ResT, dict(drop_path_rate=NAN), r'drop_path_rate must be a number in \[0, 1\), got nan'),
+    (RMT, dict(ffn_ratios=(4, math.inf, 3, 3)), r'ffn_ratios\[1\] must be .*, got inf'),
+    (RMT, dict(layer_scale=(math.nan,) * 4), r'layer_scale\[0\] must be a number or None'),
+    (ResT, dict(drop_path_rate=math.nan), r'drop_path_rate must be a number in \[0, 1\), got nan'),
     (ResT, dict(dims=(8,)), 'arch: missing depths'),
     (ResT, dict(dims=(8,) * 5), r'arch: dims must list 1 to 4 stages, got \(8, 8, 8, 8, 8\)'),
-    (ResT, dict(dims=64), 'arch: dims must list 1 to 4 stages, got 64'),
     (ResT, dict(depths=(1, 2)), r'arch: depths must have one entry per stage, 4 for'),
     (ResT, dict(depths=(1, 0, 1, 1)), r'depths\[1\] must be a positive integer, got 0'),
     (ResT, dict(dims=(7, 16, 24, 32)), r'dims\[0\] must be even.*got 7'),
     (ResT, dict(num_heads=(1, 3, 3, 4)), r'dims\[1\]=16 is not divisible by num_heads\[1\]=3'),
     (ResT, dict(sr_ratios=(8, 3, 2, 1)), r'sr_ratios must be 1 or even, got \(8, 3, 2, 1\)'),
-    (ResT, dict(mlp_ratio=0), 'mlp_ratio must be a positive number, got 0'),
-    (ResT, dict(drop_path_rate=1), r'drop_path_rate must be a number in \[0, 1\), got 1'),
-    (RMT, dict(ffn_ratios=(4, 4, 3, -1)), r'ffn_ratios\[3\] must be a positive number, got -1'),
+    (RMT, dict(ffn_ratios=(4, 4, 3, 0)), r'ffn_ratios\[3\] must be a positive number, got 0'),
     (RMT, dict(ffn_ratios=(0.01, 4, 3, 3)), r'ffn_ratios \(0.01, .* give no hidden channels'),
     (ResT, dict(mlp_ratio=0.01), r'mlp_ratio 0.01 gives no hidden channels for dims \(8, '),
-    (RMT, dict(decay_a=0), 'decay_a must be a positive number, got 0'),
     (RMT, dict(decay_a=1e-9), 'decay_a=1e-09 makes the first gamma 0'),
     (RMT, dict(decay_b=(1, 6, 6, 6)), 'decay_b must be at least decay_a=2, got'),
     (RMT, dict(axial=(1, 2)), 'axial must have one entry per stage, 4 for'),
     (RMT, dict(axial=(1, 1, 0, 0)), r'axial\[0\] must be True or False, got 1'),
-    (RMT, dict(layer_scale=('a',) * 4), r'layer_scale\[0\] must be a number or None'),
     (RMT, dict(dims=(10, 16, 24, 32), num_heads=(2, 2, 3, 4)),
         r'dims\[0\]=10 and num_heads\[0\]=2 give 5 channels per head'),
 ])  # fmt: skip

@@ -6,6 +6,7 @@ every wrapper of :data:`DISTRIBUTED` and saves what :func:`step` gives.
 
 import copy
 import functools
+import re
 import sys
 from datetime import timedelta
 from typing import Callable, Dict, NamedTuple, Optional, Tuple
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
@@ -68,14 +70,9 @@ def step(wrapped: nn.Module, weights_of: Callable[[nn.Module], Dict[str, Tensor]
 def named(wrapped: nn.Module) -> Dict[str, Tensor]:
     """Copies of the parameters, under the names of the bare network."""
     return {
-        _bare(name): parameter.detach().clone() for name, parameter in wrapped.named_parameters()
+        re.sub(r'(_orig_mod|_fsdp_wrapped_module|module)\.', '', name): parameter.detach().clone()
+        for name, parameter in wrapped.named_parameters()
     }
-
-
-def _bare(name: str) -> str:
-    for wrapper in ('_orig_mod.', '_fsdp_wrapped_module.', 'module.'):
-        name = name.replace(wrapper, '')
-    return name
 
 
 def _sharded(wrapped: FSDP) -> Dict[str, Tensor]:
@@ -87,54 +84,16 @@ def _unsharded(wrapped: nn.Module) -> Dict[str, Tensor]:
     return {name: tensor.full_tensor() for name, tensor in named(wrapped).items()}
 
 
-class Replica(nn.Module):
-    """The network in DataParallel: copies whose parameters are not leaves."""
+class Functional(nn.Module):
+    """The network with parameters that are not leaves, as in DataParallel and torch.func."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.module = network
 
-    def named_parameters(self, *args, **kwargs):
-        return self.network.named_parameters(*args, **kwargs)
-
-    def forward(self, x):
-        return _replica_of(self.network)(x)
-
-
-def _replica_of(module: nn.Module) -> nn.Module:
-    """Copy of a module like torch's `replicate` on a second GPU."""
-    replica = module._replicate_for_data_parallel()
-    for name, child in module._modules.items():
-        replica._modules[name] = None if child is None else _replica_of(child)
-    for name, parameter in module._parameters.items():
-        setattr(replica, name, None if parameter is None else parameter.view_as(parameter))
-    return replica
-
-
-class LowRank(nn.Linear):
-    """LoRA of a linear layer: adds a low-rank product, initialised to 0."""
-
-    def __init__(self, layer: nn.Linear) -> None:
-        super().__init__(layer.in_features, layer.out_features)
-        self.weight, self.bias = layer.weight, layer.bias
-        self.down = nn.Linear(layer.in_features, 2, bias=False)
-        self.up = nn.Linear(2, layer.out_features, bias=False)
-        self.to(layer.weight.dtype)
-        nn.init.zeros_(self.up.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.up(self.down(x))
-
-
-def exchanged(network: nn.Module) -> nn.Module:
-    """The network with such layers for a projection and the first layer of an MLP."""
-    for block in network.blocks(1):
-        rest = isinstance(block, ResTBlock)
-        attention, mlp = (block.attn, block.mlp) if rest else (block.retention, block.ffn)
-        projection = 'q' if rest else 'q_proj'
-        setattr(attention, projection, LowRank(getattr(attention, projection)))
-        mlp.fc1 = LowRank(mlp.fc1)
-    return network
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        views = {name: p.view_as(p) for name, p in self.module.named_parameters()}
+        return functional_call(self.module, views, x)
 
 
 def compiled(network: nn.Module) -> nn.Module:
@@ -144,10 +103,9 @@ def compiled(network: nn.Module) -> nn.Module:
 
 
 LOCAL = {
-    'replica of DataParallel': Replica,
+    'functional_call': Functional,
     'torch.compile': compiled,
     'AveragedModel': AveragedModel,
-    'layers exchanged': exchanged,
     'a copy': copy.deepcopy,
 }
 """Wrappers inside one process."""
