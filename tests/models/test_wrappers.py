@@ -69,15 +69,14 @@ def test_the_size_is_above_every_threshold():
         pytest.param(*case, marks=pytest.mark.slow)
         if case[0] == 'torch.compile' and case[1:] != (False, RMT)
         else case
-        for case in itertools.product(['alone', *wrapped.LOCAL], (False, True), (ResT, RMT))
+        for case in itertools.product(wrapped.LOCAL, (False, True), (ResT, RMT))
     ],
 )
 def test_in_one_process(name, with_cp, family):
     if wrapped.missing(name):
         pytest.skip(wrapped.missing(name))
     network = wrapped.network_of(family, with_cp=with_cp)
-    wrap = wrapped.LOCAL.get(name, lambda network: network)
-    assert_same(wrapped.step(wrap(network), wrapped.named), plain(family))
+    assert_same(wrapped.step(wrapped.LOCAL[name](network), wrapped.named), plain(family))
 
 
 @pytest.fixture(scope='module')

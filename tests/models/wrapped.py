@@ -103,6 +103,7 @@ def compiled(network: nn.Module) -> nn.Module:
 
 
 LOCAL = {
+    'alone': lambda network: network,
     'functional_call': Functional,
     'torch.compile': compiled,
     'AveragedModel': AveragedModel,
