@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple, Optional
+from types import SimpleNamespace
 
 import torch
 from mmengine.config import Config
@@ -37,17 +37,9 @@ FENCE = re.compile(
 REPOSITORY_FILE = re.compile(r'(?<![\w./-])(?:tools|configs|docs|mmrest|requirements)/[\w./-]+')
 
 
-class Block(NamedTuple):
-    """Block of a page: its language, its text, and requirements that are missing here."""
-
-    language: str
-    text: str
-    needs: Optional[str]
-
-
 def blocks(page: Path):
-    """The blocks of a page, in order."""
-    return [Block(**found.groupdict()) for found in FENCE.finditer(page.read_text())]
+    """Blocks of a page, in order: language, text, and requirements that are missing here."""
+    return [SimpleNamespace(**found.groupdict()) for found in FENCE.finditer(page.read_text())]
 
 
 def name(page: Path) -> str:
@@ -56,9 +48,9 @@ def name(page: Path) -> str:
 
 
 def links(page: Path):
-    """Return the targets of links and images of a page, without code blocks."""
+    """Return the local targets of links and images of a page, without code blocks."""
     prose = re.sub(r'`[^`\n]*`', '', FENCE.sub('', page.read_text()))
-    return re.findall(r'\]\(([^)\s]+)\)', prose)
+    return re.findall(r'\]\((?!https:)([^)\s]+)\)', prose)
 
 
 def anchors(page: Path):
@@ -85,12 +77,9 @@ mmrest() {  # with the small configs of the clone
 
 
 class Place:
-    """Folder in which the blocks of a page are run, and their output.
+    """Clone in a new folder in which the blocks of a page are run, and their output.
 
-    Args:
-        folder: an empty folder.
-        coco: a small drawn set in COCO's layout.
-        ade: the same in ADE20K's.
+    It has small sets in the layouts of COCO and ADE20K. It is the working directory of Python.
     """
 
     def __init__(self, folder: Path, coco: Path, ade: Path) -> None:
@@ -113,17 +102,12 @@ class Place:
         arch = Config.fromfile(config).model.backbone.arch
         arch.pop('_delete_', None)
         torch.save({'model': RMT(dict(arch)).state_dict()}, self.clone / 'RMT-S.pth')
-        kept = self.clone.parents[1]  # for other pages too
-        if not (kept / 'trained.pth').exists():
-            torch.save(ResT('lite').state_dict(), kept / 'rest_lite.pth')
-            save_weights(kept / 'trained.pth', config)
-        (self.clone / 'rest_lite.pth').symlink_to(kept / 'rest_lite.pth')
+        torch.save(ResT('lite').state_dict(), self.clone / 'rest_lite.pth')
         trained = self.clone / 'work_dirs' / 'maskrcnn_rmt_s_3x' / 'epoch_36.pth'
         trained.parent.mkdir(parents=True)
-        shutil.copy(kept / 'trained.pth', trained)
+        save_weights(trained, config)
 
-    def run(self, block: Block) -> None:
-        """Run a block; raise its error."""
+    def run(self, block: SimpleNamespace) -> None:
         if block.needs:
             self._look_at(block)
         elif block.language == 'bash':
@@ -133,7 +117,7 @@ class Place:
         else:
             self._run_python(block.text)
 
-    def _look_at(self, block: Block) -> None:
+    def _look_at(self, block: SimpleNamespace) -> None:
         if block.language == 'bash':
             subprocess.run(['bash', '-n', '-c', block.text], check=True)
         else:
@@ -142,13 +126,9 @@ class Place:
             assert (self.clone / path).exists(), f'{path} is not there:\n{block.text}'
 
     def _run_python(self, text: str) -> None:
-        printed, before = io.StringIO(), Path.cwd()
-        os.chdir(self.clone)
-        try:
-            with contextlib.redirect_stdout(printed):
-                exec(compile(text, '<page>', 'exec'), self._names)
-        finally:
-            os.chdir(before)
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(text, '<page>', 'exec'), self._names)
         self.printed += printed.getvalue()
 
     def _run_commands(self, text: str) -> None:
@@ -156,14 +136,10 @@ class Place:
         folders = warm_folder(), Path(sys.executable).parent, os.environ['PATH']
         done = subprocess.run(
             ['bash', '-c', SHELL + text],
-            cwd=self.clone,
-            env={**os.environ, 'PATH': os.pathsep.join(map(str, folders))},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=900,
-        )
+            cwd=self.clone, env={**os.environ, 'PATH': os.pathsep.join(map(str, folders))},
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, timeout=900,
+        )  # fmt: skip
         self.printed += done.stdout
         assert done.returncode == 0, f'{text} failed:\n{done.stdout}'
 

@@ -36,16 +36,11 @@ metainfo = dict(classes={CLASSES})
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='Resize', scale=(80, 60), keep_ratio=True),
-    dict(type='PackDetInputs'),
+    dict(type='Resize', scale=(80, 60), keep_ratio=True), dict(type='PackDetInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(80, 60), keep_ratio=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
+    dict(type='LoadImageFromFile'), dict(type='Resize', scale=(80, 60), keep_ratio=True),
+    dict(type='PackDetInputs'),
 ]
 train_dataloader = dict(
     num_workers=0, persistent_workers=False,

@@ -1,12 +1,9 @@
 """The documentation builds, its links resolve, and its commands run."""
 
-import html.parser
 import os
 import re
 import subprocess
 import sys
-import urllib.parse
-from pathlib import Path
 
 import pytest
 
@@ -17,50 +14,35 @@ from tests.runs import ROOT
 # What the blocks of a page print, among other things.
 PRINTED = {
     'README.md': [
-        'Would install mmrest',
-        '4 images and frames in ',
-        'maskrcnn_rmt_s_3x.py passed all checks',
-        'coco/segm_mAP',
+        'Would install mmrest', '4 images and frames in ',
+        'maskrcnn_rmt_s_3x.py passed all checks', 'coco/segm_mAP',
     ],
     'CONTRIBUTING.md': ['-m pytest', 'ruff', 'mkdocs'],
     'docs/backbones.md': [
-        'mmrest/.mim',
-        '(128, 256, 512) (8, 16, 32)',
-        '[True, True, True]',
-        'rest_lite-',
+        'mmrest/.mim', '(128, 256, 512) (8, 16, 32)', '[True, True, True]', 'rest_lite-',
         'maskrcnn_rmt_s_3x-',
     ],
     'docs/custom_data.md': [
-        'own_coco.py passed all checks',
-        'own_coco_small.py passed all checks',
-        'my_boxes.py passed all checks',
-        'own_segmentation.py passed',
+        'own_coco.py passed all checks', 'own_coco_small.py passed all checks',
+        'my_boxes.py passed all checks', 'own_segmentation.py passed',
     ],
     'docs/index.md': [
-        'creating .venv-cpu with python3',
-        'training and 50 held-out images to data/shapes',
-        'own_coco.py passed all checks',
-        'best so far: coco/segm_mAP',
+        'creating .venv-cpu with python3', 'training and 50 held-out images to data/shapes',
+        'own_coco.py passed all checks', 'best so far: coco/segm_mAP',
     ],
     'docs/inference.md': ['4 images and frames in ', ' pixels', '3 images'],
     'docs/migration.md': ['True'],
     'docs/train.md': [
-        'maskrcnn_rmt_s_3x.py passed all checks',
-        'best so far: mIoU',
-        'with_cp=True',
+        'maskrcnn_rmt_s_3x.py passed all checks', 'best so far: mIoU', 'with_cp=True',
         '| config | checkpoint | box AP | box AP, reported |',
     ],
-}
-
+}  # fmt: skip
 
 # Up to minutes each, of commands that have tests of their own.
-LONG = {
+LONG = [
     'CONTRIBUTING.md',
-    'docs/analysis.md',
-    'docs/custom_data.md',
-    'docs/index.md',
-    'docs/train.md',
-}
+    *(f'docs/{n}.md' for n in ('analysis', 'custom_data', 'index', 'train')),
+]
 
 RUN = [page for page in PAGES if {'bash', 'python'} & {block.language for block in blocks(page)}]
 
@@ -74,6 +56,7 @@ def test_blocks(page, tmp_path, coco_root, ade_root, monkeypatch):
     """Every block, in order, in a clone with small networks and data."""
     monkeypatch.syspath_prepend(ROOT)
     place = Place(tmp_path / 'clone', coco_root, ade_root)
+    monkeypatch.chdir(place.clone)
     for block in blocks(page):
         if block.language in ('bash', 'python'):
             place.run(block)
@@ -84,8 +67,6 @@ def test_blocks(page, tmp_path, coco_root, ade_root, monkeypatch):
 @pytest.mark.parametrize('page', PAGES, ids=name)
 def test_links(page):
     for target in links(page):
-        if target.startswith('https://'):
-            continue
         path, _, anchor = target.partition('#')
         file = (page.parent / path).resolve() if path else page
         assert file.exists(), f'{name(page)} links to {target}'
@@ -95,72 +76,45 @@ def test_links(page):
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
-    """The built pages; warnings are errors, such as one of a page without navigation."""
+    """The built pages; warnings are errors, such as those of links and anchors."""
     folder = tmp_path_factory.mktemp('site')
     done = subprocess.run(
         [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', str(folder)],
-        cwd=ROOT,
-        env={**os.environ, 'NO_MKDOCS_2_WARNING': '1', 'PYTHONPATH': str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+        cwd=ROOT, env={**os.environ, 'NO_MKDOCS_2_WARNING': '1', 'PYTHONPATH': str(ROOT)},
+        capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode == 0 and 'WARNING' not in done.stderr, done.stderr
     return folder
 
 
-class Html(html.parser.HTMLParser):
-    """Ids, links and resources of a page."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.ids, self.links, self.loaded, self.texts = set(), [], [], []
-        self.feed(page.read_text())
-
-    def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
-        self.ids |= {found[key] for key in ('id', 'name') if found.get(key)}
-        if tag == 'a' and 'href' in found:
-            self.links.append(found['href'])
-        if 'src' in found or (tag == 'link' and found.get('rel') != 'canonical'):
-            self.loaded.append(found.get('src') or found['href'])
-        if tag == 'img':
-            self.texts.append(found.get('alt'))
-
-
 def test_site(site):
-    """Links and anchors resolve, and nothing is loaded from other sites."""
-    pages = {path: Html(path) for path in site.rglob('*.html')}
+    """Nothing is loaded from other sites, and images have alternative texts."""
+    pages = sorted(site.glob('*.html'))
     assert len(pages) > 10
-    for path, page in pages.items():
-        where = path.relative_to(site)
-        if str(where) == '404.html':  # its addresses begin at the root of the server
+    for page in pages:
+        if page.name == '404.html':  # its addresses begin at the root of the server
             continue
-        assert all(page.texts), f'{where} has a picture without a text'
-        for target in page.loaded:
-            file = re.split('[?#]', target)[0]
-            assert (path.parent / file).is_file(), f'{where} loads {target}'
-        for target in page.links:
-            if target.startswith(('https://', 'javascript:')):
-                continue
-            file, _, anchor = urllib.parse.unquote(target).partition('#')
-            found = Path(os.path.normpath(path.parent / file)) if file else path
-            assert found.exists(), f'{where} links to {target}'
-            if anchor and anchor != '__skip':
-                assert anchor in pages[found].ids, f'{where} links to {target}'
+        text = page.read_text()
+        for target in re.findall(r'<(?:img|script|link)\b[^>]*? (?:src|href)="([^"]+)"', text):
+            assert (site / re.split('[?#]', target)[0]).is_file(), f'{page.name} loads {target}'
+        for image in re.findall(r'<img\b[^>]*>', text):
+            assert re.search(r' alt="[^"]', image), f'{page.name} has no text for {image}'
 
 
 def test_the_public_face_is_in_the_reference(site):
-    ids = Html(site / 'api.html').ids
+    page = (site / 'api.html').read_text()
     for face in (mmrest, mmrest.apis):
         for public in (getattr(face, each) for each in face.__all__ if each[0] != '_'):
-            assert f'{public.__module__}.{public.__qualname__}' in ids, public
+            assert f'id="{public.__module__}.{public.__qualname__}"' in page, public
 
 
 def test_tables(site):
-    """Numbers are marked, for their alignment, and configs are links."""
+    """Numbers are marked, for their alignment, and configs are links to their texts."""
     page = (site / 'model_zoo.html').read_text()
     assert '<td class="number">45.57</td>' in page
     assert '<a href="configs/maskrcnn_rmt_s_3x.py.txt">' in page
+    for target in re.findall(r'<a href="(configs/[^"]+)"', page):
+        assert (site / target).is_file()
 
 
 def test_equations_are_rendered(site):

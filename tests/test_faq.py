@@ -13,7 +13,6 @@ import pytest
 import torch
 from mmcv import ops
 from mmengine.logging import HistoryBuffer
-from mmengine.registry import MODELS
 from torch.utils.data import DataLoader
 
 from mmrest import RMT
@@ -24,15 +23,32 @@ from mmrest.preflight import rehearse
 from tests.runs import ROOT
 
 
-def real_config(**options):
-    cfg = load_config(str(ROOT / 'configs' / 'maskrcnn_rmt_s_3x.py'), options)
+def real_config(classes=None, root='data/coco'):
+    """A shipped config, with other classes."""
+    dataset = dict(
+        data_root=str(root), **(dict(metainfo=dict(classes=classes)) if classes else {})
+    )
+    cfg = load_config('maskrcnn_rmt_s_3x', {'train_dataloader.dataset': dataset})
     cfg.work_dir = '.'
     return cfg
 
 
-def rehearse_with(classes, coco_root):
-    dataset = dict(data_root=str(coco_root), metainfo=dict(classes=classes))
-    rehearse(real_config(**{'train_dataloader.dataset': dataset}), ('train',))
+def rehearsing(classes):
+    return lambda coco_root, **_: rehearse(real_config(classes, coco_root), ('train',))
+
+
+def building(**cfg):
+    return lambda **_: mmdet.registry.MODELS.build(cfg)
+
+
+def loading(arch, content):
+    """Load a file into a network."""
+
+    def load(tmp_path, **_):
+        torch.save(content(), tmp_path / 'x.pth')
+        RMT(arch).load_pretrained(str(tmp_path / 'x.pth'))
+
+    return load
 
 
 class Fatal(list):
@@ -42,29 +58,20 @@ class Fatal(list):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+IMAGE = torch.zeros(1, 3, 1, 1)
 # Text in the tables of the page -> what brings it about.
 TROUBLES = {
-    'needs compiled mmcv, which is not installed': lambda **_: ops.nms_match(
-        torch.rand(4, 5), 0.5
-    ),
-    'is not in the mmdet::model registry': lambda **_: mmdet.registry.MODELS.build(
-        dict(type='Absent')
-    ),
-    "got an unexpected keyword argument 'depth'": lambda **_: MODELS.build(
-        dict(type='RMT', arch='t', depth=50)
-    ),
-    "got an unexpected keyword argument 'pretrained'": lambda **_: MODELS.build(
-        dict(type='ResT', arch='lite', pretrained='open-mmlab://resnet50_v1c')
-    ),
-    'Expected more than 1 value per channel when training': lambda **_: RMT('t')(
-        torch.zeros(1, 3, 1, 1)
-    ),
-    'does not match the model: 0 of': lambda **_: match(
-        'weights', {'module.x': torch.zeros(1)}, {'x': torch.zeros(1)}
-    ),
-    'must be a list of names': lambda coco_root, **_: rehearse_with('car', coco_root),
-    'names must match exactly': lambda coco_root, **_: rehearse_with(['lorry'], coco_root),
-    'num_classes is 80, but': lambda coco_root, **_: rehearse_with(['car'], coco_root),
+    'needs compiled mmcv, which is not installed': lambda **_: ops.nms_match(torch.rand(4, 5), 0),
+    'is not in the mmdet::model registry': building(type='Absent'),
+    "got an unexpected keyword argument 'depth'": building(type='RMT', arch='t', depth=50),
+    "got an unexpected keyword argument 'pretrained'": building(type='ResT', pretrained='x.pth'),
+    'Expected more than 1 value per channel when training': lambda **_: RMT('t')(IMAGE),
+    'does not match the model: 0 of': lambda **_: match('x', {'module.x': IMAGE}, {'x': IMAGE}),
+    'it looks like': loading('s', lambda: RMT('t').state_dict()),
+    'it contains a pickled': loading('t', lambda: {'model': print}),
+    'must be a list of names': rehearsing('car'),
+    'names must match exactly': rehearsing(['lorry']),
+    'num_classes is 80, but': rehearsing(['car']),
     'DataLoader worker (pid': lambda **_: next(iter(DataLoader(Fatal([1]), num_workers=1))),
 }
 
@@ -109,18 +116,6 @@ def _(tmp_path, **_):
     torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
 
 
-@trouble('it looks like')
-def _(tmp_path, **_):
-    torch.save(RMT('t').state_dict(), tmp_path / 'x.pth')
-    RMT('s').load_pretrained(str(tmp_path / 'x.pth'))
-
-
-@trouble('it contains a pickled')
-def _(tmp_path, **_):
-    torch.save({'model': print}, tmp_path / 'x.pth')
-    RMT('t').load_pretrained(str(tmp_path / 'x.pth'))
-
-
 @trouble('not found; pass --data-root DIR')
 def _(monkeypatch, tmp_path, **_):
     monkeypatch.chdir(tmp_path)
@@ -129,16 +124,7 @@ def _(monkeypatch, tmp_path, **_):
 
 @trouble('need at least one array to concatenate')
 def _(coco_root, **_):
-    mmdet.registry.DATASETS.build(
-        dict(
-            type='CocoDataset',
-            data_root=str(coco_root),
-            ann_file='annotations/instances_train2017.json',
-            data_prefix=dict(img='train2017/'),
-            metainfo=dict(classes=['lorry']),
-            filter_cfg=dict(filter_empty_gt=True),
-        )
-    )
+    mmdet.registry.DATASETS.build(real_config(['lorry'], coco_root).train_dataloader.dataset)
 
 
 @trouble('--amp requires a GPU')

@@ -4,25 +4,15 @@ import torch
 
 from mmrest import RMT, ResT
 
+STAGES = dict(dims=(8, 16, 24, 32), depths=(1, 2, 1, 1), num_heads=(1, 2, 3, 4))
+SWIN = dict(
+    base='swin_t', dims=(8, 16), depths=(1, 2), num_heads=(1, 2), ffn_ratios=(4, 4),
+    decay_b=(8, 8), axial=(True, False), layer_scale=(None, None), drop_path_rate=0,
+)  # fmt: skip
 TINY = {
-    ResT: dict(dims=(8, 16, 24, 32), depths=(1, 2, 1, 1), num_heads=(1, 2, 3, 4)),
-    RMT: dict(
-        dims=(8, 16, 24, 32),
-        depths=(1, 2, 1, 1),
-        num_heads=(1, 2, 3, 4),
-        layer_scale=(None, None, 0.5, 0.5),
-    ),
-    'swin': dict(
-        base='swin_t',
-        dims=(8, 16),
-        depths=(1, 2),
-        num_heads=(1, 2),
-        ffn_ratios=(4, 4),
-        decay_b=(8, 8),
-        axial=(True, False),
-        layer_scale=(None, None),
-        drop_path_rate=0,
-    ),
+    ResT: STAGES,
+    RMT: dict(STAGES, layer_scale=(None, None, 0.5, 0.5)),
+    'swin': SWIN,
     'deit': dict(base='deit_s', dims=(16,), depths=(3,), num_heads=(2,), drop_path_rate=0),
 }
 FAMILIES = [ResT, RMT]

@@ -80,7 +80,8 @@ def test_any_size(kind, arch, train):
 def test_any_outputs(kind, out_indices, options):
     """out_indices do not change the outputs, and every parameter has a gradient."""
     whole = randomised(tiny(kind, **options)).eval()
-    part = tiny(kind, out_indices=out_indices, **options).eval()
+    part = tiny(kind, out_indices=list(np.array(out_indices)), **options).eval()
+    assert part.out_indices == out_indices  # a list of NumPy's integers
     assert not part.load_state_dict(whole.state_dict(), strict=False).missing_keys
     x = torch.randn(2, 3, 40, 56)
     outputs, grads = gradients(part, x)
@@ -161,10 +162,11 @@ def test_frozen_parts_stay(kind, frozen_stages):
 @both
 @pytest.mark.parametrize('kind', ['BN', 'SyncBN'])
 def test_norm_eval(family, kind):
-    network = tiny(family, norm_cfg=dict(type=kind), norm_eval=True)
+    network = tiny(family, norm_cfg=dict(type=kind, requires_grad=False), norm_eval=True)
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert norms and {isinstance(m, nn.SyncBatchNorm) for m in norms} == {kind == 'SyncBN'}
     assert not any(m.training for m in norms)  # as built
+    assert not any(p.requires_grad for m in norms for p in m.parameters())
     network.eval().train()
     assert network.training and not any(m.training for m in norms)
     if kind == 'BN':  # SyncBN runs on accelerators alone
@@ -172,13 +174,6 @@ def test_norm_eval(family, kind):
         network(torch.randn(2, 3, 40, 56))
         for name, buffer in network.named_buffers():
             assert torch.equal(buffer, before[name]), name
-
-
-@both
-def test_norm_cfg_can_freeze_norms(family):
-    network = tiny(family, norm_cfg=dict(type='BN', requires_grad=False))
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert not any(p.requires_grad for m in norms for p in m.parameters())
 
 
 @every
@@ -212,15 +207,6 @@ def test_types(kind, dtype):
 
 
 @every
-def test_autocast(kind):
-    network = randomised(tiny(kind))
-    x = torch.randn(2, 3, 40, 56)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        _, grads = gradients(network, x)
-    assert all(grad.isfinite().all() and grad.dtype is torch.float32 for grad in grads.values())
-
-
-@every
 def test_trains_after_inference_mode(kind):
     network = tiny(kind)
     x = torch.randn(2, 3, 40, 56)
@@ -231,26 +217,13 @@ def test_trains_after_inference_mode(kind):
 
 
 @every
-def test_builds_on_the_meta_device(kind):
-    with torch.device('meta'):
-        network = tiny(kind)
-        outputs = network(torch.empty(2, 3, 97, 131))
-    sizes = {4: (25, 33), 8: (13, 17), 16: (7, 9), 32: (4, 5)}
-    assert [tuple(o.shape[-2:]) for o in outputs] == [sizes[s] for s in network.out_strides]
-
-
-@every
-def test_drop_path_grows_linearly(kind):
-    network = tiny(kind, drop_path_rate=0.4)
-    stages = range(network.num_stages)
+@pytest.mark.parametrize('out_indices', [None, (0,)])
+def test_drop_path_grows_linearly(kind, out_indices):
+    """To the last block of the arch, whatever is built of it."""
+    network = tiny(kind, drop_path_rate=0.4, out_indices=out_indices)
+    stages, last = range(network.num_stages), sum(network.arch.depths) - 1
     rates = [b.drop_path.drop_prob for stage in stages for b in network.blocks(stage)]
-    assert rates == pytest.approx([0.4 * i / (len(rates) - 1) for i in range(len(rates))])
-
-
-@both
-def test_drop_path_does_not_depend_on_outputs(family):
-    part = tiny(family, drop_path_rate=0.4, out_indices=(1,))
-    assert [b.drop_path.drop_prob for b in part.blocks(1)] == pytest.approx([0.1, 0.2])
+    assert rates == pytest.approx([0.4 * i / last for i in range(len(rates))])
 
 
 @every
@@ -276,22 +249,16 @@ def test_other_shapes_are_refused(kind, shape):
         ('out_indices', (), r'choice of \(0, 1, 2, 3\), got \(\)'),
         ('out_indices', (0, 4), r'choice of \(0, 1, 2, 3\), got \(0, 4\)'),
         ('out_indices', (1, 0), r'ascending.*got \(1, 0\)'),
-        ('out_indices', (1, 1), r'ascending.*got \(1, 1\)'),
         ('out_indices', 3, r'got 3'),
         ('frozen_stages', 5, r'one of \(-1, 0, 1, 2, 3, 4\), got 5'),
-        ('frozen_stages', -2, r'one of \(-1, 0, 1, 2, 3, 4\), got -2'),
-        ('frozen_stages', 1.0, r'one of \(-1, 0, 1, 2, 3, 4\), got 1.0'),
         ('frozen_stages', True, r'one of \(-1, 0, 1, 2, 3, 4\), got True'),
         ('drop_path_rate', 1.0, r'in \[0, 1\), got 1.0'),
-        ('drop_path_rate', '0.1', r"in \[0, 1\), got '0.1'"),
         ('in_channels', 0, r'positive integer, got 0'),
         ('norm_eval', 'no', "True or False, got 'no'"),
         ('with_cp', 1, 'True or False, got 1'),
         ('output_norms', 'no', "True or False, got 'no'"),
         ('norm_in_path', 0, 'True or False, got 0'),
         ('norm_cfg', 'BN', r"be a dict whose type.*got 'BN'"),
-        ('norm_cfg', {}, r'be a dict whose type.*got \{\}'),
-        ('norm_cfg', None, 'be a dict whose type is an mmcv norm layer.*got None'),
         ('norm_cfg', dict(type='BM'), "be .* an mmcv norm layer for maps: 'BN'.*'BM'"),
         ('norm_cfg', dict(type='LN'), "be a dict whose type is an mmcv norm layer.*'LN'"),
     ],
@@ -311,25 +278,17 @@ def test_norms_of_the_path_are_output_norms(family):
 def test_depth_of_parameters(kind):
     """It grows from the stem to the last block; output norms, and heads, are deepest."""
     network = tiny(kind)
-    _, depths = network.get_layer_depth('')
-    assert depths == sum(network.arch.depths) + 2
+    depth, depths = 0, sum(network.arch.depths) + 2
+    expected = {network.output_norm(network.num_stages - 1): depths - 1}
+    for stage in range(network.num_stages):
+        # That of the first block, but for the stem.
+        expected[network.embedding(stage)] = depth + (stage > 0)
+        for block in network.blocks(stage):
+            depth += 1
+            expected[block] = depth
     names = {parameter: name for name, parameter in network.named_parameters()}
-    blocks = [block for stage in range(network.num_stages) for block in network.blocks(stage)]
-    for part, depth in [(network.embedding(0), 0), *((b, i) for i, b in enumerate(blocks, 1))]:
+    for part, depth in expected.items():
         for parameter in part.parameters():
             name = f'backbone.{names[parameter]}'
             assert network.get_layer_depth(name, 'backbone.') == (depth, depths)
-    for stage in range(1, network.num_stages):
-        (first, *_), depth = network.blocks(stage), sum(network.arch.depths[:stage]) + 1
-        for part in (network.embedding(stage), first):
-            name = names[next(part.parameters())]
-            assert network.get_layer_depth(name) == (depth, depths)
-    norm = names[network.output_norm(network.num_stages - 1).weight]
-    for name in (norm, 'rpn_head.rpn_conv.weight'):
-        assert network.get_layer_depth(name) == (depths - 1, depths)
-
-
-@both
-def test_out_indices_may_be_any_sequence_of_integers(family):
-    for indices in (range(1, 3), [np.int64(1), np.int64(2)]):
-        assert tiny(family, out_indices=indices).out_indices == (1, 2)
+    assert network.get_layer_depth('rpn_head.rpn_conv.weight') == (depths - 1, depths)

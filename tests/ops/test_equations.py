@@ -1,4 +1,4 @@
-"""EMSA and MaSA against loops over floats that compute one output token at a time."""
+"""EMSA and MaSA against the papers' equations, with decay and rotation written out."""
 
 import math
 
@@ -10,51 +10,24 @@ from mmrest.ops.rotary import rotary_tables, rotate
 from tests.ops.attentions import emsa_inputs, frequencies_of, gammas, masa_inputs
 
 
-def dot(a, b):
-    return math.fsum(x * y for x, y in zip(a, b))
-
-
-def softmax(logits):
-    largest = max(logits)
-    powers = [math.exp(logit - largest) for logit in logits]
-    total = math.fsum(powers)
-    return [power / total for power in powers]
-
-
-def emsa_of_image(q, k, v, weight=None, bias=None):
-    """EMSA of one image, (n, N, d) in lists."""
-    logits = [
-        [[dot(query, key) / math.sqrt(len(query)) for key in keys] for query in queries]
-        for queries, keys in zip(q, k)
-    ]
-    if weight is not None:
-        logits = [
-            [[b + dot(w, across_heads) for across_heads in zip(*rows)] for rows in zip(*logits)]
-            for w, b in zip(weight, bias)
-        ]
-    out = []
-    for rows, values in zip(logits, v):
-        attention = [softmax(row) for row in rows]
-        mean, deviation = 0.0, 1.0
-        if weight is not None:
-            entries = [entry for row in attention for entry in row]
-            mean = math.fsum(entries) / len(entries)
-            variance = math.fsum((entry - mean) ** 2 for entry in entries) / len(entries)
-            deviation = math.sqrt(variance + 1e-5)
-        normed = [[(entry - mean) / deviation for entry in row] for row in attention]
-        out.append([[dot(row, channel) for channel in zip(*values)] for row in normed])
-    return out
+def emsa_by_equation(q, k, v, weight=None, bias=None):
+    """EMSA of (B, n, N, d): heads are mixed before the softmax, maps are normalised after it."""
+    maps = torch.einsum('bhqd, bhkd -> bhqk', q, k) / math.sqrt(q.shape[-1])
+    if weight is None:
+        return torch.einsum('bhqk, bhkd -> bhqd', maps.softmax(-1), v)
+    mixed = torch.einsum('gh, bhqk -> bgqk', weight[..., 0, 0], maps) + bias[:, None, None]
+    maps = mixed.softmax(-1)
+    deviations = maps - maps.mean((-2, -1), keepdim=True)
+    variance = deviations.square().mean((-2, -1), keepdim=True)
+    return torch.einsum('bhqk, bhkd -> bhqd', deviations / (variance + 1e-5).sqrt(), v)
 
 
 @pytest.mark.parametrize('heads', [1, 2, 5])
 @pytest.mark.parametrize('queries, keys', [(7 * 13, 2 * 4), (5 * 9, 5 * 9), (1, 1), (6, 1)])
 def test_emsa(backend, heads, queries, keys):
-    q, k, v, *mix = emsa_inputs(2, queries, keys, heads, 3)
-    lists = [parameter.squeeze().tolist() for parameter in mix]
-    images = zip(*(x.tolist() for x in (q, k, v)))
-    expected = torch.tensor([emsa_of_image(*image, *lists) for image in images], dtype=q.dtype)
-    found = emsa(q, k, v, *mix)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    tensors = emsa_inputs(2, queries, keys, heads, 3)
+    found = emsa(*tensors)
+    torch.testing.assert_close(found, emsa_by_equation(*tensors), rtol=0, atol=1e-9)
     if heads > 1 and queries == keys == 1:  # no variance
         assert found.abs().max() == 0
 
@@ -68,38 +41,24 @@ def rotated(x, frequencies):
     return torch.view_as_real(pairs * phase).flatten(-2)
 
 
-def attend(query, keys, values, decays):
-    """Output of one token: softmax of the decayed logits, times the values."""
-    scale = 1 / math.sqrt(len(query))
-    weights = softmax([dot(query, key) * scale + decay for key, decay in zip(keys, decays)])
-    return [dot(weights, channel) for channel in zip(*values)]
+def full_masa(q, k, v, log_gamma):
+    """Softmax over all tokens (i, j), which decay with their Manhattan distance to (y, x)."""
+    height, width = q.shape[1:3]
+    y, x = torch.arange(height).view(-1, 1, 1, 1), torch.arange(width).view(-1, 1, 1)
+    i, j = torch.arange(height).view(-1, 1), torch.arange(width)
+    distance = (y - i).abs() + (x - j).abs()
+    logits = torch.einsum('byxnd, bijnd -> bnyxij', q, k) / math.sqrt(q.shape[-1])
+    logits = logits + log_gamma[:, None, None, None, None] * distance
+    maps = logits.flatten(-2).softmax(-1).view_as(logits)
+    return torch.einsum('bnyxij, bijnd -> byxnd', maps, v)
 
 
-def full_masa_of_head(q, k, v, log_gamma):
-    """Full MaSA of one map of one head, (H, W, d) in lists."""
-    grid = [(y, x) for y in range(len(q)) for x in range(len(q[0]))]
-    keys, values = ([row for rows in x for row in rows] for x in (k, v))
-
-    def token(y, x):
-        decays = [log_gamma * (abs(y - i) + abs(x - j)) for i, j in grid]
-        return attend(q[y][x], keys, values, decays)
-
-    return [[token(y, x) for x in range(len(q[0]))] for y in range(len(q))]
-
-
-def axial_masa_of_head(q, k, v, log_gamma):
-    """Axial MaSA of one map of one head: along each row and then along each column."""
-
-    def line(queries, keys, values):
-        positions = range(len(queries))
-        return [
-            attend(queries[i], keys, values, [log_gamma * abs(i - j) for j in positions])
-            for i in positions
-        ]
-
-    rows = [line(*row) for row in zip(q, k, v)]
-    columns = [line(*column) for column in zip(zip(*q), zip(*k), zip(*rows))]
-    return list(zip(*columns))
+def axial_masa(q, k, v, log_gamma):
+    """The same along each row, and then along each column."""
+    rows = zip(*(x.split(1, dim=1) for x in (q, k, v)))
+    v = torch.cat([full_masa(*row, log_gamma) for row in rows], 1)
+    columns = zip(*(x.split(1, dim=2) for x in (q, k, v)))
+    return torch.cat([full_masa(*column, log_gamma) for column in columns], 2)
 
 
 # Without decay, gamma = 1, every distance counts alike.
@@ -110,13 +69,10 @@ def axial_masa_of_head(q, k, v, log_gamma):
 @pytest.mark.parametrize('axial', [False, True])
 def test_masa(backend, axial, height, width, gamma):
     q, k, v = masa_inputs(2, height, width, 2, 4)
-    frequencies, logs = frequencies_of(4), [math.log(g) for g in gamma]
-    loop = axial_masa_of_head if axial else full_masa_of_head
-    maps = (rotated(q, frequencies), rotated(k, frequencies), v)
-    images = zip(*(x.permute(0, 3, 1, 2, 4).tolist() for x in maps))
-    expected = [[loop(*head, log) for *head, log in zip(*image, logs)] for image in images]
-    expected = torch.tensor(expected, dtype=q.dtype).permute(0, 2, 3, 1, 4)
-    tables = position_tables(frequencies, torch.tensor(logs, dtype=q.dtype), height, width)
+    frequencies, log_gamma = frequencies_of(4), torch.tensor(gamma, dtype=q.dtype).log()
+    by_equation = axial_masa if axial else full_masa
+    expected = by_equation(rotated(q, frequencies), rotated(k, frequencies), v, log_gamma)
+    tables = position_tables(frequencies, log_gamma, height, width)
     torch.testing.assert_close(masa(q, k, v, tables, axial), expected, rtol=0, atol=1e-9)
 
 

@@ -4,6 +4,7 @@ import importlib
 import logging
 from types import SimpleNamespace
 from typing import Callable, NamedTuple
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -54,18 +55,23 @@ def device(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda *_: (9, 0))
     monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: False)
 
-    def like(dtype=torch.bfloat16, dim=16, **changes):
-        x = SimpleNamespace(
-            is_cuda=True,
-            device=torch.device('cpu'),
-            dtype=dtype,
-            shape=torch.Size((2, 3, 4, 1, dim)),
+    def like(dtype=torch.bfloat16, shape=(2, 3, 4, 1, 16), is_cuda=True):
+        return SimpleNamespace(
+            is_cuda=is_cuda, device=CPU, dtype=dtype, shape=torch.Size(shape),
             is_floating_point=lambda: True,
-        )
-        vars(x).update(changes)
-        return x
+        )  # fmt: skip
 
     return like
+
+
+def forced(kernel, backend):
+    """The attention by a backend."""
+
+    def run(*args):
+        with use_backend(backend):
+            return kernel.run(*args)
+
+    return run
 
 
 def failure(kernel, run, dtype):
@@ -79,11 +85,7 @@ def failure(kernel, run, dtype):
 @dtypes
 def test_pytorchs_forms_pass_the_trial(kernel, dtype):
     """The tolerance and the cases are fair, and wrong kernels are found."""
-
-    def run(*args):
-        with use_backend('torch'):
-            return kernel.run(*args)
-
+    run = forced(kernel, 'torch')
     assert failure(kernel, run, dtype) is None
     for wrong in (
         lambda *args: run(*args) * 1.2,
@@ -101,35 +103,16 @@ def test_pytorchs_forms_pass_the_trial(kernel, dtype):
 def test_the_kernels_pass_the_trial(kernel, dtype):
     """In Triton's interpreter."""
     pytest.importorskip('triton', '3.3')
-
-    def run(*args):
-        with use_backend('triton'):
-            return kernel.run(*args)
-
-    assert failure(kernel, run, dtype) is None
+    assert failure(kernel, forced(kernel, 'triton'), dtype) is None
 
 
-def planted(error):
-    def run(*_):
-        raise error
-
-    return run
-
-
-@pytest.mark.parametrize(
-    'run, reason',
-    [
-        (
-            planted(RuntimeError('out of resource: shared memory\nmore')),
-            'RuntimeError: out of res',
-        ),
-        (planted(FileNotFoundError('no C compiler')), 'FileNotFoundError: no C compiler'),
-        (lambda *args: emsa_reference(*args) * 2, 'the result deviates by'),
-    ],
-)
-def test_one_warning_and_pytorch_from_then_on(device, caplog, monkeypatch, run, reason):
-    planted = trust.candidates['EMSA']._replace(run=run)
-    monkeypatch.setitem(trust.candidates, 'EMSA', planted)
+@pytest.mark.parametrize('kernel, reason', [
+    (Mock(side_effect=RuntimeError('out of resource\nmore')), 'RuntimeError: out of resource'),
+    (Mock(side_effect=FileNotFoundError('no compiler')), 'FileNotFoundError: no compiler'),
+    (lambda *args: emsa_reference(*args) * 2, 'the result deviates by'),
+])  # fmt: skip
+def test_one_warning_and_pytorch_from_then_on(device, caplog, monkeypatch, kernel, reason):
+    monkeypatch.setitem(trust.candidates, 'EMSA', trust.candidates['EMSA']._replace(run=kernel))
     for _ in range(3):
         assert trust.refuse_untrusted('EMSA', CPU, torch.bfloat16, 16, 16).startswith(reason)
     (record,) = caplog.records
@@ -200,9 +183,9 @@ def test_float32_is_left_to_pytorch_on_a_gpu(device):
 def test_plain_operations_for_small_maps(device):
     """In training on a GPU, and in inference on a CPU."""
 
-    def refusal(queries, keys, **changes):
-        q = device(shape=torch.Size((64, 4, queries, 32)), **changes)
-        return _refuse_unless_small(q, device(shape=torch.Size((64, 4, keys, 32))))
+    def refusal(queries, keys, **where):
+        q = device(shape=(64, 4, queries, 32), **where)
+        return _refuse_unless_small(q, device(shape=(64, 4, keys, 32)))
 
     cpu = dict(is_cuda=False, dtype=torch.float32)
     assert refusal(196, 49) is None
@@ -215,18 +198,15 @@ def test_plain_operations_for_small_maps(device):
         assert refusal(20, 9, **dict(cpu, dtype=torch.bfloat16)) is not None
 
 
-@pytest.mark.parametrize('width', [None, 2])
-def test_grids_have_no_limit(width):
+def test_grids_have_no_limit():
     """CUDA's grids end at 65,535 in all dimensions but the first."""
     pytest.importorskip('triton', '3.3')
-    kernels = importlib.import_module('mmrest.ops.masa.triton')
+    of_masa, of_emsa = (
+        importlib.import_module(f'mmrest.ops.{name}.triton') for name in ('masa', 'emsa')
+    )
     q = torch.empty(3000, 1, 4, 40, 16, device='meta')
-    (first, *others), _ = kernels._layout(q, q, q, width)
-    assert first == 3000 * 40 and max(others) < 65536
-
-
-def test_the_grid_of_emsa_has_one_dimension():
-    pytest.importorskip('triton', '3.3')
-    kernels = importlib.import_module('mmrest.ops.emsa.triton')
+    for width in (None, 2):
+        (first, *others), _ = of_masa._layout(q, q, q, width)
+        assert first == 3000 * 40 and max(others) < 65536
     q = torch.empty(3000, 40, 10, 16, device='meta')
-    assert kernels._grid(10, q, q) == (3000 * 40,)
+    assert of_emsa._grid(10, q, q) == (3000 * 40,)
