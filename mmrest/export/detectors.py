@@ -10,21 +10,27 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 
-NOT_FOUND = -1.0  # score of padding and of suppressed boxes
+NOT_FOUND = -1.0
+"""Score of padding and of suppressed boxes."""
 
 
 @torch.library.custom_op('mmrest::nms', mutates_args=())
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, max_per_image: int) -> Tensor:
+def nms(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    max_per_image: int,
+) -> Tensor:
     """Suppress boxes that overlap better ones.
 
     Args:
         boxes: (B, N, 4), as x1, y1, x2, y2.
-        scores: (B, N); `NOT_FOUND` is not kept.
+        scores: (B, N); :data:`NOT_FOUND` is not kept.
         iou_threshold: IoU above which the box of the lower score is suppressed.
         max_per_image: maximum number of boxes to keep.
 
     Returns:
-        (B, N), the scores of the kept boxes, and `NOT_FOUND` for the others.
+        (B, N), the scores of the kept boxes, and :data:`NOT_FOUND` for the others.
     """
     kept = torch.full_like(scores, NOT_FOUND)
     for row, (image_boxes, image_scores) in enumerate(zip(boxes, scores)):
@@ -61,7 +67,11 @@ def translations() -> Dict[Callable, Callable]:
 
 
 class RoIExtractor(nn.Module):
-    """mmdet's ``SingleRoIExtractor`` for any number of regions per level."""
+    """mmdet's ``SingleRoIExtractor`` for any number of regions per level.
+
+    Args:
+        extractor: mmdet's extractor, which maps regions to levels.
+    """
 
     def __init__(self, extractor: nn.Module) -> None:
         super().__init__()
@@ -88,7 +98,11 @@ class RoIExtractor(nn.Module):
 
 
 class Coder:
-    """mmdet's box coder, with clipping to a size that is a tensor."""
+    """mmdet's box coder, with clipping to a size that is a tensor.
+
+    Args:
+        coder: mmdet's coder.
+    """
 
     def __init__(self, coder: Any) -> None:
         self.coder = coder
@@ -103,7 +117,12 @@ class Coder:
 
 
 class Pad(nn.Module):
-    """mmdet's padding of normalised images to multiples of a divisor."""
+    """mmdet's padding of normalised images to multiples of a divisor.
+
+    Args:
+        divisor: divisor of height and width.
+        value: value of the padding.
+    """
 
     def __init__(self, divisor: int, value: float) -> None:
         super().__init__()
@@ -124,8 +143,12 @@ class Detector(nn.Module):
     It follows mmdet's own prediction step by step, but computes all images of a batch at once, and
     pads results to a fixed number.
 
+    Args:
+        model: the detector; it is copied.
+        name: name for error messages.
+
     Raises:
-        UsageError: the model does not predict like RetinaNet, Faster, Mask or Cascade R-CNN.
+        UsageError: it does not predict like RetinaNet, Faster, Mask or Cascade R-CNN.
     """
 
     def __init__(self, model: nn.Module, name: str) -> None:
@@ -161,19 +184,20 @@ class Detector(nn.Module):
         """
         model = self.model
         maps = model.extract_feat(images)
+        meta = dict(img_shape=size)
         if getattr(model, 'roi_head', None) is None:
-            dense, (boxes, scores, labels) = _dense(model.bbox_head, maps, size, is_rpn=False)
+            dense, (boxes, scores, labels) = _dense(model.bbox_head, maps, meta, is_rpn=False)
             masks = ()
         else:
-            dense, (proposals, objectness, _) = _dense(model.rpn_head, maps, size, is_rpn=True)
-            boxes, scores, labels = self._classified(maps, proposals, objectness, size)
+            dense, (proposals, objectness, _) = _dense(model.rpn_head, maps, meta, is_rpn=True)
+            boxes, scores, labels = self._classified(maps, proposals, objectness, meta)
             masks = (self._masks(maps, boxes, labels),) if self.with_masks else ()
         found = scores > NOT_FOUND
         dets = torch.cat([boxes, scores[..., None]], -1) * found[..., None]
         return (dets, torch.where(found, labels, -1), *masks, *dense)
 
     def _classified(
-        self, maps: Sequence[Tensor], proposals: Tensor, objectness: Tensor, size: Tensor
+        self, maps: Sequence[Tensor], proposals: Tensor, objectness: Tensor, meta: Dict[str, Any]
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """Return boxes, scores and classes for proposals (B, R, 4)."""
         roi_head = self.model.roi_head
@@ -181,26 +205,29 @@ class Detector(nn.Module):
         rois = _rois(proposals)
         if isinstance(roi_head.bbox_head, nn.ModuleList):
             # To mmdet, the batch is one image, because all have the same size.
-            meta, count = dict(img_shape=size), rois.shape[0]
-            (rois,), (logits,), (deltas,) = roi_head._refine_roi(maps, rois, [meta], (count,))
-            head = roi_head.bbox_head[-1]
+            (rois,), (logits,), (deltas,) = roi_head._refine_roi(
+                maps, rois, [meta], (rois.shape[0],)
+            )
+            head, cfg = roi_head.bbox_head[-1], roi_head.test_cfg
         else:
             found = roi_head._bbox_forward(maps, rois)
             logits, deltas = found['cls_score'], found['bbox_pred']
-            head = roi_head.bbox_head
-        scores = logits.softmax(-1)[:, :-1].reshape(batch, regions, -1)
+            head, cfg = roi_head.bbox_head, roi_head.test_cfg
+        custom = head.custom_cls_channels
+        scores = head.loss_cls.get_activation(logits) if custom else logits.softmax(-1)
+        scores = scores[:, :-1].reshape(batch, regions, -1)
         classes = scores.shape[2]
-        is_found = (objectness[..., None] > NOT_FOUND) & (scores > roi_head.test_cfg.score_thr)
+        is_found = (objectness[..., None] > NOT_FOUND) & (scores > cfg.score_thr)
         scores = torch.where(is_found, scores, NOT_FOUND)
         kinds = 1 if head.reg_class_agnostic else classes
         boxes = head.bbox_coder.decode(
             rois[:, 1:].repeat_interleave(kinds, dim=0),
             deltas.reshape(-1, head.bbox_coder.encode_size),
-            max_shape=size,
+            max_shape=meta['img_shape'],
         )
         boxes = boxes.reshape(batch, regions, kinds, 4).expand(-1, -1, classes, -1)
         labels = torch.arange(classes, device=boxes.device).repeat(regions).expand(batch, -1)
-        return _best(boxes.flatten(1, 2), scores.flatten(1), labels, roi_head.test_cfg)
+        return _best(boxes.reshape(batch, -1, 4), scores.reshape(batch, -1), labels, cfg)
 
     def _masks(self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
         """Return mask probabilities (B, K, rows, columns) of boxes (B, K, 4) and classes."""
@@ -224,6 +251,7 @@ class Detector(nn.Module):
 
 
 def _check(model: nn.Module, name: str) -> None:
+    from mmcv.ops import RoIAlign
     from mmdet.models import dense_heads, detectors, roi_heads
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 
@@ -243,8 +271,6 @@ def _check(model: nn.Module, name: str) -> None:
         usual = not options.keys() - {'type', 'iou_threshold', 'split_thr', 'class_agnostic'}
         check(usual and options.get('type') == 'nms', f'NMS as {options}')
 
-    for part in model.modules():  # losses with their own activation, such as SeesawLoss
-        check(not vars(part).get('custom_cls_channels'), f'a {type(part).__name__}')
     two_stages = hasattr(model, 'roi_head')
     usual = detectors.TwoStageDetector if two_stages else detectors.SingleStageDetector
     check_predictions(model, usual, 'predict', 'extract_feat')
@@ -268,6 +294,8 @@ def _check(model: nn.Module, name: str) -> None:
             check_predictions(part, roi_heads.FCNMaskHead, 'predict_by_feat')
         elif isinstance(part, roi_heads.BaseRoIExtractor):
             check_predictions(part, roi_heads.SingleRoIExtractor, 'forward', 'map_roi_levels')
+            for layer in part.roi_layers:
+                check(type(layer) is RoIAlign and layer.pool_mode == 'avg', f'{layer}')
 
 
 def _rois(boxes: Tensor) -> Tensor:
@@ -278,26 +306,29 @@ def _rois(boxes: Tensor) -> Tensor:
 
 
 def _dense(
-    head: nn.Module, maps: Sequence[Tensor], size: Tensor, is_rpn: bool
+    head: nn.Module, maps: Sequence[Tensor], meta: Dict[str, Any], is_rpn: bool
 ) -> Tuple[List[Tensor], Tuple[Tensor, Tensor, Tensor]]:
     """Return the maps of a dense head, and its boxes, scores and classes."""
     outputs = head(maps)
     every = [each for kind in outputs for each in kind]
-    batch, cfg = maps[0].shape[0], head.test_cfg
+    batch, cfg, size = maps[0].shape[0], head.test_cfg, head.bbox_coder.encode_size
     priors = head.prior_generator.grid_priors(
         [level.shape[-2:] for level in outputs[0]], outputs[0][0].dtype, maps[0].device
     )
     found = []
     for level, (anchors, logits, deltas, *factors) in enumerate(zip(priors, *outputs)):
         logits = _last(logits, head.cls_out_channels)
-        scores = logits.sigmoid() if head.use_sigmoid_cls else logits.softmax(-1)[..., :-1]
+        if getattr(head.loss_cls, 'custom_cls_channels', False):
+            scores = head.loss_cls.get_activation(logits)
+        else:
+            scores = logits.sigmoid() if head.use_sigmoid_cls else logits.softmax(-1)[..., :-1]
         classes = scores.shape[-1]
         # Padded, because a small map may have fewer.
         scores = F.pad(scores.flatten(1), (0, cfg.nms_pre), value=NOT_FOUND)
         best, index = scores.topk(cfg.nms_pre)
         index = torch.where(best > NOT_FOUND, index, 0)
         where = index // classes
-        deltas = _picked(_last(deltas, head.bbox_coder.encode_size), where)
+        deltas = _picked(_last(deltas, size), where)
         labels = torch.full_like(index, level) if is_rpn else index % classes
         if not is_rpn:
             best = torch.where(best > cfg.get('score_thr', 0), best, NOT_FOUND)
@@ -307,7 +338,7 @@ def _dense(
         found.append([anchors[where], deltas, best, labels])
     anchors, deltas, scores, labels = (torch.cat(each, 1) for each in zip(*found))
     boxes = head.bbox_coder.decode(
-        anchors.flatten(0, 1), deltas.flatten(0, 1), max_shape=size
+        anchors.flatten(0, 1), deltas.flatten(0, 1), max_shape=meta['img_shape']
     ).reshape(batch, -1, 4)
     least = cfg.get('min_bbox_size', -1)
     if least >= 0:

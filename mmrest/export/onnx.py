@@ -97,10 +97,12 @@ def _with_any_size(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.AdaptiveAvgPool2d:
-                setattr(module, name, AdaptiveAvgPool(to_2tuple(child.output_size)))
-            elif type(child) is Upsample:
-                arguments = child.size, child.scale_factor, child.mode, child.align_corners
-                setattr(module, name, nn.Upsample(*arguments))
+                bins = to_2tuple(child.output_size)
+                if None not in bins:
+                    setattr(module, name, AdaptiveAvgPool(bins))
+            elif type(child) is Upsample and not child.size and child.scale_factor % 1 == 0:
+                arguments = child.scale_factor, child.mode, child.align_corners
+                setattr(module, name, nn.Upsample(None, *arguments))
     return model
 
 

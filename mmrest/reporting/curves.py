@@ -5,26 +5,26 @@ import io
 import math
 import re
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from cycler import cycler
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from .logs import MAIN_METRIC, PERCENTAGE, Log, Points
 
 # Distinct on white and on black.
 COLOURS = ('#2f7fd1', '#e07b1a', '#2e9e4f', '#d6453d', '#9468c4', '#a0694f', '#d566ae', '#1aa5b5')
-STYLE = {
-    'axes.prop_cycle': cycler(linestyle=['-', '--', ':', '-.']) * cycler(color=COLOURS),
-    'text.parse_math': False,  # names of keys and runs are shown as they are
-}
+CYCLE = cycler(linestyle=['-', '--', ':', '-.']) * cycler(color=COLOURS)
 
 SUFFIXES = ('.png', '.svg', '.pdf', '.jpg')
-INK = '#010203'  # placeholder for the page's text colour
+"""File formats of figures."""
 
-# Pattern of keys -> label of the axis, with its unit; the first match is used.
+INK = '#010203'
+"""Placeholder for the page's text colour."""
+
 QUANTITIES = {
     '(base_)?lr': 'learning rate',
     '(data_)?time': 'seconds per iteration',
@@ -35,15 +35,23 @@ QUANTITIES = {
     PERCENTAGE.pattern: 'metrics on held-out images (%)',
     f'.*/.*|{MAIN_METRIC.pattern}': 'metrics on held-out images',
 }
+"""Pattern of keys -> label of the axis, with its unit; the first match is used."""
 
 
 class Panel(NamedTuple):
-    """Curves that share their axes."""
+    """Curves that share their axes.
+
+    Attributes:
+        title: title, or empty.
+        quantity: label of the vertical axis, with its unit.
+        lines: name in the legend and points of each curve; there is at least one point.
+        top: upper limit of the vertical axis, if known.
+    """
 
     title: str
-    quantity: str  # label of the vertical axis, with its unit
-    lines: List[Tuple[str, Points]]  # names and points; there is at least one point
-    top: Optional[float] = None  # upper limit of the vertical axis, if known
+    quantity: str
+    lines: List[Tuple[str, Points]]
+    top: Optional[float] = None
 
 
 def title_of(key: str) -> str:
@@ -103,7 +111,13 @@ def panels(logs: Sequence[Log], keys: Sequence[str]) -> List[Panel]:
 def draw_curves(
     logs: Sequence[Log], path: Path, keys: Sequence[str], title: Optional[str] = None
 ) -> None:
-    """Plot keys of one run, or of several to compare, and save the figure to `path`.
+    """Plot curves over iterations.
+
+    Args:
+        logs: logs of one run, or of several to compare.
+        path: output file; its suffix selects the format.
+        keys: log keys.
+        title: figure title.
 
     Raises:
         UsageError: a run has not logged a key.
@@ -112,31 +126,32 @@ def draw_curves(
     columns = min(len(found), 2 if len(found) in (2, 4) else 3)
     rows = math.ceil(len(found) / columns)
     size = (5.5 * columns, 3.8 * rows + 0.25 * len(logs))
-    with rc_context(STYLE):
-        figure = Figure(figsize=size, layout='constrained')
-        axes = figure.subplots(rows, columns, squeeze=False)
-        for axis, panel in zip(axes.flat, found):
-            _draw(axis, panel, with_legend=len(logs) == 1)
-        for axis in axes.flat[len(found) :]:
-            axis.set_axis_off()
-        if len(logs) > 1:
-            figure.legend(handles=axes.flat[0].get_lines(), loc='outside lower left')
-        if title is not None:
-            figure.suptitle(title)
-        figure.savefig(path, dpi=110)
+    figure = Figure(figsize=size, layout='constrained')
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis, panel in zip(axes.flat, found):
+        _draw(axis, panel, with_legend=len(logs) == 1)
+    for axis in axes.flat[len(found) :]:
+        axis.set_axis_off()
+    if len(logs) > 1:
+        names = [name for name, _ in found[0].lines]
+        _add_legend(figure, axes.flat[0].get_lines(), names, loc='outside lower left')
+    if title is not None:
+        figure.suptitle(title, parse_math=False)
+    figure.savefig(path, dpi=110)
 
 
 def _draw(axis: Axes, panel: Panel, with_legend: bool = True) -> None:
+    axis.set_prop_cycle(CYCLE)
     longest = max(len(points) for _, points in panel.lines)
-    for index, (name, points) in enumerate(panel.lines):
+    for index, (_, points) in enumerate(panel.lines):
         # Coinciding curves stay visible: later ones are thinner, with smaller markers.
         style = dict(linewidth=max(1.2, 2.6 - 0.7 * index), clip_on=panel.top is None)
         if longest <= 12:
             style.update(marker='os^D'[index % 4], markersize=9 - 1.5 * (index % 4))
-        axis.plot(*zip(*points), label=name, **style)
-    axis.set_title(panel.title)
+        axis.plot(*zip(*points), **style)
+    axis.set_title(panel.title, parse_math=False)
     axis.set_xlabel('iteration')
-    axis.set_ylabel(panel.quantity)
+    axis.set_ylabel(panel.quantity, parse_math=False)
     axis.set_xlim(0, None)
     values = [value for _, points in panel.lines for _, value in points if math.isfinite(value)]
     if values and min(values) >= 0:  # few logged quantities are negative
@@ -144,17 +159,31 @@ def _draw(axis: Axes, panel: Panel, with_legend: bool = True) -> None:
     axis.grid(alpha=0.3)
     if with_legend and (len(panel.lines) > 1 or panel.top is not None):
         # Below the axes, so that it does not cover curves.
-        axis.legend(
-            loc='upper center', bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=9, frameon=False
-        )
+        style = dict(loc='upper center', bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=9)
+        names = [name for name, _ in panel.lines]
+        _add_legend(axis, axis.get_lines(), names, frameon=False, **style)
+
+
+def _add_legend(owner: Any, lines: Sequence[Line2D], names: Sequence[str], **style: Any) -> None:
+    """Add a legend to a figure or axes.
+
+    matplotlib hides names that begin with ``_`` and parses text between dollar signs as
+    mathematics.
+    """
+    legend = owner.legend(lines, ['x'] * len(lines), **style)
+    for text, name in zip(legend.get_texts(), names):
+        text.set(text=name, parse_math=False)
 
 
 def svg_of(panel: Panel, prefix: str, description: str) -> str:
     """Return a panel as an SVG element for an HTML page, in the page's font and text colour.
 
-    The prefix, which must be unique in the page, is that of all ids.
+    Args:
+        panel: curves to plot.
+        prefix: prefix of all ids, unique in the page.
+        description: alternative text.
     """
-    style = {**STYLE, 'svg.fonttype': 'none', 'svg.hashsalt': prefix, 'font.size': 10}
+    style = {'svg.fonttype': 'none', 'svg.hashsalt': prefix, 'font.size': 10}
     for part in ('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color', 'ytick.color'):
         style[part] = INK
     with rc_context(style):

@@ -35,10 +35,17 @@ def write_report(
     number: int = 4,
     score_thr: float = 0.3,
 ) -> None:
-    """Write the report of a run, with `number` best and worst predictions of a checkpoint.
+    """Write the report of a run.
 
-    Without a checkpoint, the report is about the logs only. The config may have overrides for the
-    evaluation, and is modified. See :class:`.InstanceScores` for `score_thr`.
+    Args:
+        work_dir: work dir of the run.
+        cfg: config of the run, with overrides for the evaluation; modified.
+        log: log of the run.
+        out: output file.
+        checkpoint: checkpoint to evaluate; None for a report of the logs only.
+        device: device for the evaluation.
+        number: number of best and of worst predictions to show.
+        score_thr: detections below it are not drawn, see :class:`.InstanceScores`.
 
     Raises:
         UsageError: see :func:`.evaluation.evaluate`.
@@ -49,11 +56,13 @@ def write_report(
     logged = {key: then for key, then, _ in environments}.get('GPU number', '')
     processes = int(logged) if logged.isdigit() else 1
     name = Path(cfg.filename).name
+    package, changes = changes_of(cfg, name)
     content = dict(
         title=log.name,
         config_name=name,
         summary=summary_of(cfg, log, processes),
-        changes=changes_of(cfg, name),
+        package=package,
+        changes=changes,
         config=cfg.pretty_text,
         environment=environments,
         curves=_curves(log),
@@ -66,9 +75,12 @@ def write_report(
         found = evaluate(cfg, checkpoint, device, score_thr)
         content.update(_evaluated(found, checkpoint, number))
         content['speed'] += _inference(found)
-    loader = PackageLoader('mmrest.reporting', 'templates')
-    pages = Environment(loader=loader, autoescape=True, trim_blocks=True)
-    pages.filters['median'] = statistics.median
+    pages = Environment(
+        loader=PackageLoader('mmrest.reporting', 'templates'),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     text = pages.get_template('report.html').render(content)
     out.parent.mkdir(parents=True, exist_ok=True)
     # File names that are not valid text are escaped.
@@ -161,6 +173,13 @@ def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any
         index: dict(name=name, score=scores[index], panels=_panels(each, name, found))
         for (index, each), name in zip(shown.items(), names)
     }
+    spread = 'No image has a score.'
+    if ranked:
+        values = [scores[index] for index in ranked]
+        spread = (
+            f'{len(values)} images have a score: the lowest is {values[0]:.3f}, the median '
+            f'{statistics.median(values):.3f}, the highest {values[-1]:.3f}.'
+        )
     return dict(
         checkpoint=Path(checkpoint).name,
         found=found,
@@ -170,7 +189,7 @@ def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any
             if MAIN_METRIC.fullmatch(key) or key.startswith('coco/') or len(found.metrics) < 20
         ],
         table_of_classes=_table_of_classes(found),
-        scored=[scores[index] for index in ranked],
+        spread=spread,
         best=[drawings[index] for index in best],
         worst=[drawings[index] for index in worst],
         legend=_legend(found, shown.values()),

@@ -1,9 +1,11 @@
 """Summary of a run: its files, main settings and environment."""
 
 import copy
+import glob
 import re
 from contextlib import suppress
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -18,8 +20,8 @@ from .logs import Log
 
 Rows = List[Tuple[str, str]]
 
-# Fields of mmengine's environment log to omit.
 NOT_SHOWN = ('PyTorch compiling details', 'TorchVision compiling details', 'numpy_random_seed')
+"""Fields of mmengine's environment log to omit."""
 
 
 def find_config(work_dir: Path) -> Path:
@@ -61,9 +63,18 @@ def find_checkpoint(work_dir: Path, cfg: Config) -> str:
 
 
 def summary_of(cfg: Config, log: Log, processes: int) -> Rows:
-    """Return the main settings of a run as names and values."""
-    model, loader, wrapper, loop = (
-        cfg.get(key) or {} for key in ('model', 'train_dataloader', 'optim_wrapper', 'train_cfg')
+    """Return the main settings of a run as names and values.
+
+    Args:
+        cfg: config of the run.
+        log: log of the run.
+        processes: number of processes.
+    """
+    model = cfg.model
+    while 'backbone' not in model and isinstance(model.get('module'), dict):
+        model = model.module
+    loader, wrapper, loop = (
+        cfg.get(key) or {} for key in ('train_dataloader', 'optim_wrapper', 'train_cfg')
     )
     datasets = [part for _, part in dicts(loader.get('dataset') or {}, '')]
     transforms = [type_name(step) for part in datasets for step in part.get('pipeline') or ()]
@@ -77,14 +88,18 @@ def summary_of(cfg: Config, log: Log, processes: int) -> Rows:
         'method': f'{type_name(model)} with {heads}' if heads else type_name(model),
         'backbone': _call(model.get('backbone')),
         'pretrained': _pretrained(cfg),
-        'neck': _call(model.get('neck')),
-        'data': '; '.join(_data(part) for part in datasets if part.get('data_root')),
+        'neck': _call(model.get('neck'), ('in_channels', 'out_channels', 'num_outs')),
+        'data': '; '.join(_data(part) for part in datasets if part.get('data_root'))
+        or _call(loader.get('dataset'), ()),
         'batch size': _batch_size(loader, wrapper, processes),
-        'optimizer': _call(wrapper.get('optimizer')),
+        'optimizer': _call(wrapper.get('optimizer'), ('lr', 'weight_decay', 'momentum', 'betas')),
         'gradient clipping': _pairs(wrapper.get('clip_grad') or {}),
         'precision': precision,
         'length': ''.join(planned) + reached,
-        'learning rate schedule': '; '.join(map(_call, _listed(cfg.get('param_scheduler')))),
+        'learning rate schedule': '; '.join(
+            _call(part, ('begin', 'end', 'milestones', 'gamma', 'power', 'by_epoch', 'eta_min'))
+            for part in _listed(cfg.get('param_scheduler'))
+        ),
         'augmentation': ', '.join(n for n in transforms if not n.startswith(('Load', 'Pack'))),
         'seed': str((cfg.get('randomness') or {}).get('seed', '')),
     }
@@ -95,20 +110,21 @@ def _listed(node: Any) -> List[dict]:
     return list(node) if isinstance(node, (list, tuple)) else [node] if node else []
 
 
-def _call(part: Optional[dict]) -> str:
-    """Return a part of a config in Python syntax."""
-    if not part:
+def _call(part: Optional[dict], names: Optional[Tuple[str, ...]] = None) -> str:
+    """Return a part of a config in Python syntax, with some or all of its arguments."""
+    if not isinstance(part, dict):
         return ''
-    arguments = {key: value for key, value in part.items() if key not in ('type', 'init_cfg')}
-    return f'{type_name(part)}({_pairs(arguments)})'
+    named = part.keys() - {'type', 'init_cfg'} if names is None else names
+    return f'{type_name(part)}({_pairs({k: v for k, v in part.items() if k in named})})'
 
 
 def _pairs(values: dict) -> str:
-    return ', '.join(
+    texts = [
         f'{key}=dict({_pairs(value)})' if isinstance(value, dict) else f'{key}={value!r}'
         for key, value in values.items()
         if key != '_scope_'
-    )
+    ]
+    return ', '.join(texts)
 
 
 def _pretrained(cfg: Config) -> str:
@@ -137,15 +153,21 @@ def _batch_size(loader: dict, wrapper: dict, processes: int) -> str:
     return f'{each * processes * accumulated} = {factors}'
 
 
-def changes_of(cfg: Config, name: str) -> Optional[List[Tuple[str, str, str]]]:
-    """Compare the config of a run with the shipped one of the same file name, if there is one.
+def changes_of(cfg: Config, name: str) -> Tuple[Optional[str], List[Tuple[str, str, str]]]:
+    """Compare the config of a run with the shipped one of the same name.
+
+    Args:
+        cfg: config of the run.
+        name: name of its file.
 
     Returns:
-        The changes: key, shipped value and the run's value, or '-'.
+        The package that ships a config of this name, or None, and the changes: key, shipped value
+        and the run's value, or '-'.
     """
-    if find(name) is None:
-        return None
-    before, now = load_config(str(find(name))), copy.deepcopy(cfg)
+    package, path = next(_shipped(name), (None, None))
+    if path is None:
+        return None, []
+    before, now = load_config(str(path)), copy.deepcopy(cfg)
     for config in (before, now):  # as training does
         make_resumable(config)
     keys = RUN_KEYS - {'work_dir', 'launcher', 'experiment_name', 'load_from', 'resume'}
@@ -154,7 +176,17 @@ def changes_of(cfg: Config, name: str) -> Optional[List[Tuple[str, str, str]]]:
         for config in (before, now)
     )
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return [(key, old.get(key, '-'), new.get(key, '-')) for key in changed]
+    return package, [(key, old.get(key, '-'), new.get(key, '-')) for key in changed]
+
+
+def _shipped(name: str) -> Iterator[Tuple[str, Path]]:
+    if find(name) is not None:
+        yield 'mmrest', find(name)
+    for package in ('mmdet', 'mmseg'):
+        origin = getattr(find_spec(package), 'origin', None)
+        if origin is not None:
+            configs = Path(origin).parent / '.mim' / 'configs'
+            yield from ((package, path) for path in sorted(configs.rglob(glob.escape(name))))
 
 
 def _leaves(node: Any, where: str) -> Iterator[Tuple[str, str]]:
@@ -163,7 +195,9 @@ def _leaves(node: Any, where: str) -> Iterator[Tuple[str, str]]:
         for key, value in node.items():
             if key != '_scope_':
                 yield from _leaves(value, f'{where}.{key}')
-    elif any(isinstance(part, (dict, list, tuple)) for part in _listed(node)):
+    elif isinstance(node, (list, tuple)) and any(
+        isinstance(part, (dict, list, tuple)) for part in node
+    ):
         for index, value in enumerate(node):
             yield from _leaves(value, f'{where}.{index}')
     else:

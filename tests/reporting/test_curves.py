@@ -7,8 +7,14 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mmrest.reporting import curves
-from mmrest.reporting.curves import default_keys, draw_curves, panels, svg_of
+from mmrest.reporting.curves import (
+    default_keys,
+    draw_curves,
+    panels,
+    quantity_of,
+    svg_of,
+    title_of,
+)
 from mmrest.reporting.logs import Log
 
 TRAIN = [
@@ -33,7 +39,7 @@ LOG = Log('run', TRAIN, [(20, {'coco/bbox_mAP': 0.2}), (30, {'coco/bbox_mAP': 0.
     ('ema_decay', 'ema_decay', 'ema_decay'),
 ])  # fmt: skip
 def test_names(key, title, quantity):
-    assert curves.title_of(key) == title and curves.quantity_of(key) == quantity
+    assert title_of(key) == title and quantity_of(key) == quantity
 
 
 def test_panels():
@@ -81,14 +87,17 @@ def test_figure(tmp_path, monkeypatch, count, legends):
         assert len({(line.get_color(), line.get_linestyle()) for line in legend.get_lines()}) == 12
 
 
-def test_names_are_not_parsed_as_mathematics(tmp_path):
-    name = r'$\run{$'
-    log = Log(name, [{'iter': n, name: 1.0, f'loss_{name}': 1.0, 'loss': 1} for n in (1, 2)], [])
-    draw_curves([log, log], tmp_path / 'x.svg', [name], name)
+def test_names_are_shown_as_they_are(tmp_path):
+    """Names are not hidden or parsed as mathematics."""
+    names = ('_run', r'$\run{$')
+    train = [{'iter': step, names[1]: 1.0, f'loss_{names[1]}': 1.0, 'loss': 1} for step in (1, 2)]
+    logs = [Log(name, train, []) for name in names]
+    draw_curves(logs, tmp_path / 'x.svg', [names[1]], names[1])
     comments = re.findall('<!-- (.*?) -->', (tmp_path / 'x.svg').read_text())
-    assert comments.count(name) == 5  # title, panel, axis and the legend of two runs
-    panel = panels([log], [f'loss_{name}', 'loss'])[0]
-    assert f'>{name}<' in svg_of(panel, 'a', 'x')
+    assert comments.count('_run') == 1  # the legend
+    assert comments.count(names[1]) == 4  # title, panel, axis and legend
+    panel = panels(logs[:1], [f'loss_{names[1]}', 'loss'])[0]
+    assert f'>{names[1]}<' in svg_of(panel, 'a', 'x')
 
 
 def test_svg_for_a_page():

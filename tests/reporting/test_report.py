@@ -1,5 +1,6 @@
 """The page of a report."""
 
+import json
 import re
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ from mmrest.errors import UsageError
 from mmrest.reporting import report
 from mmrest.reporting.evaluation import Evaluation, evaluate
 from mmrest.reporting.logs import Log
+from mmrest.reporting.run_summary import logged_environment
 from mmrest.reporting.scores import LabelMapScores
 from tests.runs import ROOT, SEGMENTOR, run
 
@@ -81,11 +83,13 @@ def test_content(tmp_path, cfg, evaluated):
     check_page(text)
     assert text.count('<th scope="row">class ') == 150
     assert '<b>' not in text and '&lt;b&gt;' in text and 'a &lt;run&gt;' in text
-    first = r'</h3>\s*<figure class="picture">\s*<figcaption>'
-    assert re.search(f'Best{first}0_long.*: score 1.000', text)
-    assert re.search(f'Worst{first}1_long.*: score 0.000', text)
+    assert re.search(r'Best</h3>\s*<figure class="picture">\s*<figcaption>0_long.*: score 1.000',
+                     text)  # fmt: skip
+    assert re.search(r'Worst</h3>\s*<figure class="picture">\s*<figcaption>1_long.*: score 0.000',
+                     text)  # fmt: skip
     assert len(re.findall('<img ', text)) == 6 == len(re.findall('src="data:image/jpeg', text))
-    facts = dict(re.findall(r'<dt>(.*?)</dt><dd>(.*?)</dd>', text))
+    cells = re.findall(r'<dt>(.*?)</dt><dd>(.*?)</dd>', text)
+    facts = dict(cells)
     assert facts['mIoU'] == '25.00' and facts['parameters'] == '15.00 million'
     assert facts['inference'].startswith('20.0 ms') and facts['training, median'] == '4.0 img/s'
     assert facts['memory of the GPU in training'] == '900 MB at most'
@@ -104,12 +108,14 @@ def test_logs_only(tmp_path, cfg):
 
 def test_no_images(tmp_path, cfg, evaluated):
     text = write(tmp_path, cfg, 'best.pth', number=0).read_text()
-    assert '<img ' not in text and '2 images have a score: the lowest is 0.000' in text
+    assert '<img ' not in text and '2 images have a score' in text
 
 
 def test_differences(tmp_path):
     """The changes of a shipped config are shown, and nothing else."""
-    cfg = load_config('demo_semfpn_rest_lite', {'optim_wrapper.optimizer.lr': 0.5})
+    cfg = load_config(
+        str(ROOT / 'configs' / 'demo_semfpn_rest_lite.py'), {'optim_wrapper.optimizer.lr': 0.5}
+    )
     text = write(tmp_path, cfg, None).read_text()
     table = text[text.index('Differences from') : text.index('Full config')]
     assert re.findall('<code>(.*?)</code>', table) == [
@@ -117,23 +123,41 @@ def test_differences(tmp_path):
     ]  # fmt: skip
 
 
+WITHOUT_UTF8 = """
+import sys
+from pathlib import Path
+import torch
+from mmengine.config import Config
+from mmrest.reporting.logs import read_log, write_csv
+from mmrest.reporting.report import write_report
+run, config = map(Path, sys.argv[1:])
+log = read_log(run, 'r\xfcn')
+write_csv([log], run / 'x.csv', ['\xe4'])
+write_report(run, Config.fromfile(config), log, run / 'x.html', None, torch.device('cpu'))
+"""
+
+
 def test_whatever_the_locale(tmp_path, cfg):
-    """Logs are read and pages and tables are written as UTF-8; tests are no part of the run."""
+    """Logs are read and pages and tables are written as UTF-8."""
     folder = tmp_path / 'run' / '20260101_000000'
     (folder / 'vis_data').mkdir(parents=True)
-    line = '{"iter": 1, "lr": 0.1, "loss": 2.0, "loss_ä": 1.0, "loss_b": 1.0}\n'
-    (folder / 'vis_data' / 'scalars.json').write_text(line, encoding='utf-8')
-    tested = tmp_path / 'run' / '20260202_000000'
-    (tested / 'vis_data').mkdir(parents=True)
-    for path, place in ((folder / 'x.log', 'Zürich'), (tested / 'x.log', 'Bern')):
-        path.write_text(f'System environment:\n    Ort: {place}\n{"-" * 30}\n', encoding='utf-8')
-    locale = dict(LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0', fresh=True)
-    options = ('--no-eval', '--config', cfg.filename)
-    run(ROOT / 'tools' / 'report.py', 'run', *options, cwd=tmp_path, **locale)
-    page = (tmp_path / 'run' / 'report.html').read_text(encoding='utf-8')
-    assert '>ä<' in page and 'Zürich' in page and 'Bern' not in page
-    run(ROOT / 'tools' / 'analyze_logs.py', 'run', '--out', 'x.csv', cwd=tmp_path, **locale)
-    assert 'loss_ä' in (tmp_path / 'x.csv').read_text(encoding='utf-8')
+    line = json.dumps(dict(iter=1, loss=2.0, lr=0.1, ä=1.0), ensure_ascii=False)
+    (folder / 'vis_data' / 'scalars.json').write_text(line + '\n', encoding='utf-8')
+    head = f'System environment:\n    Ort: Zürich\n{"-" * 30}\n'
+    (folder / 'x.log').write_text(head, encoding='utf-8')
+    tested = folder.with_name('20260202_000000') / 'x.log'
+    (tested.parent / 'vis_data').mkdir(parents=True)
+    (tested.parent / 'vis_data' / 'config.py').touch()
+    tested.write_text(head.replace('Zürich', 'Bern'), encoding='utf-8')
+    assert logged_environment(folder.parent) == dict(Ort='Zürich')
+    (tmp_path / 'script.py').write_text(WITHOUT_UTF8, encoding='utf-8')
+    run(
+        tmp_path / 'script.py', folder.parent, cfg.filename, cwd=ROOT, LC_ALL='C', PYTHONUTF8='0',
+        PYTHONCOERCECLOCALE='0', PYTHONPATH=str(ROOT),
+    )  # fmt: skip
+    page = (folder.parent / 'x.html').read_text(encoding='utf-8')
+    assert 'rün' in page and 'Zürich' in page
+    assert 'rün,1,1.0' in (folder.parent / 'x.csv').read_text(encoding='utf-8')
 
 
 def test_an_existing_page_is_kept(tmp_path, cfg, monkeypatch):
@@ -150,8 +174,10 @@ def test_an_existing_page_is_kept(tmp_path, cfg, monkeypatch):
     assert (tmp_path / 'new' / 'report.html').read_bytes() == before
 
 
-def test_a_classifier_is_not_evaluated():
+def test_a_classifier_is_not_evaluated(tmp_path):
     """The error comes before anything is built or read."""
-    cfg = Config(dict(default_scope='mmpretrain'), 'model = ...', 'cls.py')
-    with pytest.raises(UsageError, match=r'cls\.py is the config of a classifier, .*--no-eval$'):
-        evaluate(cfg, 'absent.pth', torch.device('cpu'), 0.3)
+    path = tmp_path / 'cls.py'
+    path.write_text("default_scope = 'mmpretrain'\nmodel = dict(type='ImageClassifier')\n")
+    message = r'cls\.py is the config of a classifier, .*; pass --no-eval$'
+    with pytest.raises(UsageError, match=message):
+        evaluate(Config.fromfile(path), 'absent.pth', torch.device('cpu'), 0.3)
