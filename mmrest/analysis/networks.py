@@ -145,8 +145,10 @@ def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
         logger = MMLogger.get_current_instance()
         level = logger.level
         logger.setLevel(logging.WARNING)  # no line per parameter
-        backbone.init_weights()
-        logger.setLevel(level)
+        try:
+            backbone.init_weights()
+        finally:
+            logger.setLevel(level)
     if checkpoint is not None:
         if backbone is model:  # the file may contain a full model
             tensors, report = fitted_to(model, read_weights(checkpoint))

@@ -98,6 +98,7 @@ class TokenLabelHead(LinearClsHead):
         Args:
             feats: averages (B, in_channels) and tokens (B, token_channels, H, W).
         """
+        # The tokens' maximum has half the weight, as in the official code.
         return super().forward(feats) + 0.5 * self.token_logits(feats).amax((1, 2))
 
     def loss(

@@ -16,7 +16,7 @@ from .findings import Report
 
 
 def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> OptimWrapper:
-    """Return the optimizer wrapper of a run, and warn if custom_keys let norms decay.
+    """Return the optimizer wrapper of a run, and warn about custom_keys with unintended effects.
 
     Raises:
         UsageError: it cannot be built.
