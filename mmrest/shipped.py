@@ -32,6 +32,14 @@ def find(name: str) -> Optional[Path]:
     return path if path.is_file() else None
 
 
+def unlisted() -> List[str]:
+    """Return the names of the configs that are not in the metafile."""
+    paths = [path.relative_to(folder()) for path in sorted(folder().rglob('*.py'))]
+    names = [path.with_suffix('').as_posix() for path in paths if path.parts[0] != '_base_']
+    listed = {model['Name'] for model in models()}
+    return [name for name in names if name not in listed]
+
+
 def nearest(name: str) -> List[str]:
     """Return up to three names of shipped configs that resemble `name`."""
     known = [path.stem for path in folder().glob('*.py')]
@@ -94,7 +102,8 @@ def main() -> None:
     words = [word.lower() for word in args.word]
     known = models()
     rows = [row for row in map(described, known) if all(w in str(row).lower() for w in words)]
-    if not rows:
+    others = [name for name in unlisted() if all(word in name for word in words)]
+    if not rows and not others:
         near = [name for word in words for name in nearest(word)]
         hint = f'did you mean {near[0]}?' if near else 'run it without arguments to list all'
         parser.exit(1, f'{parser.prog}: no shipped config contains {" ".join(words)}; {hint}\n')
@@ -106,8 +115,11 @@ def main() -> None:
         table.add_column(column, no_wrap=column not in ('method', 'reported'))
     for row in rows:
         table.add_row(*(getattr(row, column) for column in columns))
-    console.print(table)
-    print('Results are as reported by the papers, not reproduced. Train with: mmrest train CONFIG')
+    if rows:
+        console.print(table)
+        print('Results are those of the papers, not reproduced. Train with: mmrest train CONFIG')
+    if others:
+        print('Other configs (own data, demos, other methods):', *others, sep='\n  ')
     official = {m['Name']: m['Metadata'].get('Official Weights') for m in known}
     for row in rows if words else ():
         if official[row.config]:

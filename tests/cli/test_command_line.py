@@ -35,6 +35,7 @@ def test_configs():
     models = yaml.safe_load((ROOT / 'configs' / 'metafile.yml').read_text())['Models']
     listed = mmrest('configs')[1]
     assert all(f'{model["Name"]} ' in listed for model in models)
+    assert 'own_coco_small' in mmrest('configs', 'own')[1]
     rows = mmrest('configs', 'maskrcnn', 'small', '1x')[1].splitlines()
     assert [row.split()[0] for row in rows[1:3]] == [
         'maskrcnn_rest_small_1x', 'cascade_maskrcnn_rest_small_1x'
