@@ -1,4 +1,4 @@
-"""Errors for the user of a command, and lines and suggestions in place of errors of libraries."""
+"""User-facing errors, and one-line explanations of errors of libraries."""
 
 import contextlib
 import difflib
@@ -120,8 +120,8 @@ def misspelt(error: BaseException) -> Optional[Tuple[str, str]]:
         if 'must contain the key "type"' in str(error) and 'cfg' in local:
             return f'a part of the config has no type: {dict(local["cfg"])}', 'add its type'
         built, given = local.get('obj_cls') or local.get('scheduler_cls'), local.get('args')
-        if frame.f_code.co_name == 'build_dataloader':  # of the Runner, without a registry
-            built, given = frame.f_globals['DataLoader'], local['dataloader_cfg']
+        if 'dataloader_cfg' in local:  # of the Runner, without a registry
+            built, given = frame.f_globals.get('DataLoader'), local['dataloader_cfg']
         if argument and built and argument.group(1) in (given or ()):
             name, known = argument.group(1), arguments_of(built)
             if name in known:

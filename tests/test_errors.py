@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -23,3 +24,12 @@ def test_arguments(argument, found):
     with pytest.raises(TypeError) as caught:
         HOOKS.build({'type': LoggingHook, 'path': 'x', argument: 2})
     assert misspelt(caught.value) == found
+
+
+def test_a_loader_of_a_library():
+    def build_dataloader(dataloader_cfg):
+        return DefaultSampler(**dataloader_cfg)
+
+    with pytest.raises(TypeError) as caught:
+        build_dataloader(dict(shufle=True))
+    assert misspelt(caught.value) is None

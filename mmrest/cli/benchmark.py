@@ -1,6 +1,7 @@
 """Benchmark backbones and attention (time, memory), or checkpoints (metrics)."""
 
 import argparse
+import hashlib
 import json
 import statistics
 import subprocess
@@ -230,8 +231,9 @@ def tested(
     config: str, checkpoint: str, options: List[str], folder: Path
 ) -> Optional[Dict[str, Any]]:
     """Return the metrics of `mmrest test`, run if `folder` has none; None if it has failed."""
-    parts = [part for path in (config, checkpoint) for part in Path(path).with_suffix('').parts]
-    name = '_'.join(parts).replace('/', '')
+    pair = f'{config}={checkpoint}'  # files of one stem get folders of their own
+    digest = hashlib.sha256(pair.encode()).hexdigest()[:8]
+    name = f'{Path(config).stem}_{Path(checkpoint).stem}_{digest}'
 
     def saved() -> List[Path]:
         # Not older than the checkpoint, the newest last.

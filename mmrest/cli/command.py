@@ -56,7 +56,7 @@ def written_file(*suffixes: str) -> Callable[[str], Path]:
 
     def file(text: str) -> Path:
         path = Path(osp.expanduser(text))
-        if path.suffix not in suffixes:
+        if path.suffix.lower() not in suffixes:
             raise argparse.ArgumentTypeError(f'{text} is not a {" or ".join(suffixes)} file')
         if path.is_dir():
             raise argparse.ArgumentTypeError(f'{text} is a folder; pass a file')
@@ -109,7 +109,7 @@ class _Options(argparse.Action):
             key, equals, text = pair.partition('=')
             if not key or not equals:
                 raise argparse.ArgumentError(self, f'{pair!r} is not of the form KEY=VALUE')
-            if '{' in text:
+            if '{' in text and text.lstrip()[0] in '{[(':
                 try:
                     options[key] = ast.literal_eval(text)
                 except (ValueError, SyntaxError):

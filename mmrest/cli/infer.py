@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import shutil
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,8 @@ from ..inference.outputs import (
 )
 from ..inference.overlay import draw
 from .command import Parser, add_cfg_options, at_least, device, folder, fraction
+
+FRAME_COUNT = cv2.CAP_PROP_FRAME_COUNT
 
 SKIPPED = 3
 """Exit status if some inputs could not be read."""
@@ -110,15 +113,16 @@ class Run:
                         self._skip(source, error, expected=0)
 
     def _video(self, source: Input) -> None:
-        video, before = Video(source.path), self.done
+        video, before, path = Video(source.path), self.done, self.outputs.vis(source)
         self._expect(video.length)
+        if self.model.is_segmentor and self.outputs.save_pred:  # of a longer video
+            shutil.rmtree(self.outputs.label_map(source), ignore_errors=True)
         with contextlib.ExitStack() as stack:
             writers: List[cv2.VideoWriter] = []
 
             def write(drawn: np.ndarray) -> None:
                 if not writers:
-                    path, size = self.outputs.vis(source), drawn.shape[1::-1]
-                    writers.append(open_video(path, video.rate, size))
+                    writers.append(open_video(path, video.rate, drawn.shape[1::-1]))
                     stack.callback(writers[0].release)
                 writers[0].write(drawn)
 
@@ -129,7 +133,10 @@ class Run:
                         self._draw(found, write)
             finally:
                 self._drawn()
-        self._expect(self.done - before - video.length)  # the length in the file may be wrong
+                # The length in the file may be wrong.
+                self._expect(self.done - before - video.length)
+        if writers and cv2.VideoCapture(str(path)).get(FRAME_COUNT) < self.done - before:
+            raise UsageError(f'{path} could not be written in full; check that the disk has space')
         if self.done == before:
             raise UnreadableImage(f'{source.path} has no frame that can be read')
 

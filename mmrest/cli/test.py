@@ -3,7 +3,7 @@
 import argparse
 import os.path as osp
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 from mmengine.config import Config
 
@@ -15,7 +15,7 @@ from ..errors import UsageError
 from ..inference.hook import PredictionsHook
 from ..inference.outputs import Viewer
 from ..preflight import rehearse
-from .command import Parser, add_run_arguments, folder, run_config
+from .command import Parser, add_run_arguments, folder, run_config, written_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,17 +48,11 @@ def predictions_hook(cfg: Config, args: argparse.Namespace) -> Optional[Predicti
 
     The predictions of detectors and classifiers are saved by an evaluator, added to `cfg`.
     """
-    # PredictionsHook replaces mmdet's, mmseg's and mmpretrain's hooks.
-    replaced = (cfg.get('default_hooks') or {}).pop('visualization', None) or {}
     label_maps = None
     if args.out is not None and is_segmentor(cfg):
-        label_maps = Path(args.out)
+        label_maps = checked(folder, args.out)
     elif args.out is not None:
-        if not args.out.endswith(('.pkl', '.pickle')):
-            raise UsageError(
-                f'--out {args.out} is not a .pkl file, which the predictions of a detector or '
-                'classifier require'
-            )
+        checked(written_file('.pkl', '.pickle'), args.out)
         kind = 'DumpResults' if is_classifier(cfg) else 'DumpDetResults'
         evaluators = cfg.get('test_evaluator') or []
         evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
@@ -69,7 +63,17 @@ def predictions_hook(cfg: Config, args: argparse.Namespace) -> Optional[Predicti
         viewer = Viewer(args.show_dir, args.show, wait_time)
     if viewer is None and label_maps is None:
         return None
+    # It replaces mmdet's, mmseg's and mmpretrain's hooks.
+    replaced = (cfg.get('default_hooks') or {}).pop('visualization', None) or {}
     return PredictionsHook(viewer, label_maps, replaced.get('score_thr', 0.3))
+
+
+def checked(kind: Callable[[str], Path], out: str) -> Path:
+    """Return the path of ``--out``, whose kind depends on the config."""
+    try:
+        return kind(out)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f'--out: {error}') from error
 
 
 def main() -> None:

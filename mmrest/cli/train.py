@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..engine.building import build_runner
+from ..engine.config import batch_size_of
 from ..engine.distributed import join_processes, of_first_process
 from ..engine.resuming import ScheduleHook
 from ..engine.saving import newest_checkpoint
@@ -94,7 +95,7 @@ def accumulation(cfg: Config) -> int:
 def batch_size_warning(cfg: Config) -> Optional[str]:
     """Return a warning if the learning rate is tuned for another batch size."""
     scaling = cfg.get('auto_scale_lr') or {}
-    each = (cfg.get('train_dataloader') or {}).get('batch_size')
+    each = batch_size_of(cfg.get('train_dataloader') or {})
     meant = scaling.get('base_batch_size')
     if not meant or not each or scaling.get('enable'):
         return None

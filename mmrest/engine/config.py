@@ -117,11 +117,12 @@ def _check_kind(key: str, value: Any, cfg: Config) -> None:
 
 def _replace_data_root(cfg: Config, data_root: str) -> None:
     parts = [f'{phase}_{part}' for phase in PHASES for part in ('dataloader', 'evaluator')]
-    roots = {cfg['data_root']} if isinstance(cfg.get('data_root'), str) else set()
-    if not roots:
-        for part in parts:
-            roots.update(d.get('data_root') for _, d in dicts(cfg.get(part), part))
-    roots = {root.rstrip('/') for root in roots if isinstance(root, str) and root}
+    listed = [d.get('data_root') for part in parts for _, d in dicts(cfg.get(part), part)]
+    roots = {root.rstrip('/') for root in listed if isinstance(root, str) and root}
+    top = cfg['data_root'].rstrip('/') if isinstance(cfg.get('data_root'), str) else ''
+    # It is that of a base config if the config itself sets only those of its datasets.
+    if top and (not roots or any((root + '/').startswith(top + '/') for root in roots)):
+        roots = {top}
     if len(roots) != 1:
         found = f'there are several: {", ".join(sorted(roots))}' if roots else 'there is none'
         raise UsageError(
@@ -160,6 +161,7 @@ def make_resumable(cfg: Config) -> None:
     if loop:
         by_epoch = loop.pop('by_epoch', True) if 'type' not in loop else None
         name = type_name(loop) or ('EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop')
+        name = name.rpartition('.')[2]  # of mmengine.EpochBasedTrainLoop, too
         loop['type'] = {
             'EpochBasedTrainLoop': 'ResumableEpochLoop',
             'IterBasedTrainLoop': 'ResumableIterLoop',
@@ -168,7 +170,8 @@ def make_resumable(cfg: Config) -> None:
         cfg.default_hooks = {}
     cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
     for hook in (*cfg.default_hooks.values(), *(cfg.get('custom_hooks') or ())):
-        if isinstance(hook, dict) and type_name(hook) == 'CheckpointHook':
+        name = type_name(hook) if isinstance(hook, dict) else None
+        if name in ('CheckpointHook', 'mmengine.CheckpointHook'):
             hook['type'] = 'AtomicCheckpointHook'
 
 
@@ -188,10 +191,11 @@ def check_tta(cfg: Config) -> None:
             f'test-time augmentation (TTA) needs tta_model and tta_pipeline in {cfg.filename}; '
             f'{example}'
         )
-    if 'pipeline' not in cfg.test_dataloader.dataset:
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    if 'pipeline' not in dataset:
         raise UsageError(
-            'test-time augmentation (TTA) replaces test_dataloader.dataset.pipeline, which a '
-            f'{type_name(cfg.test_dataloader.dataset)} does not have; use a single dataset'
+            'test-time augmentation (TTA) replaces test_dataloader.dataset.pipeline, which '
+            f'{type_name(dataset) or "this config"} does not have; use a single dataset'
         )
 
 
@@ -226,6 +230,12 @@ def dicts(node: Any, where: str) -> Iterator[Tuple[str, dict]]:
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
             yield from dicts(value, f'{where}.{index}')
+
+
+def batch_size_of(loader: dict) -> int:
+    """Return the batch size of a dataloader's config; samplers of several datasets have a list."""
+    size = loader.get('batch_size') or 0
+    return size if isinstance(size, int) else sum(size)
 
 
 OF_CLASSES = {'bbox_head', 'mask_head', 'decode_head', 'auxiliary_head', 'head'}

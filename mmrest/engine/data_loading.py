@@ -77,7 +77,9 @@ class SeededDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, draw: Draw) -> Any:
+    def __getitem__(self, draw: Any) -> Any:
+        if not isinstance(draw, Draw):  # a hook looks at a sample
+            return self.dataset[draw]
         # Video samplers also yield frame numbers.
         numbers = draw.index if isinstance(draw.index, (tuple, list)) else [draw.index]
         with seeded(self.seed, draw.epoch, *map(int, numbers)):

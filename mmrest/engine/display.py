@@ -9,6 +9,8 @@ import io
 import logging
 import math
 import operator
+import pdb
+import sys
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
@@ -36,6 +38,7 @@ from torch import Tensor, cuda, nn
 from ..datasets.palette import fill_palette
 from .compat import is_resuming, loaded_from
 from .devices import peak_memory_mb
+from .distributed import unwrapped
 
 Comparison = Callable[[float, float], bool]
 
@@ -101,17 +104,27 @@ class ScreenRunner(Runner):
 
     @contextlib.contextmanager
     def _on_screen(self) -> Iterator[None]:
-        """Log the output of libraries such as pycocotools, and end a bar that an error leaves."""
+        """Log the output of libraries such as pycocotools, and stop a bar that an error left."""
         if self.console is None:
             yield
             return
-        with contextlib.redirect_stdout(_Logged(self.logger)):
+        with _Logged(self.logger) as log, contextlib.redirect_stdout(log):
+            sys.breakpointhook = self._debug
             try:
                 yield
             finally:
-                for hook in self.hooks:
-                    if isinstance(hook, DisplayHook):
-                        hook.stop()
+                sys.breakpointhook = sys.__breakpointhook__
+                self._stop_bars()
+
+    def _stop_bars(self) -> None:
+        for hook in self.hooks:
+            if isinstance(hook, DisplayHook):
+                hook.stop()
+
+    def _debug(self, *args: Any, **kwargs: Any) -> None:
+        """Start the debugger of ``breakpoint()`` in the terminal rather than in the log."""
+        self._stop_bars()
+        pdb.Pdb(stdout=sys.__stdout__).set_trace(sys._getframe(1))
 
 
 class _Logged(io.TextIOBase):
@@ -119,11 +132,19 @@ class _Logged(io.TextIOBase):
 
     def __init__(self, logger: MMLogger) -> None:
         self._logger = logger
+        self._line = ''
 
     def write(self, text: str) -> int:
-        if text.strip():
-            self._logger.info(text.rstrip())
+        *lines, self._line = (self._line + text).split('\n')
+        for line in lines:
+            if line.strip():
+                self._logger.info(line.rstrip())
         return len(text)
+
+    def close(self) -> None:
+        if self._line:
+            self.write('\n')
+        super().close()
 
 
 class DisplayHook(Hook):
@@ -295,10 +316,10 @@ def _scalars(metrics: Dict[str, Any]) -> Dict[str, float]:
 
 def introduction(runner: Runner) -> Table:
     """Return a summary of a run: network, data, schedule, device and folder."""
-    model = runner.model.module if hasattr(runner.model, 'module') else runner.model
+    model = unwrapped(runner)
     backbone = getattr(model, 'backbone', None)
     loader, loop = runner.train_dataloader, runner.train_loop
-    batch = loader.batch_sampler.batch_size
+    batch = np.sum(loader.batch_sampler.batch_size)  # a list for several datasets
     length = f'{runner.max_iters:,} iterations'
     if isinstance(loop, EpochBasedTrainLoop):
         length = f'{runner.max_epochs} epochs of {len(loader):,} iterations'

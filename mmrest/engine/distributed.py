@@ -84,11 +84,18 @@ def leave_processes() -> None:
 def of_first_process(function: Callable[..., Result], *args: Any) -> Result:
     """Call a function on rank 0, and return its result on all ranks.
 
-    Machines may see a shared folder in different states.
+    Machines may see a shared folder in different states. An error is raised on all ranks.
     """
-    result: List[Any] = [function(*args) if get_rank() == 0 else None]
-    broadcast_object_list(result)
-    return result[0]
+    found: List[Any] = [None, None]
+    if get_rank() == 0:
+        try:
+            found[0] = function(*args)
+        except Exception as error:
+            found[1] = error
+    broadcast_object_list(found)
+    if found[1] is not None:
+        raise found[1]
+    return found[0]
 
 
 def rank_prefix() -> str:

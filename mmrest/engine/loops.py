@@ -199,14 +199,14 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
 
 
 def check_compile(cfg: Config) -> None:
-    """Check that a run with ``compile`` has a torch whose compiled networks are right.
+    """Check that torch is recent enough to compile networks correctly, if a run does.
 
     Raises:
-        UsageError: it has not.
+        UsageError: it is older than 2.7.
     """
     if cfg.get('compile') and digit_version(torch.__version__) < digit_version('2.7'):
         raise UsageError(
-            f'compile needs torch 2.7 or later, this is {torch.__version__}; remove it'
+            f'compile needs torch 2.7 or later, this is {torch.__version__}; remove compile'
         )
 
 

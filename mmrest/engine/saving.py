@@ -229,7 +229,7 @@ def newest_checkpoint(work_dir: str, hook: Optional[dict] = None) -> Optional[st
         if last and path.exists():
             return str(path)
     template = hook.get('filename_tmpl') or 'epoch_{}.pth'
-    names = [re.escape(name).replace(r'\{\}', r'\d+') for name in (template, INTERRUPTED)]
+    names = [re.sub(r'\\\{.*?\\\}', r'\\d+', re.escape(name)) for name in (template, INTERRUPTED)]
     # Not published files, such as epoch_1-d77de378.pth, which contain only weights.
     pattern = re.compile('|'.join([*names, r'(?:epoch|iter)_\d+\.pth']))
     paths = [path for path in folder.glob('*') if pattern.fullmatch(path.name)]

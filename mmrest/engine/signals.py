@@ -22,8 +22,8 @@ _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
 
 _forking = threading.local()
-"""Signal mask of the thread that forks, and its process if it is the main thread, because the
-kernel signals the end of a thread."""
+"""Signal mask of the thread that forks, and its process if it is the main thread, because
+PR_SET_PDEATHSIG acts when the forking thread ends."""
 
 
 class StopRequest:
@@ -153,7 +153,8 @@ def _end_workers() -> None:
 
     multiprocessing would send them SIGTERM, which they ignore, and wait forever.
     """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise when one is killed
+    if hasattr(signal, 'SIGCHLD'):  # not on Windows
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise when one is killed
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

@@ -3,7 +3,6 @@
 import copy
 import inspect
 import os
-import sys
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +19,6 @@ from mmengine.model import BaseTTAModel
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
 from mmengine.runner.amp import autocast
 from mmengine.structures import BaseDataElement
-from mmengine.utils import digit_version
 
 from ..datasets.palette import colours
 from ..engine.building import check_model, find_type, image_channels
@@ -120,10 +118,6 @@ class Inferencer:
         self.palette = colours(palette, len(self.classes))
         self.model = model.to(device).eval()
         self._channels = image_channels(network)
-        mmseg = getattr(sys.modules.get('mmseg'), '__version__', '1.2')
-        self._singly = self.is_segmentor and digit_version(mmseg) < digit_version('1.2')
-        if tta and self._singly:
-            raise UsageError(f'test-time augmentation of images needs mmseg 1.2, this is {mmseg}')
         self._fp16 = bool((cfg.get('test_cfg') or {}).get('fp16'))
 
     def __call__(
@@ -135,7 +129,7 @@ class Inferencer:
             images: one image, or several.
             batch_size: images per forward pass. Detectors pad images to the largest one in the
                 batch, which changes the last digits. Segmentors only batch images of the same
-                size, and none before mmseg 1.2.
+                size.
 
         Returns:
             A data sample for a single image, or a list for several, on the CPU and at the size of
@@ -150,7 +144,7 @@ class Inferencer:
         Raises:
             UnreadableImage: a file is damaged, is not an image, or is not supported by the
                 config's pipeline; the message names it.
-            ValueError: an array has the wrong shape or dtype.
+            ValueError: an array has the wrong shape or dtype, or `batch_size` is not positive.
         """
         if isinstance(images, (str, Path, np.ndarray)):
             return self([images])[0]
@@ -182,6 +176,8 @@ class Inferencer:
         Raises:
             UnreadableImage, ValueError: see :meth:`__call__`.
         """
+        if batch_size < 1:
+            raise ValueError(f'batch_size must be a positive integer, got {batch_size}')
         batch: List[Tuple[Image, np.ndarray, dict]] = []
         for image, prepared in _ahead(self._prepare, images, batch_size):
             try:
@@ -191,10 +187,9 @@ class Inferencer:
                     raise
                 on_unreadable(image, error)
                 continue
-            # mmdet pads images to the size of the largest one in a batch. mmseg refuses them, and
-            # before 1.2 any batch.
+            # mmdet pads images to the size of the largest one in a batch; mmseg refuses them.
             other = self.is_segmentor and batch and _shapes(data) != _shapes(batch[0][2])
-            if len(batch) == batch_size or other or (batch and self._singly):
+            if len(batch) == batch_size or other:
                 yield from self._predict(batch)
                 batch = []
             batch.append((image, pixels, data))
@@ -217,7 +212,7 @@ class Inferencer:
             check_complete(name)
         step = 'read'
         try:
-            results = self._loader(dict(given, img_id=0))  # mmdet before 3.2 packs it
+            results = self._loader(given)
             pixels = drawable(results['img'])
             step = 'prepared'
             data = self._pipeline(results)
@@ -268,7 +263,7 @@ def inference(
         CheckpointError: the checkpoint cannot be read or does not cover the network.
 
     Example:
-        >>> model = inference('configs/demo_maskrcnn_rmt_t.py', 'work_dirs/demo/best.pth')
+        >>> model = inference('demo_maskrcnn_rmt_t', 'work_dirs/demo/iter_340.pth')
         >>> sample = model('image.jpg')
         >>> sample.pred_instances.bboxes
     """

@@ -8,9 +8,10 @@ from typing import Any, Iterator, List, NamedTuple, NoReturn, Optional, Sequence
 
 import cv2
 import numpy as np
-from mmcv import imread
+from mmcv.transforms import LoadImageFromFile
 
 from ..errors import UsageError, first_line
+from .overlay import drawable
 
 # Every other file is read as an image.
 VIDEOS = {'.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ts', '.webm', '.wmv'}
@@ -124,11 +125,11 @@ def read_image(path: str, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
 
 
 def read_as(path: Union[str, Path], dataset: Any) -> np.ndarray:
-    """Read an image (H, W, 3), uint8, BGR, turned by its EXIF orientation if a dataset does so."""
+    """Read an image with the loader of a dataset; (H, W, 3), uint8, BGR."""
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
-    flags = {str(getattr(step, 'color_type', '')) for step in steps}
-    ignored = any(flag == 'unchanged' or 'ignore_orientation' in flag for flag in flags)
-    return imread(path, 'color_ignore_orientation' if ignored else 'color')
+    loaders = [step for step in steps if isinstance(step, LoadImageFromFile)]
+    loader = loaders[0] if loaders else LoadImageFromFile()
+    return drawable(loader(dict(img_path=str(path)))['img'])
 
 
 def check_complete(path: str) -> None:
@@ -142,7 +143,8 @@ def check_complete(path: str) -> None:
                 image.draft(image.mode, (1, 1))  # JPEG: read the whole file, in less time
                 image.load()
         except UnidentifiedImageError:
-            raise UnreadableImage(f'{path} is not an image') from None
+            if not cv2.haveImageReader(path):  # of formats that Pillow lacks
+                raise UnreadableImage(f'{path} is not an image') from None
         except Image.DecompressionBombError:
             pass  # too large for Pillow
         except Exception as error:  # whatever a decoder raises

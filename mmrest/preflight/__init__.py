@@ -63,7 +63,7 @@ def check_keys(cfg: Config, phases: Tuple[str, ...], report: Report) -> None:
         absent = [key for key in keys if cfg.get(key) is None]
         if len(absent) in (1, 2):
             raise UsageError(f'{some(absent)} must be set, because others of {some(keys)} are')
-    if {'type', 'by_epoch'} <= (cfg.train_cfg or {}).keys():
+    if {'type', 'by_epoch'} <= (cfg.get('train_cfg') or {}).keys():
         raise UsageError('train_cfg has both type and by_epoch; remove one of them')
     randomness = dict(cfg.get('randomness') or {}, deterministic=False)
     with explained(f'randomness={cfg.get("randomness")} cannot be used', 'set an integer seed'):

@@ -108,6 +108,8 @@ def _check_labels(cfg: Config, part: Part, report: Report) -> None:
         beyond = found - {nodes[head].get('ignore_index')} - set(range(count))
         if beyond:
             hint = 'the labels' if head.endswith('.head') else 'reduce_zero_label and ignore_index'
+            if count == 1 and nodes[head].get('out_channels') == 1:
+                hint = f'or set {head}.num_classes=2, of which the background is one'
             raise UsageError(
                 f'{files[min(beyond)]} ({part.where}) has the label {min(beyond)}, but '
                 f'{head}.num_classes is {count}, so only 0 to {count - 1} are classes; check '

@@ -7,11 +7,12 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tu
 import mmcv
 import numpy as np
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset, InfiniteSampler
+from mmengine.dataset import BaseDataset
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 from ..engine.config import dicts
+from ..engine.data_loading import ResumableBatchSampler
 from ..errors import UsageError, explained, some
 from .annotations import checked_reading
 from .findings import Report
@@ -141,10 +142,10 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     with checked_reading(masks) as read, explained(f'{where} cannot be built'):
         loader = Runner.build_dataloader(cfg[where], seed=0)
     by_epoch = cfg.train_cfg.get('max_epochs') if phase == 'train' else True
-    if is_endless(loader) and by_epoch:
+    if ResumableBatchSampler(loader.batch_sampler).is_endless and by_epoch:
         raise UsageError(
-            f'{where}.sampler is an InfiniteSampler, with which an epoch or evaluation never '
-            'ends; set DefaultSampler'
+            f'{where}.sampler ({type(loader.batch_sampler.sampler).__name__}) is endless, so an '
+            'epoch or evaluation never ends; set DefaultSampler'
         )
     parts = list(_leaves(f'{where}.dataset', phase, loader.dataset))
     for part in parts:
@@ -230,12 +231,6 @@ def check_objects(parts: List[Part], report: Report) -> None:
             if phase == 'train':
                 raise UsageError(fault)
             report.warnings.append(fault)
-
-
-def is_endless(loader: DataLoader) -> bool:
-    """Return True if a loader draws images without end."""
-    sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
-    return isinstance(sampler, InfiniteSampler)
 
 
 def _is_annotated(data: Dict[str, Any]) -> bool:

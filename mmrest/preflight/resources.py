@@ -124,7 +124,7 @@ def check_weights(
     """
     while isinstance(model, BaseTTAModel):
         model = model.module
-    training, elsewhere = 'train' in phases, 'not checked, it is not on this machine'
+    training, elsewhere = 'train' in phases, 'not checked: not on this machine'
     pretrained = list(from_files(model)) if training else []
     for name, module, init_cfg in pretrained:  # also by a resumed run
         path = str(init_cfg['checkpoint'])

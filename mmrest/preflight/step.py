@@ -22,10 +22,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..engine.building import build_runner
 from ..engine.compat import use_parts
+from ..engine.data_loading import ResumableBatchSampler
+from ..engine.distributed import unwrapped
 from ..engine.resuming import follow_config
 from ..errors import UsageError, explained, some
 from .classes import IGNORED
-from .data import Part, Sample, count_instances, is_endless
+from .data import Part, Sample, count_instances
 from .findings import Report
 from .resources import from_files
 
@@ -33,7 +35,7 @@ SIDE = 320
 """Side of the images, in pixels; a step takes seconds on a laptop."""
 
 SCALES = (0.02, 128)
-"""Usual standard deviations of normalised images, also without division by their own."""
+"""Usual standard deviations of normalised images, the larger one allows for no division by std."""
 
 
 class _Enough(BaseException):
@@ -59,7 +61,7 @@ class _FirstStep(Hook):
             source = str(self._cfg.load_from)
             self._report.warnings += follow_config(runner, self._resumed, source)
         if not isinstance(runner.optim_wrapper, OptimWrapperDict):
-            model = _model(runner)
+            model = unwrapped(runner)
             runner.optim_wrapper.optimizer.register_step_pre_hook(
                 lambda optimizer, *args: self._check_gradients(model, optimizer)
             )
@@ -67,7 +69,7 @@ class _FirstStep(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Check the scale of the images."""
         self.stage = 'the first step of training fails', 'check that network and data match'
-        preprocessor = _model(runner).data_preprocessor
+        preprocessor = unwrapped(runner).data_preprocessor
         data = preprocessor(copy.deepcopy(data_batch), True)
         images = data.get('inputs') if isinstance(data, dict) else None
         if torch.is_tensor(images) and getattr(preprocessor, '_enable_normalize', False):
@@ -166,7 +168,7 @@ def check_run(
             report.warnings.append('no step of training was tried: samples are not single images')
             return
         sides = [max(each['inputs'].shape[-2:]) for each in inputs if _is_packed(each)]
-        for module in _model(runner).data_preprocessor.modules():
+        for module in unwrapped(runner).data_preprocessor.modules():
             if sides and getattr(module, 'size', None) is not None:  # it would pad the images
                 module.size = (max(sides), max(sides))
         # An evaluator of several datasets needs a sample of each.
@@ -225,7 +227,7 @@ def _runner(cfg: Config, folder: str) -> Runner:
     for hook in runner.hooks:
         if getattr(hook, 'out_dir', None):
             hook.out_dir = folder
-    model = _model(runner)
+    model = unwrapped(runner)
     for _, module, _ in list(from_files(model)):
         module.init_cfg = None
     for module in model.modules():
@@ -251,10 +253,6 @@ def check_backends(cfg: Config, folder: str) -> None:
                 f'visualizer.vis_backends: {kind.__name__} needs {package}, which is not '
                 f'installed: pip install {package}'
             )
-
-
-def _model(runner: Runner) -> nn.Module:
-    return getattr(runner.model, 'module', runner.model)
 
 
 class _Prepared(Dataset):
@@ -284,8 +282,8 @@ def _inputs(loader: DataLoader, parts: Sequence[Part]) -> List[Any]:
 
     Empty if there are too few samples, or they have several branches.
     """
-    size, count = min(2, loader.batch_sampler.batch_size), len(loader.dataset)
-    if not is_endless(loader):  # which repeats images to fill a batch
+    size, count = int(np.min([2, *np.ravel(loader.batch_sampler.batch_size)])), len(loader.dataset)
+    if not ResumableBatchSampler(loader.batch_sampler).is_endless:  # which repeats images
         size = min(size, count)
     of_train = [(part, s) for part in parts if part.phase == 'train' for s in part.samples]
     usable = [(part, s) for part, s in of_train if _is_packed(s.packed)]

@@ -78,8 +78,8 @@ def tests_run(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(subprocess, 'run', run)
-    for name in ('a', 'b', 'x'):
-        (tmp_path / f'{name}.pth').touch()
+    for name in ('a.pth', 'b.pth', 'x.pth', 'b.safetensors'):
+        (tmp_path / name).touch()
     return commands
 
 
@@ -105,6 +105,8 @@ def test_checkpoints(tests_run, tmp_path, capsys):
     cells = detector.split(' | ')
     assert cells[1:6] == ['a.pth', '50.0', '50.7', '25.0', '44.9'] and cells[-2] == '4.00'
     assert '| 40.0 | 51.4 |' in segmentor and segmentor.endswith('| 300 |')
+    assert not run_here('benchmark', 'checkpoints', f'{names[1]}=b.safetensors', *OPTIONS)
+    assert tests_run.pop()[1] == 'b.safetensors'  # not taken for b.pth
     (of_b,) = (tmp_path / 'work_dirs').rglob('2/metrics.json')
     os.utime(of_b, (0, 0))  # older than b.pth
     assert run_here(*given) == message

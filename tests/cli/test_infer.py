@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -138,6 +139,19 @@ def test_video(tmp_path, name, suffix, code):
     else:
         found = cv2.imread(str(out / content['images'][3]['label_map']), cv2.IMREAD_UNCHANGED)
         assert (found - 1 == python.pred_sem_seg.data[0].numpy()).all()
+
+
+def test_a_shorter_video(tmp_path, monkeypatch):
+    """No frame of the earlier one remains, and a full disk is an error."""
+    clip, options = tmp_path / 'clip.avi', ('--out-dir', tmp_path / 'out', '--overwrite')
+    for length in (4, 2):
+        video(clip, length, 'MJPG')
+        assert not infer('seg', clip, *options)
+    assert len(list((tmp_path / 'out' / 'preds' / 'clip.frames').iterdir())) == 2
+    full = SimpleNamespace(write=lambda frame: None, release=lambda: None)
+    monkeypatch.setattr('mmrest.cli.infer.open_video', lambda *_: full)
+    (tmp_path / 'out' / 'vis' / 'clip.mp4').unlink()
+    assert 'clip.mp4 could not be written in full' in infer('seg', clip, *options)
 
 
 def test_unreadable_inputs_are_skipped(tmp_path, coco_root, capsys):

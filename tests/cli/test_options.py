@@ -27,10 +27,10 @@ def test_values():
     parser = Parser()
     add_config_arguments(parser)
     given = ["a=[{'type': 'X', 'n': 1}]", 'b={}', 'c=[1,x]', 'd=1e-3', 'e=true', 'f=(1,(2,x y))']
-    given += ['g=my runs/out', 'h=a, b/c', 'i=a,2', 'j="a,b"', "k={'a': (1, 2)}", 'l=']
+    given += ['g=my runs/out', 'h=a, b/c', 'i=a,2', 'j="a,b"', "k={'a': (1, 2)}", 'l=', 'm=a_{}']
     assert parser.parse_args(['--cfg-options', *given]).cfg_options == dict(
         a=[dict(type='X', n=1)], b={}, c=[1, 'x'], d=1e-3, e=True, f=(1, (2, 'x y')),
-        g='my runs/out', h='a, b/c', i=['a', 2], j='a,b', k=dict(a=(1, 2)), l='',
+        g='my runs/out', h='a, b/c', i=['a', 2], j='a,b', k=dict(a=(1, 2)), l='', m='a_{}',
     )  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def test_values():
 def test_names_with_a_tilde(kind, name, tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     assert kind(f'~/{name}') == tmp_path / name
-    assert kind(f'~$/{name}') == Path('~$', name)
+    assert kind(f'~$/{name.upper()}') == Path('~$', name.upper())
 
 
 def test_unknown_backend(monkeypatch):
@@ -69,7 +69,10 @@ def test_tta_of_a_wrapped_dataset():
     dataset = dict(type='RepeatDataset', dataset=dict(type='CocoDataset', pipeline=[]))
     cfg = Config(dict(model={}, tta_model={}, tta_pipeline=[]))
     cfg.test_dataloader = dict(dataset=dataset)
-    with pytest.raises(UsageError, match='which a RepeatDataset does not have'):
+    with pytest.raises(UsageError, match='which RepeatDataset does not have'):
+        use_tta(cfg)
+    cfg.test_dataloader = None
+    with pytest.raises(UsageError, match='which this config does not have'):
         use_tta(cfg)
 
 
@@ -116,6 +119,7 @@ def test_amp(monkeypatch, dtype):
     (2, 1, 1, False, '2 (2 x 1 process(es))'),
     (2, 8, 1, False, None),
     (2, 4, 2, False, None),
+    ([2, 1], 1, 1, False, '3 (3 x 1 process(es))'),  # of two datasets
     (4, 8, 2, False, '64 (4 x 8 process(es) x 2 accumulated)'),
     (2, 1, 1, True, None),
 ])  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmrest.engine.config import load_config, without_sync_bn
+from mmrest.engine.config import load_config, make_resumable, without_sync_bn
 from mmrest.errors import UsageError
 
 CONFIG = """
@@ -50,6 +50,24 @@ def test_data_root_replaces_path_prefixes(path, root, new):
     assert cfg.data_root.rstrip('/') == new
     kept = (cfg.work_dir, cfg.load_from, cfg.other.data_root)
     assert kept == ('data/coco/runs', 'data/coco/x.pth', 'other')
+
+
+def test_data_root_of_the_datasets(path):
+    """That of a base config stays at the top."""
+    text = CONFIG.replace('data_root=data_root', "data_root='data/mine/'")
+    path.write_text(text)
+    cfg = load_config(str(path), data_root='/elsewhere')
+    assert cfg.train_dataloader.dataset.dataset.data_root.rstrip('/') == '/elsewhere'
+
+
+@pytest.mark.parametrize('scope', ['', 'mmengine.'])
+def test_loops_and_checkpoint_hook(scope):
+    hook = dict(type=f'{scope}CheckpointHook')
+    loop = dict(type=f'{scope}EpochBasedTrainLoop', max_epochs=1)
+    cfg = Config(dict(train_cfg=loop, default_hooks=dict(checkpoint=hook)))
+    make_resumable(cfg)
+    assert cfg.train_cfg.type == 'ResumableEpochLoop'
+    assert cfg.default_hooks.checkpoint.type == 'AtomicCheckpointHook'
 
 
 def test_cfg_options_come_last(path):

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+import sys
 
 import pytest
 import torch
@@ -160,6 +161,23 @@ def test_screen(tmp_path, phase):
         assert 'epoch 3, best so far: mIoU 0.6000 (epoch 2)' in output
     assert not re.search('creating index|INFO|paramwise', output)
     assert re.search(r'INFO - creating index\.\.\.\n', ''.join(log(tmp_path)))
+
+
+def test_breakpoints_are_on_the_terminal(tmp_path, monkeypatch):
+    class Breaking(Hook):
+        def before_val(self, runner):
+            print('half a', end=' ')
+            print('line')
+            breakpoint()
+
+    stdout, stdin = io.StringIO(), io.StringIO('p runner.epoch + 40\nc\n')
+    monkeypatch.setattr(sys, '__stdout__', stdout)
+    monkeypatch.setattr(sys, 'stdin', stdin)
+    runner = shown(tmp_path, [0.3], epochs=1, console=Console(file=io.StringIO()))
+    runner.register_hook(Breaking())
+    runner.train()
+    assert '41' in stdout.getvalue()
+    assert 'INFO - half a line\n' in ''.join(log(tmp_path))
 
 
 def test_console_without_terminal(tmp_path, capsys):

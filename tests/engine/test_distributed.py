@@ -52,6 +52,24 @@ def test_more_processes_than_gpus(monkeypatch):
         distributed.join_processes(config())
 
 
+@pytest.mark.parametrize('rank', [0, 1])
+def test_an_error_of_the_first_process(monkeypatch, rank):
+    """All processes raise it, rather than wait for the first one."""
+
+    def broadcast(objects):
+        if rank:
+            objects[:] = [None, UsageError('no file')]
+
+    monkeypatch.setattr(distributed, 'get_rank', lambda: rank)
+    monkeypatch.setattr(distributed, 'broadcast_object_list', broadcast)
+
+    def fail():
+        raise UsageError('no file')
+
+    with pytest.raises(UsageError, match='no file'):
+        distributed.of_first_process(fail)
+
+
 def test_messages_name_their_rank(monkeypatch):
     monkeypatch.delenv('RANK', raising=False)
     assert distributed.rank_prefix() == ''

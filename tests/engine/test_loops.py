@@ -1,6 +1,7 @@
 """Stopped and resumed runs have the same weights, losses and samples, bit for bit."""
 
 import contextlib
+import os
 import pickle
 import random
 import shutil
@@ -240,12 +241,21 @@ def test_newest_checkpoint_of_a_copy(tmp_path):
     assert newest_checkpoint(tmp_path / 'absent') is None
 
 
+def test_newest_checkpoint_of_a_template(tmp_path):
+    for number, name in enumerate(('epoch_001.pth', 'ck_002.pth')):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (number, number))
+    found = newest_checkpoint(tmp_path, dict(filename_tmpl='ck_{:03d}.pth'))
+    assert found == str(tmp_path / 'ck_002.pth')
+
+
 def test_hooks_can_change_the_dataset():
     inner = Numbers()
     dataset = SeededDataset(inner, 3)
     dataset.pipeline = 'another'
     assert inner.pipeline == dataset.pipeline == 'another'
     assert len(pickle.loads(pickle.dumps(dataset))) == SAMPLES
+    assert dataset[0].keys() == inner[0].keys()  # without an epoch, as hooks read one
 
 
 def test_a_frame_of_a_video():

@@ -8,11 +8,25 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 
 from mmrest.errors import UsageError
-from mmrest.inference.inputs import Input, Video, find_inputs, read_as, read_image, unique_names
+from mmrest.inference.inputs import (
+    Input,
+    Video,
+    check_complete,
+    find_inputs,
+    read_as,
+    read_image,
+    unique_names,
+)
 from mmrest.inference.outputs import Outputs, open_video
+
+
+def dataset_of(**loader):
+    pipeline = SimpleNamespace(transforms=[LoadImageFromFile(**loader)])
+    return SimpleNamespace(pipeline=pipeline)
 
 
 def touch(folder, *names):
@@ -80,9 +94,16 @@ def test_orientation_of_a_pipeline(tmp_path, flag, size):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new('RGB', (80, 60)).save(tmp_path / 'x.jpg', exif=exif)
-    loader = SimpleNamespace(color_type=flag)
-    dataset = SimpleNamespace(pipeline=SimpleNamespace(transforms=[loader]))
-    assert read_as(tmp_path / 'x.jpg', dataset).shape == (*size, 3)
+    assert read_as(tmp_path / 'x.jpg', dataset_of(color_type=flag)).shape == (*size, 3)
+
+
+def test_reflectances(tmp_path):
+    """Files that Pillow cannot read, with floats of 0 to 1."""
+    path = str(tmp_path / 'x.tif')
+    cv2.imwrite(path, np.random.default_rng(0).random((6, 8, 3)).astype(np.float32))
+    check_complete(path)
+    image = read_as(path, dataset_of(color_type='unchanged'))
+    assert image.shape == (6, 8, 3) and (image.min(), image.max()) == (0, 255)
 
 
 def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from mmrest.inference import overlay
-from mmrest.inference.overlay import draw, draw_annotations, overlap, render, titled
+from mmrest.inference.overlay import draw, draw_annotations, drawable, overlap, render, titled
 
 PALETTE = [(255, 0, 0), (0, 0, 255)]
 GREY = np.full((480, 640, 3), 128, np.uint8)
@@ -55,6 +55,12 @@ def test_small_images_are_enlarged(size, factor):
     assert drawn.shape == (size[0] * factor, size[1] * factor, 3)
     inside, outside = drawn[30 * factor, 30 * factor], drawn[45 * factor, 50 * factor]
     assert inside[2] > 190 and (outside == 128).all()
+
+
+def test_images_of_any_type():
+    values = np.array([[[0.0, 0.5, 1.0]]])
+    for image in (values, 1000 * values, values.astype(np.float32) - 0.5):
+        np.testing.assert_allclose(drawable(image), [[[0, 127, 255]]], atol=1)
 
 
 def test_label_maps():

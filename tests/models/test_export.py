@@ -1,10 +1,13 @@
 """Networks through torch.compile, torch.export and ONNX, against eager mode."""
 
+import io
+from inspect import signature
+
 import pytest
 import torch
 from torch import nn
 
-from mmrest import RMT
+from mmrest import RMT, ResT
 from mmrest.export.onnx import export
 from tests.models.networks import FAMILIES, KINDS, gradients, randomised, tiny
 from tests.torch_versions import needs_compile, needs_torch
@@ -85,4 +88,19 @@ def test_onnx(kind, arch):
     session = onnxruntime.InferenceSession(
         export(network, (64, 96)).SerializeToString(), providers=['CPUExecutionProvider']
     )
+    assert_same_as_eager(network, lambda images: session.run(None, {'images': images.numpy()}))
+
+
+def test_onnx_by_torchscript():
+    """Maps of any size, also by the older exporter, if people call it themselves."""
+    onnxruntime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnx')
+    network, file = network_of(ResT, 'lite'), io.BytesIO()
+    axes = {0: 'batch', 2: 'height', 3: 'width'}
+    newer = dict(dynamo=False) if 'dynamo' in signature(torch.onnx.export).parameters else {}
+    torch.onnx.export(
+        network, (torch.randn(2, 3, 64, 96),), file, opset_version=17, input_names=['images'],
+        dynamic_axes={'images': axes}, **newer,
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=['CPUExecutionProvider'])
     assert_same_as_eager(network, lambda images: session.run(None, {'images': images.numpy()}))

@@ -5,6 +5,7 @@ unusual, is in test_sound_data.py.
 """
 
 import builtins
+import itertools
 import json
 from functools import partial
 
@@ -16,6 +17,7 @@ from mmdet.datasets import CocoDataset
 from mmengine.optim import ReduceOnPlateauLR, build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
+from torch.utils.data import Sampler
 
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.config import load_config
@@ -24,6 +26,22 @@ from mmrest.preflight import rehearse
 
 TRAIN = 'annotations/instances_train2017.json'
 VAL = 'annotations/instances_val2017.json'
+
+
+class Endless(Sampler):
+    """Sampler such as mmdet's MultiSourceSampler, which is not an InfiniteSampler."""
+
+    def __init__(self, dataset, **_):
+        self.size = len(dataset)
+
+    def __iter__(self):
+        return itertools.cycle(range(self.size))
+
+    def __len__(self):
+        return self.size
+
+    def set_epoch(self, epoch):
+        pass
 
 
 def rehearsed(name, options=None, thorough=False):
@@ -219,9 +237,11 @@ OPTION_FAULTS = {
     'no loop for an evaluation': ('det', {'val_cfg': None},
         'val_cfg must be set, because others of val_dataloader, val_cfg, val_evaluator are'),
     'endless epoch': ('det', {'train_dataloader.sampler': dict(type='InfiniteSampler')},
-        'train_dataloader.sampler is an InfiniteSampler'),
+        'train_dataloader.sampler (InfiniteSampler) is endless, so an epoch'),
+    'endless sources': ('det', {'train_dataloader.sampler': dict(type=Endless)},
+        'train_dataloader.sampler (Endless) is endless'),
     'endless evaluation': ('det', {'val_dataloader.sampler': dict(type='InfiniteSampler')},
-        'val_dataloader.sampler is an InfiniteSampler, with which an epoch or evaluation never'),
+        'val_dataloader.sampler (InfiniteSampler) is endless'),
     'training without Pack': (
         'seg', {'train_dataloader.dataset.pipeline': [LOAD, dict(type='LoadAnnotations')]},
         "the first step of training fails: KeyError: 'inputs'"),

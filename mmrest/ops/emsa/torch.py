@@ -26,11 +26,12 @@ def emsa_in_graphs(
     Its few standard ops suit compilers and exporters.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
-    keys = k.shape[2]
-    unit = _unit(keys, eps)
+    unit = _unit(k.shape[2], eps)
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     mixed = F.conv2d(logits, mix_weight, mix_bias).to(wide)
-    deviation = mixed.softmax(-1) * unit - unit / keys
+    softmax = mixed.softmax(-1)
+    # Its mean is 1 / keys, which TorchScript's ONNX exporter would make a constant.
+    deviation = (softmax - softmax.mean(-1, keepdim=True)) * unit
     variance = deviation.square().mean((-2, -1), keepdim=True)
     product = deviation.to(v.dtype) @ v
     return (product * torch.rsqrt(variance + eps * unit**2)).to(v.dtype)
