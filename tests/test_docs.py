@@ -77,6 +77,7 @@ def test_links(page):
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
     """The built pages; warnings are errors, such as those of links and anchors."""
+    pytest.importorskip('mkdocs', reason='pip install -r requirements/docs.txt')
     folder = tmp_path_factory.mktemp('site')
     done = subprocess.run(
         [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', str(folder)],

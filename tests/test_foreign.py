@@ -17,12 +17,15 @@ class Absent(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f'No module named {name!r}', name=name)
 
 sys.meta_path.insert(0, Absent())
-import torch, mmrest
+import torch, mmengine.runner
+before = set(sys.modules)  # with torch 2.5, that of Triton
+import mmrest
 from mmengine.registry import MODELS
 for name, arch in (('ResT', 'lite'), ('RMT', 't')):
     maps = MODELS.build(dict(type=name, arch=arch)).eval()(torch.zeros(1, 3, 32, 32))
     print(len(maps))
-print(sorted({'mmdet', 'mmseg', 'mmpretrain', 'triton', 'flash_attn'} & sys.modules.keys()))
+new = sys.modules.keys() - before
+print(sorted({'mmdet', 'mmseg', 'mmpretrain', 'triton', 'flash_attn'} & new))
 import mmrest.cli.infer, mmrest.cli.report  # of segmentors and classifiers
 """
 

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from ..operators import ENVIRONMENT_VARIABLE, describe
 from ..ops import dispatch
-from ..ops.gpu import refuse_triton
+from ..ops.gpu import MIN_TRITON, refuse_triton
 from .command import Parser, markdown_table
 
 
@@ -232,7 +232,8 @@ def _attention() -> str:
 
 def rows(state: State) -> List[Tuple[str, str, str, str]]:
     """Return the :data:`COLUMNS` of each package."""
-    supported, broken = supported_versions(), remedies(state)
+    supported = dict(supported_versions(), triton='>=' + '.'.join(map(str, MIN_TRITON)))
+    broken = remedies(state)
     found = []
     for module, distributions, needed_by in PACKAGES:
         name, version = state.versions.get(module, (distributions[0], '-'))

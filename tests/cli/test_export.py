@@ -6,6 +6,7 @@ import torch
 
 from mmrest.analysis.networks import build_network, network_config
 from tests.runs import ROOT, SEGMENTOR, run
+from tests.torch_versions import needs_onnx
 
 TOOL = ROOT / 'tools' / 'export_onnx.py'
 onnxruntime = pytest.importorskip('onnxruntime', reason='pip install -r requirements/optional.txt')
@@ -28,6 +29,7 @@ def session(path):
     return onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
 
 
+@needs_onnx
 def test_backbone(tmp_path):
     """Backbone of a config: compared by the command, and run at another size."""
     (tmp_path / 'tiny.py').write_text(SMALL)

@@ -17,6 +17,7 @@ from mmrest.export import onnx as onnx_export
 from mmrest.export.comparison import Agreement, Difference, export_checked
 from mmrest.export.onnx import AdaptiveAvgPool, check_packages, exportable, facts
 from tests.runs import ROOT, SEGMENTOR
+from tests.torch_versions import needs_onnx
 
 
 @pytest.mark.parametrize('bins', [(1, 1), (2, 2), (3, 3), (6, 6), (2, 5)])
@@ -51,6 +52,7 @@ class Head(nn.Module):
         return F.interpolate(self.up(x + pooled), x.shape[2:], mode='bilinear')
 
 
+@needs_onnx
 @pytest.mark.parametrize('preprocess', [False, True])
 def test_any_size(tmp_path, preprocess):
     """With modules of fixed size replaced; the comparison finds those that are not."""
