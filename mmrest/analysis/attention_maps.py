@@ -66,7 +66,7 @@ def attention_of(block: nn.Module) -> Union[EMSA, MaSA]:
 
 
 def token_at(point: Token, image: Tuple[int, int], size: Tuple[int, int]) -> Token:
-    """Return row and column of the token that covers a pixel.
+    """Return row and column of the token at the relative place of a pixel.
 
     Sizes are height and width: of the image in pixels, of the map in tokens.
     """

@@ -61,7 +61,7 @@ def examine(device: torch.device) -> Iterator[Tuple[Job, List[Finding]]]:
 def _findings(module: AttentionOnly) -> List[Finding]:
     with observed() as tried, contextlib.suppress(Exception):  # measured below, with its error
         module(None)
-    default = tried[-1][0]  # the earlier ones refused
+    default = next((backend for backend, reason in tried if reason is None), None)
     with use_backend('reference'):
         exact = _results(copy.deepcopy(module).double())
     accepted = EPSILONS * torch.finfo(module.inputs[0].dtype).eps

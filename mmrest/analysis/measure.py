@@ -17,6 +17,7 @@ from torch.utils.benchmark import timer
 from ..engine.devices import peak_memory_mb, reset_peak_memory
 from ..errors import UsageError
 from ..ops import PositionTables, emsa, masa, position_tables, use_backend
+from ..ops.rotary import rotary_frequencies
 from .networks import build_network, network_config
 
 
@@ -88,9 +89,8 @@ class AttentionOnly(nn.Module):
             shapes.append((heads, heads, 1, 1))
         else:
             shapes = [(job.batch, height, width, heads, dim)] * 3
-            frequencies = 1 / 10000 ** torch.linspace(0, 1, dim // 2)
             log_gamma = torch.linspace(-0.3, -0.01, heads)
-            tables = position_tables(frequencies, log_gamma, height, width)
+            tables = position_tables(rotary_frequencies(dim), log_gamma, height, width)
             for field, table in tables._asdict().items():
                 self.register_buffer(field, table)
         dtype = getattr(torch, job.dtype)

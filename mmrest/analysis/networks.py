@@ -92,10 +92,8 @@ def is_backbone(cfg: Config) -> bool:
     """Return True if the model of a config is a backbone."""
     if cfg.filename in BACKBONES:
         return True
-    kind = cfg.model.get('type')
-    if isinstance(kind, str):
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
-            kind = find_type(MODELS, kind)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+        kind = find_type(MODELS, cfg.model.get('type'))
     # Detectors, segmentors and classifiers have losses and predictions.
     return inspect.isclass(kind) and not issubclass(kind, BaseModel)
 

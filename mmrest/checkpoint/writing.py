@@ -87,15 +87,15 @@ def publish(path: Path, tensors: Mapping[str, Tensor], meta: Dict[str, Any]) -> 
         CheckpointError: see :func:`write_atomically`, or safetensors is not installed.
     """
     # Clone, so that a view does not save its whole storage.
-    tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    layout = dict(memory_format=torch.contiguous_format)
+    tensors = {name: tensor.detach().cpu().clone(**layout) for name, tensor in tensors.items()}
     if path.suffix == '.safetensors':
         try:
             from safetensors.torch import save
         except ImportError as error:
             raise CheckpointError(f'{path} needs safetensors: pip install safetensors') from error
         strings = {name: text for name, text in meta.items() if isinstance(text, str)}
-        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        content = save(contiguous, {'format': 'pt', **strings})
+        content = save(tensors, {'format': 'pt', **strings})
     else:
         buffer = io.BytesIO()
         torch.save({'meta': meta, 'state_dict': tensors}, buffer)

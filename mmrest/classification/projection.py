@@ -1,6 +1,6 @@
 """RMT classification necks, between the last feature map and the linear layer."""
 
-from typing import ClassVar, Sequence, Tuple
+from typing import Sequence, Tuple
 
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
@@ -21,8 +21,6 @@ class RMTProjection(BaseModule):
         init_cfg: as in mmengine; None uses the backbone's initialisation from scratch.
     """
 
-    scratch_init_cfg: ClassVar[InitCfg] = [dict(type='TruncNormal', layer='Linear', std=0.02)]
-
     def __init__(
         self,
         in_channels: int,
@@ -30,7 +28,7 @@ class RMTProjection(BaseModule):
         norm_cfg: dict = dict(type='BN'),  # noqa: B006, nothing changes it
         init_cfg: InitCfg = None,
     ) -> None:
-        super().__init__(init_cfg or self.scratch_init_cfg)
+        super().__init__(init_cfg or dict(type='TruncNormal', layer='Linear', std=0.02))
         self.proj = nn.Linear(in_channels, out_channels)
         self.norm = build_norm_layer(norm_cfg, out_channels)[1]
         self.act = nn.SiLU()

@@ -104,7 +104,7 @@ class LoadTokenLabels(BaseTransform):
     The labels of ``…/CLASS/NAME.JPEG`` are in ``label_root/CLASS/NAME`` with `suffix`. The file
     contains one tensor (2, k, H, W): scores before the softmax, and their classes. Classes not
     listed in a cell have score 0. As in RoIAlign, scores are sampled bilinearly and averaged over
-    each token, with zero padding. A softmax over all classes gives probabilities.
+    each token, with 0 beyond the crop. A softmax over all classes gives probabilities.
 
     Place this transform after the last ``Tracked…`` transform; these provide ``coords``. It adds
     ``token_label``, (classes, rows, columns), in float16 for cheaper transfer between processes.

@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ..errors import UsageError
 from ..operators import ENVIRONMENT_VARIABLE, describe
 from ..ops import dispatch
 from ..ops.gpu import MIN_TRITON, refuse_triton
@@ -253,6 +254,10 @@ def check_backends(device: str) -> int:
     from ..analysis.backends import examine
     from ..analysis.measure import machine
 
+    try:
+        dispatch.forced_backend()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     print(f'\n{machine(device)}; ms and MB, * = default, errors relative to the largest value\n')
     columns = 'attention', 'input', 'backend', 'error', 'inference', 'training', 'memory', 'note'
     print(markdown_table(columns, ()), flush=True)

@@ -110,10 +110,10 @@ class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
             group['lr'] = group.get('lr', self.base_lr) * rate ** (depths - 1 - depth)
 
 
-def find_type(root: Registry, name: Optional[str]) -> Optional[Callable[..., Any]]:
-    """Return the class of a type name in the default scope."""
+def find_type(root: Registry, name: Any) -> Optional[Callable[..., Any]]:
+    """Return the class of a type in the default scope; a type may be a name or the class."""
     if not isinstance(name, str):
-        return None
+        return name
     with root.switch_scope_and_registry(None) as of_scope:
         return of_scope.get(name)
 

@@ -1,12 +1,24 @@
 """ONNX export of backbones, segmentors and detectors."""
 
+import contextlib
 import copy
 import importlib.util
 import json
 import logging
 import re
 import warnings
-from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +29,7 @@ from torch import Tensor, nn
 
 from ..analysis.networks import Preprocessing, backbone_of, preprocessing
 from ..engine.building import find_type
-from ..engine.config import dicts
+from ..engine.config import dicts, type_name
 from ..errors import UsageError, first_line
 from ..version import __version__
 
@@ -164,7 +176,7 @@ def facts(cfg: Config, name: str, preprocess: bool = False) -> Dict[str, str]:
             if known.get('classes'):
                 found['classes'] = json.dumps(known['classes'])
             for step in part['pipeline']:
-                if step.get('type') == 'Resize' and step.get('scale'):
+                if (type_name(step) or '').endswith('Resize') and step.get('scale'):
                     size = dict(scale=step['scale'], keep_ratio=step.get('keep_ratio', False))
                     found['resize'] = json.dumps(size)  # scale as width and height
             break
@@ -209,7 +221,6 @@ def export(
     """
     from onnx.helper import set_model_props
 
-    logging.getLogger('torch.onnx').setLevel(logging.ERROR)  # it warns about unused ops
     front = [Normalise(normalise)] if normalise else []
     # torch treats a batch of one and maps of one pixel as constants.
     images, free = torch.zeros(1, 3, *size), None
@@ -217,7 +228,7 @@ def export(
         images = torch.zeros(2, 3, *(max(side, 64) for side in size))
         free = ({axis: torch.export.Dim.DYNAMIC for axis in FREE},)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), _quiet_exporter(), torch.no_grad():
             warnings.simplefilter('ignore')
             if is_detector(network):
                 model = _detector_model(network, front, images, free, opset)
@@ -239,6 +250,18 @@ def export(
         raise UsageError(f'--opset {opset}: torch {torch.__version__} exports to {found}')
     set_model_props(model, dict(metadata))
     return model
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Silence torch's warnings about unused ops."""
+    logger = logging.getLogger('torch.onnx')
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _model(

@@ -105,7 +105,7 @@ class Inferencer:
                 network = network.module
             meta = dataset_meta(load_full_weights(network, checkpoint)[0])
             self._loader, self._pipeline = _pipeline(cfg, dataset.pipeline)
-            kind = find_type(DATASETS, type_name(dataset))
+            kind = find_type(DATASETS, dataset.get('type'))
             self.classes, palette = _classes(cfg, kind, dataset, meta)
             # Not from the class: in Python 3.8, Generic.__new__ hides the arguments of datasets.
             parameters = inspect.signature(kind.__init__).parameters if kind else {}

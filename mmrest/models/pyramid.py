@@ -1,13 +1,13 @@
 """Base class of both families, with OpenMMLab's options."""
 
 from abc import abstractmethod
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from numbers import Integral
 from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
-from mmengine.registry import MODELS
+from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -52,6 +52,7 @@ class PyramidBackbone(StrictPretrained):
 
     Raises:
         ValueError: an argument is invalid; the message names it and the valid choices.
+        TypeError: `arch` is not a name or a dict.
     """
 
     archs: ClassVar[Mapping[str, Arch]] = {}
@@ -104,12 +105,13 @@ class PyramidBackbone(StrictPretrained):
             )
         if norm_in_path and not output_norms:
             raise ValueError('norm_in_path=True needs output_norms=True, got False')
-        kind = norm_cfg.get('type') if isinstance(norm_cfg, dict) else None
-        layer = MODELS.get(kind) if isinstance(kind, str) else kind
-        if layer is None or layer is nn.LayerNorm:  # which normalises the last axis, not channels
+        layer = None
+        with suppress(Exception):  # of a layer with other arguments
+            layer = build_norm_layer(norm_cfg, self.arch.dims[0])[1]
+        if layer is None or type(layer) is nn.LayerNorm:  # which normalises the last axis
             raise ValueError(
                 "norm_cfg must be a dict whose type is an mmcv norm layer for maps: 'BN', "
-                f"'SyncBN', 'GN', 'LN2d', ..., got {norm_cfg!r}"
+                f"'SyncBN', 'GN' (with num_groups), 'LN2d', ..., got {norm_cfg!r}"
             )
 
         self.in_channels = in_channels
@@ -296,12 +298,11 @@ def channels_first(x: Tensor) -> Tensor:
 
 def _checkpoint(block: nn.Module, *inputs: Tensor) -> Tensor:
     """Call a block and recompute it in the backward pass, with the same backend."""
-    if in_graph():  # a graph has no contexts and one backend
-        return checkpoint(block, *inputs, use_reentrant=False)
     backend = chosen_backend()
-    return checkpoint(
-        block,
-        *inputs,
-        use_reentrant=False,
-        context_fn=lambda: (nullcontext(), exactly_backend(backend)),
-    )
+
+    def run(*inputs: Tensor) -> Tensor:
+        with exactly_backend(backend):
+            return block(*inputs)
+
+    # A graph has no contexts and one backend.
+    return checkpoint(block if in_graph() else run, *inputs, use_reentrant=False)

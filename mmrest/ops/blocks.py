@@ -23,8 +23,7 @@ def refuse_unless_small(q: Tensor, keys: int, gpu_limit: int = 0) -> Optional[st
     """Refuse standard ops for maps so large that blocks are faster or need less memory.
 
     In inference on a CPU, for maps of up to half a block, calling the ops of a block takes longer
-    than their arithmetic. Blocks are as precise in half precision as in float32; standard ops are
-    not.
+    than their arithmetic. In half precision, only blocks compute softmax and sums in float32.
 
     Args:
         q: queries, (..., d).

@@ -190,5 +190,14 @@ def are_static(*sizes: int) -> bool:
 
 
 def refuse_in_graphs(*_: Any) -> Optional[str]:
-    """Refuse graphs, for implementations with loops or a custom backward."""
-    return 'the network is being compiled or exported' if in_graph() else None
+    """Refuse graphs and transforms, for implementations with loops or a custom backward."""
+    if in_graph():
+        return 'the network is being compiled or exported'
+    return refuse_transforms()
+
+
+def refuse_transforms() -> Optional[str]:
+    """Refuse transforms of torch.func, such as grad and vmap, for a custom backward."""
+    if torch._C._are_functorch_transforms_active():
+        return 'a transform of torch.func takes standard ops only'
+    return None

@@ -16,6 +16,7 @@ from .dispatch import (
     forced_backend,
     in_exported_graph,
     in_graph,
+    refuse_transforms,
 )
 from .trust import Candidate, candidates, refuse_untrusted
 
@@ -82,6 +83,8 @@ def refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
     """
     if in_exported_graph():
         return 'the network is being exported'
+    if refuse_transforms() is not None:
+        return refuse_transforms()
     if not q.is_cuda and (q.device.type != 'cpu' or forced_backend() != 'triton'):
         return f'the tensors are on {q.device.type}, and the kernels need an NVIDIA GPU'
     reason = _device_refusal(q.device)

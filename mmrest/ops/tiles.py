@@ -11,6 +11,8 @@ from torch import Tensor
 INTERPRETED = tl.constexpr(os.environ.get('TRITON_INTERPRET') == '1')
 """True if TRITON_INTERPRET=1 was set when the kernels were imported."""
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+
 _TYPES = {
     torch.float16: tl.float16,
     torch.bfloat16: tl.bfloat16,
@@ -86,3 +88,22 @@ def product(a, b, WIDE: tl.constexpr):
         # The interpreter reads a bfloat16 as an integer; float32 is exact.
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, input_precision='ieee', out_dtype=WIDE)
+
+
+@triton.jit
+def read(x, stride, token, tokens, dim, DIM: tl.constexpr):
+    """Load vectors of some tokens, (tokens, DIM); 0 beyond the last token and channel."""
+    channel = tl.arange(0, DIM)
+    inside = (token < tokens)[:, None] & (channel < dim)[None, :]
+    return tl.load(x + token[:, None] * stride + channel[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def write(x, values, stride, token, tokens, dim, DIM: tl.constexpr, ADD: tl.constexpr = False):
+    """Store vectors of some tokens in the type of `x`, or add to them."""
+    channel = tl.arange(0, DIM)
+    inside = (token < tokens)[:, None] & (channel < dim)[None, :]
+    address = x + token[:, None] * stride + channel[None, :]
+    if ADD:  # no other instance accesses them
+        values += tl.load(address, mask=inside, other=0.0)
+    tl.store(address, values.to(x.dtype.element_ty), mask=inside)

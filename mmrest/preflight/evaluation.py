@@ -57,7 +57,7 @@ def check_evaluator(
     for _, part in dicts(node, where):
         for key in [key for key in FILES if part.get(key)]:
             part[key] = osp.join(folder, osp.basename(part[key]))
-        known = arguments_of(find_type(METRICS, type_name(part)))
+        known = arguments_of(find_type(METRICS, part.get('type')))
         for key in part.keys() - known if known else ():
             report.warnings += [  # IoUMetric takes and ignores any argument
                 f'{where} ({type_name(part)}) ignores {key}; did you mean {similar}?'

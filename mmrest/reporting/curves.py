@@ -102,8 +102,8 @@ def panels(logs: Sequence[Log], keys: Sequence[str]) -> List[Panel]:
         top = None
         if all(MAIN_METRIC.fullmatch(name) for name in names):
             # mmpretrain's mAP is a percentage.
-            highest = max(value for _, points in lines for _, value in points)
-            top = 100 if PERCENTAGE.fullmatch(names[0]) or highest > 1 else 1
+            exceeds = any(value > 1 for _, points in lines for _, value in points)
+            top = 100 if PERCENTAGE.fullmatch(names[0]) or exceeds else 1
         found.append(Panel(title, quantity, lines, top))
     return found
 

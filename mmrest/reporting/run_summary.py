@@ -79,7 +79,8 @@ def summary_of(cfg: Config, log: Log, processes: int) -> Rows:
     datasets = [part for _, part in dicts(loader.get('dataset') or {}, '')]
     transforms = [type_name(step) for part in datasets for step in part.get('pipeline') or ()]
     planned = [f'{loop[k]} {k[4:]}' for k in ('max_epochs', 'max_iters') if loop.get(k)]
-    reached = f', {log.train[-1]["iter"]} iterations logged' if log.train else ''
+    if log.train:
+        planned.append(f'{log.train[-1]["iter"]} iterations logged')
     precision = 'float32' if wrapper else ''
     if type_name(wrapper) == 'AmpOptimWrapper':
         precision = f'mixed, {wrapper.get("dtype") or "float16"}'
@@ -87,7 +88,7 @@ def summary_of(cfg: Config, log: Log, processes: int) -> Rows:
     rows = {
         'method': f'{type_name(model)} with {heads}' if heads else type_name(model),
         'backbone': _call(model.get('backbone')),
-        'pretrained': _pretrained(cfg),
+        'pretrained': _pretrained(cfg, model),
         'neck': _call(model.get('neck'), ('in_channels', 'out_channels', 'num_outs')),
         'data': '; '.join(_data(part) for part in datasets if part.get('data_root'))
         or _call(loader.get('dataset'), ()),
@@ -95,7 +96,7 @@ def summary_of(cfg: Config, log: Log, processes: int) -> Rows:
         'optimizer': _call(wrapper.get('optimizer'), ('lr', 'weight_decay', 'momentum', 'betas')),
         'gradient clipping': _pairs(wrapper.get('clip_grad') or {}),
         'precision': precision,
-        'length': ''.join(planned) + reached,
+        'length': ', '.join(planned),
         'learning rate schedule': '; '.join(
             _call(part, ('begin', 'end', 'milestones', 'gamma', 'power', 'by_epoch', 'eta_min'))
             for part in _listed(cfg.get('param_scheduler'))
@@ -127,10 +128,12 @@ def _pairs(values: dict) -> str:
     return ', '.join(texts)
 
 
-def _pretrained(cfg: Config) -> str:
-    weights = (cfg.model.get('backbone') or {}).get('init_cfg')
-    source = weights.get('checkpoint') if isinstance(weights, dict) else None
-    texts = [f'backbone: {source}'] if source else []
+def _pretrained(cfg: Config, model: dict) -> str:
+    texts = []
+    for name, part in dicts(model, ''):
+        initial = [init.get('checkpoint') for init in _listed(part.get('init_cfg'))]
+        for source in filter(None, [*initial, part.get('pretrained')]):
+            texts.append(f'{name[1:] or "full model"}: {source}')
     if cfg.get('load_from') and not cfg.get('resume'):  # otherwise, it is the run's own
         texts.append(f'full model: {cfg.load_from}')
     return '; '.join(texts) or 'none: from scratch'

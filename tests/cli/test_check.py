@@ -10,6 +10,7 @@ import yaml
 from mmrest import __version__
 from mmrest.cli import check
 from mmrest.cli.check import State, remedies
+from mmrest.errors import UsageError
 from tests.runs import ROOT
 
 FACTS = {
@@ -137,6 +138,9 @@ def test_attention_of_this_machine(monkeypatch, variable, said):
     monkeypatch.setenv('MMREST_BACKEND', variable)
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     assert said in check.surroundings(state())['attention']
+    if variable:
+        with pytest.raises(UsageError, match=said):
+            check.check_backends('cpu')
 
 
 def test_this_environment_is_fine():

@@ -7,6 +7,8 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from mmcv.transforms import Resize
+from mmdet.datasets import CocoDataset
 from mmseg.models.utils import Upsample as OfMmseg
 from torch import nn
 
@@ -120,7 +122,11 @@ def test_facts():
     named = facts(network_config('rmt_t'), 'rmt_t')
     assert named.keys() == found.keys() - {'classes', 'resize'}
     assert all(isinstance(value, str) for value in found.values())
-    coco = facts(network_config(str(ROOT / 'configs' / 'maskrcnn_rmt_s_3x.py')), 'x', True)
+    cfg = network_config(str(ROOT / 'configs' / 'maskrcnn_rmt_s_3x.py'))
+    coco = facts(cfg, 'x', True)
     assert len(json.loads(coco['classes'])) == 80 and coco['channel_order'] == 'BGR'
     assert json.loads(coco['resize']) == dict(scale=[1333, 800], keep_ratio=True)
     assert json.loads(coco['score_threshold']) == 0.05
+    dataset = cfg.test_dataloader.dataset
+    dataset.type, dataset.pipeline[1].type = CocoDataset, Resize  # classes in place of names
+    assert 'resize' in coco and facts(cfg, 'x', True) == coco

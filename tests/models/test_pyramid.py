@@ -261,6 +261,7 @@ def test_other_shapes_are_refused(kind, shape):
         ('norm_cfg', 'BN', r"be a dict whose type.*got 'BN'"),
         ('norm_cfg', dict(type='BM'), "be .* an mmcv norm layer for maps: 'BN'.*'BM'"),
         ('norm_cfg', dict(type='LN'), "be a dict whose type is an mmcv norm layer.*'LN'"),
+        ('norm_cfg', dict(type='GN'), "'GN' \\(with num_groups\\).*got {'type': 'GN'}"),
     ],
 )
 def test_bad_arguments_are_named(family, argument, value, message):

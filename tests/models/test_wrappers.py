@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 import torch
+from torch import nn
 
 from mmrest import RMT, ResT
 from mmrest.ops import use_backend
@@ -161,10 +162,50 @@ def test_nothing_runs_twice(device, with_cp, family):
 
 @families
 def test_recomputation_keeps_the_backend_of_the_forward_pass(family):
+    """In every backward pass."""
     network = wrapped.network_of(family, with_cp=True)
     with use_backend('reference'):
         outputs = network(wrapped.images().double())
-    sum(output.sum() for output in outputs).backward()  # torch compares what is recomputed
+    for output in outputs:  # torch compares what is recomputed
+        output.sum().backward(retain_graph=True)
+
+
+@families
+def test_transforms_of_torch_func(family):
+    network = wrapped.network_of(family).eval()
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+
+    def loss(image):
+        return network(image[None])[-1].square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss))(images)
+    for image, gradient in zip(images, found):
+        image.requires_grad_()
+        (expected,) = torch.autograd.grad(loss(image), image)
+        torch.testing.assert_close(gradient, expected)
+
+
+class Normed(nn.Sequential):
+    """Projection with a norm, in float32 as autocast on a GPU returns it."""
+
+    def forward(self, x):
+        return super().forward(x).float()
+
+
+@families
+@pytest.mark.parametrize('training', [False, True])
+def test_norms_of_queries_and_keys_under_autocast(family, training):
+    network = wrapped.network_of(family, torch.float32)
+    for module in list(network.modules()):
+        for projection in {'q', 'k', 'q_proj', 'k_proj'} & dict(module.named_children()).keys():
+            linear = getattr(module, projection)
+            norm = nn.LayerNorm(linear.out_features)
+            setattr(module, projection, Normed(linear, norm))
+    with torch.autocast('cpu', torch.bfloat16), torch.set_grad_enabled(training):
+        outputs = network(wrapped.images())
+    assert all(output.isfinite().all() for output in outputs)
+    if training:
+        sum(output.float().sum() for output in outputs).backward()
 
 
 @families

@@ -1,5 +1,6 @@
 """Curves: panels and style."""
 
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -64,8 +65,9 @@ def test_panels():
     ('f/mIoU', 0.4, 100), ('pascal_voc/mAP', 0.4, 1), ('multi-label/mAP', 40.0, 100),
 ])  # fmt: skip
 def test_limits_of_metrics(key, value, top):
-    log = LOG._replace(val=[(20, {key: value}), (30, {key: float('nan')})])
-    assert [panel.top for panel in panels([log], [key])] == [top]
+    for values in ((value, math.nan), (math.nan, value)):
+        log = LOG._replace(val=[(20, {key: values[0]}), (30, {key: values[1]})])
+        assert [panel.top for panel in panels([log], [key])] == [top]
 
 
 @pytest.mark.parametrize('count, legends', [(1, 2), (12, 1)])

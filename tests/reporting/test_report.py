@@ -18,7 +18,7 @@ from mmrest.errors import UsageError
 from mmrest.reporting import report
 from mmrest.reporting.evaluation import Evaluation, evaluate
 from mmrest.reporting.logs import Log
-from mmrest.reporting.run_summary import logged_environment
+from mmrest.reporting.run_summary import logged_environment, summary_of
 from mmrest.reporting.scores import LabelMapScores
 from tests.runs import ROOT, SEGMENTOR, run
 
@@ -98,6 +98,22 @@ def test_content(tmp_path, cfg, evaluated):
     # Of the evaluations in training the best one is not the last.
     row = re.search(r'<th scope="row">mIoU</th>(.*?)</tr>', text, re.S)[1]
     assert re.findall('>([^<]+)</td>', row) == ['10.00', '20.00', '10']
+
+
+INIT = dict(type='Pretrained', checkpoint='x.pth')
+
+
+@pytest.mark.parametrize('model, text', [
+    (dict(backbone=dict(type='RMT', init_cfg=INIT)), 'backbone: x.pth'),
+    (dict(backbone=dict(type='RMT', init_cfg=[INIT])), 'backbone: x.pth'),
+    (dict(module=dict(backbone=dict(type='RMT', init_cfg=INIT))), 'backbone: x.pth'),
+    (dict(backbone=dict(type='RMT'), init_cfg=INIT), 'full model: x.pth'),
+    (dict(backbone=dict(type='RMT'), pretrained='x.pth'), 'full model: x.pth'),
+    (dict(backbone=dict(type='RMT'), pretrained=None), 'none: from scratch'),
+])  # fmt: skip
+def test_initial_weights(model, text):
+    found = dict(summary_of(Config(dict(model=model)), LOG, 1))
+    assert found['pretrained'] == text and found['length'] == '20 iterations logged'
 
 
 def test_logs_only(tmp_path, cfg):

@@ -46,6 +46,7 @@ def emsa(
     Raises:
         ValueError: the forced backend cannot run.
     """
+    q, k = q.to(v.dtype), k.to(v.dtype)  # autocast computes a norm of them in float32
     if mix_weight is None:
         return _one_head(q, k, v)
     return _mixed_heads(q, k, v, mix_weight, mix_bias, eps)

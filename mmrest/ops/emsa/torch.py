@@ -73,7 +73,7 @@ class BlockwiseEMSA(Function):
         out = v.new_empty(batch, queries, heads, channels).transpose(1, 2)
         squares = q.new_zeros(batch, heads, dtype=wide)
         unit = _unit(keys, eps)
-        minus_mean = squares.new_tensor(-unit / keys)
+        minus_mean = squares.new_full((), -unit / keys)
         for samples, blocks in _blocks(q, heads * keys):
             keys_t, values = _scaled_keys(k[samples]), v[samples].contiguous()
             sums = out[samples] if out.dtype == wide else out[samples].to(wide)

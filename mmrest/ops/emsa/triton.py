@@ -4,7 +4,7 @@ A program instance computes some rows of the map of one head. Their logits are t
 heads g of ``w[h, g] q_g k_g^T``, so instances are independent. Each reads the keys twice, because
 the deviation R = P - 1/M of the softmax P from its mean must be exact before it is squared; a
 difference of sums would cancel. The backward pass recomputes the maps from the softmax statistics
-of each row, its maximum m and its sum l.
+of each row, its maximum m and its inverse sum r.
 """
 
 from typing import Any, Optional, Tuple
@@ -18,14 +18,17 @@ from torch.autograd.function import FunctionCtx
 from ..autograd import differentiable_once, eager_operator, without_autocast
 from ..gpu import on_device_of
 from ..tiles import (
+    LOG2_E,
     dense_channels,
     empty_gradients,
     place_of_tile,
     product,
+    read,
     shared_arguments,
     strides,
     tile,
     wide_type,
+    write,
 )
 
 
@@ -60,10 +63,10 @@ def emsa(
         eps: added to the variance in the instance norm.
 
     Returns:
-        The result, (B, n, N, d_v), and for the backward pass, for each row of the maps, the
-        maximum and sum of its softmax and the sum of its squared deviations; (B, n, N) each.
+        The result, (B, n, N, d_v), and for the backward pass, for each row of the maps, maximum
+        and inverse sum of its softmax and the sum of its squared deviations; (B, n, N) each.
     """
-    outputs = out, m_i, l_i, squares = _outputs(q, v)
+    outputs = out, m_i, r_i, squares = _outputs(q, v)
     q, k, v = map(dense_channels, (q, k, v))
     heads, queries = q.shape[1:3]
     keys = k.shape[2]
@@ -71,7 +74,7 @@ def emsa(
     sums = torch.empty(out.shape, dtype=m_i.dtype, device=q.device)
     layout = dict(_layout(q, k, v), **_warps(q, False))
     with on_device_of(q):
-        _forward[_grid(queries, q, v)](q, k, v, mix, sums, m_i, l_i, squares, **layout)
+        _forward[_grid(queries, q, v)](q, k, v, mix, sums, m_i, r_i, squares, **layout)
     variance = squares.sum(-1) / (queries * keys)
     torch.mul(sums, torch.rsqrt(variance + eps * keys**2)[..., None, None], out=out)
     return outputs
@@ -103,14 +106,14 @@ def emsa_backward(
     mix_weight: Tensor,
     out: Tensor,
     m_i: Tensor,
-    l_i: Tensor,
+    r_i: Tensor,
     squares: Tensor,
     eps: float,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of q, k, v and mix_weight from inputs and outputs of :func:`emsa`."""
     q, k, v, grad = map(dense_channels, (q, k, v, grad))
     batch, heads, queries, dim = q.shape
-    keys, wide = k.shape[2], l_i.dtype
+    keys, wide = k.shape[2], r_i.dtype
     mix = mix_weight.reshape(heads, heads).to(wide).contiguous()
 
     factor = torch.rsqrt(squares.sum(-1) / (queries * keys) + eps * keys**2) * keys
@@ -124,7 +127,7 @@ def emsa_backward(
     delta = by_token - (norm_term / keys)[..., None] * squares
 
     of_pairs = q.new_zeros((batch, heads, *q.shape[1:]), dtype=wide)
-    shared = (q, k, v, mix, grad, m_i, l_i, delta, factor, norm_term, mean)
+    shared = (q, k, v, mix, grad, m_i, r_i, delta, factor, norm_term, mean)
     layout = dict(_layout(q, k, v), GRAD=strides(grad), **_warps(q, True))
     with on_device_of(q):
         _backward_queries[_grid(queries, q, v)](*shared, of_pairs, **layout)
@@ -183,40 +186,11 @@ def _layout(q: Tensor, k: Tensor, v: Tensor) -> dict:
 
 
 @triton.jit
-def _addresses(x, stride, token, tokens, dim, DIM: tl.constexpr):
-    """Return the addresses of the vectors of some tokens, and a mask of their elements."""
-    channel = tl.arange(0, DIM)
-    inside = (token < tokens)[:, None] & (channel < dim)[None, :]
-    return x + token[:, None] * stride + channel[None, :], inside
-
-
-@triton.jit
-def _read(x, stride, token, tokens, dim, DIM: tl.constexpr):
-    """Load vectors of some tokens, (tokens, DIM); 0 beyond the last token and channel."""
-    address, inside = _addresses(x, stride, token, tokens, dim, DIM)
-    return tl.load(address, mask=inside, other=0.0)
-
-
-@triton.jit
 def _read_centred(x, stride, mean, token, tokens, dim, DIM: tl.constexpr):
     """Load vectors of some tokens, minus the mean of all tokens."""
-    values = _read(x, stride, token, tokens, dim, DIM)
+    values = read(x, stride, token, tokens, dim, DIM)
     channel = tl.arange(0, DIM)
     return (values - tl.load(mean + channel, mask=channel < dim, other=0.0)).to(values.dtype)
-
-
-@triton.jit
-def _write(x, values, stride, token, tokens, dim, DIM: tl.constexpr):
-    """Store vectors of some tokens in the type of `x`."""
-    address, inside = _addresses(x, stride, token, tokens, dim, DIM)
-    tl.store(address, values.to(x.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _add(x, values, stride, token, tokens, dim, DIM: tl.constexpr):
-    """Add to vectors of some tokens, which no other instance accesses."""
-    address, inside = _addresses(x, stride, token, tokens, dim, DIM)
-    tl.store(address, tl.load(address, mask=inside, other=0.0) + values, mask=inside)
 
 
 @triton.jit
@@ -227,21 +201,21 @@ def _mixed_logits(
     """Return the mixed logits of a head; they are -inf beyond the last key."""
     logits = tl.zeros((row.shape[0], column.shape[0]), WIDE)
     for other in range(heads):
-        query = _read(q + other * Q[1], Q[2], row, queries, dim, DIM)
-        key = _read(k + other * K[1], K[2], column, keys, dim, DIM)
+        query = read(q + other * Q[1], Q[2], row, queries, dim, DIM)
+        key = read(k + other * K[1], K[2], column, keys, dim, DIM)
         weight = tl.load(mix + head * heads + other)
         logits += weight * product(query, tl.trans(key), WIDE)
-    return tl.where((column < keys)[None, :], logits * scale, float('-inf'))
+    return tl.where((column < keys)[None, :], logits * (scale * LOG2_E), float('-inf'))
 
 
 @triton.jit
 def _forward(
-    q, k, v, mix, sums, m_of, l_of, squares,
+    q, k, v, mix, sums, m_of, r_of, squares,
     Q, K, V, heads, queries, keys, dim, channels, scale,
     DIM: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Compute M R v of one tile of rows, and m, l and the sum of (M R)^2 of each row."""
+    """Compute M R v of one tile of rows, and m, r and the sum of (M R)^2 of each row."""
     sample, head, row = place_of_tile(heads, queries, ROWS)
     q, k = q + sample * Q[0], k + sample * K[0]
     v += sample * V[0] + head * V[1]
@@ -254,10 +228,10 @@ def _forward(
             q, Q, k, K, mix, head, row, column, heads, queries, keys, dim, scale, DIM, WIDE
         )
         new = tl.maximum(m_i, tl.max(logits, 1))
-        l_i = l_i * tl.exp(m_i - new) + tl.sum(tl.exp(logits - new[:, None]), 1)
+        l_i = l_i * tl.exp2(m_i - new) + tl.sum(tl.exp2(logits - new[:, None]), 1)
         m_i = new
     tl.store(m_of + place + row, m_i, mask=row < queries)
-    tl.store(l_of + place + row, l_i, mask=row < queries)
+    tl.store(r_of + place + row, 1 / l_i, mask=row < queries)
     square = tl.zeros((ROWS,), WIDE)
     product_sums = tl.zeros((ROWS, CHANNELS), WIDE)
     for start in range(0, keys, COLUMNS):
@@ -266,19 +240,19 @@ def _forward(
             q, Q, k, K, mix, head, row, column, heads, queries, keys, dim, scale, DIM, WIDE
         )
         # In units of 1 / M, so that half precision does not lose small deviations.
-        deviation = tl.exp(logits - m_i[:, None]) * (keys / l_i)[:, None] - 1
+        deviation = tl.exp2(logits - m_i[:, None]) * (keys / l_i)[:, None] - 1
         deviation = tl.where((column < keys)[None, :], deviation, 0.0)
         square += tl.sum(deviation * deviation, 1)
-        value = _read(v, V[2], column, keys, channels, CHANNELS)
+        value = read(v, V[2], column, keys, channels, CHANNELS)
         product_sums += product(deviation.to(value.dtype), value, WIDE)
     tl.store(squares + place + row, square, mask=row < queries)
-    _write(sums + place * channels, product_sums, channels, row, queries, channels, CHANNELS)
+    write(sums + place * channels, product_sums, channels, row, queries, channels, CHANNELS)
 
 
 @triton.jit
-def _map_and_gradient(logits, m_i, l_i, gradient, factor, norm_term, delta, keys):
+def _map_and_gradient(logits, m_i, r_i, gradient, factor, norm_term, delta, keys):
     """Return R of a tile, in units of 1 / M, and the gradient of its mixed logits."""
-    softmax = tl.exp(logits - m_i[:, None]) / l_i[:, None]
+    softmax = tl.exp2(logits - m_i[:, None]) * r_i[:, None]
     deviation = keys * softmax - 1
     of_softmax = factor * gradient - norm_term * deviation
     return deviation, softmax * (of_softmax - delta[:, None])
@@ -286,7 +260,7 @@ def _map_and_gradient(logits, m_i, l_i, gradient, factor, norm_term, delta, keys
 
 @triton.jit
 def _backward_queries(
-    q, k, v, mix, grad, m_of, l_of, delta, factor, norm_term, mean, of_pairs,
+    q, k, v, mix, grad, m_of, r_of, delta, factor, norm_term, mean, of_pairs,
     Q, K, V, heads, queries, keys, dim, channels, scale,
     DIM: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     WIDE: tl.constexpr,
@@ -298,9 +272,9 @@ def _backward_queries(
     v += sample * V[0] + head * V[1]
     grad += sample * GRAD[0] + head * GRAD[1]
     place = sample * heads + head
-    g = _read(grad, GRAD[2], row, queries, channels, CHANNELS)
+    g = read(grad, GRAD[2], row, queries, channels, CHANNELS)
     m_i = tl.load(m_of + place * queries + row, mask=row < queries, other=float('inf'))
-    l_i = tl.load(l_of + place * queries + row, mask=row < queries, other=1.0)
+    r_i = tl.load(r_of + place * queries + row, mask=row < queries, other=1.0)
     delta_i = tl.load(delta + place * queries + row, mask=row < queries, other=0.0)
     factor_i, norm_term_i = tl.load(factor + place), tl.load(norm_term + place)
     for start in range(0, keys, COLUMNS):
@@ -311,18 +285,19 @@ def _backward_queries(
         value = _read_centred(v, V[2], mean + place * channels, column, keys, channels, CHANNELS)
         gradient = product(g, tl.trans(value), WIDE)
         _, grad_logits = _map_and_gradient(
-            logits, m_i, l_i, gradient, factor_i, norm_term_i, delta_i, keys
+            logits, m_i, r_i, gradient, factor_i, norm_term_i, delta_i, keys
         )
         for other in range(heads):
-            key = _read(k + other * K[1], K[2], column, keys, dim, DIM)
+            key = read(k + other * K[1], K[2], column, keys, dim, DIM)
             into = of_pairs + (place * heads + other) * queries * dim
-            _add(into, product(grad_logits.to(key.dtype), key, WIDE), dim, row, queries, dim, DIM)
+            by_key = product(grad_logits.to(key.dtype), key, WIDE)
+            write(into, by_key, dim, row, queries, dim, DIM, ADD=True)
         tl.debug_barrier()  # the next round may add to the same addresses from other threads
 
 
 @triton.jit
 def _backward_keys(
-    q, k, v, mix, grad, m_of, l_of, delta, factor, norm_term, mean, of_pairs, grad_v,
+    q, k, v, mix, grad, m_of, r_of, delta, factor, norm_term, mean, of_pairs, grad_v,
     Q, K, V, heads, queries, keys, dim, channels, scale,
     DIM: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     WIDE: tl.constexpr,
@@ -343,20 +318,20 @@ def _backward_keys(
         logits = _mixed_logits(
             q, Q, k, K, mix, head, row, column, heads, queries, keys, dim, scale, DIM, WIDE
         )
-        g = _read(grad, GRAD[2], row, queries, channels, CHANNELS)
+        g = read(grad, GRAD[2], row, queries, channels, CHANNELS)
         # Rows beyond the last query have a softmax and a gradient of 0.
         m_i = tl.load(m_of + place * queries + row, mask=row < queries, other=float('inf'))
-        l_i = tl.load(l_of + place * queries + row, mask=row < queries, other=1.0)
+        r_i = tl.load(r_of + place * queries + row, mask=row < queries, other=1.0)
         delta_i = tl.load(delta + place * queries + row, mask=row < queries, other=0.0)
         gradient = product(g, tl.trans(value), WIDE)
         deviation, grad_logits = _map_and_gradient(
-            logits, m_i, l_i, gradient, factor_i, norm_term_i, delta_i, keys
+            logits, m_i, r_i, gradient, factor_i, norm_term_i, delta_i, keys
         )
         sum_v += product(tl.trans(deviation.to(g.dtype)), g, WIDE)
         for other in range(heads):
-            query = _read(q + other * Q[1], Q[2], row, queries, dim, DIM)
+            query = read(q + other * Q[1], Q[2], row, queries, dim, DIM)
             into = of_pairs + (place * heads + other) * keys * dim
             by_query = product(tl.trans(grad_logits.to(query.dtype)), query, WIDE)
-            _add(into, by_query, dim, column, keys, dim, DIM)
+            write(into, by_query, dim, column, keys, dim, DIM, ADD=True)
         tl.debug_barrier()  # the next round may add to the same addresses from other threads
-    _write(grad_v, sum_v * (factor_i / keys), GRAD_V[2], column, keys, channels, CHANNELS)
+    write(grad_v, sum_v * (factor_i / keys), GRAD_V[2], column, keys, channels, CHANNELS)

@@ -41,6 +41,7 @@ def masa(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables, axial: bool) -
     Raises:
         ValueError: the forced backend cannot run.
     """
+    q, k = q.to(v.dtype), k.to(v.dtype)  # autocast computes a norm of them in float32
     return (_axial if axial else _full)(q, k, v, tables)
 
 

@@ -18,18 +18,19 @@ from torch.autograd.function import FunctionCtx
 from ..autograd import differentiable_once, eager_operator, without_autocast
 from ..gpu import on_device_of
 from ..tiles import (
+    LOG2_E,
     dense_channels,
     empty_gradients,
     padded,
     place_of_tile,
     product,
+    read,
     shared_arguments,
     strides,
     tile,
     wide_type,
+    write,
 )
-
-LOG2_E = tl.constexpr(1.4426950408889634)
 
 AXIAL_TILE, AXIAL_WARPS = 32, 2
 """Largest tile along an axis, and its warps: lines are short, and there are many of them."""
@@ -251,22 +252,13 @@ def _statistics(sample, head, heads, tokens):
 
 
 @triton.jit
-def _read(x, STRIDES, token, tokens, dim, DIM: tl.constexpr):
-    """Load vectors of some tokens, (tokens, DIM); 0 beyond the line and its channels."""
-    channel = tl.arange(0, DIM)
-    inside = (token < tokens)[:, None] & (channel < dim)[None, :]
-    return tl.load(x + token[:, None] * STRIDES[2] + channel[None, :], mask=inside, other=0.0)
+def _place(token, width):
+    """Return row and column of tokens of a map, exact up to 2^20 tokens.
 
-
-@triton.jit
-def _write(x, values, STRIDES, token, tokens, dim, DIM: tl.constexpr, ADD: tl.constexpr = False):
-    """Store vectors of some tokens in the type of `x`, or add to them."""
-    channel = tl.arange(0, DIM)
-    inside = (token < tokens)[:, None] & (channel < dim)[None, :]
-    address = x + token[:, None] * STRIDES[2] + channel[None, :]
-    if ADD:
-        values += tl.load(address, mask=inside, other=0.0)
-    tl.store(address, values.to(x.dtype.element_ty), mask=inside)
+    GPUs have no instruction for integer division.
+    """
+    y = tl.floor((token.to(tl.float32) + 0.5) * (1.0 / width))
+    return y, token.to(tl.float32) - y * width
 
 
 @triton.jit
@@ -277,8 +269,9 @@ def _logits(
     if AXIAL:
         distance = tl.abs(row[:, None] - column[None, :])
     else:
-        down = tl.abs((row // width)[:, None] - (column // width)[None, :])
-        distance = down + tl.abs((row % width)[:, None] - (column % width)[None, :])
+        y, x = _place(row, width)
+        y_k, x_k = _place(column, width)
+        distance = tl.abs(y[:, None] - y_k[None, :]) + tl.abs(x[:, None] - x_k[None, :])
     logits = product(q, tl.trans(k), WIDE) * (scale * LOG2_E) + (slope * LOG2_E) * distance
     return tl.where((column < tokens)[None, :], logits, float('-inf'))
 
@@ -295,14 +288,14 @@ def _forward(
     sample, head, row = place_of_tile(heads, tokens, TILE)
     k, v = _of(k, K, sample, head), _of(v, V, sample, head)
     slope = tl.load(log_gamma + head)
-    query = _read(_of(q, Q, sample, head), Q, row, tokens, dim, DIM)
+    query = read(_of(q, Q, sample, head), Q[2], row, tokens, dim, DIM)
     m_i = tl.full((TILE,), float('-inf'), WIDE)
     l_i = tl.zeros((TILE,), WIDE)
     sums = tl.zeros((TILE, CHANNELS), WIDE)
     for start in range(0, tokens, TILE):
         column = start + tl.arange(0, TILE)
-        key = _read(k, K, column, tokens, dim, DIM)
-        value = _read(v, V, column, tokens, channels, CHANNELS)
+        key = read(k, K[2], column, tokens, dim, DIM)
+        value = read(v, V[2], column, tokens, channels, CHANNELS)
         logits = _logits(query, key, row, column, tokens, width, scale, slope, AXIAL, WIDE)
         new = tl.maximum(m_i, tl.max(logits, 1))
         alpha = tl.exp2(m_i - new)
@@ -311,7 +304,7 @@ def _forward(
         sums = sums * alpha[:, None] + product(weights.to(value.dtype), value, WIDE)
         m_i = new
     out = _of(out, OUT, sample, head)
-    _write(out, sums / l_i[:, None], OUT, row, tokens, channels, CHANNELS)
+    write(out, sums / l_i[:, None], OUT[2], row, tokens, channels, CHANNELS)
     place = _statistics(sample, head, heads, tokens)
     tl.store(m_of + place + row, m_i, mask=row < tokens)
     tl.store(r_of + place + row, 1 / l_i, mask=row < tokens)
@@ -333,9 +326,9 @@ def _backward_queries(
     sample, head, row = place_of_tile(heads, tokens, TILE)
     k, v = _of(k, K, sample, head), _of(v, V, sample, head)
     slope = tl.load(log_gamma + head)
-    query = _read(_of(q, Q, sample, head), Q, row, tokens, dim, DIM)
-    g = _read(_of(grad, GRAD, sample, head), GRAD, row, tokens, channels, CHANNELS)
-    o = _read(_of(out, OUT, sample, head), OUT, row, tokens, channels, CHANNELS)
+    query = read(_of(q, Q, sample, head), Q[2], row, tokens, dim, DIM)
+    g = read(_of(grad, GRAD, sample, head), GRAD[2], row, tokens, channels, CHANNELS)
+    o = read(_of(out, OUT, sample, head), OUT[2], row, tokens, channels, CHANNELS)
     delta_i = tl.sum(g.to(WIDE) * o.to(WIDE), 1)
     place = _statistics(sample, head, heads, tokens)
     tl.store(delta + place + row, delta_i, mask=row < tokens)
@@ -344,14 +337,14 @@ def _backward_queries(
     sums = tl.zeros((TILE, DIM), WIDE)
     for start in range(0, tokens, TILE):
         column = start + tl.arange(0, TILE)
-        key = _read(k, K, column, tokens, dim, DIM)
-        value = _read(v, V, column, tokens, channels, CHANNELS)
+        key = read(k, K[2], column, tokens, dim, DIM)
+        value = read(v, V[2], column, tokens, channels, CHANNELS)
         logits = _logits(query, key, row, column, tokens, width, scale, slope, AXIAL, WIDE)
         weights = tl.exp2(logits - m_i[:, None]) * r_i[:, None]
         grad_logits = weights * (product(g, tl.trans(value), WIDE) - delta_i[:, None])
         sums += product(grad_logits.to(key.dtype), key, WIDE)
     into = _of(grad_q, GRAD_Q, sample, head)
-    _write(into, sums * scale, GRAD_Q, row, tokens, dim, DIM, ADD)
+    write(into, sums * scale, GRAD_Q[2], row, tokens, dim, DIM, ADD)
 
 
 @triton.jit
@@ -367,15 +360,15 @@ def _backward_keys(
     sample, head, column = place_of_tile(heads, tokens, TILE)
     q, grad = _of(q, Q, sample, head), _of(grad, GRAD, sample, head)
     slope = tl.load(log_gamma + head)
-    key = _read(_of(k, K, sample, head), K, column, tokens, dim, DIM)
-    value = _read(_of(v, V, sample, head), V, column, tokens, channels, CHANNELS)
+    key = read(_of(k, K, sample, head), K[2], column, tokens, dim, DIM)
+    value = read(_of(v, V, sample, head), V[2], column, tokens, channels, CHANNELS)
     place = _statistics(sample, head, heads, tokens)
     sum_k = tl.zeros((TILE, DIM), WIDE)
     sum_v = tl.zeros((TILE, CHANNELS), WIDE)
     for start in range(0, tokens, TILE):
         row = start + tl.arange(0, TILE)
-        query = _read(q, Q, row, tokens, dim, DIM)
-        g = _read(grad, GRAD, row, tokens, channels, CHANNELS)
+        query = read(q, Q[2], row, tokens, dim, DIM)
+        g = read(grad, GRAD[2], row, tokens, channels, CHANNELS)
         # Rows beyond the last query have weight 0.
         m_i = tl.load(m_of + place + row, mask=row < tokens, other=float('inf'))
         r_i = tl.load(r_of + place + row, mask=row < tokens, other=0.0)
@@ -386,6 +379,6 @@ def _backward_keys(
         grad_logits = weights * (product(g, tl.trans(value), WIDE) - delta_i[:, None])
         sum_k += product(tl.trans(grad_logits.to(query.dtype)), query, WIDE)
     into = _of(grad_k, GRAD_K, sample, head)
-    _write(into, sum_k * scale, GRAD_K, column, tokens, dim, DIM, ADD)
+    write(into, sum_k * scale, GRAD_K[2], column, tokens, dim, DIM, ADD)
     into = _of(grad_v, GRAD_V, sample, head)
-    _write(into, sum_v, GRAD_V, column, tokens, channels, CHANNELS)
+    write(into, sum_v, GRAD_V[2], column, tokens, channels, CHANNELS)
