@@ -1,4 +1,4 @@
-"""Build the runner, the model and the optimizer of a config, and find types by name."""
+"""Build the runner and the model of a config, and find types by name."""
 
 import copy
 import sys

@@ -1,4 +1,4 @@
-"""All patches of mmengine, and the private parts of mmengine and torch that a run uses.
+"""All patches of mmengine, and the private parts of mmengine that a run uses.
 
 Tested with mmengine 0.10.7 and torch 2.1 to 2.14. tests/engine/test_compat.py fails if a library
 changes one of these parts, and lists the methods of mmengine's classes that subclasses override.
@@ -64,10 +64,10 @@ def load_from_guarded(filename: str, map_location: Any = None) -> Any:
         CheckpointError: see :func:`mmrest.checkpoint.read_checkpoint`.
     """
     if filename.startswith(('http://', 'https://')):
-        folder = osp.join(torch.hub.get_dir(), 'checkpoints')
-        url, filename = filename, osp.join(folder, osp.basename(urlparse(filename).path))
+        cache = osp.join(torch.hub.get_dir(), 'checkpoints')
+        url, filename = filename, osp.join(cache, osp.basename(urlparse(filename).path))
         if not osp.isfile(filename):
-            os.makedirs(folder, exist_ok=True)
+            os.makedirs(cache, exist_ok=True)
             try:
                 torch.hub.download_url_to_file(url, filename)
             except OSError as error:
@@ -136,8 +136,8 @@ def use_datasets(run: Runner, datasets: Dict[str, Any]) -> None:
 
 
 def loaded_from(run: Runner) -> str:
-    """Return the path of the checkpoint that a run was asked to load."""
-    return str(run._load_from)
+    """Return the path of the checkpoint that a run was asked to load; empty for none."""
+    return str(run._load_from or '')
 
 
 def is_resuming(run: Runner) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .signals import begin_worker, held_sigterm
+from .signals import begin_worker, blocked_sigterm
 
 RandomStates = Dict[str, Any]
 
@@ -163,7 +163,7 @@ class ResumableLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         # A generator, so that no worker starts before the first batch is requested.
-        with kept_random_states(), held_sigterm():
+        with kept_random_states(), blocked_sigterm():
             batches = super().__iter__()
         yield from batches
 

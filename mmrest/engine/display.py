@@ -347,7 +347,7 @@ def introduction(runner: Runner) -> Table:
 
 def _origin(runner: Runner) -> str:
     """Return the source of the weights; :mod:`.weight_hooks` logs how many tensors match."""
-    if loaded_from(runner) != 'None':
+    if loaded_from(runner):
         return f'{"resumed" if is_resuming(runner) else "initialised"} from {loaded_from(runner)}'
     init = ((runner.cfg.get('model') or {}).get('backbone') or {}).get('init_cfg')
     pretrained = init.get('checkpoint') if isinstance(init, dict) else None

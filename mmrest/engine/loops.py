@@ -5,7 +5,7 @@ uninterrupted one, bit for bit if all ops are deterministic.
 """
 
 from contextlib import closing
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import torch
 from mmengine.config import Config
@@ -48,14 +48,14 @@ class _Resumable:
             batches=len(self.dataloader),
             seeds=self.dataloader.seeds,
             evaluated=self.evaluated,
-            patience=[(hook.wait_count, hook.best_score) for hook in self._patient()],
+            patience=[(hook.wait_count, hook.best_score) for hook in self._early_stopping()],
             random_states=self._before_evaluation or random_states(),
         )
 
     def recall(self, remembered: Dict[str, Any]) -> None:
         """Resume from the state of :meth:`remembered`."""
         self._resumed = remembered
-        for hook, (count, best) in zip(self._patient(), remembered['patience']):
+        for hook, (count, best) in zip(self._early_stopping(), remembered['patience']):
             hook.wait_count, hook.best_score = count, best
         before, now = remembered['batches'], len(self.dataloader)
         if before != now:
@@ -64,7 +64,7 @@ class _Resumable:
                 'will not be bit-exact'
             )
 
-    def _patient(self) -> List[EarlyStoppingHook]:
+    def _early_stopping(self) -> List[EarlyStoppingHook]:
         return [hook for hook in self.runner.hooks if isinstance(hook, EarlyStoppingHook)]
 
     def run(self) -> nn.Module:
@@ -180,22 +180,27 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
         self.runner.call_hook('before_train_epoch')
         if self._lacks_evaluation():
             self.evaluate_if_due(self._iter, self._max_iters)
-        batches, sampler = self._iter, self.dataloader.batch_sampler
-        if not sampler.is_endless:
-            epoch, batches = divmod(self._iter, len(self.dataloader))
-            self.dataloader_iterator._epoch = epoch
-            if hasattr(sampler.sampler, 'set_epoch'):
-                sampler.sampler.set_epoch(epoch)
+        epoch, done = 0, self._iter
+        if not self.dataloader.batch_sampler.is_endless:
+            epoch, done = divmod(self._iter, len(self.dataloader))
         self._restore()
-        self._begin_at(batches)
-        try:
+        self._begin_at(done)
+        # In place of mmengine's, which sleeps between epochs.
+        with closing(self._batches(epoch)) as self.dataloader_iterator:
             while self._iter < self._max_iters and not self.stop_training:
                 self.runner.model.train()
                 self.run_iter(next(self.dataloader_iterator))
                 self.evaluate_if_due(self._iter, self._max_iters)
-        finally:
-            self.dataloader_iterator._iterator.close()
         self.runner.call_hook('after_train_epoch')
+
+    def _batches(self, epoch: int) -> Iterator[Any]:
+        """Yield the batches of this epoch and all later ones."""
+        sampler = self.dataloader.batch_sampler.sampler
+        while True:
+            if hasattr(sampler, 'set_epoch'):
+                sampler.set_epoch(epoch)
+            yield from self.dataloader
+            epoch += 1
 
 
 def check_compile(cfg: Config) -> None:

@@ -104,7 +104,7 @@ def begin_worker(init: Optional[Callable[..., None]], *args: Any, **kwargs: Any)
 
 
 @contextmanager
-def held_sigterm() -> Iterator[None]:
+def blocked_sigterm() -> Iterator[None]:
     """Block SIGTERM while workers are forked, and in workers until they ignore it."""
     if not hasattr(signal, 'pthread_sigmask'):
         yield

@@ -3,8 +3,8 @@
 The rehearsal builds the datasets and prepares samples with their own pipelines. Evaluators get the
 ground truth as predictions, and must give it the best score. A dry run also trains a step and
 evaluates an image with the Runner, hooks and schedulers of the run. Separate checks cover weights,
-schedule and disk. Every fault raises UsageError or CheckpointError, in one line with cause and
-fix. Evaluators write to a temporary folder.
+schedule and disk. Faults raise UsageError or CheckpointError, in one line with cause and fix;
+likely mistakes are warnings. Evaluators write to a temporary folder.
 """
 
 from contextlib import nullcontext
@@ -47,7 +47,7 @@ class Rehearsal(NamedTuple):
 
 
 def check_keys(cfg: Config, phases: Tuple[str, ...], report: Report) -> None:
-    """Check that a config has the parts of its phases, and no key that is similar to another.
+    """Check that a config has the parts of its phases, and warn about misspelt keys.
 
     Raises:
         UsageError: a part is missing, or not a dict, or the seed is not valid.

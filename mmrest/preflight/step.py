@@ -72,7 +72,7 @@ class _FirstStep(Hook):
         preprocessor = unwrapped(runner).data_preprocessor
         data = preprocessor(copy.deepcopy(data_batch), True)
         images = data.get('inputs') if isinstance(data, dict) else None
-        if torch.is_tensor(images) and getattr(preprocessor, '_enable_normalize', False):
+        if torch.is_tensor(images) and hasattr(preprocessor, 'mean'):
             scale = images.float().std().item()
             if not SCALES[0] < scale < SCALES[1]:
                 self._report.warnings.append(
