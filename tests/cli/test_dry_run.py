@@ -9,7 +9,6 @@ import torch
 
 from tests.configs.test_recipes import ALL, DETECTORS
 from tests.runs import DETECTOR, ROOT, SEGMENTOR, lay_out, run_here
-from tests.shared import SHARED, needs_data
 
 
 @pytest.fixture
@@ -69,12 +68,11 @@ def test_an_annotation_of_no_image(dry_run, tmp_path, coco_root):
 
 
 @pytest.mark.slow
-@needs_data
-def test_every_config(dry_run, monkeypatch):
+def test_every_config(dry_run, monkeypatch, photographs):
     """Run in one process; each config trains a step with its own network."""
     # The largest keep 65 GiB, which not every machine that tests has.
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=2**40))
     for config in ALL:
         root = 'coco' if config[0] in DETECTORS else 'ade/ADEChallengeData2016'
-        dry_run(ROOT / 'configs' / f'{"_".join(config)}.py', SHARED / 'data' / root)
+        dry_run(ROOT / 'configs' / f'{"_".join(config)}.py', photographs / root)
         assert torch.initial_seed() == 0

@@ -20,7 +20,6 @@ from mmrest.errors import UsageError
 from mmrest.preflight import data, rehearse
 from tests.preflight.test_planted_faults import TRAIN, VAL, changed_maps, edited, rehearsed
 from tests.runs import ROOT
-from tests.shared import SHARED, needs_data
 
 BEST = {'coco/bbox_mAP 1.000', 'coco/segm_mAP 1.000'}
 
@@ -400,7 +399,6 @@ def test_mask2former_of_instances(folder):
     assert scores(rehearsed('det', options)) == BEST
 
 
-@needs_data
 @pytest.mark.parametrize(
     'name, root, best',
     [
@@ -408,8 +406,8 @@ def test_mask2former_of_instances(folder):
         ('semfpn_rest_lite_80k', 'ade/ADEChallengeData2016', {'mIoU 100.000'}),
     ],
 )
-def test_photographs(tmp_path, name, root, best):
-    cfg = load_config(str(ROOT / 'configs' / f'{name}.py'), None, str(SHARED / 'data' / root))
+def test_photographs(tmp_path, photographs, name, root, best):
+    cfg = load_config(str(ROOT / 'configs' / f'{name}.py'), None, str(photographs / root))
     cfg.launcher, cfg.work_dir = 'none', str(tmp_path)
     np.random.seed(0)
     expected = np.random.rand()
