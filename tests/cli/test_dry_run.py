@@ -1,6 +1,5 @@
 """tools/train.py --dry-run: findings without files; for faults, see test_bad_input."""
 
-import json
 import shutil
 from types import SimpleNamespace
 
@@ -54,17 +53,6 @@ def test_a_segmentor(dry_run, tmp_path, ade_root):
     assert '150: wall, building, sky, …' in output and 'length 2 iterations' in output
     assert 'val_evaluator on the ground truth mIoU 100.000' in output
     assert 'first step loss' in output
-
-
-def test_an_annotation_of_no_image(dry_run, tmp_path, coco_root):
-    """Data that mmdet can train on passes."""
-    (tmp_path / 'tiny.py').write_text(DETECTOR)
-    shutil.copytree(coco_root, tmp_path / 'coco')
-    path = tmp_path / 'coco' / 'annotations' / 'instances_train2017.json'
-    content = json.loads(path.read_text())
-    content['annotations'][0]['image_id'] = 999
-    path.write_text(json.dumps(content))
-    dry_run('tiny.py', 'coco')
 
 
 @pytest.mark.slow
