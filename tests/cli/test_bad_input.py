@@ -134,7 +134,16 @@ CASES = {
     'export_onnx tiny_seg.py other.pth --out new/x.onnx': 'does not match the model',
     'export_onnx rmt_t --out new/x.onnx --opset 99': '--opset: 99 is not supported by the',
     'export_onnx rmt_t --out new/x.onnx --tolerance nan': "'nan' is not a number of at least 0",
+    'benchmark networks rmt_x': "unknown network 'rmt_x'; choose from",
+    'benchmark networks --sizes 800': "'800' is not of the form HEIGHTxWIDTH",
+    'benchmark networks --with-cp': '--with-cp needs --train',
+    'benchmark networks --device cuda': 'no GPU found; use --device cpu',
+    'benchmark checkpoints tiny.py': "'tiny.py' is not of the form CONFIG=CHECKPOINT",
+    'benchmark checkpoints retinanet_rmt_t_1x=absent.pth': 'checkpoint absent.pth not found',
     # The rest.
+    'browse_dataset maskrcnn_rmt_t_1x --not-show': 'nothing to do; pass --output-dir DIR',
+    'browse_dataset maskrcnn_rmt_t_1x': 'no display (DISPLAY is not set)',
+    'browse_dataset maskrcnn_rmt_t_1x --not-show --output-dir x': 'pass --data-root DIR',
     'demo --work-dir tiny.py': '--work-dir: tiny.py is not a folder',
     'demo classification': "invalid choice: 'classification'",
     'make_shapes tiny.py': 'tiny.py is not a folder',
@@ -229,6 +238,7 @@ def line_of(folder, monkeypatch, capsys):
     """Return a function that runs a command and returns its error line."""
     monkeypatch.chdir(folder)
     monkeypatch.delenv('DISPLAY', raising=False)
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
 
     def line_of(command):
         program, *args = shlex.split(command)
