@@ -77,14 +77,11 @@ def test_versions():
             assert f'{name} {version}' in readme
 
 
-@pytest.mark.parametrize(
-    'page, config',
-    [
-        ('custom_data', 'own_coco'),
-        ('custom_data', 'own_segmentation'),
-        ('train', 'maskrcnn_rmt_l_3x_fsdp'),
-    ],
-)
+@pytest.mark.parametrize('page, config', [
+    ('custom_data', 'own_coco'),
+    ('custom_data', 'own_segmentation'),
+    ('train', 'maskrcnn_rmt_l_3x_fsdp'),
+])  # fmt: skip
 def test_lines_of_configs(page, config):
     text = (ROOT / 'configs' / f'{config}.py').read_text()
     assert any(

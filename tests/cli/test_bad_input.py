@@ -258,18 +258,15 @@ def test_one_line(command, line_of):
     assert CASES[command] in line_of(command)
 
 
-@pytest.mark.parametrize(
-    'option, words',
-    [
-        ('default_hooks.logger.intervall=3', 'LoggerHook has no argument intervall; did you mean'),
-        ('default_hooks.checkpoint.max_keep_ckpt=3', 'did you mean max_keep_ckpts?'),
-        ('param_scheduler.0.type=LinearLr', 'LinearLr is not in the mmdet::parameter scheduler'),
-        ('param_scheduler.1.convert_to_iter_based=1 param_scheduler.1.gama=1', 'mean gamma?'),
-        ("custom_hooks=\"[{'type':'EMAHook','momentun':0.1}]\"", 'did you mean momentum?'),
-        ("custom_hooks=\"[{'typ':'EMAHook'}]\"", "no type: {'typ': 'EMAHook'"),
-        ('train_cfg.val_intervall=2', 'has no argument val_intervall; did you mean val_interval?'),
-    ],
-)
+@pytest.mark.parametrize('option, words', [
+    ('default_hooks.logger.intervall=3', 'LoggerHook has no argument intervall; did you mean'),
+    ('default_hooks.checkpoint.max_keep_ckpt=3', 'did you mean max_keep_ckpts?'),
+    ('param_scheduler.0.type=LinearLr', 'LinearLr is not in the mmdet::parameter scheduler'),
+    ('param_scheduler.1.convert_to_iter_based=1 param_scheduler.1.gama=1', 'mean gamma?'),
+    ("custom_hooks=\"[{'type':'EMAHook','momentun':0.1}]\"", 'did you mean momentum?'),
+    ("custom_hooks=\"[{'typ':'EMAHook'}]\"", "no type: {'typ': 'EMAHook'"),
+    ('train_cfg.val_intervall=2', 'has no argument val_intervall; did you mean val_interval?'),
+])  # fmt: skip
 def test_parts_that_a_run_builds_last(option, words, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     args = ['tiny.py', '--data-root', 'coco', '--work-dir', str(tmp_path), SET]

@@ -113,14 +113,11 @@ def test_images(folder, change):
 INNER = '_base_.train_dataloader.dataset'
 
 
-@pytest.mark.parametrize(
-    'wrapper',
-    [
-        f"type='RepeatDataset', times=2, dataset={INNER}",
-        f"type='ClassBalancedDataset', oversample_thr=0.5, dataset={INNER}",
-        f"type='ConcatDataset', datasets=[{INNER}, {INNER}]",
-    ],
-)
+@pytest.mark.parametrize('wrapper', [
+    f"type='RepeatDataset', times=2, dataset={INNER}",
+    f"type='ClassBalancedDataset', oversample_thr=0.5, dataset={INNER}",
+    f"type='ConcatDataset', datasets=[{INNER}, {INNER}]",
+])  # fmt: skip
 def test_wrappers(folder, wrapper):
     (folder / 'wrapped.py').write_text(
         f"_base_ = './det.py'\ntrain_dataloader = dict(dataset=dict(_delete_=True, {wrapper}))\n"
@@ -193,15 +190,12 @@ def test_label_maps_of_16_bits_with_low_values(folder):
     assert scores(rehearsed('seg')) == {'mIoU 100.000'}
 
 
-@pytest.mark.parametrize(
-    'key, value',
-    [
-        ('optim_wrapper.paramwise_cfg.custom_keys.pos_block', dict(lr_mult=0)),  # of others
-        ('param_scheduler', [dict(type='LinearLR', start_factor=1.0, end_factor=0.1, end=1)]),
-        ('val_cfg', dict(fp16=False, _delete_=True)),  # without type
-        ('param_scheduler', [dict(type='ReduceOnPlateauLR', monitor='coco/bbox_mAP')]),
-    ],
-)
+@pytest.mark.parametrize('key, value', [
+    ('optim_wrapper.paramwise_cfg.custom_keys.pos_block', dict(lr_mult=0)),  # of others
+    ('param_scheduler', [dict(type='LinearLR', start_factor=1.0, end_factor=0.1, end=1)]),
+    ('val_cfg', dict(fp16=False, _delete_=True)),  # without type
+    ('param_scheduler', [dict(type='ReduceOnPlateauLR', monitor='coco/bbox_mAP')]),
+])  # fmt: skip
 def test_harmless_options(folder, key, value):
     plain = rehearsed('det').warnings
     assert set(rehearsed('det', {key: value}).warnings) <= set(plain)
@@ -346,17 +340,14 @@ def test_voc(folder):
     assert not any('dataset' in warning for warning in report.warnings)
 
 
-@pytest.mark.parametrize(
-    'change, words',
-    [
-        (dict(car='Car'), "has an object 'Car', but metainfo"),
-        (dict(car=' car '), "has an object ' car ', but metainfo"),
-        (
-            dict(corners=('xmax', 'ymin', 'xmin', 'ymax')),
-            r'gives pascal_voc/mAP 0.000 instead of 1 for the annotations',
-        ),
-    ],
-)
+@pytest.mark.parametrize('change, words', [
+    (dict(car='Car'), "has an object 'Car', but metainfo"),
+    (dict(car=' car '), "has an object ' car ', but metainfo"),
+    (
+        dict(corners=('xmax', 'ymin', 'xmin', 'ymax')),
+        r'gives pascal_voc/mAP 0.000 instead of 1 for the annotations',
+    ),
+])  # fmt: skip
 def test_faults_of_voc(folder, change, words):
     draw_voc(folder, **change)
     with pytest.raises(UsageError, match=words):
@@ -400,13 +391,10 @@ def test_mask2former_of_instances(folder):
     assert scores(rehearsed('det', options)) == BEST
 
 
-@pytest.mark.parametrize(
-    'name, root, best',
-    [
-        ('maskrcnn_rmt_t_1x', 'coco', BEST),
-        ('semfpn_rest_lite_80k', 'ade/ADEChallengeData2016', {'mIoU 100.000'}),
-    ],
-)
+@pytest.mark.parametrize('name, root, best', [
+    ('maskrcnn_rmt_t_1x', 'coco', BEST),
+    ('semfpn_rest_lite_80k', 'ade/ADEChallengeData2016', {'mIoU 100.000'}),
+])  # fmt: skip
 def test_photographs(tmp_path, photographs, name, root, best):
     cfg = load_config(str(ROOT / 'configs' / f'{name}.py'), None, str(photographs / root))
     cfg.launcher, cfg.work_dir = 'none', str(tmp_path)
