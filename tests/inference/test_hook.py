@@ -84,10 +84,3 @@ def test_label_maps(metas, tmp_path, dtype, classes, reduced):
 def test_images_that_are_not_files(tmp_path):
     with pytest.raises(UsageError, match='has no image files to name predictions by'):
         run(PredictionsHook(Viewer(tmp_path), None), Data([DetDataSample()]))
-
-
-def test_no_display(monkeypatch):
-    monkeypatch.setattr('sys.platform', 'linux')
-    monkeypatch.delenv('DISPLAY', raising=False)
-    with pytest.raises(UsageError, match=r'no display \(DISPLAY is not set\); save images to'):
-        Viewer(None, show=True)

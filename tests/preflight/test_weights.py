@@ -76,7 +76,3 @@ def test_load_from(tmp_path):
     for phases, options in ((('test',), {}), (('train',), dict(resume=True))):
         (fact,) = facts(model, phases, load_from=path, **options)
         assert 'loaded from' in fact.found
-    state['backbone.norm_4.weight'] = state.popitem()[1]
-    torch.save({n: t.T if t.ndim == 2 else t for n, t in state.items()}, path)
-    with pytest.raises(CheckpointError, match='of another shape'):
-        facts(model, load_from=path)
