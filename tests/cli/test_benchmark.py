@@ -54,7 +54,6 @@ def test_networks_that_fail(tmp_path):
 
 
 def test_large_maps_skip_the_reference(monkeypatch):
-    """The reference implementation of an attention is skipped."""
     monkeypatch.setattr('sys.argv', ['benchmark', 'networks', 'emsa', 'rmt_t', '--train'])
     args = benchmark.parse_args()
     names = [job.name for job in benchmark.jobs_of(args, (1792, 1792))]

@@ -20,7 +20,6 @@ BOARD = ['TensorboardVisBackend'] if find_spec('tensorboard') else []
 
 @pytest.fixture(scope='module')
 def detector(tmp_path_factory, coco_root):
-    """A run of a detector, and its report."""
     folder = tmp_path_factory.mktemp('detector')
     (folder / 'tiny.py').write_text(DETECTOR)
     backends = [dict(type=name) for name in ('LocalVisBackend', *BOARD)]

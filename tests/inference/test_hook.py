@@ -17,8 +17,6 @@ from tests.inference.test_overlay import instances
 
 
 class Data(list):
-    """Fake dataset of samples."""
-
     def __init__(self, samples, classes=('wall', 'door'), **metainfo):
         super().__init__(samples)
         self.metainfo = dict(classes=classes, palette=[(255, 0, 0)], **metainfo)

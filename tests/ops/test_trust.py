@@ -65,8 +65,6 @@ def device(monkeypatch):
 
 
 def forced(kernel, backend):
-    """The attention by a backend."""
-
     def run(*args):
         with use_backend(backend):
             return kernel.run(*args)
