@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mmrest.analysis.networks import build_network, network_config
+from tests.models.networks import randomised
 from tests.runs import ROOT, SEGMENTOR, run
 
 TOOL = ROOT / 'tools' / 'export_onnx.py'
@@ -47,10 +48,7 @@ def test_backbone(tmp_path):
 def test_segmentor(tmp_path):
     """Export with the weights of a checkpoint, and compare several sizes and batches."""
     (tmp_path / 'tiny.py').write_text(SMALL)
-    network = build_network(network_config(str(tmp_path / 'tiny.py')))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    network = randomised(build_network(network_config(str(tmp_path / 'tiny.py'))))
     torch.save(network.state_dict(), tmp_path / 'x.pth')
     done = run(
         TOOL, 'tiny.py', 'x.pth', '--out', 'new/x.onnx', '--shape', '64', '96', cwd=tmp_path
