@@ -2,6 +2,7 @@
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,14 @@ def photographs():
     if not folder.is_dir():
         pytest.skip(f'no real photographs at {folder}')
     return folder
+
+
+@pytest.fixture
+def session():
+    """Return onnxruntime's session of a model, on the CPU."""
+    pytest.importorskip('onnxscript', reason='pip install -r requirements/optional.txt')
+    onnxruntime = pytest.importorskip('onnxruntime')
+    return partial(onnxruntime.InferenceSession, providers=['CPUExecutionProvider'])
 
 
 @pytest.fixture

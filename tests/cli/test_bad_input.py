@@ -58,7 +58,7 @@ CASES = {
     'train no_val_classes.py --data-root coco': 'a category of coco/annotations/instances_val2017',
     f'{TRAIN} --launcher pytorch': '--launcher pytorch is for ',
     # What a run builds last, when it has a work dir.
-    f'{RUN} default_hooks.logger.intervall=3': 'LoggerHook has no argument intervall; did you me',
+    f'{RUN} default_hooks.logger.intervall=3': 'has no argument intervall; did you mean',
     f'{RUN} default_hooks.checkpoint.max_keep_ckpt=3': 'did you mean max_keep_ckpts?',
     f'{RUN} param_scheduler.0.type=LinearLr': 'LinearLr is not in the mmdet::parameter scheduler',
     f'{RUN} param_scheduler.1.convert_to_iter_based=1 param_scheduler.1.gama=1': 'mean gamma?',

@@ -78,11 +78,7 @@ def test_export(kind, arch):
 
 
 @over_all
-def test_onnx(kind, arch):
-    onnxruntime = pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript')
+def test_onnx(kind, arch, session):
     network = network_of(kind, arch)
-    session = onnxruntime.InferenceSession(
-        export(network, (64, 96)).SerializeToString(), providers=['CPUExecutionProvider']
-    )
-    assert_same_as_eager(network, lambda images: session.run(None, {'images': images.numpy()}))
+    exported = session(export(network, (64, 96)).SerializeToString())
+    assert_same_as_eager(network, lambda images: exported.run(None, {'images': images.numpy()}))
