@@ -96,7 +96,7 @@ def explained(fault: str, remedy: str = '') -> Iterator[None]:
         path = re.search(r"(?:No such file or directory|Not a directory): '(.+?)'", line)
         if path:
             line = f'{path.group(1)} not found'
-            remedy = 'pass --data-root DIR, or set data_root, data_prefix and the suffixes'
+            remedy = 'check --data-root DIR (data_root), data_prefix, the suffixes and ann_file'
         for pattern, known in REMEDIES.items():
             if re.search(pattern, line):
                 remedy = known

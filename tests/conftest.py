@@ -2,6 +2,8 @@
 
 import logging
 import os
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,6 +35,23 @@ def coco_root(tmp_path_factory):
 def ade_root(tmp_path_factory):
     """Folder of a small synthetic dataset in ADE20K's layout."""
     return draw_ade(tmp_path_factory.mktemp('ade'))
+
+
+@pytest.fixture(scope='session')
+def photographs():
+    """Folder of small real datasets, next to the repository."""
+    folder = Path(__file__).resolve().parents[2] / 'shared' / 'data'
+    if not folder.is_dir():
+        pytest.skip(f'no real photographs at {folder}')
+    return folder
+
+
+@pytest.fixture
+def session():
+    """Return onnxruntime's session of a model, on the CPU."""
+    pytest.importorskip('onnxscript', reason='pip install -r requirements/optional.txt')
+    onnxruntime = pytest.importorskip('onnxruntime')
+    return partial(onnxruntime.InferenceSession, providers=['CPUExecutionProvider'])
 
 
 @pytest.fixture

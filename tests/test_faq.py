@@ -42,8 +42,6 @@ def building(**cfg):
 
 
 def loading(arch, content):
-    """Load a file into a network."""
-
     def load(tmp_path, **_):
         torch.save(content(), tmp_path / 'x.pth')
         RMT(arch).load_pretrained(str(tmp_path / 'x.pth'))
@@ -116,7 +114,7 @@ def _(tmp_path, **_):
     torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
 
 
-@trouble('not found; pass --data-root DIR')
+@trouble('not found; check --data-root DIR')
 def _(monkeypatch, tmp_path, **_):
     monkeypatch.chdir(tmp_path)
     rehearse(real_config(), ('train',))
@@ -148,7 +146,6 @@ def test_every_trouble_has_a_test():
 
 @pytest.mark.parametrize('text', TROUBLES)
 def test_troubles(text, tmp_path, monkeypatch, coco_root):
-    """The quoted message occurs."""
     mmdet.utils.register_all_modules()
     if text.startswith('No module named'):
         # As where the package lacks it; the rest of Python stays as it is.

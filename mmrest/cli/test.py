@@ -48,6 +48,8 @@ def predictions_hook(cfg: Config, args: argparse.Namespace) -> Optional[Predicti
 
     The predictions of detectors and classifiers are saved by an evaluator, added to `cfg`.
     """
+    # PredictionsHook replaces mmdet's, mmseg's and mmpretrain's hooks, which draw every image.
+    replaced = (cfg.get('default_hooks') or {}).pop('visualization', None) or {}
     label_maps = None
     if args.out is not None and is_segmentor(cfg):
         label_maps = checked(folder, args.out)
@@ -63,8 +65,6 @@ def predictions_hook(cfg: Config, args: argparse.Namespace) -> Optional[Predicti
         viewer = Viewer(args.show_dir, args.show, wait_time)
     if viewer is None and label_maps is None:
         return None
-    # It replaces mmdet's, mmseg's and mmpretrain's hooks.
-    replaced = (cfg.get('default_hooks') or {}).pop('visualization', None) or {}
     return PredictionsHook(viewer, label_maps, replaced.get('score_thr', 0.3))
 
 

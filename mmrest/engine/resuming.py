@@ -68,8 +68,8 @@ def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> It
         done, total, unit = meta.get('epoch', 0), runner.max_epochs, 'epoch'
     if done >= total:
         yield (
-            f'nothing to do: the checkpoint is at {done} of {total} {unit}s; to train longer, set '
-            f'train_cfg.max_{unit}s'
+            f'nothing left to train: the checkpoint is at {done} of {total} {unit}s; to train '
+            f'longer, set train_cfg.max_{unit}s'
         )
     before = _parameter_groups(checkpoint)
     if before is None or isinstance(wrapper, OptimWrapperDict):

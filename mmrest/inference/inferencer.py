@@ -84,7 +84,7 @@ class Inferencer:
         if is_classifier(cfg):
             raise UsageError(
                 f'{cfg.filename} is the config of a classifier, but inference supports only '
-                'detectors and segmentors; to visualize predicted classes, use tools/test.py '
+                'detectors and segmentors; to visualize predicted classes, use mmrest test '
                 '--show-dir DIR'
             )
         self.cfg = cfg = copy.deepcopy(cfg)

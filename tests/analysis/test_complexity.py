@@ -58,7 +58,6 @@ def test_backbones(name):
 
 
 def part_in_file(tensor):
-    """Return the part of a tensor."""
     if tensor.startswith(('stem.', 'patch_embed.')):
         return 'stem'
     if tensor.startswith(('extra_norms.', 'norm')):
@@ -155,15 +154,12 @@ def test_heads_of_another_kind(config, part, tmp_path):
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('name', ['rest_lite', 'rmt_t'])
 def test_counts_do_not_depend_on_the_backend(name, backend):
-    """The count is the same on the CPU, with fused attention."""
     network = {'rest_lite': ResT, 'rmt_t': RMT}[name](name.split('_')[1])
     with use_backend(backend):
         assert count(network, 224, 224).macs / 1e9 == pytest.approx(MACS[name][0], rel=0.01)
 
 
 def test_attention_is_counted():
-    """Fused and plain attention have the same count."""
-
     class Attention(nn.Module):
         def __init__(self, fused):
             super().__init__()

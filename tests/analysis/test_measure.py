@@ -12,7 +12,7 @@ from mmengine.utils import digit_version
 from torch import nn
 
 from mmrest.analysis import measure
-from mmrest.analysis.measure import ATTENTIONS, Job, Step, memory, seconds
+from mmrest.analysis.measure import ATTENTIONS, Job, Step, seconds
 from mmrest.analysis.networks import PEERS
 from mmrest.errors import UsageError
 from mmrest.ops import forced_backend
@@ -91,15 +91,6 @@ def test_only_the_reference_implementation_saves_maps(name):
     saved = Step(job).saved_bytes()
     assert saved >= maps > 0
     assert 0 < Step(job._replace(backend='torch')).saved_bytes() <= saved - maps
-
-
-@pytest.mark.slow
-def test_memory_of_an_attention():
-    job = Job('masa_axial', 'reference', (256, 256), train=True)
-    found = memory(job)
-    assert found.saved == Step(job).saved_bytes() / 2**20
-    maps = ATTENTIONS['masa_axial'].map_elements(job.size) * 4 / 2**20
-    assert found.peak is None or found.peak > maps
 
 
 def test_elements_of_maps():

@@ -30,6 +30,5 @@ def test_other_models(kind):
 
 
 def test_names():
-    """Names of backbones and of shipped configs."""
     assert is_backbone(network_config('swin_t', {'model.depths': (1, 1, 1, 1)}))
     assert network_config('maskrcnn_rmt_s_1x').model.type == 'MaskRCNN'

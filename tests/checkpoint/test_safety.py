@@ -90,7 +90,6 @@ def test_commands(kind, container, form, guard, tmp_path):
 
 
 def test_the_payloads_work(tmp_path):
-    """The refused payloads do execute with plain pickle."""
     for number, (kind, payload) in enumerate(PAYLOADS.items()):
         witness = tmp_path / str(number)
         torch.save([payload(str(witness))], tmp_path / 'x.pth')

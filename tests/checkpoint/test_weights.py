@@ -13,17 +13,14 @@ def equal(tensors, state=STATE):
     return list(tensors) == list(state) and all(torch.equal(tensors[n], state[n]) for n in state)
 
 
-@pytest.mark.parametrize(
-    'content',
-    [
-        STATE,
-        {'model': STATE, 'epoch': 3},
-        {'state_dict': STATE, 'model': 'RMT', 'meta': {}},
-        {'model_ema': STATE},
-        {'state_dict_ema': STATE, 'arch': 'rmt'},
-        {'model': {**STATE, 'epoch': 3, 'names': ['a']}},
-    ],
-)
+@pytest.mark.parametrize('content', [
+    STATE,
+    {'model': STATE, 'epoch': 3},
+    {'state_dict': STATE, 'model': 'RMT', 'meta': {}},
+    {'model_ema': STATE},
+    {'state_dict_ema': STATE, 'arch': 'rmt'},
+    {'model': {**STATE, 'epoch': 3, 'names': ['a']}},
+])  # fmt: skip
 def test_containers(content):
     found = weights_of('x.pth', content)
     assert found.source == 'x.pth'
@@ -38,18 +35,15 @@ def test_ema_weights_are_preferred(names):
     assert found.source == f'x.pth ({average}, not {plain})'
 
 
-@pytest.mark.parametrize(
-    'wrapped, bare',
-    [
-        ('module.a', 'a'),
-        ('_orig_mod.a', 'a'),
-        ('module._orig_mod.a', 'a'),
-        ('_orig_mod.module.a', 'a'),
-        ('module.backbone._orig_mod.a', 'backbone.a'),
-        ('my_orig_mod.a', 'my_orig_mod.a'),
-        ('neck.module.a', 'neck.module.a'),
-    ],
-)
+@pytest.mark.parametrize('wrapped, bare', [
+    ('module.a', 'a'),
+    ('_orig_mod.a', 'a'),
+    ('module._orig_mod.a', 'a'),
+    ('_orig_mod.module.a', 'a'),
+    ('module.backbone._orig_mod.a', 'backbone.a'),
+    ('my_orig_mod.a', 'my_orig_mod.a'),
+    ('neck.module.a', 'neck.module.a'),
+])  # fmt: skip
 def test_wrappers(wrapped, bare):
     assert list(weights_of('x', {wrapped: STATE['a']}).tensors) == [bare]
 

@@ -47,7 +47,7 @@ def empty(data):
     ({'data_preprocessor.num_classes': 1000},
         r'data_preprocessor\.num_classes is 1000, but .*set data_preprocessor\.num_classes=3'),
     ({'val_dataloader.dataset.data_prefix': 'absent'},
-        r'^val_dataloader cannot be built: \S+absent not found; pass --data-root'),
+        r'^val_dataloader cannot be built: \S+absent not found; check --data-root'),
     ({'val_dataloader.dataset.split': 'val'},
         r'^val_dataloader cannot be built: CustomDataset has no argument split; remove it'),
     ({'val_dataloader.dataset.extensions': 3},

@@ -19,7 +19,6 @@ OFFICIAL = {entry['name']: entry for entry in CLASSIFICATION}
 
 
 def official_shapes(entry):
-    """Names and shapes of official weights."""
     absent = entry['not_in_classification_checkpoint']
     backbone = {n: shape for n, shape in KEYS[entry['name']].items() if n not in absent}
     return {**backbone, **entry['extra_keys']}

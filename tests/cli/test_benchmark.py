@@ -54,7 +54,6 @@ def test_networks_that_fail(tmp_path):
 
 
 def test_large_maps_skip_the_reference(monkeypatch):
-    """The reference implementation of an attention is skipped."""
     monkeypatch.setattr('sys.argv', ['benchmark', 'networks', 'emsa', 'rmt_t', '--train'])
     args = benchmark.parse_args()
     names = [job.name for job in benchmark.jobs_of(args, (1792, 1792))]
@@ -111,20 +110,3 @@ def test_checkpoints(tests_run, tmp_path, capsys):
     os.utime(of_b, (0, 0))  # older than b.pth
     assert run_here(*given) == message
     assert [command[1] for command in tests_run[3:]] == ['b.pth', 'x.pth']
-
-
-@pytest.mark.parametrize('arguments, message', [
-    (['networks', 'rmt_x'], "unknown network 'rmt_x'; choose from"),
-    (['networks', '--sizes', '800'], "'800' is not of the form HEIGHTxWIDTH"),
-    (['networks', '--with-cp'], '--with-cp needs --train'),
-    (['networks', '--device', 'cuda'], 'no GPU found; use --device cpu'),
-    (['checkpoints', 'tiny.py'], "'tiny.py' is not of the form CONFIG=CHECKPOINT"),
-    (['checkpoints', 'retinanet_rmt_t_1x=absent.pth'], 'checkpoint absent.pth not found'),
-])  # fmt: skip
-def test_bad_input(tmp_path, monkeypatch, capsys, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
-    status = run_here('benchmark', *arguments)
-    line = capsys.readouterr().err if status == 2 else status
-    assert message in line and line.strip().count('\n') == 0
-    assert not (tmp_path / 'work_dirs').exists()

@@ -105,7 +105,6 @@ def test_table_and_exit_status(monkeypatch, capsys):
 
 
 def test_untested_releases(monkeypatch):
-    """Untested releases are reported, but not as broken."""
     newer = state({'torch': ('torch', '2.99.0')})
     assert remedies(newer) == {}
     (row,) = (row for row in check.rows(newer) if row[0] == 'torch')
@@ -148,7 +147,6 @@ def test_this_environment_is_fine():
 
 
 def test_versions_are_the_same_everywhere():
-    """Citation, changelog, requirements and documents have the same versions."""
     citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
     assert citation['version'] == __version__
     changes = (ROOT / 'CHANGELOG.md').read_text()

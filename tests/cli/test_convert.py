@@ -82,9 +82,6 @@ def test_classifier_norm_with_a_name_of_rest(tmp_path, tool):
 def test_unknown_network(tmp_path, tool):
     torch.save({'a.weight': torch.ones(2)}, tmp_path / 'x.pth')
     assert 'no network of mmrest' in tool('convert_checkpoint', tmp_path / 'x.pth', '--list')
-    line = tool('convert_checkpoint', tmp_path / 'x.pth', tmp_path / 'y.pth')
-    assert 'x.pth does not match any network of mmrest: 0 of ' in line
-    assert [path.name for path in tmp_path.iterdir()] == ['x.pth']
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])

@@ -32,6 +32,10 @@ MODELS = {
         'decode_head=dict(in_channels=[8, 16, 24, 32]), auxiliary_head=dict(in_channels=24))\n'
         "model['backbone']['norm_cfg'] = dict(num_groups=4"
     ),
+    'cls_rmt_t': (
+        'neck=dict(in_channels=32))\n'
+        "model['backbone']['norm_cfg'] = dict(_delete_=True, type='GN', num_groups=2"
+    ),
 }
 SMALL = {
     f'demo_{name}.py': f"""
@@ -66,8 +70,11 @@ LABEL_MAPS = ('mIoU', 'mAcc', 'aAcc')
     pytest.param('retinanet', 'demo-retinanet', BOXES, marks=pytest.mark.slow),
     ('semfpn', 'demo-semfpn', LABEL_MAPS),
     pytest.param('upernet', 'demo-upernet', LABEL_MAPS, marks=pytest.mark.slow),
+    pytest.param('cls_rmt_t', 'demo-cls_rmt_t', ('top-1',), marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_demo(tmp_path, method, work_dir, metrics):
+    if method == 'cls_rmt_t':
+        pytest.importorskip('mmpretrain')
     for name, text in TINY.items():
         (tmp_path / name).write_text(text)
     (tmp_path / 'small_demo.py').write_text(DEMO)

@@ -1,6 +1,5 @@
 """tools/train.py --dry-run: findings without files; for faults, see test_bad_input."""
 
-import json
 import shutil
 from types import SimpleNamespace
 
@@ -9,7 +8,6 @@ import torch
 
 from tests.configs.test_recipes import ALL, DETECTORS
 from tests.runs import DETECTOR, ROOT, SEGMENTOR, lay_out, run_here
-from tests.shared import SHARED, needs_data
 
 
 @pytest.fixture
@@ -57,24 +55,12 @@ def test_a_segmentor(dry_run, tmp_path, ade_root):
     assert 'first step loss' in output
 
 
-def test_an_annotation_of_no_image(dry_run, tmp_path, coco_root):
-    """Data that mmdet can train on passes."""
-    (tmp_path / 'tiny.py').write_text(DETECTOR)
-    shutil.copytree(coco_root, tmp_path / 'coco')
-    path = tmp_path / 'coco' / 'annotations' / 'instances_train2017.json'
-    content = json.loads(path.read_text())
-    content['annotations'][0]['image_id'] = 999
-    path.write_text(json.dumps(content))
-    dry_run('tiny.py', 'coco')
-
-
 @pytest.mark.slow
-@needs_data
-def test_every_config(dry_run, monkeypatch):
+def test_every_config(dry_run, monkeypatch, photographs):
     """Run in one process; each config trains a step with its own network."""
     # The largest keep 65 GiB, which not every machine that tests has.
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=2**40))
     for config in ALL:
         root = 'coco' if config[0] in DETECTORS else 'ade/ADEChallengeData2016'
-        dry_run(ROOT / 'configs' / f'{"_".join(config)}.py', SHARED / 'data' / root)
+        dry_run(ROOT / 'configs' / f'{"_".join(config)}.py', photographs / root)
         assert torch.initial_seed() == 0

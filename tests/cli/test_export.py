@@ -5,12 +5,11 @@ import pytest
 import torch
 
 from mmrest.analysis.networks import build_network, network_config
+from tests.models.networks import randomised
 from tests.runs import ROOT, SEGMENTOR, run
 from tests.torch_versions import needs_onnx
 
 TOOL = ROOT / 'tools' / 'export_onnx.py'
-onnxruntime = pytest.importorskip('onnxruntime', reason='pip install -r requirements/optional.txt')
-pytest.importorskip('onnxscript', reason='pip install -r requirements/optional.txt')
 
 # Two stages, because the exporter takes its time, of RMT, which magnifies no rounding errors.
 SMALL = f"""{SEGMENTOR}
@@ -25,12 +24,8 @@ model['decode_head'].update(in_channels=[16, 16], in_index=[0, 1], feature_strid
 """
 
 
-def session(path):
-    return onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-
-
 @needs_onnx
-def test_backbone(tmp_path):
+def test_backbone(tmp_path, session):
     """Backbone of a config: compared by the command, and run at another size."""
     (tmp_path / 'tiny.py').write_text(SMALL)
     done = run(
@@ -46,13 +41,10 @@ def test_backbone(tmp_path):
 
 
 @pytest.mark.slow
-def test_segmentor(tmp_path):
+def test_segmentor(tmp_path, session):
     """Export with the weights of a checkpoint, and compare several sizes and batches."""
     (tmp_path / 'tiny.py').write_text(SMALL)
-    network = build_network(network_config(str(tmp_path / 'tiny.py')))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    network = randomised(build_network(network_config(str(tmp_path / 'tiny.py'))))
     torch.save(network.state_dict(), tmp_path / 'x.pth')
     done = run(
         TOOL, 'tiny.py', 'x.pth', '--out', 'new/x.onnx', '--shape', '64', '96', cwd=tmp_path
@@ -70,7 +62,7 @@ def test_segmentor(tmp_path):
 
 
 @pytest.mark.slow
-def test_static_backbone(tmp_path):
+def test_static_backbone(tmp_path, session):
     """Backbone of a config, at a fixed size."""
     (tmp_path / 'tiny.py').write_text(SMALL)
     done = run(
@@ -87,7 +79,7 @@ def test_static_backbone(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('config', ['demo_semfpn_rest_lite', 'demo_upernet_rmt_t'])
-def test_full_segmentors(tmp_path, config):
+def test_full_segmentors(tmp_path, session, config):
     """Semantic FPN and UperNet, compared at two sizes by the command."""
     path = ROOT / 'configs' / f'{config}.py'
     done = run(TOOL, path, '--out', 'x.onnx', '--shape', '64', '96', cwd=tmp_path)

@@ -21,7 +21,6 @@ from pycocotools.coco import COCO
 from mmrest.apis import Inferencer, inference
 from mmrest.inference.inferencer import Prediction
 from tests.runs import DETECTOR, ROOT, SMALL_SEGMENTOR, lay_out, run_here
-from tests.shared import SHARED, needs_data
 
 
 @pytest.fixture(scope='module')
@@ -253,11 +252,9 @@ def test_interrupted(folder, tmp_path):
     assert 0 < done < 2000 and abs(len(frames_of(drawn)) - done) <= 1
 
 
-@needs_data
-def test_photographs(tmp_path):
+def test_photographs(tmp_path, photographs):
     """Photographs of many sizes, in mixed batches."""
-    photos = SHARED / 'data' / 'coco' / 'val2017'
-    paths = sorted(photos.iterdir())[:8]
+    paths = sorted((photographs / 'coco' / 'val2017').iterdir())[:8]
     assert not infer('det', *paths, '--out-dir', tmp_path, '--batch-size', 4, '--score-thr', 0)
     content = results(tmp_path / 'predictions.json')
     assert [image['file_name'] for image in content['images']] == [str(path) for path in paths]

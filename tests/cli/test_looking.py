@@ -48,16 +48,3 @@ def test_browse_padded_images(tmp_path, coco_root):
         (path,) = (tmp_path / name).iterdir()
         drawn.append(cv2.imread(str(path)).astype(int))
     assert abs(drawn[0] - drawn[1]).mean() < 2
-
-
-@pytest.mark.parametrize('arguments, message', [
-    (['--not-show'], '--not-show leaves nothing to do; pass --output-dir DIR'),
-    ([], 'no display (DISPLAY is not set)'),
-    (['--not-show', '--output-dir', 'x'], 'not found; pass --data-root DIR'),
-])  # fmt: skip
-def test_nothing_to_draw_on(tmp_path, monkeypatch, capsys, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv('DISPLAY', '')
-    line = run_here('browse_dataset', 'maskrcnn_rmt_t_1x', *arguments)
-    assert message in (capsys.readouterr().err if line == 2 else line)
-    assert not list(tmp_path.iterdir())

@@ -7,16 +7,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmrest.cli import train
-from mmrest.cli.command import (
-    Parser,
-    add_config_arguments,
-    add_run_arguments,
-    folder,
-    run,
-    run_config,
-    written_file,
-)
+from mmrest.cli import command, train
 from mmrest.engine.config import use_tta
 from mmrest.errors import UsageError
 from tests.runs import ROOT
@@ -24,8 +15,8 @@ from tests.runs import ROOT
 
 def test_values():
     """Dicts in Python syntax, lists with and without quotes, and unchanged paths."""
-    parser = Parser()
-    add_config_arguments(parser)
+    parser = command.Parser()
+    command.add_config_arguments(parser)
     given = ["a=[{'type': 'X', 'n': 1}]", 'b={}', 'c=[1,x]', 'd=1e-3', 'e=true', 'f=(1,(2,x y))']
     given += ['g=my runs/out', 'h=a, b/c', 'i=a,2', 'j="a,b"', "k={'a': (1, 2)}", 'l=', 'm=a_{}']
     assert parser.parse_args(['--cfg-options', *given]).cfg_options == dict(
@@ -34,21 +25,21 @@ def test_values():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize('kind, name', [(folder, 'x'), (written_file('.png'), 'x.png')])
-def test_names_with_a_tilde(kind, name, tmp_path, monkeypatch):
+@pytest.mark.parametrize('kind', [command.folder, command.written_file('.png')])
+def test_names_with_a_tilde(kind, tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
-    assert kind(f'~/{name}') == tmp_path / name
-    assert kind(f'~$/{name.upper()}') == Path('~$', name.upper())
+    assert kind('~/x.png') == tmp_path / 'x.png'
+    assert kind('~$/X.PNG') == Path('~$', 'X.PNG')
 
 
 def test_unknown_backend(monkeypatch):
     monkeypatch.setenv('MMREST_BACKEND', 'nonsense')
-    parser = Parser()
+    parser = command.Parser()
     parser.add_argument('config')
-    add_run_arguments(parser)
+    command.add_run_arguments(parser)
     args = parser.parse_args([str(ROOT / 'configs' / 'own_coco.py')])
     with pytest.raises(UsageError, match=r"MMREST_BACKEND: unknown backend 'nonsense'; choose"):
-        run_config(args)
+        command.run_config(args)
 
 
 @pytest.mark.parametrize('program, number, line', [
@@ -62,7 +53,7 @@ def test_an_output_that_cannot_be_written(monkeypatch, program, number, line):
 
     monkeypatch.setattr('sys.argv', [f'{program}.py'])
     with pytest.raises(SystemExit, match=rf'^{program}\.py: error: {line}$'):
-        run(main)
+        command.run(main)
 
 
 def test_tta_of_a_wrapped_dataset():

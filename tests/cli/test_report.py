@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 from importlib.util import find_spec
 
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from mmrest.cli.report import summary
 from mmrest.reporting.logs import Log, read_log
+from tests.reporting.test_logs import write_log
 from tests.reporting.test_report import check_page
 from tests.runs import DETECTOR, ROOT, SEGMENTOR, run, run_here, save_weights, train
 
@@ -20,7 +20,6 @@ BOARD = ['TensorboardVisBackend'] if find_spec('tensorboard') else []
 
 @pytest.fixture(scope='module')
 def detector(tmp_path_factory, coco_root):
-    """A run of a detector, and its report."""
     folder = tmp_path_factory.mktemp('detector')
     (folder / 'tiny.py').write_text(DETECTOR)
     backends = [dict(type=name) for name in ('LocalVisBackend', *BOARD)]
@@ -69,12 +68,11 @@ def test_tensorboard(detector):
 def test_segmentor_of_mmseg(tmp_path, ade_root, monkeypatch, capsys):
     """A work dir of mmseg's own train.py: no throughput, only weights."""
     run_dir = tmp_path / 'run'
-    log = run_dir / '20260101_000000' / 'vis_data' / 'scalars.json'
-    log.parent.mkdir(parents=True)
-    log.write_text(
-        '{"lr": 0.1, "loss": 2.0, "decode.loss_ce": 2.0, "time": 0.5, "iter": 1, "step": 1}\n'
-        '{"mIoU": 1.5, "aAcc": 20.0, "mAcc": 2.0, "time": 0.1, "step": 2}\n'
-    )
+    write_log(
+        run_dir, '20260101_000000',
+        {'lr': 0.1, 'loss': 2.0, 'decode.loss_ce': 2.0, 'time': 0.5, 'iter': 1, 'step': 1},
+        dict(mIoU=1.5, aAcc=20.0, mAcc=2.0, time=0.1, step=2),
+    )  # fmt: skip
     (run_dir / 'tiny.py').write_text(SEGMENTOR)
     save_weights(run_dir / 'best_mIoU_iter_2.pth', run_dir / 'tiny.py')
     monkeypatch.chdir(tmp_path)
@@ -92,12 +90,11 @@ def runs(tmp_path, monkeypatch):
     """Work dirs of two runs, both resumed and then killed."""
     for name, loss in (('first', 3.0), ('second', 2.0)):
         for date, steps in (('20260101_000000', (10, 20)), ('20260102_000000', (15, 30))):
-            path = tmp_path / name / date / 'vis_data' / 'scalars.json'
-            path.parent.mkdir(parents=True)
             lines = [dict(lr=0.1, loss=loss / s, loss_cls=1 / s, loss_box=1 / s, time=0.5, iter=s,
                           step=s) for s in steps]  # fmt: skip
             lines.append({'coco/bbox_mAP': 0.1 * loss, 'step': 1})
-            path.write_text('\n'.join(map(json.dumps, lines)) + '\n{"lr"')
+            path = write_log(tmp_path / name, date, *lines)
+            path.write_text(f'{path.read_text()}{{"lr"')
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from tests.drawn import CLASSES
-from tests.runs import DETECTOR, ROOT, SEGMENTOR, evaluate, lay_out, train
-from tests.shared import SHARED, needs_data
+from tests.runs import DETECTOR, ROOT, SEGMENTOR, SMALL_SEGMENTOR, evaluate, lay_out, train
 
 
 def metrics(folder):
@@ -99,17 +98,6 @@ default_hooks = dict(logger=dict(interval=1))
 tta_pipeline = _base_.tta_pipeline
 tta_pipeline[1]['transforms'][0][0]['scale'] = (80, 60)
 """
-SCALED = f"""{SEGMENTOR}
-img_ratios = [1.0, 1.5]
-tta_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='TestTimeAug', transforms=[
-        [dict(type='Resize', scale_factor=ratio, keep_ratio=True) for ratio in img_ratios],
-        [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-        [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')],
-    ]),
-]
-"""
 
 
 def augmented(folder, text, data_root, out, bias):
@@ -134,20 +122,6 @@ def test_augmentation_of_boxes(tmp_path, coco_root):
 
 @pytest.mark.slow
 def test_augmentation_of_label_maps(tmp_path, ade_root):
-    out = augmented(tmp_path, SCALED, ade_root, 'maps', 'decode_head.conv_seg.bias')
+    out = augmented(tmp_path, SMALL_SEGMENTOR, ade_root, 'maps', 'decode_head.conv_seg.bias')
     found = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in out.iterdir()]
     assert len(found) == 4 and all((labels % 3 == 0).all() for labels in found)
-
-
-@needs_data
-@pytest.mark.slow
-def test_real_photographs(tmp_path):
-    """Train and evaluate on photographs of COCO, with 80 classes."""
-    text = DETECTOR.replace('num_classes=3', 'num_classes=80').replace(', metainfo=metainfo', '')
-    (tmp_path / 'real.py').write_text(text)
-    few = 'train_dataloader.dataset.indices=2'
-    train('real.py', '--data-root', SHARED / 'data/coco', '--cfg-options', few, cwd=tmp_path)
-    work_dir = tmp_path / 'work_dirs' / 'real'
-    common = ('--data-root', SHARED / 'data/coco', '--work-dir', 'tested')
-    evaluate('real.py', work_dir / 'epoch_1.pth', *common, cwd=tmp_path)
-    assert metrics(tmp_path / 'tested') == metrics(work_dir)

@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmrest.analysis.networks import backbone_config, build_network, network_config
+from tests.models.networks import randomised
 from tests.runs import DETECTOR, SEGMENTOR, run_here
 
 TINY = {'rmt.py': DETECTOR, 'rest.py': SEGMENTOR}
@@ -142,10 +143,7 @@ def test_pca(folder, monkeypatch, neck):
 
 def test_weights_of_a_file(folder, monkeypatch):
     """A checkpoint of a full network changes the figure of its backbone."""
-    network = build_network(backbone_config(network_config('rmt.py')))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+    network = randomised(build_network(backbone_config(network_config('rmt.py'))))
     state = {f'backbone.{name}': value for name, value in network.state_dict().items()}
     torch.save(dict(state_dict=state), 'x.pth')
     args = ('attention', 'rmt.py', '--image', 'a.jpg', '--stage', '2')

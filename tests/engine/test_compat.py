@@ -13,20 +13,17 @@ from mmrest.checkpoint import CheckpointError
 from mmrest.engine import compat
 
 
-@pytest.mark.parametrize(
-    'name, arguments',
-    [
-        ('hooks.CheckpointHook._save_checkpoint_with_step', 'runner step meta'),
-        ('hooks.CheckpointHook._save_best_checkpoint', 'runner metrics'),
-        ('runner.EpochBasedTrainLoop.run', ''),
-        ('runner.EpochBasedTrainLoop.run_iter', 'idx data_batch'),
-        ('runner.EpochBasedTrainLoop._decide_current_val_interval', ''),
-        ('runner.IterBasedTrainLoop.run', ''),
-        ('runner.IterBasedTrainLoop.run_iter', 'data_batch'),
-        ('runner.Runner.build_logger', 'log_level log_file kwargs'),
-        ('_strategy.FSDPStrategy.load_optim_state_dict', 'state_dict'),
-    ],
-)
+@pytest.mark.parametrize('name, arguments', [
+    ('hooks.CheckpointHook._save_checkpoint_with_step', 'runner step meta'),
+    ('hooks.CheckpointHook._save_best_checkpoint', 'runner metrics'),
+    ('runner.EpochBasedTrainLoop.run', ''),
+    ('runner.EpochBasedTrainLoop.run_iter', 'idx data_batch'),
+    ('runner.EpochBasedTrainLoop._decide_current_val_interval', ''),
+    ('runner.IterBasedTrainLoop.run', ''),
+    ('runner.IterBasedTrainLoop.run_iter', 'data_batch'),
+    ('runner.Runner.build_logger', 'log_level log_file kwargs'),
+    ('_strategy.FSDPStrategy.load_optim_state_dict', 'state_dict'),
+])  # fmt: skip
 def test_overridden_methods(name, arguments):
     owner, _, method = name.rpartition('.')
     found = getattr(get_object_from_string(f'mmengine.{owner}'), method)

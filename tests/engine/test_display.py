@@ -86,17 +86,14 @@ def test_without_a_timer(tmp_path):
     assert all('img_per_s' not in line and 'memory_mb' in line for line in scalars(tmp_path))
 
 
-@pytest.mark.parametrize(
-    'scores, options, found',
-    [
-        ([0.3, 0.6, 0.5], dict(), 'mIoU 0.6000 (epoch 2)'),
-        ([math.nan, 0.6, 0.2], dict(), 'mIoU 0.6000 (epoch 2)'),
-        ([0.3, 0.6], dict(by_epoch=False), 'mIoU 0.6000 (iteration 4)'),
-        ([0.3, 0.6], dict(save_best='aAcc'), 'aAcc 0.5000 (epoch 1)'),
-        ([0.3, 0.6], dict(save_best='auto'), 'mIoU 0.6000 (epoch 2)'),
-        ([0.3, 0.6, 0.2], dict(save_best='mIoU', rule='less'), 'mIoU 0.2000 (epoch 3)'),
-    ],
-)
+@pytest.mark.parametrize('scores, options, found', [
+    ([0.3, 0.6, 0.5], dict(), 'mIoU 0.6000 (epoch 2)'),
+    ([math.nan, 0.6, 0.2], dict(), 'mIoU 0.6000 (epoch 2)'),
+    ([0.3, 0.6], dict(by_epoch=False), 'mIoU 0.6000 (iteration 4)'),
+    ([0.3, 0.6], dict(save_best='aAcc'), 'aAcc 0.5000 (epoch 1)'),
+    ([0.3, 0.6], dict(save_best='auto'), 'mIoU 0.6000 (epoch 2)'),
+    ([0.3, 0.6, 0.2], dict(save_best='mIoU', rule='less'), 'mIoU 0.2000 (epoch 3)'),
+])  # fmt: skip
 def test_best_so_far(tmp_path, scores, options, found):
     shown(tmp_path, scores, epochs=len(scores), **options).train()
     assert len(best(tmp_path)) == len(scores) and best(tmp_path)[-1] == found

@@ -24,18 +24,15 @@ def config(**fields):
     return Config(dict(fields, launcher='pytorch'))
 
 
-@pytest.mark.parametrize(
-    'before, after',
-    [
-        ({}, USUAL),
-        (dict(find_unused_parameters=True), dict(USUAL, find_unused_parameters=True)),
-        (dict(model_wrapper_cfg=dict(static_graph=True)), dict(DDP, static_graph=True)),
-        (dict(model_wrapper_cfg=SEPARATE), dict(SEPARATE, device_ids=None)),
-        (dict(model_wrapper_cfg=FSDP), FSDP),
-        (FLEXIBLE, dict(type='DDPStrategy', model_wrapper=USUAL)),
-        (dict(FLEXIBLE, strategy=DEEPSPEED), DEEPSPEED),
-    ],
-)
+@pytest.mark.parametrize('before, after', [
+    ({}, USUAL),
+    (dict(find_unused_parameters=True), dict(USUAL, find_unused_parameters=True)),
+    (dict(model_wrapper_cfg=dict(static_graph=True)), dict(DDP, static_graph=True)),
+    (dict(model_wrapper_cfg=SEPARATE), dict(SEPARATE, device_ids=None)),
+    (dict(model_wrapper_cfg=FSDP), FSDP),
+    (FLEXIBLE, dict(type='DDPStrategy', model_wrapper=USUAL)),
+    (dict(FLEXIBLE, strategy=DEEPSPEED), DEEPSPEED),
+])  # fmt: skip
 def test_wrapper_on_the_cpu(before, after):
     cfg = config(**before)
     distributed.use_cpu_wrapper(cfg)

@@ -186,15 +186,12 @@ def test_random_seed(tmp_path):
     assert min(run[0].losses) == 6
 
 
-@pytest.mark.parametrize(
-    'place, iteration, saved',
-    [
-        ('training', 5, 6),
-        ('before an evaluation', 8, 8),
-        ('in an evaluation', 8, 8),
-        ('after an evaluation', 8, 9),
-    ],
-)
+@pytest.mark.parametrize('place, iteration, saved', [
+    ('training', 5, 6),
+    ('before an evaluation', 8, 8),
+    ('in an evaluation', 8, 8),
+    ('after an evaluation', 8, 9),
+])  # fmt: skip
 def test_a_request_to_stop(place, iteration, saved, tmp_path):
     """The training weights are saved, not the EMA weights, which are evaluated."""
     checkpoint = dict(EPOCHS, interval=10, **BEST)

@@ -75,7 +75,7 @@ def test_nothing_left_to_train(tmp_path):
     rates, runner = run(tmp_path, 4, resume=str(tmp_path / 'epoch_4.pth'))
     assert not rates
     log = log_of(runner, tmp_path)
-    assert 'nothing to do' in log and '4 of 4 epochs' in log
+    assert 'nothing left to train' in log and '4 of 4 epochs' in log
 
 
 def test_another_optimizer(tmp_path):

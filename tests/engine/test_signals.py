@@ -1,6 +1,5 @@
 """Child processes of a run do not inherit its handlers, and end with it."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -129,12 +128,3 @@ def test_children_end_with_a_killed_run(program):
     while any(map(is_there, children)):
         assert time.monotonic() < until
         time.sleep(0.1)
-
-
-def test_the_folder_of_the_tests_outlives_a_child():
-    """Else commands of later tests are not found."""
-    client = warm_folder() / 'python'
-    child = multiprocessing.get_context('fork').Process(target=int)
-    child.start()
-    child.join()
-    assert client.exists()

@@ -117,7 +117,7 @@ def test_predictions(tmp_path, kind, size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
-def test_export(tmp_path, kind, monkeypatch):
+def test_export(tmp_path, kind, monkeypatch, session):
     """Exported detectors work at other sizes and batches, and with the documented script."""
     cfg, network = sharp(KINDS[kind], tmp_path)
     path = tmp_path / 'x.onnx'
@@ -130,12 +130,11 @@ def test_export(tmp_path, kind, monkeypatch):
         agreed = difference.agreement
         assert agreed.detections > 10 and agreed.unmatched == 0, difference
         assert agreed.score < 1e-3 and agreed.mask >= 0.99, difference
-    onnxruntime = pytest.importorskip('onnxruntime')
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    exported = session(path)
     names = ['dets', 'labels', 'masks'][: 2 + network.with_masks]
-    assert [output.name for output in session.get_outputs()] == names
-    assert session.get_inputs()[0].shape == ['batch', 3, 'height', 'width']
-    outputs = session.run(None, {'images': np.zeros((4, 3, 1, 1), np.float32)})
+    assert [output.name for output in exported.get_outputs()] == names
+    assert exported.get_inputs()[0].shape == ['batch', 3, 'height', 'width']
+    outputs = exported.run(None, {'images': np.zeros((4, 3, 1, 1), np.float32)})
     assert [len(output) for output in outputs] == [4] * len(outputs)
     photo, drawn = tmp_path / 'photo.png', tmp_path / 'drawn.png'
     cv2.imwrite(str(photo), np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8))
@@ -149,10 +148,8 @@ class Nms(nn.Module):
         return detectors.nms(boxes, scores, 0.5, 4)
 
 
-def test_nms(tmp_path):
+def test_nms(tmp_path, session):
     """In ONNX, each image with its own number of kept boxes; and as mmcv's."""
-    onnxruntime = pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript')
     generator = torch.Generator().manual_seed(0)
 
     def inputs(batch):
@@ -170,9 +167,9 @@ def test_nms(tmp_path):
         input_names=['boxes', 'scores'], verbose=False,
     )  # fmt: skip
     program.save(tmp_path / 'x.onnx', external_data=False)
-    session = onnxruntime.InferenceSession(tmp_path / 'x.onnx', providers=['CPUExecutionProvider'])
+    exported = session(tmp_path / 'x.onnx')
     for boxes, scores in (given, inputs(3)):
-        (found,) = session.run(None, dict(boxes=boxes.numpy(), scores=scores.numpy()))
+        (found,) = exported.run(None, dict(boxes=boxes.numpy(), scores=scores.numpy()))
         assert np.array_equal(found, Nms()(boxes, scores))
     boxes, scores, groups = given[0][1], given[1][1], torch.arange(30) % 2
     counts = []

@@ -56,10 +56,8 @@ class Head(nn.Module):
 
 @needs_onnx
 @pytest.mark.parametrize('preprocess', [False, True])
-def test_any_size(tmp_path, preprocess):
+def test_any_size(tmp_path, session, preprocess):
     """With modules of fixed size replaced; the comparison finds those that are not."""
-    onnxruntime = pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript')
     shapes = [(2, 16, 24), (1, 13, 31)]
     network = onnx_export._with_any_size(Head())
     path = tmp_path / 'new' / 'head.onnx'
@@ -69,9 +67,9 @@ def test_any_size(tmp_path, preprocess):
     )  # fmt: skip
     found = export_checked(network, path, shapes, 1e-4, **options)
     assert list(found) == shapes and all(each.onnx < 1e-4 for each in found.values())
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    assert session.get_inputs()[0].shape == ['batch', 3, 'height', 'width']
-    assert session.get_modelmeta().custom_metadata_map['a'] == 'b'
+    exported = session(path)
+    assert exported.get_inputs()[0].shape == ['batch', 3, 'height', 'width']
+    assert exported.get_modelmeta().custom_metadata_map['a'] == 'b'
     path.unlink()
     with pytest.raises(UsageError, match=r'differs by|cannot be exported|onnxruntime fails on'):
         export_checked(Head(), path, shapes, 1e-4, **options)

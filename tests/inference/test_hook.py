@@ -17,8 +17,6 @@ from tests.inference.test_overlay import instances
 
 
 class Data(list):
-    """Fake dataset of samples."""
-
     def __init__(self, samples, classes=('wall', 'door'), **metainfo):
         super().__init__(samples)
         self.metainfo = dict(classes=classes, palette=[(255, 0, 0)], **metainfo)
@@ -84,10 +82,3 @@ def test_label_maps(metas, tmp_path, dtype, classes, reduced):
 def test_images_that_are_not_files(tmp_path):
     with pytest.raises(UsageError, match='has no image files to name predictions by'):
         run(PredictionsHook(Viewer(tmp_path), None), Data([DetDataSample()]))
-
-
-def test_no_display(monkeypatch):
-    monkeypatch.setattr('sys.platform', 'linux')
-    monkeypatch.delenv('DISPLAY', raising=False)
-    with pytest.raises(UsageError, match=r'no display \(DISPLAY is not set\); save images to'):
-        Viewer(None, show=True)

@@ -32,8 +32,6 @@ class Found(nn.Module):
 
 
 class Data(list):
-    """Fake dataset."""
-
     metainfo: ClassVar = METAINFO
 
 

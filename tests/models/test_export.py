@@ -81,20 +81,14 @@ def test_export(kind, arch):
 
 
 @over_all
-def test_onnx(kind, arch):
-    onnxruntime = pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript')
+def test_onnx(kind, arch, session):
     network = network_of(kind, arch)
-    session = onnxruntime.InferenceSession(
-        export(network, (64, 96)).SerializeToString(), providers=['CPUExecutionProvider']
-    )
-    assert_same_as_eager(network, lambda images: session.run(None, {'images': images.numpy()}))
+    exported = session(export(network, (64, 96)).SerializeToString())
+    assert_same_as_eager(network, lambda images: exported.run(None, {'images': images.numpy()}))
 
 
-def test_onnx_by_torchscript():
+def test_onnx_by_torchscript(session):
     """Maps of any size, also by the older exporter, if people call it themselves."""
-    onnxruntime = pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnx')
     network, file = network_of(ResT, 'lite'), io.BytesIO()
     axes = {0: 'batch', 2: 'height', 3: 'width'}
     newer = dict(dynamo=False) if 'dynamo' in signature(torch.onnx.export).parameters else {}
@@ -102,5 +96,5 @@ def test_onnx_by_torchscript():
         network, (torch.randn(2, 3, 64, 96),), file, opset_version=17, input_names=['images'],
         dynamic_axes={'images': axes}, **newer,
     )  # fmt: skip
-    session = onnxruntime.InferenceSession(file.getvalue(), providers=['CPUExecutionProvider'])
-    assert_same_as_eager(network, lambda images: session.run(None, {'images': images.numpy()}))
+    exported = session(file.getvalue())
+    assert_same_as_eager(network, lambda images: exported.run(None, {'images': images.numpy()}))

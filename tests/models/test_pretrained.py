@@ -114,13 +114,10 @@ PREFIXES = ['', 'module.', 'backbone.', 'backbone.bottom_up.', '_orig_mod.']
 QUICK = ['rest_lite', 'rmt_t'], list(zip(CONTAINERS, PREFIXES))
 
 
-@pytest.mark.parametrize(
-    'name, kind, container, prefix',
-    [
-        pytest.param(*case, marks=() if case[0] in QUICK[0] and case[2:] in QUICK[1] else slow)
-        for case in itertools.product(KEYS, ('detection', 'classification'), CONTAINERS, PREFIXES)
-    ],
-)
+@pytest.mark.parametrize('name, kind, container, prefix', [
+    pytest.param(*case, marks=() if case[0] in QUICK[0] and case[2:] in QUICK[1] else slow)
+    for case in itertools.product(KEYS, ('detection', 'classification'), CONTAINERS, PREFIXES)
+])  # fmt: skip
 def test_official_files(name, kind, container, prefix, tmp_path):
     state, extra = released(name, kind)
     content = {prefix + n: t for n, t in state.items()}
@@ -173,15 +170,12 @@ def test_second_initialisation_keeps_trained_weights(family, tmp_path):
     assert equal(network, learned)
 
 
-@pytest.mark.parametrize(
-    'init_cfg, message',
-    [
-        (['x.pth'], "init_cfg must be a dict .* got \\['x.pth'\\]"),
-        (dict(type='Pretrained'), 'checkpoint=PATH.* got .*Pretrained'),
-        (dict(type='Pretrained', checkpoint='x.pth', prefix=3), 'a string as prefix.* got .*3'),
-        (dict(type='Pretrained', checkpoint='x.pth', strict=True), "got {.*'strict': True"),
-    ],
-)
+@pytest.mark.parametrize('init_cfg, message', [
+    (['x.pth'], "init_cfg must be a dict .* got \\['x.pth'\\]"),
+    (dict(type='Pretrained'), 'checkpoint=PATH.* got .*Pretrained'),
+    (dict(type='Pretrained', checkpoint='x.pth', prefix=3), 'a string as prefix.* got .*3'),
+    (dict(type='Pretrained', checkpoint='x.pth', strict=True), "got {.*'strict': True"),
+])  # fmt: skip
 @both
 def test_init_cfg_errors(family, init_cfg, message):
     with pytest.raises(ValueError, match=message):

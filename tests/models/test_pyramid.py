@@ -70,13 +70,10 @@ def test_any_size(kind, arch, train):
     assert (network.out_channels, network.out_strides) == (network.arch.dims, strides)
 
 
-@pytest.mark.parametrize(
-    'kind, out_indices, options',
-    [
-        *((kind, s, {}) for kind in KINDS for s in SUBSETS if s[-1] < len(TINY[kind]['dims'])),
-        *((f, s, dict(norm_in_path=True)) for f in FAMILIES for s in ((1, 2, 3), (3,))),
-    ],
-)
+@pytest.mark.parametrize('kind, out_indices, options', [
+    *((kind, s, {}) for kind in KINDS for s in SUBSETS if s[-1] < len(TINY[kind]['dims'])),
+    *((f, s, dict(norm_in_path=True)) for f in FAMILIES for s in ((1, 2, 3), (3,))),
+])  # fmt: skip
 def test_any_outputs(kind, out_indices, options):
     """out_indices do not change the outputs, and every parameter has a gradient."""
     whole = randomised(tiny(kind, **options)).eval()
@@ -243,27 +240,24 @@ def test_other_shapes_are_refused(kind, shape):
 
 
 @both
-@pytest.mark.parametrize(
-    'argument, value, message',
-    [
-        ('out_indices', (), r'choice of \(0, 1, 2, 3\), got \(\)'),
-        ('out_indices', (0, 4), r'choice of \(0, 1, 2, 3\), got \(0, 4\)'),
-        ('out_indices', (1, 0), r'ascending.*got \(1, 0\)'),
-        ('out_indices', 3, r'got 3'),
-        ('frozen_stages', 5, r'one of \(-1, 0, 1, 2, 3, 4\), got 5'),
-        ('frozen_stages', True, r'one of \(-1, 0, 1, 2, 3, 4\), got True'),
-        ('drop_path_rate', 1.0, r'in \[0, 1\), got 1.0'),
-        ('in_channels', 0, r'positive integer, got 0'),
-        ('norm_eval', 'no', "True or False, got 'no'"),
-        ('with_cp', 1, 'True or False, got 1'),
-        ('output_norms', 'no', "True or False, got 'no'"),
-        ('norm_in_path', 0, 'True or False, got 0'),
-        ('norm_cfg', 'BN', r"be a dict whose type.*got 'BN'"),
-        ('norm_cfg', dict(type='BM'), "be .* an mmcv norm layer for maps: 'BN'.*'BM'"),
-        ('norm_cfg', dict(type='LN'), "be a dict whose type is an mmcv norm layer.*'LN'"),
-        ('norm_cfg', dict(type='GN'), "'GN' \\(with num_groups\\).*got {'type': 'GN'}"),
-    ],
-)
+@pytest.mark.parametrize('argument, value, message', [
+    ('out_indices', (), r'choice of \(0, 1, 2, 3\), got \(\)'),
+    ('out_indices', (0, 4), r'choice of \(0, 1, 2, 3\), got \(0, 4\)'),
+    ('out_indices', (1, 0), r'ascending.*got \(1, 0\)'),
+    ('out_indices', 3, r'got 3'),
+    ('frozen_stages', 5, r'one of \(-1, 0, 1, 2, 3, 4\), got 5'),
+    ('frozen_stages', True, r'one of \(-1, 0, 1, 2, 3, 4\), got True'),
+    ('drop_path_rate', 1.0, r'in \[0, 1\), got 1.0'),
+    ('in_channels', 0, r'positive integer, got 0'),
+    ('norm_eval', 'no', "True or False, got 'no'"),
+    ('with_cp', 1, 'True or False, got 1'),
+    ('output_norms', 'no', "True or False, got 'no'"),
+    ('norm_in_path', 0, 'True or False, got 0'),
+    ('norm_cfg', 'BN', r"be a dict whose type.*got 'BN'"),
+    ('norm_cfg', dict(type='BM'), "be .* an mmcv norm layer for maps: 'BN'.*'BM'"),
+    ('norm_cfg', dict(type='LN'), "be a dict whose type is an mmcv norm layer.*'LN'"),
+    ('norm_cfg', dict(type='GN'), "'GN' \\(with num_groups\\).*got {'type': 'GN'}"),
+])  # fmt: skip
 def test_bad_arguments_are_named(family, argument, value, message):
     with pytest.raises(ValueError, match=f'{argument} must.*{message}'):
         tiny(family, **{argument: value})

@@ -63,16 +63,13 @@ def test_the_size_is_above_every_threshold():
     assert stage_3**2 > 2 * limit  # one head of full MaSA
 
 
-@pytest.mark.parametrize(
-    'name, with_cp, family',
-    [
-        # Compiling takes minutes, so most of it is for the long tests.
-        pytest.param(*case, marks=pytest.mark.slow)
-        if case[0] == 'torch.compile' and case[1:] != (False, RMT)
-        else case
-        for case in itertools.product(['alone', *wrapped.LOCAL], (False, True), (ResT, RMT))
-    ],
-)
+@pytest.mark.parametrize('name, with_cp, family', [
+    # Compiling takes minutes, so most of it is for the long tests.
+    pytest.param(*case, marks=pytest.mark.slow)
+    if case[0] == 'torch.compile' and case[1:] != (False, RMT)
+    else case
+    for case in itertools.product(['alone', *wrapped.LOCAL], (False, True), (ResT, RMT))
+])  # fmt: skip
 def test_in_one_process(name, with_cp, family):
     if wrapped.missing(name):
         pytest.skip(wrapped.missing(name))

@@ -4,15 +4,7 @@ from typing import Callable, NamedTuple
 
 import torch
 
-from mmrest.ops import (
-    PositionTables,
-    emsa,
-    emsa_reference,
-    masa,
-    masa_axial_reference,
-    masa_full_reference,
-    position_tables,
-)
+from mmrest import ops
 
 
 class Attention(NamedTuple):
@@ -59,20 +51,20 @@ def tables_for(q):
     height, width, heads, dim = q.shape[1:]
     wide = torch.promote_types(q.dtype, torch.float32)
     log_gamma = torch.tensor(gammas(heads)).log().to(wide)
-    tables = position_tables(frequencies_of(dim).float(), log_gamma, height, width)
-    return PositionTables(*(table.to(wide) for table in tables))
+    tables = ops.position_tables(frequencies_of(dim).float(), log_gamma, height, width)
+    return ops.PositionTables(*(table.to(wide) for table in tables))
 
 
 def _masa(axial, reference):
     return Attention(
         masa_inputs,
-        lambda q, k, v: masa(q, k, v, tables_for(q), axial),
+        lambda q, k, v: ops.masa(q, k, v, tables_for(q), axial),
         lambda q, k, v: reference(q, k, v, tables_for(q)),
     )
 
 
 ATTENTIONS = {
-    'emsa': Attention(emsa_inputs, emsa, emsa_reference),
-    'masa_full': _masa(False, masa_full_reference),
-    'masa_axial': _masa(True, masa_axial_reference),
+    'emsa': Attention(emsa_inputs, ops.emsa, ops.emsa_reference),
+    'masa_full': _masa(False, ops.masa_full_reference),
+    'masa_axial': _masa(True, ops.masa_axial_reference),
 }

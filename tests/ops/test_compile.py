@@ -37,17 +37,14 @@ CASES = [
 CAPABILITIES = [80, 86, 89, 90, 100, 120]
 
 
-@pytest.mark.parametrize(
-    'dtype, capability, cases',
-    [
-        ('bfloat16', 90, [1, 3]),
-        *(
-            pytest.param(dtype, capability, range(len(CASES)), marks=pytest.mark.slow)
-            for dtype in ('bfloat16', 'float16')
-            for capability in CAPABILITIES
-        ),
-    ],
-)
+@pytest.mark.parametrize('dtype, capability, cases', [
+    ('bfloat16', 90, [1, 3]),
+    *(
+        pytest.param(dtype, capability, range(len(CASES)), marks=pytest.mark.slow)
+        for dtype in ('bfloat16', 'float16')
+        for capability in CAPABILITIES
+    ),
+])  # fmt: skip
 def test_compile(dtype, capability, cases):
     environment = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
     command = [sys.executable, '-m', 'tests.ops.test_compile', dtype, capability, *cases]

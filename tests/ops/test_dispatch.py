@@ -7,29 +7,20 @@ import threading
 import pytest
 import torch
 
-from mmrest.ops import emsa, gpu, use_backend
-from mmrest.ops.dispatch import (
-    ENVIRONMENT_VARIABLE,
-    Implementation,
-    Operation,
-    always,
-    chosen_backend,
-    exactly_backend,
-    forced_backend,
-)
+from mmrest.ops import dispatch, emsa, gpu, use_backend
 from tests.ops.attentions import ATTENTIONS, emsa_inputs
 
 
 @pytest.fixture
 def halved():
     """An operation whose fast form only supports even numbers."""
-    return Operation(
+    return dispatch.Operation(
         'halved',
         [
-            Implementation(
+            dispatch.Implementation(
                 'torch', lambda x: ('fast', x / 2), lambda x: f'{x} is odd' if x % 2 else None
             ),
-            Implementation('reference', lambda x: ('plain', x / 2), always),
+            dispatch.Implementation('reference', lambda x: ('plain', x / 2), dispatch.always),
         ],
     )
 
@@ -43,23 +34,23 @@ def test_first_supported_backend(halved, caplog):
 
 
 def test_forced(halved, monkeypatch):
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, 'reference')
+    monkeypatch.setenv('MMREST_BACKEND', 'reference')
     assert halved(4) == ('plain', 2)
     with use_backend('torch'):
         assert halved(4) == ('fast', 2)
         with pytest.raises(ValueError, match="halved: the backend 'torch' cannot run: 5 is"):
             halved(5)
         with use_backend(None):
-            chosen = chosen_backend()
-            assert forced_backend() == chosen == 'torch'
+            chosen = dispatch.chosen_backend()
+            assert dispatch.forced_backend() == chosen == 'torch'
         with use_backend('reference'):
             assert halved(4) == ('plain', 2)
-            with exactly_backend(chosen):
+            with dispatch.exactly_backend(chosen):
                 assert halved(4) == ('fast', 2)
-    monkeypatch.delenv(ENVIRONMENT_VARIABLE)
-    with use_backend('torch'), exactly_backend(None):
-        assert forced_backend() is None
-    assert forced_backend() is None
+    monkeypatch.delenv('MMREST_BACKEND')
+    with use_backend('torch'), dispatch.exactly_backend(None):
+        assert dispatch.forced_backend() is None
+    assert dispatch.forced_backend() is None
 
 
 def test_forced_in_this_thread_only(halved):
@@ -70,25 +61,25 @@ def test_forced_in_this_thread_only(halved):
         with use_backend('reference'):
             entered.set()
             leave.wait()
-        found.append(forced_backend())
+        found.append(dispatch.forced_backend())
 
     thread = threading.Thread(target=other)
     with use_backend('torch'):
         thread.start()
         entered.wait()
         assert halved(4) == ('fast', 2)
-    assert forced_backend() is None
+    assert dispatch.forced_backend() is None
     leave.set()
     thread.join()
-    assert found == [None] and forced_backend() is None
+    assert found == [None] and dispatch.forced_backend() is None
 
 
 def test_unknown_backends(halved, monkeypatch):
     with pytest.raises(ValueError, match="use_backend: unknown backend 'cuda'; choose one of"):
         with use_backend('cuda'):
             pass
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, 'fast')
-    with pytest.raises(ValueError, match=f"{ENVIRONMENT_VARIABLE}: unknown backend 'fast'; ch"):
+    monkeypatch.setenv('MMREST_BACKEND', 'fast')
+    with pytest.raises(ValueError, match="MMREST_BACKEND: unknown backend 'fast'; choose"):
         halved(4)
 
 

@@ -9,16 +9,8 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from mmrest.ops import (
-    emsa,
-    emsa_reference,
-    gpu,
-    masa,
-    masa_axial_reference,
-    masa_full_reference,
-    trust,
-    use_backend,
-)
+from mmrest import ops
+from mmrest.ops import gpu, trust, use_backend
 from mmrest.ops.emsa import _refuse_unless_small
 from mmrest.ops.emsa import _trial as emsa_trial
 from mmrest.ops.masa import _axial, _full
@@ -35,11 +27,13 @@ class Kernel(NamedTuple):
 
 
 KERNELS = {
-    'full': Kernel(lambda *args: masa(*args, axial=False), masa_full_reference, masa_trial(6, 23)),
-    'axial': Kernel(
-        lambda *args: masa(*args, axial=True), masa_axial_reference, masa_trial(3, 40)
+    'full': Kernel(
+        lambda *args: ops.masa(*args, axial=False), ops.masa_full_reference, masa_trial(6, 23)
     ),
-    'emsa': Kernel(emsa, emsa_reference, emsa_trial),
+    'axial': Kernel(
+        lambda *args: ops.masa(*args, axial=True), ops.masa_axial_reference, masa_trial(3, 40)
+    ),
+    'emsa': Kernel(ops.emsa, ops.emsa_reference, emsa_trial),
 }
 each_kernel = pytest.mark.parametrize('kernel', KERNELS.values(), ids=KERNELS)
 CPU = torch.device('cpu')
@@ -65,8 +59,6 @@ def device(monkeypatch):
 
 
 def forced(kernel, backend):
-    """The attention by a backend."""
-
     def run(*args):
         with use_backend(backend):
             return kernel.run(*args)
@@ -109,7 +101,7 @@ def test_the_kernels_pass_the_trial(kernel, dtype):
 @pytest.mark.parametrize('kernel, reason', [
     (Mock(side_effect=RuntimeError('out of resource\nmore')), 'RuntimeError: out of resource'),
     (Mock(side_effect=FileNotFoundError('no compiler')), 'FileNotFoundError: no compiler'),
-    (lambda *args: emsa_reference(*args) * 2, 'the result deviates by'),
+    (lambda *args: ops.emsa_reference(*args) * 2, 'the result deviates by'),
 ])  # fmt: skip
 def test_one_warning_and_pytorch_from_then_on(device, caplog, monkeypatch, kernel, reason):
     monkeypatch.setitem(trust.candidates, 'EMSA', trust.candidates['EMSA']._replace(run=kernel))
@@ -127,7 +119,7 @@ def test_a_kernel_is_tried_once_for_device_dtype_and_channels(device, monkeypatc
 
     def run(*args):
         calls.append(args[0].shape[-1])
-        return emsa_reference(*args)
+        return ops.emsa_reference(*args)
 
     monkeypatch.setitem(trust.candidates, 'EMSA', trust.candidates['EMSA']._replace(run=run))
 
@@ -158,7 +150,7 @@ def test_not_during_the_capture_of_a_graph(device, monkeypatch):
 def test_a_trial_leaves_random_numbers_and_gradient_mode_as_they_are(device):
     state = torch.get_rng_state()
     with torch.inference_mode():
-        assert failure(KERNELS['emsa'], emsa_reference, torch.float32) is None
+        assert failure(KERNELS['emsa'], ops.emsa_reference, torch.float32) is None
         assert torch.is_inference_mode_enabled()
     assert torch.equal(state, torch.get_rng_state())
 

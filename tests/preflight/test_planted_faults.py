@@ -343,13 +343,10 @@ def test_one_channel_and_no_sigmoid(folder):
     assert 'model.decode_head has one channel, over which a softmax is' in line('seg', options)
 
 
-@pytest.mark.parametrize(
-    'name, path, words',
-    [
-        ('det', 'coco/val2017/000000000002.jpg', 'val_dataloader.dataset.pipeline fails on {}: '),
-        ('seg', 'ade/annotations/training/1.png', 'fails on {}: Unidentified'),
-    ],
-)
+@pytest.mark.parametrize('name, path, words', [
+    ('det', 'coco/val2017/000000000002.jpg', 'val_dataloader.dataset.pipeline fails on {}: '),
+    ('seg', 'ade/annotations/training/1.png', 'fails on {}: Unidentified'),
+])  # fmt: skip
 def test_damaged_and_missing_files(folder, name, path, words):
     content = (folder / path).read_bytes()
     (folder / path).write_bytes(content[:30])
@@ -478,7 +475,7 @@ def test_resumed_runs(folder):
     saved(adamw)
     report = rehearsed('det', options, thorough=True)
     for words in (
-        'nothing to do: the checkpoint is at 1 of 1 epochs',
+        'nothing left to train: the checkpoint is at 1 of 1 epochs',
         'from x.pth and takes prec',
     ):
         assert any(words in warning for warning in report.warnings)

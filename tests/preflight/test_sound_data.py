@@ -20,7 +20,6 @@ from mmrest.errors import UsageError
 from mmrest.preflight import data, rehearse
 from tests.preflight.test_planted_faults import TRAIN, VAL, changed_maps, edited, rehearsed
 from tests.runs import ROOT
-from tests.shared import SHARED, needs_data
 
 BEST = {'coco/bbox_mAP 1.000', 'coco/segm_mAP 1.000'}
 
@@ -65,7 +64,18 @@ def other_numbers(content):
         annotation['category_id'] *= 10
 
 
-ODDITIES = [crowd, gaps, negatives, rle, renamed, other_numbers]
+def of_no_image(content):
+    content['annotations'].append(dict(content['annotations'][0], id=999, image_id=999))
+
+
+def another_class_without_masks(content):
+    content['categories'].append(dict(id=9, name='other'))
+    entry = dict(content['annotations'][0], id=99, category_id=9)
+    content['annotations'].append({k: v for k, v in entry.items() if k != 'segmentation'})
+
+
+ODDITIES = [crowd, gaps, negatives, rle, renamed, other_numbers, of_no_image]
+ODDITIES += [another_class_without_masks]
 
 
 @pytest.mark.parametrize('oddity', ODDITIES, ids=lambda oddity: oddity.__name__)
@@ -103,14 +113,11 @@ def test_images(folder, change):
 INNER = '_base_.train_dataloader.dataset'
 
 
-@pytest.mark.parametrize(
-    'wrapper',
-    [
-        f"type='RepeatDataset', times=2, dataset={INNER}",
-        f"type='ClassBalancedDataset', oversample_thr=0.5, dataset={INNER}",
-        f"type='ConcatDataset', datasets=[{INNER}, {INNER}]",
-    ],
-)
+@pytest.mark.parametrize('wrapper', [
+    f"type='RepeatDataset', times=2, dataset={INNER}",
+    f"type='ClassBalancedDataset', oversample_thr=0.5, dataset={INNER}",
+    f"type='ConcatDataset', datasets=[{INNER}, {INNER}]",
+])  # fmt: skip
 def test_wrappers(folder, wrapper):
     (folder / 'wrapped.py').write_text(
         f"_base_ = './det.py'\ntrain_dataloader = dict(dataset=dict(_delete_=True, {wrapper}))\n"
@@ -153,16 +160,6 @@ def test_evaluations_that_cannot_be_rehearsed(folder):
         assert warned == (annotations == [])
 
 
-def test_annotations_of_other_classes_may_lack_masks(folder):
-    def other(content):
-        content['categories'].append(dict(id=9, name='other'))
-        entry = dict(content['annotations'][0], id=99, category_id=9)
-        content['annotations'].append({k: v for k, v in entry.items() if k != 'segmentation'})
-
-    edited(folder / 'coco' / TRAIN, other)
-    assert scores(rehearsed('det')) == BEST
-
-
 def test_evaluator_without_annotation_file(folder):
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'instances')
     key = 'val_dataloader.dataset.pipeline.2.meta_keys'
@@ -193,15 +190,12 @@ def test_label_maps_of_16_bits_with_low_values(folder):
     assert scores(rehearsed('seg')) == {'mIoU 100.000'}
 
 
-@pytest.mark.parametrize(
-    'key, value',
-    [
-        ('optim_wrapper.paramwise_cfg.custom_keys.pos_block', dict(lr_mult=0)),  # of others
-        ('param_scheduler', [dict(type='LinearLR', start_factor=1.0, end_factor=0.1, end=1)]),
-        ('val_cfg', dict(fp16=False, _delete_=True)),  # without type
-        ('param_scheduler', [dict(type='ReduceOnPlateauLR', monitor='coco/bbox_mAP')]),
-    ],
-)
+@pytest.mark.parametrize('key, value', [
+    ('optim_wrapper.paramwise_cfg.custom_keys.pos_block', dict(lr_mult=0)),  # of others
+    ('param_scheduler', [dict(type='LinearLR', start_factor=1.0, end_factor=0.1, end=1)]),
+    ('val_cfg', dict(fp16=False, _delete_=True)),  # without type
+    ('param_scheduler', [dict(type='ReduceOnPlateauLR', monitor='coco/bbox_mAP')]),
+])  # fmt: skip
 def test_harmless_options(folder, key, value):
     plain = rehearsed('det').warnings
     assert set(rehearsed('det', {key: value}).warnings) <= set(plain)
@@ -346,17 +340,14 @@ def test_voc(folder):
     assert not any('dataset' in warning for warning in report.warnings)
 
 
-@pytest.mark.parametrize(
-    'change, words',
-    [
-        (dict(car='Car'), "has an object 'Car', but metainfo"),
-        (dict(car=' car '), "has an object ' car ', but metainfo"),
-        (
-            dict(corners=('xmax', 'ymin', 'xmin', 'ymax')),
-            r'gives pascal_voc/mAP 0.000 instead of 1 for the annotations',
-        ),
-    ],
-)
+@pytest.mark.parametrize('change, words', [
+    (dict(car='Car'), "has an object 'Car', but metainfo"),
+    (dict(car=' car '), "has an object ' car ', but metainfo"),
+    (
+        dict(corners=('xmax', 'ymin', 'xmin', 'ymax')),
+        r'gives pascal_voc/mAP 0.000 instead of 1 for the annotations',
+    ),
+])  # fmt: skip
 def test_faults_of_voc(folder, change, words):
     draw_voc(folder, **change)
     with pytest.raises(UsageError, match=words):
@@ -400,16 +391,12 @@ def test_mask2former_of_instances(folder):
     assert scores(rehearsed('det', options)) == BEST
 
 
-@needs_data
-@pytest.mark.parametrize(
-    'name, root, best',
-    [
-        ('maskrcnn_rmt_t_1x', 'coco', BEST),
-        ('semfpn_rest_lite_80k', 'ade/ADEChallengeData2016', {'mIoU 100.000'}),
-    ],
-)
-def test_photographs(tmp_path, name, root, best):
-    cfg = load_config(str(ROOT / 'configs' / f'{name}.py'), None, str(SHARED / 'data' / root))
+@pytest.mark.parametrize('name, root, best', [
+    ('maskrcnn_rmt_t_1x', 'coco', BEST),
+    ('semfpn_rest_lite_80k', 'ade/ADEChallengeData2016', {'mIoU 100.000'}),
+])  # fmt: skip
+def test_photographs(tmp_path, photographs, name, root, best):
+    cfg = load_config(str(ROOT / 'configs' / f'{name}.py'), None, str(photographs / root))
     cfg.launcher, cfg.work_dir = 'none', str(tmp_path)
     np.random.seed(0)
     expected = np.random.rand()

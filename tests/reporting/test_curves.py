@@ -8,14 +8,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mmrest.reporting.curves import (
-    default_keys,
-    draw_curves,
-    panels,
-    quantity_of,
-    svg_of,
-    title_of,
-)
+from mmrest.reporting import curves
 from mmrest.reporting.logs import Log
 
 TRAIN = [
@@ -40,23 +33,23 @@ LOG = Log('run', TRAIN, [(20, {'coco/bbox_mAP': 0.2}), (30, {'coco/bbox_mAP': 0.
     ('ema_decay', 'ema_decay', 'ema_decay'),
 ])  # fmt: skip
 def test_names(key, title, quantity):
-    assert title_of(key) == title and quantity_of(key) == quantity
+    assert curves.title_of(key) == title and curves.quantity_of(key) == quantity
 
 
 def test_panels():
     """One per quantity for one run, one per key for several."""
-    keys = default_keys(LOG)
+    keys = curves.default_keys(LOG)
     assert keys == [
         'loss', 'loss_cls', 'loss_box', 'coco/bbox_mAP', 'lr', 'img_per_s', 'memory',
     ]  # fmt: skip
-    found = panels([LOG], keys)
+    found = curves.panels([LOG], keys)
     assert [panel.quantity for panel in found] == [
         'training loss', 'metrics on held-out images', 'learning rate', 'img/s',
         'peak memory (MB)',
     ]  # fmt: skip
     assert [name for name, _ in found[0].lines] == ['total', 'cls', 'box']
     assert found[1].lines == [('box AP', [(20, 0.2), (30, 0.4)])] and found[1].top == 1
-    found = panels([LOG, LOG._replace(name='other')], ['loss', 'bbox_mAP'])
+    found = curves.panels([LOG, LOG._replace(name='other')], ['loss', 'bbox_mAP'])
     assert [panel.title for panel in found] == ['loss', 'bbox_mAP']
     assert [name for panel in found for name, _ in panel.lines] == ['run', 'other'] * 2
 
@@ -67,7 +60,7 @@ def test_panels():
 def test_limits_of_metrics(key, value, top):
     for values in ((value, math.nan), (math.nan, value)):
         log = LOG._replace(val=[(20, {key: values[0]}), (30, {key: values[1]})])
-        assert [panel.top for panel in panels([log], [key])] == [top]
+        assert [panel.top for panel in curves.panels([log], [key])] == [top]
 
 
 @pytest.mark.parametrize('count, legends', [(1, 2), (12, 1)])
@@ -76,7 +69,7 @@ def test_figure(tmp_path, monkeypatch, count, legends):
     kept = []
     monkeypatch.setattr(Figure, 'savefig', lambda self, *args, **kw: kept.append(self))
     logs = [LOG._replace(name=f'a run of a rather long name {n}') for n in range(count)]
-    draw_curves(logs, tmp_path / 'x.png', default_keys(LOG), 'Title')
+    curves.draw_curves(logs, tmp_path / 'x.png', curves.default_keys(LOG), 'Title')
     (figure,) = kept
     axes = [axis for axis in figure.axes if axis.lines]
     assert all(axis.get_xlabel() == 'iteration' and axis.get_ylabel() for axis in axes)
@@ -94,17 +87,18 @@ def test_names_are_shown_as_they_are(tmp_path):
     names = ('_run', r'$\run{$')
     train = [{'iter': step, names[1]: 1.0, f'loss_{names[1]}': 1.0, 'loss': 1} for step in (1, 2)]
     logs = [Log(name, train, []) for name in names]
-    draw_curves(logs, tmp_path / 'x.svg', [names[1]], names[1])
+    curves.draw_curves(logs, tmp_path / 'x.svg', [names[1]], names[1])
     comments = re.findall('<!-- (.*?) -->', (tmp_path / 'x.svg').read_text())
     assert comments.count('_run') == 1  # the legend
     assert comments.count(names[1]) == 4  # title, panel, axis and legend
-    panel = panels(logs[:1], [f'loss_{names[1]}', 'loss'])[0]
-    assert f'>{names[1]}<' in svg_of(panel, 'a', 'x')
+    panel = curves.panels(logs[:1], [f'loss_{names[1]}', 'loss'])[0]
+    assert f'>{names[1]}<' in curves.svg_of(panel, 'a', 'x')
 
 
 def test_svg_for_a_page():
     """It is well-formed, has the page's text colour, and ids of its own."""
-    texts = [svg_of(panels([LOG], ['loss'])[0], prefix, 'What "it" <is>') for prefix in 'ab']
+    (panel,) = curves.panels([LOG], ['loss'])
+    texts = [curves.svg_of(panel, prefix, 'What "it" <is>') for prefix in 'ab']
     roots = [ElementTree.fromstring(text) for text in texts]
     ids = [{node.get('id') for node in root.iter() if node.get('id')} for root in roots]
     assert ids[0] and not ids[0] & ids[1]

@@ -13,7 +13,7 @@ def line(step, loss, **others):
     return dict(lr=0.1, loss=loss, time=0.5, iter=step, step=step, **others)
 
 
-def write(folder, date, *lines):
+def write_log(folder, date, *lines):
     path = folder / date / 'vis_data' / 'scalars.json'
     path.parent.mkdir(parents=True)
     path.write_text('\n'.join(map(json.dumps, lines)) + '\n')
@@ -21,7 +21,7 @@ def write(folder, date, *lines):
 
 
 def test_run_by_iterations(tmp_path):
-    write(tmp_path / 'run', '20260101_000000', line(10, 3.0), line(20, 2.0),
+    write_log(tmp_path / 'run', '20260101_000000', line(10, 3.0), line(20, 2.0),
           dict(mIoU=40.0, time=0.1, step=20), line(30, 1.0), dict(mIoU=60.0, time=0.1, step=30),
     )  # fmt: skip
     log = read_log(tmp_path / 'run')
@@ -34,7 +34,7 @@ def test_run_by_iterations(tmp_path):
 
 def test_run_by_epochs(tmp_path):
     """An evaluation counted in epochs gets the last iteration before it."""
-    path = write(tmp_path, 'x', line(10, 3.0, epoch=1), {'coco/bbox_mAP': 0.3, 'step': 1},
+    path = write_log(tmp_path, 'x', line(10, 3.0, epoch=1), {'coco/bbox_mAP': 0.3, 'step': 1},
                  line(20, 2.0, epoch=2), {'coco/bbox_mAP': 0.6, 'step': 2})  # fmt: skip
     log = read_log(path, 'mine')
     assert log.name == 'mine' and log.points('coco/bbox_mAP') == [(10, 0.3), (20, 0.6)]
@@ -43,9 +43,9 @@ def test_run_by_epochs(tmp_path):
 
 def test_resumed_run(tmp_path):
     """A later folder replaces repeated iterations, also of evaluations."""
-    write(tmp_path, '20260101_000000', line(10, 3.0), line(20, 2.0), dict(mIoU=4.0, step=20),
+    write_log(tmp_path, '20260101_000000', line(10, 3.0), line(20, 2.0), dict(mIoU=4.0, step=20),
           line(30, 9.0), dict(mIoU=1.0, step=30))  # fmt: skip
-    write(tmp_path, '20260102_000000', line(25, 1.5), line(30, 1.0), dict(mIoU=6.0, step=30))
+    write_log(tmp_path, '20260102_000000', line(25, 1.5), line(30, 1.0), dict(mIoU=6.0, step=30))
     (tmp_path / '20260103_000000').mkdir()  # ended before its first line
     log = read_log(tmp_path)
     assert log.points('loss') == [(10, 3), (20, 2), (25, 1.5), (30, 1)]
@@ -54,13 +54,13 @@ def test_resumed_run(tmp_path):
 
 def test_rerun_evaluation(tmp_path):
     """A resumed run first evaluates the epoch whose evaluation was interrupted."""
-    write(tmp_path, '1', line(10, 3.0), line(20, 2.0), line(30, 1.0))
-    write(tmp_path, '2', {'coco/bbox_mAP': 0.2, 'step': 1}, line(25, 1.5))
+    write_log(tmp_path, '1', line(10, 3.0), line(20, 2.0), line(30, 1.0))
+    write_log(tmp_path, '2', {'coco/bbox_mAP': 0.2, 'step': 1}, line(25, 1.5))
     assert read_log(tmp_path).points('bbox_mAP') == [(20, 0.2)]
 
 
 def test_hierarchy_and_texts(tmp_path):
-    path = write(tmp_path, 'x', {'train/lr': 0.1, 'train/loss': 2.0, 'note': 'x', 'step': 5})
+    path = write_log(tmp_path, 'x', {'train/lr': 0.1, 'train/loss': 2.0, 'note': 'x', 'step': 5})
     log = read_log(path)
     assert log.points('loss') == [(5, 2)] and list(log.curves) == ['lr', 'loss']
 
@@ -68,16 +68,16 @@ def test_hierarchy_and_texts(tmp_path):
 def test_losses(tmp_path):
     """The total comes first, and replaces a single part."""
     parts = dict(loss_cls=1.0, loss_box=1.0)
-    assert read_log(write(tmp_path, 'x', line(1, 2.0, **parts))).losses == ['loss', *parts]
+    assert read_log(write_log(tmp_path, 'x', line(1, 2.0, **parts))).losses == ['loss', *parts]
     one = {'decode.loss_ce': 2.0}
-    assert read_log(write(tmp_path, 'y', line(1, 2.0, **one))).losses == ['loss']
+    assert read_log(write_log(tmp_path, 'y', line(1, 2.0, **one))).losses == ['loss']
 
 
 def test_best(tmp_path):
     """NaN and infinity are ignored."""
     values = (math.nan, 3.0, 5.0, math.inf, 4.0)
     evaluations = [dict(mIoU=value, aAcc=math.nan, step=n) for n, value in enumerate(values, 1)]
-    log = read_log(write(tmp_path, 'x', line(1, 2.0), *evaluations))
+    log = read_log(write_log(tmp_path, 'x', line(1, 2.0), *evaluations))
     assert log.best('mIoU') == (3, 5) and log.best('aAcc') is None
 
 

@@ -42,7 +42,6 @@ class Images(list):
 
 @pytest.fixture
 def evaluated(tmp_path, monkeypatch):
-    """A fake evaluation of two images."""
     scores = LabelMapScores(NAMES, 255)
     for number, wrong in enumerate((0, 30)):
         path = tmp_path / f'{number}_{"long_name" * 20}.png'
@@ -128,7 +127,6 @@ def test_no_images(tmp_path, cfg, evaluated):
 
 
 def test_differences(tmp_path):
-    """The changes of a shipped config are shown, and nothing else."""
     cfg = load_config(
         str(ROOT / 'configs' / 'demo_semfpn_rest_lite.py'), {'optim_wrapper.optimizer.lr': 0.5}
     )
