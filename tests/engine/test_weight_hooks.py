@@ -12,7 +12,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner import CheckpointLoader, checkpoint
 from torch import nn
 
-from mmrest import ResT
+from mmrest import RMT, ResT
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from tests.checkpoint.test_safety import Call
@@ -111,9 +111,9 @@ def test_resume_does_not_use_ema_weights():
 
 
 class Detector(nn.Module):
-    def __init__(self, classes=2, init_cfg=None):
+    def __init__(self, classes=2):
         super().__init__()
-        self.backbone = tiny(ResT, init_cfg=init_cfg)
+        self.backbone = tiny(ResT)
         self.neck = nn.Linear(2, 3)
         self.head = nn.Linear(3, classes)
 
@@ -156,9 +156,16 @@ def test_init_from_a_backbone(prefix, log):
     assert '4 are not in the file and keep their initial values (neck.weight, ' in log.text
 
 
-def test_init_must_cover_the_backbone():
+@pytest.mark.parametrize('damage', ['missing', 'transposed', 'arch'])
+def test_init_must_cover_the_backbone(damage):
     other = randomised(Detector()).state_dict()
-    del other[next(name for name in other if name.endswith('fc1.weight'))]
+    name = next(n for n in other if n.endswith('fc1.weight'))
+    if damage == 'missing':
+        del other[name]
+    elif damage == 'transposed':
+        other[name] = other[name].T
+    else:
+        other = {f'backbone.{n}': t for n, t in tiny(RMT).state_dict().items()}
     model = Detector()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=r'x\.pth.* for ResT does not match .*: \d+ of \d+'):
