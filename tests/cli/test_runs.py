@@ -9,7 +9,6 @@ import torch
 
 from tests.drawn import CLASSES
 from tests.runs import DETECTOR, ROOT, SEGMENTOR, SMALL_SEGMENTOR, evaluate, lay_out, train
-from tests.shared import SHARED, needs_data
 
 
 def metrics(folder):
@@ -128,15 +127,14 @@ def test_augmentation_of_label_maps(tmp_path, ade_root):
     assert len(found) == 4 and all((labels % 3 == 0).all() for labels in found)
 
 
-@needs_data
 @pytest.mark.slow
-def test_real_photographs(tmp_path):
+def test_real_photographs(tmp_path, photographs):
     """Train and evaluate on photographs of COCO, with 80 classes."""
     text = DETECTOR.replace('num_classes=3', 'num_classes=80').replace(', metainfo=metainfo', '')
     (tmp_path / 'real.py').write_text(text)
     few = 'train_dataloader.dataset.indices=2'
-    train('real.py', '--data-root', SHARED / 'data/coco', '--cfg-options', few, cwd=tmp_path)
+    train('real.py', '--data-root', photographs / 'coco', '--cfg-options', few, cwd=tmp_path)
     work_dir = tmp_path / 'work_dirs' / 'real'
-    common = ('--data-root', SHARED / 'data/coco', '--work-dir', 'tested')
+    common = ('--data-root', photographs / 'coco', '--work-dir', 'tested')
     evaluate('real.py', work_dir / 'epoch_1.pth', *common, cwd=tmp_path)
     assert metrics(tmp_path / 'tested') == metrics(work_dir)

@@ -17,6 +17,7 @@ from tests.forks import warm_folder
 from tests.models import wrapped
 from tests.ops.exactness import FEW
 from tests.runs import ROOT
+from tests.torch_versions import needs_torch
 
 families = pytest.mark.parametrize('family', [ResT, RMT])
 TOLERANCE = 1e-6
@@ -167,6 +168,7 @@ def test_recomputation_keeps_the_backend_of_the_forward_pass(family):
         output.sum().backward(retain_graph=True)
 
 
+@needs_torch(2, 5, 'batched attention on a CPU')
 @families
 def test_transforms_of_torch_func(family):
     network = wrapped.network_of(family).eval()
