@@ -56,7 +56,7 @@ def written_file(*suffixes: str) -> Callable[[str], Path]:
 
     def file(text: str) -> Path:
         path = Path(osp.expanduser(text))
-        if path.suffix.lower() not in suffixes:
+        if path.suffix not in suffixes:
             raise argparse.ArgumentTypeError(f'{text} is not a {" or ".join(suffixes)} file')
         if path.is_dir():
             raise argparse.ArgumentTypeError(f'{text} is a folder; pass a file')

@@ -54,11 +54,11 @@ def predictions_hook(cfg: Config, args: argparse.Namespace) -> Optional[Predicti
     if args.out is not None and is_segmentor(cfg):
         label_maps = checked(folder, args.out)
     elif args.out is not None:
-        checked(written_file('.pkl', '.pickle'), args.out)
+        path = str(checked(written_file('.pkl', '.pickle'), args.out))
         kind = 'DumpResults' if is_classifier(cfg) else 'DumpDetResults'
         evaluators = cfg.get('test_evaluator') or []
         evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
-        cfg.test_evaluator = [*evaluators, dict(type=kind, out_file_path=args.out)]
+        cfg.test_evaluator = [*evaluators, dict(type=kind, out_file_path=path)]
     viewer = None
     if args.show or args.show_dir is not None:
         wait_time = 2 if args.wait_time is None else args.wait_time

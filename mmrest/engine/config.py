@@ -120,8 +120,8 @@ def _replace_data_root(cfg: Config, data_root: str) -> None:
     listed = [d.get('data_root') for part in parts for _, d in dicts(cfg.get(part), part)]
     roots = {root.rstrip('/') for root in listed if isinstance(root, str) and root}
     top = cfg['data_root'].rstrip('/') if isinstance(cfg.get('data_root'), str) else ''
-    # It is that of a base config if the config itself sets only those of its datasets.
-    if top and (not roots or any((root + '/').startswith(top + '/') for root in roots)):
+    # No path is below that of a base config if the config itself sets those of its datasets.
+    if top and any(_with_root(cfg[part], top, '') != cfg[part] for part in parts if part in cfg):
         roots = {top}
     if len(roots) != 1:
         found = f'there are several: {", ".join(sorted(roots))}' if roots else 'there is none'
@@ -171,7 +171,7 @@ def make_resumable(cfg: Config) -> None:
     cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
     for hook in (*cfg.default_hooks.values(), *(cfg.get('custom_hooks') or ())):
         name = type_name(hook) if isinstance(hook, dict) else None
-        if name in ('CheckpointHook', 'mmengine.CheckpointHook'):
+        if (name or '').rpartition('.')[2] == 'CheckpointHook':
             hook['type'] = 'AtomicCheckpointHook'
 
 

@@ -9,6 +9,7 @@ import io
 import logging
 import math
 import operator
+import os
 import pdb
 import sys
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
@@ -108,12 +109,15 @@ class ScreenRunner(Runner):
         if self.console is None:
             yield
             return
-        with _Logged(self.logger) as log, contextlib.redirect_stdout(log):
+        before, log = sys.breakpointhook, _Logged(self.logger)
+        if before is sys.__breakpointhook__ and 'PYTHONBREAKPOINT' not in os.environ:
             sys.breakpointhook = self._debug
+        with contextlib.redirect_stdout(log):
             try:
                 yield
             finally:
-                sys.breakpointhook = sys.__breakpointhook__
+                sys.breakpointhook = before
+                log.flush()
                 self._stop_bars()
 
     def _stop_bars(self) -> None:
@@ -141,10 +145,9 @@ class _Logged(io.TextIOBase):
                 self._logger.info(line.rstrip())
         return len(text)
 
-    def close(self) -> None:
-        if self._line:
+    def flush(self) -> None:
+        if self._line:  # such as the prompt of input()
             self.write('\n')
-        super().close()
 
 
 class DisplayHook(Hook):

@@ -3,7 +3,7 @@
 import copy
 import os
 import time
-from typing import Any, Callable, List, TypeVar
+from typing import Any, Callable, List, Optional, TypeVar
 
 import torch
 from mmengine._strategy import FSDPStrategy
@@ -86,15 +86,16 @@ def of_first_process(function: Callable[..., Result], *args: Any) -> Result:
 
     Machines may see a shared folder in different states. An error is raised on all ranks.
     """
-    found: List[Any] = [None, None]
+    found: List[Any] = [None, '']
+    failed: Optional[Exception] = None
     if get_rank() == 0:
         try:
             found[0] = function(*args)
-        except Exception as error:
-            found[1] = error
+        except Exception as error:  # the others get its text, because not all can be pickled
+            failed, found[1] = error, str(error) or type(error).__name__
     broadcast_object_list(found)
-    if found[1] is not None:
-        raise found[1]
+    if found[1]:
+        raise failed or UsageError(found[1])
     return found[0]
 
 

@@ -125,10 +125,11 @@ def read_image(path: str, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
 
 
 def read_as(path: Union[str, Path], dataset: Any) -> np.ndarray:
-    """Read an image with the loader of a dataset; (H, W, 3), uint8, BGR."""
+    """Read an image as the network of a dataset sees it: (H, W, 3), uint8, BGR."""
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
-    loaders = [step for step in steps if isinstance(step, LoadImageFromFile)]
-    loader = loaders[0] if loaders else LoadImageFromFile()
+    loader = next((step for step in steps if isinstance(step, LoadImageFromFile)), None)
+    if loader is None or 'NDArray' in type(loader).__name__:  # which reads no files
+        loader = LoadImageFromFile()
     return drawable(loader(dict(img_path=str(path)))['img'])
 
 

@@ -36,13 +36,15 @@ class _Label(NamedTuple):
 def drawable(image: np.ndarray) -> np.ndarray:
     """Return an image of any number of channels and any dtype as (H, W, 3) uint8, BGR.
 
-    These are the first three channels, or the first one in grey. Values outside 0 to 255, and
-    floats up to 1, are rescaled by the range of the image.
+    These are the first three channels, or the first one in grey. Floats of 0 to 1 are scaled by
+    255, and values outside 0 to 255 by the range of the image.
     """
     image = image.reshape(*image.shape[:2], -1)
     image = image[..., :3] if image.shape[2] > 2 else image[..., :1].repeat(3, axis=2)
-    is_share = np.issubdtype(image.dtype, np.floating) and image.max() <= 1  # of full brightness
-    if image.dtype != np.uint8 and (is_share or image.min() < 0 or image.max() > 255):
+    lowest, highest = image.min(), image.max()
+    if np.issubdtype(image.dtype, np.floating) and 0 <= lowest and highest <= 1:
+        image = image * 255
+    elif image.dtype != np.uint8 and (lowest < 0 or highest > 255):
         image = cv2.normalize(image.astype(np.float32), None, 0, 255, cv2.NORM_MINMAX)
     return np.ascontiguousarray(image.astype(np.uint8, copy=False))
 

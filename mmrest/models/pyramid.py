@@ -105,13 +105,15 @@ class PyramidBackbone(StrictPretrained):
             )
         if norm_in_path and not output_norms:
             raise ValueError('norm_in_path=True needs output_norms=True, got False')
-        layer = None
-        with suppress(Exception):  # of a layer with other arguments
+        layer, reason = None, 'not a layer for maps'
+        try:
             layer = build_norm_layer(norm_cfg, self.arch.dims[0])[1]
+        except Exception as error:  # of a layer with other arguments
+            reason = str(error) or type(error).__name__
         if layer is None or type(layer) is nn.LayerNorm:  # which normalises the last axis
             raise ValueError(
                 "norm_cfg must be a dict whose type is an mmcv norm layer for maps: 'BN', "
-                f"'SyncBN', 'GN' (with num_groups), 'LN2d', ..., got {norm_cfg!r}"
+                f"'SyncBN', 'GN' (with num_groups), ..., got {norm_cfg!r}: {reason}"
             )
 
         self.in_channels = in_channels

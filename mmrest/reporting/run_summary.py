@@ -12,7 +12,15 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from mmengine.config import Config
 from mmengine.utils.dl_utils import collect_env
 
-from ..engine.config import RUN_KEYS, TESTED, dicts, load_config, make_resumable, type_name
+from ..engine.config import (
+    RUN_KEYS,
+    TESTED,
+    dicts,
+    is_classifier,
+    load_config,
+    make_resumable,
+    type_name,
+)
 from ..engine.saving import newest_checkpoint
 from ..errors import UsageError
 from ..shipped import find
@@ -132,8 +140,10 @@ def _pretrained(cfg: Config, model: dict) -> str:
     texts = []
     for name, part in dicts(model, ''):
         initial = [init.get('checkpoint') for init in _listed(part.get('init_cfg'))]
-        for source in filter(None, [*initial, part.get('pretrained')]):
-            texts.append(f'{name[1:] or "full model"}: {source}')
+        texts += [f'{name[1:] or "full model"}: {source}' for source in initial if source]
+        if isinstance(part.get('pretrained'), str):  # shorthand, of mmseg for the backbone
+            whole = 'full model' if is_classifier(cfg) else 'backbone'
+            texts.append(f'{name[1:] or whole}: {part["pretrained"]}')
     if cfg.get('load_from') and not cfg.get('resume'):  # otherwise, it is the run's own
         texts.append(f'full model: {cfg.load_from}')
     return '; '.join(texts) or 'none: from scratch'

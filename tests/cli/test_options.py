@@ -29,7 +29,7 @@ def test_values():
 def test_names_with_a_tilde(kind, tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     assert kind('~/x.png') == tmp_path / 'x.png'
-    assert kind('~$/X.PNG') == Path('~$', 'X.PNG')
+    assert kind('~$/x.png') == Path('~$', 'x.png')
 
 
 def test_unknown_backend(monkeypatch):

@@ -57,10 +57,13 @@ def test_data_root_of_the_datasets(path):
     text = CONFIG.replace('data_root=data_root', "data_root='data/mine/'")
     path.write_text(text)
     cfg = load_config(str(path), data_root='/elsewhere')
+    assert cfg.val_evaluator[0].ann_file == '/elsewhere/a.json'  # some paths are below the top
+    path.write_text(text.replace("'data/coco/", "'data/base/", 1).replace('data/coco/', 'x/'))
+    cfg = load_config(str(path), data_root='/elsewhere')
     assert cfg.train_dataloader.dataset.dataset.data_root.rstrip('/') == '/elsewhere'
 
 
-@pytest.mark.parametrize('scope', ['', 'mmengine.'])
+@pytest.mark.parametrize('scope', ['', 'mmengine.', 'mmdet.'])
 def test_loops_and_checkpoint_hook(scope):
     hook = dict(type=f'{scope}CheckpointHook')
     loop = dict(type=f'{scope}EpochBasedTrainLoop', max_epochs=1)

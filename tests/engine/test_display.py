@@ -167,13 +167,15 @@ def test_breakpoints_are_on_the_terminal(tmp_path, monkeypatch):
             print('line')
             breakpoint()
 
+    monkeypatch.delenv('PYTHONBREAKPOINT', raising=False)
+    monkeypatch.setattr(sys, 'breakpointhook', sys.__breakpointhook__)  # not that of pytest
     stdout, stdin = io.StringIO(), io.StringIO('p runner.epoch + 40\nc\n')
     monkeypatch.setattr(sys, '__stdout__', stdout)
     monkeypatch.setattr(sys, 'stdin', stdin)
     runner = shown(tmp_path, [0.3], epochs=1, console=Console(file=io.StringIO()))
     runner.register_hook(Breaking())
     runner.train()
-    assert '41' in stdout.getvalue()
+    assert '41' in stdout.getvalue() and sys.breakpointhook is sys.__breakpointhook__
     assert 'INFO - half a line\n' in ''.join(log(tmp_path))
 
 

@@ -55,7 +55,7 @@ def test_an_error_of_the_first_process(monkeypatch, rank):
 
     def broadcast(objects):
         if rank:
-            objects[:] = [None, UsageError('no file')]
+            objects[:] = [None, 'no file']
 
     monkeypatch.setattr(distributed, 'get_rank', lambda: rank)
     monkeypatch.setattr(distributed, 'broadcast_object_list', broadcast)

@@ -111,9 +111,9 @@ def test_resume_does_not_use_ema_weights():
 
 
 class Detector(nn.Module):
-    def __init__(self, classes=2):
+    def __init__(self, classes=2, init_cfg=None):
         super().__init__()
-        self.backbone = tiny(ResT)
+        self.backbone = tiny(ResT, init_cfg=init_cfg)
         self.neck = nn.Linear(2, 3)
         self.head = nn.Linear(3, classes)
 

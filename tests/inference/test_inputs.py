@@ -103,7 +103,7 @@ def test_reflectances(tmp_path):
     cv2.imwrite(path, np.random.default_rng(0).random((6, 8, 3)).astype(np.float32))
     check_complete(path)
     image = read_as(path, dataset_of(color_type='unchanged'))
-    assert image.shape == (6, 8, 3) and (image.min(), image.max()) == (0, 255)
+    assert image.shape == (6, 8, 3) and image.std() > 50
 
 
 def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):

@@ -61,6 +61,7 @@ def test_images_of_any_type():
     values = np.array([[[0.0, 0.5, 1.0]]])
     for image in (values, 1000 * values, values.astype(np.float32) - 0.5):
         np.testing.assert_allclose(drawable(image), [[[0, 127, 255]]], atol=1)
+    assert (drawable(np.ones((2, 2, 3))) == 255).all()
 
 
 def test_label_maps():

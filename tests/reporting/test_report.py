@@ -107,7 +107,7 @@ INIT = dict(type='Pretrained', checkpoint='x.pth')
     (dict(backbone=dict(type='RMT', init_cfg=[INIT])), 'backbone: x.pth'),
     (dict(module=dict(backbone=dict(type='RMT', init_cfg=INIT))), 'backbone: x.pth'),
     (dict(backbone=dict(type='RMT'), init_cfg=INIT), 'full model: x.pth'),
-    (dict(backbone=dict(type='RMT'), pretrained='x.pth'), 'full model: x.pth'),
+    (dict(backbone=dict(type='RMT'), pretrained='x.pth'), 'backbone: x.pth'),
     (dict(backbone=dict(type='RMT'), pretrained=None), 'none: from scratch'),
 ])  # fmt: skip
 def test_initial_weights(model, text):
