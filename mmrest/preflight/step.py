@@ -35,7 +35,7 @@ SIDE = 320
 """Side of the images, in pixels; a step takes seconds on a laptop."""
 
 SCALES = (0.02, 128)
-"""Usual standard deviations of normalised images, the larger one allows for no division by std."""
+"""Usual standard deviations of normalised images; the upper one allows for no division by std."""
 
 
 class _Enough(BaseException):
@@ -283,7 +283,8 @@ def _inputs(loader: DataLoader, parts: Sequence[Part]) -> List[Any]:
     Empty if there are too few samples, or they have several branches.
     """
     size, count = int(np.min([2, *np.ravel(loader.batch_sampler.batch_size)])), len(loader.dataset)
-    if not ResumableBatchSampler(loader.batch_sampler).is_endless:  # which repeats images
+    # An endless sampler repeats images to fill a batch.
+    if not ResumableBatchSampler(loader.batch_sampler).is_endless:
         size = min(size, count)
     of_train = [(part, s) for part in parts if part.phase == 'train' for s in part.samples]
     usable = [(part, s) for part, s in of_train if _is_packed(s.packed)]
