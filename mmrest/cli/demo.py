@@ -14,8 +14,8 @@ from ..datasets.shapes import MIN_SIZE, write_classes, write_shapes
 from ..engine.building import build_runner
 from ..engine.config import load_config
 from ..inference.sheets import draw_classes, draw_predictions
-from ..reporting.curves import draw_curves
-from ..reporting.logs import read_log
+from ..reporting.curves import draw_curves, title_of
+from ..reporting.logs import metric_text, read_log
 from .command import Parser, at_least, folder
 
 
@@ -46,18 +46,6 @@ DEMOS = {
     'cls_rmt_t': ('demo_cls_rmt_t.py', CLASSIFICATION),
 }
 """Method -> file in configs/, and dataset."""
-
-METRICS = {
-    'coco/bbox_mAP': ('box AP', 1),
-    'coco/bbox_mAP_50': ('box AP50', 1),
-    'coco/segm_mAP': ('mask AP', 1),
-    'coco/segm_mAP_50': ('mask AP50', 1),
-    'mIoU': ('mIoU', 100),
-    'mAcc': ('mAcc', 100),
-    'aAcc': ('aAcc', 100),
-    'accuracy/top1': ('top-1', 100),
-}
-"""Name in the log -> title, and largest value."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -96,18 +84,17 @@ def main() -> None:
     runner.train()
 
     log = read_log(Path(runner.log_dir, 'vis_data', 'scalars.json'))
-    _, last = log.val[-1]
-    metrics = [name for name in METRICS if name in last]
     draw = draw_classes if write is write_classes else draw_predictions
     draw(runner.model, runner.val_dataloader.dataset, args.work_dir / 'predictions.png')
-    draw_curves([log], args.work_dir / 'curves.png', [*log.losses, *metrics])
+    keys = [*log.losses, *log.main_metrics]
+    draw_curves([log], args.work_dir / 'curves.png', keys)
 
     table = Table(title=f'{config}: {time.time() - start:.0f} s', title_justify='left')
     table.add_column(f'on {val} held-out images')
     table.add_column('', justify='right')
-    for name in metrics:
-        title, perfect = METRICS[name]
-        table.add_row(title, f'{last[name] / perfect:.3f}')
+    for name in log.main_metrics:
+        _, last = log.points(name)[-1]
+        table.add_row(title_of(name), metric_text(last, name))
     console.print(table)
     console.print(f'See {args.work_dir}/predictions.png and {args.work_dir}/curves.png')
     console.print(f'Checkpoint and logs are in {args.work_dir}; next steps are in README.md')

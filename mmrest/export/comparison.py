@@ -76,9 +76,9 @@ def _differences(
             computed = [torch.from_numpy(part) for part in session.run(None, {'images': given})]
         with torch.no_grad():
             expected, truth = _outputs(network, images), _outputs(exact, images.double())
-        first = len(output_names(network)) if is_detector(network) else 0
-        agreed = None
+        first, agreed = 0, None
         if is_detector(network):
+            first = len(output_names(network))
             instances = predicted(network, loaded)
             agreed = agreement(network, instances, computed, shape[1:], tolerance)
         found[shape] = Difference(

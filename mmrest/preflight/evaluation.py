@@ -136,8 +136,7 @@ def score(metric: Any, part: Part, outputs: List[Dict[str, Any]]) -> Dict[str, f
     metric.results, metric.dataset_meta = [], part.metainfo
     if hasattr(metric, 'img_ids'):
         metric.img_ids = [output['img_id'] for output in outputs]
-    if getattr(metric, 'nan_to_num', None) is not None:
-        metric.nan_to_num = None  # classes that these samples lack would count
+    metric.nan_to_num = None  # or classes that these samples lack would count in mmseg's mean
     metric.process({}, outputs)
     return dict(metric.compute_metrics(metric.results)) if outputs else {}
 

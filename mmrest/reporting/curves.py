@@ -76,9 +76,8 @@ def default_keys(log: Log) -> List[str]:
     """Return the default keys: losses, learning rate, main metrics, throughput and memory."""
     keys = log.curves
     rate = 'img_per_s' if 'img_per_s' in keys else 'time'
-    metrics = [key for key in log.metrics if MAIN_METRIC.fullmatch(key)] or log.metrics
     others = [key for key in ('lr', rate, 'memory', 'memory_mb') if key in keys]
-    return [*log.losses, *metrics, *others]
+    return [*log.losses, *log.main_metrics, *others]
 
 
 def panels(logs: Sequence[Log], keys: Sequence[str]) -> List[Panel]:

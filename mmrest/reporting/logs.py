@@ -12,7 +12,6 @@ from ..errors import UsageError
 PLACES = ('step', 'iter', 'epoch')  # keys of a line that locate it in the run
 # mmseg's metrics (mIoU, aAcc, mDice ...) and the accuracies of heads; mAP is a fraction.
 PERCENTAGE = re.compile(r'(.*/)?(?!mAP)[am][A-Z]\w*|(.*\.)?acc(_seg)?')
-# Metrics shown by default.
 MAIN_METRIC = re.compile(r'(.*/)?((bbox_|segm_)?mAP(_50)?|[am][A-Z]\w*)')
 
 Points = List[Tuple[int, float]]
@@ -54,6 +53,11 @@ class Log(NamedTuple):
         return [key for key in keys if key not in (*PLACES, 'time', 'data_time', 'memory')]
 
     @property
+    def main_metrics(self) -> List[str]:
+        """Keys of the metrics shown by default; all if none is well known."""
+        return [key for key in self.metrics if MAIN_METRIC.fullmatch(key)] or self.metrics
+
+    @property
     def losses(self) -> List[str]:
         """Keys of the training losses, the total first; without a part that equals the total."""
         names = [key for key in self.curves if 'loss' in key and not key.startswith('val/')]
@@ -80,6 +84,17 @@ class Log(NamedTuple):
         if len(found) != 1:
             raise UsageError(f'the log of {self.name} has no {key}; it has {", ".join(keys)}')
         return found[0]
+
+
+def metric_text(value: float, key: str = '') -> str:
+    """Format a metric: percentages with two digits, fractions with three.
+
+    COCO's evaluation returns -1 if there are no objects.
+    """
+    if not math.isfinite(value) or value < 0:
+        return '-'
+    percentage = PERCENTAGE.fullmatch(key) or '%' in key or value > 1
+    return f'{value:.2f}' if percentage else f'{value:.3f}'
 
 
 def read_log(path: Path, name: str = '') -> Log:

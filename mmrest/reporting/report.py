@@ -20,7 +20,7 @@ from ..inference.sheets import draw_panel
 from ..version import __version__
 from .curves import default_keys, panels, svg_of, title_of
 from .evaluation import Evaluation, evaluate
-from .logs import MAIN_METRIC, PERCENTAGE, Log
+from .logs import MAIN_METRIC, Log, metric_text
 from .run_summary import Rows, changes_of, environment, summary_of
 from .scores import Shown
 
@@ -109,19 +109,8 @@ def _metrics(log: Log) -> List[Tuple[str, str, str, str]]:
             step, value = best
             last = [v for _, v in log.points(key) if math.isfinite(v)][-1]
             where = '-' if value < 0 else str(step)
-            rows.append((title_of(key), _metric_text(last, key), _metric_text(value, key), where))
+            rows.append((title_of(key), metric_text(last, key), metric_text(value, key), where))
     return rows
-
-
-def _metric_text(value: float, key: str = '') -> str:
-    """Format a metric: percentages with two digits, fractions with three.
-
-    COCO's evaluation returns -1 if there are no objects.
-    """
-    if not math.isfinite(value) or value < 0:
-        return '-'
-    percentage = PERCENTAGE.fullmatch(key) or '%' in key or value > 1
-    return f'{value:.2f}' if percentage else f'{value:.3f}'
 
 
 def _speed(cfg: Config, log: Log, processes: int) -> Rows:
@@ -184,7 +173,7 @@ def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any
         checkpoint=Path(checkpoint).name,
         found=found,
         evaluated=[
-            (title_of(key), _metric_text(float(value), key))
+            (title_of(key), metric_text(float(value), key))
             for key, value in found.metrics.items()
             if MAIN_METRIC.fullmatch(key) or key.startswith('coco/') or len(found.metrics) < 20
         ],
@@ -203,7 +192,7 @@ def _table_of_classes(found: Evaluation) -> Dict[str, Any]:
         if column == 'objects':
             return f'{value:.0f}', None
         share = value if '%' in column else 100 * value
-        return _metric_text(value, column), round(share, 1) if math.isfinite(value) else 0
+        return metric_text(value, column), round(share, 1) if math.isfinite(value) else 0
 
     columns = found.scores.table()
     cells = [[cell(float(value), name) for value in column] for name, column in columns.items()]

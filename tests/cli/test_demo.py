@@ -61,7 +61,7 @@ demo.main()
 
 BOXES = ('box AP', 'box AP50')
 MASKS = (*BOXES, 'mask AP', 'mask AP50')
-LABEL_MAPS = ('mIoU', 'mAcc', 'aAcc')
+LABEL_MAPS = ('aAcc', 'mIoU', 'mAcc')
 
 
 @pytest.mark.parametrize('method, work_dir, metrics', [
@@ -70,7 +70,7 @@ LABEL_MAPS = ('mIoU', 'mAcc', 'aAcc')
     pytest.param('retinanet', 'demo-retinanet', BOXES, marks=pytest.mark.slow),
     ('semfpn', 'demo-semfpn', LABEL_MAPS),
     pytest.param('upernet', 'demo-upernet', LABEL_MAPS, marks=pytest.mark.slow),
-    pytest.param('cls_rmt_t', 'demo-cls_rmt_t', ('top-1',), marks=pytest.mark.slow),
+    pytest.param('cls_rmt_t', 'demo-cls_rmt_t', ('accuracy/top1',), marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_demo(tmp_path, method, work_dir, metrics):
     if method == 'cls_rmt_t':
@@ -85,7 +85,7 @@ def test_demo(tmp_path, method, work_dir, metrics):
         for cells in (line.split('│') for line in done.stdout.splitlines())
         if len(cells) == 4
     }
-    assert tuple(rows) == metrics and all(0 <= value <= 1 for value in rows.values())
+    assert tuple(rows) == metrics and all(0 <= value <= 100 for value in rows.values())
     work_dir = tmp_path / 'work_dirs' / work_dir
     for name in ('predictions.png', 'curves.png'):
         assert name in done.stdout
