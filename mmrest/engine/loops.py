@@ -52,8 +52,8 @@ class _Resumable:
             random_states=self._before_evaluation or random_states(),
         )
 
-    def recall(self, remembered: Dict[str, Any]) -> None:
-        """Resume from the state of :meth:`remembered`."""
+    def recall(self, remembered: Dict[str, Any], meta: Dict[str, Any]) -> None:
+        """Resume from the state of :meth:`remembered` and the `meta` of its checkpoint."""
         self._resumed = remembered
         for hook, (count, best) in zip(self._early_stopping(), remembered['patience']):
             hook.wait_count, hook.best_score = count, best
@@ -111,7 +111,8 @@ class _Resumable:
     def _restore(self) -> None:
         if self._resumed is not None:
             self.dataloader.seeds = self._resumed['seeds']
-            set_random_states(self._resumed['random_states'])
+            if self._resumed['random_states'] is not None:
+                set_random_states(self._resumed['random_states'])
 
     def _lacks_evaluation(self) -> bool:
         return self._resumed is not None and not self._resumed['evaluated']
@@ -146,12 +147,22 @@ class _Resumable:
 
 @LOOPS.register_module()
 class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
-    """EpochBasedTrainLoop that resumes at the next batch."""
+    """EpochBasedTrainLoop that resumes at the next batch.
+
+    If the epochs have another length, such as with more processes, it counts iterations of this
+    length and resumes after the same fraction of the epoch.
+    """
+
+    def recall(self, remembered: Dict[str, Any], meta: Dict[str, Any]) -> None:
+        super().recall(remembered, meta)
+        before, now = remembered['batches'], len(self.dataloader)
+        done = meta['iter'] - meta['epoch'] * before
+        meta['iter'] = meta['epoch'] * now + done * now // before
 
     def _run(self) -> None:
+        if self._resumed is None:  # as mmengine, which resumes with a new epoch
+            self._iter = self._epoch * len(self.dataloader)
         done = self._iter - self._epoch * len(self.dataloader)
-        if not 0 <= done <= len(self.dataloader):  # its length changed
-            done = 0
         if done == 0 and self._lacks_evaluation():
             say('running the evaluation after this checkpoint')
             self.evaluate_if_due(self._epoch, self._max_epochs)

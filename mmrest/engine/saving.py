@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
-from mmengine.dist import all_gather_object, barrier, get_rank, is_main_process
+from mmengine.dist import all_gather_object, barrier, get_rank, get_world_size, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
@@ -65,12 +65,15 @@ class AtomicCheckpointHook(CheckpointHook):
         if not is_resuming(runner) or not hasattr(runner.train_loop, 'recall'):
             return
         remembered = checkpoint.get(_KEY, [])
-        if get_rank() < len(remembered):
-            runner.train_loop.recall(remembered[get_rank()])
-        else:
+        if len(remembered) != get_world_size():
             runner.logger.warning(
-                'the checkpoint has no random states of this rank: resuming is not bit-exact'
+                f'the checkpoint has the random states of {len(remembered)} process(es), the run '
+                f'has {get_world_size()}: resuming is not bit-exact'
             )
+        if remembered:  # all ranks must agree on what is next, also further ones
+            further = dict(remembered[0], random_states=None)
+            own = dict(enumerate(remembered)).get(get_rank(), further)
+            runner.train_loop.recall(own, checkpoint['meta'])
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> str:
         """Save between two regular checkpoints; all ranks call it.

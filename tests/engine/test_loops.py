@@ -16,6 +16,7 @@ from mmrest.checkpoint import CheckpointError
 from mmrest.engine import saving
 from mmrest.engine.building import build_runner
 from mmrest.engine.data_loading import Draw, SeededDataset
+from mmrest.engine.resuming import ScheduleHook
 from mmrest.engine.saving import newest_checkpoint
 from mmrest.errors import Interrupted, UsageError
 from tests.engine.toy import EPOCHS, SAMPLES, Numbers, config
@@ -151,6 +152,35 @@ def test_other_configs(tmp_path, options, newest, kept):
     same(gone_on(tmp_path / 'run', **options), whole)
     assert checkpoints(tmp_path / 'run') == checkpoints(tmp_path / 'whole')
     assert len(checkpoints(tmp_path / 'run')) == kept
+
+
+@pytest.mark.parametrize('place, start', [
+    (('training', 5), 4),  # half of an epoch, which then has three batches
+    (('before an evaluation', 4), 3),
+])  # fmt: skip
+def test_epochs_of_another_length(place, start, tmp_path):
+    """The run continues at the same place of its data and schedule."""
+    cosine = dict(type='CosineAnnealingLR', T_max=4, end=4, convert_to_iter_based=True)
+    options = dict(param_scheduler=[dict(cosine, by_epoch=True)])
+    if place[0] != 'training':
+        options['checkpoint'] = EPOCHS
+    trained(config(tmp_path, **options), place=place)
+    options.update({'custom_hooks': [dict(type=ScheduleHook)], 'train_dataloader.batch_size': 4})
+    _, whole = trained(config(tmp_path / 'whole', **options))
+    watch, runner = gone_on(tmp_path, **options)
+    assert list(watch.losses) == list(range(start, 12))
+    assert list(watch.evaluations) == [i for i in (3, 6, 9, 12) if i >= start]
+    assert runner.optim_wrapper.get_lr() == whole.optim_wrapper.get_lr()
+
+
+def test_resumed_by_more_processes(tmp_path, monkeypatch):
+    """A further process evaluates and shuffles like the others."""
+    whole, _ = trained(config(tmp_path / 'whole', checkpoint=EPOCHS))
+    trained(config(tmp_path, checkpoint=EPOCHS), place=('before an evaluation', 8))
+    monkeypatch.setattr(saving, 'get_rank', lambda: 1)
+    watch, _ = gone_on(tmp_path, checkpoint=EPOCHS)
+    assert list(watch.evaluations) == [8, 12, 16]
+    assert watch.indices == {i: whole.indices[i] for i in range(8, 16)}
 
 
 def test_loader_has_its_batch_size(tmp_path):
