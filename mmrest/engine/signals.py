@@ -1,4 +1,4 @@
-"""Graceful stops on SIGTERM and Ctrl-C; children inherit no handlers, and end with the run."""
+"""Graceful stops on SIGTERM, SIGHUP and Ctrl-C; children inherit no handlers, and end with the run."""
 
 import atexit
 import ctypes
@@ -18,6 +18,7 @@ from .compat import wrap_worker_init
 _INTERVAL = 10
 """Iterations between two exchanges among the ranks of a run."""
 
+_SIGHUP = getattr(signal, 'SIGHUP', None)  # not on Windows
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
 
@@ -27,9 +28,10 @@ PR_SET_PDEATHSIG acts when the forking thread ends."""
 
 
 class StopRequest:
-    """Context manager that catches SIGTERM and Ctrl-C; a second one ends the process as usual.
+    """Context manager that catches SIGTERM, SIGHUP and Ctrl-C; a second one ends the process.
 
-    In distributed runs, Ctrl-C is left to the launcher.
+    SIGHUP says that the terminal was closed; nohup ignores it. In distributed runs, Ctrl-C is left
+    to the launcher.
     """
 
     def __init__(self) -> None:
@@ -42,6 +44,8 @@ class StopRequest:
         isolate_children()
         if _in_main_thread():  # only this one may set handlers
             caught = [signal.SIGTERM] + [signal.SIGINT] * (get_world_size() == 1)
+            if _SIGHUP is not None and signal.getsignal(_SIGHUP) is not signal.SIG_IGN:
+                caught.append(_SIGHUP)
             self._before = {
                 number: signal.signal(number, self._listen) or signal.SIG_DFL for number in caught
             }
@@ -55,10 +59,15 @@ class StopRequest:
     def _listen(self, number: int, frame: Any) -> None:
         self._asked = True
         self.__exit__()
-        if number == signal.SIGINT:
-            self.name = 'Ctrl-C'
-            # The signal may have interrupted print.
-            os.write(2, b'\nstopping after this iteration; Ctrl-C again ends the run at once\n')
+        if number == signal.SIGTERM:
+            return
+        self.name = 'Ctrl-C' if number == signal.SIGINT else 'SIGHUP'
+        text = b'stopping after this iteration; Ctrl-C again ends the run at once\n'
+        for output, line in ((1, b'\n'), (2, text)):
+            try:
+                os.write(output, line)  # the signal may have interrupted print
+            except OSError:  # the terminal is gone, or the same Ctrl-C has ended tee
+                os.dup2(os.open(os.devnull, os.O_WRONLY), output)
 
     def asked(self) -> bool:
         """Return True if any rank was asked to stop; all ranks call this equally often."""
@@ -81,7 +90,7 @@ def isolate_children() -> None:
 
     With an inherited handler, ``multiprocessing.Pool`` could not terminate its workers. Workers
     whose parent was killed would wait forever on pipes that their siblings keep open; on Linux the
-    kernel kills them. Data loading workers ignore both signals: torchrun, Slurm and terminals send
+    kernel kills them. Data loading workers ignore the signals: torchrun, Slurm and terminals send
     them to all processes, and without workers a run could not finish its iteration.
     """
     if not wrap_worker_init(begin_worker):
@@ -95,8 +104,8 @@ def isolate_children() -> None:
 
 def begin_worker(init: Optional[Callable[..., None]], *args: Any, **kwargs: Any) -> None:
     """Initialise a data loading worker, also by the loader's own `init`."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in filter(None, (signal.SIGTERM, signal.SIGINT, _SIGHUP)):
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, 'pthread_sigmask'):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if init is not None:
@@ -134,9 +143,10 @@ def _restore_mask() -> None:
 def _begin_child() -> None:
     if callable(signal.getsignal(signal.SIGTERM)):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if isinstance(getattr(signal.getsignal(signal.SIGINT), '__self__', None), StopRequest):
-        # A pool would wait forever for the task of a worker that Ctrl-C has ended.
-        signal.signal(signal.SIGINT, _do_nothing)
+    for number in (signal.SIGINT, _SIGHUP):
+        if isinstance(getattr(signal.getsignal(number), '__self__', None), StopRequest):
+            # A pool would wait forever for the task of a worker that the signal has ended.
+            signal.signal(number, _do_nothing)
     if _forking.parent is not None and _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != _forking.parent:  # the parent has ended in the meantime

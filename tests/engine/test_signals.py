@@ -60,33 +60,47 @@ with StopRequest() as stop:
 
 
 INTERRUPTED = """
-import os, signal, time
+import os, signal, sys, time
 from mmrest.engine.signals import StopRequest
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in the background
+number = signal.Signals[sys.argv[1]]
+# Shells ignore it in the background, and nohup.
+signal.signal(number, signal.default_int_handler)
 with StopRequest() as stop:
     child = os.fork()
     if child == 0:
         time.sleep(1)
         os._exit(7)
-    os.kill(child, signal.SIGINT)
+    os.kill(child, number)
     assert os.WEXITSTATUS(os.waitpid(child, 0)[1]) == 7
     assert not stop.asked_here()
-    os.kill(os.getpid(), signal.SIGINT)
-    assert stop.asked_here() and stop.name == 'Ctrl-C'
+    os.kill(os.getpid(), number)
+    assert stop.asked_here() and stop.name == dict(SIGINT='Ctrl-C').get(number.name, number.name)
+    print('goes on', flush=True)
     try:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         time.sleep(10)
     except KeyboardInterrupt:
         os._exit(3)
 """
 
 
-def test_interrupt_asks_once():
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGHUP'])
+def test_terminal_asks_once(name):
     """Children go on, as a terminal sends it to them, too; the second one ends the process."""
-    python = [str(warm_folder() / 'python'), '-c', INTERRUPTED]
-    done = subprocess.run(python, timeout=60, stderr=subprocess.PIPE, text=True)
+    python = [str(warm_folder() / 'python'), '-c', INTERRUPTED, name]
+    done = subprocess.run(python, timeout=60, capture_output=True, text=True)
     assert done.returncode == 3 and 'Ctrl-C again' in done.stderr
+
+
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGHUP'])
+def test_terminal_or_tee_is_gone(name):
+    """The run can still finish its iteration and save."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    python = [str(warm_folder() / 'python'), '-c', INTERRUPTED, name]
+    assert subprocess.run(python, timeout=60, stdout=writing, stderr=writing).returncode == 3
+    os.close(writing)
 
 
 def test_a_child_can_be_terminated_as_soon_as_it_is_forked():
