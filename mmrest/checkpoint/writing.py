@@ -58,6 +58,28 @@ def remove_unfinished(folder: Path) -> None:
             continue
 
 
+def lock_folder(folder: Path) -> None:
+    """Create a folder and lock it until this process ends, where the file system supports locks.
+
+    Raises:
+        CheckpointError: another process has locked it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        file = os.open(folder / '.lock', os.O_CREAT | os.O_RDWR)  # stays open
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not kept by children
+    except BlockingIOError as error:
+        raise CheckpointError(
+            f'another run writes to {folder}; wait until it ends, or choose another --work-dir'
+        ) from error
+    except OSError:
+        pass
+
+
 def _sync(path: Path) -> None:
     """Sync a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)

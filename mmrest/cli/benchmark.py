@@ -192,7 +192,7 @@ def benchmark_networks(args: argparse.Namespace, console: Console) -> None:
 
 def save(text: str, path: Path, console: Console) -> None:
     """Save a table, and print it."""
-    path.write_text(f'{text}\n')
+    path.write_text(f'{text}\n', encoding='utf-8')
     console.print(f'{text}\nsaved to {path}')
 
 

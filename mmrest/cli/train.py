@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from pathlib import Path
 from typing import Optional, Sequence
 
 from mmengine.config import Config
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..checkpoint import lock_folder
 from ..engine.building import build_runner
 from ..engine.config import batch_size_of
 from ..engine.distributed import join_processes, of_first_process
@@ -159,6 +161,7 @@ def main() -> None:
         if get_rank() == 0:
             Console().print(summary(args.config, rehearsal.report, warnings))
         return
+    of_first_process(lock_folder, Path(cfg.work_dir))
     runner = build_runner(cfg, args.verbose)
     if rehearsal is not None:
         rehearsal.hand_over(runner)

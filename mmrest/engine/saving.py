@@ -1,5 +1,6 @@
 """Checkpoint hooks: atomic writes, old files removed only afterwards, valid losses only."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -105,8 +106,9 @@ class AtomicCheckpointHook(CheckpointHook):
         self._place, self._remembered = {}, []
         path = self.file_backend.join_path(self.out_dir, name)
         if is_main_process():
+            content = os.fsencode(path)  # whatever the locale
             write_atomically(
-                Path(runner.work_dir) / LAST, lambda temporary: Path(temporary).write_text(path)
+                Path(runner.work_dir) / LAST, lambda name: Path(name).write_bytes(content)
             )
         return path
 
@@ -221,7 +223,7 @@ def newest_checkpoint(work_dir: str, hook: Optional[dict] = None) -> Optional[st
     """
     hook, folder = hook or {}, Path(work_dir)
     noted = folder / LAST
-    last = noted.read_text().strip() if noted.is_file() else ''
+    last = os.fsdecode(noted.read_bytes()).strip() if noted.is_file() else ''
     if '://' in last:
         return last
     if hook.get('out_dir'):

@@ -1,4 +1,4 @@
-"""Graceful stops on SIGTERM, SIGHUP and Ctrl-C; children inherit no handlers, and end with the run."""
+"""Graceful stops on signals; children inherit no handlers, and end with the run."""
 
 import atexit
 import ctypes

@@ -3,6 +3,7 @@
 import errno
 import os
 import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from mmrest.checkpoint import (
     CheckpointError,
+    lock_folder,
     publish,
     read_checkpoint,
     remove_unfinished,
@@ -52,6 +54,29 @@ def test_a_full_disk_loses_nothing(values, tmp_path):
     assert '\n' not in str(error.value)
     assert (read_checkpoint(str(path))['a'] == 1).all()
     assert list(tmp_path.iterdir()) == [path]
+
+
+LOCK = """
+import pathlib, sys
+from mmrest.checkpoint import lock_folder
+lock_folder(pathlib.Path(sys.argv[1]))
+print(flush=True)
+input()
+"""
+
+
+def test_one_run_a_folder(tmp_path):
+    """Two would mix their logs, and remove each other's checkpoints."""
+    folder = tmp_path / 'new' / 'run'
+    with subprocess.Popen(
+        [sys.executable, '-c', LOCK, str(folder)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as other:  # fmt: skip
+        assert other.stdout.readline()
+        with pytest.raises(CheckpointError, match=rf'another run writes to {folder};'):
+            lock_folder(folder)
+    lock_folder(folder)  # the other has ended
+    lock_folder(folder)
 
 
 def test_errors(tmp_path):
