@@ -15,13 +15,13 @@ from rich.table import Table
 
 from ..checkpoint import lock_folder
 from ..engine.building import build_runner
-from ..engine.config import batch_size_of
 from ..engine.distributed import join_processes, of_first_process
 from ..engine.resuming import ScheduleHook
 from ..engine.saving import newest_checkpoint
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from ..errors import UsageError
 from ..preflight import Report, rehearse
+from ..reporting.run_summary import accumulation, total_batch_size
 from .command import Parser, add_run_arguments, run_config
 
 
@@ -89,25 +89,13 @@ def use_auto_scale_lr(cfg: Config) -> None:
         cfg.auto_scale_lr.base_batch_size /= accumulation(cfg)
 
 
-def accumulation(cfg: Config) -> int:
-    """Return the number of iterations whose gradients one step accumulates."""
-    return (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
-
-
 def batch_size_warning(cfg: Config) -> Optional[str]:
     """Return a warning if the learning rate is tuned for another batch size."""
     scaling = cfg.get('auto_scale_lr') or {}
-    each = batch_size_of(cfg.get('train_dataloader') or {})
+    total, factors = total_batch_size(cfg, get_world_size())
     meant = scaling.get('base_batch_size')
-    if not meant or not each or scaling.get('enable'):
+    if not meant or not total or scaling.get('enable') or total == meant:
         return None
-    accumulated = accumulation(cfg)
-    total = each * get_world_size() * accumulated
-    if total == meant:
-        return None
-    factors = f'{each} x {get_world_size()} process(es)'
-    if accumulated > 1:
-        factors += f' x {accumulated} accumulated'
     return (
         f'total batch size is {total} ({factors}), but the learning rate is tuned for {meant}; '
         'use --auto-scale-lr'

@@ -31,7 +31,7 @@ QUANTITIES = {
     'img_per_s': 'img/s',
     'memory(_mb)?': 'peak memory (MB)',
     'grad_norm': 'gradient norm',
-    '(.*[._])?acc.*': 'accuracy in training (%)',
+    '(.*[._])?acc[^/]*': 'accuracy in training (%)',
     PERCENTAGE.pattern: 'metrics on held-out images (%)',
     f'.*/.*|{MAIN_METRIC.pattern}': 'metrics on held-out images',
 }
@@ -100,9 +100,7 @@ def panels(logs: Sequence[Log], keys: Sequence[str]) -> List[Panel]:
         ]
         top = None
         if all(MAIN_METRIC.fullmatch(name) for name in names):
-            # mmpretrain's mAP is a percentage.
-            exceeds = any(value > 1 for _, points in lines for _, value in points)
-            top = 100 if PERCENTAGE.fullmatch(names[0]) or exceeds else 1
+            top = 100 if PERCENTAGE.fullmatch(names[0]) else 1
         found.append(Panel(title, quantity, lines, top))
     return found
 

@@ -10,9 +10,11 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 from ..errors import UsageError
 
 PLACES = ('step', 'iter', 'epoch')  # keys of a line that locate it in the run
-# mmseg's metrics (mIoU, aAcc, mDice ...) and the accuracies of heads; mAP is a fraction.
-PERCENTAGE = re.compile(r'(.*/)?(?!mAP)[am][A-Z]\w*|(.*\.)?acc(_seg)?')
-MAIN_METRIC = re.compile(r'(.*/)?((bbox_|segm_)?mAP(_50)?|[am][A-Z]\w*)')
+# mmpretrain's metrics; the support is a number of images.
+_CLASSIFICATION = r'(accuracy|single-label|multi-label|retrieval)/(?!support).*'
+# Also mmseg's metrics (mIoU, aAcc, mDice ...) and the accuracies of heads; mAP is a fraction.
+PERCENTAGE = re.compile(rf'{_CLASSIFICATION}|(.*/)?(?!mAP)[am][A-Z]\w*|(.*\.)?acc(_seg)?')
+MAIN_METRIC = re.compile(rf'{_CLASSIFICATION}|(.*/)?((bbox_|segm_)?mAP(_50)?|[am][A-Z]\w*)')
 
 Points = List[Tuple[int, float]]
 

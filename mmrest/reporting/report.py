@@ -15,6 +15,7 @@ from mmengine.config import Config
 
 from ..checkpoint import write_atomically
 from ..datasets.palette import colours
+from ..engine.config import batch_size_of
 from ..inference.inputs import unique_names
 from ..inference.sheets import draw_panel
 from ..version import __version__
@@ -121,7 +122,7 @@ def _speed(cfg: Config, log: Log, processes: int) -> Rows:
         for name in ('img_per_s', 'time', 'data_time', 'memory', 'memory_mb')
     }
     medians = {name: statistics.median(values) for name, values in columns.items() if values}
-    batch = (cfg.get('train_dataloader') or {}).get('batch_size')
+    batch = batch_size_of(cfg.get('train_dataloader') or {})
     if 'img_per_s' not in medians and 'time' in medians and batch:
         medians['img_per_s'] = batch * processes / medians['time']
     if 'img_per_s' in medians:

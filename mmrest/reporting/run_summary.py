@@ -15,6 +15,7 @@ from mmengine.utils.dl_utils import collect_env
 from ..engine.config import (
     RUN_KEYS,
     TESTED,
+    batch_size_of,
     dicts,
     is_classifier,
     load_config,
@@ -92,6 +93,7 @@ def summary_of(cfg: Config, log: Log, processes: int) -> Rows:
     precision = 'float32' if wrapper else ''
     if type_name(wrapper) == 'AmpOptimWrapper':
         precision = f'mixed, {wrapper.get("dtype") or "float16"}'
+    batch, factors = total_batch_size(cfg, processes)
     heads = ', '.join(map(type_name, _listed(model.get('decode_head'))))
     rows = {
         'method': f'{type_name(model)} with {heads}' if heads else type_name(model),
@@ -100,7 +102,7 @@ def summary_of(cfg: Config, log: Log, processes: int) -> Rows:
         'neck': _call(model.get('neck'), ('in_channels', 'out_channels', 'num_outs')),
         'data': '; '.join(_data(part) for part in datasets if part.get('data_root'))
         or _call(loader.get('dataset'), ()),
-        'batch size': _batch_size(loader, wrapper, processes),
+        'batch size': f'{batch} = {factors}' if batch else '',
         'optimizer': _call(wrapper.get('optimizer'), ('lr', 'weight_decay', 'momentum', 'betas')),
         'gradient clipping': _pairs(wrapper.get('clip_grad') or {}),
         'precision': precision,
@@ -155,15 +157,18 @@ def _data(dataset: dict) -> str:
     return f'{type_name(dataset)} in {dataset["data_root"]}{number}'
 
 
-def _batch_size(loader: dict, wrapper: dict, processes: int) -> str:
-    each = loader.get('batch_size')
-    if not each:
-        return ''
-    accumulated = wrapper.get('accumulative_counts', 1)
+def accumulation(cfg: Config) -> int:
+    """Return the number of iterations whose gradients one step accumulates."""
+    return (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
+
+
+def total_batch_size(cfg: Config, processes: int) -> Tuple[int, str]:
+    """Return the number of images per optimizer step, and its factors; 0 if it is not set."""
+    each, accumulated = batch_size_of(cfg.get('train_dataloader') or {}), accumulation(cfg)
     factors = f'{each} x {processes} process(es)'
     if accumulated > 1:
         factors += f' x {accumulated} accumulated'
-    return f'{each * processes * accumulated} = {factors}'
+    return each * processes * accumulated, factors
 
 
 def changes_of(cfg: Config, name: str) -> Tuple[Optional[str], List[Tuple[str, str, str]]]:

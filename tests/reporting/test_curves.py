@@ -29,6 +29,10 @@ LOG = Log('run', TRAIN, [(20, {'coco/bbox_mAP': 0.2}), (30, {'coco/bbox_mAP': 0.
     ('f/mIoU', 'f/mIoU', 'metrics on held-out images (%)'),
     ('pascal_voc/mAP', 'pascal_voc/mAP', 'metrics on held-out images'),
     ('decode.acc_seg', 'decode.acc_seg', 'accuracy in training (%)'),
+    ('accuracy_top-1', 'accuracy_top-1', 'accuracy in training (%)'),
+    ('accuracy/top1', 'accuracy/top1', 'metrics on held-out images (%)'),
+    ('single-label/f1-score', 'single-label/f1-score', 'metrics on held-out images (%)'),
+    ('single-label/support', 'single-label/support', 'metrics on held-out images'),
     ('memory', 'memory', 'peak memory (MB)'),
     ('ema_decay', 'ema_decay', 'ema_decay'),
 ])  # fmt: skip
@@ -55,7 +59,8 @@ def test_panels():
 
 
 @pytest.mark.parametrize('key, value, top', [
-    ('f/mIoU', 0.4, 100), ('pascal_voc/mAP', 0.4, 1), ('multi-label/mAP', 40.0, 100),
+    ('f/mIoU', 0.4, 100), ('pascal_voc/mAP', 0.4, 1), ('multi-label/mAP', 0.4, 100),
+    ('accuracy/top1', 0.4, 100),
 ])  # fmt: skip
 def test_limits_of_metrics(key, value, top):
     for values in ((value, math.nan), (math.nan, value)):

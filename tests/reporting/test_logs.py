@@ -6,7 +6,7 @@ import math
 import pytest
 
 from mmrest.errors import UsageError
-from mmrest.reporting.logs import read_log
+from mmrest.reporting.logs import metric_text, read_log
 
 
 def line(step, loss, **others):
@@ -79,6 +79,14 @@ def test_best(tmp_path):
     evaluations = [dict(mIoU=value, aAcc=math.nan, step=n) for n, value in enumerate(values, 1)]
     log = read_log(write_log(tmp_path, 'x', line(1, 2.0), *evaluations))
     assert log.best('mIoU') == (3, 5) and log.best('aAcc') is None
+
+
+@pytest.mark.parametrize('key, text', [
+    ('accuracy/top1', '0.90'), ('multi-label/mAP', '0.90'), ('mIoU', '0.90'),
+    ('pascal_voc/mAP', '0.900'), ('coco/bbox_mAP', '0.900'),
+])  # fmt: skip
+def test_metrics(key, text):
+    assert metric_text(0.9, key) == text
 
 
 @pytest.mark.parametrize('lines, message', [

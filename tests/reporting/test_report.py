@@ -121,6 +121,15 @@ def test_logs_only(tmp_path, cfg):
     assert '#predictions' not in text and '#classes' not in text
 
 
+def test_several_datasets_per_batch(tmp_path, cfg):
+    cfg.train_dataloader.batch_size = [1, 2]
+    cfg.optim_wrapper.accumulative_counts = 2
+    text = write(tmp_path, cfg, None).read_text()
+    facts = dict(re.findall(r'<dt>(.*?)</dt><dd>(.*?)</dd>', text))
+    assert facts['batch size'] == '6 = 3 x 1 process(es) x 2 accumulated'
+    assert facts['training, median'] == '6.0 img/s'
+
+
 def test_no_images(tmp_path, cfg, evaluated):
     text = write(tmp_path, cfg, 'best.pth', number=0).read_text()
     assert '<img ' not in text and '2 images have a score' in text
