@@ -2,7 +2,7 @@
 
 from collections import Counter
 from contextlib import ExitStack
-from typing import Any, Dict, List, NamedTuple, Set, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Set, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -147,6 +147,16 @@ class _Meter(FlopCounterMode):
         self.settle()
         self._parts.pop()
 
+    def attempt(self, run: Callable, *inputs: Any) -> Any:
+        """Return the outputs of a head; do not count one that takes other inputs."""
+        self.settle()
+        before = self.macs.copy(), self.attention.copy(), self._parts[:]
+        try:
+            return run(*inputs)
+        except Exception:  # whatever the other inputs lead to
+            self.flop_counts.pop('Global', None)
+            self.macs, self.attention, self._parts = before
+
     def settle(self) -> None:
         """Attribute all unassigned counts to the part that is running."""
         part = self._parts[-1]
@@ -167,11 +177,11 @@ def _run(model: nn.Module, meter: _Meter, height: int, width: int) -> None:
             hooks.enter_context(module.register_forward_hook(meter.leave))
         # FlopCounterMode sees every matmul of the reference implementation.
         with torch.no_grad(), use_backend('reference'), meter:
-            _infer(model, image)
+            _infer(model, meter, image)
             meter.settle()
 
 
-def _infer(model: nn.Module, image: Tensor) -> None:
+def _infer(model: nn.Module, meter: _Meter, image: Tensor) -> None:
     """Run all layers of inference, with the maximum number of regions."""
     if not hasattr(model, 'extract_feat'):
         model(image)
@@ -179,13 +189,18 @@ def _infer(model: nn.Module, image: Tensor) -> None:
     maps = model.extract_feat(image)
     for name in ('decode_head', 'bbox_head', 'rpn_head', 'head'):
         head = getattr(model, name, None)
-        if head is not None:
-            head(maps)
+        first, *others = head if isinstance(head, nn.ModuleList) else [head]
+        if first is not None:
+            found = meter.attempt(first, maps)
+            for other in others:  # of a cascade
+                found = meter.attempt(other, maps, found)
     roi_head = getattr(model, 'roi_head', None)
     if roi_head is not None:
-        _infer_regions(roi_head.bbox_roi_extractor, roi_head.bbox_head, NUM_REGIONS, image)
-        if roi_head.with_mask:
-            _infer_regions(roi_head.mask_roi_extractor, roi_head.mask_head, NUM_MASKS, image)
+        for kind, number in (('bbox', NUM_REGIONS), ('mask', NUM_MASKS)):
+            head = getattr(roi_head, f'{kind}_head', None)
+            if head is not None:
+                extractor = getattr(roi_head, f'{kind}_roi_extractor')
+                meter.attempt(_infer_regions, extractor, head, number, image)
 
 
 def _infer_regions(extractors: nn.Module, heads: nn.Module, number: int, image: Tensor) -> None:

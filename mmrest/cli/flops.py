@@ -65,7 +65,7 @@ def main() -> None:
     model = on_meta(backbone_config(cfg) if args.backbone_only else cfg)
     try:
         found = counts(count_parts(model, *size))
-    except Exception as error:  # a head that takes other arguments
+    except Exception as error:  # such as a backbone that takes other inputs
         raise UsageError(
             f'{type(model).__name__} of {args.network} cannot be counted at {size[0]} x {size[1]}:'
             f' {first_line(error)}; use --backbone-only'
