@@ -23,10 +23,11 @@ class BuildWithConfigs(build_py):
     """Build with configs and tools under .mim, where OpenMMLab looks for them."""
 
     def run(self):
-        super().run()
         package = ROOT / 'mmrest' if self.editable_mode else Path(self.build_lib) / 'mmrest'
         mim = package / '.mim'
-        shutil.rmtree(mim, ignore_errors=True)
+        # Wheels would contain modules of earlier builds.
+        shutil.rmtree(mim if self.editable_mode else package, ignore_errors=True)
+        super().run()
         mim.mkdir(parents=True)
         for name in ('configs', 'tools', 'model-index.yml'):
             if self.editable_mode:

@@ -16,7 +16,7 @@ from tests.runs import ROOT, run
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
-    """Wheel of a copy of the tracked files."""
+    """Wheel of a copy of the tracked files, with a module of an earlier build."""
     folder = tmp_path_factory.mktemp('wheel')
     source = folder / 'source'
     for name in ('configs', 'mmrest', 'requirements', 'tools'):
@@ -26,6 +26,8 @@ def wheel(tmp_path_factory):
         'LICENSE', 'MANIFEST.in', 'README.md', 'model-index.yml', 'pyproject.toml', 'setup.py',
     ):  # fmt: skip
         shutil.copy(ROOT / name, source)
+    (source / 'build' / 'lib' / 'mmrest').mkdir(parents=True)
+    (source / 'build' / 'lib' / 'mmrest' / 'stale.py').touch()
     subprocess.run(
         [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-w', folder,
          source],
@@ -37,6 +39,7 @@ def wheel(tmp_path_factory):
 
 def test_files_of_the_package(wheel):
     names = zipfile.ZipFile(wheel).namelist()
+    assert 'mmrest/stale.py' not in names
     templates = [path.relative_to(ROOT) for path in (ROOT / 'mmrest').rglob('*.html')]
     assert templates and all(str(path) in names for path in templates)
     names = {name for name in names if '.mim/' in name}
