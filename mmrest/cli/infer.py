@@ -82,6 +82,7 @@ class Run:
         self.task = bar.add_task('inference', total=0)
         self.done = 0  # images and frames
         self.skipped: List[str] = []  # one message per unreadable input
+        self.longer: List[str] = []  # animations and files of several pages
         self._drawing: Optional[Future] = None
         first = int(model.reduces_zero_label)
         label_values = list(range(first, first + len(model.classes)))
@@ -102,6 +103,8 @@ class Run:
             for found in self.model.stream(images, self.batch_size, self._skip):
                 source = images[str(found.source)]
                 self._keep(source, found)
+                if cv2.imcount(str(source.path)) > 1:
+                    self.longer.append(str(source.path))
                 if self.outputs.save_vis:
                     self._draw(found, partial(write_image, path=self.outputs.vis(source)))
             self._drawn()
@@ -208,6 +211,9 @@ def main() -> None:
         f'{interrupted}{run.done} images and frames in {seconds:.0f} s '
         f'({run.done / seconds:.1f} img/s): see {args.out_dir}'
     ]
+    if run.longer:
+        lines += ['only the first frame or page was used; convert to a video or images:']
+        lines += run.longer
     if run.skipped:
         lines += [f'{len(run.skipped)} of {len(inputs)} inputs were skipped:', *run.skipped]
     console.print('\n'.join(lines), markup=False, soft_wrap=True)

@@ -64,6 +64,11 @@ def _files(text: str, skipped: Set[str]) -> List[Tuple[Path, Path]]:
     matches = [path]
     if not path.exists():
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
+        if not matches and ('://' in text or text.isdigit() or text == '-'):
+            raise UsageError(
+                f'input {text} is not a file; URLs, cameras and stdin are not supported: download '
+                'files, or pass frames to model.stream in Python, see docs/inference.md'
+            )
         if not matches:
             raise UsageError(f'input {text} not found; pass images, folders, videos or a pattern')
         matches = [match for match in matches if all(map(is_new, (match, *match.parents)))]

@@ -181,6 +181,19 @@ def test_unreadable_inputs_are_skipped(tmp_path, coco_root, capsys):
     assert cv2.imread(str(vis / 'a' / '000000000001.jpg.jpg')).shape == (480, 640, 3)
 
 
+def test_pages(tmp_path, capsys):
+    """Only the first one is used, and the output says so."""
+    pages = [np.zeros((48, 64, 3), np.uint8)] * 2
+    cv2.imwritemulti(str(tmp_path / 'two.tif'), pages)
+    cv2.imwrite(str(tmp_path / 'one.tif'), pages[0])
+    assert not infer('det', tmp_path / '*.tif', '--out-dir', tmp_path / 'out')
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == [
+        'only the first frame or page was used; convert to a video or images:',
+        str(tmp_path / 'two.tif'),
+    ]
+
+
 def test_nothing_is_lost(tmp_path):
     """Earlier outputs are overwritten only with --overwrite, inputs never."""
     given = ('photos/000000000001.jpg', '--out-dir', tmp_path)

@@ -51,6 +51,12 @@ def test_names_with_a_tilde(tmp_path, monkeypatch):
             paths(name)
 
 
+@pytest.mark.parametrize('text', ['https://x.org/y.jpg', 'rtsp://10.0.0.1/live', '0', '-'])
+def test_streams(text):
+    with pytest.raises(UsageError, match=f'input {text} is not a file; URLs, cameras and stdin'):
+        paths(text)
+
+
 def test_outputs_among_the_inputs(tmp_path, monkeypatch):
     """Folders and patterns skip what an earlier run wrote, and hidden files."""
     monkeypatch.chdir(tmp_path)
