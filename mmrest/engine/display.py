@@ -284,20 +284,14 @@ class DisplayHook(Hook):
     def _start(self, what: str, total: int, done: int = 0) -> None:
         if self._console is None:
             return
-        columns = (MofNCompleteColumn(), _RateColumn('it'), TimeRemainingColumn())
+        columns = ()
         if what == 'train':  # they fit in 80 columns
             rest = Column(ratio=1, no_wrap=True)
             numbers = TextColumn('{task.fields[numbers]}', table_column=rest)
             columns = (TaskProgressColumn(), TimeRemainingColumn(), numbers)
-        self._progress = Progress(
-            TextColumn('{task.description}'),
-            BarColumn(bar_width=8),
-            *columns,
-            console=self._console,
-            expand=what == 'train',
-            transient=True,
-            redirect_stdout=False,  # it is redirected to the log
-        )
+        # The output of libraries is redirected to the log.
+        options = dict(expand=what == 'train', transient=True, redirect_stdout=False)
+        self._progress = progress_bar(self._console, 'it', *columns, **options)
         self._progress.add_task(what, total=total, completed=done, numbers='')
         self._progress.start()
 
@@ -361,16 +355,13 @@ def _millions(module: nn.Module) -> str:
     return f'{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M parameters'
 
 
-def progress_bar(console: Console, unit: str) -> Progress:
-    """Return a bar with the number of steps, their rate per `unit` and the ETA."""
-    return Progress(
-        TextColumn('{task.description}'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _RateColumn(unit),
-        TimeRemainingColumn(),
-        console=console,
-    )
+def progress_bar(
+    console: Console, unit: str, *columns: ProgressColumn, **options: Any
+) -> Progress:
+    """Return a bar with `columns`: by default, number of steps, rate per `unit` and ETA."""
+    bar = BarColumn(bar_width=8 if columns else 20)
+    columns = columns or (MofNCompleteColumn(), _RateColumn(unit), TimeRemainingColumn())
+    return Progress(TextColumn('{task.description}'), bar, *columns, console=console, **options)
 
 
 class _RateColumn(ProgressColumn):
