@@ -317,6 +317,7 @@ def introduction(runner: Runner) -> Table:
     backbone = getattr(model, 'backbone', None)
     loader, loop = runner.train_dataloader, runner.train_loop
     batch = np.sum(loader.batch_sampler.batch_size)  # a list for several datasets
+    batch *= get_world_size() * runner.cfg.optim_wrapper.get('accumulative_counts', 1)
     length = f'{runner.max_iters:,} iterations'
     if isinstance(loop, EpochBasedTrainLoop):
         length = f'{runner.max_epochs} epochs of {len(loader):,} iterations'
@@ -328,7 +329,7 @@ def introduction(runner: Runner) -> Table:
         'model': f'{type(model).__name__}, {_millions(model)}',
         'backbone': backbone and f'{type(backbone).__name__}, {_millions(backbone)}',
         'data': data,
-        'schedule': f'{length}, total batch size {batch * get_world_size()}',
+        'schedule': f'{length}, total batch size {batch}',
         'device': f'{get_device()}' + (f' x {get_world_size()}' if get_world_size() > 1 else ''),
         'weights': _origin(runner),
         'log': runner.log_dir,

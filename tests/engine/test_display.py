@@ -144,6 +144,7 @@ def test_screen(tmp_path, phase):
     console = Console(file=screen, force_terminal=True, width=80)
     runner = shown(tmp_path, [0.3, 0.6, 0.5], epochs=3, console=console)
     runner.register_hook(Printing())
+    runner.cfg.optim_wrapper['accumulative_counts'] = 2
     getattr(runner, phase)()
     output = re.sub(r'\x1b\[[0-9;?]*[a-zA-Z]', '', screen.getvalue())
     assert 'warning: an image is grey' in output and 'the weights fit' in output
@@ -151,7 +152,7 @@ def test_screen(tmp_path, phase):
     if phase == 'train':
         assert re.search('model +Toy, 0.0 M parameters', output)
         assert '4 images to train on, 4 to evaluate on' in output
-        assert '3 epochs of 2 iterations, total batch size 2' in output
+        assert '3 epochs of 2 iterations, total batch size 4' in output
         assert re.search(
             r'epoch 3/3 .* 100% \S+ loss \S+ lr 0\.01 [0-9.e+]+ img/s [0-9.]+ GiB *\n', output
         )
