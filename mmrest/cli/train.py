@@ -15,13 +15,13 @@ from rich.table import Table
 
 from ..checkpoint import lock_folder
 from ..engine.building import build_runner
+from ..engine.config import accumulation, total_batch_size
 from ..engine.distributed import join_processes, of_first_process
 from ..engine.resuming import ScheduleHook
 from ..engine.saving import newest_checkpoint
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from ..errors import UsageError
 from ..preflight import Report, rehearse
-from ..reporting.run_summary import accumulation, total_batch_size
 from .command import Parser, add_run_arguments, run_config
 
 

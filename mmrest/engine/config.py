@@ -238,6 +238,20 @@ def batch_size_of(loader: dict) -> int:
     return size if isinstance(size, int) else sum(size)
 
 
+def accumulation(cfg: Config) -> int:
+    """Return the number of iterations whose gradients one step accumulates."""
+    return (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
+
+
+def total_batch_size(cfg: Config, processes: int) -> Tuple[int, str]:
+    """Return the number of images per optimizer step, and its factors; 0 if it is not set."""
+    each, accumulated = batch_size_of(cfg.get('train_dataloader') or {}), accumulation(cfg)
+    factors = f'{each} x {processes} process(es)'
+    if accumulated > 1:
+        factors += f' x {accumulated} accumulated'
+    return each * processes * accumulated, factors
+
+
 OF_CLASSES = {'bbox_head', 'mask_head', 'decode_head', 'auxiliary_head', 'head'}
 """Heads whose num_classes is the number of classes; others count something else."""
 

@@ -15,11 +15,11 @@ from mmengine.utils.dl_utils import collect_env
 from ..engine.config import (
     RUN_KEYS,
     TESTED,
-    batch_size_of,
     dicts,
     is_classifier,
     load_config,
     make_resumable,
+    total_batch_size,
     type_name,
 )
 from ..engine.saving import newest_checkpoint
@@ -155,20 +155,6 @@ def _data(dataset: dict) -> str:
     classes = (dataset.get('metainfo') or {}).get('classes')
     number = f', {len(classes)} classes' if isinstance(classes, (list, tuple)) else ''
     return f'{type_name(dataset)} in {dataset["data_root"]}{number}'
-
-
-def accumulation(cfg: Config) -> int:
-    """Return the number of iterations whose gradients one step accumulates."""
-    return (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
-
-
-def total_batch_size(cfg: Config, processes: int) -> Tuple[int, str]:
-    """Return the number of images per optimizer step, and its factors; 0 if it is not set."""
-    each, accumulated = batch_size_of(cfg.get('train_dataloader') or {}), accumulation(cfg)
-    factors = f'{each} x {processes} process(es)'
-    if accumulated > 1:
-        factors += f' x {accumulated} accumulated'
-    return each * processes * accumulated, factors
 
 
 def changes_of(cfg: Config, name: str) -> Tuple[Optional[str], List[Tuple[str, str, str]]]:
