@@ -3,7 +3,7 @@
 import contextlib
 import os.path as osp
 from collections import Counter
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 from unittest import mock
 from xml.etree import ElementTree
 
@@ -17,6 +17,14 @@ NEEDED = {
     'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
 }
 """Keys of each entry that mmdet reads."""
+
+WHOLE = 'a whole number', lambda value: isinstance(value, int)
+BOX = (
+    'the four numbers x, y, width and height',
+    lambda box: len(box) == 4 and all(isinstance(side, (int, float)) for side in box),
+)
+MEANT = dict(width=WHOLE, height=WHOLE, bbox=BOX)
+"""What the value of a key must be, and whether a value is."""
 
 CROWD, EMPTY, NO_POLYGON = USUAL = (
     'crowds or ignored',
@@ -41,13 +49,14 @@ class Read:
     def warnings(self) -> Iterator[str]:
         """Yield warnings about objects that the dataset drops or ignores."""
         if self.unknown:
-            dropped = f'{sum(self.unknown.values())} objects of other classes'
-            yield f'drops {dropped}: {_listed(self.unknown, repr)}'
+            names = [f'{name!r} ({count})' for name, count in self.unknown.most_common()]
+            yield f'drops {sum(self.unknown.values())} objects of other classes: {some(names)}'
         count = sum(self.lost.values())
+        reasons = some(f'{reason} ({count:,})' for reason, count in self.lost.most_common())
         if self.lost.keys() - USUAL or count > MOST_LOST * self.objects:
             yield (
                 f'does not use {count:,} of the {self.objects:,} objects of its classes: '
-                f'{_listed(self.lost)}; correct the annotations if that is not intended'
+                f'{reasons}; correct the annotations if that is not intended'
             )
 
 
@@ -130,11 +139,14 @@ def check_entries(path: str, content: Dict[str, Any], evaluated: bool = False) -
         if not entries and key != 'annotations':  # files of test images have none
             raise UsageError(f'{path} is not a valid COCO annotation file: it has no {key}')
         for place, entry in enumerate(entries):
-            absent = [name for name in names if not entry.get(name) and entry.get(name) != 0]
-            fault = f'no {absent[0]}, which mmdet reads; add it' if absent else _fault(key, entry)
-            if fault:
-                entry_id = entry.get('id', place)
-                raise UsageError(f'{path}: entry {entry_id} of {key} has {fault}')
+            where = f'{path}: entry {entry.get("id", place)} of {key}'
+            for name in names:
+                value = entry.get(name)
+                if not value and value != 0:
+                    raise UsageError(f'{where} has no {name}, which mmdet reads; add it')
+                meant, is_meant = MEANT.get(name, ('', None))
+                if is_meant and not is_meant(value):
+                    raise UsageError(f'{where} has the {name} {value!r}; set it to {meant}')
         unique = 'name' if key == 'categories' else 'id'
         for value, count in Counter(entry[unique] for entry in entries).most_common(1):
             if count > 1:
@@ -150,16 +162,6 @@ def check_entries(path: str, content: Dict[str, Any], evaluated: bool = False) -
                 f'an id of {owners} ({some(map(repr, sorted(ids, key=str)), 3)}, '
                 f'{type(next(iter(ids))).__name__}); use the same numbers in both'
             )
-
-
-def _fault(key: str, entry: Dict[str, Any]) -> str:
-    for name in ('width', 'height') if key == 'images' else ():
-        if not isinstance(entry[name], int):
-            return f'the {name} {entry[name]!r}; set width and height to whole numbers'
-    bbox = entry['bbox'] if key == 'annotations' else (0,) * 4
-    if len(bbox) != 4 or not all(isinstance(number, (int, float)) for number in bbox):
-        return f'the bbox {bbox}; set it to the four numbers x, y, width and height'
-    return ''
 
 
 def _check_categories(coco: Any, classes: List[str], labels: List[int]) -> None:
@@ -191,20 +193,21 @@ def _read_objects(coco: Any, labels: List[int], masks: bool) -> Read:
         file.objects += 1
         if masks:
             _check_mask(f'{coco.file}: annotation {entry["id"]}', entry, image)
+        x, y, w, h = entry['bbox']
         if image is None:
             kind = type(entry['image_id']).__name__
             file.lost[f'image_id ({kind}) that is not the id of an image'] += 1
         elif entry.get('iscrowd') or entry.get('ignore'):
             file.lost[CROWD] += 1
-        elif entry['area'] <= 0 or _is_empty(*entry['bbox'], image['width'], image['height']):
+        elif (
+            entry['area'] <= 0
+            or min(w, h) < 1
+            or not (-w < x < image['width'] and -h < y < image['height'])
+        ):
             file.lost[EMPTY] += 1
         elif masks and not has_polygon(entry['segmentation']):
             file.lost[NO_POLYGON] += 1
     return file
-
-
-def _is_empty(x: float, y: float, w: float, h: float, width: int, height: int) -> bool:
-    return min(w, h) < 1 or min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0)
 
 
 def has_polygon(segmentation: Any) -> bool:
@@ -243,7 +246,3 @@ def _check_names(path: str, local: str, classes: Sequence[str], file: Read) -> N
                     f'{path} has an object {name!r}, but metainfo.classes the class {near!r}: '
                     'mmdet drops the object; names must match exactly'
                 )
-
-
-def _listed(counts: Counter, shown: Callable[[Any], str] = str) -> str:
-    return some(f'{shown(name)} ({count:,})' for name, count in counts.most_common())

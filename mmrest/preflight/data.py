@@ -217,16 +217,13 @@ def _sample(part: Part, report: Report) -> None:
 
 def _check_path(part: Part, path: str) -> None:
     """Raise UsageError for typical paths of exported annotations."""
-    if '/' in path.partition('://')[0] and '://' in path:
-        raise UsageError(
-            f'{path} ({part.where}): file_name is a URL; download the images and set file_name to '
-            'their names'
-        )
-    if '\\' in path and not osp.isfile(path) and osp.isfile(path.replace('\\', '/')):
-        raise UsageError(
-            f'{path} ({part.where}) not found, but the file with / instead of \\ is; write / in '
-            'file_name'
-        )
+    found, fault = path.replace('\\', '/'), ''
+    if '://' in path and '/' in path.partition('://')[0]:
+        fault = 'file_name is a URL; download the images and set file_name to their names'
+    elif '\\' in path and not osp.isfile(path) and osp.isfile(found):
+        fault = f'not found, but {found} is; write / instead of \\ in file_name'
+    if fault:
+        raise UsageError(f'{path} ({part.where}): {fault}')
 
 
 def _count_objects(part: Part, masks: bool) -> Optional[int]:

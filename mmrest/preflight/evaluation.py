@@ -43,12 +43,7 @@ def check_evaluator(
 ) -> Evaluator:
     """Check that perfect predictions get the best score, and that `save_best` is a metric.
 
-    Args:
-        cfg: config of the run.
-        phase: 'val' or 'test'.
-        parts: datasets of the phase, with samples.
-        folder: folder for files of the metrics.
-        report: receives the scores.
+    The metrics write their files to `folder`.
 
     Raises:
         UsageError: the evaluator cannot be built or fails, or the score is too low.

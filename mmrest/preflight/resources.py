@@ -129,8 +129,8 @@ def check_weights(
     for name, module, init_cfg in pretrained:  # also by a resumed run
         path = str(init_cfg['checkpoint'])
         # No zoo has weights of our backbones, and reading says so.
-        wrong = path.startswith(ZOOS) and isinstance(module, StrictPretrained)
-        remote = is_remote(path) and not wrong
+        ours = isinstance(module, StrictPretrained)
+        remote = is_remote(path) and not (ours and path.startswith(ZOOS))
         found = f'{path}: {elsewhere}' if remote else _fitted(module, init_cfg)
         report.add(f'pretrained weights of {name or "the model"}', found)
     path = osp.expanduser(cfg.get('load_from') or '')

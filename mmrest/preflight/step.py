@@ -118,13 +118,11 @@ class _FirstStep(Hook):
         cfg = self._cfg
         without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         if without and not (cfg.get('model_wrapper_cfg') or cfg).get('find_unused_parameters'):
-            remedy, unread, outputs = 'set find_unused_parameters=True', [], ()
-            backbone = getattr(model, 'backbone', None)
-            if isinstance(backbone, PyramidBackbone) and backbone.output_norms:
-                outputs = backbone.out_indices
-                norms = [backbone.output_norm(stage).weight for stage in outputs]
-                frozen_or_used = (not w.requires_grad or w.grad is not None for w in norms)
-                unread = [stage for stage, used in zip(outputs, frozen_or_used) if not used]
+            remedy, backbone = 'set find_unused_parameters=True', getattr(model, 'backbone', None)
+            ours = isinstance(backbone, PyramidBackbone) and backbone.output_norms
+            outputs = backbone.out_indices if ours else ()
+            norms = {stage: backbone.output_norm(stage).weight for stage in outputs}
+            unread = [i for i, w in norms.items() if w.requires_grad and w.grad is None]
             if unread and all(name.startswith('backbone.') for name in without):
                 reader, others = 'head', 'count in_index of the heads from its first entry'
                 if cfg.model.get('neck') is not None:
@@ -153,14 +151,7 @@ def check_run(
 
     Images are reduced, weights are not read from files, and the network is not compiled.
 
-    Args:
-        cfg: config of the run.
-        loaders: its loaders, by phase.
-        parts: their datasets, with samples.
-        evaluator: evaluator of the validation, if there is one.
-        resumed: checkpoint that the run resumes, without its tensors.
-        folder: work dir of the rehearsal.
-        report: receives losses and warnings.
+    The rehearsal writes to `folder`; `resumed` is the checkpoint to resume, without its tensors.
 
     Raises:
         UsageError: the run cannot be set up, its first step or evaluation fails, a loss is not
