@@ -24,7 +24,7 @@ BOX = (
     lambda box: len(box) == 4 and all(isinstance(side, (int, float)) for side in box),
 )
 MEANT = dict(width=WHOLE, height=WHOLE, bbox=BOX)
-"""What the value of a key must be, and whether a value is."""
+"""Key: its valid values in words, and a function that returns True for one."""
 
 CROWD, EMPTY, NO_POLYGON = USUAL = (
     'crowds or ignored',
