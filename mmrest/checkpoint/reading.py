@@ -13,6 +13,9 @@ from mmengine.fileio import get_local_path
 from ..errors import CheckpointError
 from .allowlist import TYPES, guarded_pickle
 
+ZOOS = ('torchvision://', 'modelzoo:', 'open-mmlab:', 'openmmlab:', 'mmcls:')
+"""Beginnings of names in the model zoos of torchvision and OpenMMLab."""
+
 
 def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
     """Read a file that ``torch.save`` or safetensors wrote.
@@ -28,6 +31,11 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
         CheckpointError: the file is not found, not a checkpoint, or contains other types.
     """
     path = osp.expanduser(str(path))
+    if path.startswith(ZOOS):  # usually left over from the config of a ResNet
+        raise CheckpointError(
+            f'{path}: this model zoo has no weights of ResT and RMT; drop the inherited init_cfg '
+            '(_delete_=True) or pass --pretrained PATH'
+        )
     with contextlib.ExitStack() as stack:
         local = path
         if '://' in path:

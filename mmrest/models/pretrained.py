@@ -83,7 +83,7 @@ def is_from_file(init_cfg: dict) -> bool:
 def check_init_cfg(init_cfg: InitCfg) -> None:
     """Raise ValueError if `init_cfg` is not valid for mmengine."""
     for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg or {}]:
-        is_valid = isinstance(cfg, dict)
+        is_valid = isinstance(cfg, dict) and ('type' in cfg or not cfg)
         if is_valid and is_from_file(cfg):
             is_valid = (
                 isinstance(cfg.get('checkpoint'), (str, PathLike))

@@ -2,19 +2,39 @@
 
 import contextlib
 import os.path as osp
-from collections import Counter, defaultdict
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+from collections import Counter
+from typing import Any, Dict, Iterator, List, Optional, Sequence
+from unittest import mock
+from xml.etree import ElementTree
+
+from mmengine.fileio import get_local_path
 
 from ..errors import UsageError, explained, some
 
 NEEDED = {
-    'images': ['id', 'file_name', 'width', 'height'],
-    'categories': ['id', 'name'],
-    'annotations': ['id', 'image_id', 'category_id', 'bbox', 'area'],
+    'images': ('id', 'file_name', 'width', 'height'),
+    'categories': ('id', 'name'),
+    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
 }
 """Keys of each entry that mmdet reads."""
 
-Methods = Iterator[Tuple[type, str, Callable]]
+WHOLE = 'a whole number', lambda value: isinstance(value, int)
+BOX = (
+    'the four numbers x, y, width and height',
+    lambda box: len(box) == 4 and all(isinstance(side, (int, float)) for side in box),
+)
+MEANT = dict(width=WHOLE, height=WHOLE, bbox=BOX)
+"""Key: its valid values in words, and a function that returns True for one."""
+
+CROWD, EMPTY, NO_POLYGON = USUAL = (
+    'crowds or ignored',
+    'area 0, a side below 1 pixel or outside the image',
+    'no polygon of 3 points or more',
+)
+"""Reasons why mmdet does not use an object; sound files have a few of each."""
+
+MOST_LOST = 0.05
+"""Share of unused objects from which a file is suspicious; 1% of COCO's are crowds."""
 
 
 class Read:
@@ -22,21 +42,34 @@ class Read:
 
     def __init__(self) -> None:
         self.images = 0
+        self.objects = 0  # of the classes
         self.unknown: Counter = Counter()  # names or numbers of objects that are not classes
-        self.small = 0  # VOC's objects below ``bbox_min_size``
+        self.lost: Counter = Counter()  # objects of the classes that are not used, by reason
+
+    def warnings(self) -> Iterator[str]:
+        """Yield warnings about objects that the dataset drops or ignores."""
+        if self.unknown:
+            names = [f'{name!r} ({count})' for name, count in self.unknown.most_common()]
+            yield f'drops {sum(self.unknown.values())} objects of other classes: {some(names)}'
+        count = sum(self.lost.values())
+        reasons = some(f'{reason} ({count:,})' for reason, count in self.lost.most_common())
+        if self.lost.keys() - USUAL or count > MOST_LOST * self.objects:
+            yield (
+                f'does not use {count:,} of the {self.objects:,} objects of its classes: '
+                f'{reasons}; correct the annotations if that is not intended'
+            )
 
 
 @contextlib.contextmanager
-def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Dict[str, Read]]:
-    """Check each COCO JSON and VOC XML that mmdet reads in this context.
+def checked_reading(masks: bool = False) -> Iterator[Dict[str, Read]]:
+    """Check each COCO JSON and VOC XML from which mmdet builds a dataset in this context.
 
     pycocotools silently drops one of two annotations with the same id, and raises a traceback if a
     key is missing. mmdet numbers the labels in the order of the JSON, and drops objects of an XML
     whose name is not a class.
 
     Args:
-        masks: every annotation of the classes needs a segmentation.
-        evaluated: every annotation needs ``iscrowd``.
+        masks: the pipeline loads masks, so every annotation of the classes needs a segmentation.
 
     Yields:
         Counts by file.
@@ -45,80 +78,90 @@ def checked_reading(masks: bool = False, evaluated: bool = False) -> Iterator[Di
         UsageError: an entry or category is missing, ambiguous, or in a different order from the
             classes; a name differs from a class only in case or space.
     """
-    found: Dict[str, Read] = defaultdict(Read)
-    with contextlib.ExitStack() as originals:
-        with contextlib.suppress(ImportError):  # segmentors and classifiers work without mmdet
-            for owner, name, method in (*_of_coco(found, masks, evaluated), *_of_voc(found)):
-                originals.callback(setattr, owner, name, getattr(owner, name))
-                setattr(owner, name, method)
+    found: Dict[str, Read] = {}
+    try:
+        from mmdet.datasets import CocoDataset, XMLDataset
+        from mmdet.datasets.api_wrappers import COCO
+    except ImportError:  # segmentors and classifiers work without mmdet
+        yield found
+        return
+
+    class CheckedCOCO(COCO):
+        def __init__(self, annotation_file: Any = None) -> None:
+            self.file = str(annotation_file)
+            fault = f'{annotation_file} is not a valid COCO annotation file'
+            with explained(fault) if osp.isfile(self.file) else contextlib.nullcontext():
+                super().__init__(annotation_file)
+
+        def createIndex(self) -> None:
+            check_entries(self.file, self.dataset)
+            super().createIndex()
+
+        def get_cat_ids(self, cat_names: Any = (), *args: Any, **kwargs: Any) -> List[int]:
+            numbers = super().get_cat_ids(cat_names, *args, **kwargs)
+            if cat_names:
+                _check_categories(self, list(cat_names), numbers)
+            found[self.file] = _read_objects(self, numbers, masks)
+            return numbers
+
+    parse = XMLDataset.parse_data_info
+
+    def checked_parse(self: Any, img_info: Dict[str, Any]) -> Dict[str, Any]:
+        path, file = img_info['xml_path'], found.setdefault(str(self.ann_file), Read())
+        with explained(f'{path} (of {self.ann_file}) cannot be read'):
+            info = parse(self, img_info)
+        with get_local_path(path, backend_args=self.backend_args) as local:
+            _check_names(path, local, self.metainfo['classes'], file)
+        file.images += 1
+        file.objects += len(info['instances'])
+        for left, top, right, bottom in (each['bbox'] for each in info['instances']):
+            if min(right - left, bottom - top) < (self.bbox_min_size or 0):
+                file.lost['below filter_cfg.bbox_min_size'] += 1
+        return info
+
+    with contextlib.ExitStack() as stack:
+        for owner in (CocoDataset, *CocoDataset.__subclasses__()):
+            if vars(owner).get('COCOAPI') is COCO:  # not of panoptic files, with other entries
+                stack.enter_context(mock.patch.object(owner, 'COCOAPI', CheckedCOCO))
+        stack.enter_context(mock.patch.object(XMLDataset, 'parse_data_info', checked_parse))
         yield found
 
 
-def _of_coco(found: Dict[str, Read], masks: bool, evaluated: bool) -> Methods:
-    """Yield class, name and replacement of mmdet's methods that read a JSON."""
-    from mmdet.datasets.api_wrappers import COCO
+def check_entries(path: str, content: Dict[str, Any], evaluated: bool = False) -> None:
+    """Check the entries of a COCO JSON; those of an evaluation need ``iscrowd``.
 
-    read, index, numbers = COCO.__init__, COCO.createIndex, COCO.get_cat_ids
-    needed = dict(NEEDED, annotations=[*NEEDED['annotations'], *['iscrowd'] * evaluated])
-
-    def checked_read(self: Any, annotation_file: Any = None) -> None:
-        self.file = str(annotation_file)
-        fault = f'{annotation_file} is not a valid COCO annotation file'
-        with explained(fault) if osp.isfile(self.file) else contextlib.nullcontext():
-            read(self, annotation_file)
-
-    def checked_index(self: Any) -> None:
-        if type(self) is COCO:  # files of panoptic segmentation have other entries
-            _check_entries(self.file, self.dataset, needed)
-            file = found[self.file] = Read()
-            file.images = len(self.dataset['images'])
-        index(self)
-        if type(self) is COCO:
-            numbered = (entry['category_id'] for entry in self.anns.values())
-            file.unknown.update(number for number in numbered if number not in self.cats)
-
-    def checked_numbers(self: Any, cat_names: Sequence[str] = (), **others: Any) -> List[int]:
-        labels = numbers(self, cat_names, **others)
-        if type(self) is COCO and cat_names:
-            _check_categories(self, list(cat_names), labels)
-        for entry in self.anns.values() if masks and type(self) is COCO else ():
-            if not entry.get('segmentation') and entry['category_id'] in labels:
-                raise UsageError(
-                    f'{self.file}: annotation {entry["id"]} has no segmentation, and the pipeline '
-                    'loads masks; add it'
-                )
-        return labels
-
-    yield COCO, '__init__', checked_read
-    yield COCO, 'createIndex', checked_index
-    yield COCO, 'get_cat_ids', checked_numbers
-
-
-def _check_entries(path: str, content: Dict[str, Any], needed: Dict[str, List[str]]) -> None:
-    for key, names in needed.items():
+    Raises:
+        UsageError: a key is missing or of another type, or an id or category name is not unique.
+    """
+    for key, names in NEEDED.items():
         entries = content.get(key) or ()
+        names += ('iscrowd',) * (evaluated and key == 'annotations')
         if not entries and key != 'annotations':  # files of test images have none
             raise UsageError(f'{path} is not a valid COCO annotation file: it has no {key}')
         for place, entry in enumerate(entries):
-            absent = [name for name in names if not entry.get(name) and entry.get(name) != 0]
-            if absent:
-                fault = f'no {absent[0]}, which mmdet reads; add it'
-            elif key == 'annotations' and not _is_box(entry['bbox']):
-                box = 'the four numbers x, y, width and height'
-                fault = f'the bbox {entry["bbox"]}; set it to {box}'
-            else:
-                continue
-            raise UsageError(f'{path}: entry {entry.get("id", place)} of {key} has {fault}')
+            where = f'{path}: entry {entry.get("id", place)} of {key}'
+            for name in names:
+                value = entry.get(name)
+                if not value and value != 0:
+                    raise UsageError(f'{where} has no {name}, which mmdet reads; add it')
+                meant, is_meant = MEANT.get(name, ('', None))
+                if is_meant and not is_meant(value):
+                    raise UsageError(f'{where} has the {name} {value!r}; set it to {meant}')
         unique = 'name' if key == 'categories' else 'id'
         for value, count in Counter(entry[unique] for entry in entries).most_common(1):
             if count > 1:
                 raise UsageError(
                     f'{path}: {count} {key} have the {unique} {value!r}; make it unique'
                 )
-
-
-def _is_box(bbox: Any) -> bool:
-    return len(bbox) == 4 and all(isinstance(number, (int, float)) for number in bbox)
+    for key, owners in (('image_id', 'images'), ('category_id', 'categories')):
+        ids = {entry['id'] for entry in content[owners]}
+        used = [entry[key] for entry in content.get('annotations') or ()]
+        if used and ids.isdisjoint(used):
+            raise UsageError(
+                f'{path}: no {key} of the annotations ({used[0]!r}, {type(used[0]).__name__}) is '
+                f'an id of {owners} ({some(map(repr, sorted(ids, key=str)), 3)}, '
+                f'{type(next(iter(ids))).__name__}); use the same numbers in both'
+            )
 
 
 def _check_categories(coco: Any, classes: List[str], labels: List[int]) -> None:
@@ -138,35 +181,68 @@ def _check_categories(coco: Any, classes: List[str], labels: List[int]) -> None:
         )
 
 
-def _of_voc(found: Dict[str, Read]) -> Methods:
-    """Yield class, name and replacement of mmdet's methods that read an XML."""
-    from mmdet.datasets import XMLDataset
+def _read_objects(coco: Any, labels: List[int], masks: bool) -> Read:
+    """Count the objects of a COCO JSON, and check their masks."""
+    file, used = Read(), set(labels)
+    file.images = len(coco.imgs)
+    for entry in coco.anns.values():
+        label, image = entry['category_id'], coco.imgs.get(entry['image_id'])
+        file.unknown.update([label] if label not in coco.cats else ())
+        if label not in used:
+            continue
+        file.objects += 1
+        if masks:
+            _check_mask(f'{coco.file}: annotation {entry["id"]}', entry, image)
+        x, y, w, h = entry['bbox']
+        if image is None:
+            kind = type(entry['image_id']).__name__
+            file.lost[f'image_id ({kind}) that is not the id of an image'] += 1
+        elif entry.get('iscrowd') or entry.get('ignore'):
+            file.lost[CROWD] += 1
+        elif (
+            entry['area'] <= 0
+            or min(w, h) < 1
+            or not (-w < x < image['width'] and -h < y < image['height'])
+        ):
+            file.lost[EMPTY] += 1
+        elif masks and not has_polygon(entry['segmentation']):
+            file.lost[NO_POLYGON] += 1
+    return file
 
-    parse, instances = XMLDataset.parse_data_info, XMLDataset._parse_instance_info
-    path = ''
 
-    def checked_info(self: Any, img_info: Dict[str, Any]) -> Dict[str, Any]:
-        nonlocal path
-        path, file = img_info['xml_path'], found[str(self.ann_file)]
-        with explained(f'{path} (of {self.ann_file}) cannot be read'):
-            info = parse(self, img_info)
-        file.images += 1
-        for left, top, right, bottom in (each['bbox'] for each in info['instances']):
-            file.small += min(right - left, bottom - top) < (self.bbox_min_size or 0)
-        return info
+def has_polygon(segmentation: Any) -> bool:
+    """Return True if mmdet uses a segmentation: an RLE, or polygons with one of 3 points."""
+    polygons = segmentation if isinstance(segmentation, list) else [(0,) * 6]
+    return any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in polygons)
 
-    def checked_instances(self: Any, tree: Any, *args: Any, **kwargs: Any) -> List[dict]:
-        classes = self.metainfo['classes']
-        names = [entry.findtext('name', '') for entry in tree.findall('object')]
-        for name in [name for name in names if name not in classes]:
-            found[str(self.ann_file)].unknown[name] += 1
-            for near in classes:
-                if near.lower() == name.strip().lower():
-                    raise UsageError(
-                        f'{path} has an object {name!r}, but metainfo.classes the class {near!r}: '
-                        'mmdet drops the object; names must match exactly'
-                    )
-        return instances(self, tree, *args, **kwargs)
 
-    yield XMLDataset, 'parse_data_info', checked_info
-    yield XMLDataset, '_parse_instance_info', checked_instances
+def _check_mask(where: str, entry: Dict[str, Any], image: Optional[Dict[str, Any]]) -> None:
+    mask = entry.get('segmentation')
+    if not mask:
+        raise UsageError(f'{where} has no segmentation, and the pipeline loads masks; add it')
+    if isinstance(mask, dict):
+        size = image and [image['height'], image['width']]
+        if size and mask.get('size') != size:  # mmdet would scramble the mask
+            raise UsageError(
+                f'{where} has an RLE of size {mask.get("size")}, but [height, width] of its image '
+                f'is {size}; correct the size, and encode the mask in column-major order'
+            )
+    elif not all(isinstance(p, list) and not isinstance((p or [0])[0], list) for p in mask):
+        raise UsageError(
+            f'{where}: segmentation must be a list of polygons [[x1, y1, x2, y2, ...]], '
+            f'got {str(mask)[:40]}'
+        )
+
+
+def _check_names(path: str, local: str, classes: Sequence[str], file: Read) -> None:
+    for entry in ElementTree.parse(local).findall('object'):
+        name = entry.findtext('name', '')
+        if name in classes:
+            continue
+        file.unknown[name] += 1
+        for near in classes:
+            if near.lower() == name.strip().lower():
+                raise UsageError(
+                    f'{path} has an object {name!r}, but metainfo.classes the class {near!r}: '
+                    'mmdet drops the object; names must match exactly'
+                )

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..engine.config import dicts
 from ..engine.data_loading import ResumableBatchSampler
 from ..errors import UsageError, explained, some
-from .annotations import checked_reading
+from .annotations import Read, checked_reading, has_polygon
 from .findings import Report
 
 SAMPLES = 24
@@ -39,12 +39,14 @@ class Part(NamedTuple):
         phase: 'train', 'val' or 'test'.
         dataset: the dataset.
         samples: some of its samples.
+        objects: number of its objects that count; None if its images have none.
     """
 
     where: str
     phase: str
     dataset: Any
     samples: List[Sample]
+    objects: Optional[int] = None
 
     @property
     def is_usual(self) -> bool:
@@ -147,23 +149,24 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
             f'{where}.sampler ({type(loader.batch_sampler.sampler).__name__}) is endless, so an '
             'epoch or evaluation never ends; set DefaultSampler'
         )
-    parts = list(_leaves(f'{where}.dataset', phase, loader.dataset))
-    for part in parts:
+    parts = []
+    for part in _leaves(f'{where}.dataset', phase, loader.dataset):
         if not len(part.dataset):
             raise UsageError(f'{part.where} has no images; check its paths and suffixes')
-        file = read[str(getattr(part.dataset, 'ann_file', None))]
-        used = f' used of {file.images:,}' if file.images else ''
-        report.add(f'images of {part.where}', f'{len(part.dataset):,}{used}')
-        if file.unknown:
-            names = [f'{name!r} ({count})' for name, count in file.unknown.most_common()]
-            dropped = f'{sum(file.unknown.values())} objects of other classes: {some(names)}'
-            report.warnings.append(f'{part.where} drops {dropped}')
-        if file.small:
-            small = f'{file.small} boxes below filter_cfg.bbox_min_size'
-            report.warnings.append(f'{part.where} ignores {small}')
+        _sample(part, report)
+        part = part._replace(objects=_count_objects(part, masks))
+        parts.append(part)
+        file = read.get(str(getattr(part.dataset, 'ann_file', None)), Read())
+        for what, used, listed in (
+            ('images', len(part.dataset), file.images),
+            ('objects', part.objects, file.objects),
+        ):
+            if used is not None:
+                given = f' used of {listed:,}' if listed else ''
+                report.add(f'{what} of {part.where}', f'{used:,}{given}')
+        report.warnings += [f'{part.where} {warning}' for warning in file.warnings()]
         if part.classes:
             report.add(f'classes of {part.where}', f'{len(part.classes)}: {some(part.classes, 3)}')
-        _sample(part, report)
     return loader, parts
 
 
@@ -188,6 +191,7 @@ def _sample(part: Part, report: Report) -> None:
         info = part.dataset.get_data_info(index)
         if not isinstance(info, dict):
             return  # a video, or something else that is not an image
+        _check_path(part, str(info.get('img_path', '')))
         with explained(f'sample {index} of {part.where} cannot be prepared'):
             packed = part.prepare(info) if part.is_usual else part.dataset.prepare_data(index)
         part.samples.append(Sample(info, packed))
@@ -211,6 +215,28 @@ def _sample(part: Part, report: Report) -> None:
         )
 
 
+def _check_path(part: Part, path: str) -> None:
+    """Raise UsageError for typical paths of exported annotations."""
+    found, fault = path.replace('\\', '/'), ''
+    if '://' in path and '/' in path.partition('://')[0]:
+        fault = 'file_name is a URL; download the images and set file_name to their names'
+    elif '\\' in path and not osp.isfile(path) and osp.isfile(found):
+        fault = f'not found, but {found} is; write / instead of \\ in file_name'
+    if fault:
+        raise UsageError(f'{path} ({part.where}): {fault}')
+
+
+def _count_objects(part: Part, masks: bool) -> Optional[int]:
+    if not part.samples or 'instances' not in part.samples[0].info:
+        return None
+    infos = map(part.dataset.get_data_info, range(len(part.dataset)))
+    return sum(
+        not instance.get('ignore_flag') and (not masks or has_polygon(instance.get('mask')))
+        for info in infos
+        for instance in info['instances']
+    )
+
+
 def check_objects(parts: List[Part], report: Report) -> None:
     """Check that the datasets with boxes have an object that counts.
 
@@ -218,10 +244,8 @@ def check_objects(parts: List[Part], report: Report) -> None:
         UsageError: the training data has none; for an evaluation, this is only a warning.
     """
     for phase in ('train', 'val'):
-        listed = [p for p in parts if p.phase == phase and p.samples]
-        listed = [part for part in listed if 'instances' in part.samples[0].info]
-        infos = (p.dataset.get_data_info(i) for p in listed for i in range(len(p.dataset)))
-        if listed and not any(map(_has_object, infos)):
+        listed = [p for p in parts if p.phase == phase and p.objects is not None]
+        if listed and not any(part.objects for part in listed):
             count, where = sum(len(p.dataset) for p in listed), some([p.where for p in listed], 2)
             fault = (
                 f'none of the {count} images of {where} has an object that counts: crowds, '

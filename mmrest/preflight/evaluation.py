@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate, one_hot
 from ..engine.building import find_type
 from ..engine.config import dicts, type_name
 from ..errors import UsageError, arguments_of, explained, near, some
-from .annotations import checked_reading
+from .annotations import check_entries
 from .data import Part, Sample
 from .findings import Report
 
@@ -43,12 +43,7 @@ def check_evaluator(
 ) -> Evaluator:
     """Check that perfect predictions get the best score, and that `save_best` is a metric.
 
-    Args:
-        cfg: config of the run.
-        phase: 'val' or 'test'.
-        parts: datasets of the phase, with samples.
-        folder: folder for files of the metrics.
-        report: receives the scores.
+    The metrics write their files to `folder`.
 
     Raises:
         UsageError: the evaluator cannot be built or fails, or the score is too low.
@@ -63,8 +58,11 @@ def check_evaluator(
                 f'{where} ({type_name(part)}) ignores {key}; did you mean {similar}?'
                 for similar in near(key, known, 0.8)
             ]
-    with checked_reading(evaluated=True), explained(f'{where} cannot be built'):
+    with explained(f'{where} cannot be built'):
         evaluator = Runner.build_evaluator(None, node)  # does not use its runner
+    for api in [getattr(metric, '_coco_api', None) for metric in evaluator.metrics]:
+        if type(api).__name__ == 'COCO':  # not of panoptic files, with other entries
+            check_entries(f'the ann_file of {where}', api.dataset, evaluated=True)
     for part in parts:
         voc, metainfo = part.metainfo.get('dataset_type'), getattr(part.dataset, 'METAINFO', {})
         if voc in ('VOC2007', 'VOC2012') and part.classes != list(metainfo.get('classes', ())):

@@ -11,6 +11,7 @@ from mmengine.model import BaseTTAModel
 from torch import nn
 
 from ..checkpoint import CheckpointError, read_weights, summary
+from ..checkpoint.reading import ZOOS
 from ..engine.compat import load_from_guarded
 from ..engine.config import dicts, type_name
 from ..engine.resuming import progress_of
@@ -102,9 +103,8 @@ def check_writable(folder: str, option: str = '--work-dir') -> Path:
 
 
 def is_remote(path: str) -> bool:
-    """Return True for an address, or a name in the model zoo of an OpenMMLab project."""
-    zoos = ('modelzoo:', 'open-mmlab:', 'openmmlab:', 'mmcls:')
-    return '://' in path or path.startswith(zoos)
+    """Return True for an address, or a name in a model zoo."""
+    return '://' in path or path.startswith(ZOOS)
 
 
 def check_weights(
@@ -128,7 +128,10 @@ def check_weights(
     pretrained = list(from_files(model)) if training else []
     for name, module, init_cfg in pretrained:  # also by a resumed run
         path = str(init_cfg['checkpoint'])
-        found = f'{path}: {elsewhere}' if is_remote(path) else _fitted(module, init_cfg)
+        # No zoo has weights of our backbones, and reading says so.
+        ours = isinstance(module, StrictPretrained)
+        remote = is_remote(path) and not (ours and path.startswith(ZOOS))
+        found = f'{path}: {elsewhere}' if remote else _fitted(module, init_cfg)
         report.add(f'pretrained weights of {name or "the model"}', found)
     path = osp.expanduser(cfg.get('load_from') or '')
     if is_remote(path):

@@ -26,6 +26,7 @@ from ..engine.data_loading import ResumableBatchSampler
 from ..engine.distributed import unwrapped
 from ..engine.resuming import follow_config
 from ..errors import UsageError, explained, some
+from ..models.pyramid import PyramidBackbone
 from .classes import IGNORED
 from .data import Part, Sample, count_instances
 from .findings import Report
@@ -117,13 +118,19 @@ class _FirstStep(Hook):
         cfg = self._cfg
         without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         if without and not (cfg.get('model_wrapper_cfg') or cfg).get('find_unused_parameters'):
-            remedy, neck = 'set find_unused_parameters=True', cfg.model.get('neck')
-            level = neck.get('start_level') if isinstance(neck, dict) else None
-            if level and all(name.startswith('backbone.') for name in without):
+            remedy, backbone = 'set find_unused_parameters=True', getattr(model, 'backbone', None)
+            ours = isinstance(backbone, PyramidBackbone) and backbone.output_norms
+            outputs = backbone.out_indices if ours else ()
+            norms = {stage: backbone.output_norm(stage).weight for stage in outputs}
+            unread = [i for i, w in norms.items() if w.requires_grad and w.grad is None]
+            if unread and all(name.startswith('backbone.') for name in without):
+                reader, others = 'head', 'count in_index of the heads from its first entry'
+                if cfg.model.get('neck') is not None:
+                    reader, others = 'neck', 'start_level=0 with the in_channels of these stages'
+                read = tuple(stage for stage in outputs if stage not in unread)
                 remedy = (
-                    f'the neck starts at start_level={level}: set '
-                    f'model.backbone.out_indices={tuple(range(level, 4))}, and start_level=0 with '
-                    'the in_channels of these stages'
+                    f'no {reader} reads stage {some(unread)}: set '
+                    f'model.backbone.out_indices={read}, and {others}'
                 )
             self._report.warnings.append(
                 f'{len(without)} parameters get no gradient ({some(without, 2)}), so distributed '
@@ -144,14 +151,7 @@ def check_run(
 
     Images are reduced, weights are not read from files, and the network is not compiled.
 
-    Args:
-        cfg: config of the run.
-        loaders: its loaders, by phase.
-        parts: their datasets, with samples.
-        evaluator: evaluator of the validation, if there is one.
-        resumed: checkpoint that the run resumes, without its tensors.
-        folder: work dir of the rehearsal.
-        report: receives losses and warnings.
+    The rehearsal writes to `folder`; `resumed` is the checkpoint to resume, without its tensors.
 
     Raises:
         UsageError: the run cannot be set up, its first step or evaluation fails, a loss is not

@@ -79,7 +79,8 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
     if not cfg.get(f'{phase}_dataloader'):
         raise UsageError('the config has no val_dataloader to evaluate on; pass --no-eval')
     # As a test, because a validation would save the best checkpoint.
-    cfg.test_dataloader, cfg.test_evaluator = cfg[f'{phase}_dataloader'], cfg[f'{phase}_evaluator']
+    cfg.test_dataloader = cfg[f'{phase}_dataloader']
+    cfg.test_evaluator = cfg.get(f'{phase}_evaluator')  # if there is none, the rehearsal says so
     cfg.test_cfg = dict(type='TestLoop')
     cfg.load_from, cfg.resume, cfg.launcher = checkpoint, False, 'none'
     if 'visualization' in (cfg.get('default_hooks') or {}):

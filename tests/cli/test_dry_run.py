@@ -34,6 +34,7 @@ def test_a_detector(dry_run, tmp_path, coco_root):
     for found in (
         'classes of train_dataloader.dataset 3: person, bicycle, car',
         'images of train_dataloader.dataset 4 used of 4',
+        'objects of train_dataloader.dataset 12 used of 12',
         'val_evaluator on the ground truth coco/segm_mAP 1.000',
         'first step loss ',
         'tensors loaded from tiny.pth, backbone.*',

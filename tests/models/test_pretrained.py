@@ -172,6 +172,7 @@ def test_second_initialisation_keeps_trained_weights(family, tmp_path):
 
 @pytest.mark.parametrize('init_cfg, message', [
     (['x.pth'], "init_cfg must be a dict .* got \\['x.pth'\\]"),
+    (dict(checkpoint='x.pth'), "got {'checkpoint': 'x.pth'}"),
     (dict(type='Pretrained'), 'checkpoint=PATH.* got .*Pretrained'),
     (dict(type='Pretrained', checkpoint='x.pth', prefix=3), 'a string as prefix.* got .*3'),
     (dict(type='Pretrained', checkpoint='x.pth', strict=True), "got {.*'strict': True"),

@@ -99,6 +99,26 @@ def twice(key, name):
     return change
 
 
+def transposed(content):
+    for annotation in content['annotations']:
+        annotation['segmentation'] = dict(size=[80, 60], counts=[100, 200, 4500])
+
+
+def polygons(change):
+    """Return a change of every polygon of a JSON file, a flat list of coordinates."""
+
+    def apply(content):
+        for annotation in content['annotations']:
+            annotation['segmentation'] = change(annotation['segmentation'][0])
+
+    return apply
+
+
+def windows(content):
+    for image in content['images']:
+        image['file_name'] = '..\\train2017\\' + image['file_name']
+
+
 NO_OBJECT = 'none of the 4 images of train_dataloader.dataset has an object that'
 NO_MASK = 'annotation 1 has no segmentation, and the pipeline loads masks; add it'
 JSON_FAULTS = {
@@ -137,6 +157,21 @@ JSON_FAULTS = {
     'width and height exchanged': (TRAIN, each('images', height=80, width=60), 'says 60 x 80'),
     'boxes outside of the images': (TRAIN, each('annotations', bbox=[500, 500, 10, 10]),
         NO_OBJECT),
+    'RLE of transposed size': (TRAIN, transposed,
+        'annotation 1 has an RLE of size [80, 60], but [height, width] of its image is [60, 80]'),
+    'flat polygons': (TRAIN, polygons(list), 'annotation 1: segmentation must be a list of poly'),
+    'polygons of pairs': (TRAIN, polygons(lambda flat: [[flat[:2], flat[2:4], flat[4:6]]]),
+        'segmentation must be a list of polygons [[x1, y1, x2, y2, ...]], got [[['),
+    'width that is not whole': (VAL, each('images', width=80.0),
+        'entry 1 of images has the width 80.0; set it to a whole number'),
+    'width in quotes': (TRAIN, each('images', width='80'), "images has the width '80'; set it"),
+    'category ids in quotes': (TRAIN, each('annotations', category_id='1'),
+        "no category_id of the annotations ('1', str) is an id of categories (1, 2, 3, int); use"),
+    'image ids of no image': (TRAIN, each('annotations', image_id=99),
+        'no image_id of the annotations (99, int) is an id of images (1, 2, 3, … 1 more, int)'),
+    'names that are URLs': (TRAIN, each('images', file_name='https://host/x.jpg'),
+        'x.jpg (train_dataloader.dataset): file_name is a URL; download the images'),
+    'names with backslashes': (TRAIN, windows, 'jpg is; write / instead of \\ in file_name'),
     'no annotation': (TRAIN, partial(dict, annotations=[]), 'no images remain in its dataset'),
     'a list': (TRAIN, lambda content: [1], 'is not a valid COCO annotation file'),
 }  # fmt: skip
@@ -419,7 +454,14 @@ WARNINGS = {
         'val_dataloader.dataset.pipeline.2.reduce_zero_label': False},
         'reduce_zero_label is False in val_dataloader.dataset, but True in train_dataloader'),
     'a map that no neck reads': ('det', {'model.neck.start_level': 1, 'model.neck.num_outs': 5},
-        'Expected to have finished reduction'),
+        'Expected to have finished reduction"; no neck reads stage 0: set '
+        'model.backbone.out_indices=(1, 2, 3), and start_level=0'),
+    'maps that no head reads': (
+        'seg', {'model.neck': None, 'model.decode_head': dict(
+            _delete_=True, type='FCNHead', in_channels=32, in_index=3, channels=16, num_convs=1,
+            num_classes=150, norm_cfg=dict(type='BN'))},
+        'Expected to have finished reduction"; no head reads stage 0, 1, 2: set '
+        'model.backbone.out_indices=(3,), and count in_index of the heads'),
 }  # fmt: skip
 
 
@@ -455,6 +497,36 @@ def test_warnings_of_annotations(folder, change, words):
     content['annotations'].append(dict(kept, id=999))
     path.write_text(json.dumps(content))
     assert any(words in warning for warning in rehearsed('det').warnings)
+
+
+def second(**values):
+    """Return a change of every second object of a JSON file; functions get the old value."""
+
+    def change(content):
+        for entry in content['annotations'][1::2]:
+            for key, value in values.items():
+                entry[key] = value(entry[key]) if callable(value) else value
+
+    return change
+
+
+@pytest.mark.parametrize('change, reason', [
+    (second(image_id=99), 'image_id (int) that is not the id of an image (6)'),
+    (second(image_id=str), 'image_id (str) that is not the id of an image (6)'),
+    (second(area=0), 'area 0, a side below 1 pixel or outside the image (6)'),
+    (second(bbox=lambda box: [side / 80 for side in box]), 'or outside the image (6)'),
+    (second(bbox=[90, 9, 9, 9]), 'or outside the image (6)'),
+    (second(iscrowd=1), 'crowds or ignored (6)'),
+    (second(segmentation=[[1, 2, 30, 40]]), 'no polygon of 3 points or more (6)'),
+])  # fmt: skip
+def test_objects_that_are_not_used(folder, change, reason):
+    edited(folder / 'coco' / TRAIN, change)
+    report = rehearsed('det')
+    where = 'train_dataloader.dataset'
+    (warning,) = (w for w in report.warnings if w.startswith(where))
+    lost = f'{where} does not use 6 of the 12 objects of its classes: '
+    assert warning.startswith(lost) and reason in warning
+    assert (f'objects of {where}', '6 used of 12') in report.facts
 
 
 def test_resumed_runs(folder):

@@ -44,6 +44,16 @@ def test_remote_weights_are_not_checked():
     assert 'not checked' in first.found and 'not checked' in second.found
 
 
+@pytest.mark.parametrize('name', ['torchvision://resnet50', 'open-mmlab://x', 'mmcls:x'])
+def test_model_zoos_have_no_weights_of_our_backbones(name):
+    model = built(dict(type='Pretrained', checkpoint=name))
+    with pytest.raises(CheckpointError, match=f'{name}: this model zoo has no weights of ResT'):
+        facts(model)
+    model.init_cfg, model.backbone.init_cfg = model.backbone.init_cfg, None  # of a foreign one
+    (fact,) = facts(model)
+    assert 'not checked' in fact.found
+
+
 def test_a_backbone_of_another_project(tmp_path):
     model = nn.ModuleDict(dict(backbone=nn.Linear(2, 3)))
     model['backbone'].init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth'))

@@ -20,7 +20,7 @@ from mmrest.reporting.evaluation import Evaluation, evaluate
 from mmrest.reporting.logs import Log
 from mmrest.reporting.run_summary import logged_environment, summary_of
 from mmrest.reporting.scores import LabelMapScores
-from tests.runs import ROOT, SEGMENTOR, run
+from tests.runs import DETECTOR, ROOT, SEGMENTOR, run
 
 NAMES = [f'class {number} <b>{"of_a_very_long_name" * 6}</b>' for number in range(150)]
 LOG = Log(
@@ -204,3 +204,10 @@ def test_a_classifier_is_not_evaluated(tmp_path):
     message = r'cls\.py is the config of a classifier, .*; pass --no-eval$'
     with pytest.raises(UsageError, match=message):
         evaluate(Config.fromfile(path), 'absent.pth', torch.device('cpu'), 0.3)
+
+
+def test_an_evaluation_without_evaluator(tmp_path, coco_root):
+    (tmp_path / 'det.py').write_text(DETECTOR)
+    cfg = load_config(str(tmp_path / 'det.py'), {'val_evaluator': None}, str(coco_root))
+    with pytest.raises(UsageError, match='val_evaluator must be set, because others of val_data'):
+        evaluate(cfg, 'absent.pth', torch.device('cpu'), 0.3)
