@@ -24,11 +24,11 @@ model = dict(
         arch=dict(base='t', depths=(1, 1, 4, 1)),
         norm_cfg=norm_cfg,
         drop_path_rate=0.0,
+        out_indices=(1, 2, 3),
     ),
     neck=dict(
-        in_channels=_base_.channels,
+        in_channels=_base_.channels[1:],
         out_channels=width,
-        start_level=1,
         num_outs=len(strides),
         norm_cfg=norm_cfg,
     ),

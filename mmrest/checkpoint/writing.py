@@ -70,7 +70,7 @@ def lock_folder(folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        file = os.open(folder / '.lock', os.O_CREAT | os.O_RDWR)  # stays open
+        file = os.open(folder / '.lock', os.O_CREAT | os.O_RDWR, 0o666)  # stays open
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not kept by children
     except BlockingIOError as error:
         raise CheckpointError(

@@ -129,7 +129,7 @@ class _Resumable:
             return
         if done % self.val_interval and done != end:
             return
-        if self._stop.asked_here():
+        if self._stop.asked(at_once=True):
             self._interrupt()
         self._before_evaluation = random_states()
         try:

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
-from mmengine.dist import all_gather_object, barrier, get_rank, get_world_size, is_main_process
+from mmengine.dist import (
+    all_gather_object,
+    barrier,
+    broadcast,
+    get_rank,
+    get_world_size,
+    is_main_process,
+)
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
@@ -46,9 +53,24 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
+        if self.save_best and len(self.key_indicators) == 1:
+            self.best_ckpt_path = self._own(self.best_ckpt_path)
+        elif self.save_best:
+            paths = self.best_ckpt_path_dict
+            paths.update({name: self._own(path) for name, path in paths.items()})
         if is_main_process() and isinstance(self.file_backend, LocalBackend):
             for folder in {self.out_dir, runner.work_dir}:
                 remove_unfinished(Path(folder))
+
+    def _own(self, path: Optional[str]) -> Optional[str]:
+        """Return a path in this run's folder; that of a run it resumes may be in another one."""
+        own = path and self.file_backend.join_path(self.out_dir, Path(path).name)
+        return own if own and self.file_backend.isfile(own) else None
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Evaluate what is saved: rank 0's statistics of batch norms; after EMAHook."""
+        for buffer in runner.model.buffers():
+            broadcast(buffer)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add the state of the loop, except to checkpoints of other hooks."""
@@ -161,8 +183,8 @@ class AtomicCheckpointHook(CheckpointHook):
             known.update({name: known[name] or path for name, path in before.items()})
         for name, path in before.items():
             if is_main_process() and path not in (None, known[name]):
+                runner.logger.info(f'removing {path}, the previous best checkpoint')
                 self._remove(path)
-                runner.logger.info(f'removed {path}, the previous best checkpoint')
 
 
 @HOOKS.register_module()

@@ -31,7 +31,7 @@ class StopRequest:
     """Context manager that catches SIGTERM, SIGHUP and Ctrl-C; a second one ends the process.
 
     SIGHUP says that the terminal was closed; nohup ignores it. In distributed runs, Ctrl-C is left
-    to the launcher.
+    to the launcher, and so is the end of the process: the launcher repeats the other signals.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,8 @@ class StopRequest:
 
     def _listen(self, number: int, frame: Any) -> None:
         self._asked = True
-        self.__exit__()
+        if get_world_size() == 1:
+            self.__exit__()
         if number == signal.SIGTERM:
             return
         self.name = 'Ctrl-C' if number == signal.SIGINT else 'SIGHUP'
@@ -69,12 +70,15 @@ class StopRequest:
             except OSError:  # the terminal is gone, or the same Ctrl-C has ended tee
                 os.dup2(os.open(os.devnull, os.O_WRONLY), output)
 
-    def asked(self) -> bool:
-        """Return True if any rank was asked to stop; all ranks call this equally often."""
+    def asked(self, at_once: bool = False) -> bool:
+        """Return True if any rank was asked to stop; all ranks call this equally often.
+
+        The ranks exchange it in every tenth call, or `at_once`.
+        """
         if get_world_size() == 1:
             return self._asked
         self._calls += 1
-        if self._calls % _INTERVAL:
+        if self._calls % _INTERVAL and not at_once:
             return False
         anywhere = torch.tensor(int(self._asked))
         all_reduce(anywhere, 'max')

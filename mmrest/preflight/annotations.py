@@ -4,7 +4,6 @@ import contextlib
 import os.path as osp
 from collections import Counter
 from typing import Any, Dict, Iterator, List, Optional, Sequence
-from unittest import mock
 from xml.etree import ElementTree
 
 from mmengine.fileio import get_local_path
@@ -119,12 +118,17 @@ def checked_reading(masks: bool = False) -> Iterator[Dict[str, Read]]:
                 file.lost['below filter_cfg.bbox_min_size'] += 1
         return info
 
-    with contextlib.ExitStack() as stack:
-        for owner in (CocoDataset, *CocoDataset.__subclasses__()):
-            if vars(owner).get('COCOAPI') is COCO:  # not of panoptic files, with other entries
-                stack.enter_context(mock.patch.object(owner, 'COCOAPI', CheckedCOCO))
-        stack.enter_context(mock.patch.object(XMLDataset, 'parse_data_info', checked_parse))
+    # Not those of panoptic files, which have other entries.
+    owners = [c for c in (CocoDataset, *CocoDataset.__subclasses__()) if c.COCOAPI is COCO]
+    try:
+        for owner in owners:
+            owner.COCOAPI = CheckedCOCO
+        XMLDataset.parse_data_info = checked_parse
         yield found
+    finally:
+        for owner in owners:
+            owner.COCOAPI = COCO
+        XMLDataset.parse_data_info = parse
 
 
 def check_entries(path: str, content: Dict[str, Any], evaluated: bool = False) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..engine.config import dicts
 from ..engine.data_loading import ResumableBatchSampler
 from ..errors import UsageError, explained, some
-from .annotations import Read, checked_reading, has_polygon
+from .annotations import Read, checked_reading
 from .findings import Report
 
 SAMPLES = 24
@@ -39,14 +39,12 @@ class Part(NamedTuple):
         phase: 'train', 'val' or 'test'.
         dataset: the dataset.
         samples: some of its samples.
-        objects: number of its objects that count; None if its images have none.
     """
 
     where: str
     phase: str
     dataset: Any
     samples: List[Sample]
-    objects: Optional[int] = None
 
     @property
     def is_usual(self) -> bool:
@@ -149,21 +147,17 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
             f'{where}.sampler ({type(loader.batch_sampler.sampler).__name__}) is endless, so an '
             'epoch or evaluation never ends; set DefaultSampler'
         )
-    parts = []
-    for part in _leaves(f'{where}.dataset', phase, loader.dataset):
+    parts = list(_leaves(f'{where}.dataset', phase, loader.dataset))
+    for part in parts:
         if not len(part.dataset):
             raise UsageError(f'{part.where} has no images; check its paths and suffixes')
         _sample(part, report)
-        part = part._replace(objects=_count_objects(part, masks))
-        parts.append(part)
         file = read.get(str(getattr(part.dataset, 'ann_file', None)), Read())
-        for what, used, listed in (
-            ('images', len(part.dataset), file.images),
-            ('objects', part.objects, file.objects),
-        ):
-            if used is not None:
-                given = f' used of {listed:,}' if listed else ''
-                report.add(f'{what} of {part.where}', f'{used:,}{given}')
+        used = f' used of {file.images:,}' if file.images else ''
+        report.add(f'images of {part.where}', f'{len(part.dataset):,}{used}')
+        if file.objects:
+            used = f'{file.objects - sum(file.lost.values()):,} used of {file.objects:,}'
+            report.add(f'objects of {part.where}', used)
         report.warnings += [f'{part.where} {warning}' for warning in file.warnings()]
         if part.classes:
             report.add(f'classes of {part.where}', f'{len(part.classes)}: {some(part.classes, 3)}')
@@ -226,17 +220,6 @@ def _check_path(part: Part, path: str) -> None:
         raise UsageError(f'{path} ({part.where}): {fault}')
 
 
-def _count_objects(part: Part, masks: bool) -> Optional[int]:
-    if not part.samples or 'instances' not in part.samples[0].info:
-        return None
-    infos = map(part.dataset.get_data_info, range(len(part.dataset)))
-    return sum(
-        not instance.get('ignore_flag') and (not masks or has_polygon(instance.get('mask')))
-        for info in infos
-        for instance in info['instances']
-    )
-
-
 def check_objects(parts: List[Part], report: Report) -> None:
     """Check that the datasets with boxes have an object that counts.
 
@@ -244,8 +227,10 @@ def check_objects(parts: List[Part], report: Report) -> None:
         UsageError: the training data has none; for an evaluation, this is only a warning.
     """
     for phase in ('train', 'val'):
-        listed = [p for p in parts if p.phase == phase and p.objects is not None]
-        if listed and not any(part.objects for part in listed):
+        listed = [p for p in parts if p.phase == phase and p.samples]
+        listed = [part for part in listed if 'instances' in part.samples[0].info]
+        infos = (p.dataset.get_data_info(i) for p in listed for i in range(len(p.dataset)))
+        if listed and not any(map(_has_object, infos)):
             count, where = sum(len(p.dataset) for p in listed), some([p.where for p in listed], 2)
             fault = (
                 f'none of the {count} images of {where} has an object that counts: crowds, '

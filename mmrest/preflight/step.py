@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dist import get_world_size
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import OptimWrapperDict
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..engine.building import build_runner
 from ..engine.compat import use_parts
 from ..engine.data_loading import ResumableBatchSampler
-from ..engine.distributed import unwrapped
+from ..engine.distributed import is_sharded, unwrapped
 from ..engine.resuming import follow_config
 from ..errors import UsageError, explained, some
 from ..models.pyramid import PyramidBackbone
@@ -117,7 +118,9 @@ class _FirstStep(Hook):
             )
         cfg = self._cfg
         without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        if without and not (cfg.get('model_wrapper_cfg') or cfg).get('find_unused_parameters'):
+        options = cfg.get('model_wrapper_cfg') or cfg
+        tolerant = options.get('find_unused_parameters') or options.get('static_graph')
+        if without and not tolerant:
             remedy, backbone = 'set find_unused_parameters=True', getattr(model, 'backbone', None)
             ours = isinstance(backbone, PyramidBackbone) and backbone.output_norms
             outputs = backbone.out_indices if ours else ()
@@ -132,10 +135,13 @@ class _FirstStep(Hook):
                     f'no {reader} reads stage {some(unread)}: set '
                     f'model.backbone.out_indices={read}, and {others}'
                 )
-            self._report.warnings.append(
+            fault = (
                 f'{len(without)} parameters get no gradient ({some(without, 2)}), so distributed '
                 f'training fails with "Expected to have finished reduction"; {remedy}'
             )
+            if get_world_size() > 1 and not is_sharded(cfg):
+                raise UsageError(fault)
+            self._report.warnings.append(fault)
 
 
 def check_run(

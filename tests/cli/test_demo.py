@@ -17,7 +17,7 @@ train_dataloader['batch_size'] = 2
 """
 MODELS = {
     'maskrcnn_rmt_t': (
-        'neck=dict(in_channels=[8, 16, 24, 32]), '
+        'neck=dict(in_channels=[16, 24, 32]), '
         'train_cfg=dict(rpn_proposal=few, rcnn=dict(sampler=dict(num=16))), '
         'test_cfg=dict(rpn=few, rcnn=thr))\n'
         "model['backbone']['norm_cfg'] = dict(num_groups=4"

@@ -183,6 +183,29 @@ def test_resumed_by_more_processes(tmp_path, monkeypatch):
     assert watch.indices == {i: whole.indices[i] for i in range(8, 16)}
 
 
+def test_best_checkpoint_of_another_folder(tmp_path):
+    """A run that branches off leaves it alone."""
+    checkpoint = dict(EPOCHS, save_best='mean', rule='greater')
+    trained(config(tmp_path / 'first', checkpoint=checkpoint), place=('training', 13))
+    before = checkpoints(tmp_path / 'first')
+    branch = dict(load_from=newest_checkpoint(tmp_path / 'first'), resume=True)
+    checkpoint['rule'] = 'less'  # so that the next one is the best
+    trained(config(tmp_path / 'branch', checkpoint=checkpoint, **branch))
+    assert checkpoints(tmp_path / 'first') == before
+    assert sum(name.startswith('best') for name in before) == 1
+    assert sum(name.startswith('best') for name in checkpoints(tmp_path / 'branch')) == 1
+
+
+def test_ranks_evaluate_what_is_saved(tmp_path, monkeypatch):
+    """Namely the statistics of rank 0, whose batch norms have seen other images."""
+    mean = torch.full((8,), 7.0)
+    monkeypatch.setattr(
+        saving, 'broadcast', lambda buffer: buffer.copy_(mean) if buffer.ndim else buffer
+    )
+    _, runner = trained(config(tmp_path), place=('in an evaluation', 4))
+    assert torch.equal(runner.model.net[1].running_mean, mean)
+
+
 def test_loader_has_its_batch_size(tmp_path):
     """Which hooks such as mmpretrain's PreciseBNHook read."""
     assert build_runner(config(tmp_path)).train_loop.dataloader.batch_size == 3

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from mmrest.engine import signals
 from tests.forks import warm_folder
 
 LOADER = """
@@ -101,6 +102,16 @@ def test_terminal_or_tee_is_gone(name):
     python = [str(warm_folder() / 'python'), '-c', INTERRUPTED, name]
     assert subprocess.run(python, timeout=60, stdout=writing, stderr=writing).returncode == 3
     os.close(writing)
+
+
+def test_ranks_ask_each_other(monkeypatch):
+    """Launchers repeat the signal; before an evaluation, ranks do not wait for a tenth call."""
+    monkeypatch.setattr(signals, 'get_world_size', lambda: 2)
+    with signals.StopRequest() as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert not stop.asked() and stop.asked(at_once=True)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_child_can_be_terminated_as_soon_as_it_is_forked():
