@@ -142,15 +142,16 @@ def check_entries(path: str, content: Dict[str, Any], evaluated: bool = False) -
         names += ('iscrowd',) * (evaluated and key == 'annotations')
         if not entries and key != 'annotations':  # files of test images have none
             raise UsageError(f'{path} is not a valid COCO annotation file: it has no {key}')
-        for place, entry in enumerate(entries):
-            where = f'{path}: entry {entry.get("id", place)} of {key}'
-            for name in names:
-                value = entry.get(name)
+        for name in names:
+            meant, is_meant = MEANT.get(name, ('', None))
+            for place, entry in enumerate(entries):
+                value, fault = entry.get(name), ''
                 if not value and value != 0:
-                    raise UsageError(f'{where} has no {name}, which mmdet reads; add it')
-                meant, is_meant = MEANT.get(name, ('', None))
-                if is_meant and not is_meant(value):
-                    raise UsageError(f'{where} has the {name} {value!r}; set it to {meant}')
+                    fault = f'no {name}, which mmdet reads; add it'
+                elif is_meant and not is_meant(value):
+                    fault = f'the {name} {value!r}; set it to {meant}'
+                if fault:
+                    raise UsageError(f'{path}: entry {entry.get("id", place)} of {key} has {fault}')
         unique = 'name' if key == 'categories' else 'id'
         for value, count in Counter(entry[unique] for entry in entries).most_common(1):
             if count > 1:
@@ -191,12 +192,13 @@ def _read_objects(coco: Any, labels: List[int], masks: bool) -> Read:
     file.images = len(coco.imgs)
     for entry in coco.anns.values():
         label, image = entry['category_id'], coco.imgs.get(entry['image_id'])
-        file.unknown.update([label] if label not in coco.cats else ())
+        if label not in coco.cats:
+            file.unknown[label] += 1
         if label not in used:
             continue
         file.objects += 1
         if masks:
-            _check_mask(f'{coco.file}: annotation {entry["id"]}', entry, image)
+            _check_mask(coco.file, entry, image)
         x, y, w, h = entry['bbox']
         if image is None:
             kind = type(entry['image_id']).__name__
@@ -220,22 +222,24 @@ def has_polygon(segmentation: Any) -> bool:
     return any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in polygons)
 
 
-def _check_mask(where: str, entry: Dict[str, Any], image: Optional[Dict[str, Any]]) -> None:
-    mask = entry.get('segmentation')
+def _check_mask(file: str, entry: Dict[str, Any], image: Optional[Dict[str, Any]]) -> None:
+    mask, fault = entry.get('segmentation'), ''
     if not mask:
-        raise UsageError(f'{where} has no segmentation, and the pipeline loads masks; add it')
-    if isinstance(mask, dict):
+        fault = 'no segmentation, and the pipeline loads masks; add it'
+    elif isinstance(mask, dict):
         size = image and [image['height'], image['width']]
         if size and mask.get('size') != size:  # mmdet would scramble the mask
-            raise UsageError(
-                f'{where} has an RLE of size {mask.get("size")}, but [height, width] of its image '
-                f'is {size}; correct the size, and encode the mask in column-major order'
+            fault = (
+                f'an RLE of size {mask.get("size")}, but [height, width] of its image is {size}; '
+                'correct the size, and encode the mask in column-major order'
             )
-    elif not all(isinstance(p, list) and not isinstance((p or [0])[0], list) for p in mask):
-        raise UsageError(
-            f'{where}: segmentation must be a list of polygons [[x1, y1, x2, y2, ...]], '
-            f'got {str(mask)[:40]}'
+    elif not isinstance(mask[0], list) or isinstance((mask[0] or [0])[0], list):
+        fault = (
+            f'the segmentation {str(mask)[:40]}; set it to a list of polygons '
+            '[[x1, y1, x2, y2, ...]]'
         )
+    if fault:
+        raise UsageError(f'{file}: annotation {entry["id"]} has {fault}')
 
 
 def _check_names(path: str, local: str, classes: Sequence[str], file: Read) -> None:
