@@ -151,7 +151,8 @@ def check_entries(path: str, content: Dict[str, Any], evaluated: bool = False) -
                 elif is_meant and not is_meant(value):
                     fault = f'the {name} {value!r}; set it to {meant}'
                 if fault:
-                    raise UsageError(f'{path}: entry {entry.get("id", place)} of {key} has {fault}')
+                    number = entry.get('id', place)
+                    raise UsageError(f'{path}: entry {number} of {key} has {fault}')
         unique = 'name' if key == 'categories' else 'id'
         for value, count in Counter(entry[unique] for entry in entries).most_common(1):
             if count > 1:
