@@ -153,7 +153,7 @@ class _Meter(FlopCounterMode):
         before = self.macs.copy(), self.attention.copy(), self._parts[:]
         try:
             return run(*inputs)
-        except Exception:  # whatever the other inputs lead to
+        except (TypeError, AttributeError, NotImplementedError):
             self.flop_counts.pop('Global', None)
             self.macs, self.attention, self._parts = before
 
@@ -192,7 +192,7 @@ def _infer(model: nn.Module, meter: _Meter, image: Tensor) -> None:
         first, *others = head if isinstance(head, nn.ModuleList) else [head]
         if first is not None:
             found = meter.attempt(first, maps)
-            for other in others:  # of a cascade
+            for other in others if found is not None else ():  # of a cascade
                 found = meter.attempt(other, maps, found)
     roi_head = getattr(model, 'roi_head', None)
     if roi_head is not None:

@@ -103,7 +103,8 @@ class Run:
             for found in self.model.stream(images, self.batch_size, self._skip):
                 source = images[str(found.source)]
                 self._keep(source, found)
-                if cv2.imcount(str(source.path)) > 1:
+                several = source.path.suffix.lower() in ('.gif', '.webp', '.tif', '.tiff')
+                if several and cv2.imcount(str(source.path)) > 1:
                     self.longer.append(str(source.path))
                 if self.outputs.save_vis:
                     self._draw(found, partial(write_image, path=self.outputs.vis(source)))

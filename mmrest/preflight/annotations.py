@@ -119,7 +119,8 @@ def checked_reading(masks: bool = False) -> Iterator[Dict[str, Read]]:
         return info
 
     # Not those of panoptic files, which have other entries.
-    owners = [c for c in (CocoDataset, *CocoDataset.__subclasses__()) if c.COCOAPI is COCO]
+    owners = (CocoDataset, *CocoDataset.__subclasses__())
+    owners = [owner for owner in owners if vars(owner).get('COCOAPI') is COCO]
     try:
         for owner in owners:
             owner.COCOAPI = CheckedCOCO

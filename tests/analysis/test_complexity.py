@@ -160,12 +160,12 @@ def test_heads_of_another_kind(config, unknown, tmp_path):
 
 
 class HalfRun(nn.Module):
-    """A model with a head that fails inside of a layer, before one that runs."""
+    """A model with a head that fails in a layer without forward, before one that runs."""
 
     def __init__(self):
         super().__init__()
         self.backbone, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1)
-        self.bbox_head = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Sequential(nn.Linear(99, 1)))
+        self.bbox_head = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Sequential(nn.Module()))
 
     def extract_feat(self, image):
         return self.backbone(image)
