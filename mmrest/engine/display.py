@@ -38,6 +38,7 @@ from torch import Tensor, cuda, nn
 
 from ..datasets.palette import fill_palette
 from .compat import is_resuming, loaded_from
+from .config import total_batch_size
 from .devices import peak_memory_mb
 from .distributed import unwrapped
 
@@ -316,8 +317,7 @@ def introduction(runner: Runner) -> Table:
     model = unwrapped(runner)
     backbone = getattr(model, 'backbone', None)
     loader, loop = runner.train_dataloader, runner.train_loop
-    batch = np.sum(loader.batch_sampler.batch_size)  # a list for several datasets
-    batch *= get_world_size() * runner.cfg.optim_wrapper.get('accumulative_counts', 1)
+    batch, _ = total_batch_size(runner.cfg, get_world_size())
     length = f'{runner.max_iters:,} iterations'
     if isinstance(loop, EpochBasedTrainLoop):
         length = f'{runner.max_epochs} epochs of {len(loader):,} iterations'

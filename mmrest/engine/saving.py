@@ -63,13 +63,20 @@ class AtomicCheckpointHook(CheckpointHook):
                 remove_unfinished(Path(folder))
 
     def _own(self, path: Optional[str]) -> Optional[str]:
-        """Return a path in this run's folder; that of a run it resumes may be in another one."""
+        """Return the file of that name in this run's folder, or None if there is none.
+
+        A checkpoint to resume may name one in another folder, which belongs to another run.
+        """
         own = path and self.file_backend.join_path(self.out_dir, Path(path).name)
         return own if own and self.file_backend.isfile(own) else None
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Evaluate what is saved: rank 0's statistics of batch norms; after EMAHook."""
-        for buffer in runner.model.buffers():
+        """Give all ranks the batch norm statistics of rank 0, which the checkpoint contains.
+
+        mmengine's SyncBuffersHook averages them, in iteration-based runs only after the checkpoint
+        is saved.
+        """
+        for buffer in runner.model.buffers():  # the EMA ones: EMAHook has a higher priority
             broadcast(buffer)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

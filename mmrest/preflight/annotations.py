@@ -61,10 +61,10 @@ class Read:
 
 @contextlib.contextmanager
 def checked_reading(masks: bool = False) -> Iterator[Dict[str, Read]]:
-    """Check each COCO JSON and VOC XML from which mmdet builds a dataset in this context.
+    """Check the files of each CocoDataset and XMLDataset that is built in this context.
 
-    pycocotools silently drops one of two annotations with the same id, and raises a traceback if a
-    key is missing. mmdet numbers the labels in the order of the JSON, and drops objects of an XML
+    pycocotools silently drops one of two images with the same id, and raises a traceback if a key
+    is missing. mmdet numbers the labels in the order of the JSON, and drops objects of an XML
     whose name is not a class.
 
     Args:
@@ -140,7 +140,8 @@ def check_entries(path: str, content: Dict[str, Any], evaluated: bool = False) -
     """
     for key, names in NEEDED.items():
         entries = content.get(key) or ()
-        names += ('iscrowd',) * (evaluated and key == 'annotations')
+        if evaluated and key == 'annotations':
+            names = (*names, 'iscrowd')
         if not entries and key != 'annotations':  # files of test images have none
             raise UsageError(f'{path} is not a valid COCO annotation file: it has no {key}')
         for name in names:
@@ -213,12 +214,12 @@ def _read_objects(coco: Any, labels: List[int], masks: bool) -> Read:
             or not (-w < x < image['width'] and -h < y < image['height'])
         ):
             file.lost[EMPTY] += 1
-        elif masks and not has_polygon(entry['segmentation']):
+        elif masks and not _has_polygon(entry['segmentation']):
             file.lost[NO_POLYGON] += 1
     return file
 
 
-def has_polygon(segmentation: Any) -> bool:
+def _has_polygon(segmentation: Any) -> bool:
     """Return True if mmdet uses a segmentation: an RLE, or polygons with one of 3 points."""
     polygons = segmentation if isinstance(segmentation, list) else [(0,) * 6]
     return any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in polygons)

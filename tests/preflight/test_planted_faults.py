@@ -7,6 +7,7 @@ unusual, is in test_sound_data.py.
 import builtins
 import itertools
 import json
+import re
 from functools import partial
 
 import cv2
@@ -466,7 +467,7 @@ WARNINGS = {
 
 
 @pytest.mark.parametrize('fault', WARNINGS)
-def test_warnings(folder, fault):
+def test_warnings(folder, fault, monkeypatch):
     name, options, words = WARNINGS[fault]
     of_dry_run = 'Expected' in words or 'after data_preprocessor' in words
     warnings = rehearsed(name, options, thorough=of_dry_run).warnings
@@ -474,6 +475,9 @@ def test_warnings(folder, fault):
     options = {**options, 'find_unused_parameters': True}
     if 'Expected' in words:
         assert not any(words in w for w in rehearsed(name, options, thorough=True).warnings)
+        monkeypatch.setattr('mmrest.preflight.step.get_world_size', lambda: 2)
+        with pytest.raises(UsageError, match=re.escape(words)):
+            rehearsed(name, WARNINGS[fault][1], thorough=True)
 
 
 def test_two_files_and_one_evaluator(folder):
