@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import CheckpointError, Weights, match
-from ..ops import chosen_backend, exactly_backend, in_graph, is_compiling
+from ..ops import chosen_backend, exactly_backend, in_graph, is_compiling, layer_norm
 from .arch import Arch, Rate, check, is_number, resolve_arch
 from .pretrained import InitCfg, StrictPretrained, check_init_cfg
 
@@ -210,12 +210,13 @@ class PyramidBackbone(StrictPretrained):
                 f'{type(self).__name__} expects images of shape (B, {self.in_channels}, H, W), '
                 f'got {tuple(x.shape)}'
             )
+        x = channels_first(channels_last(x))  # convolutions keep this layout
         outputs = []
         for stage in range(self.num_stages):
             x = self.embedding(stage)(x)
             if stage == 0 and after_stem is not None:
                 x = after_stem(x)
-            x = x.permute(0, 2, 3, 1)
+            x = channels_last(x)
             inputs = self.block_inputs(stage, x)
             for block in self.blocks(stage):
                 if self.with_cp and torch.is_grad_enabled():
@@ -288,6 +289,19 @@ def recognised(weights: Weights, networks: Mapping[str, PyramidBackbone]) -> Lis
             network.match(weights)
             names.append(name)
     return names
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm before linear layers, see :func:`mmrest.ops.norm.layer_norm`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return layer_norm(x, self.weight, self.bias, self.eps)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Permute (B, C, H, W) to (B, H, W, C); in eager mode contiguous, for norms and sums."""
+    x = x.permute(0, 2, 3, 1)
+    return x if in_graph() else x.contiguous()
 
 
 def channels_first(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..ops import emsa
 from .arch import Arch
-from .pyramid import InitCfg, PyramidBackbone, channels_first
+from .pyramid import InitCfg, LayerNorm, PyramidBackbone, channels_first
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class EMSA(nn.Module):
             self.sr = nn.Conv2d(
                 dim, dim, sr_ratio + 1, stride=sr_ratio, padding=sr_ratio // 2, groups=dim
             )
-            self.sr_norm = nn.LayerNorm(dim)
+            self.sr_norm = LayerNorm(dim)
         if num_heads > 1:
             self.transform_conv = nn.Conv2d(num_heads, num_heads, 1)
 
@@ -159,9 +159,9 @@ class Block(nn.Module):
         self, dim: int, num_heads: int, sr_ratio: int, mlp_ratio: float, drop_path: float
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = LayerNorm(dim)
         self.attn = EMSA(dim, num_heads, sr_ratio)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = LayerNorm(dim)
         self.mlp = MLP(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..ops import PositionTables, RelPos2d, in_graph, masa
 from .arch import Arch
-from .pyramid import InitCfg, PyramidBackbone, channels_first
+from .pyramid import InitCfg, LayerNorm, PyramidBackbone, channels_first, channels_last
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.proj(_padded(x, self.patch_size))
-        return x if self.norm is None else channels_first(self.norm(x.permute(0, 2, 3, 1)))
+        return x if self.norm is None else channels_first(self.norm(channels_last(x)))
 
 
 def _padded(x: Tensor, multiple: int) -> Tensor:
@@ -273,9 +273,9 @@ class Block(nn.Module):
         super().__init__()
         dim, layer_scale = arch.dims[stage], arch.layer_scale[stage]
         self.pos = DWConv2d(dim, 3) if arch.cpe else None  # CPE
-        self.retention_layer_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.retention_layer_norm = LayerNorm(dim, eps=1e-6)
         self.retention = MaSA(dim, arch.num_heads[stage], arch.axial[stage], arch.lce)
-        self.final_layer_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.final_layer_norm = LayerNorm(dim, eps=1e-6)
         self.ffn = FFN(dim, int(dim * arch.ffn_ratios[stage]), arch.conv_ffn)
         self.drop_path = DropPath(drop_path)
         self.has_layer_scale = layer_scale is not None  # gamma_1 and gamma_2, not the decay's

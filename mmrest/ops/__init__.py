@@ -13,6 +13,7 @@ from .dispatch import (
 from .emsa import emsa, emsa_reference
 from .masa import masa, masa_axial_reference, masa_full_reference
 from .masa.tables import PositionTables, RelPos2d, position_tables
+from .norm import layer_norm
 
 __all__ = [
     'BACKENDS',
@@ -25,6 +26,7 @@ __all__ = [
     'forced_backend',
     'in_graph',
     'is_compiling',
+    'layer_norm',
     'masa',
     'masa_axial_reference',
     'masa_full_reference',

@@ -1,8 +1,8 @@
-"""Decorators for autograd functions: disabled autocast, and no second derivative."""
+"""Autocast, and decorators for autograd functions."""
 
 import functools
 from contextlib import nullcontext
-from typing import Any, Callable, ContextManager
+from typing import Any, Callable, ContextManager, Optional
 
 import torch
 from torch import Tensor
@@ -28,6 +28,18 @@ def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args)
 
     return wrapped
+
+
+def autocast_dtype(device: torch.device) -> Optional[torch.dtype]:
+    """Return the dtype of autocast on a device, or None if it is disabled there."""
+    if device.type not in ('cuda', 'cpu'):
+        return None
+    if hasattr(torch, 'get_autocast_dtype'):  # torch >= 2.4
+        enabled = torch.is_autocast_enabled(device.type)
+        return torch.get_autocast_dtype(device.type) if enabled else None
+    if device.type == 'cuda':
+        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+    return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
 
 
 def eager_operator(

@@ -1,0 +1,46 @@
+"""Layer norm under autocast."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmrest.ops import layer_norm
+
+HALF = torch.bfloat16
+
+
+def arguments(dtype, device='cpu'):
+    torch.manual_seed(0)
+    x = torch.randn(5, 7, 24, device=device).to(dtype).requires_grad_()
+    weight, bias = torch.rand(2, 24, device=device).unbind()
+    return x, weight.requires_grad_(), bias.requires_grad_(), 1e-6
+
+
+@pytest.mark.parametrize('given', [HALF, torch.float32])
+def test_the_result_has_the_dtype_of_autocast(given):
+    """Value and gradients are those of float32, up to the rounding of the result and weights."""
+    x, *weights = arguments(given)
+    with torch.autocast('cpu', HALF):
+        found = layer_norm(x, *weights)
+    assert found.dtype is HALF
+    *wide, eps = (x.detach().float().requires_grad_(), *weights)
+    expected = F.layer_norm(wide[0], (24,), *wide[1:], eps)
+    tolerance = dict(rtol=0, atol=4 * torch.finfo(HALF).eps * float(expected.detach().abs().max()))
+    torch.testing.assert_close(found.float(), expected, **tolerance)
+    grads = torch.autograd.grad(found.float().square().sum(), (x, *weights[:2]))
+    truth = torch.autograd.grad(expected.square().sum(), wide)
+    for grad, exact, leaf in zip(grads, truth, (x, *weights)):
+        assert grad.dtype is leaf.dtype
+        error = (grad.float() - exact).abs().max() / exact.abs().max()
+        assert error < 8 * torch.finfo(HALF).eps
+
+
+def test_nothing_else_changes_without_autocast():
+    for dtype in (torch.float32, torch.float64):
+        x, *weights = (a.to(dtype) if torch.is_tensor(a) else a for a in arguments(dtype))
+        assert torch.equal(layer_norm(x, *weights), F.layer_norm(x, (24,), *weights))
+        with torch.autocast('cpu', HALF):
+            kept = layer_norm(x, *weights).dtype
+        assert kept is (HALF if dtype is torch.float32 else dtype)
+    with torch.autocast('cpu', HALF):
+        assert layer_norm(*arguments(torch.float32, 'meta')).dtype is torch.float32
