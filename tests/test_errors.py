@@ -1,5 +1,6 @@
 """Errors of mmengine's builders; those of whole configs are in cli/test_bad_input.py."""
 
+import json
 import logging
 
 import pytest
@@ -7,7 +8,7 @@ from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from mmrest.errors import misspelt
+from mmrest.errors import UsageError, explained, misspelt
 
 
 class LoggingHook(Hook):
@@ -31,3 +32,12 @@ def test_a_loader_of_a_library():
     with pytest.raises(TypeError) as caught:
         build_dataloader(dict(shufle=True))
     assert misspelt(caught.value) is None
+
+
+@pytest.mark.parametrize('content, remedy', [
+    (b'\x1f\x8b\x08', 'gzip'), (b'{"\xe4": 1}', 'PYTHONUTF8=1'),
+    ('{}'.encode('utf-16'), 'as UTF-8'), (b'\xef\xbb\xbf{}', 'as UTF-8'),
+])  # fmt: skip
+def test_encodings(content, remedy):
+    with pytest.raises(UsageError, match=remedy), explained('x.json cannot be read'):
+        json.loads(content.decode('utf-8'))

@@ -4,11 +4,12 @@ from ..errors import CheckpointError
 from .matching import match, summary
 from .reading import read_checkpoint
 from .weights import Weights, read_weights, weights_of
-from .writing import lock_folder, publish, remove_unfinished, write_atomically
+from .writing import check_writable, lock_folder, publish, remove_unfinished, write_atomically
 
 __all__ = [
     'CheckpointError',
     'Weights',
+    'check_writable',
     'lock_folder',
     'match',
     'publish',

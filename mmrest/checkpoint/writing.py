@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, Mapping
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UsageError
 
 
 def write_atomically(path: Path, write: Callable[[str], None]) -> None:
@@ -78,6 +78,24 @@ def lock_folder(folder: Path) -> None:
         ) from error
     except OSError:
         pass
+
+
+def check_writable(folder: str, option: str = '--work-dir') -> Path:
+    """Check that a folder, which an option sets, exists or can be created, and is writable.
+
+    Returns:
+        The nearest folder that exists; nothing is written.
+
+    Raises:
+        UsageError: a part of the path is not a folder, or not writable.
+    """
+    path = Path(folder).expanduser()
+    nearest = next(part for part in (path, *path.parents) if os.path.exists(part))
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        fault = 'not writable' if nearest.is_dir() else 'not a folder'
+        shown = nearest if nearest.name else nearest.absolute()
+        raise UsageError(f'{shown} is {fault}; use another {option}')
+    return nearest
 
 
 def _sync(path: Path) -> None:

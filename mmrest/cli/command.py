@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterable, Iterator, NoReturn, Optional, Sequen
 import torch
 from mmengine.config import Config
 
-from ..checkpoint import CheckpointError
+from ..checkpoint import CheckpointError, check_writable
 from ..engine.config import load_config
 from ..engine.devices import usable_device
 from ..engine.distributed import LAUNCHERS, check_launcher, leave_processes, rank_prefix
@@ -44,11 +44,11 @@ class Parser(argparse.ArgumentParser):
 
 def folder(text: str) -> Path:
     """Return the path of an output folder, which need not exist yet."""
-    path = Path(osp.expanduser(text))
-    nearest = next(part for part in (path, *path.parents) if part.exists())
-    if not nearest.is_dir():
-        raise argparse.ArgumentTypeError(f'{nearest} is not a folder; choose another')
-    return path
+    try:
+        check_writable(text, 'folder')
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return Path(osp.expanduser(text))
 
 
 def written_file(*suffixes: str) -> Callable[[str], Path]:
@@ -250,7 +250,7 @@ def run(main: Callable[[], Optional[int]]) -> None:
         _say(str(stop) or 'interrupted')
         raise
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f' at {error.filename}' if error.filename else ''
             training = osp.basename(sys.argv[0]).endswith(('train', 'train.py'))
             then = ', then continue with --resume; earlier checkpoints are kept'

@@ -19,7 +19,7 @@ from ..engine.config import is_segmentor, load_config
 from ..engine.display import progress_bar
 from ..errors import UsageError
 from ..inference.inferencer import Inferencer, Prediction, inference
-from ..inference.inputs import Input, UnreadableImage, Video, find_inputs
+from ..inference.inputs import Input, UnreadableImage, Video, find_inputs, is_utf8
 from ..inference.outputs import (
     Outputs,
     coco_file,
@@ -104,7 +104,7 @@ class Run:
                 source = images[str(found.source)]
                 self._keep(source, found)
                 several = source.path.suffix.lower() in ('.gif', '.webp', '.tif', '.tiff')
-                if several and cv2.imcount(str(source.path)) > 1:
+                if several and is_utf8(source.path) and cv2.imcount(str(source.path)) > 1:
                     self.longer.append(str(source.path))
                 if self.outputs.save_vis:
                     self._draw(found, partial(write_image, path=self.outputs.vis(source)))

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..checkpoint import check_writable
 from ..engine.config import load_config
 from ..errors import UsageError
 from ..reporting.curves import SUFFIXES, default_keys, draw_curves, title_of
@@ -54,6 +55,7 @@ def main() -> None:
     if checkpoint is None and not args.no_eval:
         checkpoint = find_checkpoint(args.work_dir, cfg)
     out = args.out or args.work_dir / 'report.html'
+    check_writable(str(out.parent), '--out')
     write_report(
         args.work_dir, cfg, log, out, checkpoint, args.device, args.num_pictures, args.score_thr
     )

@@ -3,6 +3,7 @@
 import inspect
 import os.path as osp
 import re
+import traceback
 from typing import Any, Iterator, Optional, Tuple
 
 from mmengine.config import Config
@@ -46,6 +47,7 @@ def load_config(
         UsageError: the config is not found or cannot be read, a value does not fit, or there is no
             single ``data_root`` to replace.
     """
+    path = osp.expanduser(path)
     if osp.isdir(path):
         raise UsageError(f'config {path} is a directory; pass a config file')
     if not osp.isfile(path):
@@ -58,7 +60,7 @@ def load_config(
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is Python: it can fail in any way
-        raise UsageError(f'config {path} {_unreadable(error)}') from error
+        raise UsageError(f'config {_broken(path, error)} {_unreadable(error)}') from error
     if 'model' not in cfg:
         raise UsageError(f'config {path} defines no model; pass the config of a run')
     if data_root is not None:
@@ -73,6 +75,14 @@ def load_config(
                 f'--cfg-options {key}={value} does not fit the config: {first_line(error)}'
             ) from error
     return cfg
+
+
+def _broken(path: str, error: Exception) -> str:
+    """Return the path of the config, or of the base of it that raised an error."""
+    frames = traceback.walk_tb(error.__traceback__)
+    read = [str(frame.f_locals.get('filename', path)) for frame, _ in frames]
+    last = [name for name in read if osp.isfile(name)][-1]
+    return path if osp.samefile(last, path) else f'{last} (for {path})'
 
 
 def _unreadable(error: Exception) -> str:

@@ -34,7 +34,7 @@ from ..engine.config import (
 )
 from ..engine.devices import usable_device
 from ..engine.weight_hooks import dataset_meta, load_full_weights
-from ..errors import UsageError, first_line
+from ..errors import UsageError, first_line, some
 from .inputs import UnreadableImage, check_complete
 from .overlay import drawable
 
@@ -227,8 +227,17 @@ class Inferencer:
 
     def _predict(self, batch: List[Tuple[Image, np.ndarray, dict]]) -> Iterator[Prediction]:
         data = pseudo_collate([data for _, _, data in batch])
-        with torch.no_grad(), autocast(enabled=self._fp16):
-            samples = self.model.test_step(data)
+        try:
+            with torch.no_grad(), autocast(enabled=self._fp16):
+                samples = self.model.test_step(data)
+        except (RuntimeError, MemoryError) as error:  # torch has a type for GPUs only
+            if 'memory' not in first_line(error).lower():
+                raise
+            sizes = some('{1} x {0}'.format(*pixels.shape) for _, pixels, _ in batch)
+            raise UsageError(
+                f'out of memory for images of {sizes} pixels; pass smaller images or batches, '
+                'or set a smaller scale of Resize in the test pipeline'
+            ) from error
         for (source, pixels, _), sample in zip(batch, samples):
             sample = sample.cpu()
             if 'pred_sem_seg' in sample:  # floats for binary segmentors

@@ -85,6 +85,11 @@ def _files(text: str, skipped: Set[str]) -> List[Tuple[Path, Path]]:
     return files
 
 
+def is_utf8(path: Path) -> bool:
+    """Return False for a name that OpenCV crashes on."""
+    return not any('\ud800' <= letter <= '\udfff' for letter in str(path))
+
+
 def _refuse(error: OSError) -> NoReturn:
     raise UsageError(f'folder {error.filename} cannot be read: {error.strerror}') from error
 
@@ -121,7 +126,7 @@ def read_image(path: str, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
     if not os.path.exists(path):
         raise UsageError(f'image {path} not found')
     check_complete(path)
-    image = cv2.imread(path, cv2.IMREAD_COLOR)
+    image = _decoded(path, cv2.IMREAD_COLOR)
     if image is None:
         raise UnreadableImage(f'{path} is not an image that OpenCV can read')
     if size is not None:
@@ -149,12 +154,18 @@ def check_complete(path: str) -> None:
                 image.draft(image.mode, (1, 1))  # JPEG: read the whole file, in less time
                 image.load()
         except UnidentifiedImageError:
-            if not cv2.haveImageReader(path):  # of formats that Pillow lacks
+            if _decoded(path, cv2.IMREAD_UNCHANGED) is None:  # of formats that Pillow lacks
                 raise UnreadableImage(f'{path} is not an image') from None
         except Image.DecompressionBombError:
             pass  # too large for Pillow
         except Exception as error:  # whatever a decoder raises
             raise UnreadableImage(f'{path} cannot be read: {first_line(error)}') from error
+
+
+def _decoded(path: str, flags: int) -> Optional[np.ndarray]:
+    """Decode a file, which is read here: OpenCV crashes on names that are not UTF-8."""
+    content = np.fromfile(path, np.uint8)
+    return cv2.imdecode(content, flags) if len(content) else None
 
 
 class Video:
@@ -169,6 +180,8 @@ class Video:
     """
 
     def __init__(self, path: Path) -> None:
+        if not is_utf8(path):
+            raise UnreadableImage(f'{path}: OpenCV needs a name in UTF-8; rename the video')
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
             raise UnreadableImage(f'{path} is not a video that OpenCV can read')

@@ -17,6 +17,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner, set_random_seed
 from rich.console import Console
 
+from ..checkpoint import check_writable
 from ..engine.building import check_model
 from ..engine.compat import use_datasets
 from ..engine.config import RUN_KEYS, make_resumable
@@ -28,7 +29,7 @@ from .classes import check_classes
 from .data import Part, build_loader, check_objects
 from .evaluation import check_evaluator
 from .findings import Fact, Report, quiet
-from .resources import check_disk, check_weights, check_writable
+from .resources import check_disk, check_shared_memory, check_weights
 from .schedule import check_optimizer, check_schedule
 from .step import check_backends, check_run
 
@@ -123,6 +124,8 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
             batches = len(loaders['train'])
             check_schedule(cfg, batches, report)
             check_disk(cfg, model, batches, report)
+            packed = [s.packed for part in parts if part.phase == 'train' for s in part.samples]
+            check_shared_memory(loaders['train'], next(filter(None, packed), None), report)
             if thorough:
                 progress.update('training a step and predicting an image')
                 check_run(cfg, loaders, parts, evaluators.get('val'), resumed, folder, report)

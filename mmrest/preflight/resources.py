@@ -1,16 +1,18 @@
-"""Checks of initial weights and disk space."""
+"""Checks of initial weights, disk space and shared memory."""
 
-import os
 import os.path as osp
 import shutil
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
 
+import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.model import BaseTTAModel
 from torch import nn
+from torch.utils.data import DataLoader
 
-from ..checkpoint import CheckpointError, read_weights, summary
+from ..checkpoint import CheckpointError, check_writable, read_weights, summary
 from ..checkpoint.reading import ZOOS
 from ..engine.compat import load_from_guarded
 from ..engine.config import dicts, type_name
@@ -65,6 +67,25 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
         )
 
 
+def check_shared_memory(loader: DataLoader, sample: Any, report: Report) -> None:
+    """Warn if the batches of a loader's workers may not fit into shared memory.
+
+    A worker that cannot allocate it sends nothing, and the run waits forever.
+    """
+    inputs = sample.get('inputs') if isinstance(sample, dict) else None
+    if not loader.num_workers or not torch.is_tensor(inputs) or not osp.isdir('/dev/shm'):
+        return
+    batches = loader.num_workers * loader.prefetch_factor
+    images = int(np.sum(loader.batch_sampler.batch_size)) * batches
+    needed, free = images * inputs.nbytes, shutil.disk_usage('/dev/shm').free
+    if needed > free:
+        report.warnings.append(
+            f'{loader.num_workers} workers of train_dataloader prefetch {batches} batches, '
+            f'{_size(needed)}, but /dev/shm has {_size(free)}, and a run waits forever if it is '
+            'full; start the container with --shm-size=8g (or --ipc=host), or set num_workers=0'
+        )
+
+
 def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> int:
     """Return the maximum number of checkpoints at one time; one if the length is unknown."""
     length, saves_by_epoch = length or 1, hook.get('by_epoch', True)
@@ -83,23 +104,6 @@ def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> 
 
 def _size(count: float) -> str:
     return f'{count / 2**30:.1f} GiB' if count >= 2**30 else f'{count / 2**20:.0f} MiB'
-
-
-def check_writable(folder: str, option: str = '--work-dir') -> Path:
-    """Check that a folder, which an option sets, exists or can be created, and is writable.
-
-    Returns:
-        The nearest folder that exists; nothing is written.
-
-    Raises:
-        UsageError: a part of the path is not a folder, or not writable.
-    """
-    path = Path(folder).expanduser().absolute()
-    nearest = next(part for part in (path, *path.parents) if osp.exists(part))
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        fault = 'not writable' if nearest.is_dir() else 'not a folder'
-        raise UsageError(f'{folder}: {nearest} is {fault}; use another {option}')
-    return nearest
 
 
 def is_remote(path: str) -> bool:

@@ -12,12 +12,14 @@ import torch
 
 from mmrest.checkpoint import (
     CheckpointError,
+    check_writable,
     lock_folder,
     publish,
     read_checkpoint,
     remove_unfinished,
     write_atomically,
 )
+from mmrest.errors import UsageError
 
 
 def save(path, value=1):
@@ -113,3 +115,15 @@ def test_publish_saves_only_the_tensors(suffix, tmp_path):
     assert path.stem == f'x-{sha256(path.read_bytes()).hexdigest()[:8]}'
     assert path.stat().st_size < 2500
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_folders_without_write_permission(tmp_path, monkeypatch):
+    (tmp_path / 'file').touch()
+    assert check_writable(str(tmp_path / 'a' / 'b')) == tmp_path
+    with pytest.raises(UsageError, match=r'file is not a folder; use another --work-dir'):
+        check_writable(str(tmp_path / 'file' / 'a'))
+    # Root may write anywhere: what the system says of others is made up.
+    monkeypatch.setattr('os.access', lambda path, mode: False)
+    with pytest.raises(UsageError, match='is not writable; use another --work-dir'):
+        check_writable(str(tmp_path / 'a'))
+    assert [path.name for path in tmp_path.iterdir()] == ['file']

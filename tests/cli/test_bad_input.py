@@ -31,6 +31,7 @@ CASES = {
     'train absent.py': 'config absent.py not found',
     'train coco': 'config coco is a directory',
     'train broken.py': 'config broken.py cannot be read: SyntaxError',
+    'train child.py': 'broken.py (for child.py) cannot be read: SyntaxError',
     'train notes.txt': 'config notes.txt cannot be read: ',
     'train part.py': 'part.py defines no model',
     f'train tiny.py {SET} batch_size': "'batch_size' is not of the form KEY=VALUE",
@@ -228,6 +229,7 @@ def folder(tmp_path_factory, coco_root, ade_root):
     without = "val_dataloader['dataset'].pop('metainfo')\n"
     (folder / 'no_val_classes.py').write_text(f'{text}\n{without}')
     (folder / 'broken.py').write_text('model = dict(')
+    (folder / 'child.py').write_text("_base_ = './broken.py'")
     (folder / 'part.py').write_text('backbone = dict()')
     (folder / 'classifier.py').write_text(
         "custom_imports = dict(imports=['mmrest.classification'], allow_failed_imports=False)\n"

@@ -204,6 +204,17 @@ def test_unreadable(folder, images, tmp_path, capfd, spoil, reason):
     assert told[0][0] == path and str(path) in str(told[0][1])
 
 
+def test_out_of_memory(folder, images, monkeypatch):
+    infer = model(folder, 'det')
+
+    def fail(data):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes\nmore")
+
+    monkeypatch.setattr(infer.model, 'test_step', fail)
+    with pytest.raises(UsageError, match=r'out of memory for images of \d+ x \d+ pixels'):
+        infer(images[0])
+
+
 def test_names_with_a_tilde(folder, images, tmp_path, monkeypatch):
     """Of a file first; then it is the home folder of a user, where there is one."""
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from PIL import Image
 from mmrest.errors import UsageError
 from mmrest.inference.inputs import (
     Input,
+    UnreadableImage,
     Video,
     check_complete,
     find_inputs,
@@ -93,6 +95,19 @@ def test_images(tmp_path):
     assert image.shape == (60, 80, 3) and image.dtype == np.uint8
     assert abs(image[30, 70].astype(int) - (0, 0, 255)).max() < 10
     assert read_image(str(path), (32, 48)).shape == (32, 48, 3)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='other systems have no such names')
+def test_names_that_are_not_text(tmp_path):
+    """OpenCV crashes on them."""
+    path = tmp_path / os.fsdecode(b'caf\xe9.png')
+    Image.new('RGB', (8, 6)).save(path)
+    assert read_image(str(path)).shape == (6, 8, 3)
+    path.write_text('no image')
+    with pytest.raises(UnreadableImage, match='is not an image'):
+        check_complete(str(path))
+    with pytest.raises(UnreadableImage, match='rename the video'):
+        Video(path)
 
 
 @pytest.mark.parametrize('flag, size', [('color', (80, 60)), ('unchanged', (60, 80))])

@@ -91,6 +91,7 @@ def test_metrics(key, text):
 
 @pytest.mark.parametrize('lines, message', [
     ('', 'has no logs yet'),
+    ('{"lr": 0.1, "lo', 'has no logs yet'),  # killed in its first line
     ('{"loss": 1, "iter": 1}\nloss\n{}', 'is not a log: line 2 is not a JSON object'),
     ('[1]', 'is not a log: line 1'),
 ])  # fmt: skip
