@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterator, List, Optional
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import get_world_size
 from mmengine.hooks import EarlyStoppingHook, EMAHook
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
@@ -88,8 +89,8 @@ class _Resumable:
         return self.runner.model
 
     def run_iter(self, *args: Any) -> None:
+        self.evaluated = False  # before a checkpoint hook saves it
         super().run_iter(*args)
-        self.evaluated = False
         if self._stop.asked():
             self._interrupt()
 
@@ -105,7 +106,7 @@ class _Resumable:
 
     def stop_evaluation(self) -> None:
         """Raise Interrupted if a run of one process was asked to stop."""
-        if self._stop.asked_here():
+        if get_world_size() == 1 and self._stop.asked():
             raise Interrupted(f'stopped by {self._stop.name}')
 
     def _restore(self) -> None:
@@ -156,8 +157,10 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
     def recall(self, remembered: Dict[str, Any], meta: Dict[str, Any]) -> None:
         super().recall(remembered, meta)
         before, now = remembered['batches'], len(self.dataloader)
-        done = meta['iter'] - meta['epoch'] * before
-        meta['iter'] = meta['epoch'] * now + done * now // before
+        # Samplers such as mmdet's AspectRatioBatchSampler may yield less than their length.
+        done = min(max(meta['iter'] - meta['epoch'] * before, 0), before)
+        # At least one batch of an epoch that had begun, whose end was evaluated before.
+        meta['iter'] = meta['epoch'] * now + max(done * now // before, min(done, 1))
 
     def _run(self) -> None:
         if self._resumed is None:  # as mmengine, which resumes with a new epoch

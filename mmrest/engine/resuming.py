@@ -1,7 +1,7 @@
 """Resume with a schedule, learning rate or weight decay that differs from the checkpoint."""
 
 import warnings
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Set
 
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -20,7 +20,8 @@ _KINDS = ('betas', 'momentum', 'rho', 'lr_decay', 'alpha')
 """Entries of a parameter group that distinguish optimizers."""
 
 _HYPERPARAMETERS = (
-    'initial_lr', 'weight_decay', 'betas', 'momentum', 'eps', 'nesterov', 'amsgrad', 'dampening',
+    'initial_lr', 'weight_decay', 'initial_momentum', 'betas', 'momentum', 'eps', 'nesterov',
+    'amsgrad', 'dampening',
 )  # fmt: skip
 
 
@@ -75,25 +76,31 @@ def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> It
     if before is None or isinstance(wrapper, OptimWrapperDict):
         return
     check_same_optimizer(source, checkpoint, wrapper)
-    changes = _differences(before, wrapper.state_dict()['param_groups'])
-    schedulers = runner.param_schedulers
+    schedulers, keys = runner.param_schedulers, {'lr', *_HYPERPARAMETERS}
+    # The values of a checkpoint are those of its schedule.
+    scheduled = {'lr'} if schedulers else set()
+    if any('initial_momentum' in group for group in before):
+        scheduled |= {'momentum', 'betas'}
+    keys -= scheduled
+    changes = _differences(before, wrapper.state_dict()['param_groups'], keys)
     if isinstance(schedulers, list):
         now = [scheduler.state_dict() for scheduler in schedulers]
         if _settings(now) != _settings(checkpoint.get('param_schedulers') or []):
             changes['schedule'] = 'the schedule'
-        if changes.keys() & {'initial_lr', 'schedule'}:
+        if changes.keys() & {'initial_lr', 'initial_momentum', 'schedule'}:
             _replay(runner, schedulers, meta)
+            keys |= scheduled
             checkpoint['param_schedulers'] = [s.state_dict() for s in schedulers]
     if not changes:
         return
     now = wrapper.state_dict()
     for old, new in zip(before, now['param_groups']):
-        old.update({k: new[k] for k in ('lr', *_HYPERPARAMETERS) if k in new and k in old})
+        old.update({k: new[k] for k in keys if k in new and k in old})
     if 'base_param_settings' in now:
         saved['base_param_settings'] = now['base_param_settings']
     yield (
         f'the config differs from {source} and takes precedence: {"; ".join(changes.values())}; '
-        f'the learning rate continues at {now["param_groups"][0]["lr"]:.3g}, with the weights and '
+        f'the learning rate continues at {before[0]["lr"]:.3g}, with the weights and '
         'optimizer state of the checkpoint'
     )
 
@@ -113,11 +120,11 @@ def _replay(runner: Runner, schedulers: List[Any], meta: Dict[str, Any]) -> None
     done, epochs = meta.get('iter', 0), meta.get('epoch', 0)
     if not isinstance(runner.train_loop, EpochBasedTrainLoop):
         epochs = 0
-    each = done // epochs if epochs else 0
+    each = len(runner.train_dataloader)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the optimizer takes no steps here
         for iteration in range(1, done + 1):
-            ends_epoch = epochs and iteration % each == 0 and iteration // each <= epochs
+            ends_epoch = iteration % each == 0 and iteration // each <= epochs
             for scheduler in sorted(schedulers, key=lambda scheduler: scheduler.by_epoch):
                 if ends_epoch or not scheduler.by_epoch:
                     scheduler.step()
@@ -165,11 +172,11 @@ def check_same_optimizer(source: str, checkpoint: Dict[str, Any], wrapper: Optim
         )
 
 
-def _differences(before: List[dict], now: List[dict]) -> Dict[str, str]:
+def _differences(before: List[dict], now: List[dict], keys: Set[str]) -> Dict[str, str]:
     """Return hyperparameter -> change as text, from the first group in which it changed."""
     changes = {}
     for old, new in zip(before, now):
-        for key in _HYPERPARAMETERS:
+        for key in sorted(keys):
             # A checkpoint may contain a list instead of a tuple.
             pair = [list(v) if isinstance(v, tuple) else v for v in (old.get(key), new.get(key))]
             if key in old and key in new and pair[0] != pair[1]:

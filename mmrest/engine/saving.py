@@ -15,7 +15,7 @@ from mmengine.dist import (
     is_main_process,
 )
 from mmengine.fileio import LocalBackend
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
@@ -144,7 +144,9 @@ class AtomicCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         meta = {**meta, **self._place}
         if self._place and hasattr(runner.train_loop, 'evaluated'):
-            runner.train_loop.evaluated = True  # _save_best_checkpoint also saves it
+            # _save_best_checkpoint also saves it, before EarlyStoppingHook has counted.
+            counting = any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks)
+            runner.train_loop.evaluated = not counting
         kept, outdated = [], []
         if self.max_keep_ckpts > 0:
             kept = [*(kept for kept in self.keep_ckpt_ids if kept != step), step]

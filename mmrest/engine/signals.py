@@ -28,10 +28,11 @@ PR_SET_PDEATHSIG acts when the forking thread ends."""
 
 
 class StopRequest:
-    """Context manager that catches SIGTERM, SIGHUP and Ctrl-C; a second one ends the process.
+    """Context manager that catches SIGTERM, SIGHUP and Ctrl-C.
 
-    SIGHUP says that the terminal was closed; nohup ignores it. In distributed runs, Ctrl-C is left
-    to the launcher, and so is the end of the process: the launcher repeats the other signals.
+    SIGHUP says that the terminal was closed; nohup ignores it. After one of the others, the next
+    one ends the process. In distributed runs, Ctrl-C is left to the launcher, and so is the end
+    of the process: the launcher repeats the other signals.
     """
 
     def __init__(self) -> None:
@@ -58,7 +59,7 @@ class StopRequest:
 
     def _listen(self, number: int, frame: Any) -> None:
         self._asked = True
-        if get_world_size() == 1:
+        if get_world_size() == 1 and number != _SIGHUP:  # the shell and the kernel send one each
             self.__exit__()
         if number == signal.SIGTERM:
             return
@@ -83,10 +84,6 @@ class StopRequest:
         anywhere = torch.tensor(int(self._asked))
         all_reduce(anywhere, 'max')
         return bool(anywhere)
-
-    def asked_here(self) -> bool:
-        """Return True if this process was asked to stop and is the only one of its run."""
-        return self._asked and get_world_size() == 1
 
 
 def isolate_children() -> None:

@@ -3,7 +3,8 @@
 import contextlib
 import os.path as osp
 from collections import Counter
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from operator import itemgetter
+from typing import Any, Dict, Iterator, List, Sequence
 from xml.etree import ElementTree
 
 from mmengine.fileio import get_local_path
@@ -25,10 +26,11 @@ BOX = (
 MEANT = dict(width=WHOLE, height=WHOLE, bbox=BOX)
 """Key: its valid values in words, and a function that returns True for one."""
 
-CROWD, EMPTY, NO_POLYGON = USUAL = (
+CROWD, EMPTY, NO_POLYGON, SMALL = USUAL = (
     'crowds or ignored',
     'area 0, a side below 1 pixel or outside the image',
     'no polygon of 3 points or more',
+    'below filter_cfg.bbox_min_size',
 )
 """Reasons why mmdet does not use an object; sound files have a few of each."""
 
@@ -93,7 +95,7 @@ def checked_reading(masks: bool = False) -> Iterator[Dict[str, Read]]:
                 super().__init__(annotation_file)
 
         def createIndex(self) -> None:
-            check_entries(self.file, self.dataset)
+            check_entries(self.file, self.dataset, masks)
             super().createIndex()
 
         def get_cat_ids(self, cat_names: Any = (), *args: Any, **kwargs: Any) -> List[int]:
@@ -113,9 +115,10 @@ def checked_reading(masks: bool = False) -> Iterator[Dict[str, Read]]:
             _check_names(path, local, self.metainfo['classes'], file)
         file.images += 1
         file.objects += len(info['instances'])
-        for left, top, right, bottom in (each['bbox'] for each in info['instances']):
-            if min(right - left, bottom - top) < (self.bbox_min_size or 0):
-                file.lost['below filter_cfg.bbox_min_size'] += 1
+        for instance in filter(itemgetter('ignore_flag'), info['instances']):
+            left, top, right, bottom = instance['bbox']
+            small = min(right - left, bottom - top) < (self.bbox_min_size or 0)
+            file.lost[SMALL if small else CROWD] += 1
         return info
 
     # Not those of panoptic files, which have other entries.
@@ -132,8 +135,10 @@ def checked_reading(masks: bool = False) -> Iterator[Dict[str, Read]]:
         XMLDataset.parse_data_info = parse
 
 
-def check_entries(path: str, content: Dict[str, Any], evaluated: bool = False) -> None:
-    """Check the entries of a COCO JSON; those of an evaluation need ``iscrowd``.
+def check_entries(
+    path: str, content: Dict[str, Any], masks: bool, evaluated: bool = False
+) -> None:
+    """Check the entries of a COCO JSON; masks need whole sizes, an evaluation ``iscrowd``.
 
     Raises:
         UsageError: a key is missing or of another type, or an id or category name is not unique.
@@ -145,7 +150,8 @@ def check_entries(path: str, content: Dict[str, Any], evaluated: bool = False) -
         if not entries and key != 'annotations':  # files of test images have none
             raise UsageError(f'{path} is not a valid COCO annotation file: it has no {key}')
         for name in names:
-            meant, is_meant = MEANT.get(name, ('', None))
+            known = name in MEANT and (masks or name == 'bbox')
+            meant, is_meant = MEANT[name] if known else ('', None)
             for place, entry in enumerate(entries):
                 value, fault = entry.get(name), ''
                 if not value and value != 0:
@@ -200,8 +206,6 @@ def _read_objects(coco: Any, labels: List[int], masks: bool) -> Read:
         if label not in used:
             continue
         file.objects += 1
-        if masks:
-            _check_mask(coco.file, entry, image)
         x, y, w, h = entry['bbox']
         if image is None:
             kind = type(entry['image_id']).__name__
@@ -214,8 +218,10 @@ def _read_objects(coco: Any, labels: List[int], masks: bool) -> Read:
             or not (-w < x < image['width'] and -h < y < image['height'])
         ):
             file.lost[EMPTY] += 1
-        elif masks and not _has_polygon(entry['segmentation']):
-            file.lost[NO_POLYGON] += 1
+        elif masks:
+            _check_mask(coco.file, entry, image)
+            if not _has_polygon(entry['segmentation']):
+                file.lost[NO_POLYGON] += 1
     return file
 
 
@@ -225,13 +231,13 @@ def _has_polygon(segmentation: Any) -> bool:
     return any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in polygons)
 
 
-def _check_mask(file: str, entry: Dict[str, Any], image: Optional[Dict[str, Any]]) -> None:
+def _check_mask(file: str, entry: Dict[str, Any], image: Dict[str, Any]) -> None:
     mask, fault = entry.get('segmentation'), ''
     if not mask:
         fault = 'no segmentation, and the pipeline loads masks; add it'
     elif isinstance(mask, dict):
-        size = image and [image['height'], image['width']]
-        if size and mask.get('size') != size:  # mmdet would scramble the mask
+        size = [image['height'], image['width']]
+        if mask.get('size') != size:  # mmdet would scramble the mask
             fault = (
                 f'an RLE of size {mask.get("size")}, but [height, width] of its image is {size}; '
                 'correct the size, and encode the mask in column-major order'

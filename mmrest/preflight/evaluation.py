@@ -60,9 +60,11 @@ def check_evaluator(
             ]
     with explained(f'{where} cannot be built'):
         evaluator = Runner.build_evaluator(None, node)  # does not use its runner
-    for api in [getattr(metric, '_coco_api', None) for metric in evaluator.metrics]:
+    for metric in evaluator.metrics:
+        api = getattr(metric, '_coco_api', None)
         if type(api).__name__ == 'COCO':  # not of panoptic files, with other entries
-            check_entries(f'the ann_file of {where}', api.dataset, evaluated=True)
+            masks = 'segm' in metric.metrics
+            check_entries(f'the ann_file of {where}', api.dataset, masks, evaluated=True)
     for part in parts:
         voc, metainfo = part.metainfo.get('dataset_type'), getattr(part.dataset, 'METAINFO', {})
         if voc in ('VOC2007', 'VOC2012') and part.classes != list(metainfo.get('classes', ())):
@@ -108,7 +110,8 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
     place = f'{where} ({type(metric).__name__})'
     fault = f'{place} fails on the annotations of {part.where}'
     with explained(fault, 'check that the metric is meant for this data'):
-        predicted = [found for found in (perfect(of, sample) for of, sample in samples) if found]
+        masks = 'segm' in getattr(metric, 'metrics', ())
+        predicted = [p for p in (perfect(of, sample, masks) for of, sample in samples) if p]
         if not predicted and 'instances' not in first.info:
             raise UsageError(
                 f'{place} has nothing to compare with: the pipeline of {part.where} loads or '
@@ -139,8 +142,11 @@ def score(metric: Any, part: Part, outputs: List[Dict[str, Any]]) -> Dict[str, f
     return dict(metric.compute_metrics(metric.results)) if outputs else {}
 
 
-def perfect(part: Part, sample: Sample) -> Optional[Any]:
-    """Return a sample whose prediction equals its annotation; None if that cannot be scored."""
+def perfect(part: Part, sample: Sample, masks: bool) -> Optional[Any]:
+    """Return a sample whose prediction equals its annotation; None if that cannot be scored.
+
+    `masks` are predicted only for a metric that reads them.
+    """
     truth = sample.packed.get('data_samples') if isinstance(sample.packed, dict) else None
     if truth is None:
         return None
@@ -150,7 +156,7 @@ def perfect(part: Part, sample: Sample) -> Optional[Any]:
         from mmdet.structures.mask import encode_mask_results
 
         instances = [dict(i, ignore_flag=0) for i in info['instances'] if not i.get('ignore_flag')]
-        masks = all('mask' in instance for instance in instances)
+        masks = masks and all('mask' in instance for instance in instances)
         shape = (info.get('height'), info.get('width'))
         loaded = LoadAnnotations(with_mask=masks)(dict(instances=instances, ori_shape=shape))
         truth.pred_instances = InstanceData(

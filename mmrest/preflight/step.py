@@ -118,7 +118,8 @@ class _FirstStep(Hook):
             )
         cfg = self._cfg
         without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        options = cfg.get('model_wrapper_cfg') or cfg
+        strategy = cfg.get('strategy') or {}
+        options = strategy.get('model_wrapper') or cfg.get('model_wrapper_cfg') or cfg
         tolerant = options.get('find_unused_parameters') or options.get('static_graph')
         if without and not tolerant:
             remedy, backbone = 'set find_unused_parameters=True', getattr(model, 'backbone', None)

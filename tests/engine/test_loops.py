@@ -10,7 +10,8 @@ import signal
 import numpy as np
 import pytest
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
+from torch.utils.data import BatchSampler
 
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine import saving
@@ -171,6 +172,48 @@ def test_epochs_of_another_length(place, start, tmp_path):
     assert list(watch.losses) == list(range(start, 12))
     assert list(watch.evaluations) == [i for i in (3, 6, 9, 12) if i >= start]
     assert runner.optim_wrapper.get_lr() == whole.optim_wrapper.get_lr()
+
+
+class Fewer(BatchSampler):
+    """Batch sampler that yields one batch less than its length, as some of mmdet's do."""
+
+    def __init__(self, sampler, batch_size):
+        super().__init__(sampler, batch_size, drop_last=True)
+
+    def __len__(self):
+        return super().__len__() + 1
+
+
+def test_epochs_shorter_than_their_length(tmp_path):
+    options = {'train_dataloader.batch_sampler': dict(type=Fewer), 'checkpoint': EPOCHS}
+    trained(config(tmp_path, **options), place=('before an evaluation', 3))
+    watch, runner = gone_on(tmp_path, **options)
+    assert runner.epoch == 4 and len(watch.losses) == 9 and len(watch.evaluations) == 4
+
+
+def test_an_epoch_that_had_begun(tmp_path):
+    """The evaluation before it is not repeated if its batches are rounded down to none."""
+    trained(config(tmp_path), place=('training', 4))
+    watch, _ = gone_on(tmp_path, **{'train_dataloader.batch_size': 6})
+    assert list(watch.evaluations) == [4, 6, 8]
+
+
+def test_an_evaluation_that_is_due_again(tmp_path):
+    options = dict(by_epoch=False, **{'train_cfg.val_interval': 1})
+    trained(config(tmp_path, **options), place=('training', 4))
+    watch, _ = gone_on(tmp_path, **options)
+    assert list(watch.evaluations) == list(range(5, 17))
+
+
+def test_killed_before_patience_is_counted(tmp_path, monkeypatch):
+    """After the checkpoint was saved again, with the new best metric."""
+    monkeypatch.setattr(Watch, 'priority', 'VERY_LOW')  # that of the checkpoint hook
+    patience = dict(monitor='mean', rule='less', patience=100, min_delta=9)
+    options = dict(custom_hooks=[dict(type='EarlyStoppingHook', **patience)])
+    options['checkpoint'] = dict(EPOCHS, **BEST)
+    trained(config(tmp_path, **options), place=('after an evaluation', 4))
+    _, runner = gone_on(tmp_path, **options)
+    assert [hook.wait_count for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)] == [3]
 
 
 def test_resumed_by_more_processes(tmp_path, monkeypatch):

@@ -16,6 +16,10 @@ STEPS = [
 ]
 
 
+# Its LR at the end of an epoch is neither that of the start nor of the config.
+WARM_UP = [dict(STEPS[0], start_factor=0.001), STEPS[1]]
+
+
 def run(folder, epochs=4, schedule=(COSINE,), resume=None, optimizer=(), **options):
     """Return the learning rates of a run, by iteration, and its runner."""
     cfg = config(
@@ -53,9 +57,18 @@ def log_of(runner, folder):
         ((COSINE,), STEPS, {}, True),
         (STEPS, (LONGER,), {}, True),
         (STEPS, STEPS, {}, False),
-        (STEPS, STEPS, dict(weight_decay=0.5), True),
+        (WARM_UP, WARM_UP, dict(weight_decay=0.5), True),
+        ((), (), dict(lr=3e-2), True),
     ],
-    ids=['longer', 'longer with another LR', 'other', 'fewer', 'same', 'another weight decay'],
+    ids=[
+        'longer',
+        'longer with another LR',
+        'other',
+        'fewer',
+        'same',
+        'another weight decay',
+        'none',
+    ],
 )
 def test_changed_schedule(tmp_path, before, after, optimizer, warned):
     """After the checkpoint, the LR equals that of a run with the new schedule from its start."""
@@ -68,6 +81,29 @@ def test_changed_schedule(tmp_path, before, after, optimizer, warned):
     for group, like in zip(runner.optim_wrapper.param_groups, fresh.optim_wrapper.param_groups):
         assert group['weight_decay'] == like['weight_decay']
     assert ('the config differs from' in log_of(runner, tmp_path / 'a')) is warned
+
+
+def test_changed_schedule_within_an_epoch(tmp_path):
+    """Schedules by iteration and by epoch take turns as in the run."""
+    by_iteration = {'default_hooks.checkpoint.by_epoch': False}
+    slow = dict(STEPS[0], end=16)
+    cosines = [dict(type='CosineAnnealingLR', T_max=4, eta_min=eta_min) for eta_min in (0, 5e-3)]
+    run(tmp_path / 'a', 4, (slow, cosines[0]), **by_iteration)
+    path = str(tmp_path / 'a' / 'iter_6.pth')
+    rates, _ = run(tmp_path / 'a', 4, (slow, cosines[1]), path)
+    expected, _ = run(tmp_path / 'b', 4, (slow, cosines[1]))
+    assert rates == pytest.approx({i: expected[i] for i in range(6, 16)}, rel=1e-9)
+
+
+def test_scheduled_momentum(tmp_path):
+    """It is no change of the config."""
+    sgd = dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9)
+    schedule = [COSINE, dict(type='CosineAnnealingMomentum', by_epoch=False, T_max=16)]
+    expected, whole = run(tmp_path / 'a', 4, schedule, None, sgd)
+    rates, runner = run(tmp_path / 'a', 4, schedule, str(tmp_path / 'a' / 'epoch_2.pth'), sgd)
+    assert rates == {i: expected[i] for i in range(8, 16)}
+    assert runner.optim_wrapper.get_momentum() == whole.optim_wrapper.get_momentum()
+    assert 'the config differs from' not in log_of(runner, tmp_path / 'a')
 
 
 def test_nothing_left_to_train(tmp_path):
