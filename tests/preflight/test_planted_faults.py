@@ -475,7 +475,10 @@ def test_warnings(folder, fault, monkeypatch):
     options = {**options, 'find_unused_parameters': True}
     if 'Expected' in words:
         assert not any(words in w for w in rehearsed(name, options, thorough=True).warnings)
+        wrapper = dict(type='MMDistributedDataParallel', find_unused_parameters=True)
+        strategy = dict(strategy=dict(type='DDPStrategy', model_wrapper=wrapper))
         monkeypatch.setattr('mmrest.preflight.step.get_world_size', lambda: 2)
+        rehearsed(name, {**WARNINGS[fault][1], **strategy}, thorough=True)
         with pytest.raises(UsageError, match=re.escape(words)):
             rehearsed(name, WARNINGS[fault][1], thorough=True)
 

@@ -88,6 +88,32 @@ def test_annotations_of_coco(folder, oddity):
     assert scores(rehearsed('det', thorough=True)) == BEST
 
 
+def test_boxes_only(folder):
+    """What only masks need may be missing or odd: segmentations, whole sizes."""
+
+    def odd(content):
+        for entry in content['annotations'][::2]:
+            entry['segmentation'] = [1, 2, 30, 40, 50, 60]
+        for image in content['images']:
+            image['width'] = float(image['width'])
+
+    for path in (TRAIN, VAL):
+        edited(folder / 'coco' / path, odd)
+    options = {f'model.roi_head.mask_{part}': None for part in ('roi_extractor', 'head')}
+    options['train_dataloader.dataset.pipeline.1.with_mask'] = False
+    options.update({'val_evaluator.metric': 'bbox', 'default_hooks.checkpoint.save_best': 'auto'})
+    assert scores(rehearsed('det', options, thorough=True)) == {'coco/bbox_mAP 1.000'}
+
+
+def test_masks_of_objects_that_are_not_used(folder):
+    def odd(content):
+        content['annotations'][0].update(segmentation=[], area=0)
+
+    edited(folder / 'coco' / TRAIN, odd)
+    report = rehearsed('det', thorough=True)
+    assert ('objects of train_dataloader.dataset', '11 used of 12') in report.facts
+
+
 def grey(path):
     Image.open(path).convert('L').save(path)
 
@@ -359,6 +385,15 @@ def test_a_damaged_xml(folder):
     (folder / 'voc' / 'Annotations' / '000000000002.xml').write_text('')
     with pytest.raises(UsageError, match=r'2.xml \(of voc/all.txt\) cannot be read: ParseError'):
         rehearsed('voc')
+
+
+def test_difficult_objects_of_voc(folder):
+    draw_voc(folder)
+    path = folder / 'voc' / 'Annotations' / '000000000002.xml'
+    text = path.read_text()
+    path.write_text(text.replace('<bndbox>', '<difficult>1</difficult><bndbox>'))
+    used = f'{12 - text.count("<bndbox>")} used of 12'
+    assert ('objects of train_dataloader.dataset', used) in rehearsed('voc').facts
 
 
 def test_voc_objects_that_are_not_used(folder):
