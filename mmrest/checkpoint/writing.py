@@ -89,7 +89,7 @@ def check_writable(folder: str, option: str = '--work-dir') -> Path:
     Raises:
         UsageError: a part of the path is not a folder, or not writable.
     """
-    path = Path(folder).expanduser()
+    path = Path(os.path.expanduser(folder))  # unlike pathlib, keeps ~NAME of no user
     nearest = next(part for part in (path, *path.parents) if os.path.exists(part))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         fault = 'not writable' if nearest.is_dir() else 'not a folder'
