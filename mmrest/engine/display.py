@@ -37,6 +37,7 @@ from rich.text import Text
 from torch import Tensor, cuda, nn
 
 from ..datasets.palette import fill_palette
+from ..models.pretrained import from_files
 from .compat import is_resuming, loaded_from
 from .config import total_batch_size
 from .devices import peak_memory_mb
@@ -347,9 +348,9 @@ def _origin(runner: Runner) -> str:
     """Return the source of the weights; :mod:`.weight_hooks` logs how many tensors match."""
     if loaded_from(runner):
         return f'{"resumed" if is_resuming(runner) else "initialised"} from {loaded_from(runner)}'
-    init = ((runner.cfg.get('model') or {}).get('backbone') or {}).get('init_cfg')
-    pretrained = init.get('checkpoint') if isinstance(init, dict) else None
-    return f'backbone from {pretrained}' if pretrained else 'random'
+    files = from_files(unwrapped(runner))
+    parts = [f'{name or "model"} from {cfg["checkpoint"]}' for name, _, cfg in files]
+    return ', '.join(parts) or 'random'
 
 
 def _millions(module: nn.Module) -> str:

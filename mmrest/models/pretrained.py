@@ -2,12 +2,12 @@
 
 from abc import abstractmethod
 from os import PathLike
-from typing import ClassVar, Dict, List, Optional, Tuple, Union
+from typing import ClassVar, Dict, Iterator, List, Optional, Tuple, Union
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit
 from mmengine.model.weight_init import update_init_info
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoint import Weights, read_weights
 
@@ -78,6 +78,15 @@ class StrictPretrained(BaseModule):
 def is_from_file(init_cfg: dict) -> bool:
     """Return True if an ``init_cfg`` loads weights."""
     return init_cfg.get('type') in ('Pretrained', 'PretrainedInit', PretrainedInit)
+
+
+def from_files(model: nn.Module) -> Iterator[Tuple[str, nn.Module, dict]]:
+    """Yield name, module and init_cfg of the parts of a network initialised from files."""
+    for name, module in model.named_modules():
+        cfgs = getattr(module, 'init_cfg', None) or ()
+        for cfg in cfgs if isinstance(cfgs, (list, tuple)) else (cfgs,):
+            if isinstance(cfg, dict) and is_from_file(cfg):
+                yield name, module, cfg
 
 
 def check_init_cfg(init_cfg: InitCfg) -> None:

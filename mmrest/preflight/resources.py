@@ -3,7 +3,7 @@
 import os.path as osp
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from ..engine.config import dicts, type_name
 from ..engine.resuming import progress_of
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from ..errors import UsageError
-from ..models.pretrained import StrictPretrained, is_from_file
+from ..models.pretrained import StrictPretrained, from_files
 from .findings import Report
 from .schedule import length_of
 
@@ -158,15 +158,6 @@ def check_weights(
                 'or pass --pretrained, or lower frozen_stages'
             )
     return None
-
-
-def from_files(model: nn.Module) -> Iterator[Tuple[str, nn.Module, dict]]:
-    """Yield name, module and init_cfg of the parts of a network initialised from files."""
-    for name, module in model.named_modules():
-        cfgs = getattr(module, 'init_cfg', None) or ()
-        for cfg in cfgs if isinstance(cfgs, (list, tuple)) else (cfgs,):
-            if isinstance(cfg, dict) and is_from_file(cfg):
-                yield name, module, cfg
 
 
 def _fitted(module: nn.Module, init_cfg: dict) -> str:

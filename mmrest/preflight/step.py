@@ -27,11 +27,11 @@ from ..engine.data_loading import ResumableBatchSampler
 from ..engine.distributed import is_sharded, unwrapped
 from ..engine.resuming import follow_config
 from ..errors import UsageError, explained, some
+from ..models.pretrained import from_files
 from ..models.pyramid import PyramidBackbone
 from .classes import IGNORED
 from .data import Part, Sample, count_instances
 from .findings import Report
-from .resources import from_files
 
 SIDE = 320
 """Side of the images, in pixels; a step takes seconds on a laptop."""

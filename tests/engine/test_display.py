@@ -145,12 +145,14 @@ def test_screen(tmp_path, phase):
     runner = shown(tmp_path, [0.3, 0.6, 0.5], epochs=3, console=console)
     runner.register_hook(Printing())
     runner.cfg.optim_wrapper['accumulative_counts'] = 2
+    runner.model.net.init_cfg = [dict(type='Pretrained', checkpoint='x.pth')]
     getattr(runner, phase)()
     output = re.sub(r'\x1b\[[0-9;?]*[a-zA-Z]', '', screen.getvalue())
     assert 'warning: an image is grey' in output and 'the weights fit' in output
     assert re.search(r'mIoU +0\.3000', output) and '2/2' in output and 'it/s' in output
     if phase == 'train':
         assert re.search('model +Toy, 0.0 M parameters', output)
+        assert re.search('weights +net from x.pth', output)
         assert '4 images to train on, 4 to evaluate on' in output
         assert '3 epochs of 2 iterations, total batch size 4' in output
         assert re.search(
