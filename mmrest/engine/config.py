@@ -78,9 +78,10 @@ def load_config(
 
 
 def _broken(path: str, error: Exception) -> str:
-    """Return the path of the config, or of the base of it that raised an error."""
-    frames = traceback.walk_tb(error.__traceback__)
-    read = [str(frame.f_locals.get('filename', path)) for frame, _ in frames]
+    """Return the path of the config, or of its base that cannot be read."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    frames = [frame for frame in frames if frame.f_globals['__name__'] == Config.__module__]
+    read = [path, *(str(frame.f_locals.get('filename', path)) for frame in frames)]
     last = [name for name in read if osp.isfile(name)][-1]
     return path if osp.samefile(last, path) else f'{last} (for {path})'
 

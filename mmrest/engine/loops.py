@@ -154,12 +154,18 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
     length and resumes after the same fraction of the epoch.
     """
 
+    _done = 0  # batches of this epoch
+
+    def remembered(self) -> Dict[str, Any]:
+        return dict(super().remembered(), done=self._done)
+
     def recall(self, remembered: Dict[str, Any], meta: Dict[str, Any]) -> None:
         super().recall(remembered, meta)
         before, now = remembered['batches'], len(self.dataloader)
-        # Samplers such as mmdet's AspectRatioBatchSampler may yield less than their length.
-        done = min(max(meta['iter'] - meta['epoch'] * before, 0), before)
-        # At least one batch of an epoch that had begun, whose end was evaluated before.
+        # mmdet's AspectRatioBatchSampler may yield fewer batches than its length.
+        done = remembered.get('done', min(max(meta['iter'] - meta['epoch'] * before, 0), before))
+        # A started epoch is not rounded down to its beginning: the evaluation before it would run
+        # again.
         meta['iter'] = meta['epoch'] * now + max(done * now // before, min(done, 1))
 
     def _run(self) -> None:
@@ -181,7 +187,9 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         self._begin_at(done)
         with closing(iter(self.dataloader)) as batches:
             for index, batch in enumerate(batches, start=done):
+                self._done = index + 1
                 self.run_iter(index, batch)
+        self._done = 0
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 

@@ -20,8 +20,8 @@ _KINDS = ('betas', 'momentum', 'rho', 'lr_decay', 'alpha')
 """Entries of a parameter group that distinguish optimizers."""
 
 _HYPERPARAMETERS = (
-    'initial_lr', 'weight_decay', 'initial_momentum', 'betas', 'momentum', 'eps', 'nesterov',
-    'amsgrad', 'dampening',
+    'lr', 'initial_lr', 'weight_decay', 'betas', 'momentum', 'initial_momentum', 'eps',
+    'nesterov', 'amsgrad', 'dampening',
 )  # fmt: skip
 
 
@@ -76,28 +76,24 @@ def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> It
     if before is None or isinstance(wrapper, OptimWrapperDict):
         return
     check_same_optimizer(source, checkpoint, wrapper)
-    schedulers, keys = runner.param_schedulers, {'lr', *_HYPERPARAMETERS}
-    # The values of a checkpoint are those of its schedule.
-    scheduled = {'lr'} if schedulers else set()
-    if any('initial_momentum' in group for group in before):
-        scheduled |= {'momentum', 'betas'}
-    keys -= scheduled
-    changes = _differences(before, wrapper.state_dict()['param_groups'], keys)
-    if isinstance(schedulers, list):
-        now = [scheduler.state_dict() for scheduler in schedulers]
-        if _settings(now) != _settings(checkpoint.get('param_schedulers') or []):
-            changes['schedule'] = 'the schedule'
-        if changes.keys() & {'initial_lr', 'initial_momentum', 'schedule'}:
-            _replay(runner, schedulers, meta)
-            keys |= scheduled
-            checkpoint['param_schedulers'] = [s.state_dict() for s in schedulers]
+    schedulers, keys = runner.param_schedulers or [], set(_HYPERPARAMETERS)
+    states = [scheduler.state_dict() for scheduler in schedulers]
+    of_checkpoint = checkpoint.get('param_schedulers') or []
+    # A schedule sets these, so they differ from the config in any checkpoint.
+    scheduled = {state['param_name'] for state in (*states, *of_checkpoint)}
+    scheduled |= {'betas'} if 'momentum' in scheduled else set()
+    changes = _differences(before, wrapper.param_groups, keys - scheduled)
+    if _settings(states) != _settings(of_checkpoint):
+        changes['schedule'] = 'the schedule'
+    if changes.keys() & {'initial_lr', 'initial_momentum', 'schedule'}:
+        _replay(runner, schedulers, meta)
+        checkpoint['param_schedulers'] = [scheduler.state_dict() for scheduler in schedulers]
+        scheduled = set()
     if not changes:
         return
-    now = wrapper.state_dict()
-    for old, new in zip(before, now['param_groups']):
-        old.update({k: new[k] for k in keys if k in new and k in old})
-    if 'base_param_settings' in now:
-        saved['base_param_settings'] = now['base_param_settings']
+    groups = [*before, *filter(None, [saved.get('base_param_settings')])]
+    for old, new in zip(groups, wrapper.param_groups):
+        old.update({key: new[key] for key in (keys - scheduled) & new.keys()})
     yield (
         f'the config differs from {source} and takes precedence: {"; ".join(changes.values())}; '
         f'the learning rate continues at {before[0]["lr"]:.3g}, with the weights and '
@@ -121,6 +117,8 @@ def _replay(runner: Runner, schedulers: List[Any], meta: Dict[str, Any]) -> None
     if not isinstance(runner.train_loop, EpochBasedTrainLoop):
         epochs = 0
     each = len(runner.train_dataloader)
+    if epochs and not epochs <= done / each <= epochs + 1:  # mmengine's, of another length
+        each = done // epochs
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the optimizer takes no steps here
         for iteration in range(1, done + 1):
@@ -156,6 +154,9 @@ def check_same_optimizer(source: str, checkpoint: Dict[str, Any], wrapper: Optim
         '--cfg-options load_from=PATH, without --resume'
     )
     kinds = [sorted(k for k in _KINDS if k in of[0]) for of in (before, now) if of]
+    for kind in kinds:
+        if 'betas' in kind and 'momentum' in kind:  # the latter from a schedule of the first beta
+            kind.remove('momentum')
     if len(kinds) == 2 and now[0].get('amsgrad') and not before[0].get('amsgrad'):
         kinds[1].append('amsgrad')  # which has a state of its own
     if len(kinds) == 2 and kinds[0] != kinds[1]:

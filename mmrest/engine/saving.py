@@ -145,7 +145,8 @@ class AtomicCheckpointHook(CheckpointHook):
         meta = {**meta, **self._place}
         if self._place and hasattr(runner.train_loop, 'evaluated'):
             # _save_best_checkpoint also saves it, before EarlyStoppingHook has counted.
-            counting = any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks)
+            later = runner.hooks[runner.hooks.index(self) :]
+            counting = any(isinstance(hook, EarlyStoppingHook) for hook in later)
             runner.train_loop.evaluated = not counting
         kept, outdated = [], []
         if self.max_keep_ckpts > 0:

@@ -30,9 +30,9 @@ PR_SET_PDEATHSIG acts when the forking thread ends."""
 class StopRequest:
     """Context manager that catches SIGTERM, SIGHUP and Ctrl-C.
 
-    SIGHUP says that the terminal was closed; nohup ignores it. After one of the others, the next
-    one ends the process. In distributed runs, Ctrl-C is left to the launcher, and so is the end
-    of the process: the launcher repeats the other signals.
+    SIGHUP says that the terminal was closed; nohup ignores it. A second SIGTERM or Ctrl-C ends the
+    process; SIGHUP never does. In distributed runs, Ctrl-C is left to the launcher, and so is the
+    end of the process: the launcher repeats the other signals.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,8 @@ class StopRequest:
     def _listen(self, number: int, frame: Any) -> None:
         self._asked = True
         if get_world_size() == 1 and number != _SIGHUP:  # the shell and the kernel send one each
-            self.__exit__()
+            for each in self._before.keys() - {_SIGHUP}:
+                signal.signal(each, self._before[each])
         if number == signal.SIGTERM:
             return
         self.name = 'Ctrl-C' if number == signal.SIGINT else 'SIGHUP'

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import os
+import re
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -231,7 +232,7 @@ class Inferencer:
             with torch.no_grad(), autocast(enabled=self._fp16):
                 samples = self.model.test_step(data)
         except (RuntimeError, MemoryError) as error:  # torch has a type for GPUs only
-            if 'memory' not in first_line(error).lower():
+            if not re.search('MemoryError|out of memory|alloc', first_line(error)):
                 raise
             sizes = some('{1} x {0}'.format(*pixels.shape) for _, pixels, _ in batch)
             raise UsageError(

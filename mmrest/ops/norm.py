@@ -9,7 +9,7 @@ from .dispatch import in_graph
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Compute the layer norm of (..., C) over the channels, for layers that autocast runs.
+    """Compute the layer norm of (..., C), for layers that autocast runs in half precision.
 
     On GPUs, autocast casts the input to float32, and each layer casts the result back. Here, an
     input in half precision is normalised as it is, with statistics in float32, and a result in
@@ -22,7 +22,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         eps: added to the variance.
 
     Returns:
-        Tensor of the shape of `x`, in the dtype of autocast if that is enabled.
+        Tensor of the shape of `x`; under autocast in eager mode, in its dtype unless `x` is
+        float64.
     """
     half = None if in_graph() else autocast_dtype(x.device)
     if x.dtype is half:

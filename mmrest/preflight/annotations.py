@@ -18,13 +18,13 @@ NEEDED = {
 }
 """Keys of each entry that mmdet reads."""
 
-WHOLE = 'a whole number', lambda value: isinstance(value, int)
+WHOLE = 'a positive whole number', lambda value: isinstance(value, int) and value > 0
+NUMBER = 'a positive number', lambda value: isinstance(value, (int, float)) and value > 0
 BOX = (
     'the four numbers x, y, width and height',
     lambda box: len(box) == 4 and all(isinstance(side, (int, float)) for side in box),
 )
-MEANT = dict(width=WHOLE, height=WHOLE, bbox=BOX)
-"""Key: its valid values in words, and a function that returns True for one."""
+"""Valid values in words, and a function that returns True for one."""
 
 CROWD, EMPTY, NO_POLYGON, SMALL = USUAL = (
     'crowds or ignored',
@@ -143,6 +143,8 @@ def check_entries(
     Raises:
         UsageError: a key is missing or of another type, or an id or category name is not unique.
     """
+    size = WHOLE if masks else NUMBER
+    valid = dict(width=size, height=size, bbox=BOX)
     for key, names in NEEDED.items():
         entries = content.get(key) or ()
         if evaluated and key == 'annotations':
@@ -150,8 +152,7 @@ def check_entries(
         if not entries and key != 'annotations':  # files of test images have none
             raise UsageError(f'{path} is not a valid COCO annotation file: it has no {key}')
         for name in names:
-            known = name in MEANT and (masks or name == 'bbox')
-            meant, is_meant = MEANT[name] if known else ('', None)
+            meant, is_meant = valid.get(name, ('', None))
             for place, entry in enumerate(entries):
                 value, fault = entry.get(name), ''
                 if not value and value != 0:

@@ -63,7 +63,7 @@ def check_evaluator(
     for metric in evaluator.metrics:
         api = getattr(metric, '_coco_api', None)
         if type(api).__name__ == 'COCO':  # not of panoptic files, with other entries
-            masks = 'segm' in metric.metrics
+            masks = 'segm' in getattr(metric, 'metrics', ())
             check_entries(f'the ann_file of {where}', api.dataset, masks, evaluated=True)
     for part in parts:
         voc, metainfo = part.metainfo.get('dataset_type'), getattr(part.dataset, 'METAINFO', {})

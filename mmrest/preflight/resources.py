@@ -1,5 +1,7 @@
 """Checks of initial weights, disk space and shared memory."""
 
+import math
+import os
 import os.path as osp
 import shutil
 from pathlib import Path
@@ -73,11 +75,13 @@ def check_shared_memory(loader: DataLoader, sample: Any, report: Report) -> None
     A worker that cannot allocate it sends nothing, and the run waits forever.
     """
     inputs = sample.get('inputs') if isinstance(sample, dict) else None
-    if not loader.num_workers or not torch.is_tensor(inputs) or not osp.isdir('/dev/shm'):
+    size = getattr(loader.batch_sampler, 'batch_size', None)
+    if None in (loader.prefetch_factor, size) or not torch.is_tensor(inputs):
         return
     batches = loader.num_workers * loader.prefetch_factor
-    images = int(np.sum(loader.batch_sampler.batch_size)) * batches
-    needed, free = images * inputs.nbytes, shutil.disk_usage('/dev/shm').free
+    images = int(np.sum(size)) * batches * int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    free = shutil.disk_usage('/dev/shm').free if osp.isdir('/dev/shm') else math.inf
+    needed = images * inputs.nbytes
     if needed > free:
         report.warnings.append(
             f'{loader.num_workers} workers of train_dataloader prefetch {batches} batches, '

@@ -158,7 +158,7 @@ def _lines(file: Path) -> List[Dict[str, float]]:
             # log_with_hierarchy adds prefixes.
             line = {re.sub('^(train|val)/', '', k): v for k, v in json.loads(text).items()}
         except (ValueError, AttributeError):
-            if number == len(texts) and text.startswith('{'):
+            if number == len(texts) and (lines or text.startswith('{')):
                 break
             raise UsageError(
                 f'{file} is not a log: line {number} is not a JSON object; pass a scalars.json'

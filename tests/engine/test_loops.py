@@ -184,11 +184,15 @@ class Fewer(BatchSampler):
         return super().__len__() + 1
 
 
-def test_epochs_shorter_than_their_length(tmp_path):
-    options = {'train_dataloader.batch_sampler': dict(type=Fewer), 'checkpoint': EPOCHS}
-    trained(config(tmp_path, **options), place=('before an evaluation', 3))
+@pytest.mark.parametrize('place, left, checkpoint', [
+    (('before an evaluation', 3), 9, EPOCHS),
+    (('training', 7), 4, None), (('training', 8), 3, None),
+])  # fmt: skip
+def test_epochs_shorter_than_their_length(tmp_path, place, left, checkpoint):
+    options = {'train_dataloader.batch_sampler': dict(type=Fewer), 'checkpoint': checkpoint}
+    trained(config(tmp_path, **options), place=place)
     watch, runner = gone_on(tmp_path, **options)
-    assert runner.epoch == 4 and len(watch.losses) == 9 and len(watch.evaluations) == 4
+    assert runner.epoch == 4 and len(watch.losses) == left
 
 
 def test_an_epoch_that_had_begun(tmp_path):

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from mmengine.optim import OptimWrapper
 
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.building import build_runner
-from mmrest.engine.resuming import ScheduleHook
+from mmrest.engine.resuming import ScheduleHook, check_same_optimizer, progress_of
 from tests.engine.toy import EPOCHS, config
 
 COSINE = dict(type='CosineAnnealingLR', by_epoch=False, T_max=16)
@@ -104,6 +105,60 @@ def test_scheduled_momentum(tmp_path):
     assert rates == {i: expected[i] for i in range(8, 16)}
     assert runner.optim_wrapper.get_momentum() == whole.optim_wrapper.get_momentum()
     assert 'the config differs from' not in log_of(runner, tmp_path / 'a')
+
+
+def test_added_schedule(tmp_path):
+    """A run that has resumed with another schedule can resume again, with another LR."""
+    sgd = dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9)
+    schedule = [COSINE, dict(type='CosineAnnealingMomentum', by_epoch=False, T_max=16)]
+    paths = [str(tmp_path / f'epoch_{epoch}.pth') for epoch in range(5)]
+    run(tmp_path, 2, (), None, sgd)
+    _, second = run(tmp_path, 4, schedule, paths[2], sgd)
+    _, same = run(tmp_path / 'a', 4, schedule, paths[3], sgd)
+    assert same.optim_wrapper.get_momentum() == second.optim_wrapper.get_momentum()
+    assert 'the config differs from' not in log_of(same, tmp_path / 'a')
+    rates, _ = run(tmp_path, 4, schedule, paths[3], dict(sgd, lr=0.5))
+    expected, _ = run(tmp_path / 'b', 4, schedule, None, dict(sgd, lr=0.5))
+    assert rates == pytest.approx({i: expected[i] for i in range(12, 16)}, rel=1e-9)
+
+
+@pytest.mark.parametrize('momentum', [False, True])
+def test_changed_rate_without_its_schedule(tmp_path, momentum):
+    sgd = dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9)
+    schedule = [dict(type='CosineAnnealingMomentum', by_epoch=False, T_max=16)] * momentum
+    run(tmp_path, 2, schedule, None, sgd)
+    rates, runner = run(tmp_path, 4, schedule, str(tmp_path / 'epoch_2.pth'), dict(sgd, lr=0.01))
+    assert set(rates.values()) == {0.01} and 'lr 0.1 -> 0.01' in log_of(runner, tmp_path)
+
+
+def test_groups_and_their_base(tmp_path):
+    groups = {'optim_wrapper.paramwise_cfg': dict(custom_keys={'net.0': dict(lr_mult=2.0)})}
+    run(tmp_path, 2, WARM_UP, **groups)
+    path = str(tmp_path / 'epoch_2.pth')
+    _, runner = run(tmp_path, 4, WARM_UP, path, dict(weight_decay=0.5), **groups)
+    _, fresh = run(tmp_path / 'b', 4, WARM_UP, None, dict(weight_decay=0.5), **groups)
+    rates = fresh.optim_wrapper.get_lr()
+    assert runner.optim_wrapper.get_lr() == {n: pytest.approx(lrs) for n, lrs in rates.items()}
+
+
+def test_momentum_schedule_of_adam(tmp_path):
+    """It adds a momentum to the groups of the checkpoint."""
+    schedule = [COSINE, dict(type='CosineAnnealingMomentum', by_epoch=False, T_max=16)]
+    _, runner = run(tmp_path, 2, schedule)
+    saved = progress_of(torch.load(tmp_path / 'epoch_2.pth', weights_only=False))
+    parameters = torch.optim.AdamW(runner.model.parameters())
+    check_same_optimizer('x', saved, OptimWrapper(parameters))
+
+
+def test_epochs_of_a_run_of_mmengine(tmp_path):
+    """Its checkpoint does not say how long they were."""
+    by_epoch = [dict(type='MultiStepLR', by_epoch=True, milestones=[2, 3])]
+    run(tmp_path, 2, by_epoch, **{'train_dataloader.batch_size': 6})
+    path = str(tmp_path / 'epoch_2.pth')
+    content = torch.load(path, weights_only=False)
+    torch.save({k: v for k, v in content.items() if k != 'mmrest'}, path)
+    rates, _ = run(tmp_path, 4, by_epoch, path, dict(lr=0.1))
+    assert list(rates.values()) == pytest.approx([0.01] * 4 + [0.001] * 4)
 
 
 def test_nothing_left_to_train(tmp_path):

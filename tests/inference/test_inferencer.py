@@ -208,10 +208,14 @@ def test_out_of_memory(folder, images, monkeypatch):
     infer = model(folder, 'det')
 
     def fail(data):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes\nmore")
+        raise RuntimeError(message)
 
     monkeypatch.setattr(infer.model, 'test_step', fail)
+    message = "DefaultCPUAllocator: can't allocate memory: 9 bytes\nmore"
     with pytest.raises(UsageError, match=r'out of memory for images of \d+ x \d+ pixels'):
+        infer(images[0])
+    message = 'CUDA error: an illegal memory access was encountered'
+    with pytest.raises(RuntimeError, match='illegal'):
         infer(images[0])
 
 
