@@ -22,7 +22,7 @@ COMMANDS = {
     'curves': 'plot the training curves of runs',
     'browse': 'draw the images of a dataset with their annotations',
     'visualize': 'plot attention, decay, receptive fields and features',
-    'benchmark': 'measure speed and memory',
+    'benchmark': 'measure speed and memory, or compare checkpoints',
     'flops': 'count parameters and MACs',
     'export': 'export a network to ONNX',
     'convert': 'convert a checkpoint to a clean file',

@@ -59,6 +59,11 @@ def some(names: Iterable[Any], most: int = 6) -> str:
     return (', '.join(names[:most]) or 'none') + more
 
 
+def counted(number: int, noun: str, ending: str = 's') -> str:
+    """Return a number and a noun, which gets its plural `ending` unless the number is 1."""
+    return f'{number:,} {noun}{ending if number != 1 else ""}'
+
+
 def near(name: str, names: Iterable[str], cutoff: float = 0.6) -> List[str]:
     """Return the most similar name, if there is one."""
     return difflib.get_close_matches(name, sorted(names), 1, cutoff)

@@ -14,7 +14,7 @@ from tests.runs import ROOT
 # What the blocks of a page print, among other things.
 PRINTED = {
     'README.md': [
-        'Would install mmrest', '4 images and frames in ',
+        'Would install mmrest', '4 images in ',
         'maskrcnn_rmt_s_3x.py passed all checks', 'coco/segm_mAP',
     ],
     'CONTRIBUTING.md': ['-m pytest', 'ruff', 'mkdocs'],
@@ -30,7 +30,7 @@ PRINTED = {
         'creating .venv-cpu with python3', 'training and 50 held-out images to data/shapes',
         'own_coco.py passed all checks', 'best so far: coco/segm_mAP',
     ],
-    'docs/inference.md': ['4 images and frames in ', ' pixels', '3 images'],
+    'docs/inference.md': ['4 images in ', ' pixels', '3 images'],
     'docs/migration.md': ['True'],
     'docs/train.md': [
         'maskrcnn_rmt_s_3x.py passed all checks', 'best so far: mIoU', 'with_cp=True',

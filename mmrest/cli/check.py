@@ -56,7 +56,7 @@ PACKAGES = (
 SUPPORTED = {'Python': ((3, 8), (3, 13)), 'torch': ((2, 1), (2, 14))}
 """Oldest and newest tested release; ``make test-oldest`` and ``make test-newest`` run them."""
 
-COLUMNS = ('package', 'found', 'supported', 'what to do')
+COLUMNS = ('package', 'found', 'supported', 'status')
 
 
 class State(NamedTuple):
@@ -202,8 +202,8 @@ def surroundings(state: State) -> Dict[str, str]:
         'Python': f'{python} ({outside("Python", python) or "supported"})',
         'system': platform.platform(),
         'processor': f'{os.cpu_count()} cores, OMP_NUM_THREADS {threads}',
-        'commit of mmrest': commit() or 'n/a (installed package)',
-        'CUDA of torch': str(facts['torch cuda'] or 'none'),
+        'mmrest commit': commit() or 'n/a (installed package)',
+        'PyTorch CUDA version': str(facts['torch cuda'] or 'none'),
         'GPU': 'detected' if facts['gpu'] else 'none',
         'attention': _attention(),
     }
@@ -228,7 +228,7 @@ def _attention() -> str:
         return f'{forced}, forced by {dispatch.ENVIRONMENT_VARIABLE}'
     x = torch.empty(1, 1, 1, 8, device='cuda' if torch.cuda.is_available() else 'cpu')
     reason = refuse_triton(x, x, x)
-    return 'triton' if reason is None else f'torch; not triton: {reason}'
+    return 'triton' if reason is None else f'torch (not triton: {reason})'
 
 
 def rows(state: State) -> List[Tuple[str, str, str, str]]:
@@ -245,7 +245,7 @@ def rows(state: State) -> List[Tuple[str, str, str, str]]:
             wanted = supported_range(module)
         if version == '-':
             status = status or f'only for {needed_by}'
-        found.append((name, version, wanted, status or 'fine'))
+        found.append((name, version, wanted, status or 'ok'))
     return found
 
 

@@ -13,6 +13,8 @@ from rich.table import Table
 from ..datasets.shapes import MIN_SIZE, write_classes, write_shapes
 from ..engine.building import build_runner
 from ..engine.config import load_config
+from ..engine.saving import newest_checkpoint
+from ..errors import UsageError
 from ..inference.sheets import draw_classes, draw_predictions
 from ..reporting.curves import draw_curves, title_of
 from ..reporting.logs import metric_text, read_log
@@ -59,6 +61,7 @@ def parse_args() -> argparse.Namespace:
         '--work-dir', type=folder,
         help='output directory (default: work_dirs/demo, or work_dirs/demo-METHOD)',
     )  # fmt: skip
+    parser.add_argument('--resume', action='store_true', help='continue an interrupted demo')
     args = parser.parse_args()
     if args.work_dir is None:
         name = 'demo' if args.method == 'maskrcnn' else f'demo-{args.method}'
@@ -73,17 +76,24 @@ def main() -> None:
     console = Console()
     start = time.time()
     data = args.work_dir / 'data'
-    write(data, {'train': train, 'val': val}, height, width)
-    console.print(f'Generated {train} training and {val} held-out images in {data}')
+    if not args.resume:
+        write(data, {'train': train, 'val': val}, height, width)
+        console.print(f'Generated {train} training and {val} held-out images in {data}')
 
     cfg = load_config(config, data_root=str(data / layout))
     cfg.work_dir, cfg.launcher = str(args.work_dir), 'none'
+    if args.resume:
+        cfg.resume, cfg.load_from = True, newest_checkpoint(cfg.work_dir)
+        if cfg.load_from is None:
+            raise UsageError(f'{cfg.work_dir} has no checkpoint of a demo; drop --resume')
     # One pass over the parameters, rather than one per operation; before torch 2.4 on GPUs only.
     cfg.optim_wrapper.optimizer.fused = digit_version(torch.__version__) >= digit_version('2.4')
     runner = build_runner(cfg)
     runner.train()
 
-    log = read_log(Path(runner.log_dir, 'vis_data', 'scalars.json'))
+    log = read_log(
+        args.work_dir if args.resume else Path(runner.log_dir, 'vis_data', 'scalars.json')
+    )
     draw = draw_classes if write is write_classes else draw_predictions
     draw(runner.model, runner.val_dataloader.dataset, args.work_dir / 'predictions.png')
     keys = [*log.losses, *log.main_metrics]

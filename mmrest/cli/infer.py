@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from ..engine.config import is_segmentor, load_config
 from ..engine.display import progress_bar
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from ..inference.inferencer import Inferencer, Prediction, inference
 from ..inference.inputs import Input, UnreadableImage, Video, find_inputs, is_utf8
 from ..inference.outputs import (
@@ -209,8 +209,8 @@ def main() -> None:
             interrupted = 'interrupted; '
     seconds = time.perf_counter() - begin
     lines = [
-        f'{interrupted}{run.done} images and frames in {seconds:.0f} s '
-        f'({run.done / seconds:.1f} img/s): see {args.out_dir}'
+        f'{interrupted}{counted(run.done, "image")} in {seconds:.1f} s '
+        f'({run.done / seconds:.1f} img/s); results in {args.out_dir}'
     ]
     if run.longer:
         lines += ['only the first frame or page was used; convert to a video or images:']

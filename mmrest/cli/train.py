@@ -20,7 +20,7 @@ from ..engine.distributed import join_processes, of_first_process
 from ..engine.resuming import ScheduleHook
 from ..engine.saving import newest_checkpoint
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from ..preflight import Report, rehearse
 from .command import Parser, add_run_arguments, run_config
 
@@ -104,7 +104,7 @@ def batch_size_warning(cfg: Config) -> Optional[str]:
 
 def summary(config: str, report: Report, warnings: Sequence[str]) -> Table:
     """Return the findings of a dry run as a table."""
-    suffix = f', with {len(warnings)} warning(s)' if warnings else ''
+    suffix = f', with {counted(len(warnings), "warning")}' if warnings else ''
     rows = Table(title=f'{config} passed all checks{suffix}', title_justify='left')
     rows.add_column('checked')
     rows.add_column('found', overflow='fold')

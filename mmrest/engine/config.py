@@ -9,7 +9,7 @@ from typing import Any, Iterator, Optional, Tuple
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from ..errors import UsageError, first_line, suggestion
+from ..errors import UsageError, counted, first_line, suggestion
 from ..shipped import find, nearest
 
 PHASES = ('train', 'val', 'test')
@@ -55,7 +55,9 @@ def load_config(
         if shipped is None:
             near = nearest(path)
             hint = f'did you mean {near[0]}?' if near else 'mmrest configs lists the shipped ones'
-            raise UsageError(f'config {path} not found as a file or a shipped config; {hint}')
+            raise UsageError(
+                f'config {path} not found: no file or shipped config has this name; {hint}'
+            )
         path = str(shipped)
     try:
         cfg = Config.fromfile(path)
@@ -257,7 +259,7 @@ def accumulation(cfg: Config) -> int:
 def total_batch_size(cfg: Config, processes: int) -> Tuple[int, str]:
     """Return the number of images per optimizer step, and its factors; 0 if it is not set."""
     each, accumulated = batch_size_of(cfg.get('train_dataloader') or {}), accumulation(cfg)
-    factors = f'{each} x {processes} process(es)'
+    factors = f'{each} x {counted(processes, "process", "es")}'
     if accumulated > 1:
         factors += f' x {accumulated} accumulated'
     return each * processes * accumulated, factors

@@ -37,6 +37,7 @@ from rich.text import Text
 from torch import Tensor, cuda, nn
 
 from ..datasets.palette import fill_palette
+from ..errors import counted
 from ..models.pretrained import from_files
 from .compat import is_resuming, loaded_from
 from .config import total_batch_size
@@ -319,10 +320,10 @@ def introduction(runner: Runner) -> Table:
     backbone = getattr(model, 'backbone', None)
     loader, loop = runner.train_dataloader, runner.train_loop
     batch, _ = total_batch_size(runner.cfg, get_world_size())
-    length = f'{runner.max_iters:,} iterations'
+    length = counted(runner.max_iters, 'iteration')
     if isinstance(loop, EpochBasedTrainLoop):
-        length = f'{runner.max_epochs} epochs of {len(loader):,} iterations'
-    data = f'{len(loader.dataset):,} images to train on'
+        length = f'{counted(runner.max_epochs, "epoch")} of {counted(len(loader), "iteration")}'
+    data = f'{counted(len(loader.dataset), "image")} to train on'
     if runner.val_loop is not None:
         data += f', {len(runner.val_dataloader.dataset):,} to evaluate on'
     rows = {

@@ -96,11 +96,11 @@ class _Resumable:
 
     def _interrupt(self) -> None:
         """Save a checkpoint, and end the process as the signal would end it."""
-        message = f'stopped after iteration {self._iter} by {self._stop.name}'
+        message = f'stopped by {self._stop.name} after iteration {self._iter}'
         for hook in self.runner.hooks:
             if isinstance(hook, AtomicCheckpointHook):
                 path = hook.save_now(self.runner, self._epoch, self._iter)
-                message += f'; saved {path}: train with --resume to continue'
+                message += f'; saved {path}: run it with --resume to continue'
         self.runner.logger.info(message)
         raise KeyboardInterrupt(message) if self._stop.name == 'Ctrl-C' else Interrupted(message)
 

@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ..checkpoint import CheckpointError, read_checkpoint, remove_unfinished, write_atomically
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from .compat import is_resuming
 
 INTERRUPTED = 'interrupted.pth'
@@ -97,8 +97,8 @@ class AtomicCheckpointHook(CheckpointHook):
         remembered = checkpoint.get(_KEY, [])
         if len(remembered) != get_world_size():
             runner.logger.warning(
-                f'the checkpoint has the random states of {len(remembered)} process(es), the run '
-                f'has {get_world_size()}: resuming is not bit-exact'
+                'resuming is not bit-exact: the checkpoint has the random states of '
+                f'{counted(len(remembered), "process", "es")}, the run has {get_world_size()}'
             )
         if remembered:  # all ranks must agree on what is next, also further ones
             further = dict(remembered[0], random_states=None)

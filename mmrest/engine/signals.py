@@ -65,7 +65,7 @@ class StopRequest:
         if number == signal.SIGTERM:
             return
         self.name = 'Ctrl-C' if number == signal.SIGINT else 'SIGHUP'
-        text = b'stopping after this iteration; Ctrl-C again ends the run at once\n'
+        text = b'finishing this iteration; press Ctrl-C again to stop immediately\n'
         for output, line in ((1, b'\n'), (2, text)):
             try:
                 os.write(output, line)  # the signal may have interrupted print

@@ -84,12 +84,14 @@ class StrictWeightsHook(_WeightsHook):
         weights = _named_as(model, weights)
         wanted = model.state_dict()
         try:
+            has_backbone = any(name.startswith('backbone.') for name in weights.tensors)
+            if has_backbone and isinstance(getattr(model, 'backbone', None), PyramidBackbone):
+                # First, because its error names the network of the file. The tensors of a deeper
+                # backbone would match the model.
+                model.backbone.fit(weights.under('backbone'))
             tensors, report = match(
                 f'{weights.source} for {type(model).__name__}', weights.tensors, wanted
             )
-            if isinstance(getattr(model, 'backbone', None), PyramidBackbone):
-                # The tensors of a deeper backbone also match.
-                model.backbone.fit(weights.under('backbone'))
         except CheckpointError as error:
             backbone = {name[9:] for name in wanted if name.startswith('backbone.')}
             if backbone & weights.tensors.keys():

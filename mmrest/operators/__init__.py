@@ -56,4 +56,4 @@ def describe() -> str:
         return 'none'
     if Path(spec.origin or '') != _FILE:
         return 'compiled'
-    return f'torchvision {metadata.version("torchvision")}, nothing compiled'
+    return f'torchvision {metadata.version("torchvision")}, no compiled ops'

@@ -86,7 +86,7 @@ def refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
     if refuse_transforms() is not None:
         return refuse_transforms()
     if not q.is_cuda and (q.device.type != 'cpu' or forced_backend() != 'triton'):
-        return f'the tensors are on {q.device.type}, and the kernels need an NVIDIA GPU'
+        return f'the kernels need an NVIDIA GPU, and the device is {q.device.type}'
     reason = _device_refusal(q.device)
     if reason is not None:
         return reason

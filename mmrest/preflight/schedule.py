@@ -11,7 +11,7 @@ from torch import nn
 
 from ..engine.building import find_type
 from ..engine.config import dicts, type_name
-from ..errors import UsageError, explained, near, some, suggestion
+from ..errors import UsageError, counted, explained, near, some, suggestion
 from .findings import Report
 
 
@@ -75,7 +75,7 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
         value = cfg.train_cfg.get(key, 1)
         if value is not None and (not isinstance(value, (int, float)) or value < 1):
             raise UsageError(f'train_cfg.{key} must be a positive integer, got {value!r}')
-    report.add('batch', f'{batch_size} x {get_world_size()} process(es)')
+    report.add('batch', f'{batch_size} x {counted(get_world_size(), "process", "es")}')
     report.add('iterations per epoch', f'{batches:,}')
     unit = 'epochs' if by_epoch else 'iterations'
     report.add('length', f'{int(length):,} {unit}' if length else 'set by its loop')

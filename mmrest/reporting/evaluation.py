@@ -83,6 +83,7 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
     cfg.test_evaluator = cfg.get(f'{phase}_evaluator')  # if there is none, the rehearsal says so
     cfg.test_cfg = dict(type='TestLoop')
     cfg.load_from, cfg.resume, cfg.launcher = checkpoint, False, 'none'
+    cfg.log_level = 'WARNING'
     if 'visualization' in (cfg.get('default_hooks') or {}):
         cfg.default_hooks.visualization.draw = False
     hook = ScoresHook(score_thr)

@@ -157,6 +157,7 @@ CASES = {
     'browse_dataset maskrcnn_rmt_t_1x --not-show': 'nothing to do; pass --output-dir DIR',
     'browse_dataset maskrcnn_rmt_t_1x': 'no display (DISPLAY is not set)',
     'browse_dataset maskrcnn_rmt_t_1x --not-show --output-dir x': 'check --data-root DIR',
+    'demo --resume --work-dir new': 'new has no checkpoint of a demo; drop --resume',
     'demo --work-dir tiny.py': '--work-dir: tiny.py is not a folder',
     'demo classification': "invalid choice: 'classification'",
     'make_shapes tiny.py': 'tiny.py is not a folder',

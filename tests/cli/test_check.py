@@ -120,18 +120,18 @@ def test_a_bug_report(monkeypatch, capsys):
     said = capsys.readouterr().out
     for line in (
         rf'- Python: {re.escape(platform.python_version())} \(supported\)',
-        r'- commit of mmrest: ([0-9a-f]{7,}(-dirty)?|n/a \(installed package\))',
+        r'- mmrest commit: ([0-9a-f]{7,}(-dirty)?|n/a \(installed package\))',
         '- GPU: none',
         '- MMCV ops: compiled',
         '- attention: reference, forced by MMREST_BACKEND',
-        r'\| mmdet \| 3\.3\.0 \| ==3\.3\.0 \| fine \|',
+        r'\| mmdet \| 3\.3\.0 \| ==3\.3\.0 \| ok \|',
         r'\| ftfy \| - \| any \| mmseg needs it: pip install ftfy \|',
     ):
         assert re.search(f'^{line}$', said, re.M), line
 
 
 @pytest.mark.parametrize(
-    'variable, said', [('', 'torch; not triton: '), ('magic', "unknown backend 'magic'")]
+    'variable, said', [('', 'torch (not triton: '), ('magic', "unknown backend 'magic'")]
 )
 def test_attention_of_this_machine(monkeypatch, variable, said):
     monkeypatch.setenv('MMREST_BACKEND', variable)

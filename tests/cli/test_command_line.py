@@ -70,5 +70,5 @@ def test_a_config_by_name():
     for name in ('semfpn_rmt_s_80k', 'semfpn_rmt_s_80k.py', 'mmrest::semfpn_rmt_s_80k.py'):
         assert find(name).samefile(ROOT / 'configs' / 'semfpn_rmt_s_80k.py')
     assert load_config(name).filename == str(find(name))
-    with pytest.raises(UsageError, match=r'not found .*; did you mean semfpn_rmt_s_80k\?'):
+    with pytest.raises(UsageError, match=r'not found: .*; did you mean semfpn_rmt_s_80k\?'):
         load_config('semfpn_rtm_s_80k')

@@ -38,7 +38,7 @@ def test_a_detector(dry_run, tmp_path, coco_root):
         'val_evaluator on the ground truth coco/segm_mAP 1.000',
         'first step loss ',
         'tensors loaded from tiny.pth, backbone.*',
-        'batch 2 x 1 process(es)',
+        'batch 2 x 1 process',
         'iterations per epoch 2',
         'length 1 epochs',
         'optimizer AdamW, lr 0.0001',

@@ -107,11 +107,11 @@ def test_amp(monkeypatch, dtype):
 
 
 @pytest.mark.parametrize('each, world, accumulated, enabled, factors', [
-    (2, 1, 1, False, '2 (2 x 1 process(es))'),
+    (2, 1, 1, False, '2 (2 x 1 process)'),
     (2, 8, 1, False, None),
     (2, 4, 2, False, None),
-    ([2, 1], 1, 1, False, '3 (3 x 1 process(es))'),  # of two datasets
-    (4, 8, 2, False, '64 (4 x 8 process(es) x 2 accumulated)'),
+    ([2, 1], 1, 1, False, '3 (3 x 1 process)'),  # of two datasets
+    (4, 8, 2, False, '64 (4 x 8 processes x 2 accumulated)'),
     (2, 1, 1, True, None),
 ])  # fmt: skip
 def test_batch_size(monkeypatch, each, world, accumulated, enabled, factors):

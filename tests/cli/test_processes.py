@@ -81,11 +81,11 @@ def test_training(trained):
     folder, output = trained
     assert re.search(r'Epoch\(train\) +\[ *2\]\[1/1\]', output)  # of two batches each has one
     assert 'Distributed launcher: pytorch' in output and 'GPU number: 2' in output
-    assert output.count('is 4 (2 x 2 process(es))') == 1  # one process talks
+    assert output.count('is 4 (2 x 2 processes)') == 1  # one process talks
     assert 'best so far: coco/segm_mAP' in output
     assert len(list((folder / 'work_dirs' / 'tiny').glob('*/*.log'))) == 1
     state = checkpoint(folder / 'work_dirs' / 'tiny' / 'interrupted.pth')
-    stopped = set(re.findall(r'stopped after iteration (\d+) by SIGTERM', output))
+    stopped = set(re.findall(r'stopped by SIGTERM after iteration (\d+)', output))
     assert stopped == {str(state['meta']['iter'])} and len(state['mmrest']) == 2
 
 

@@ -297,7 +297,7 @@ def test_a_request_to_stop(place, iteration, saved, tmp_path):
     checkpoint = dict(EPOCHS, interval=10, **BEST)
     options = dict(custom_hooks=[dict(type='EMAHook', momentum=0.1)], checkpoint=checkpoint)
     whole = trained(config(tmp_path / 'whole', **options))
-    said = rf'stopped after iteration {saved} .*interrupted\.pth: .* --resume'
+    said = rf'stopped by SIGTERM after iteration {saved}; .*interrupted\.pth: .* --resume'
     with pytest.raises(Interrupted, match=said):
         trained(config(tmp_path / 'run', **options), place=(place, iteration), by_signal=True)
     assert newest_checkpoint(tmp_path / 'run').endswith(saving.INTERRUPTED)

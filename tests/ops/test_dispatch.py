@@ -100,7 +100,7 @@ def test_refusals_of_the_kernels(monkeypatch):
     pytest.importorskip('triton', '3.3')
     q, k, v, *_ = emsa_inputs(1, 5, 3, 2, 3)
     assert refusal(q, k, v) is None
-    assert 'the tensors are on cpu, and the kernels need' in gpu.refuse_triton(q, k, v)
+    assert 'an NVIDIA GPU, and the device is cpu' in gpu.refuse_triton(q, k, v)
     assert refusal(q, k.float(), v).startswith(
         'the dtypes torch.float64, torch.float32 and torch.float64 differ'
     )

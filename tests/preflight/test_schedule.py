@@ -20,7 +20,7 @@ def test_schedule(end, warns):
     assert dict(report.facts) == {
         'iterations per epoch': '100',
         'length': '3 epochs',
-        'batch': '2 x 1 process(es)',
+        'batch': '2 x 1 process',
         'optimizer': 'AdamW, lr 0.0001',
         'schedule': f'LinearLR 0 to {end} (iterations)',
     }

@@ -126,7 +126,7 @@ def test_several_datasets_per_batch(tmp_path, cfg):
     cfg.optim_wrapper.accumulative_counts = 2
     text = write(tmp_path, cfg, None).read_text()
     facts = dict(re.findall(r'<dt>(.*?)</dt><dd>(.*?)</dd>', text))
-    assert facts['batch size'] == '6 = 3 x 1 process(es) x 2 accumulated'
+    assert facts['batch size'] == '6 = 3 x 1 process x 2 accumulated'
     assert facts['training, median'] == '6.0 img/s'
 
 
