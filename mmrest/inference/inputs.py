@@ -85,8 +85,8 @@ def _files(text: str, skipped: Set[str]) -> List[Tuple[Path, Path]]:
     return files
 
 
-def is_utf8(path: Path) -> bool:
-    """Return False for a name that OpenCV crashes on."""
+def is_utf8(path: Union[str, Path]) -> bool:
+    """Return False for a name that OpenCV crashes on, unless it decodes the content."""
     return not any('\ud800' <= letter <= '\udfff' for letter in str(path))
 
 
@@ -126,7 +126,7 @@ def read_image(path: str, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
     if not os.path.exists(path):
         raise UsageError(f'image {path} not found')
     check_complete(path)
-    image = _decoded(path, cv2.IMREAD_COLOR)
+    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # see is_utf8
     if image is None:
         raise UnreadableImage(f'{path} is not an image that OpenCV can read')
     if size is not None:
@@ -154,18 +154,13 @@ def check_complete(path: str) -> None:
                 image.draft(image.mode, (1, 1))  # JPEG: read the whole file, in less time
                 image.load()
         except UnidentifiedImageError:
-            if _decoded(path, cv2.IMREAD_UNCHANGED) is None:  # of formats that Pillow lacks
+            # Of formats that Pillow lacks.
+            if not (is_utf8(path) and cv2.haveImageReader(path)):
                 raise UnreadableImage(f'{path} is not an image') from None
         except Image.DecompressionBombError:
             pass  # too large for Pillow
         except Exception as error:  # whatever a decoder raises
             raise UnreadableImage(f'{path} cannot be read: {first_line(error)}') from error
-
-
-def _decoded(path: str, flags: int) -> Optional[np.ndarray]:
-    """Decode a file, which is read here: OpenCV crashes on names that are not UTF-8."""
-    content = np.fromfile(path, np.uint8)
-    return cv2.imdecode(content, flags) if len(content) else None
 
 
 class Video:
