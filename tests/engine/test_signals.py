@@ -65,8 +65,9 @@ import os, signal, sys, time
 from mmrest.engine.signals import StopRequest
 
 number = signal.Signals[sys.argv[1]]
-# Shells ignore it in the background, and nohup.
-signal.signal(number, signal.default_int_handler)
+# Shells ignore them in the background, and nohup.
+for each in (number, signal.SIGINT):
+    signal.signal(each, signal.default_int_handler)
 with StopRequest() as stop:
     child = os.fork()
     if child == 0:
