@@ -3,8 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmrest.ops import layer_norm
+from tests.torch_versions import needs_simulated_gpu
 
 HALF = torch.bfloat16
 
@@ -47,3 +51,34 @@ def test_nothing_else_changes_without_autocast():
         assert kept is (HALF if dtype is torch.float32 else dtype)
     with torch.autocast('cpu', HALF):
         assert layer_norm(*arguments(torch.float32, 'meta')).dtype is torch.float32
+
+
+class Casts(TorchDispatchMode):
+    """Numbers of elements that are cast."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._to_copy.default:
+            self.sizes.append(args[0].numel())
+        return function(*args, **(kwargs or {}))
+
+
+@needs_simulated_gpu
+@pytest.mark.parametrize('given, casts_of_maps', [(HALF, 0), (torch.float32, 1)])
+def test_no_map_is_cast_twice_on_a_gpu(monkeypatch, given, casts_of_maps):
+    """Layers behind the norm share one cast, at most; a GPU is simulated."""
+    with FakeTensorMode(), Casts() as casts, torch.no_grad():
+        x, *weights = arguments(given, 'cuda')
+        layers = [nn.Linear(24, 24, device='cuda') for _ in range(3)]
+        casts.sizes.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.cuda, 'is_available', lambda: True)
+            patched.setattr(torch.cuda, 'is_bf16_supported', lambda *_: True)
+            autocast = torch.autocast('cuda', HALF)
+        with autocast:
+            normed = layer_norm(x, *weights)
+            assert {layer(normed).dtype for layer in layers} == {HALF}
+    assert casts.sizes.count(x.numel()) == casts_of_maps
