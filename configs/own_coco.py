@@ -5,8 +5,8 @@ _base_ = './maskrcnn_rmt_s_3x.py'
 data_root = 'data/shapes/coco/'  # the folder that holds annotations/, train2017/ and val2017/
 classes = ('square', 'disc', 'triangle')  # categories, in the order of the annotation files
 
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
 # The rest follows. Other names of files go into ann_file and data_prefix.
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
 metainfo = dict(classes=classes)
 train_dataloader = dict(
     dataset=dict(

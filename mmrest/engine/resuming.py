@@ -19,10 +19,10 @@ _PROGRESS = (
 _KINDS = ('betas', 'momentum', 'rho', 'lr_decay', 'alpha')
 """Entries of a parameter group that distinguish optimizers."""
 
-_HYPERPARAMETERS = (
+_HYPERPARAMETERS = {
     'lr', 'initial_lr', 'weight_decay', 'betas', 'momentum', 'initial_momentum', 'eps',
     'nesterov', 'amsgrad', 'dampening',
-)  # fmt: skip
+}  # fmt: skip
 
 
 class ScheduleHook(Hook):
@@ -76,13 +76,13 @@ def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> It
     if before is None or isinstance(wrapper, OptimWrapperDict):
         return
     check_same_optimizer(source, checkpoint, wrapper)
-    schedulers, keys = runner.param_schedulers or [], set(_HYPERPARAMETERS)
+    schedulers = runner.param_schedulers or []
     states = [scheduler.state_dict() for scheduler in schedulers]
     of_checkpoint = checkpoint.get('param_schedulers') or []
     # A schedule sets these, so they differ from the config in any checkpoint.
     scheduled = {state['param_name'] for state in (*states, *of_checkpoint)}
     scheduled |= {'betas'} if 'momentum' in scheduled else set()
-    changes = _differences(before, wrapper.param_groups, keys - scheduled)
+    changes = _differences(before, wrapper.param_groups, _HYPERPARAMETERS - scheduled)
     if _settings(states) != _settings(of_checkpoint):
         changes['schedule'] = 'the schedule'
     if changes.keys() & {'initial_lr', 'initial_momentum', 'schedule'}:
@@ -93,7 +93,7 @@ def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> It
         return
     groups = [*before, *filter(None, [saved.get('base_param_settings')])]
     for old, new in zip(groups, wrapper.param_groups):
-        old.update({key: new[key] for key in (keys - scheduled) & new.keys()})
+        old.update({key: new[key] for key in (_HYPERPARAMETERS - scheduled) & new.keys()})
     yield (
         f'the config differs from {source} and takes precedence: {"; ".join(changes.values())}; '
         f'the learning rate continues at {before[0]["lr"]:.3g}, with the weights and '

@@ -86,7 +86,7 @@ def _files(text: str, skipped: Set[str]) -> List[Tuple[Path, Path]]:
 
 
 def is_utf8(path: Union[str, Path]) -> bool:
-    """Return False for a name that OpenCV crashes on, unless it decodes the content."""
+    """Return False for a name with other bytes, on which OpenCV's readers of files crash."""
     return not any('\ud800' <= letter <= '\udfff' for letter in str(path))
 
 
@@ -126,7 +126,7 @@ def read_image(path: str, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
     if not os.path.exists(path):
         raise UsageError(f'image {path} not found')
     check_complete(path)
-    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # see is_utf8
+    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # of any name, see is_utf8
     if image is None:
         raise UnreadableImage(f'{path} is not an image that OpenCV can read')
     if size is not None:

@@ -292,7 +292,10 @@ def recognised(weights: Weights, networks: Mapping[str, PyramidBackbone]) -> Lis
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer norm before linear layers, see :func:`mmrest.ops.norm.layer_norm`."""
+    """torch's layer norm, but half precision stays so under autocast.
+
+    For the inputs of linear layers; see :func:`mmrest.ops.norm.layer_norm`.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return layer_norm(x, self.weight, self.bias, self.eps)

@@ -24,7 +24,7 @@ BOX = (
     'the four numbers x, y, width and height',
     lambda box: len(box) == 4 and all(isinstance(side, (int, float)) for side in box),
 )
-"""Valid values in words, and a function that returns True for one."""
+"""Each of the three: valid values in words, and a function that returns True for one."""
 
 CROWD, EMPTY, NO_POLYGON, SMALL = USUAL = (
     'crowds or ignored',
