@@ -50,9 +50,11 @@ class AtomicCheckpointHook(CheckpointHook):
         self._remembered: List[Dict[str, Any]] = []
         self._saved_iter: Optional[int] = None
         self._place: Dict[str, int] = {}  # epoch and iteration that are being saved
+        self._loop: Any = None  # set in training; a run that only evaluates would build it
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
+        self._loop = runner.train_loop
         if self.save_best and len(self.key_indicators) == 1:
             self.best_ckpt_path = self._own(self.best_ckpt_path)
         elif self.save_best:
@@ -88,8 +90,8 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         # On SIGTERM or Ctrl-C; the loop saves.
-        if hasattr(runner.train_loop, 'stop_evaluation'):
-            runner.train_loop.stop_evaluation()
+        if hasattr(self._loop, 'stop_evaluation'):
+            self._loop.stop_evaluation()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not is_resuming(runner) or not hasattr(runner.train_loop, 'recall'):

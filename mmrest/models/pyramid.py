@@ -225,6 +225,7 @@ class PyramidBackbone(StrictPretrained):
                     x = block(x, *inputs)
             normed = self.output_norm(stage)(x) if self.has_norm(stage) else x
             if stage in self.out_indices:
+                # mmcv's compiled ops, such as RoIAlign, read the memory in this order unchecked.
                 outputs.append(normed.permute(0, 3, 1, 2).contiguous())
             x = channels_first(normed if self.norm_in_path else x)
         return tuple(outputs)

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from mmengine.hooks import EarlyStoppingHook, Hook
+from mmengine.runner import Runner
 from torch.utils.data import BatchSampler
 
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine import saving
 from mmrest.engine.building import build_runner
+from mmrest.engine.config import make_resumable
 from mmrest.engine.data_loading import Draw, SeededDataset
 from mmrest.engine.resuming import ScheduleHook
 from mmrest.engine.saving import newest_checkpoint
@@ -256,6 +258,14 @@ def test_ranks_evaluate_what_is_saved(tmp_path, monkeypatch):
 def test_loader_has_its_batch_size(tmp_path):
     """Which hooks such as mmpretrain's PreciseBNHook read."""
     assert build_runner(config(tmp_path)).train_loop.dataloader.batch_size == 3
+
+
+def test_a_validation_reads_no_training_data(tmp_path, monkeypatch):
+    """In a program that calls mmengine's Runner with a config of mmrest."""
+    monkeypatch.delattr(Runner, 'build_train_loop')
+    cfg = config(tmp_path)
+    make_resumable(cfg)
+    assert Runner.from_cfg(cfg).val().keys() == {'mean', 'deviation'}
 
 
 def test_compiled_with_an_old_torch(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmrest.ops import layer_norm
+from mmrest.ops.autograd import autocast_dtype, autocast_off
 from tests.torch_versions import needs_simulated_gpu
 
 HALF = torch.bfloat16
@@ -51,6 +52,13 @@ def test_nothing_else_changes_without_autocast():
         assert kept is (HALF if dtype is torch.float32 else dtype)
     with torch.autocast('cpu', HALF):
         assert layer_norm(*arguments(torch.float32, 'meta')).dtype is torch.float32
+
+
+@pytest.mark.parametrize('device', ['cpu', 'meta', 'mps'])
+def test_autocast_is_off_on_any_device(device):
+    """Also where torch has no autocast to disable."""
+    with torch.autocast('cpu', HALF), autocast_off(torch.device(device)):
+        assert (autocast_dtype(torch.device('cpu')) is HALF) == (device != 'cpu')
 
 
 class Casts(TorchDispatchMode):
