@@ -1,6 +1,7 @@
 """Time and memory of networks and of the attention in them, measured side by side."""
 
 import multiprocessing
+import os
 import platform
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import timer
 
 from ..engine.devices import peak_memory_mb, reset_peak_memory
+from ..engine.signals import end_with
 from ..errors import UsageError
 from ..ops import PositionTables, emsa, masa, position_tables, use_backend
 from ..ops.rotary import rotary_frequencies
@@ -180,7 +182,12 @@ def seconds(jobs: Sequence[Job], repeats: int) -> Dict[str, List[float]]:
 
 def _process() -> ProcessPoolExecutor:
     spawn, threads = multiprocessing.get_context('spawn'), torch.get_num_threads()
-    return ProcessPoolExecutor(1, spawn, torch.set_num_threads, (threads,))
+    return ProcessPoolExecutor(1, spawn, _begin, (os.getpid(), threads))
+
+
+def _begin(parent: int, threads: int) -> None:
+    end_with(parent)
+    torch.set_num_threads(threads)
 
 
 def _measured(process: ProcessPoolExecutor, measurement: Callable[[Job], Any], job: Job) -> Any:

@@ -3,9 +3,11 @@
 import argparse
 import hashlib
 import json
+import os
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -15,6 +17,7 @@ from rich.console import Console
 from ..analysis.measure import ATTENTIONS, Job, gpu_seconds, machine, memory, seconds
 from ..analysis.networks import BACKBONES, PEERS
 from ..engine.config import load_config
+from ..engine.signals import end_with
 from ..errors import UsageError, explained
 from ..ops import BACKENDS
 from ..shipped import models, reported
@@ -243,7 +246,9 @@ def tested(
 
     if not saved():
         command = [sys.executable, '-m', 'mmrest_cli', 'test', config, checkpoint, *options]
-        if subprocess.run([*command, '--work-dir', str(folder / name)]).returncode:
+        command += ['--work-dir', str(folder / name)]
+        begin = partial(end_with, os.getpid()) if os.name == 'posix' else None
+        if subprocess.run(command, preexec_fn=begin).returncode:
             return None
     return json.loads(saved()[-1].read_text())
 

@@ -149,11 +149,17 @@ def _begin_child() -> None:
         if isinstance(getattr(signal.getsignal(number), '__self__', None), StopRequest):
             # A pool would wait forever for the task of a worker that the signal has ended.
             signal.signal(number, _do_nothing)
-    if _forking.parent is not None and _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != _forking.parent:  # the parent has ended in the meantime
-            os._exit(1)
+    if _forking.parent is not None:
+        end_with(_forking.parent)
     _restore_mask()
+
+
+def end_with(parent: int) -> None:
+    """On Linux, make the kernel kill this process when its parent, of that id, has ended."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it has ended in the meantime
+            os._exit(1)
 
 
 def _do_nothing(*args: Any) -> None:

@@ -65,7 +65,7 @@ def tests_run(tmp_path, monkeypatch):
     """Record started commands instead of running tests; the test of x.pth fails."""
     commands = []
 
-    def run(command):
+    def run(command, preexec_fn):
         commands.append(command[command.index('test') + 1 :])
         folder = tmp_path / command[command.index('--work-dir') + 1] / str(len(commands))
         folder.mkdir(parents=True)

@@ -278,7 +278,7 @@ def processes(session):
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='PR_SET_PDEATHSIG is Linux')
-@pytest.mark.parametrize('program', ['train', 'test', 'infer'])
+@pytest.mark.parametrize('program', ['train', 'test', 'infer', 'benchmark'])
 def test_no_process_is_left(home, coco_root, program, monkeypatch):
     """Ten seconds after SIGKILL, no process is left, at seven random moments."""
     monkeypatch.syspath_prepend(home)
@@ -291,6 +291,7 @@ def test_no_process_is_left(home, coco_root, program, monkeypatch):
         train=('evaluated.py', *common, *options, 'train_cfg.max_epochs=1000'),
         test=('evaluated.py', 'weights.pth', *common, *options),
         infer=('evaluated.py', 'weights.pth', str(coco_root / 'val2017'), '--overwrite'),
+        benchmark=('networks', 'rest_lite', '--sizes', '64x64', '--repeats', '99'),
     )
     begin = time.monotonic()
     process = start(home, *arguments[program], program=program)
