@@ -10,8 +10,6 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Se
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import timer
 
 from ..engine.devices import peak_memory_mb, reset_peak_memory
@@ -202,24 +200,6 @@ def _timed_step(job: Job) -> float:
     start = timer()  # synchronises the GPU, if there is one
     step()
     return timer() - start
-
-
-def gpu_seconds(job: Job) -> float:
-    """Return the time of all kernels of a step on the GPU, in seconds; see :func:`seconds`."""
-    with _process() as process:
-        return _measured(process, _gpu_seconds, job)
-
-
-def _gpu_seconds(job: Job) -> float:
-    step = Step(job)
-    for _ in range(3):  # compiles, and tunes
-        step()
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        step()
-        torch.cuda.synchronize()
-    events = [event for event in profiler.events() if event.device_type == DeviceType.CUDA]
-    return sum(event.time_range.elapsed_us() for event in events) / 1e6
 
 
 def memory(job: Job) -> Memory:

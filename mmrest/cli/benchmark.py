@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import torch
 from rich.console import Console
 
-from ..analysis.measure import ATTENTIONS, Job, gpu_seconds, machine, memory, seconds
+from ..analysis.measure import ATTENTIONS, Job, machine, memory, seconds
 from ..analysis.networks import BACKBONES, PEERS
 from ..engine.config import load_config
 from ..errors import UsageError, explained
@@ -155,12 +155,10 @@ def table(entries: List[Dict[str, Any]]) -> str:
             f'{entry["batch"] / entry["median"]:.1f}',
             str(rate or '-'),
             *('-' if not entry.get(key) else f'{entry[key]:.0f}' for key in ('peak', 'saved')),
-            f'{entry["gpu"]:.4f}' if entry.get('gpu') else '-',
         ])  # fmt: skip
     columns = [
         'size', 'network', 'median (s)', 'range (s)', 'speed-up over reference', 'images/s',
         'images/s, RMT Table 11', 'peak memory (MB)', 'saved for backward (MB)',
-        'kernels on the GPU (s)',
     ]  # fmt: skip
     return markdown_table(columns, rows)
 
@@ -179,8 +177,6 @@ def benchmark_networks(args: argparse.Namespace, console: Console) -> None:
             for job in jobs:
                 taken = times[job.name]
                 found = dict(name=job.name, seconds=taken, median=statistics.median(taken))
-                if args.device == 'cuda':
-                    found['gpu'] = gpu_seconds(job)
                 found.update(memory(job)._asdict() if args.memory else {})
                 entries.append(dict(job._asdict(), **found))
     step = 'forward and backward' if args.train else 'forward'

@@ -45,11 +45,10 @@ def contents(weights: Weights) -> Contents:
     prefix = weights.prefix_of({name for state in states.values() for name in state})
     inside = weights.under(prefix).tensors if prefix else weights.tensors
     shapes = {name: tensor.shape for name, tensor in inside.items()}
-    required = {
-        network: {n: t.shape for n, t in state.items() if not n.endswith('num_batches_tracked')}
+    found = {
+        network: sum(shapes.get(name) == tensor.shape for name, tensor in state.items())
         for network, state in states.items()
     }
-    found = {network: len(names.items() & shapes.items()) for network, names in required.items()}
     archs = recognised(Weights('', inside), networks)
     nearest = archs[0] if archs else max(found, key=found.__getitem__)
     # Drops the norm of a classifier, whose name the other family may use, and the position tables
@@ -57,7 +56,7 @@ def contents(weights: Weights) -> Contents:
     backbone = {name: tensor for name, tensor in inside.items() if name in states[nearest]}
     kept = {prefix + name for name in inside} if prefix else backbone
     others = {name: tensor for name, tensor in weights.tensors.items() if name not in kept}
-    words = f'{found[nearest]} of {len(required[nearest])} tensors of {nearest} match'
+    words = f'{found[nearest]} of {len(states[nearest])} tensors of {nearest} match'
     return Contents(weights.source, archs, prefix, backbone, others, words)
 
 

@@ -1,15 +1,14 @@
 """Evaluation of a checkpoint, with scores of every class and image."""
 
-import statistics
 import tempfile
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
 
+import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset, pseudo_collate
+from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch import nn
 
 from ..engine.building import build_runner
 from ..engine.config import is_classifier
@@ -30,7 +29,7 @@ class Evaluation(NamedTuple):
     scores: Scores
     dataset: BaseDataset
     parameters: int  # their number
-    seconds: float  # median time per image, with post-processing
+    seconds: Optional[float]  # median time per batch, with post-processing
     memory: Optional[float]  # peak in MB, of the GPU if available
     device: str
 
@@ -96,31 +95,17 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
         runner.register_hook(hook, priority='VERY_LOW')
         runner.model.to(device)
         metrics = runner.test()
-    dataset = runner.test_loop.dataloader.dataset
+    times = runner.message_hub.log_scalars  # of the timer, if the config has one
+    seconds = None
+    if 'test/time' in times:
+        seconds = float(np.median(times['test/time'].data[0] - times['test/data_time'].data[0]))
     return Evaluation(
         phase,
         metrics,
         hook.scores,
-        dataset,
+        runner.test_loop.dataloader.dataset,
         sum(parameter.numel() for parameter in runner.model.parameters()),
-        _seconds_per_image(runner.model, dataset),
+        seconds,
         peak_memory_mb(),
         torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device),
     )
-
-
-def _seconds_per_image(model: nn.Module, dataset: BaseDataset) -> float:
-    """Return the median time of up to ten single images, without data loading and warm-up."""
-    from torch.utils.benchmark import timer  # it may print that CUDA was not found
-
-    times = []
-    model.eval()
-    for index in range(11):
-        if len(times) > 1 and sum(times) > 20:  # a slow machine
-            break
-        batch = pseudo_collate([dataset[index % len(dataset)]])
-        start = timer()  # synchronises the GPU, if there is one
-        with torch.no_grad():
-            model.test_step(batch)
-        times.append(timer() - start)
-    return statistics.median(times[1:])
