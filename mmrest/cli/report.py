@@ -19,7 +19,9 @@ from .command import Parser, add_config_arguments, at_least, device, fraction, w
 
 def main() -> None:
     """Write the report of a run."""
-    from ..reporting.report import write_report  # slower to import than all that curves need
+    # Slower to import than all that curves need.
+    from ..reporting.evaluation import evaluate
+    from ..reporting.report import write_report
 
     parser = Parser(
         description='Write the report of a run: one HTML page with its config, curves, metrics '
@@ -50,14 +52,13 @@ def main() -> None:
     path = args.config or str(find_config(args.work_dir))
     cfg = load_config(path, args.cfg_options, args.data_root)
     log = read_log(args.work_dir)
-    checkpoint = args.checkpoint
-    if checkpoint is None and not args.no_eval:
-        checkpoint = find_checkpoint(args.work_dir, cfg)
     out = args.out or args.work_dir / 'report.html'
     check_writable(str(out.parent), '--out')
-    write_report(
-        args.work_dir, cfg, log, out, checkpoint, args.device, args.num_pictures, args.score_thr
-    )
+    found = None
+    if not args.no_eval:
+        checkpoint = args.checkpoint or find_checkpoint(args.work_dir, cfg)
+        found = evaluate(cfg, checkpoint, args.device, args.score_thr)
+    write_report(args.work_dir, cfg, log, out, found, args.num_pictures)
     print(f'report saved to {out} ({out.stat().st_size / 2**20:.1f} MB); open it in a browser')
 
 

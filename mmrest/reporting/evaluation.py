@@ -1,6 +1,8 @@
 """Evaluation of a checkpoint, with scores of every class and image."""
 
+import copy
 import tempfile
+from pathlib import Path
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
@@ -24,6 +26,7 @@ Scores = Union[InstanceScores, LabelMapScores]
 class Evaluation(NamedTuple):
     """Evaluation results of a checkpoint."""
 
+    checkpoint: str  # name of the file
     phase: str  # 'val' or 'test'
     metrics: Dict[str, float]  # of the config's own evaluators
     scores: Scores
@@ -63,7 +66,7 @@ class ScoresHook(Hook):
 def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: float) -> Evaluation:
     """Evaluate a checkpoint on the val set of its config, or else on the test set.
 
-    Nothing is written to the config's work dir. The config is changed.
+    Nothing is written to the config's work dir.
 
     Raises:
         UsageError: it is the config of a classifier, or see :func:`mmrest.preflight.rehearse`.
@@ -77,6 +80,7 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
     phase = 'val' if cfg.get('val_dataloader') else 'test'
     if not cfg.get(f'{phase}_dataloader'):
         raise UsageError('the config has no val_dataloader to evaluate on; pass --no-eval')
+    cfg = copy.deepcopy(cfg)
     # As a test, because a validation would save the best checkpoint.
     cfg.test_dataloader = cfg[f'{phase}_dataloader']
     cfg.test_evaluator = cfg.get(f'{phase}_evaluator')  # if there is none, the rehearsal says so
@@ -100,6 +104,7 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
     if 'test/time' in times:
         seconds = float(np.median(times['test/time'].data[0] - times['test/data_time'].data[0]))
     return Evaluation(
+        Path(checkpoint).name,
         phase,
         metrics,
         hook.scores,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
-import torch
 from jinja2 import Environment, PackageLoader
 from mmengine.config import Config
 
@@ -19,7 +18,7 @@ from ..inference.inputs import unique_names
 from ..inference.sheets import draw_panel
 from ..version import __version__
 from .curves import default_keys, draw_curves, title_of
-from .evaluation import Evaluation, evaluate
+from .evaluation import Evaluation
 from .logs import MAIN_METRIC, Log, metric_text
 from .scores import Shown
 from .work_dir import changes_of, environment
@@ -32,26 +31,21 @@ def write_report(
     cfg: Config,
     log: Log,
     out: Path,
-    checkpoint: Optional[str],
-    device: torch.device,
+    found: Optional[Evaluation] = None,
     number: int = 4,
-    score_thr: float = 0.3,
 ) -> None:
     """Write the report of a run.
 
     Args:
         work_dir: work dir of the run.
-        cfg: config of the run, with overrides for the evaluation; modified.
+        cfg: config of the run.
         log: log of the run.
         out: output file.
-        checkpoint: checkpoint to evaluate; None for a report of the logs only.
-        device: device for the evaluation.
+        found: evaluation of a checkpoint; without it, the report is one of the logs only.
         number: number of best and of worst predictions to show.
-        score_thr: detections below it are not drawn, see :class:`.InstanceScores`.
 
     Raises:
-        UsageError: see :func:`.evaluation.evaluate`.
-        CheckpointError: see there, or the page cannot be written.
+        CheckpointError: the page cannot be written.
     """
     environments = environment(work_dir)
     # mmengine logs the number of processes as GPUs, also on a CPU.
@@ -74,9 +68,8 @@ def write_report(
         version=__version__,
         date=datetime.date.today().isoformat(),
     )
-    if checkpoint is not None:
-        found = evaluate(cfg, checkpoint, device, score_thr)
-        content.update(_evaluated(found, checkpoint, number))
+    if found is not None:
+        content.update(_evaluated(found, number))
         content['speed'] += _inference(found)
     pages = Environment(
         loader=PackageLoader('mmrest.reporting', 'templates'),
@@ -145,7 +138,7 @@ def _inference(found: Evaluation) -> Rows:
     return rows
 
 
-def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any]:
+def _evaluated(found: Evaluation, number: int) -> Dict[str, Any]:
     """Return the fields of the template for an evaluation."""
     scores = found.scores.per_image()
     scored = (index for index, score in enumerate(scores) if score is not None)
@@ -166,7 +159,6 @@ def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any
             f'{middle:.3f}, the highest {highest:.3f}.'
         )
     return dict(
-        checkpoint=Path(checkpoint).name,
         found=found,
         evaluated=[
             (title_of(key), metric_text(float(value), key))

@@ -14,9 +14,9 @@ from mmseg.structures import SegDataSample
 
 from mmrest.engine.config import load_config
 from mmrest.errors import UsageError
-from mmrest.reporting import report
 from mmrest.reporting.evaluation import Evaluation, evaluate
 from mmrest.reporting.logs import Log
+from mmrest.reporting.report import write_report
 from mmrest.reporting.scores import LabelMapScores
 from mmrest.reporting.work_dir import logged_environment
 from tests.runs import DETECTOR, ROOT, SEGMENTOR, run
@@ -40,7 +40,7 @@ class Images(list):
 
 
 @pytest.fixture
-def evaluated(tmp_path, monkeypatch):
+def evaluated(tmp_path):
     scores = LabelMapScores(NAMES, 255)
     for number, wrong in enumerate((0, 30)):
         path = tmp_path / f'{number}_{"long_name" * 20}.png'
@@ -51,8 +51,10 @@ def evaluated(tmp_path, monkeypatch):
         sample = SegDataSample(metainfo=dict(img_path=str(path)))
         sample.gt_sem_seg, sample.pred_sem_seg = PixelData(data=truth), PixelData(data=found)
         scores.add(sample)
-    found = Evaluation('val', dict(mIoU=25.0), scores, Images(), 15_000_000, 0.02, 800.0, 'cpu')
-    monkeypatch.setattr(report, 'evaluate', lambda *args: found)
+    metrics = dict(mIoU=25.0)
+    return Evaluation(
+        'x.pth', 'val', metrics, scores, Images(), 15_000_000, 0.02, 800.0, 'cpu',
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -61,10 +63,10 @@ def cfg(tmp_path):
     return Config.fromfile(tmp_path / 'tiny.py')
 
 
-def write(tmp_path, cfg, checkpoint, **kwargs):
+def write(tmp_path, cfg, found=None, **kwargs):
     out = tmp_path / 'new' / 'report.html'
-    report.write_report(tmp_path, cfg, LOG, out, checkpoint, torch.device('cpu'), **kwargs)
-    return out
+    write_report(tmp_path, cfg, LOG, out, found, **kwargs)
+    return out.read_text()
 
 
 def facts(text):
@@ -82,7 +84,7 @@ def check_page(text):
 
 
 def test_content(tmp_path, cfg, evaluated):
-    text = write(tmp_path, cfg, 'best.pth').read_text()
+    text = write(tmp_path, cfg, evaluated)
     check_page(text)
     assert text.count('<th scope="row">class ') == 150
     assert '<b>' not in text and '&lt;b&gt;' in text and 'a &lt;run&gt;' in text
@@ -100,7 +102,7 @@ def test_content(tmp_path, cfg, evaluated):
 
 
 def test_logs_only(tmp_path, cfg):
-    text = write(tmp_path, cfg, None).read_text()
+    text = write(tmp_path, cfg)
     assert text.count('<img ') == 1 and 'Best and worst' not in text
     assert '#predictions' not in text and '#classes' not in text
 
@@ -108,14 +110,14 @@ def test_logs_only(tmp_path, cfg):
 def test_several_datasets_per_batch(tmp_path, cfg):
     cfg.train_dataloader.batch_size = [1, 2]
     cfg.optim_wrapper.accumulative_counts = 2
-    text = write(tmp_path, cfg, None).read_text()
+    text = write(tmp_path, cfg)
     found = facts(text)
     assert found['batch size'] == '6 = 3 x 1 process x 2 accumulated'
     assert found['training, median'] == '6.0 img/s'
 
 
 def test_no_images(tmp_path, cfg, evaluated):
-    text = write(tmp_path, cfg, 'best.pth', number=0).read_text()
+    text = write(tmp_path, cfg, evaluated, number=0)
     assert 'image/jpeg' not in text and '2 images have a score' in text
 
 
@@ -123,7 +125,7 @@ def test_differences(tmp_path):
     cfg = load_config(
         str(ROOT / 'configs' / 'demo_semfpn_rest_lite.py'), {'optim_wrapper.optimizer.lr': 0.5}
     )
-    text = write(tmp_path, cfg, None).read_text()
+    text = write(tmp_path, cfg)
     table = text[text.index('Differences from') : text.index('Full config')]
     assert re.findall('<code>(.*?)</code>', table) == [
         'optim_wrapper.optimizer.lr', '0.0015', '0.5',
@@ -133,14 +135,13 @@ def test_differences(tmp_path):
 WITHOUT_UTF8 = """
 import sys
 from pathlib import Path
-import torch
 from mmengine.config import Config
 from mmrest.reporting.logs import read_log, write_csv
 from mmrest.reporting.report import write_report
 run, config = map(Path, sys.argv[1:])
 log = read_log(run, 'r\xfcn')
 write_csv([log], run / 'x.csv', ['\xe4'])
-write_report(run, Config.fromfile(config), log, run / 'x.html', None, torch.device('cpu'))
+write_report(run, Config.fromfile(config), log, run / 'x.html')
 """
 
 
