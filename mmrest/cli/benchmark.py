@@ -176,8 +176,8 @@ def benchmark_networks(args: argparse.Namespace, console: Console) -> None:
             times = seconds(jobs, args.repeats)
             for job in jobs:
                 taken = times[job.name]
-                found = dict(name=job.name, seconds=taken, median=statistics.median(taken))
-                found.update(memory(job)._asdict() if args.memory else {})
+                found = memory(job) if args.memory else {}
+                found.update(name=job.name, seconds=taken, median=statistics.median(taken))
                 entries.append(dict(job._asdict(), **found))
     step = 'forward and backward' if args.train else 'forward'
     heading = f'{step}, batch {args.batch}, {args.dtype}, {machine(args.device)}'
