@@ -85,10 +85,3 @@ def test_only_the_reference_implementation_saves_maps(name):
     saved = Step(job).saved_bytes()
     assert saved >= maps > 0
     assert 0 < Step(job._replace(backend='torch')).saved_bytes() <= saved - maps
-
-
-def test_elements_of_maps():
-    emsa, axial, full = (each.map_elements((128, 64)) for each in ATTENTIONS.values())
-    assert emsa == 2 * (16 * 8) * (4 * 2)
-    assert axial == 4 * (32 * 16) * 32
-    assert full == 8 * (8 * 4) ** 2

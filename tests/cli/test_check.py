@@ -97,11 +97,10 @@ def main(*options):
         return check.main()
 
 
-def test_table_and_exit_status(monkeypatch, capsys):
-    for looked_at, status, said in (state(), 0, 'mmdet'), (state(without=('ftfy',)), 1, 'ftfy'):
-        monkeypatch.setattr(check, 'look', lambda looked_at=looked_at: looked_at)
-        assert main() == status
-        assert said in capsys.readouterr().out
+def test_a_table(monkeypatch, capsys):
+    monkeypatch.setattr(check, 'look', state)
+    assert main() == 0
+    assert 'mmdet' in capsys.readouterr().out
 
 
 def test_untested_releases(monkeypatch):
