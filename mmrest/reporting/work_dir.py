@@ -17,9 +17,6 @@ from ..engine.saving import newest_checkpoint
 from ..errors import UsageError
 from ..shipped import find
 
-NOT_SHOWN = ('PyTorch compiling details', 'TorchVision compiling details', 'numpy_random_seed')
-"""Fields of mmengine's environment log to omit."""
-
 
 def find_config(work_dir: Path) -> Path:
     """Return the config that training saved to its work dir.
@@ -125,5 +122,5 @@ def environment(work_dir: Path) -> List[Tuple[str, str, str]]:
     for name in ('mmcv', 'mmdet', 'mmsegmentation', 'mmrest', 'numpy'):
         with suppress(metadata.PackageNotFoundError):
             now[name] = metadata.version(name)
-    keys = [key for key in {**then, **now} if key not in NOT_SHOWN]
+    keys = [key for key in {**then, **now} if 'compiling details' not in key]  # long
     return [(key, then.get(key, '-'), str(now.get(key, '-'))) for key in keys]

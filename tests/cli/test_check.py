@@ -21,18 +21,12 @@ FACTS = {
     'compiled without CUDA': True,
     'operators': 'compiled',
 }
+ABSENT = ('mmpretrain', 'torchvision', 'triton')
 VERSIONS = {
+    **{p.module: (p.distributions[0], '1') for p in check.PACKAGES if p.module not in ABSENT},
     'torch': ('torch', '2.13.0'),
-    'mmengine': ('mmengine', '0.10.7'),
     'mmcv': ('mmcv', '2.1.0'),
-    'mmrest': ('mmrest', '0.1.0'),
     'mmdet': ('mmdet', '3.3.0'),
-    'mmseg': ('mmsegmentation', '1.2.2'),
-    'ftfy': ('ftfy', '6'),
-    'regex': ('regex', '2026'),
-    'numpy': ('numpy', '2.4'),
-    'cv2': ('opencv-python', '5'),
-    'pycocotools': ('pycocotools', '2'),
 }
 LITE = {'mmcv': ('mmcv-lite', '2.1.0')}, {'mmcv._ext': 'No module'}
 CLASSIFICATION = {'mmpretrain': ('mmpretrain', '1.2.0')}
