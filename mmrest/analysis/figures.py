@@ -1,18 +1,14 @@
-"""Figures of attention, decay, receptive fields and features, over the image."""
+"""Figures of maps over the image: attention, decay, receptive fields and features."""
 
 import math
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from torch import Tensor
-
-from .attention_maps import AttentionMap, Decay
-from .features import Components, ReceptiveField
 
 COLUMNS = 8  # maximum number of heads per row
 
@@ -38,66 +34,11 @@ class Scene(NamedTuple):
     point: Optional[Tuple[int, int]] = None  # row and column
 
 
-def draw_decays(decays: Sequence[Decay], scene: Scene, path: Path) -> None:
-    """Draw the decay of every head and stage for one token, and save the figure to `path`."""
-    groups = []
-    for stage, (gamma, weights, token, axial) in enumerate(decays, start=1):
-        heads = enumerate(zip(gamma, weights), start=1)
-        panels = {f'head {head}: $\\gamma$ = {value:.4f}': each for head, (value, each) in heads}
-        kind = 'axial' if axial else 'full'
-        title = f'stage {stage}, {kind}, token {token}, {_tokens(weights)} keys'
-        groups.append(Group(title, panels, Normalize(0, 1), label='decay'))
-    _draw(groups, scene, path)
+def draw(groups: List[Group], scene: Scene, path: Path) -> None:
+    """Save a figure of maps to `path`.
 
-
-def draw_attention(
-    maps: Dict[str, AttentionMap], head: Optional[int], scene: Scene, path: Path
-) -> None:
-    """Draw the attention of a token in blocks, by name, and save the figure to `path`.
-
-    Weights of one sign have a colour scale from 0, signed ones a diverging scale around 0. Heads
-    are counted from 0; -1 draws all of them, None their mean.
+    Groups of one map are drawn side by side, groups of several maps one below the other.
     """
-    groups = []
-    for name, (weights, token, _, kind) in maps.items():
-        if head is None:
-            panels = {'mean of the heads' * (len(weights) > 1): weights.mean(0)}
-        else:
-            chosen = range(len(weights)) if head == -1 else [head]
-            panels = {f'head {each + 1}': weights[each] for each in chosen}
-        largest = max(float(each.abs().max()) for each in panels.values()) or 1.0
-        signed = any(each.min() < 0 for each in panels.values())
-        norm = TwoSlopeNorm(0, -largest, largest) if signed else Normalize(0, largest)
-        title = f'{name}, {kind}\ntoken {token}, {_tokens(weights)} keys'
-        groups.append(Group(title, panels, norm, 'RdBu_r' if signed else 'Reds', 'weight'))
-    _draw(groups, scene, path)
-
-
-def draw_receptive_fields(fields: Dict[str, ReceptiveField], scene: Scene, path: Path) -> None:
-    """Draw the effective receptive fields of maps, by name, and save the figure to `path`."""
-    groups = []
-    for name, (strength, half) in fields.items():
-        title, panels = f'{name}\nhalf in {half:.2%} of the pixels', {'': strength.clamp_min(1e-4)}
-        groups.append(Group(title, panels, LogNorm(1e-3, 1), 'magma', 'relative strength'))
-    _draw(groups, scene, path)
-
-
-def draw_components(maps: Dict[str, Components], scene: Scene, path: Path) -> None:
-    """Draw the principal components of maps, by name, and save the figure to `path`."""
-    groups = []
-    for name, (colours, explained) in maps.items():
-        shares = ' + '.join(f'{share:.0%}' for share in explained.tolist())
-        title = f'{name}: {_tokens(colours[..., 0])}\nvariance {shares}'
-        groups.append(Group(title, {'': colours}))
-    _draw(groups, scene, path)
-
-
-def _tokens(values: Tensor) -> str:
-    return f'{values.shape[-2]} x {values.shape[-1]}'
-
-
-def _draw(groups: List[Group], scene: Scene, path: Path) -> None:
-    """Draw groups of one map side by side, groups of several maps one below the other."""
     most = max(len(group.panels) for group in groups)
     if scene.image is not None:
         groups = [Group('image', {'': scene.image}), *groups]

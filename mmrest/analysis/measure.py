@@ -67,17 +67,6 @@ class Job(NamedTuple):
         return ' '.join([self.network, *([self.backend] if self.backend else []), *options])
 
 
-class Memory(NamedTuple):
-    """Memory of a job, in MB.
-
-    The peak is that of its own process, or of its allocations on the GPU; for an attention, the
-    growth during the step. It is None if the system does not report it.
-    """
-
-    peak: Optional[float]
-    saved: float  # by autograd for the backward pass, without parameters and inputs
-
-
 class AttentionOnly(nn.Module):
     """Attention on random queries, keys and values; the images are ignored."""
 
@@ -229,13 +218,19 @@ def _gpu_seconds(job: Job) -> float:
     return sum(event.time_range.elapsed_us() for event in events) / 1e6
 
 
-def memory(job: Job) -> Memory:
-    """Return the memory of a job in a process of its own; see :func:`seconds`."""
+def memory(job: Job) -> Dict[str, Optional[float]]:
+    """Return the memory of a job in a process of its own, in MB; see :func:`seconds`.
+
+    Returns:
+        ``peak``: the peak of the process, or of its allocations on the GPU; for an attention, the
+        growth during the step; None if the system does not report it. ``saved``: by autograd for
+        the backward pass, without parameters and inputs.
+    """
     with _process() as process:
         return _measured(process, _memory, job)
 
 
-def _memory(job: Job) -> Memory:
+def _memory(job: Job) -> Dict[str, Optional[float]]:
     on_gpu, is_attention = job.device == 'cuda', job.network in ATTENTIONS
     if is_attention:
         Step(job._replace(size=(128, 128)))()  # torch initialises at first use
@@ -245,7 +240,7 @@ def _memory(job: Job) -> Memory:
     peak = peak_memory_mb(on_gpu)
     if is_attention:
         peak = None if before is None or peak is None else peak - before
-    return Memory(peak, step.saved_bytes() / 2**20 if job.train else 0)
+    return dict(peak=peak, saved=step.saved_bytes() / 2**20 if job.train else 0)
 
 
 def machine(device: str) -> str:

@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
     networks = commands.add_parser('networks', help='time and memory of backbones and attention')
     add = networks.add_argument
     add(
-        'networks', nargs='*', type=network, default=['rest_small', 'rmt_s'], metavar='NETWORK',
+        'networks', nargs='*', default=['rest_small', 'rmt_s'], metavar='NETWORK',
         help=f'any of {", ".join(NETWORKS)} (default: rest_small rmt_s)',
     )  # fmt: skip
     add(
@@ -87,6 +87,9 @@ def parse_args() -> argparse.Namespace:
     )  # fmt: skip
     args = parser.parse_args()
     if args.command == 'networks':
+        unknown = [name for name in args.networks if name not in NETWORKS]
+        if unknown:
+            parser.error(f'unknown network {unknown[0]!r}; choose from {", ".join(NETWORKS)}')
         if args.with_cp and not args.train:
             parser.error('--with-cp needs --train')
         if args.device == 'cuda' and not torch.cuda.is_available():
@@ -94,15 +97,6 @@ def parse_args() -> argparse.Namespace:
         if args.backends is None:
             args.backends = BACKENDS if args.device == 'cuda' else ['torch', 'reference']
     return args
-
-
-def network(text: str) -> str:
-    """Check the name of a network."""
-    if text not in NETWORKS:
-        raise argparse.ArgumentTypeError(
-            f'unknown network {text!r}; choose from {", ".join(NETWORKS)}'
-        )
-    return text
 
 
 def size(text: str) -> Tuple[int, int]:
@@ -181,10 +175,10 @@ def benchmark_networks(args: argparse.Namespace, console: Console) -> None:
             times = seconds(jobs, args.repeats)
             for job in jobs:
                 taken = times[job.name]
-                found = dict(name=job.name, seconds=taken, median=statistics.median(taken))
+                found = memory(job) if args.memory else {}
+                found.update(name=job.name, seconds=taken, median=statistics.median(taken))
                 if args.device == 'cuda':
                     found['gpu'] = gpu_seconds(job)
-                found.update(memory(job)._asdict() if args.memory else {})
                 entries.append(dict(job._asdict(), **found))
     step = 'forward and backward' if args.train else 'forward'
     heading = f'{step}, batch {args.batch}, {args.dtype}, {machine(args.device)}'

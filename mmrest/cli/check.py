@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import torch
+from mmengine.utils import digit_version
 from rich.console import Console
 from rich.table import Table
 
@@ -117,14 +118,10 @@ def supported_range(name: str) -> str:
     return ' to '.join('.'.join(map(str, release)) for release in SUPPORTED[name])
 
 
-def _number(version: str) -> Tuple[int, ...]:
-    return tuple(map(int, re.findall(r'\d+', version)[:3]))
-
-
 def outside(name: str, version: str) -> Optional[str]:
     """Return the fix for a release outside :data:`SUPPORTED`, or None."""
     oldest, newest = SUPPORTED[name]
-    release = _number(version)[:2]
+    release = digit_version(version)[:2]
     if release < oldest:
         return f'too old, mmrest supports {supported_range(name)}: install a newer one'
     if release > newest:
@@ -154,7 +151,7 @@ def remedies(state: State) -> Dict[str, str]:
             else 'GPU found, but this build has no CUDA: install a CUDA build'
         )
     torch_version = versions.get('torch', ('', ''))[1]
-    if torch_version and _number(torch_version)[:2] < SUPPORTED['torch'][0]:
+    if torch_version and digit_version(torch_version)[:2] < SUPPORTED['torch'][0]:
         found['torch'] = str(outside('torch', torch_version))
     return found
 
@@ -170,7 +167,7 @@ def _mmcv_remedies(state: State) -> Dict[str, str]:
     )
     if facts['both mmcv']:
         return {'mmcv': 'mmcv and mmcv-lite overwrite each other: uninstall both, install one'}
-    if mmcv == 'mmcv' and mmdet == 'mmdet' and _number(mmcv_version) >= (2, 2):
+    if mmcv == 'mmcv' and mmdet == 'mmdet' and digit_version(mmcv_version) >= (2, 2):
         return {'mmcv': f'mmdet {mmdet_version} requires mmcv<2.2: pip install "mmcv<2.2"'}
     if {'mmdet', 'mmseg'} & versions.keys() and 'mmcv._ext' in faults and mmcv:
         if mmcv != 'mmcv-lite':

@@ -3,8 +3,6 @@
 import argparse
 from typing import Dict, List, NamedTuple
 
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from ..checkpoint import (
@@ -18,7 +16,7 @@ from ..checkpoint import (
 from ..errors import some
 from ..models.pyramid import named_networks, recognised
 from ..version import __version__
-from .command import Parser, written_file
+from .command import Parser, markdown_table, written_file
 
 FULL_PREFIX = 'backbone.'
 """Key prefix of the backbone in full mmdet, mmseg and mmpretrain models."""
@@ -45,11 +43,10 @@ def contents(weights: Weights) -> Contents:
     prefix = weights.prefix_of({name for state in states.values() for name in state})
     inside = weights.under(prefix).tensors if prefix else weights.tensors
     shapes = {name: tensor.shape for name, tensor in inside.items()}
-    required = {
-        network: {n: t.shape for n, t in state.items() if not n.endswith('num_batches_tracked')}
+    found = {
+        network: sum(shapes.get(name) == tensor.shape for name, tensor in state.items())
         for network, state in states.items()
     }
-    found = {network: len(names.items() & shapes.items()) for network, names in required.items()}
     archs = recognised(Weights('', inside), networks)
     nearest = archs[0] if archs else max(found, key=found.__getitem__)
     # Drops the norm of a classifier, whose name the other family may use, and the position tables
@@ -57,7 +54,7 @@ def contents(weights: Weights) -> Contents:
     backbone = {name: tensor for name, tensor in inside.items() if name in states[nearest]}
     kept = {prefix + name for name in inside} if prefix else backbone
     others = {name: tensor for name, tensor in weights.tensors.items() if name not in kept}
-    words = f'{found[nearest]} of {len(required[nearest])} tensors of {nearest} match'
+    words = f'{found[nearest]} of {len(states[nearest])} tensors of {nearest} match'
     return Contents(weights.source, archs, prefix, backbone, others, words)
 
 
@@ -88,21 +85,17 @@ def add_files(parser: Parser, **options: str) -> None:
     )  # fmt: skip
 
 
-def table(found: Contents) -> Table:
-    """Return the parts of a checkpoint as a table."""
-    rows = Table(title=found.source, title_justify='left')
-    for column in ('part', 'tensors', 'values', 'fits'):
-        rows.add_column(column, justify='left' if column in ('part', 'fits') else 'right')
-    fits = ', '.join(found.archs) or f'no network of mmrest; {found.nearest}'
-    values = sum(tensor.numel() for tensor in found.backbone.values())
-    name = found.prefix.rstrip('.') or 'backbone'
-    rows.add_row(name, str(len(found.backbone)), f'{values:,}', fits)
-    sizes: Dict[str, List[int]] = {}
+def listed(found: Contents) -> str:
+    """Return a table of the parts of a checkpoint."""
+    parts = {found.prefix.rstrip('.') or 'backbone': [*found.backbone.values()]}
     for name, tensor in found.others.items():
-        sizes.setdefault(name.split('.')[0], []).append(tensor.numel())
-    for part, numbers in sizes.items():
-        rows.add_row(part, str(len(numbers)), f'{sum(numbers):,}', '')
-    return rows
+        parts.setdefault(name.split('.')[0], []).append(tensor)
+    rows = [
+        [part, str(len(tensors)), f'{sum(tensor.numel() for tensor in tensors):,}']
+        for part, tensors in parts.items()
+    ]
+    fits = ', '.join(found.archs) or f'no network of mmrest; {found.nearest}'
+    return f'{markdown_table(["part", "tensors", "values"], rows)}\n{found.source} fits {fits}'
 
 
 def main() -> None:
@@ -110,7 +103,7 @@ def main() -> None:
     args = parse_args()
     found = contents(read_weights(args.in_file, args.prefix))
     if args.list:
-        Console().print(table(found))
+        print(listed(found))
     if args.out_file is None:
         return
     if not found.archs:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import List
 
 from mmengine.device import get_device
-from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -14,13 +13,15 @@ from ..engine.config import load_config
 from ..errors import UsageError
 from ..reporting.curves import SUFFIXES, default_keys, draw_curves, title_of
 from ..reporting.logs import Log, read_log, write_csv
-from ..reporting.run_summary import find_checkpoint, find_config
+from ..reporting.work_dir import find_checkpoint, find_config
 from .command import Parser, add_config_arguments, at_least, device, fraction, written_file
 
 
 def main() -> None:
     """Write the report of a run."""
-    from ..reporting.report import write_report  # slower to import than all that curves need
+    # Slower to import than all that curves need.
+    from ..reporting.evaluation import evaluate
+    from ..reporting.report import write_report
 
     parser = Parser(
         description='Write the report of a run: one HTML page with its config, curves, metrics '
@@ -51,14 +52,13 @@ def main() -> None:
     path = args.config or str(find_config(args.work_dir))
     cfg = load_config(path, args.cfg_options, args.data_root)
     log = read_log(args.work_dir)
-    checkpoint = args.checkpoint
-    if checkpoint is None and not args.no_eval:
-        checkpoint = find_checkpoint(args.work_dir, cfg)
     out = args.out or args.work_dir / 'report.html'
     check_writable(str(out.parent), '--out')
-    write_report(
-        args.work_dir, cfg, log, out, checkpoint, args.device, args.num_pictures, args.score_thr
-    )
+    found = None
+    if not args.no_eval:
+        checkpoint = args.checkpoint or find_checkpoint(args.work_dir, cfg)
+        found = evaluate(cfg, checkpoint, args.device, args.score_thr)
+    write_report(args.work_dir, cfg, log, out, found, args.num_pictures)
     print(f'report saved to {out} ({out.stat().st_size / 2**20:.1f} MB); open it in a browser')
 
 
@@ -80,34 +80,19 @@ def different_names(logs: List[Log]) -> List[Log]:
     ]
 
 
-def summary(logs: List[Log], console: Console) -> Table:
-    """Return a table with the last iteration and loss of each run, and its best metrics.
-
-    Runs are rows, or columns if the console is too narrow for all metrics.
-    """
-    metrics = dict.fromkeys(key for log in logs for key in default_keys(log) if key in log.metrics)
-    rows = [['run', 'iters', 'loss', 's/iter', *map(title_of, metrics)]]
-    for log in logs:
-        last = log.train[-1] if log.train else {}
-        times = [line['time'] for line in log.train if 'time' in line]
-        cells = [
-            log.name,
-            str(last.get('iter', '-')),
-            f'{last["loss"]:.4f}' if 'loss' in last else '-',
-            f'{sum(times) / len(times):.3f}' if times else '-',
-        ]
-        for key in metrics:
-            best = log.best(key) if key in log.curves else None
-            cells.append('-' if best is None else f'{best[1]:.4g}')
-        rows.append(cells)
-    # Two spaces and a line around each column, and one more line.
-    if sum(max(map(cell_len, column)) + 3 for column in zip(*rows)) + 1 > console.width:
-        rows = list(zip(*rows))
+def summary(logs: List[Log]) -> Table:
+    """Return a table with the last iteration and loss of each run, and its best metrics."""
     table = Table(title='best metrics, last iteration and loss', title_justify='left')
-    for index, name in enumerate(rows[0]):
-        table.add_column(escape(name), justify='right' if index else 'left', overflow='fold')
-    for row in rows[1:]:
-        table.add_row(*map(escape, row))
+    for name in ('', *(log.name for log in logs)):
+        table.add_column(escape(name), justify='right' if name else 'left', overflow='fold')
+    for key, digits in (('iter', 0), ('loss', 4)):
+        last = [log.train[-1].get(key) if log.train else None for log in logs]
+        table.add_row(key, *('-' if value is None else f'{value:.{digits}f}' for value in last))
+    metrics = dict.fromkeys(key for log in logs for key in default_keys(log) if key in log.metrics)
+    for key in metrics:
+        best = [log.best(key) if key in log.curves else None for log in logs]
+        cells = ('-' if point is None else f'{point[1]:.4g}' for point in best)
+        table.add_row(escape(title_of(key)), *cells)
     return table
 
 
@@ -145,7 +130,7 @@ def curves() -> None:
         else:
             draw_curves(logs, path, keys, args.title)
     console = Console()
-    console.print(summary(logs, console))
+    console.print(summary(logs))
     missing = {k for log in logs for k in default_keys(log)}.difference(keys)
     if missing and args.keys is None:
         names = ', '.join(sorted(missing))

@@ -2,22 +2,17 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
+from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 from mmengine.config import Config
 from torch import Tensor
 
 from ..analysis.attention_maps import attention_maps, decays
 from ..analysis.features import principal_components, receptive_fields
-from ..analysis.figures import (
-    Scene,
-    draw_attention,
-    draw_components,
-    draw_decays,
-    draw_receptive_fields,
-)
+from ..analysis.figures import Group, Scene, draw
 from ..analysis.networks import (
     BACKBONES,
     CLASSIFICATION_SIZE,
@@ -72,9 +67,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _command(commands: Any, name: str, draw: Callable, described: str) -> Parser:
+def _command(commands: Any, name: str, run: Callable, described: str) -> Parser:
     parser = commands.add_parser(name, help=described, description=described)
-    parser.set_defaults(draw=draw)
+    parser.set_defaults(run=run)
     add = parser.add_argument
     add('network', metavar='CONFIG', help=f'config, or one of {", ".join(BACKBONES)}')
     add_shape_argument(
@@ -153,19 +148,44 @@ def draw_decay(args: argparse.Namespace, cfg: Config) -> None:
     backbone = our_backbone(args, cfg, RMT)
     size = args.size or CLASSIFICATION_SIZE
     point = point_of(args, size)
-    draw_decays(decays(backbone, *size, point), Scene(size, point=point), args.out)
+    found = decays(backbone, *size, point)
+    groups = []
+    for stage, (gamma, weights, token, axial) in enumerate(found, start=1):
+        heads = enumerate(zip(gamma, weights), start=1)
+        panels = {f'head {head}: $\\gamma$ = {value:.4f}': each for head, (value, each) in heads}
+        title = f'stage {stage}, {"axial" if axial else "full"}, token {token}, {_keys(weights)}'
+        groups.append(Group(title, panels, Normalize(0, 1), label='decay'))
+    draw(groups, Scene(size, point=point), args.out)
 
 
 def draw_attentions(args: argparse.Namespace, cfg: Config) -> None:
-    """Run the subcommand `attention`."""
+    """Run the subcommand `attention`.
+
+    Weights of one sign have a colour scale from 0, signed ones a diverging scale around 0.
+    """
     backbone = our_backbone(args, cfg, PyramidBackbone)
     blocks = blocks_of(args, backbone)
     image, given = given_image(args, cfg, backbone, args.image, args.size)
     point = point_of(args, image.shape[:2])
-    found = attention_maps(backbone, given, blocks, point)
-    maps = {f'stage {n + 1}, block {blocks[n] + 1}': found[n] for n in sorted(found)}
-    head = {'mean': None, 'all': -1}[args.head] if args.head.isalpha() else int(args.head) - 1
-    draw_attention(maps, head, Scene(image.shape[:2], image, point), args.out)
+    groups = []
+    for stage, found in sorted(attention_maps(backbone, given, blocks, point).items()):
+        panels = {f'head {head}': each for head, each in enumerate(found.weights, start=1)}
+        if args.head == 'mean':
+            panels = {'mean of the heads' * (len(panels) > 1): found.weights.mean(0)}
+        elif args.head != 'all':
+            name = f'head {int(args.head)}'
+            panels = {name: panels[name]}
+        largest = max(float(each.abs().max()) for each in panels.values()) or 1.0
+        signed = any(each.min() < 0 for each in panels.values())
+        norm = TwoSlopeNorm(0, -largest, largest) if signed else Normalize(0, largest)
+        title = f'stage {stage + 1}, block {blocks[stage] + 1}, {found.kind}\n'
+        title += f'token {found.token}, {_keys(found.weights)}'
+        groups.append(Group(title, panels, norm, 'RdBu_r' if signed else 'Reds', 'weight'))
+    draw(groups, Scene(image.shape[:2], image, point), args.out)
+
+
+def _keys(weights: Tensor) -> str:
+    return f'{weights.shape[-2]} x {weights.shape[-1]} keys'
 
 
 def draw_fields(args: argparse.Namespace, cfg: Config) -> None:
@@ -181,9 +201,12 @@ def draw_fields(args: argparse.Namespace, cfg: Config) -> None:
         shape = (1, image_channels(backbone), *size)
         images = (torch.randn(shape, generator=generator) for _ in range(args.samples or 16))
     fields = receptive_fields(backbone, images)
-    indices = getattr(backbone, 'out_indices', range(len(fields)))
-    named = {f'stage {index + 1}': field for index, field in zip(indices, fields)}
-    draw_receptive_fields(named, Scene(size), args.out)
+    groups = []
+    for index, (strength, half) in zip(_indices(backbone, fields), fields):
+        title = f'stage {index + 1}\nhalf in {half:.2%} of the pixels'
+        panels = {'': strength.clamp_min(1e-4)}
+        groups.append(Group(title, panels, LogNorm(1e-3, 1), 'magma', 'relative strength'))
+    draw(groups, Scene(size), args.out)
 
 
 def draw_pca(args: argparse.Namespace, cfg: Config) -> None:
@@ -196,11 +219,19 @@ def draw_pca(args: argparse.Namespace, cfg: Config) -> None:
         maps = model.extract_feat(given) if args.neck else model(given)
     if any(each.ndim != 4 for each in maps):
         raise UsageError(f'--neck: the neck of {args.network} returns no maps; drop --neck')
-    word, indices = 'level', range(len(maps))
-    if not args.neck:
-        word, indices = 'stage', getattr(model, 'out_indices', indices)
-    components = {f'{word} {i + 1}': principal_components(m[0]) for i, m in zip(indices, maps)}
-    draw_components(components, Scene(image.shape[:2], image), args.out)
+    groups = []
+    for index, each in zip(_indices(model, maps), maps):
+        colours, explained = principal_components(each[0])
+        shares = ' + '.join(f'{share:.0%}' for share in explained.tolist())
+        name = f'{"level" if args.neck else "stage"} {index + 1}'
+        title = f'{name}: {each.shape[-2]} x {each.shape[-1]}\nvariance {shares}'
+        groups.append(Group(title, {'': colours}))
+    draw(groups, Scene(image.shape[:2], image), args.out)
+
+
+def _indices(network: Any, maps: Sequence[Any]) -> Sequence[int]:
+    """Return the stages of a backbone's maps, or levels of a neck's, counted from 0."""
+    return getattr(network, 'out_indices', range(len(maps)))
 
 
 def main() -> None:
@@ -210,5 +241,5 @@ def main() -> None:
     if args.out is None:
         name = f'{Path(args.network).stem}_{args.command.replace("-", "_")}.png'
         args.out = Path('work_dirs', 'visualize', name)
-    args.draw(args, cfg)
+    args.run(args, cfg)
     print(f'saved to {args.out}')

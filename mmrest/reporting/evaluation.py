@@ -1,15 +1,16 @@
 """Evaluation of a checkpoint, with scores of every class and image."""
 
-import statistics
+import copy
 import tempfile
+from pathlib import Path
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
 
+import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset, pseudo_collate
+from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch import nn
 
 from ..engine.building import build_runner
 from ..engine.config import is_classifier
@@ -25,12 +26,13 @@ Scores = Union[InstanceScores, LabelMapScores]
 class Evaluation(NamedTuple):
     """Evaluation results of a checkpoint."""
 
+    checkpoint: str  # name of the file
     phase: str  # 'val' or 'test'
     metrics: Dict[str, float]  # of the config's own evaluators
     scores: Scores
     dataset: BaseDataset
     parameters: int  # their number
-    seconds: float  # median time per image, with post-processing
+    seconds: Optional[float]  # median time per batch, with post-processing
     memory: Optional[float]  # peak in MB, of the GPU if available
     device: str
 
@@ -64,7 +66,7 @@ class ScoresHook(Hook):
 def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: float) -> Evaluation:
     """Evaluate a checkpoint on the val set of its config, or else on the test set.
 
-    Nothing is written to the config's work dir. The config is changed.
+    Nothing is written to the config's work dir.
 
     Raises:
         UsageError: it is the config of a classifier, or see :func:`mmrest.preflight.rehearse`.
@@ -78,6 +80,7 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
     phase = 'val' if cfg.get('val_dataloader') else 'test'
     if not cfg.get(f'{phase}_dataloader'):
         raise UsageError('the config has no val_dataloader to evaluate on; pass --no-eval')
+    cfg = copy.deepcopy(cfg)
     # As a test, because a validation would save the best checkpoint.
     cfg.test_dataloader = cfg[f'{phase}_dataloader']
     cfg.test_evaluator = cfg.get(f'{phase}_evaluator')  # if there is none, the rehearsal says so
@@ -96,31 +99,18 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
         runner.register_hook(hook, priority='VERY_LOW')
         runner.model.to(device)
         metrics = runner.test()
-    dataset = runner.test_loop.dataloader.dataset
+    times = runner.message_hub.log_scalars  # of the timer, if the config has one
+    seconds = None
+    if 'test/time' in times:
+        seconds = float(np.median(times['test/time'].data[0] - times['test/data_time'].data[0]))
     return Evaluation(
+        Path(checkpoint).name,
         phase,
         metrics,
         hook.scores,
-        dataset,
+        runner.test_loop.dataloader.dataset,
         sum(parameter.numel() for parameter in runner.model.parameters()),
-        _seconds_per_image(runner.model, dataset),
+        seconds,
         peak_memory_mb(),
         torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device),
     )
-
-
-def _seconds_per_image(model: nn.Module, dataset: BaseDataset) -> float:
-    """Return the median time of up to ten single images, without data loading and warm-up."""
-    from torch.utils.benchmark import timer  # it may print that CUDA was not found
-
-    times = []
-    model.eval()
-    for index in range(11):
-        if len(times) > 1 and sum(times) > 20:  # a slow machine
-            break
-        batch = pseudo_collate([dataset[index % len(dataset)]])
-        start = timer()  # synchronises the GPU, if there is one
-        with torch.no_grad():
-            model.test_step(batch)
-        times.append(timer() - start)
-    return statistics.median(times[1:])

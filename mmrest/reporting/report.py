@@ -2,28 +2,28 @@
 
 import base64
 import datetime
+import io
 import math
 import statistics
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
-import torch
 from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
 from mmengine.config import Config
 
 from ..checkpoint import write_atomically
-from ..datasets.palette import colours
-from ..engine.config import batch_size_of
+from ..engine.config import accumulation, total_batch_size
 from ..inference.inputs import unique_names
 from ..inference.sheets import draw_panel
 from ..version import __version__
-from .curves import default_keys, panels, svg_of, title_of
-from .evaluation import Evaluation, evaluate
+from .curves import default_keys, draw_curves, title_of
+from .evaluation import Evaluation
 from .logs import MAIN_METRIC, Log, metric_text
-from .run_summary import Rows, changes_of, environment, summary_of
 from .scores import Shown
+from .work_dir import changes_of, environment
+
+Rows = List[Tuple[str, str]]
 
 
 def write_report(
@@ -31,26 +31,21 @@ def write_report(
     cfg: Config,
     log: Log,
     out: Path,
-    checkpoint: Optional[str],
-    device: torch.device,
+    found: Optional[Evaluation] = None,
     number: int = 4,
-    score_thr: float = 0.3,
 ) -> None:
     """Write the report of a run.
 
     Args:
         work_dir: work dir of the run.
-        cfg: config of the run, with overrides for the evaluation; modified.
+        cfg: config of the run.
         log: log of the run.
         out: output file.
-        checkpoint: checkpoint to evaluate; None for a report of the logs only.
-        device: device for the evaluation.
+        found: evaluation of a checkpoint; without it, the report is one of the logs only.
         number: number of best and of worst predictions to show.
-        score_thr: detections below it are not drawn, see :class:`.InstanceScores`.
 
     Raises:
-        UsageError: see :func:`.evaluation.evaluate`.
-        CheckpointError: see there, or the page cannot be written.
+        CheckpointError: the page cannot be written.
     """
     environments = environment(work_dir)
     # mmengine logs the number of processes as GPUs, also on a CPU.
@@ -58,23 +53,23 @@ def write_report(
     processes = int(logged) if logged.isdigit() else 1
     name = Path(cfg.filename).name
     package, changes = changes_of(cfg, name)
+    curves = io.BytesIO()
+    draw_curves([log], curves, default_keys(log))
     content = dict(
         title=log.name,
         config_name=name,
-        summary=summary_of(cfg, log, processes),
         package=package,
         changes=changes,
         config=cfg.pretty_text,
         environment=environments,
-        curves=_curves(log),
+        curves=_address('png', curves.getvalue()),
         metrics=_metrics(log),
         speed=_speed(cfg, log, processes),
         version=__version__,
         date=datetime.date.today().isoformat(),
     )
-    if checkpoint is not None:
-        found = evaluate(cfg, checkpoint, device, score_thr)
-        content.update(_evaluated(found, checkpoint, number))
+    if found is not None:
+        content.update(_evaluated(found, number))
         content['speed'] += _inference(found)
     pages = Environment(
         loader=PackageLoader('mmrest.reporting', 'templates'),
@@ -89,42 +84,34 @@ def write_report(
     write_atomically(out, lambda temporary: Path(temporary).write_bytes(encoded))
 
 
-def _curves(log: Log) -> List[Markup]:
-    found = []
-    for index, panel in enumerate(panels([log], default_keys(log))):
-        lines = ', '.join(
-            f'{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}'
-            for name, points in panel.lines
-        )
-        description = f'{panel.quantity} over iterations: {lines}'
-        found.append(Markup(svg_of(panel, f'curve{index}', description)))
-    return found
+def _address(kind: str, image: bytes) -> str:
+    return f'data:image/{kind};base64,{base64.b64encode(image).decode()}'
 
 
-def _metrics(log: Log) -> List[Tuple[str, str, str, str]]:
+def _metrics(log: Log) -> List[Tuple[str, str, str, int]]:
     """Return the metrics of the log: name, last value, best value and its iteration."""
     rows = []
     for key in log.metrics:
         best = log.best(key)
         if best is not None:
-            step, value = best
-            last = [v for _, v in log.points(key) if math.isfinite(v)][-1]
-            where = '-' if value < 0 else str(step)
-            rows.append((title_of(key), metric_text(last, key), metric_text(value, key), where))
+            last = metric_text(log.points(key)[-1][1], key)
+            rows.append((title_of(key), last, metric_text(best[1], key), best[0]))
     return rows
 
 
 def _speed(cfg: Config, log: Log, processes: int) -> Rows:
-    """Return throughput, time and memory of training."""
+    """Return batch size, throughput, time and memory of training."""
     rows: Rows = []
     columns = {
         name: [line[name] for line in log.train if name in line]
         for name in ('img_per_s', 'time', 'data_time', 'memory', 'memory_mb')
     }
     medians = {name: statistics.median(values) for name, values in columns.items() if values}
-    batch = batch_size_of(cfg.get('train_dataloader') or {})
+    batch, factors = total_batch_size(cfg, processes)
+    if batch:
+        rows.append(('batch size', f'{batch} = {factors}'))
     if 'img_per_s' not in medians and 'time' in medians and batch:
-        medians['img_per_s'] = batch * processes / medians['time']
+        medians['img_per_s'] = batch / accumulation(cfg) / medians['time']
     if 'img_per_s' in medians:
         rows.append(('training, median', f'{medians["img_per_s"]:.1f} img/s'))
     if 'time' in medians:
@@ -132,9 +119,9 @@ def _speed(cfg: Config, log: Log, processes: int) -> Rows:
         if 'data_time' in medians:
             text += f', of which {medians["data_time"]:.3f} s waiting for data'
         rows.append(('one iteration, median', text))
-        seconds = statistics.mean(columns['time']) * log.train[-1]['iter']
-        total = datetime.timedelta(seconds=round(seconds))
-        rows.append(('all iterations', f'{total} without evaluations'))
+        number = log.train[-1]['iter']
+        total = datetime.timedelta(seconds=round(statistics.mean(columns['time']) * number))
+        rows.append((f'all {number} iterations', f'{total} without evaluations'))
     for name, where in (('memory', 'of the GPU'), ('memory_mb', 'of the process')):
         if columns[name]:
             rows.append((f'memory {where} in training', f'{max(columns[name]):,.0f} MB at most'))
@@ -142,15 +129,16 @@ def _speed(cfg: Config, log: Log, processes: int) -> Rows:
 
 
 def _inference(found: Evaluation) -> Rows:
-    per_image = 1000 * found.seconds
-    rows = [('inference', f'{per_image:.1f} ms per image on {found.device}, one image at a time')]
+    rows = [('parameters', f'{found.parameters / 1e6:.2f} million')]
+    if found.seconds is not None:
+        text = f'{1000 * found.seconds:.1f} ms per batch on {found.device}, without data loading'
+        rows.append(('inference, median', text))
     if found.memory is not None:
         rows.append(('memory in evaluation', f'{found.memory:,.0f} MB at most'))
-    rows.append(('parameters', f'{found.parameters / 1e6:.2f} million'))
     return rows
 
 
-def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any]:
+def _evaluated(found: Evaluation, number: int) -> Dict[str, Any]:
     """Return the fields of the template for an evaluation."""
     scores = found.scores.per_image()
     scored = (index for index, score in enumerate(scores) if score is not None)
@@ -165,13 +153,12 @@ def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any
     }
     spread = 'No image has a score.'
     if ranked:
-        values = [scores[index] for index in ranked]
+        lowest, middle, highest = np.quantile([scores[index] for index in ranked], (0, 0.5, 1))
         spread = (
-            f'{len(values)} images have a score: the lowest is {values[0]:.3f}, the median '
-            f'{statistics.median(values):.3f}, the highest {values[-1]:.3f}.'
+            f'{len(ranked)} images have a score: the lowest is {lowest:.3f}, the median '
+            f'{middle:.3f}, the highest {highest:.3f}.'
         )
     return dict(
-        checkpoint=Path(checkpoint).name,
         found=found,
         evaluated=[
             (title_of(key), metric_text(float(value), key))
@@ -182,7 +169,6 @@ def _evaluated(found: Evaluation, checkpoint: str, number: int) -> Dict[str, Any
         spread=spread,
         best=[drawings[index] for index in best],
         worst=[drawings[index] for index in worst],
-        legend=_legend(found, shown.values()),
     )
 
 
@@ -200,25 +186,11 @@ def _table_of_classes(found: Evaluation) -> Dict[str, Any]:
     return dict(columns=list(columns), rows=list(zip(found.scores.classes, zip(*cells))))
 
 
-def _legend(found: Evaluation, shown: Iterable[Shown]) -> List[Tuple[str, str]]:
-    """Return names and colours of the classes in the shown images."""
-    contents = [getattr(each, 'labels', each) for _, *pair in shown for each in pair]
-    occurring = {label for content in contents for label in np.unique(content).tolist()}
-    classes = found.dataset.metainfo['classes']
-    palette = colours(found.dataset.metainfo.get('palette'), len(classes))
-    return [
-        (name, '#{:02x}{:02x}{:02x}'.format(*palette[index]))
-        for index, name in enumerate(classes)
-        if index in occurring
-    ]
-
-
 def _panels(shown: Shown, name: str, found: Evaluation) -> List[Tuple[str, str, str]]:
-    """Return title, description and address of the panels of an image."""
+    """Return caption, description and address of the panels of an image."""
     panels = []
     for title, content in zip(('image', 'ground truth', 'prediction'), (None, *shown[1:])):
         jpeg, inside = draw_panel(shown.path, content, found.dataset)
-        description = f'{title} of {name}' + (f': {inside}' if content is not None else '')
-        address = 'data:image/jpeg;base64,' + base64.b64encode(jpeg).decode()
-        panels.append((title, description, address))
+        caption = title if content is None else f'{title}: {inside}'
+        panels.append((caption, f'{caption}, of {name}', _address('jpeg', jpeg)))
     return panels

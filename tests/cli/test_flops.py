@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-from mmrest.analysis.complexity import count_parts
-from mmrest.analysis.networks import network_config, on_meta
 from tests.runs import SEGMENTOR, run_here
 
 
@@ -69,14 +67,3 @@ def test_uncounted_head(counted, tmp_path):
     assert cells['mask_head'] == [f'{head["parameters"]:,}', '-', '-']
     assert list(cells)[-1] == 'total without -'
     assert 'Not counted in the total: mask_head\n' in printed
-
-
-def test_config_of_a_backbone(counted, tmp_path):
-    """A name selects the backbone, with or without --backbone-only."""
-    path = tmp_path / ('a_folder_of_a_long_name/' * 6) / 'rest.py'
-    path.parent.mkdir(parents=True)
-    path.write_text("model = dict(type='ResT', arch='lite')")
-    content, _, printed = counted(path, '--backbone-only')
-    assert f'{path}, one image of 224 x 224\n' in printed
-    parts = count_parts(on_meta(network_config('rest_lite')), 224, 224)
-    assert [part['macs'] for part in content['parts']] == [part.macs for part in parts]

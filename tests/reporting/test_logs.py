@@ -26,10 +26,13 @@ def test_run_by_iterations(tmp_path):
     )  # fmt: skip
     log = read_log(tmp_path / 'run')
     assert log.name == 'run' and log.metrics == ['mIoU'] and log.losses == ['loss']
-    assert list(log.curves) == ['lr', 'loss', 'time', 'mIoU', 'val/time']
-    assert log.points('loss') == [(10, 3), (20, 2), (30, 1)]
-    assert log.points('mIoU') == [(20, 40), (30, 60)]
-    assert log.points('time')[0] == (10, 0.5) and log.points('val/time')[0] == (20, 0.1)
+    assert log.curves == {
+        'lr': [(10, 0.1), (20, 0.1), (30, 0.1)],
+        'loss': [(10, 3), (20, 2), (30, 1)],
+        'time': [(10, 0.5), (20, 0.5), (30, 0.5)],
+        'mIoU': [(20, 40), (30, 60)],
+        'val/time': [(20, 0.1), (30, 0.1)],
+    }
 
 
 def test_run_by_epochs(tmp_path):
@@ -41,28 +44,31 @@ def test_run_by_epochs(tmp_path):
     assert log.points('bbox_mAP') == log.points('coco/bbox_mAP')  # as mmdet's own tool has it
 
 
-def test_resumed_run(tmp_path):
-    """A later folder replaces repeated iterations, also of evaluations."""
-    write_log(tmp_path, '20260101_000000', line(10, 3.0), line(20, 2.0), dict(mIoU=4.0, step=20),
-          line(30, 9.0), dict(mIoU=1.0, step=30))  # fmt: skip
-    write_log(tmp_path, '20260102_000000', line(25, 1.5), line(30, 1.0), dict(mIoU=6.0, step=30))
+RUN = (line(10, 3.0), line(20, 2.0), dict(mIoU=4.0, step=20), line(30, 9.0),
+       dict(mIoU=1.0, step=30))  # fmt: skip
+
+
+@pytest.mark.parametrize('resumed, losses, metrics', [
+    (  # replaces repeated iterations, also of evaluations
+        (line(25, 1.5), line(30, 1.0), dict(mIoU=6.0, step=30)),
+        [(10, 3), (20, 2), (25, 1.5), (30, 1)], [(20, 4), (30, 6)],
+    ),
+    (  # first repeats an evaluation that was interrupted
+        (dict(mIoU=5.0, step=1), line(25, 1.5)),
+        [(10, 3), (20, 2), (25, 1.5)], [(20, 4), (20, 5)],
+    ),
+])  # fmt: skip
+def test_resumed_run(tmp_path, resumed, losses, metrics):
+    write_log(tmp_path, '20260101_000000', *RUN)
+    write_log(tmp_path, '20260102_000000', *resumed)
     (tmp_path / '20260103_000000').mkdir()  # ended before its first line
     log = read_log(tmp_path)
-    assert log.points('loss') == [(10, 3), (20, 2), (25, 1.5), (30, 1)]
-    assert log.points('mIoU') == [(20, 4), (30, 6)]
-
-
-def test_rerun_evaluation(tmp_path):
-    """A resumed run first evaluates the epoch whose evaluation was interrupted."""
-    write_log(tmp_path, '1', line(10, 3.0), line(20, 2.0), line(30, 1.0))
-    write_log(tmp_path, '2', {'coco/bbox_mAP': 0.2, 'step': 1}, line(25, 1.5))
-    assert read_log(tmp_path).points('bbox_mAP') == [(20, 0.2)]
+    assert log.points('loss') == losses and log.points('mIoU') == metrics
 
 
 def test_hierarchy_and_texts(tmp_path):
     path = write_log(tmp_path, 'x', {'train/lr': 0.1, 'train/loss': 2.0, 'note': 'x', 'step': 5})
-    log = read_log(path)
-    assert log.points('loss') == [(5, 2)] and list(log.curves) == ['lr', 'loss']
+    assert read_log(path).curves == {'lr': [(5, 0.1)], 'loss': [(5, 2)]}
 
 
 def test_losses(tmp_path):
