@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import CheckpointError, Weights, match
-from ..ops import chosen_backend, exactly_backend, in_graph, is_compiling, layer_norm
+from ..ops import layer_norm
+from ..ops.dispatch import chosen_backend, exactly_backend, in_graph, is_compiling
 from .arch import Arch, Rate, check, is_number, resolve_arch
 from .pretrained import InitCfg, StrictPretrained, check_init_cfg
 

@@ -14,7 +14,8 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops import PositionTables, RelPos2d, in_graph, masa
+from ..ops import PositionTables, RelPos2d, masa
+from ..ops.dispatch import in_graph
 from .arch import Arch
 from .pyramid import InitCfg, LayerNorm, PyramidBackbone, channels_first, channels_last
 

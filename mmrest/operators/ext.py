@@ -94,11 +94,9 @@ def softnms(
     areas = (high - low + offset).prod(1)
     kept, left = [], np.arange(len(scores))
     while len(left):
-        place = scores[left].argmax()
-        best = left[place]
+        best = left[scores[left].argmax()]
         kept.append(best)
-        left[place] = left[0]  # this order decides between boxes of equal score
-        left = left[1:]
+        left = left[left != best]
         size = np.minimum(high[best], high[left]) - np.maximum(low[best], low[left]) + offset
         inter = size.clip(0).prod(1)
         with np.errstate(invalid='ignore'):
@@ -107,10 +105,7 @@ def softnms(
             scores[left] *= np.exp(-(iou * iou) / np.float32(sigma))
         else:
             scores[left] *= np.where(iou >= np.float32(iou_threshold), (1 - iou) * method, 1)
-        stays = ~(scores[left] < np.float32(min_score))
-        count = stays.sum()
-        left[:count][~stays[:count]] = left[count:][stays[count:]][::-1]  # the last fill the gaps
-        left = left[:count]
+        left = left[~(scores[left] < np.float32(min_score))]
     kept = torch.tensor(kept, dtype=torch.int64)
     dets[: len(kept), :4] = boxes[kept]
     dets[: len(kept), 4] = torch.from_numpy(scores)[kept]
@@ -146,54 +141,6 @@ def roi_align_backward(*tensors: Tensor, **options: Any) -> None:
     grad_input.copy_(
         _torchvision._roi_align_backward(grad, rois, *_grid(options), *size, *_sampling(options))
     )
-
-
-def roi_pool_forward(
-    input: Tensor,
-    rois: Tensor,
-    output: Tensor,
-    argmax: Tensor,
-    *,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-) -> None:
-    """Maximum of each bin of each region: Girshick, Fast R-CNN, section 2.1.
-
-    Bins are rounded at each edge, as in mmcv; torchvision rounds the regions.
-    """
-    width = input.shape[3]
-    argmax.fill_(-1)
-    columns = _bins(_single(rois)[:, 1::2], pooled_width, spatial_scale, width)
-    rows = _bins(_single(rois)[:, 2::2], pooled_height, spatial_scale, input.shape[2])
-    for n, image in enumerate(rois[:, 0].int().tolist()):
-        for i, (top, bottom) in enumerate(rows[n]):
-            for j, (left, right) in enumerate(columns[n]):
-                if top < bottom and left < right:
-                    bin_ = input[image, :, top:bottom, left:right]
-                    output[n, :, i, j], index = bin_.flatten(1).max(1)
-                    y = torch.div(index, right - left, rounding_mode='floor')
-                    argmax[n, :, i, j] = (y + top) * width + index - y * (right - left) + left
-
-
-def _bins(edges: Tensor, count: int, spatial_scale: float, size: int) -> List:
-    """Return start and end of each bin of each region along an axis, (N, count, 2)."""
-    start = edges[:, :1] * spatial_scale
-    length = (edges[:, 1:] + 1) * spatial_scale - start
-    at = start + length / count * torch.arange(count + 1, device=edges.device)
-    bins = torch.stack([at[:, :-1].floor(), at[:, 1:].ceil()], dim=2).clamp(0, size)
-    return (bins * (length > 0)[:, :, None]).int().tolist()
-
-
-def roi_pool_backward(
-    grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor, **options: Any
-) -> None:
-    """Gradient of :func:`roi_pool_forward`."""
-    _, channels, height, width = grad_input.shape
-    plane = rois[:, :1].long() * channels + torch.arange(channels, device=rois.device)
-    index = plane[:, :, None, None] * (height * width) + argmax
-    pooled = argmax >= 0
-    grad_input.view(-1).index_add_(0, index[pooled], grad_output[pooled])
 
 
 def deform_conv_forward(*tensors: Tensor, **geometry: int) -> None:
@@ -293,34 +240,6 @@ def sigmoid_focal_loss_backward(
     loss = functools.partial(_sigmoid_focal_loss, target=target, weight=weight, **options)
     (grad,) = _gradients(loss, [input], torch.ones_like(input))
     grad_input.copy_(grad)
-
-
-def _softmax_focal_loss(
-    softmax: Tensor, target: Tensor, weight: Tensor, gamma: float, alpha: float
-) -> Tensor:
-    """Return the losses, (N,), of softmax scores; 0 for negative targets."""
-    label = target.clamp(min=0)
-    p = softmax.gather(1, label[:, None])[:, 0]
-    loss = -alpha * (1 - p) ** gamma * p.clamp(min=torch.finfo(torch.float32).tiny).log()
-    if len(weight):
-        loss = loss * weight[label]
-    return torch.where(target >= 0, loss, torch.zeros_like(loss))
-
-
-def softmax_focal_loss_forward(
-    softmax: Tensor, target: Tensor, weight: Tensor, output: Tensor, *, gamma: float, alpha: float
-) -> None:
-    """Focal loss of the true class under a softmax, of shape (N,), written to `output`."""
-    output.copy_(_softmax_focal_loss(_single(softmax), target, weight, gamma, alpha))
-
-
-def softmax_focal_loss_backward(*tensors: Tensor, **options: float) -> None:
-    """Gradient of :func:`softmax_focal_loss_forward` with respect to the logits."""
-    softmax, target, weight, buff, grad_input = tensors
-    loss = functools.partial(_softmax_focal_loss, target=target, weight=weight, **options)
-    (grad,) = _gradients(loss, [softmax], torch.ones_like(buff))
-    weighted = grad * softmax
-    grad_input.copy_(weighted - softmax * weighted.sum(1, keepdim=True))
 
 
 def _ms_deform_attn(

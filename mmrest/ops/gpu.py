@@ -3,9 +3,8 @@
 import functools
 import importlib
 import operator
-from contextlib import nullcontext
 from types import ModuleType
-from typing import Any, Callable, ContextManager, Optional, Sequence, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -30,13 +29,7 @@ MIN_CAPABILITY = (8, 0)
 """Oldest compute capability, of the A100; older GPUs have no bfloat16 matmuls."""
 
 
-def triton_implementation(
-    name: str,
-    package: str,
-    run: Callable[..., Tensor],
-    reference: Callable[..., Tensor],
-    trial: Callable[[Tensor, Tensor], Sequence[Any]],
-) -> Implementation:
+def triton_implementation(name: str, package: str, candidate: Candidate) -> Implementation:
     """Return kernels of :mod:`mmrest.ops` as an implementation.
 
     Their module, ``package.triton``, is imported at first use, because Triton is optional. On a
@@ -45,11 +38,9 @@ def triton_implementation(
     Args:
         name: name of the attention.
         package: package of the kernels.
-        run: calls their operator.
-        reference: reference implementation in PyTorch.
-        trial: queries and values -> arguments of a small case of the same dtype and channels.
+        candidate: the kernels, and how to try them.
     """
-    candidates[name] = Candidate(run, reference, trial)
+    candidates[name] = candidate
 
     def refusal(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
         reason = refuse_triton(q, k, v)
@@ -60,7 +51,7 @@ def triton_implementation(
                 reason = refuse_untrusted(name, q.device, q.dtype, *channels)
         return reason
 
-    return Implementation('triton', run, refusal)
+    return Implementation('triton', candidate.run, refusal)
 
 
 @constant_in_graphs
@@ -137,8 +128,3 @@ def _triton_refusal() -> Optional[str]:
 
 def _version(numbers: Tuple[int, ...]) -> str:
     return '.'.join(map(str, numbers))
-
-
-def on_device_of(tensor: Tensor) -> ContextManager:
-    """Return a context in which Triton launches kernels on the device of a tensor."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

@@ -56,9 +56,8 @@ def refuse_untrusted(
     if key not in _verdicts:
         if device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
             return 'a CUDA graph is being captured before the kernel has been tried'
-        run, reference, trial = candidates[name]
         q, v = (torch.empty(size, dtype=dtype, device=device) for size in (dim, channels))
-        _verdicts[key] = reason = failure(run, reference, lambda: trial(q, v), q)
+        _verdicts[key] = reason = failure(candidates[name], q, v)
         if reason is not None:
             _logger.warning(
                 '%s: the Triton kernel is not used for %s on %s, PyTorch computes it: %s',
@@ -72,28 +71,22 @@ def failures() -> Set[str]:
     return {reason for reason in _verdicts.values() if reason is not None}
 
 
-def failure(
-    run: Callable[..., Tensor],
-    reference: Callable[..., Tensor],
-    arguments: Callable[[], Sequence[Any]],
-    like: Tensor,
-) -> Optional[str]:
-    """Return how a kernel fails or deviates, forward or backward, or None.
+def failure(kernel: Candidate, q: Tensor, v: Tensor) -> Optional[str]:
+    """Return how a kernel fails or deviates from float64, forward or backward, or None.
 
     Args:
-        run: the kernel.
-        reference: reference implementation in PyTorch, computed in float64.
-        arguments: returns the arguments of both; tensors get gradients.
-        like: tensor with their device and dtype.
+        kernel: the kernel, and how to try it.
+        q: query, (d,), with the device and dtype of the trial.
+        v: value, (d_v,).
     """
-    with torch.inference_mode(False), torch.enable_grad(), autocast_off(like.device):
-        args = arguments()
+    with torch.inference_mode(False), torch.enable_grad(), autocast_off(q.device):
+        args = kernel.trial(q, v)
         try:
-            found = _outputs_and_gradients(run, args)
+            found = _outputs_and_gradients(kernel.run, args)
         except Exception as error:  # compilers and drivers raise anything
             return f'{type(error).__name__}: {str(error).strip()}'.split('\n')[0]
-        wanted = _outputs_and_gradients(reference, [_wide(arg) for arg in args])
-    tolerance = max(8 * torch.finfo(like.dtype).eps, MIN_TOLERANCE)
+        wanted = _outputs_and_gradients(kernel.reference, [_wide(arg) for arg in args])
+    tolerance = max(8 * torch.finfo(q.dtype).eps, MIN_TOLERANCE)
     for index, (a, b) in enumerate(zip(found, wanted)):
         error = float((a.double() - b).abs().max() / b.abs().max().clamp_min(1e-3))
         if not error <= tolerance:  # or NaN

@@ -1,5 +1,6 @@
 """Efficient multi-head self-attention of ResT, after the projections."""
 
+from functools import partial
 from typing import Any, Optional, Tuple
 
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from torch import Tensor
 from ..blocks import DEVICE_BLOCK_ELEMENTS, refuse_unless_small
 from ..dispatch import Implementation, Operation, always, refuse_in_graphs
 from ..gpu import run_operator, triton_implementation
-from ..trust import filled
+from ..trust import Candidate, filled
 from .reference import EPS, emsa_reference
 from .torch import BlockwiseEMSA, emsa_in_graphs
 
@@ -53,7 +54,7 @@ def emsa(
 
 
 def _trial(q: Tensor, v: Tensor) -> Tuple[Any, ...]:
-    """Return the arguments of a small case, see :func:`.triton_implementation`."""
+    """Return the arguments of a small case, see :class:`.Candidate`."""
     heads, queries, keys = 2, 133, 70  # several tiles of the kernel, the last one partial
     return (
         filled((1, heads, queries, q.shape[-1]), q, 0.7),
@@ -63,10 +64,6 @@ def _trial(q: Tensor, v: Tensor) -> Tuple[Any, ...]:
         None,  # the result does not depend on the bias
         EPS,
     )
-
-
-def _run_triton(*args: Any) -> Tensor:
-    return run_operator('emsa', *args)
 
 
 def _refuse_unless_small(q: Tensor, k: Tensor, *_: Any) -> Optional[str]:
@@ -82,11 +79,12 @@ _one_head = Operation(
         Implementation('reference', emsa_reference, always),
     ],
 )
+_kernel = Candidate(partial(run_operator, 'emsa'), emsa_reference, _trial)
 _mixed_heads = Operation(
     'emsa',
     [
         Implementation('torch', emsa_reference, _refuse_unless_small),
-        triton_implementation('EMSA', 'emsa', _run_triton, emsa_reference, _trial),
+        triton_implementation('EMSA', 'emsa', _kernel),
         Implementation('torch', BlockwiseEMSA.apply, refuse_in_graphs),
         Implementation('torch', emsa_in_graphs, always),
         Implementation('reference', emsa_reference, always),

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from ..autograd import differentiable_once, eager_operator, without_autocast
-from ..gpu import on_device_of
 from ..tiles import (
     LOG2_E,
     dense_channels,
@@ -73,7 +72,7 @@ def emsa(
     mix = mix_weight.reshape(heads, heads).to(m_i.dtype).contiguous()
     sums = torch.empty(out.shape, dtype=m_i.dtype, device=q.device)
     layout = dict(_layout(q, k, v), **_warps(q, False))
-    with on_device_of(q):
+    with torch.cuda.device_of(q):  # where Triton launches kernels
         _forward[_grid(queries, q, v)](q, k, v, mix, sums, m_i, r_i, squares, **layout)
     variance = squares.sum(-1) / (queries * keys)
     torch.mul(sums, torch.rsqrt(variance + eps * keys**2)[..., None, None], out=out)
@@ -129,7 +128,7 @@ def emsa_backward(
     of_pairs = q.new_zeros((batch, heads, *q.shape[1:]), dtype=wide)
     shared = (q, k, v, mix, grad, m_i, r_i, delta, factor, norm_term, mean)
     layout = dict(_layout(q, k, v), GRAD=strides(grad), **_warps(q, True))
-    with on_device_of(q):
+    with torch.cuda.device_of(q):
         _backward_queries[_grid(queries, q, v)](*shared, of_pairs, **layout)
     scaled = mix * dim**-0.5
     grad_q = torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs).to(q.dtype).contiguous()
@@ -140,7 +139,7 @@ def emsa_backward(
     of_pairs = k.new_zeros((batch, heads, *k.shape[1:]), dtype=wide)
     (grad_v,) = empty_gradients(v)
     layout.update(GRAD_V=strides(grad_v))
-    with on_device_of(q):
+    with torch.cuda.device_of(q):
         _backward_keys[_grid(keys, q, v)](*shared, of_pairs, grad_v, **layout)
     grad_k = torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs).to(k.dtype).contiguous()
     return grad_q, grad_k, grad_v, grad_weight

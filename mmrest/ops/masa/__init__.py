@@ -5,14 +5,15 @@ networks, these functions add the logarithm of this decay to the logits before t
 the distance is a sum, the decay is stored as two small tables, one per axis.
 """
 
-from typing import Any, Callable, Optional, Tuple
+from functools import partial
+from typing import Any, Optional, Tuple
 
 from torch import Tensor, linspace, tensor
 
 from ..blocks import refuse_unless_small
 from ..dispatch import Implementation, Operation, always, refuse_in_graphs
 from ..gpu import run_operator, triton_implementation
-from ..trust import filled
+from ..trust import Candidate, filled
 from .reference import masa_axial_reference, masa_full_reference
 from .tables import PositionTables, position_tables
 from .torch import masa_axial_fused, masa_axial_in_graphs, masa_full_blockwise, masa_full_in_graphs
@@ -45,29 +46,22 @@ def masa(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables, axial: bool) -
     return (_axial if axial else _full)(q, k, v, tables)
 
 
-def _trial(height: int, width: int) -> Callable[[Tensor, Tensor], Tuple[Any, ...]]:
-    """Return the `trial` of :func:`.triton_implementation`, on a map of some size."""
-
-    def arguments(q: Tensor, v: Tensor) -> Tuple[Any, ...]:
-        dim, heads = q.shape[-1], 2
-        pairs = linspace(1, 0, dim // 2, device=q.device)
-        log_gamma = tensor([-0.3, -0.05], device=q.device)
-        shape = 1, height, width, heads
-        return (
-            filled((*shape, dim), q, 0.7),
-            filled((*shape, dim), q, 1.3),
-            filled((*shape, v.shape[-1]), v, 2.9),
-            position_tables(pairs, log_gamma, height, width),
-        )
-
-    return arguments
+def _trial(height: int, width: int, q: Tensor, v: Tensor) -> Tuple[Any, ...]:
+    """Return the arguments of a small case, see :class:`.Candidate`, on a map of some size."""
+    dim, heads = q.shape[-1], 2
+    pairs = linspace(1, 0, dim // 2, device=q.device)
+    log_gamma = tensor([-0.3, -0.05], device=q.device)
+    shape = 1, height, width, heads
+    return (
+        filled((*shape, dim), q, 0.7),
+        filled((*shape, dim), q, 1.3),
+        filled((*shape, v.shape[-1]), v, 2.9),
+        position_tables(pairs, log_gamma, height, width),
+    )
 
 
-def _run_triton(axial: bool) -> Callable[..., Tensor]:
-    def run(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-        return run_operator('masa', q, k, v, tables.cos_sin, tables.log_gamma, axial)
-
-    return run
+def _run_triton(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables, *, axial: bool) -> Tensor:
+    return run_operator('masa', q, k, v, tables.cos_sin, tables.log_gamma, axial)
 
 
 def _refuse_unless_small(q: Tensor, *_: Any) -> Optional[str]:
@@ -76,12 +70,17 @@ def _refuse_unless_small(q: Tensor, *_: Any) -> Optional[str]:
 
 
 # The trials span several tiles of the kernels, the last one partial.
+_full_kernel = Candidate(
+    partial(_run_triton, axial=False), masa_full_reference, partial(_trial, 6, 23)
+)
+_axial_kernel = Candidate(
+    partial(_run_triton, axial=True), masa_axial_reference, partial(_trial, 3, 40)
+)
+
 _full = Operation(
     'full MaSA',
     [
-        triton_implementation(
-            'full MaSA', 'masa', _run_triton(False), masa_full_reference, _trial(6, 23)
-        ),
+        triton_implementation('full MaSA', 'masa', _full_kernel),
         Implementation('torch', masa_full_reference, _refuse_unless_small),
         Implementation('torch', masa_full_blockwise, refuse_in_graphs),
         Implementation('torch', masa_full_in_graphs, always),
@@ -91,9 +90,7 @@ _full = Operation(
 _axial = Operation(
     'axial MaSA',
     [
-        triton_implementation(
-            'axial MaSA', 'masa', _run_triton(True), masa_axial_reference, _trial(3, 40)
-        ),
+        triton_implementation('axial MaSA', 'masa', _axial_kernel),
         Implementation('torch', masa_axial_fused, refuse_in_graphs),
         Implementation('torch', masa_axial_in_graphs, always),
         Implementation('reference', masa_axial_reference, always),

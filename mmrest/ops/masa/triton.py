@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from ..autograd import differentiable_once, eager_operator, without_autocast
-from ..gpu import on_device_of
 from ..tiles import (
     LOG2_E,
     dense_channels,
@@ -59,7 +58,7 @@ def masa(
     """
     outputs = out, rotated_q, rotated_k, middle, statistics = _outputs(q, k, v, axial)
     width, log_gamma = v.shape[2], log_gamma.to(statistics.dtype)
-    with on_device_of(q):
+    with torch.cuda.device_of(q):  # where Triton launches kernels
         _launch_rotation(q, k, cos_sin, rotated_q, rotated_k)
         lines = _lines(rotated_q, rotated_k, dense_channels(v), middle, out, axial)
         for (q, k, v, into), (m_i, r_i) in zip(lines, statistics):
@@ -114,7 +113,7 @@ def masa_backward(
     lines = _lines(q, k, dense_channels(v), middle, out, axial)
     of_lines = _lines(of_q, of_k, grad_v, of_middle, dense_channels(grad), axial)
     passes = list(zip(lines, of_lines, statistics))
-    with on_device_of(q):
+    with torch.cuda.device_of(q):
         for index, (inputs, gradients, (m_i, r_i)) in enumerate(reversed(passes)):
             q, k, v, out = inputs
             to_q, to_k, to_v, grad = gradients
