@@ -239,13 +239,19 @@ def _draw_masks(canvas: np.ndarray, masks: np.ndarray, found: Sequence[RGB], lin
     tints = canvas.copy()
     outlines = []
     for mask, colour in zip(masks, found):
-        mask = cv2.resize(mask, canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-        tints[mask > 0] = colour
-        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        outlines.append((contours, colour))
+        factor = len(canvas) // len(mask)
+        left, top, width, height = cv2.boundingRect(mask)
+        if not width:
+            continue
+        part = mask[top : top + height, left : left + width]
+        size, offset = (factor * width, factor * height), (factor * left, factor * top)
+        part = cv2.resize(part, size, interpolation=cv2.INTER_NEAREST)
+        tints[offset[1] :, offset[0] :][: size[1], : size[0]][part > 0] = colour
+        contours, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        outlines.append((contours, colour, offset))
     cv2.addWeighted(canvas, 1 - OPACITY, tints, OPACITY, 0, dst=canvas)
-    for contours, colour in outlines:
-        cv2.drawContours(canvas, contours, -1, colour, line)
+    for contours, colour, offset in outlines:
+        cv2.drawContours(canvas, contours, -1, colour, line, offset=offset)
 
 
 def places(
