@@ -12,7 +12,7 @@ from ..analysis.networks import Preprocessing
 from ..checkpoint import write_atomically
 from ..datasets.shapes import draw_scene
 from ..errors import UsageError, explained
-from .onnx import IMAGENET, Normalise, Shape, export, is_detector, output_names
+from .onnx import Normalise, Shape, export, is_detector, output_names
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -116,7 +116,7 @@ def export_checked(
     path: Path,
     shapes: Sequence[Shape],
     tolerance: float,
-    normalisation: Preprocessing = IMAGENET,
+    normalisation: Preprocessing,
     preprocess: bool = False,
     **options: object,
 ) -> Dict[Shape, Difference]:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 # Packages of requirements/optional.txt; the last one is only for the comparison.
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
-IMAGENET = Preprocessing()
 Shape = Tuple[int, int, int]  # number of images, height and width
 FREE = {0: 'batch', 2: 'height', 3: 'width'}  # dynamic dimensions, and their names in a file
 

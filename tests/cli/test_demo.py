@@ -8,10 +8,6 @@ import pytest
 from tests.runs import ROOT, run
 
 ARCH = '_delete_=True, dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4)'
-LOADERS = """
-train_dataloader = dict(num_workers=0, persistent_workers=False)
-val_dataloader = dict(num_workers=0, persistent_workers=False)
-"""
 LAST = """
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
 train_cfg = dict(max_iters=2, val_interval=2)
@@ -46,7 +42,8 @@ arch = dict({ARCH})
 few = dict(max_per_img=20)
 thr = dict(few, score_thr=0.0)
 model = dict(backbone=dict(arch=arch), {model})
-{LOADERS}
+train_dataloader = dict(num_workers=0, persistent_workers=False)
+val_dataloader = dict(num_workers=0, persistent_workers=False)
 """
     for name, model in MODELS.items()
 }
