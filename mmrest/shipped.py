@@ -5,6 +5,7 @@ This module imports neither mmrest nor torch, so that the table is shown at once
 
 import argparse
 import difflib
+import re
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
@@ -80,15 +81,15 @@ METHODS = {
 def described(model: Dict[str, Any]) -> Shipped:
     """Describe an entry of the metafile; see docs/train.md for the parts of its name."""
     name = model['Name']
-    method = next(m for m in sorted(METHODS, key=len, reverse=True) if name.startswith(m))
-    parts = name[len(method) + 1 :].split('_')[1:]
-    place = next(i for i, part in enumerate(parts) if part == 'tl' or part[0].isdigit())
-    sizes = ['DeiT' if part == 'deit' else part.capitalize() for part in parts[:place]]
+    method, size, schedule = re.fullmatch(
+        r'(\w+)_(?:rest|rmt)_(\w+?)_((?:tl_)?\d+\w)', name
+    ).groups()
+    size = size.replace('_', '-').title().replace('Deit', 'DeiT')
     return Shipped(
         name,
-        '-'.join((model['In Collection'], *sizes)),
+        f'{model["In Collection"]}-{size}',
         METHODS[method],
-        ' '.join(parts[place:]),
+        schedule.replace('_', ' '),
         f'{model["Metadata"]["Parameters"] / 1e6:.1f} M',
         ', '.join(f'{name} {value}' for name, value in reported(model).items()) or '-',
     )

@@ -6,7 +6,7 @@ https://arxiv.org/abs/2104.10858), as in the official code of RMT-S*, B* and L*.
 
 import functools
 import math
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, Tuple
 
 import numpy as np
 import torch
@@ -19,45 +19,31 @@ from torch import Tensor, nn
 from .classifier import ReleasedClassifier
 
 
-class Box(NamedTuple):
-    """A region of a grid of tokens; `bottom` and `right` are exclusive."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-    @property
-    def area(self) -> int:
-        """Number of tokens."""
-        return (self.bottom - self.top) * (self.right - self.left)
-
-
-def sample_box(height: int, width: int) -> Box:
+def sample_region(height: int, width: int) -> Tensor:
     """Sample the region of a grid of tokens that MixToken replaces, with numpy's generator.
 
     Its sides are the grid's, scaled by the square root of a share uniform in [0, 1] and rounded
     down to an even number of tokens. The centre is any token; the region is cropped to the grid.
+
+    Returns:
+        (height, width), True in the region.
     """
     edges = CutMix(alpha=1.0).rand_bbox((height, width), np.random.beta(1, 1))
-    return Box(*map(int, edges))
+    region = torch.zeros(height, width, dtype=torch.bool)
+    region[edges[0] : edges[1], edges[2] : edges[3]] = True
+    return region
 
 
-def swap(x: Tensor, box: Box, cell: int = 1) -> Tensor:
+def swap(x: Tensor, region: Tensor, cell: int = 1) -> Tensor:
     """Return a batch with one region taken from the flipped batch.
 
     Args:
-        x: maps (B, ..., H, W); not modified.
-        box: the region, in cells.
+        x: maps (B, ..., H, W).
+        region: True in the region; one entry per cell.
         cell: height and width of a cell in `x`; cells at the border may be cropped.
     """
-    if not box.area:
-        return x
-    rows = slice(box.top * cell, box.bottom * cell)
-    columns = slice(box.left * cell, box.right * cell)
-    mixed = x.clone()
-    mixed[..., rows, columns] = x[..., rows, columns].flip(0)
-    return mixed
+    fine = region.repeat_interleave(cell, 0).repeat_interleave(cell, 1).to(x.device)
+    return torch.where(fine[: x.shape[-2], : x.shape[-1]], x.flip(0), x)
 
 
 @MODELS.register_module()
@@ -102,7 +88,7 @@ class TokenLabelHead(LinearClsHead):
         return super().forward(feats) + 0.5 * self.token_logits(feats).amax((1, 2))
 
     def loss(
-        self, feats: Tuple[Tensor, Tensor], data_samples: List[DataSample], box: Box
+        self, feats: Tuple[Tensor, Tensor], data_samples: List[DataSample], region: Tensor
     ) -> Dict[str, Tensor]:
         """Return the losses of a batch whose tokens were mixed.
 
@@ -110,15 +96,15 @@ class TokenLabelHead(LinearClsHead):
             feats: as for :meth:`forward`.
             data_samples: with ``token_label``, (classes, H, W) probabilities, and ``gt_score``
                 or ``gt_label``, all unmixed.
-            box: region of tokens from the flipped batch.
+            region: (H, W), True for tokens from the flipped batch.
 
         Raises:
             ValueError: dense labels are missing or have a different shape.
         """
         images, tokens = super().forward(feats), self.token_logits(feats)
-        labels = swap(self._token_labels(data_samples, tokens), box)
+        labels = swap(self._token_labels(data_samples, tokens), region)
         classes = self._class_labels(data_samples, images)
-        share = box.area / labels[0, 0].numel()
+        share = int(region.sum()) / region.numel()
         classes = (1 - share) * classes + share * classes.flip(0)
         tokens, labels = tokens.flatten(0, 2), labels.permute(0, 2, 3, 1).flatten(0, 2)
         return dict(
@@ -130,15 +116,12 @@ class TokenLabelHead(LinearClsHead):
     def _token_labels(self, data_samples: List[DataSample], logits: Tensor) -> Tensor:
         shape = (self.num_classes, *logits.shape[1:3])
         for sample in data_samples:
-            if 'token_label' not in sample:
+            found = tuple(sample.token_label.shape) if 'token_label' in sample else None
+            if found != shape:
                 raise ValueError(
-                    'an image has no token_label: add LoadTokenLabels to the training pipeline, '
-                    "and algorithm_keys=['token_label'] to PackInputs"
-                )
-            if sample.token_label.shape != shape:
-                raise ValueError(
-                    f'token_label is {tuple(sample.token_label.shape)}, but classes and tokens '
-                    f'are {shape}: set num_classes and grid of LoadTokenLabels'
+                    f'the shape of token_label is {found}, but classes and tokens are {shape}: '
+                    'add LoadTokenLabels with their num_classes and grid to the training '
+                    "pipeline, and algorithm_keys=['token_label'] to PackInputs"
                 )
         # CPU autocast to bfloat16 cannot stack float16.
         labels = torch.stack([sample.token_label.float() for sample in data_samples])
@@ -169,7 +152,7 @@ class TokenLabelClassifier(ReleasedClassifier):
     def loss(self, inputs: Tensor, data_samples: List[DataSample]) -> Dict[str, Tensor]:
         """Return the losses of images (B, 3, H, W), see :meth:`TokenLabelHead.loss`."""
         stride = self.backbone.out_strides[-1]
-        box = sample_box(*(math.ceil(length / stride) for length in inputs.shape[2:]))
-        mix = functools.partial(swap, box=box, cell=stride // self.backbone.arch.stem_stride)
+        region = sample_region(*(math.ceil(length / stride) for length in inputs.shape[2:]))
+        mix = functools.partial(swap, region=region, cell=stride // self.backbone.arch.stem_stride)
         feats = self.neck(self.backbone(inputs, after_stem=mix))
-        return self.head.loss(feats, data_samples, box)
+        return self.head.loss(feats, data_samples, region)

@@ -23,6 +23,7 @@ from mmpretrain.datasets.transforms.auto_augment import Rotate, Shear, Translate
 from torch import Tensor
 
 from ..checkpoint import CheckpointError, read_checkpoint
+from ..errors import first_line
 from ..models.arch import check, is_number
 
 Results = Dict[str, Any]
@@ -37,10 +38,8 @@ def crop_coords(
     """Return the coordinates of the pixels of a crop.
 
     Args:
-        left: left edge of the crop, as a fraction of the width of the original image.
-        top: top edge, as a fraction of its height.
-        right: right edge, as a fraction of its width.
-        bottom: bottom edge, as a fraction of its height.
+        left, top, right, bottom: edges of the crop, as fractions of the width and height of the
+            original image.
         size: (height, width) that the crop is resized to.
 
     Returns:
@@ -191,34 +190,27 @@ def read_token_map(path: str, num_classes: int) -> Tuple[Tensor, Tensor]:
             f'token labels {path} not found; set label_root of LoadTokenLabels to a folder with '
             'one file per training image'
         )
-    content = _read_array(path) if path.endswith('.npy') else read_checkpoint(path)
-    if not isinstance(content, Tensor):
+    if path.endswith('.npy'):
+        try:
+            content = torch.from_numpy(np.load(path, allow_pickle=False))
+        except Exception as error:  # numpy raises many types for a damaged file
+            raise CheckpointError(
+                f'token labels {path} cannot be read as an array: {first_line(error)}'
+            ) from error
+    else:
+        content = read_checkpoint(path)
+    shape = tuple(content.shape) if isinstance(content, Tensor) else ()
+    if len(shape) != 4 or shape[0] != 2 or 0 in shape:
         raise CheckpointError(
-            f'token labels {path} are a {type(content).__name__}, not one tensor (2, k, H, W)'
-        )
-    if content.ndim != 4 or len(content) != 2 or 0 in content.shape:
-        raise CheckpointError(
-            f'token labels {path} have shape {tuple(content.shape)}, not (2, k, H, W): scores and '
-            'classes of the k best at every cell'
+            f'token labels {path} are a {type(content).__name__} of shape {shape}, not a tensor '
+            '(2, k, H, W): scores and classes of the k best at every cell'
         )
     scores, classes = content.float()
-    if not scores.isfinite().all():
-        raise CheckpointError(
-            f'token labels {path} contain scores that are not finite; generate them again'
-        )
     known = (classes >= 0) & (classes < num_classes) & (classes == classes.floor())
-    if not known.all():
+    wrong = [*scores[~scores.isfinite()], *classes[~known]]
+    if wrong:
         raise CheckpointError(
-            f'token labels {path} contain class {classes[~known][0].item():g}; expected integers '
-            f'from 0 to {num_classes - 1} (num_classes of LoadTokenLabels)'
+            f'token labels {path} contain {wrong[0]:g}; expected finite scores, and classes from '
+            f'0 to {num_classes - 1} (num_classes of LoadTokenLabels)'
         )
     return scores, classes.long()
-
-
-def _read_array(path: str) -> Tensor:
-    try:
-        return torch.from_numpy(np.load(path, allow_pickle=False))
-    except Exception as error:  # numpy raises many types for a damaged file
-        raise CheckpointError(
-            f'token labels {path} cannot be read as an array: {type(error).__name__}: {error}'
-        ) from error

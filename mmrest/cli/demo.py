@@ -3,40 +3,26 @@
 import argparse
 import time
 from pathlib import Path
-from typing import Callable, NamedTuple
 
 import torch
 from mmengine.utils import digit_version
 from rich.console import Console
-from rich.table import Table
 
 from ..datasets.shapes import MIN_SIZE, write_classes, write_shapes
 from ..engine.building import build_runner
 from ..engine.config import load_config
 from ..engine.saving import newest_checkpoint
 from ..errors import UsageError
-from ..inference.sheets import draw_classes, draw_predictions
+from ..inference.sheets import draw_predictions
 from ..reporting.curves import draw_curves, title_of
 from ..reporting.logs import metric_text, read_log
 from .command import Parser, at_least, folder
 
-
-class Images(NamedTuple):
-    """Synthetic dataset of a demo: numbers of images, and their size in pixels."""
-
-    layout: str  # folder that the config expects
-    write: Callable
-    train: int
-    val: int
-    height: int
-    width: int
-
-
-# As small as the method allows, so that a demo takes minutes.
-DETECTION = Images('coco', write_shapes, 800, 50, 160, 192)
-SEGMENTATION = Images('ade', write_shapes, 1600, 50, 64, 80)
-CLASSIFICATION = Images('imagenet', write_classes, 4800, 300, 48, 48)
-
+# Datasets, as small as the method allows, so that a demo takes minutes: folder that the config
+# expects, function, number of training and of held-out images, height and width in pixels.
+DETECTION = ('coco', write_shapes, 800, 50, 160, 192)
+SEGMENTATION = ('ade', write_shapes, 1600, 50, 64, 80)
+CLASSIFICATION = ('imagenet', write_classes, 4800, 300, 48, 48)
 
 DEMOS = {
     'maskrcnn': ('demo_maskrcnn_rmt_t.py', DETECTION),
@@ -94,18 +80,15 @@ def main() -> None:
     log = read_log(
         args.work_dir if args.resume else Path(runner.log_dir, 'vis_data', 'scalars.json')
     )
-    draw = draw_classes if write is write_classes else draw_predictions
-    draw(runner.model, runner.val_dataloader.dataset, args.work_dir / 'predictions.png')
-    keys = [*log.losses, *log.main_metrics]
-    draw_curves([log], args.work_dir / 'curves.png', keys)
+    draw_predictions(
+        runner.model, runner.val_dataloader.dataset, args.work_dir / 'predictions.png'
+    )
+    draw_curves([log], args.work_dir / 'curves.png', [*log.losses, *log.main_metrics])
 
-    table = Table(title=f'{config}: {time.time() - start:.0f} s', title_justify='left')
-    table.add_column(f'on {val} held-out images')
-    table.add_column('', justify='right')
+    console.print(f'{config}: {time.time() - start:.0f} s; on {val} held-out images:')
     for name in log.main_metrics:
         _, last = log.points(name)[-1]
-        table.add_row(title_of(name), metric_text(last, name))
-    console.print(table)
+        console.print(f'  {title_of(name)}: {metric_text(last, name)}')
     console.print(f'See {args.work_dir}/predictions.png and {args.work_dir}/curves.png')
     console.print(f'Checkpoint and logs are in {args.work_dir}; next steps are in README.md')
 

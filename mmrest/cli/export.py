@@ -1,7 +1,6 @@
 """Export a backbone, segmentor or detector to ONNX and compare it in onnxruntime."""
 
 import argparse
-from typing import List, Tuple
 
 from ..analysis.networks import (
     BACKBONES,
@@ -16,7 +15,6 @@ from ..errors import UsageError
 from ..export.comparison import export_checked
 from ..export.onnx import (
     PACKAGES,
-    Shape,
     check_packages,
     exportable,
     facts,
@@ -61,16 +59,8 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-COMPARED_SIZE = (320, 480)
+DETECTOR_SIZE = (320, 480)
 """Height and width, in pixels, at which a detector is compared; larger takes minutes more."""
-
-
-def compared_at(size: Tuple[int, int], static: bool) -> List[Shape]:
-    """Return the image shapes to compare at: two sizes, the second one odd."""
-    height, width = size
-    if static:
-        return [(1, height, width)]
-    return [(2, height, width), (1, height * 3 // 4 | 1, width * 5 // 4 | 1)]
 
 
 def main() -> None:
@@ -88,11 +78,14 @@ def main() -> None:
     of_model = backbone_config(cfg) if args.backbone_only else cfg
     exportable(on_meta(of_model), args.network)  # before weights are read
     network = exportable(build_network(of_model, args.checkpoint), args.network)
-    size = args.shape or (COMPARED_SIZE if is_detector(network) else usual_size(of_model))
-    shapes = compared_at(size, args.static) if args.verify else []
+    size = args.shape or (DETECTOR_SIZE if is_detector(network) else usual_size(of_model))
+    height, width = size
+    shapes = [(1 if args.static else 2, height, width)]
+    if not args.static:  # another size, which is odd
+        shapes.append((1, height * 3 // 4 | 1, width * 5 // 4 | 1))
     print('exporting; this may take several minutes', flush=True)
     found = export_checked(
-        network, args.out, shapes, args.tolerance,
+        network, args.out, shapes if args.verify else [], args.tolerance,
         normalisation=preprocessing(cfg), preprocess=args.preprocess,
         size=size, static=args.static, opset=args.opset,
         metadata=facts(cfg, args.network, args.preprocess),
@@ -110,9 +103,7 @@ def main() -> None:
                 f'unmatched; scores differ by at most {agreed.score:.1e}, boxes by '
                 f'{agreed.box:.1e} pixels; lowest IoU of masks, if any: {agreed.mask:.4f}'
             )
-    takes = f'one image of {size[0]} x {size[1]}'
-    if not args.static:
-        takes = 'images of any number and size'
+    takes = f'one image of {height} x {width}' if args.static else 'images of any number and size'
     outputs = ', '.join(output_names(network))
     megabytes = args.out.stat().st_size / 1e6
     print(f'{args.out} ({megabytes:.1f} MB): {takes} -> {outputs}; opset {args.opset}')

@@ -5,10 +5,8 @@ import contextlib
 import shutil
 import sys
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence
 
 import cv2
 import numpy as np
@@ -18,7 +16,7 @@ from rich.progress import Progress
 from ..engine.config import is_segmentor, load_config
 from ..engine.display import progress_bar
 from ..errors import UsageError, counted
-from ..inference.inferencer import Inferencer, Prediction, inference
+from ..inference.inferencer import Inferencer, Prediction, ahead, inference
 from ..inference.inputs import Input, UnreadableImage, Video, find_inputs, is_utf8
 from ..inference.outputs import (
     Outputs,
@@ -79,11 +77,9 @@ class Run:
         self.batch_size = args.batch_size
         self.score_thr = args.score_thr
         self.bar = bar
-        self.task = bar.add_task('inference', total=0)
         self.done = 0  # images and frames
         self.skipped: List[str] = []  # one message per unreadable input
         self.longer: List[str] = []  # animations and files of several pages
-        self._drawing: Optional[Future] = None
         first = int(model.reduces_zero_label)
         label_values = list(range(first, first + len(model.classes)))
         self.ids = label_values if model.is_segmentor else coco_ids(model.classes)
@@ -94,87 +90,83 @@ class Run:
             dict(id=number, name=name, color=list(colour))
             for number, name, colour in zip(self.ids, self.model.classes, self.model.palette)
         ]
-        with contextlib.ExitStack() as stack:
-            self._thread = stack.enter_context(ThreadPoolExecutor(1))
-            if self.outputs.save_pred:
-                self.add = stack.enter_context(coco_file(self.outputs.json, categories))
-            images = {str(source.path): source for source in inputs if not source.is_video}
-            self._expect(len(images))
-            for found in self.model.stream(images, self.batch_size, self._skip):
-                source = images[str(found.source)]
+        images = {str(source.path): source for source in inputs if not source.is_video}
+        self.task = self.bar.add_task('inference', total=len(images))
+
+        def write(drawn: np.ndarray, image: str) -> None:
+            write_image(drawn, self.outputs.vis(images[image]))
+
+        file = coco_file(self.outputs.json, categories)
+        with file if self.outputs.save_pred else contextlib.nullcontext() as self.add:
+            for found in self._predicted(images, write, self._skip):
+                source = images[found.source]
                 self._keep(source, found)
                 several = source.path.suffix.lower() in ('.gif', '.webp', '.tif', '.tiff')
-                if several and is_utf8(source.path) and cv2.imcount(str(source.path)) > 1:
-                    self.longer.append(str(source.path))
-                if self.outputs.save_vis:
-                    self._draw(found, partial(write_image, path=self.outputs.vis(source)))
-            self._drawn()
+                if several and is_utf8(source.path) and cv2.imcount(found.source) > 1:
+                    self.longer.append(found.source)
             for source in inputs:
                 if source.is_video:
                     try:
                         self._video(source)
                     except UnreadableImage as error:
-                        self._skip(source, error, expected=0)
+                        self._skip(source, error)
 
     def _video(self, source: Input) -> None:
         video, before, path = Video(source.path), self.done, self.outputs.vis(source)
-        self._expect(video.length)
+        self.bar.update(self.task, total=self.bar.tasks[0].total + video.length)
         if self.model.is_segmentor and self.outputs.save_pred:  # of a longer video
             shutil.rmtree(self.outputs.label_map(source), ignore_errors=True)
-        with contextlib.ExitStack() as stack:
-            writers: List[cv2.VideoWriter] = []
+        writer: Optional[cv2.VideoWriter] = None
 
-            def write(drawn: np.ndarray) -> None:
-                if not writers:
-                    writers.append(open_video(path, video.rate, drawn.shape[1::-1]))
-                    stack.callback(writers[0].release)
-                writers[0].write(drawn)
+        def write(drawn: np.ndarray, _: Any) -> None:
+            nonlocal writer
+            if writer is None:
+                writer = open_video(path, video.rate, drawn.shape[1::-1])
+            writer.write(drawn)
 
-            try:
-                for number, found in enumerate(self.model.stream(video, self.batch_size)):
+        try:
+            with contextlib.closing(self._predicted(video, write)) as predictions:
+                for number, found in enumerate(predictions):
                     self._keep(source, found, number)
-                    if self.outputs.save_vis:
-                        self._draw(found, write)
-            finally:
-                self._drawn()
-                # The length in the file may be wrong.
-                self._expect(self.done - before - video.length)
-        if writers and cv2.VideoCapture(str(path)).get(FRAME_COUNT) < self.done - before:
+        finally:
+            if writer is not None:
+                writer.release()
+        frames = self.done - before
+        if writer is not None and cv2.VideoCapture(str(path)).get(FRAME_COUNT) < frames:
             raise UsageError(f'{path} could not be written in full; check that the disk has space')
-        if self.done == before:
+        if not frames:
             raise UnreadableImage(f'{source.path} has no frame that can be read')
 
-    def _expect(self, count: int) -> None:
-        """Increase the total of the progress bar, in images and frames."""
-        self.bar.update(self.task, total=self.bar.tasks[0].total + count)
-
-    def _skip(self, source: Any, error: UnreadableImage, expected: int = 1) -> None:
-        self._expect(-expected)
+    def _skip(self, source: Any, error: UnreadableImage) -> None:
         self.skipped.append(str(error))
         self.bar.console.print(f'skipped: {error}', markup=False, soft_wrap=True)
 
-    def _draw(self, found: Prediction, write: Callable[[np.ndarray], None]) -> None:
-        """Visualize and write a prediction in a thread, while the network computes the next."""
+    def _predicted(
+        self,
+        images: Iterable[Any],
+        write: Callable[[np.ndarray, Any], None],
+        on_unreadable: Optional[Callable[[Any, UnreadableImage], None]] = None,
+    ) -> Iterator[Prediction]:
+        """Yield predictions; a thread visualizes one while the network computes the next."""
+        predictions = self.model.stream(images, self.batch_size, on_unreadable)
         look = self.model.classes, self.model.palette, self.score_thr
 
-        def visualize() -> None:
-            write(draw(found.image, found.sample, *look))
+        def visualize(found: Prediction) -> None:
+            if not {'pred_instances', 'pred_sem_seg'} & set(found.sample.keys()):
+                raise UsageError(
+                    f'{type(self.model.model).__name__} predicts '
+                    f'{", ".join(found.sample.keys())}, not boxes or label maps; call it from '
+                    'Python, see docs/inference.md'
+                )
+            if self.outputs.save_vis:
+                write(draw(found.image, found.sample, *look), found.source)
 
-        self._drawn()
-        self._drawing = self._thread.submit(visualize)
-
-    def _drawn(self) -> None:
-        """Wait for the last visualization."""
-        if self._drawing is not None:
-            self._drawing.result()
+        for found, written in ahead(visualize, predictions, 1):
+            written.result()
+            yield found
 
     def _keep(self, source: Input, found: Prediction, frame: Optional[int] = None) -> None:
         """Save the prediction for an image or frame."""
-        if not {'pred_instances', 'pred_sem_seg'} & set(found.sample.keys()):
-            raise UsageError(
-                f'{type(self.model.model).__name__} predicts {", ".join(found.sample.keys())}, '
-                'not boxes or label maps; call it from Python, see docs/inference.md'
-            )
         height, width = found.image.shape[:2]
         entry = dict(file_name=source.path.as_posix(), width=width, height=height)
         if frame is not None:

@@ -7,7 +7,7 @@ bytes.
 
 import json
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -29,17 +29,9 @@ MARK = 'generated_by_mmrest.txt'  # in folders whose images may be overwritten
 _SHIFT = 4  # OpenCV takes corners in 16ths of a pixel
 
 
-class Shape(NamedTuple):
-    """One instance: index into :data:`CLASSES`, corners (N, 2) as x and y, and colour (BGR)."""
-
-    label: int
-    corners: np.ndarray
-    colour: Tuple[int, int, int]
-
-
 def draw_scene(
     rng: np.random.Generator, height: int, width: int, label: Optional[int] = None
-) -> Tuple[np.ndarray, np.ndarray, List[Shape]]:
+) -> Tuple[np.ndarray, np.ndarray, List[Tuple[int, np.ndarray]]]:
     """Draw one image.
 
     Args:
@@ -50,11 +42,11 @@ def draw_scene(
     Returns:
         The image, (height, width, 3) uint8 in OpenCV's channel order; its label map,
         (height, width) uint8, 1 for the background and then the classes from 2 up; and its
-        shapes, which do not overlap.
+        shapes, which do not overlap: indices into :data:`CLASSES`, and corners (N, 2) as x and y.
     """
     image = _background(rng, height, width)
     labels = np.ones((height, width), np.uint8)
-    shapes: List[Shape] = []
+    shapes = []
     wanted = rng.integers(2, 7) if label is None else 1
     for _ in range(200):
         if len(shapes) == wanted:
@@ -64,8 +56,9 @@ def draw_scene(
         mask = cv2.fillPoly(np.zeros_like(labels), [fixed_point], 1, cv2.LINE_8, _SHIFT) > 0
         if (labels[mask] == 1).all():
             labels[mask] = chosen + 2
-            shapes.append(Shape(chosen, corners, _colour(rng, image[mask].mean(0))))
-            cv2.fillPoly(image, [fixed_point], shapes[-1].colour, cv2.LINE_AA, _SHIFT)
+            shapes.append((chosen, corners))
+            colour = _colour(rng, image[mask].mean(0))
+            cv2.fillPoly(image, [fixed_point], colour, cv2.LINE_AA, _SHIFT)
     grain = rng.normal(0, 6, image.shape)
     return np.clip(image + grain, 0, 255).astype(np.uint8), labels, shapes
 
@@ -116,14 +109,13 @@ def write_shapes(
     Args:
         root: folder; overwrites what was generated there before.
         counts: number of images per split, 'train' and 'val'.
-        height, width: pixels of every image.
+        height, width: pixels of every image; at least :data:`MIN_SIZE`.
         seed: different seeds give different images; splits never share an image.
 
     Raises:
-        ValueError: height or width is below 32 pixels.
         UsageError: the folders contain files that were not generated.
     """
-    _prepare(height, width, root / 'coco', root / 'ade')
+    _prepare(root / 'coco', root / 'ade')
     for part, (split, count) in enumerate(counts.items()):
         coco_name, ade_name = SPLITS[split]
         photos, annotations = root / 'coco' / coco_name, root / 'coco' / 'annotations'
@@ -144,13 +136,13 @@ def write_shapes(
             cv2.imwrite(str(maps / f'{name}.png'), labels)
             entry = dict(id=index + 1, file_name=f'{name}.jpg', height=height, width=width)
             content['images'].append(entry)
-            for shape in shapes:
+            for label, corners in shapes:
                 # COCO counts from the corner of a pixel, OpenCV from its centre.
-                corners = np.clip(shape.corners + 0.5, 0, (width, height))
+                corners = np.clip(corners + 0.5, 0, (width, height))
                 (left, top), (right, bottom) = corners.min(0), corners.max(0)
                 annotation = dict(
                     image_id=entry['id'],
-                    category_id=shape.label + 1,
+                    category_id=label + 1,
                     bbox=np.round((left, top, right - left, bottom - top), 2).tolist(),
                     area=round(cv2.contourArea(corners.astype(np.float32)), 2),
                     iscrowd=0,
@@ -168,7 +160,7 @@ def write_classes(
 
     For arguments and errors, see :func:`write_shapes`; `counts` include all classes.
     """
-    _prepare(height, width, root / 'imagenet')
+    _prepare(root / 'imagenet')
     for part, (split, count) in enumerate(counts.items()):
         for label, name in enumerate(CLASSES):
             folder = root / 'imagenet' / split / name
@@ -179,10 +171,8 @@ def write_classes(
                 cv2.imwrite(str(folder / f'{index + 1:012d}.jpg'), image)
 
 
-def _prepare(height: int, width: int, *folders: Path) -> None:
+def _prepare(*folders: Path) -> None:
     """Make folders and remove generated images; raise UsageError if a folder has other files."""
-    if min(height, width) < MIN_SIZE:
-        raise ValueError(f'shapes need images of at least {MIN_SIZE} pixels, got {height}x{width}')
     for folder in folders:
         if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
             raise UsageError(

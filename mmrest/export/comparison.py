@@ -12,7 +12,7 @@ from ..analysis.networks import Preprocessing
 from ..checkpoint import write_atomically
 from ..datasets.shapes import draw_scene
 from ..errors import UsageError, explained
-from .onnx import IMAGENET, Normalise, Shape, export, is_detector, output_names
+from .onnx import Normalise, Shape, export, is_detector, output_names
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -43,6 +43,19 @@ class Difference(NamedTuple):
     onnx: float  # onnxruntime from PyTorch, both in float32
     rounding: float  # PyTorch in float32 from PyTorch in float64
     agreement: Optional[Agreement] = None  # of a detector
+
+    def fault(self, tolerance: float) -> Optional[str]:
+        """Return how a file differs too much, or None."""
+        if not self.onnx <= max(tolerance, 3 * self.rounding):  # or NaN
+            return f'{self.onnx:.1e} standard deviations, more than --tolerance {tolerance:g}'
+        agreed = self.agreement
+        if agreed is None or 3 * self.rounding > tolerance:  # detections are also noise
+            return None
+        if agreed.unmatched > (1 - MATCHED) * agreed.detections:
+            return f'{agreed.unmatched} of {agreed.detections} detections'
+        if agreed.mask < SAME_MASK:
+            return f'a mask whose IoU is {agreed.mask:.3f}'
+        return None
 
 
 def _differences(
@@ -103,7 +116,7 @@ def export_checked(
     path: Path,
     shapes: Sequence[Shape],
     tolerance: float,
-    normalisation: Preprocessing = IMAGENET,
+    normalisation: Preprocessing,
     preprocess: bool = False,
     **options: object,
 ) -> Dict[Shape, Difference]:
@@ -132,7 +145,7 @@ def export_checked(
     if shapes:
         found = _differences(model, network, shapes, normalisation, preprocess, tolerance)
     for (batch, height, width), difference in found.items():
-        fault = _fault(difference, tolerance)
+        fault = difference.fault(tolerance)
         if fault:
             raise UsageError(
                 f'at {batch} x 3 x {height} x {width} the exported network differs by {fault}; '
@@ -143,20 +156,6 @@ def export_checked(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: onnx.save(model, temporary))
     return found
-
-
-def _fault(difference: Difference, tolerance: float) -> Optional[str]:
-    """Return how a file differs too much, or None."""
-    if not difference.onnx <= max(tolerance, 3 * difference.rounding):  # or NaN
-        return f'{difference.onnx:.1e} standard deviations, more than --tolerance {tolerance:g}'
-    agreed = difference.agreement
-    if agreed is None or 3 * difference.rounding > tolerance:  # detections are also noise
-        return None
-    if agreed.unmatched > (1 - MATCHED) * agreed.detections:
-        return f'{agreed.unmatched} of {agreed.detections} detections'
-    if agreed.mask < SAME_MASK:
-        return f'a mask whose IoU is {agreed.mask:.3f}'
-    return None
 
 
 def predicted(network: nn.Module, images: Sequence[np.ndarray]) -> List[Any]:

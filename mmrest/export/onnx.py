@@ -1,36 +1,23 @@
 """ONNX export of backbones, segmentors and detectors."""
 
-import contextlib
 import copy
 import importlib.util
 import json
 import logging
 import re
 import warnings
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
 from mmengine.utils import digit_version, to_2tuple
 from torch import Tensor, nn
 
 from ..analysis.networks import Preprocessing, backbone_of, preprocessing
-from ..engine.building import find_type
-from ..engine.config import dicts, type_name
+from ..engine.config import type_name
 from ..errors import UsageError, first_line
+from ..inference.inferencer import tested_dataset
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -38,7 +25,6 @@ if TYPE_CHECKING:
 
 # Packages of requirements/optional.txt; the last one is only for the comparison.
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
-IMAGENET = Preprocessing()
 Shape = Tuple[int, int, int]  # number of images, height and width
 FREE = {0: 'batch', 2: 'height', 3: 'width'}  # dynamic dimensions, and their names in a file
 
@@ -62,7 +48,7 @@ class Segmentor(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = _with_any_size(copy.deepcopy(model))
+        self.model = with_any_size(copy.deepcopy(model))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, classes, H, W) for images (B, 3, H, W)."""
@@ -98,7 +84,7 @@ def _bins(length: int, bins: int, like: Tensor) -> Tensor:
     return inside / inside.sum(1, keepdim=True)
 
 
-def _with_any_size(model: nn.Module) -> nn.Module:
+def with_any_size(model: nn.Module) -> nn.Module:
     """Replace modules of an mmseg model that the exporter would fix to one size.
 
     mmseg's ``Upsample`` computes the size itself, in floating point: the file would give wrong
@@ -109,9 +95,7 @@ def _with_any_size(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.AdaptiveAvgPool2d:
-                bins = to_2tuple(child.output_size)
-                if None not in bins:
-                    setattr(module, name, AdaptiveAvgPool(bins))
+                setattr(module, name, AdaptiveAvgPool(to_2tuple(child.output_size)))
             elif type(child) is Upsample and not child.size and child.scale_factor % 1 == 0:
                 arguments = child.scale_factor, child.mode, child.align_corners
                 setattr(module, name, nn.Upsample(None, *arguments))
@@ -167,19 +151,13 @@ def facts(cfg: Config, name: str, preprocess: bool = False) -> Dict[str, str]:
         preprocess=json.dumps(preprocess),
         mmrest_version=__version__,
     )
-    loader = cfg.get('test_dataloader') or {}
-    for _, part in dicts(loader, 'test_dataloader'):
-        if part.get('pipeline'):
-            with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
-                kind = find_type(DATASETS, part.get('type'))
-            known = dict(getattr(kind, 'METAINFO', None) or {}, **(part.get('metainfo') or {}))
-            if known.get('classes'):
-                found['classes'] = json.dumps(known['classes'])
-            for step in part['pipeline']:
-                if (type_name(step) or '').endswith('Resize') and step.get('scale'):
-                    size = dict(scale=step['scale'], keep_ratio=step.get('keep_ratio', False))
-                    found['resize'] = json.dumps(size)  # scale as width and height
-            break
+    dataset, _, metainfo = tested_dataset(cfg)
+    if metainfo.get('classes'):
+        found['classes'] = json.dumps(metainfo['classes'])
+    for step in dataset.get('pipeline', ()):
+        if (type_name(step) or '').endswith('Resize') and step.get('scale'):
+            size = dict(scale=step['scale'], keep_ratio=step.get('keep_ratio', False))
+            found['resize'] = json.dumps(size)  # scale as width and height
     test_cfg = cfg.model.get('test_cfg') or {}
     score = (test_cfg.get('rcnn') or test_cfg).get('score_thr')
     if score is not None:
@@ -187,7 +165,7 @@ def facts(cfg: Config, name: str, preprocess: bool = False) -> Dict[str, str]:
     return found
 
 
-def check_packages(needed: Iterable[str]) -> None:
+def check_packages(needed: Sequence[str]) -> None:
     """Raise UsageError if an optional package is missing or torch is too old."""
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
@@ -202,7 +180,7 @@ def export(
     size: Tuple[int, int],
     static: bool = False,
     opset: int = 18,
-    metadata: Mapping[str, str] = {},
+    metadata: Optional[Dict[str, str]] = None,
     normalise: Optional[Preprocessing] = None,
 ) -> 'ModelProto':
     """Return a network as ONNX, weights included.
@@ -228,8 +206,9 @@ def export(
         images = torch.zeros(2, 3, *(max(side, 64) for side in size))
         free = ({axis: torch.export.Dim.DYNAMIC for axis in FREE},)
     try:
-        with warnings.catch_warnings(), _quiet_exporter(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter('ignore')
+            logging.getLogger('torch.onnx').setLevel(logging.ERROR)  # it warns of unused ops
             if is_detector(network):
                 model = _detector_model(network, front, images, free, opset)
             else:
@@ -248,25 +227,13 @@ def export(
     found = next(each.version for each in model.opset_import if not each.domain)
     if found != opset:
         raise UsageError(f'--opset {opset}: torch {torch.__version__} exports to {found}')
-    set_model_props(model, dict(metadata))
+    set_model_props(model, metadata or {})
     return model
-
-
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Silence torch's warnings about unused ops."""
-    logger = logging.getLogger('torch.onnx')
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _model(
     module: nn.Module,
-    inputs: Mapping[str, Tensor],
+    inputs: Dict[str, Tensor],
     outputs: Sequence[str],
     free: Optional[Tuple],
     opset: int,

@@ -8,7 +8,18 @@ import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 import torch
@@ -90,26 +101,22 @@ class Inferencer:
             )
         self.cfg = cfg = copy.deepcopy(cfg)
         device = usable_device(device or get_device())
-        dataset = _test_dataset(cfg)
         without_sync_bn(cfg)
         if cfg.get('data_preprocessor'):
             cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
         if tta:
             use_tta(cfg)
-            dataset = cfg.test_dataloader.dataset
+        dataset, kind, metainfo = tested_dataset(cfg)
         scope = cfg.get('default_scope') or 'mmengine'
         with _BUILDING, DefaultScope.overwrite_default_scope(scope):
             check_model(cfg)
             model = MODELS.build(cfg.model)
-            network = model
-            while isinstance(network, BaseTTAModel):
-                network = network.module
+            network = model.module if isinstance(model, BaseTTAModel) else model
             meta = dataset_meta(load_full_weights(network, checkpoint)[0])
-            self._loader, self._pipeline = _pipeline(cfg, dataset.pipeline)
-            kind = find_type(DATASETS, dataset.get('type'))
-            self.classes, palette = _classes(cfg, kind, dataset, meta)
-            # Not from the class: in Python 3.8, Generic.__new__ hides the arguments of datasets.
-            parameters = inspect.signature(kind.__init__).parameters if kind else {}
+            self._loader, self._pipeline = _pipeline(cfg, dataset.get('pipeline'))
+        self.classes, palette = _classes(cfg, meta, metainfo)
+        # Not from the class: in Python 3.8, Generic.__new__ hides the arguments of datasets.
+        parameters = inspect.signature(kind.__init__).parameters if kind else {}
         default = getattr(parameters.get('reduce_zero_label'), 'default', False)
         self.reduces_zero_label = bool(dataset.get('reduce_zero_label', default))
         self.is_segmentor = is_segmentor(cfg)
@@ -180,7 +187,7 @@ class Inferencer:
         if batch_size < 1:
             raise ValueError(f'batch_size must be a positive integer, got {batch_size}')
         batch: List[Tuple[Image, np.ndarray, dict]] = []
-        for image, prepared in _ahead(self._prepare, images, batch_size):
+        for image, prepared in ahead(self._prepare, images, batch_size):
             try:
                 pixels, data = prepared.result()
             except UnreadableImage as error:
@@ -285,9 +292,9 @@ def inference(
     return Inferencer(config, str(checkpoint), device, tta)
 
 
-def _ahead(
-    function: Callable[[Image], Any], items: Iterable[Image], count: int
-) -> Iterator[Tuple[Image, Future]]:
+def ahead(
+    function: Callable[[Any], Any], items: Iterable[Any], count: int
+) -> Iterator[Tuple[Any, Future]]:
     """Yield items with futures of a function, which a thread calls `count` items ahead."""
     started = deque()
     with ThreadPoolExecutor(1) as thread:
@@ -308,17 +315,22 @@ def _shapes(data: dict) -> List[torch.Size]:
     return [i.shape for i in (inputs if isinstance(inputs, list) else [inputs])]
 
 
-def _test_dataset(cfg: Config) -> Config:
-    """Return the config of the test dataset, also inside wrappers."""
-    loader = 'test_dataloader'
-    for _, part in dicts(cfg.get(loader), loader):
-        if part.get('pipeline'):
-            return part
-    raise UsageError(f'{cfg.filename} has no test_dataloader.dataset.pipeline to read images with')
+def tested_dataset(cfg: Config) -> Tuple[dict, Optional[type], Dict[str, Any]]:
+    """Return the config of the test dataset, also inside wrappers, its class and its metainfo."""
+    parts = (part for _, part in dicts(cfg.get('test_dataloader'), 'test_dataloader'))
+    dataset = next((part for part in parts if part.get('pipeline')), {})
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+        kind = find_type(DATASETS, dataset.get('type'))
+    metainfo = dict(getattr(kind, 'METAINFO', None) or {}, **(dataset.get('metainfo') or {}))
+    if isinstance(metainfo.get('classes'), str):  # a file
+        metainfo['classes'] = list_from_file(metainfo['classes'])
+    return dataset, kind, metainfo
 
 
-def _pipeline(cfg: Config, steps: List[dict]) -> Tuple[Callable, Compose]:
+def _pipeline(cfg: Config, steps: Optional[List[dict]]) -> Tuple[Callable, Compose]:
     """Return the loader of files and arrays, and the transforms after it."""
+    if not steps:
+        raise UsageError(f'{cfg.filename} has no test_dataloader.dataset.pipeline to read images')
     first, *others = _without_annotations(steps)
     if _short_name(first) != 'LoadImageFromFile':
         raise UsageError(
@@ -341,20 +353,9 @@ def _without_annotations(steps: List[dict]) -> List[dict]:
     return [step for step in steps if _short_name(step) not in loaders]
 
 
-def _classes(
-    cfg: Config, kind: Optional[type], dataset: Config, meta: dict
-) -> Tuple[List[str], Any]:
-    """Return names and colours of the classes that the heads predict."""
-    known = dict(getattr(kind, 'METAINFO', None) or {}, **(dataset.get('metainfo') or {}))
-    classes = known.get('classes')
-    if isinstance(classes, str):
-        if not os.path.isfile(classes):
-            raise UsageError(
-                f'test_dataloader.dataset.metainfo.classes is the string {classes!r}, not '
-                'a list of names'
-            )
-        known['classes'] = list_from_file(classes)
-    sources = [source for source in (meta, known) if source.get('classes')]
+def _classes(cfg: Config, *sources: Dict[str, Any]) -> Tuple[List[str], Any]:
+    """Return names and colours of the classes that the heads predict, from the first source."""
+    sources = [source for source in sources if source.get('classes')]
     counts = {count for _, count in heads(cfg)}
     for source in sources:
         if not counts or len(source['classes']) in counts:

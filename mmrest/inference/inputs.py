@@ -63,14 +63,7 @@ def _files(text: str, skipped: Set[str]) -> List[Tuple[Path, Path]]:
     path = Path(text if os.path.exists(text) else os.path.expanduser(text))
     matches = [path]
     if not path.exists():
-        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
-        if not matches and ('://' in text or text.isdigit() or text == '-'):
-            raise UsageError(
-                f'input {text} is not a file; URLs, cameras and stdin are not supported: download '
-                'files, or pass frames to model.stream in Python, see docs/inference.md'
-            )
-        if not matches:
-            raise UsageError(f'input {text} not found; pass images, folders, videos or a pattern')
+        matches = map(Path, glob.glob(str(path), recursive=True))
         matches = [match for match in matches if all(map(is_new, (match, *match.parents)))]
     files = []
     for match in sorted(matches):
@@ -81,7 +74,10 @@ def _files(text: str, skipped: Set[str]) -> List[Tuple[Path, Path]]:
         else:
             files.append((match, match.parent))
     if not files:
-        raise UsageError(f'{text} contains no files; pass images, folders, videos or a pattern')
+        raise UsageError(
+            f'input {text} not found or empty; pass images, folders, videos or a pattern (no '
+            'URLs, cameras or stdin; for other sources, see model.stream in docs/inference.md)'
+        )
     return files
 
 

@@ -8,7 +8,6 @@ import os.path as osp
 import shutil
 import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
@@ -71,24 +70,20 @@ class Outputs(NamedTuple):
             overwrite: existing outputs may be overwritten.
 
         Raises:
-            UsageError: an output is an input, a folder, that of two inputs, or already exists.
+            UsageError: an output is an input or a folder, or already exists.
         """
         read = {osp.realpath(source.path) for source in inputs}
         planned = [self.vis(source) for source in inputs] if self.save_vis else []
         if self.save_pred:
             planned += [self.json, *(self.label_map(s) for s in inputs if label_maps)]
-        counts = Counter(planned)
+        above = {parent for path in planned for parent in path.parents}
         for path in planned:
-            above = [parent for parent in path.parents if parent in counts]
-            if above or counts[path] > 1:
+            is_folder = path in above or (path.is_dir() and path.suffix != FRAMES)
+            if is_folder or osp.realpath(path) in read:
                 raise UsageError(
-                    f'two inputs have the output {(above or [path])[0]}; pass them separately, '
-                    'each with an --out-dir'
+                    f'{path} is an input or a folder; choose another --out-dir, or pass inputs '
+                    'separately'
                 )
-            if osp.realpath(path) in read:
-                raise UsageError(f'{path} is an input; choose another --out-dir')
-            if path.is_dir() and path.suffix != FRAMES:
-                raise UsageError(f'{path} is a directory; choose another --out-dir')
             if path.exists() and not overwrite:
                 raise UsageError(f'{path} exists; choose another --out-dir or pass --overwrite')
 

@@ -70,7 +70,7 @@ def draw(
         See :func:`render`. A classifier's prediction is a line of text above the image.
     """
     if 'pred_label' in sample:
-        return titled(enlarged(image), *predicted_classes(sample, classes))
+        return titled(enlarged(image), *_predicted_classes(sample, classes))
     instances = sample.get('pred_instances')
     if instances is not None:
         instances = instances[instances.scores >= score_thr]
@@ -93,7 +93,7 @@ def draw_annotations(
     return render(image, classes, palette, instances, _label_map(sample, 'gt_sem_seg'))
 
 
-def predicted_classes(sample: BaseDataElement, classes: Sequence[str]) -> Tuple[str, RGB]:
+def _predicted_classes(sample: BaseDataElement, classes: Sequence[str]) -> Tuple[str, RGB]:
     """Return a classifier's prediction as text, with the true classes if wrong, and a colour."""
     found = sample.pred_label.tolist()
     text = ', '.join(f'{classes[label]} {sample.pred_score[label]:.2f}' for label in found)
@@ -116,7 +116,7 @@ def render(
 ) -> np.ndarray:
     """Draw instances and a label map on an image.
 
-    Labels do not overlap. Labels with the highest scores and largest regions are placed first, and
+    Labels do not overlap. Labels with the highest scores and widest regions are placed first, and
     labels that do not fit near their box or region are dropped. Overlapping instances of a class
     have different shades of its colour.
 
@@ -145,7 +145,14 @@ def render(
             instances = instances[instances.scores.argsort()]  # the highest score is on top
         factor = size[0] // image.shape[1]
         labels += _draw_instances(canvas, instances, factor, classes, palette)[::-1]
-    return cv2.cvtColor(_written(canvas, labels, font), cv2.COLOR_RGB2BGR)
+    drawn = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(drawn)
+    for label, place in places(labels, font, size):
+        pen.rectangle((place[0], place[1], place[2] - 1, place[3] - 1), fill=label.colour)
+        red, green, blue = label.colour
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 140
+        pen.text((place[0] + 2, place[1] + 1), label.text, 'white' if dark else 'black', font)
+    return cv2.cvtColor(np.asarray(drawn), cv2.COLOR_RGB2BGR)
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:
@@ -190,21 +197,17 @@ def _blend(canvas: np.ndarray, label_map: np.ndarray, palette: Sequence[RGB]) ->
 def _of_regions(
     label_map: np.ndarray, classes: Sequence[str], palette: Sequence[RGB], line: int
 ) -> List[_Label]:
-    """Return a label per class, at the widest point of its largest region; largest first."""
+    """Return a label per class, at its widest point; the widest class first."""
     found = []
     for index in np.unique(label_map[(label_map >= 0) & (label_map < len(classes))]):
-        _, regions, stats, _ = cv2.connectedComponentsWithStats(
-            (label_map == index).astype(np.uint8), connectivity=4
-        )
-        region = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
-        area = int(stats[region, cv2.CC_STAT_AREA])
-        if area < line**2:  # a label would hide it
-            continue
-        inside = np.pad((regions == region).astype(np.uint8), 1)  # the border of the image counts
+        inside = np.pad((label_map == index).astype(np.uint8), 1)  # the border of the image counts
         distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
         y, x = np.unravel_index(distance.argmax(), distance.shape)
+        if distance[y, x] < line / 2:  # a label would hide it
+            continue
         box = (float(x), float(y), float(x), float(y))
-        found.append((area, _Label(classes[index], box, palette[index], reach=3 * line)))
+        label = _Label(classes[index], box, palette[index], reach=3 * line)
+        found.append((distance[y, x], label))
     return [label for _, label in sorted(found, key=lambda pair: -pair[0])]
 
 
@@ -268,20 +271,6 @@ def _draw_masks(canvas: np.ndarray, masks: np.ndarray, found: Sequence[RGB], lin
     cv2.addWeighted(canvas, 1 - OPACITY, tints, OPACITY, 0, dst=canvas)
     for contours, colour, offset in outlines:
         cv2.drawContours(canvas, contours, -1, colour, line, offset=offset)
-
-
-def _written(
-    canvas: np.ndarray, labels: Sequence[_Label], font: ImageFont.FreeTypeFont
-) -> np.ndarray:
-    """Return the canvas with the labels that have a place."""
-    image = Image.fromarray(canvas)
-    pen = ImageDraw.Draw(image)
-    for label, place in places(labels, font, image.size):
-        pen.rectangle((place[0], place[1], place[2] - 1, place[3] - 1), fill=label.colour)
-        red, green, blue = label.colour
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 140
-        pen.text((place[0] + 2, place[1] + 1), label.text, 'white' if dark else 'black', font)
-    return np.asarray(image)
 
 
 def places(

@@ -9,11 +9,9 @@ from mmengine.registry import PARAM_SCHEDULERS, TRANSFORMS, DefaultScope
 from mmpretrain.structures import DataSample
 from torch import nn
 
-from mmrest.engine.config import load_config
 from tests.classification.networks import build, config, released_name
 from tests.configs.test_recipes import ARCHS, NETWORKS, assert_parts
 from tests.reference import CLASSIFICATION, KEYS
-from tests.runs import ROOT
 
 OFFICIAL = {entry['name']: entry for entry in CLASSIFICATION}
 
@@ -227,10 +225,3 @@ def test_token_labelling_schedule_matches_the_log():
     for epoch, logged in ((50, 1.8798e-3), (295, 2.3051e-5), (309, 1.0204e-5)):
         assert rates[(epoch - 1) * each] == pytest.approx(logged, rel=0.02), epoch
     assert rates[-1] >= 1e-5 and math.isclose(rates[-1], 1e-5, rel_tol=0.01)
-
-
-def test_labels_move_with_the_data():
-    path = ROOT / 'configs' / 'imagenet_rmt_s_tl_310e.py'
-    dataset = load_config(str(path), data_root='/elsewhere').train_dataloader.dataset
-    assert dataset.data_root == '/elsewhere'
-    assert dataset.pipeline[-2].label_root == '/elsewhere/label_top5_train_nfnet'

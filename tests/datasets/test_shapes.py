@@ -63,25 +63,6 @@ def test_layouts_agree(root):
         assert (labels != 1).mean() > 0.01
 
 
-def test_shapes_differ_from_the_background():
-    for seed in range(40):
-        image, labels, shapes = draw_scene(np.random.default_rng(seed), 160, 192)
-        for shape in shapes:
-            mask = np.zeros_like(labels)
-            cv2.fillPoly(mask, [shape.corners.astype(np.int32)], 1)
-            inside, near = (cv2.dilate(mask, np.ones((size, size))) for size in (5, 13))
-            around = image[(near > inside) & (labels == 1)].astype(float)
-            assert np.median(np.abs(around - shape.colour).sum(1)) > 60, seed
-
-
-@pytest.mark.parametrize('write', [write_shapes, write_classes])
-@pytest.mark.parametrize('height, width', [(31, 192), (160, 0)])
-def test_sizes(tmp_path, write, height, width):
-    with pytest.raises(ValueError, match=f'at least 32 pixels, got {height}x{width}'):
-        write(tmp_path / 'x', dict(train=1), height, width)
-    assert not list(tmp_path.iterdir())
-
-
 def test_smaller_dataset_overwrites_a_larger_one(tmp_path):
     write_shapes(tmp_path, dict(train=5, val=2), 32, 32)
     write_classes(tmp_path, dict(train=5, val=2), 32, 32)
@@ -122,6 +103,6 @@ def test_folders_of_classes(tmp_path):
 @pytest.mark.parametrize('label', range(len(CLASSES)))
 def test_a_shape_of_a_class(label):
     for seed in range(10):
-        _, labels, (shape,) = draw_scene(np.random.default_rng(seed), 64, 64, label)
-        assert shape.label == label and set(np.unique(labels)) == {1, label + 2}
-        assert shape.corners.min() >= -1 and shape.corners.max() <= 65
+        _, labels, ((found, corners),) = draw_scene(np.random.default_rng(seed), 64, 64, label)
+        assert found == label and set(np.unique(labels)) == {1, label + 2}
+        assert corners.min() >= -1 and corners.max() <= 65

@@ -245,7 +245,7 @@ def test_arrays_of_another_kind(folder):
     ('det', dict(device='gpu'), 'device gpu cannot be used'),
     ('boxes', dict(cfg_options={'test_dataloader.dataset.pipeline.0.type': 'Resize'}),
      'needs LoadImageFromFile'),
-    ('det', dict(cfg_options={'test_dataloader': None}), 'to read images with'),
+    ('det', dict(cfg_options={'test_dataloader': None}), 'to read images'),
     ('seg', dict(cfg_options={'test_dataloader.dataset.metainfo': dict(classes=['x'])}),
      'num_classes is 150, but checkpoint and config name 1 classes'),
 ])  # fmt: skip

@@ -13,7 +13,7 @@ from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from mmrest.inference.sheets import draw_classes, draw_panel, draw_predictions
+from mmrest.inference.sheets import draw_panel, draw_predictions
 from tests.inference.test_overlay import instances
 
 COLOURS = [(255, 0, 0), (0, 0, 255)]
@@ -82,9 +82,9 @@ def test_classes(image, tmp_path):
     sample = DataSample(metainfo=image).set_gt_label(1).set_pred_label(1)
     sample.set_pred_score(torch.tensor([0, 1.0]))
     data = Data([dict(inputs=torch.zeros(3, 20, 30), data_samples=sample)] * 7)
-    draw_classes(Found(sample), data, tmp_path / 'y.png')
+    draw_predictions(Found(sample), data, tmp_path / 'y.png')
     drawn = cv2.imread(str(tmp_path / 'y.png'))
-    assert drawn.shape[1] == 5 * 268 and has(drawn, (27, 127, 59))
+    assert 4 * 286 < drawn.shape[0] < 5 * 286 and has(drawn[:, 2 * 438 :], (27, 127, 59))
 
 
 def panel(image, content):
