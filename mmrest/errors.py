@@ -29,6 +29,8 @@ REMEDIES = {
     'shape of the mask': 'if the pipeline resizes label maps, put LoadAnnotations after the step '
     'that resizes',
     'not a subset of classes': 'for classes of your own, set dataset.type=BaseSegDataset',
+    "KeyError: 'iscrowd'": 'add iscrowd=0 to each annotation, or 1 for crowds',
+    'None is not a callable': 'correct the type of the optimizer, which is not registered',
     'base_wd should not be None': 'set weight_decay of the optimizer, or remove its multipliers',
     'Please install': 'install it, or use another backend',
     "'ConfigDict' object has no attribute": 'add it to the config of that part',

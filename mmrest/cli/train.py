@@ -20,7 +20,7 @@ from ..engine.distributed import join_processes, of_first_process
 from ..engine.resuming import ScheduleHook
 from ..engine.saving import newest_checkpoint
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
-from ..errors import UsageError, counted
+from ..errors import UsageError, counted, explained
 from ..preflight import Report, rehearse
 from .command import Parser, add_run_arguments, run_config
 
@@ -150,7 +150,8 @@ def main() -> None:
             Console().print(summary(args.config, rehearsal.report, warnings))
         return
     of_first_process(lock_folder, Path(cfg.work_dir))
-    runner = build_runner(cfg, args.verbose)
+    with explained('the run cannot be set up', 'correct its config'):
+        runner = build_runner(cfg, args.verbose)
     if rehearsal is not None:
         rehearsal.hand_over(runner)
     for warning in warnings:

@@ -14,7 +14,7 @@ from mmengine.model import BaseTTAModel
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..checkpoint import CheckpointError, check_writable, read_weights, summary
+from ..checkpoint import check_writable, read_weights, summary
 from ..checkpoint.reading import ZOOS
 from ..engine.compat import load_from_guarded
 from ..engine.config import dicts, type_name
@@ -62,11 +62,6 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
             'default_hooks.checkpoint.max_keep_ckpts=2'
         )
     report.add('checkpoints', numbers)
-    if not number:
-        report.warnings.append(
-            'no checkpoint is saved: the run is shorter than default_hooks.checkpoint.interval='
-            f'{hook.get("interval", 1)}, and save_last is False; lower the interval'
-        )
 
 
 def check_shared_memory(loader: DataLoader, sample: Any, report: Report) -> None:
@@ -168,11 +163,4 @@ def _fitted(module: nn.Module, init_cfg: dict) -> str:
     weights = read_weights(str(init_cfg['checkpoint']), init_cfg.get('prefix'))
     if isinstance(module, StrictPretrained):
         return module.fit(weights)[1]
-    source, tensors, wanted = weights.source, weights.tensors, module.state_dict()
-    fits = any(name in wanted and t.shape == wanted[name].shape for name, t in tensors.items())
-    if not fits and not getattr(module, 'convert_weights', False):  # as Swin and PVT do
-        raise CheckpointError(
-            f'{source} does not match {type(module).__name__}: 0 of its {len(tensors)} tensors '
-            'have a matching name and shape; use other weights, or set init_cfg.prefix'
-        )
-    return summary(source, tensors, wanted)
+    return summary(weights.source, weights.tensors, module.state_dict())

@@ -2,33 +2,25 @@
 
 from typing import Optional, Tuple
 
-from mmcv.cnn import is_norm
 from mmengine.config import Config
 from mmengine.dist import get_world_size
-from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
-from mmengine.registry import OPTIMIZERS
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from torch import nn
 
-from ..engine.building import find_type
 from ..engine.config import dicts, type_name
-from ..errors import UsageError, counted, explained, near, some, suggestion
+from ..errors import UsageError, counted, explained, near
 from .findings import Report
 
 
 def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> OptimWrapper:
-    """Return the optimizer wrapper of a run, and warn about custom_keys with unintended effects.
+    """Return the optimizer wrapper of a run, and warn about misspelt custom_keys.
 
     Raises:
         UsageError: it cannot be built.
     """
-    kind = (cfg.optim_wrapper.get('optimizer') or {}).get('type')
-    if isinstance(kind, str) and find_type(OPTIMIZERS, kind) is None:  # mmengine calls None
-        remedy = suggestion(kind, OPTIMIZERS.module_dict, 'import its module with custom_imports')
-        raise UsageError(f'optim_wrapper.optimizer.type: {kind} is not registered; {remedy}')
     with explained('optim_wrapper cannot be built'):
         wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    paramwise = cfg.optim_wrapper.get('paramwise_cfg') or {}
-    keys = paramwise.get('custom_keys') or {}
+    keys = (cfg.optim_wrapper.get('paramwise_cfg') or {}).get('custom_keys') or {}
     names = [name for name, _ in model.named_parameters()]
     words = {word for name in names for word in name.split('.')}
     for key in [key for key in keys if not any(key in name for name in names)]:
@@ -38,23 +30,6 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> OptimWrapp
             for similar in near(key.split('.')[-1], words, 0.85)
             if similar not in key
         ]
-    if isinstance(wrapper, OptimWrapperDict) or not keys or paramwise.get('norm_decay_mult') != 0:
-        return wrapper  # several optimizers, or nothing to undo
-    groups = [group for group in wrapper.optimizer.param_groups if group.get('weight_decay')]
-    decaying = {id(parameter) for group in groups for parameter in group['params']}
-    decayed = [
-        f'{name}.{kind}'
-        for name, module in model.named_modules()
-        for kind, parameter in module.named_parameters(recurse=False)
-        if is_norm(module) and id(parameter) in decaying
-    ]
-    if decayed:
-        undoing = [k for k, v in keys.items() if 'decay_mult' not in v and k in decayed[0]]
-        report.warnings.append(
-            f'weight decay acts on {len(decayed)} parameters of norms ({some(decayed, 1)}): '
-            f'paramwise_cfg.custom_keys ({some(undoing or keys)}) undoes norm_decay_mult=0 for '
-            'them; list the norms in custom_keys too, with decay_mult=0'
-        )
     return wrapper
 
 
@@ -86,30 +61,20 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
         name, end, in_epochs = type_name(part), part.get('end'), part.get('by_epoch', True)
         unit = '' if in_epochs else ' (iterations)'
         report.add('schedule', f'{name} {part.get("begin", 0)} to {end or "the end"}{unit}')
-        whole = int(length or 0) * (batches if by_epoch else 1)
-        last = (end or 0) * (batches if in_epochs else 1)
-        rises = part.get('start_factor', 1 / 3) < part.get('end_factor', 1)
         if name.startswith('ReduceOnPlateau') or not length:
             continue  # it steps after evaluations, or the loop is the user's own
+        each = batches if in_epochs else 1
+        whole = int(length) * (batches if by_epoch else 1)
+        last = max([end or 0, *part.get('milestones', ())]) * each
         if in_epochs and not by_epoch and not part.get('convert_to_iter_based'):
             report.warnings.append(
                 f'{name} of param_scheduler counts epochs, but the run counts iterations, so it '
                 'has no effect; set by_epoch=False'
             )
-        elif min(part.get('milestones') or [0]) * (batches if in_epochs else 1) >= whole:
+        elif last > whole:
             report.warnings.append(
-                f'{name} of param_scheduler has no effect: its milestones {part["milestones"]} '
-                'are after the end of the run; lower them'
-            )
-        elif name.startswith(('Poly', 'Cosine')) and last > whole:
-            report.warnings.append(
-                f'{name} of param_scheduler ends after {last:,} iterations, but the run after '
-                f'{whole:,}; set its end to that of the run'
-            )
-        elif name == 'LinearLR' and rises and not part.get('begin') and 2 * last > whole:
-            report.warnings.append(
-                f'the warm-up takes {last:,} of the {whole:,} iterations; shorten it (end of '
-                'the first param_scheduler) or train longer'
+                f'{name} of param_scheduler changes until iteration {last:,}, but the run has '
+                f'{whole:,}; shorten the schedule, or train longer'
             )
 
 

@@ -42,6 +42,7 @@ def test_a_detector(dry_run, tmp_path, coco_root):
         'iterations per epoch 2',
         'length 1 epochs',
         'optimizer AdamW, lr 0.0001',
+        'schedule LinearLR 0 to 500 (iterations)',
         'are free',
         'starting from scratch',
     ):

@@ -60,9 +60,6 @@ def test_a_backbone_of_another_project(tmp_path):
     torch.save({'weight': torch.ones(3, 2)}, tmp_path / 'x.pth')
     (fact,) = facts(model)
     assert fact.found.startswith('1 of 2 tensors loaded')
-    torch.save({'weight': torch.ones(2, 3)}, tmp_path / 'x.pth')
-    with pytest.raises(CheckpointError, match='0 of its 1 tensors have a matching name and shape'):
-        facts(model)
 
 
 def test_load_from(tmp_path):
