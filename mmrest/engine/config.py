@@ -3,7 +3,6 @@
 import inspect
 import os.path as osp
 import re
-import traceback
 from typing import Any, Iterator, Optional, Tuple
 
 from mmengine.config import Config
@@ -62,14 +61,13 @@ def load_config(
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is Python: it can fail in any way
-        raise UsageError(f'config {_broken(path, error)} {_unreadable(error)}') from error
+        raise UsageError(f'config {path} {_unreadable(error)}') from error
     if 'model' not in cfg:
         raise UsageError(f'config {path} defines no model; pass the config of a run')
     if data_root is not None:
         _replace_data_root(cfg, data_root)
     for key, value in (cfg_options or {}).items():
         _check_key(key, value, cfg)
-        _check_kind(key, value, cfg)
         try:
             cfg.merge_from_dict({key: value})
         except Exception as error:  # an index beyond a list, a key below a number, ...
@@ -77,15 +75,6 @@ def load_config(
                 f'--cfg-options {key}={value} does not fit the config: {first_line(error)}'
             ) from error
     return cfg
-
-
-def _broken(path: str, error: Exception) -> str:
-    """Return the path of the config, or of its base that cannot be read."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    frames = [frame for frame in frames if frame.f_globals['__name__'] == Config.__module__]
-    read = [path, *(str(frame.f_locals.get('filename', path)) for frame in frames)]
-    last = [name for name in read if osp.isfile(name)][-1]
-    return path if osp.samefile(last, path) else f'{last} (for {path})'
 
 
 def _unreadable(error: Exception) -> str:
@@ -111,21 +100,6 @@ def _check_key(key: str, value: Any, cfg: Config) -> None:
     if name not in known:
         hint = suggestion(name, known, 'nothing in a run would read it')
         raise UsageError(f'--cfg-options {key}: the config has no {name}; {hint}')
-
-
-def _check_kind(key: str, value: Any, cfg: Config) -> None:
-    """Reject a list that results from a comma in a path."""
-    before: Any = cfg
-    for part in key.split('.'):
-        before = before.get(part) if isinstance(before, (dict, Config)) else None
-    paths = ('work_dir', 'load_from', 'data_root')
-    name = key.rpartition('.')[2]
-    is_string = isinstance(before, str) and name != 'ann_file'  # the pre-flight explains that
-    if (is_string or name in paths) and isinstance(value, list):
-        raise UsageError(
-            f'--cfg-options {key} is the list {value}, not a string; put a string with commas in '
-            f'quotes: {key}=\'"{",".join(map(str, value))}"\''
-        )
 
 
 def _replace_data_root(cfg: Config, data_root: str) -> None:
