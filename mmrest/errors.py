@@ -2,11 +2,9 @@
 
 import contextlib
 import difflib
-import inspect
 import re
 import traceback
-from types import FrameType
-from typing import Any, Iterable, Iterator, List, Optional, Set, Tuple
+from typing import Any, Iterable, Iterator, List
 
 STOPPED = 75
 """Exit status of a preempted run that has saved its state (EX_TEMPFAIL)."""
@@ -110,54 +108,4 @@ def explained(fault: str, remedy: str = '') -> Iterator[None]:
         for pattern, known in REMEDIES.items():
             if re.search(pattern, line):
                 remedy = known
-        line, remedy = misspelt(error) or (line, remedy)
         raise UsageError(f'{fault}: {line}' + (f'; {remedy}' if remedy else '')) from error
-
-
-def misspelt(error: BaseException) -> Optional[Tuple[str, str]]:
-    """Return fault and fix of a part of a config that mmengine cannot build, if it is misspelt."""
-    kind = re.search(r"([^\s'\"]+) is not in the (.+? registry)", str(error))
-    argument = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    for frame in reversed(_frames(error)):
-        local = frame.f_locals
-        if kind and 'registry' in local:
-            registry, known = local['registry'], set()
-            while registry is not None:
-                known |= registry.module_dict.keys()
-                registry = registry.parent
-            remedy = suggestion(kind.group(1), known, 'import its module with custom_imports')
-            return f'{kind.group(1)} is not in the {kind.group(2)}', remedy
-        if 'must contain the key "type"' in str(error) and 'cfg' in local:
-            return f'a part of the config has no type: {dict(local["cfg"])}', 'add its type'
-        built, given = local.get('obj_cls') or local.get('scheduler_cls'), local.get('args')
-        if 'dataloader_cfg' in local:  # of the Runner, without a registry
-            built, given = frame.f_globals.get('DataLoader'), local['dataloader_cfg']
-        if argument and built and argument.group(1) in (given or ()):
-            name, known = argument.group(1), arguments_of(built)
-            if name in known:
-                return None  # it is passed on to something else
-            fault = f'{built.__name__} has no argument {name}'
-            return fault, suggestion(name, known, 'remove it')
-    return None
-
-
-def _frames(error: Optional[BaseException]) -> List[FrameType]:
-    """Return the frames of mmengine's builders, also of errors that it raises again."""
-    frames = []
-    while error is not None:
-        frames += [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        error = error.__cause__ or error.__context__
-    return [frame for frame in frames if frame.f_code.co_name.startswith('build_')]
-
-
-def arguments_of(kind: Any) -> Set[str]:
-    """Return the names of the arguments of a class, also those that it passes to its bases."""
-    taken: Set[str] = set()
-    for base in kind.__mro__ if inspect.isclass(kind) else ():
-        if '__init__' in vars(base):
-            parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
-            various = [p for p in parameters if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-            taken |= {p.name for p in parameters if p not in various}
-            if not various:
-                break
-    return taken

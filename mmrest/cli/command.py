@@ -20,7 +20,7 @@ from ..engine.config import load_config
 from ..engine.devices import usable_device
 from ..engine.distributed import LAUNCHERS, check_launcher, leave_processes, rank_prefix
 from ..engine.signals import isolate_children
-from ..errors import Interrupted, UsageError, misspelt
+from ..errors import Interrupted, UsageError
 from ..ops import forced_backend
 
 # mmengine and mmseg still use them; users of a command cannot fix that.
@@ -236,9 +236,6 @@ def run(main: Callable[[], Optional[int]]) -> None:
         except Exception as error:
             if _is_interrupt(error):
                 raise KeyboardInterrupt from None
-            found = misspelt(error)
-            if found:
-                raise UsageError('; '.join(found)) from error
             raise
     except (UsageError, CheckpointError) as error:
         _fail(_own_line(error))

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ..checkpoint import lock_folder
 from ..engine.building import build_runner
+from ..engine.compat import use_parts
 from ..engine.config import accumulation, total_batch_size
 from ..engine.distributed import join_processes, of_first_process
 from ..engine.resuming import ScheduleHook
@@ -152,8 +153,9 @@ def main() -> None:
     of_first_process(lock_folder, Path(cfg.work_dir))
     with explained('the run cannot be set up', 'correct its config'):
         runner = build_runner(cfg, args.verbose)
-    if rehearsal is not None:
-        rehearsal.hand_over(runner)
+        if rehearsal is not None:
+            rehearsal.hand_over(runner)
+        use_parts(runner, train_loop=runner.build_train_loop(cfg.train_cfg))
     for warning in warnings:
         print_log(warning, 'current', logging.WARNING)
     if cfg.get('resume'):

@@ -171,12 +171,9 @@ def check_tta(cfg: Config) -> None:
     if any(part.get('mask_head') for _, part in dicts(cfg.model, 'model')):
         raise UsageError('mmdet does not support test-time augmentation (TTA) of masks; drop it')
     if cfg.get('tta_model') is None or cfg.get('tta_pipeline') is None:
-        example = 'see configs/_base_/runtimes/detection.py'
-        if is_classifier(cfg):
-            example = 'for classifiers, tta_model is AverageClsScoreTTA of mmpretrain'
         raise UsageError(
             f'test-time augmentation (TTA) needs tta_model and tta_pipeline in {cfg.filename}; '
-            f'{example}'
+            'see configs/_base_/runtimes/detection.py'
         )
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     if 'pipeline' not in dataset:

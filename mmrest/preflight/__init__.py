@@ -29,7 +29,7 @@ from .classes import check_classes
 from .data import Part, build_loader
 from .evaluation import check_evaluator
 from .findings import Fact, Report, quiet
-from .resources import check_disk, check_shared_memory, check_weights
+from .resources import check_disk, check_weights
 from .schedule import check_optimizer, check_schedule
 from .step import check_run
 
@@ -118,10 +118,8 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
             evaluators[phase] = check_evaluator(cfg, phase, of_phase, folder, report)
         if 'train' in phases:
             batches = len(loaders['train'])
-            check_schedule(cfg, batches, report)
+            check_schedule(cfg, batches, optimizer, report)
             check_disk(cfg, model, batches, report)
-            packed = [s.packed for part in parts if part.phase == 'train' for s in part.samples]
-            check_shared_memory(loaders['train'], next(filter(None, packed), None), report)
             if thorough:
                 progress.update('training a step and predicting an image')
                 check_run(cfg, loaders, parts, evaluators.get('val'), resumed, folder, report)

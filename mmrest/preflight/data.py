@@ -77,10 +77,8 @@ class Part(NamedTuple):
                 data = last(data)
             path = getattr(step, 'with_seg', False) and info.get('seg_map_path')
             fault = f'{name} of {self.where}.pipeline fails on {path or info.get("img_path")}'
-            remedy = 'check its annotations' if loads else ''
-            if path or name.startswith('LoadImage'):
-                remedy = 'if the file is damaged, replace or remove it'
-            with explained(fault, remedy):
+            remedy = 'if the file is damaged, replace it; or check its annotations'
+            with explained(fault, remedy if loads else ''):
                 annotated, data = _is_annotated(data), step(data)
             if data is None:
                 return None
@@ -145,26 +143,25 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
             'epoch or evaluation never ends; set DefaultSampler'
         )
     parts = list(_leaves(f'{where}.dataset', phase, loader.dataset))
-    has_objects = False
-    for part in parts:
-        if not len(part.dataset):
-            raise UsageError(f'{part.where} has no images; check its paths and suffixes')
-        _sample(part, report)
-        file = read.get(str(getattr(part.dataset, 'ann_file', None)), Read())
-        used = f' used of {file.images:,}' if file.images else ''
-        report.add(f'images of {part.where}', f'{len(part.dataset):,}{used}')
-        if file.objects:
-            report.add(f'objects of {part.where}', f'{file.used:,} used of {file.objects:,}')
-        has_objects |= file.used > 0 or not file.images  # neither COCO nor VOC
-        report.warnings += [f'{part.where} {warning}' for warning in file.warnings()]
-        if part.classes:
-            report.add(f'classes of {part.where}', f'{len(part.classes)}: {some(part.classes, 3)}')
-    if not has_objects and phase != 'test':
-        reasons = [reason for file in read.values() for reason in file.warnings()]
+    files = [read.get(str(getattr(part.dataset, 'ann_file', None)), Read()) for part in parts]
+    of_others = any(not file.images for file in files)  # neither COCO nor VOC
+    if phase != 'test' and not of_others and not any(file.used for file in files):
+        reasons = [reason for file in files for reason in file.warnings()]
         fault = '; '.join([f'{where} has no object that can be used', *reasons])
         if phase == 'train':
             raise UsageError(fault)
         report.warnings.append(fault)
+    for part, file in zip(parts, files):
+        if not len(part.dataset):
+            raise UsageError(f'{part.where} has no images; check its paths and suffixes')
+        _sample(part, report)
+        used = f' used of {file.images:,}' if file.images else ''
+        report.add(f'images of {part.where}', f'{len(part.dataset):,}{used}')
+        if file.objects:
+            report.add(f'objects of {part.where}', f'{file.used:,} used of {file.objects:,}')
+        report.warnings += [f'{part.where} {warning}' for warning in file.warnings()]
+        if part.classes:
+            report.add(f'classes of {part.where}', f'{len(part.classes)}: {some(part.classes, 3)}')
     return loader, parts
 
 

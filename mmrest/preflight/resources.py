@@ -1,18 +1,12 @@
-"""Checks of initial weights, disk space and shared memory."""
+"""Checks of initial weights and disk space."""
 
-import math
-import os
 import os.path as osp
 import shutil
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
-import numpy as np
-import torch
 from mmengine.config import Config
-from mmengine.model import BaseTTAModel
 from torch import nn
-from torch.utils.data import DataLoader
 
 from ..checkpoint import check_writable, read_weights, summary
 from ..checkpoint.reading import ZOOS
@@ -64,27 +58,6 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
     report.add('checkpoints', numbers)
 
 
-def check_shared_memory(loader: DataLoader, sample: Any, report: Report) -> None:
-    """Warn if the batches of a loader's workers may not fit into shared memory.
-
-    A worker that cannot allocate it sends nothing, and the run waits forever.
-    """
-    inputs = sample.get('inputs') if isinstance(sample, dict) else None
-    size = getattr(loader.batch_sampler, 'batch_size', None)
-    if None in (loader.prefetch_factor, size) or not torch.is_tensor(inputs):
-        return
-    batches = loader.num_workers * loader.prefetch_factor
-    images = int(np.sum(size)) * batches * int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-    free = shutil.disk_usage('/dev/shm').free if osp.isdir('/dev/shm') else math.inf
-    needed = images * inputs.nbytes
-    if needed > free:
-        report.warnings.append(
-            f'{loader.num_workers} workers of train_dataloader prefetch {batches} batches, '
-            f'{_size(needed)}, but /dev/shm has {_size(free)}, and a run waits forever if it is '
-            'full; start the container with --shm-size=8g (or --ipc=host), or set num_workers=0'
-        )
-
-
 def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> int:
     """Return the maximum number of checkpoints at one time; one if the length is unknown."""
     length, saves_by_epoch = length or 1, hook.get('by_epoch', True)
@@ -125,16 +98,19 @@ def check_weights(
     Raises:
         CheckpointError: a file cannot be read or does not match.
     """
-    while isinstance(model, BaseTTAModel):
-        model = model.module
     training, elsewhere = 'train' in phases, 'not checked: not on this machine'
     pretrained = list(from_files(model)) if training else []
     for name, module, init_cfg in pretrained:  # also by a resumed run
         path = str(init_cfg['checkpoint'])
         # No zoo has weights of our backbones, and reading says so.
         ours = isinstance(module, StrictPretrained)
-        remote = is_remote(path) and not (ours and path.startswith(ZOOS))
-        found = f'{path}: {elsewhere}' if remote else _fitted(module, init_cfg)
+        if is_remote(path) and not (ours and path.startswith(ZOOS)):
+            found = f'{path}: {elsewhere}'
+        elif ours:
+            _, found = module.fit(read_weights(path, init_cfg.get('prefix')))
+        else:
+            weights = read_weights(path, init_cfg.get('prefix'))
+            found = summary(weights.source, weights.tensors, module.state_dict())
         report.add(f'pretrained weights of {name or "the model"}', found)
     path = osp.expanduser(cfg.get('load_from') or '')
     if is_remote(path):
@@ -157,10 +133,3 @@ def check_weights(
                 'or pass --pretrained, or lower frozen_stages'
             )
     return None
-
-
-def _fitted(module: nn.Module, init_cfg: dict) -> str:
-    weights = read_weights(str(init_cfg['checkpoint']), init_cfg.get('prefix'))
-    if isinstance(module, StrictPretrained):
-        return module.fit(weights)[1]
-    return summary(weights.source, weights.tensors, module.state_dict())

@@ -4,7 +4,8 @@ from typing import Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.dist import get_world_size
-from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
 from ..engine.config import dicts, type_name
@@ -33,11 +34,11 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> OptimWrapp
     return wrapper
 
 
-def check_schedule(cfg: Config, batches: int, report: Report) -> None:
+def check_schedule(cfg: Config, batches: int, wrapper: OptimWrapper, report: Report) -> None:
     """Report length, learning rate and schedule of a run with a number of batches per epoch.
 
     Raises:
-        UsageError: the run has no iterations, or never evaluates.
+        UsageError: the run has no iterations, or never evaluates, or a scheduler cannot be built.
     """
     length, by_epoch = length_of(cfg)
     batch_size = cfg.train_dataloader.get('batch_size')
@@ -65,6 +66,10 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
             continue  # it steps after evaluations, or the loop is the user's own
         each = batches if in_epochs else 1
         whole = int(length) * (batches if by_epoch else 1)
+        if not isinstance(wrapper, OptimWrapperDict):
+            options = dict(optimizer=wrapper, epoch_length=batches, end=whole)
+            with explained('param_scheduler cannot be built'):
+                PARAM_SCHEDULERS.build(part, default_args=options)
         last = max([end or 0, *part.get('milestones', ())]) * each
         if in_epochs and not by_epoch and not part.get('convert_to_iter_based'):
             report.warnings.append(

@@ -125,16 +125,3 @@ def test_augmentation_of_label_maps(tmp_path, ade_root):
     out = augmented(tmp_path, SMALL_SEGMENTOR, ade_root, 'maps', 'decode_head.conv_seg.bias')
     found = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in out.iterdir()]
     assert len(found) == 4 and all((labels % 3 == 0).all() for labels in found)
-
-
-@pytest.mark.slow
-def test_real_photographs(tmp_path, photographs):
-    """Train and evaluate on photographs of COCO, with 80 classes."""
-    text = DETECTOR.replace('num_classes=3', 'num_classes=80').replace(', metainfo=metainfo', '')
-    (tmp_path / 'real.py').write_text(text)
-    few = 'train_dataloader.dataset.indices=2'
-    train('real.py', '--data-root', photographs / 'coco', '--cfg-options', few, cwd=tmp_path)
-    work_dir = tmp_path / 'work_dirs' / 'real'
-    common = ('--data-root', photographs / 'coco', '--work-dir', 'tested')
-    evaluate('real.py', work_dir / 'epoch_1.pth', *common, cwd=tmp_path)
-    assert metrics(tmp_path / 'tested') == metrics(work_dir)

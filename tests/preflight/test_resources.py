@@ -1,17 +1,15 @@
-"""Disk space for the checkpoints of a run, and shared memory for its batches."""
+"""Disk space for the checkpoints of a run."""
 
 import shutil
 from types import SimpleNamespace
 
 import pytest
-import torch
 from mmengine.config import Config
 from torch import nn
-from torch.utils.data import DataLoader
 
 from mmrest.errors import UsageError
 from mmrest.preflight import Report
-from mmrest.preflight.resources import check_disk, check_shared_memory
+from mmrest.preflight.resources import check_disk
 
 WEIGHTS = 4000
 """Bytes of the weights of the network below; AdamW has two moments of the same size."""
@@ -70,21 +68,3 @@ def test_size_of_a_checkpoint(assert_needed):
     assert_needed(2 * WEIGHTS, 1, once, optimizer='SGD')
     assert_needed(WEIGHTS, 1, once, optimizer='SGD', trained=False)
     assert_needed(WEIGHTS, 1, dict(once, save_optimizer=False))
-
-
-@pytest.mark.parametrize('workers, batch_size', [(2, 4), (2, [1, 3]), (0, 4)])
-def test_shared_memory(monkeypatch, workers, batch_size):
-    """Two workers prefetch two batches each, of four images of 30 bytes."""
-    loader = DataLoader([0] * 8, batch_size=4, num_workers=workers)
-    loader.batch_sampler.batch_size = batch_size
-    shared = SimpleNamespace(free=2 * 2 * 4 * 30)
-    monkeypatch.setattr(shutil, 'disk_usage', lambda _: shared)
-    monkeypatch.setattr('os.path.isdir', lambda _: True)
-    report, sample = Report(), dict(inputs=torch.zeros(3, 2, 5, dtype=torch.uint8))
-    check_shared_memory(loader, sample, report)
-    assert not report.warnings
-    shared.free -= 1
-    check_shared_memory(loader, sample, report)
-    assert [w.count('2 workers of train_dataloader prefetch 4') for w in report.warnings] == (
-        [1] if workers else []
-    )
