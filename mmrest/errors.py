@@ -15,10 +15,8 @@ REMEDIES = {
     'objects',
     'number of specified classes': 'set dataset.type=CustomDataset for classes of folders',
     "not '?list": 'if ann_file is a list, use a ConcatDataset of datasets with one file each',
-    "codec can't decode": 'set PYTHONUTF8=1 in the environment if the locale is not UTF-8',
-    "can't decode byte 0x8b in position 1:": 'decompress the file, which is a gzip archive',
-    "utf-8-sig|can't decode byte 0xf[ef] in position 0:": 'save the file as UTF-8, without a byte '
-    'order mark',
+    "codec can't decode|utf-8-sig": 'save the file as plain UTF-8, and set PYTHONUTF8=1 in the '
+    'environment if the locale is another',
     'unexpected keyword argument': 'remove or correct it',
     'mix_results': 'it mixes images: move it into the pipeline of a MultiImageMixDataset',
     'Target -?\\d+ is out of bounds': 'set the value of void pixels as ignore_index of the heads '

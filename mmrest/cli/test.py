@@ -11,7 +11,7 @@ from ..engine.building import build_runner
 from ..engine.config import TESTED, check_tta, is_classifier, is_segmentor, use_tta
 from ..engine.distributed import join_processes
 from ..engine.weight_hooks import StrictWeightsHook
-from ..errors import UsageError
+from ..errors import UsageError, explained
 from ..inference.hook import PredictionsHook
 from ..inference.outputs import Viewer
 from ..preflight import rehearse
@@ -90,9 +90,9 @@ def main() -> None:
         use_tta(cfg)
     # Do not overwrite the training config in the work dir.
     stem = osp.splitext(osp.basename(args.config))[0]
-    runner = build_runner(
-        Config(cfg.to_dict(), cfg.text, filename=f'{stem}{TESTED}'), args.verbose
-    )
+    tested = Config(cfg.to_dict(), cfg.text, filename=f'{stem}{TESTED}')
+    with explained('the test cannot be set up', 'correct its config'):
+        runner = build_runner(tested, args.verbose)
     if rehearsal is not None and not args.tta:  # TTA has its own pipeline
         rehearsal.hand_over(runner)
     runner.register_hook(StrictWeightsHook())

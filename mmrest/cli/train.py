@@ -155,7 +155,7 @@ def main() -> None:
         runner = build_runner(cfg, args.verbose)
         if rehearsal is not None:
             rehearsal.hand_over(runner)
-        use_parts(runner, train_loop=runner.build_train_loop(cfg.train_cfg))
+            use_parts(runner, train_loop=runner.build_train_loop(cfg.train_cfg))
     for warning in warnings:
         print_log(warning, 'current', logging.WARNING)
     if cfg.get('resume'):

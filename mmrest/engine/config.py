@@ -3,6 +3,7 @@
 import inspect
 import os.path as osp
 import re
+import traceback
 from typing import Any, Iterator, Optional, Tuple
 
 from mmengine.config import Config
@@ -61,7 +62,7 @@ def load_config(
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is Python: it can fail in any way
-        raise UsageError(f'config {path} {_unreadable(error)}') from error
+        raise UsageError(f'config {_broken(path, error)} {_unreadable(error)}') from error
     if 'model' not in cfg:
         raise UsageError(f'config {path} defines no model; pass the config of a run')
     if data_root is not None:
@@ -75,6 +76,15 @@ def load_config(
                 f'--cfg-options {key}={value} does not fit the config: {first_line(error)}'
             ) from error
     return cfg
+
+
+def _broken(path: str, error: Exception) -> str:
+    """Return the path of the config, or of its base that cannot be read."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    frames = [frame for frame in frames if frame.f_globals['__name__'] == Config.__module__]
+    read = [path, *(str(frame.f_locals.get('filename', path)) for frame in frames)]
+    last = [name for name in read if osp.isfile(name)][-1]
+    return path if osp.samefile(last, path) else f'{last} (for {path})'
 
 
 def _unreadable(error: Exception) -> str:
@@ -171,9 +181,12 @@ def check_tta(cfg: Config) -> None:
     if any(part.get('mask_head') for _, part in dicts(cfg.model, 'model')):
         raise UsageError('mmdet does not support test-time augmentation (TTA) of masks; drop it')
     if cfg.get('tta_model') is None or cfg.get('tta_pipeline') is None:
+        example = 'see configs/_base_/runtimes/detection.py'
+        if is_classifier(cfg):
+            example = 'for classifiers, tta_model is AverageClsScoreTTA of mmpretrain'
         raise UsageError(
             f'test-time augmentation (TTA) needs tta_model and tta_pipeline in {cfg.filename}; '
-            'see configs/_base_/runtimes/detection.py'
+            f'{example}'
         )
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     if 'pipeline' not in dataset:

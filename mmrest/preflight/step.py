@@ -17,7 +17,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.registry import TRANSFORMS
 from mmengine.runner import Runner
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..engine.building import build_runner
 from ..engine.compat import use_parts
@@ -223,9 +223,6 @@ def _runner(cfg: Config, folder: str) -> Runner:
         cfg.optim_wrapper.accumulative_counts = 1
     runner = build_runner(cfg, verbose=True)
     runner.hooks[:] = [hook for hook in runner.hooks if not isinstance(hook, CheckpointHook)]
-    for hook in runner.hooks:
-        if getattr(hook, 'out_dir', None):
-            hook.out_dir = folder
     model = unwrapped(runner)
     for _, module, _ in list(from_files(model)):
         module.init_cfg = None
@@ -236,17 +233,12 @@ def _runner(cfg: Config, folder: str) -> Runner:
     return runner
 
 
-class _Prepared(Dataset):
-    """A dataset of which only some prepared samples are read."""
+class _Prepared(list):
+    """Prepared samples of a dataset, with its attributes."""
 
     def __init__(self, dataset: Any, samples: List[Any]) -> None:
-        self.dataset, self.samples = dataset, samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.samples[index]
+        super().__init__(samples)
+        self.dataset = dataset
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.dataset, name)

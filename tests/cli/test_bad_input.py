@@ -30,7 +30,7 @@ CASES = {
     # Configs, and what the command line changes in them.
     'train absent.py': 'config absent.py not found',
     'train broken.py': 'config broken.py cannot be read: SyntaxError',
-    'train child.py': 'config child.py cannot be read: SyntaxError: There are syntax errors in co',
+    'train child.py': 'broken.py (for child.py) cannot be read: SyntaxError',
     'train notes.txt': 'config notes.txt cannot be read: ',
     'train part.py': 'part.py defines no model',
     f'train tiny.py {SET} batch_size': "'batch_size' is not of the form KEY=VALUE",

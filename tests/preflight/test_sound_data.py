@@ -3,14 +3,12 @@
 import json
 import shutil
 from functools import partial
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from PIL import Image
 from pycocotools import mask as masks
 from torch.optim import SGD
@@ -227,18 +225,6 @@ def test_harmless_options(folder, key, value):
     assert set(rehearsed('det', {key: value}).warnings) <= set(plain)
 
 
-@HOOKS.register_module(force=True)
-class Drawings(Hook):
-    """As mmpretrain's VisualizationHook, which has a folder of its own."""
-
-    def __init__(self, out_dir):
-        self.out_dir = out_dir
-
-    def after_val_iter(self, *args, **kwargs):
-        Path(self.out_dir).mkdir(exist_ok=True)
-        Path(self.out_dir, 'drawn.txt').touch()
-
-
 BY_ITERATION = dict(type='LinearLR', by_epoch=False, start_factor=0.1)
 ADVANCED = {
     'a strategy': {'runner_type': 'FlexibleRunner'},
@@ -267,7 +253,6 @@ ADVANCED = {
             vis_backends=[dict(type='LocalVisBackend')],
         )
     },
-    'a folder of a hook': {'custom_hooks': [dict(type='Drawings', out_dir='drawn')]},
     'unscaled images': {'model.data_preprocessor.std': [1.0, 1.0, 1.0]},
 }
 
