@@ -117,7 +117,7 @@ def _check_labels(cfg: Config, part: Part, report: Report) -> None:
     most = max(of_labels.values(), default=0)
     if part.phase == 'train' and len(found) < 2 <= most and IGNORED in files:
         report.warnings.append(
-            f'label maps of {part.where} have only the values {some(sorted(files))}, and 255 is '
-            'ignored, so there is at most one class; number the classes from 0 (1 instead of '
-            '255) in the files, or drop reduce_zero_label'
+            f'the label maps of {part.where} that were tried have only the values '
+            f'{some(sorted(files))} after the pipeline, and 255 is ignored, so there is at most '
+            'one class; number the classes from 0 (1 instead of 255), or drop reduce_zero_label'
         )

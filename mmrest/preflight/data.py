@@ -78,16 +78,15 @@ class Part(NamedTuple):
             path = getattr(step, 'with_seg', False) and info.get('seg_map_path')
             fault = f'{name} of {self.where}.pipeline fails on {path or info.get("img_path")}'
             remedy = 'if the file is damaged, replace it; or check its annotations'
+            if name == 'LoadAnnotations' and self.phase == 'train' and _is_moved(data):
+                raise UsageError(
+                    f'{self.where}.pipeline resizes or flips images before LoadAnnotations loads '
+                    'their annotations, which then do not match; put LoadAnnotations first'
+                )
             with explained(fault, remedy if loads else ''):
-                annotated, data = _is_annotated(data), step(data)
+                data = step(data)
             if data is None:
                 return None
-            appeared = loads and _is_annotated(data) > annotated
-            if appeared and self.phase == 'train' and _is_moved(data):
-                raise UsageError(
-                    f'{self.where}.pipeline resizes or flips images before {name} loads their '
-                    'annotations, which then do not match; put LoadAnnotations first'
-                )
             if loads and 'ori_shape' in data:
                 self._check_sizes(info, data)
         return data
@@ -207,10 +206,6 @@ def _sample(part: Part, report: Report) -> None:
             f'{part.where}: its pipeline drops all of {len(annotated or part.samples)} images '
             'tried, or their boxes; check its filters, and that the boxes are inside the images'
         )
-
-
-def _is_annotated(data: Dict[str, Any]) -> bool:
-    return 'gt_bboxes' in data or 'gt_seg_map' in data
 
 
 def _is_moved(data: Dict[str, Any]) -> bool:

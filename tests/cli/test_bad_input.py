@@ -36,7 +36,6 @@ CASES = {
     f'train tiny.py {SET} batch_size': "'batch_size' is not of the form KEY=VALUE",
     f'train tiny.py {SET} param_scheduler.7.end=3': 'param_scheduler.7.end=3 does not fit',
     f'train tiny.py {SET} optim_wraper.optimizer.lr=1': 'did you mean optim_wrapper?',
-    f'train tiny.py {SET} model.pretrained=x.pth': 'tools/train.py --pretrained x.pth',
     f"train tiny.py {SET} \"custom_hooks=[{{'type': 'X']\"": 'is not a dict or list of dicts',
     'train tiny.py --amp-dtype bfloat16': '--amp-dtype bfloat16 needs --amp',
     # What the parts of a run need.
