@@ -1,5 +1,6 @@
 """Checks of initial weights and disk space."""
 
+import math
 import os.path as osp
 import shutil
 from pathlib import Path
@@ -60,14 +61,11 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
 
 def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> int:
     """Return the maximum number of checkpoints at one time; one if the length is unknown."""
-    length, saves_by_epoch = length or 1, hook.get('by_epoch', True)
-    if saves_by_epoch and not by_epoch:
-        length = 1  # an iteration-based run is one epoch for its hooks
-    elif by_epoch and not saves_by_epoch:
-        length *= batches
     interval, most = hook.get('interval', 1), hook.get('max_keep_ckpts', -1)
-    interval = interval if interval > 0 else length + 1
-    kept = length // interval + bool(hook.get('save_last', True) and length % interval)
+    iterations = (length or 1) * (batches if by_epoch else 1)
+    # At the end, a run saves in any case, unless save_last is False.
+    each = interval * (batches if hook.get('by_epoch', True) else 1)
+    kept = math.ceil(iterations / each) if interval > 0 else 1
     if 0 < most < kept:
         kept = most + 1
     best = hook.get('save_best')

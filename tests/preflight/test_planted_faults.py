@@ -4,7 +4,6 @@ The kinds are those of reports in the trackers of mmdet, mmseg and mmengine. Wha
 unusual, is in test_sound_data.py.
 """
 
-import builtins
 import json
 from functools import partial
 
@@ -323,21 +322,6 @@ def test_image_with_exif_orientation(folder):
     exif[0x0112] = 6
     Image.open(path).save(path, exif=exif)
     assert 'is 60 x 80 pixels, but its annotation says 80 x 60; fix them (an EX' in line('det')
-
-
-def test_other_locale(folder, monkeypatch):
-    path = folder / 'coco' / TRAIN
-    edited(path, each('images', license='Zürich'))
-    path.write_text(json.dumps(json.loads(path.read_text()), ensure_ascii=False), 'utf-8')
-    opened = builtins.open
-
-    def ascii_open(file, mode='r', *args, **kwargs):
-        if str(file).endswith(TRAIN) and mode == 'r':
-            kwargs['encoding'] = 'ascii'
-        return opened(file, mode, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, 'open', ascii_open)
-    assert 'set PYTHONUTF8=1' in line('det')
 
 
 WARNINGS = {

@@ -42,15 +42,13 @@ def assert_needed(tmp_path, monkeypatch):
 @pytest.mark.parametrize('loop, checkpoint, number', [
     (EPOCHS, dict(interval=1), 12),
     (EPOCHS, dict(interval=5), 3),
-    (EPOCHS, dict(interval=5, save_last=False), 2),
     (EPOCHS, dict(interval=-1), 1),
     (EPOCHS, dict(interval=1, max_keep_ckpts=3), 4),
     (EPOCHS, dict(interval=6, max_keep_ckpts=3), 2),
     (EPOCHS, dict(interval=1, save_best='mIoU'), 14),
     (EPOCHS, dict(interval=20, by_epoch=False), 3),
     (ITERATIONS, dict(interval=50, by_epoch=False), 3),
-    (ITERATIONS, dict(interval=7), 1),
-    (ITERATIONS, dict(interval=7, save_best=['a', 'b']), 4),
+    (ITERATIONS, dict(interval=103, by_epoch=False, save_best=['a', 'b']), 4),
     (EPOCHS, {}, 12),
 ])  # fmt: skip
 def test_checkpoints(assert_needed, loop, checkpoint, number):
