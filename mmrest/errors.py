@@ -1,5 +1,6 @@
 """User-facing errors, and one-line explanations of errors of libraries."""
 
+import argparse
 import contextlib
 import difflib
 import re
@@ -34,8 +35,8 @@ REMEDIES = {
 """Regular expression of an error -> fix that its text does not suggest."""
 
 
-class UsageError(Exception):
-    """User-facing error with a one-line message: cause and fix."""
+class UsageError(argparse.ArgumentTypeError):
+    """User-facing error, also of argument types, with a one-line message: cause and fix."""
 
 
 class CheckpointError(RuntimeError):

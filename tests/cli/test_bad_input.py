@@ -76,8 +76,8 @@ CASES = {
     f'test tiny.py tiny.pth --data-root coco {SET} test_dataloader.shufle=1': "'shufle'; rem",
     'test tiny.py tiny.pth --data-root coco --tta': 'does not support test-time augmentation',
     'test tiny.py tiny.pth --data-root coco --show': 'no display (DISPLAY is not set); save',
-    'test tiny.py tiny.pth --data-root coco --out x.json': '--out: x.json is not a .pkl or ',
-    'test tiny.py tiny.pth --data-root coco --out tiny.py/x.pkl': '--out: tiny.py is not a folder',
+    'test tiny.py tiny.pth --data-root coco --out x.json': 'x.json is not a .pkl or .pickle file',
+    'test tiny.py tiny.pth --data-root coco --out tiny.py/x.pkl': 'tiny.py is not a folder',
     'test tiny.py tiny.pth --wait-time 1': '--wait-time needs --show',
     # Files of weights, converted and published.
     'convert_checkpoint tiny.pth new/x.bin': 'new/x.bin is not a .pth or .safetensors file',
