@@ -61,7 +61,8 @@ class StrictWeightsHook(_WeightsHook):
         metainfo = getattr(runner.test_loop.dataloader.dataset, 'metainfo', {})
         classes = metainfo.get('classes')
         if all(names and isinstance(names, (list, tuple)) for names in (trained, classes)):
-            differ = [f'{a!r} instead of {b!r}' for a, b in zip_longest(trained, classes) if a != b]
+            pairs = zip_longest(trained, classes)
+            differ = [f'{a!r} instead of {b!r}' for a, b in pairs if a != b]
             if differ:
                 runner.logger.warning(
                     f'{loaded_from(runner)} has other classes than test_dataloader.dataset: '
