@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.configs.test_recipes import ALL, DETECTORS
-from tests.runs import DETECTOR, ROOT, SEGMENTOR, lay_out, run_here
+from tests.runs import DETECTOR, ROOT, lay_out, run_here
 
 
 @pytest.fixture
@@ -47,14 +47,6 @@ def test_a_detector(dry_run, tmp_path, coco_root):
         'starting from scratch',
     ):
         assert found in output, found
-
-
-def test_a_segmentor(dry_run, tmp_path, ade_root):
-    (tmp_path / 'tiny_seg.py').write_text(SEGMENTOR)
-    output = dry_run('tiny_seg.py', ade_root)
-    assert '150: wall, building, sky, …' in output and 'length 2 iterations' in output
-    assert 'val_evaluator on the ground truth mIoU 100.000' in output
-    assert 'first step loss' in output
 
 
 @pytest.mark.slow
