@@ -45,9 +45,9 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
     runner.register_hook(DisplayHook(console))
     runner.logger.info(f'MMCV ops: {describe()}')
     if reverted:
+        lacking = 'a process group' if torch.cuda.is_available() else 'CUDA'
         runner.logger.info(
-            f'replaced {reverted} SyncBN layers of the config with BN: SyncBN needs CUDA and a '
-            'process group'
+            f'replaced {reverted} SyncBN layers of the config with BN: SyncBN needs {lacking}'
         )
     return runner
 

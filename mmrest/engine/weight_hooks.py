@@ -1,6 +1,5 @@
 """Strict loading of weights: missing tensors stop the run, or are logged by name."""
 
-from itertools import zip_longest
 from typing import Any, Dict, NamedTuple, Tuple
 
 from mmengine.hooks import Hook
@@ -61,8 +60,10 @@ class StrictWeightsHook(_WeightsHook):
         metainfo = getattr(runner.test_loop.dataloader.dataset, 'metainfo', {})
         classes = metainfo.get('classes')
         if all(names and isinstance(names, (list, tuple)) for names in (trained, classes)):
-            pairs = zip_longest(trained, classes)
-            differ = [f'{a!r} instead of {b!r}' for a, b in pairs if a != b]
+            pairs = enumerate(zip(trained, classes))
+            differ = [f'class {n} is {a!r}, not {b!r}' for n, (a, b) in pairs if a != b]
+            if len(trained) != len(classes):
+                differ.insert(0, f'it was trained on {len(trained)} classes, not {len(classes)}')
             if differ:
                 runner.logger.warning(
                     f'{loaded_from(runner)} has other classes than test_dataloader.dataset: '

@@ -89,9 +89,9 @@ def test_the_log_names_what_was_loaded(log):
 ])  # fmt: skip
 @pytest.mark.parametrize('classes, warning', [
     (('disc', 'square'), ''),
-    (('square', 'disc'), "dataset: 'disc' instead of 'square', 'square' instead of 'disc'; "),
+    (('square', 'disc'), "class 0 is 'disc', not 'square', class 1 is 'square', not 'disc'; met"),
     (None, ''),  # of a dataset that has none
-    (('disc',), "than test_dataloader.dataset: 'square' instead of None; m"),
+    (('disc',), 'than test_dataloader.dataset: it was trained on 2 classes, not 1; metrics'),
 ])  # fmt: skip
 def test_classes_of_a_test(noted, classes, warning, log):
     """Warn if they differ from the checkpoint."""
