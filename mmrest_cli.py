@@ -62,9 +62,6 @@ def main(command: Optional[str] = None) -> None:
 
 
 def _run(command: Optional[str]) -> None:
-    spec = importlib.util.find_spec('mmrest')
-    if spec.submodule_search_locations is None:  # such as a script in the current folder
-        sys.exit(f'mmrest: error: {spec.origin} hides the package mmrest; rename it')
     if command is None:
         command = _chosen(sys.argv[1] if len(sys.argv) > 1 else '--help')
         sys.argv = [f'mmrest {command}', *sys.argv[2:]]

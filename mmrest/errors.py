@@ -1,12 +1,11 @@
 """User-facing errors, and one-line explanations of errors of libraries."""
 
+import argparse
 import contextlib
 import difflib
-import inspect
 import re
 import traceback
-from types import FrameType
-from typing import Any, Iterable, Iterator, List, Optional, Set, Tuple
+from typing import Any, Iterable, Iterator, List
 
 STOPPED = 75
 """Exit status of a preempted run that has saved its state (EX_TEMPFAIL)."""
@@ -17,10 +16,8 @@ REMEDIES = {
     'objects',
     'number of specified classes': 'set dataset.type=CustomDataset for classes of folders',
     "not '?list": 'if ann_file is a list, use a ConcatDataset of datasets with one file each',
-    "codec can't decode": 'set PYTHONUTF8=1 in the environment if the locale is not UTF-8',
-    "can't decode byte 0x8b in position 1:": 'decompress the file, which is a gzip archive',
-    "utf-8-sig|can't decode byte 0xf[ef] in position 0:": 'save the file as UTF-8, without a byte '
-    'order mark',
+    "codec can't decode|utf-8-sig": 'save the file as plain UTF-8, and set PYTHONUTF8=1 in the '
+    'environment if the locale is another',
     'unexpected keyword argument': 'remove or correct it',
     'mix_results': 'it mixes images: move it into the pipeline of a MultiImageMixDataset',
     'Target -?\\d+ is out of bounds': 'set the value of void pixels as ignore_index of the heads '
@@ -29,6 +26,7 @@ REMEDIES = {
     'shape of the mask': 'if the pipeline resizes label maps, put LoadAnnotations after the step '
     'that resizes',
     'not a subset of classes': 'for classes of your own, set dataset.type=BaseSegDataset',
+    "KeyError: 'iscrowd'": 'add iscrowd=0 to each annotation, or 1 for crowds',
     'base_wd should not be None': 'set weight_decay of the optimizer, or remove its multipliers',
     'Please install': 'install it, or use another backend',
     "'ConfigDict' object has no attribute": 'add it to the config of that part',
@@ -36,8 +34,8 @@ REMEDIES = {
 """Regular expression of an error -> fix that its text does not suggest."""
 
 
-class UsageError(Exception):
-    """User-facing error with a one-line message: cause and fix."""
+class UsageError(argparse.ArgumentTypeError):
+    """User-facing error, also of argument types, with a one-line message: cause and fix."""
 
 
 class CheckpointError(RuntimeError):
@@ -108,54 +106,4 @@ def explained(fault: str, remedy: str = '') -> Iterator[None]:
         for pattern, known in REMEDIES.items():
             if re.search(pattern, line):
                 remedy = known
-        line, remedy = misspelt(error) or (line, remedy)
         raise UsageError(f'{fault}: {line}' + (f'; {remedy}' if remedy else '')) from error
-
-
-def misspelt(error: BaseException) -> Optional[Tuple[str, str]]:
-    """Return fault and fix of a part of a config that mmengine cannot build, if it is misspelt."""
-    kind = re.search(r"([^\s'\"]+) is not in the (.+? registry)", str(error))
-    argument = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    for frame in reversed(_frames(error)):
-        local = frame.f_locals
-        if kind and 'registry' in local:
-            registry, known = local['registry'], set()
-            while registry is not None:
-                known |= registry.module_dict.keys()
-                registry = registry.parent
-            remedy = suggestion(kind.group(1), known, 'import its module with custom_imports')
-            return f'{kind.group(1)} is not in the {kind.group(2)}', remedy
-        if 'must contain the key "type"' in str(error) and 'cfg' in local:
-            return f'a part of the config has no type: {dict(local["cfg"])}', 'add its type'
-        built, given = local.get('obj_cls') or local.get('scheduler_cls'), local.get('args')
-        if 'dataloader_cfg' in local:  # of the Runner, without a registry
-            built, given = frame.f_globals.get('DataLoader'), local['dataloader_cfg']
-        if argument and built and argument.group(1) in (given or ()):
-            name, known = argument.group(1), arguments_of(built)
-            if name in known:
-                return None  # it is passed on to something else
-            fault = f'{built.__name__} has no argument {name}'
-            return fault, suggestion(name, known, 'remove it')
-    return None
-
-
-def _frames(error: Optional[BaseException]) -> List[FrameType]:
-    """Return the frames of mmengine's builders, also of errors that it raises again."""
-    frames = []
-    while error is not None:
-        frames += [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        error = error.__cause__ or error.__context__
-    return [frame for frame in frames if frame.f_code.co_name.startswith('build_')]
-
-
-def arguments_of(kind: Any) -> Set[str]:
-    """Return the names of the arguments of a class, also those that it passes to its bases."""
-    taken: Set[str] = set()
-    for base in kind.__mro__ if inspect.isclass(kind) else ():
-        if '__init__' in vars(base):
-            parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
-            various = [p for p in parameters if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-            taken |= {p.name for p in parameters if p not in various}
-            if not various:
-                break
-    return taken

@@ -12,7 +12,6 @@ import warnings
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, NoReturn, Optional, Sequence
 
-import torch
 from mmengine.config import Config
 
 from ..checkpoint import CheckpointError, check_writable
@@ -20,7 +19,7 @@ from ..engine.config import load_config
 from ..engine.devices import usable_device
 from ..engine.distributed import LAUNCHERS, check_launcher, leave_processes, rank_prefix
 from ..engine.signals import isolate_children
-from ..errors import Interrupted, UsageError, misspelt
+from ..errors import Interrupted, UsageError
 from ..ops import forced_backend
 
 # mmengine and mmseg still use them; users of a command cannot fix that.
@@ -44,10 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 def folder(text: str) -> Path:
     """Return the path of an output folder, which need not exist yet."""
-    try:
-        check_writable(text, 'folder')
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    check_writable(text, 'folder')
     return Path(osp.expanduser(text))
 
 
@@ -57,9 +53,9 @@ def written_file(*suffixes: str) -> Callable[[str], Path]:
     def file(text: str) -> Path:
         path = Path(osp.expanduser(text))
         if path.suffix not in suffixes:
-            raise argparse.ArgumentTypeError(f'{text} is not a {" or ".join(suffixes)} file')
+            raise UsageError(f'{text} is not a {" or ".join(suffixes)} file')
         if path.is_dir():
-            raise argparse.ArgumentTypeError(f'{text} is a folder; pass a file')
+            raise UsageError(f'{text} is a folder; pass a file')
         folder(str(path.parent))
         return path
 
@@ -73,7 +69,7 @@ def _number(kind: Callable[[str], Any], least: float, most: float, words: str) -
         except ValueError:
             value = math.nan
         if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f'{text!r} is not {words}')
+            raise UsageError(f'{text!r} is not {words}')
         return value
 
     return number
@@ -86,14 +82,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
 not_negative = _number(float, 0, sys.float_info.max, 'a number of at least 0')
 fraction = _number(float, 0, 1, 'a number from 0 to 1')
-
-
-def device(text: str) -> torch.device:
-    """Return a device, if it can be used."""
-    try:
-        return usable_device(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+device = usable_device
 
 
 class _Options(argparse.Action):
@@ -236,9 +225,6 @@ def run(main: Callable[[], Optional[int]]) -> None:
         except Exception as error:
             if _is_interrupt(error):
                 raise KeyboardInterrupt from None
-            found = misspelt(error)
-            if found:
-                raise UsageError('; '.join(found)) from error
             raise
     except (UsageError, CheckpointError) as error:
         _fail(_own_line(error))

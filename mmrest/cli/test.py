@@ -2,8 +2,7 @@
 
 import argparse
 import os.path as osp
-from pathlib import Path
-from typing import Callable, Optional
+from typing import Optional
 
 from mmengine.config import Config
 
@@ -11,7 +10,7 @@ from ..engine.building import build_runner
 from ..engine.config import TESTED, check_tta, is_classifier, is_segmentor, use_tta
 from ..engine.distributed import join_processes
 from ..engine.weight_hooks import StrictWeightsHook
-from ..errors import UsageError
+from ..errors import explained
 from ..inference.hook import PredictionsHook
 from ..inference.outputs import Viewer
 from ..preflight import rehearse
@@ -52,9 +51,9 @@ def predictions_hook(cfg: Config, args: argparse.Namespace) -> Optional[Predicti
     replaced = (cfg.get('default_hooks') or {}).pop('visualization', None) or {}
     label_maps = None
     if args.out is not None and is_segmentor(cfg):
-        label_maps = checked(folder, args.out)
+        label_maps = folder(args.out)
     elif args.out is not None:
-        path = str(checked(written_file('.pkl', '.pickle'), args.out))
+        path = str(written_file('.pkl', '.pickle')(args.out))
         kind = 'DumpResults' if is_classifier(cfg) else 'DumpDetResults'
         evaluators = cfg.get('test_evaluator') or []
         evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
@@ -66,14 +65,6 @@ def predictions_hook(cfg: Config, args: argparse.Namespace) -> Optional[Predicti
     if viewer is None and label_maps is None:
         return None
     return PredictionsHook(viewer, label_maps, replaced.get('score_thr', 0.3))
-
-
-def checked(kind: Callable[[str], Path], out: str) -> Path:
-    """Return the path of ``--out``, whose kind depends on the config."""
-    try:
-        return kind(out)
-    except argparse.ArgumentTypeError as error:
-        raise UsageError(f'--out: {error}') from error
 
 
 def main() -> None:
@@ -90,9 +81,9 @@ def main() -> None:
         use_tta(cfg)
     # Do not overwrite the training config in the work dir.
     stem = osp.splitext(osp.basename(args.config))[0]
-    runner = build_runner(
-        Config(cfg.to_dict(), cfg.text, filename=f'{stem}{TESTED}'), args.verbose
-    )
+    tested = Config(cfg.to_dict(), cfg.text, filename=f'{stem}{TESTED}')
+    with explained('the test cannot be set up', 'correct its config'):
+        runner = build_runner(tested, args.verbose)
     if rehearsal is not None and not args.tta:  # TTA has its own pipeline
         rehearsal.hand_over(runner)
     runner.register_hook(StrictWeightsHook())

@@ -15,12 +15,13 @@ from rich.table import Table
 
 from ..checkpoint import lock_folder
 from ..engine.building import build_runner
+from ..engine.compat import use_parts
 from ..engine.config import accumulation, total_batch_size
 from ..engine.distributed import join_processes, of_first_process
 from ..engine.resuming import ScheduleHook
 from ..engine.saving import newest_checkpoint
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
-from ..errors import UsageError, counted
+from ..errors import UsageError, counted, explained
 from ..preflight import Report, rehearse
 from .command import Parser, add_run_arguments, run_config
 
@@ -150,9 +151,11 @@ def main() -> None:
             Console().print(summary(args.config, rehearsal.report, warnings))
         return
     of_first_process(lock_folder, Path(cfg.work_dir))
-    runner = build_runner(cfg, args.verbose)
-    if rehearsal is not None:
-        rehearsal.hand_over(runner)
+    with explained('the run cannot be set up', 'correct its config'):
+        runner = build_runner(cfg, args.verbose)
+        if rehearsal is not None:
+            rehearsal.hand_over(runner)
+            use_parts(runner, train_loop=runner.build_train_loop(cfg.train_cfg))
     for warning in warnings:
         print_log(warning, 'current', logging.WARNING)
     if cfg.get('resume'):

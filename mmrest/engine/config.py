@@ -68,7 +68,7 @@ def load_config(
     if data_root is not None:
         _replace_data_root(cfg, data_root)
     for key, value in (cfg_options or {}).items():
-        _check_key(key, value, cfg)
+        _check_key(key, cfg)
         _check_kind(key, value, cfg)
         try:
             cfg.merge_from_dict({key: value})
@@ -99,13 +99,8 @@ def _unreadable(error: Exception) -> str:
     return f'cannot be read: {first_line(error)}'
 
 
-def _check_key(key: str, value: Any, cfg: Config) -> None:
+def _check_key(key: str, cfg: Config) -> None:
     """Reject keys that no part of a run reads; mmengine accepts any key."""
-    if key.rpartition('.')[2] == 'pretrained' and value is not None:
-        raise UsageError(
-            f'--cfg-options {key}={value} would be ignored: tools/train.py --pretrained {value} '
-            'initialises the backbone, load_from=PATH a full model'
-        )
     name = key.partition('.')[0]
     known = RUN_KEYS | cfg.keys()
     if name not in known:

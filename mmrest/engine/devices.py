@@ -1,7 +1,6 @@
 """Usable devices, and the peak memory of this process."""
 
 import re
-import sys
 from pathlib import Path
 from typing import Optional, Union
 
@@ -28,7 +27,7 @@ def usable_device(name: Union[str, torch.device]) -> torch.device:
 
 
 def peak_memory_mb(on_gpu: Optional[bool] = None) -> Optional[float]:
-    """Return the peak memory of this process, in MB, or None if the system does not report it.
+    """Return the peak memory of this process, in MB; None on a CPU of systems other than Linux.
 
     Args:
         on_gpu: measure memory allocated on the GPU, not resident memory (default: if available).
@@ -36,13 +35,7 @@ def peak_memory_mb(on_gpu: Optional[bool] = None) -> Optional[float]:
     if cuda.is_available() if on_gpu is None else on_gpu:
         return cuda.max_memory_allocated() / 2**20
     # Unlike getrusage's, this peak does not begin with the memory of the parent process.
-    peak = _status_mb('VmHWM')
-    if peak is not None or sys.platform == 'win32':
-        return peak
-    import resource  # Windows has none
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == 'darwin' else peak / 2**10
+    return _status_mb('VmHWM')
 
 
 def reset_peak_memory(on_gpu: bool) -> Optional[float]:

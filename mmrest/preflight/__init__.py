@@ -26,12 +26,12 @@ from ..engine.loops import check_compile
 from ..engine.resuming import check_same_optimizer
 from ..errors import UsageError, explained, near, some
 from .classes import check_classes
-from .data import Part, build_loader, check_objects
+from .data import Part, build_loader
 from .evaluation import check_evaluator
 from .findings import Fact, Report, quiet
 from .resources import check_disk, check_shared_memory, check_weights
 from .schedule import check_optimizer, check_schedule
-from .step import check_backends, check_run
+from .step import check_run
 
 __all__ = ['Fact', 'Rehearsal', 'Report', 'rehearse']
 
@@ -64,8 +64,6 @@ def check_keys(cfg: Config, phases: Tuple[str, ...], report: Report) -> None:
         absent = [key for key in keys if cfg.get(key) is None]
         if len(absent) in (1, 2):
             raise UsageError(f'{some(absent)} must be set, because others of {some(keys)} are')
-    if {'type', 'by_epoch'} <= (cfg.get('train_cfg') or {}).keys():
-        raise UsageError('train_cfg has both type and by_epoch; remove one of them')
     randomness = dict(cfg.get('randomness') or {}, deterministic=False)
     with explained(f'randomness={cfg.get("randomness")} cannot be used', 'set an integer seed'):
         set_random_seed(**randomness)
@@ -98,7 +96,6 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         check_writable(cfg.work_dir)
         check_keys(cfg, phases, report)
         check_compile(cfg)
-        check_backends(cfg, folder)
         make_resumable(cfg)
         model = check_model(cfg)
         count = sum(parameter.numel() for parameter in model.parameters())
@@ -114,7 +111,6 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
             progress.update(f'reading the dataset of {phase}_dataloader')
             loaders[phase], of_phase = build_loader(cfg, phase, report)
             parts += of_phase
-        check_objects(parts, report)
         check_classes(cfg, model, parts, report)
         for phase in [phase for phase in loaders if cfg.get(f'{phase}_evaluator')]:
             progress.update(f'evaluating the ground truth with {phase}_evaluator')
@@ -122,7 +118,7 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
             evaluators[phase] = check_evaluator(cfg, phase, of_phase, folder, report)
         if 'train' in phases:
             batches = len(loaders['train'])
-            check_schedule(cfg, batches, report)
+            check_schedule(cfg, batches, optimizer, report)
             check_disk(cfg, model, batches, report)
             packed = [s.packed for part in parts if part.phase == 'train' for s in part.samples]
             check_shared_memory(loaders['train'], next(filter(None, packed), None), report)

@@ -3,34 +3,32 @@
 import contextlib
 import os.path as osp
 from collections import Counter
-from operator import itemgetter
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Any, Dict, Iterator, List
 from xml.etree import ElementTree
 
 from mmengine.fileio import get_local_path
 
 from ..errors import UsageError, explained, some
 
-NEEDED = {
-    'images': ('id', 'file_name', 'width', 'height'),
-    'categories': ('id', 'name'),
-    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
-}
-"""Keys of each entry that mmdet reads."""
-
-WHOLE = 'a positive whole number', lambda value: isinstance(value, int) and value > 0
-NUMBER = 'a positive number', lambda value: isinstance(value, (int, float)) and value > 0
+GIVEN = 'set', lambda value: value or value == 0
+SIZE = 'a positive number', lambda value: isinstance(value, (int, float)) and value > 0
 BOX = (
     'the four numbers x, y, width and height',
-    lambda box: len(box) == 4 and all(isinstance(side, (int, float)) for side in box),
+    lambda box: len(box or ()) == 4 and all(isinstance(side, (int, float)) for side in box),
 )
 """Each of the three: valid values in words, and a function that returns True for one."""
 
-CROWD, EMPTY, NO_POLYGON, SMALL = USUAL = (
-    'crowds or ignored',
+NEEDED = {
+    'images': dict(id=GIVEN, file_name=GIVEN, width=SIZE, height=SIZE),
+    'categories': dict(id=GIVEN, name=GIVEN),
+    'annotations': dict(id=GIVEN, image_id=GIVEN, category_id=GIVEN, bbox=BOX, area=GIVEN),
+}
+"""Keys of each entry that mmdet reads, and their values."""
+
+IGNORED, EMPTY, NO_POLYGON = USUAL = (
+    'crowds, ignored, difficult, or below filter_cfg.bbox_min_size',
     'area 0, a side below 1 pixel or outside the image',
     'no polygon of 3 points or more',
-    'below filter_cfg.bbox_min_size',
 )
 """Reasons why mmdet does not use an object; sound files have a few of each."""
 
@@ -47,12 +45,17 @@ class Read:
         self.unknown: Counter = Counter()  # names or numbers of objects that are not classes
         self.lost: Counter = Counter()  # objects of the classes that are not used, by reason
 
+    @property
+    def used(self) -> int:
+        """Number of objects of the classes that are used."""
+        return self.objects - sum(self.lost.values())
+
     def warnings(self) -> Iterator[str]:
         """Yield warnings about objects that the dataset drops or ignores."""
         if self.unknown:
             names = [f'{name!r} ({count})' for name, count in self.unknown.most_common()]
             yield f'drops {sum(self.unknown.values())} objects of other classes: {some(names)}'
-        count = sum(self.lost.values())
+        count = self.objects - self.used
         reasons = some(f'{reason} ({count:,})' for reason, count in self.lost.most_common())
         if self.lost.keys() - USUAL or count > MOST_LOST * self.objects:
             yield (
@@ -77,7 +80,7 @@ def checked_reading(masks: bool = False) -> Iterator[Dict[str, Read]]:
 
     Raises:
         UsageError: an entry or category is missing, ambiguous, or in a different order from the
-            classes; a name differs from a class only in case or space.
+            classes.
     """
     found: Dict[str, Read] = {}
     try:
@@ -95,7 +98,7 @@ def checked_reading(masks: bool = False) -> Iterator[Dict[str, Read]]:
                 super().__init__(annotation_file)
 
         def createIndex(self) -> None:
-            check_entries(self.file, self.dataset, masks)
+            _check_entries(self.file, self.dataset)
             super().createIndex()
 
         def get_cat_ids(self, cat_names: Any = (), *args: Any, **kwargs: Any) -> List[int]:
@@ -112,13 +115,11 @@ def checked_reading(masks: bool = False) -> Iterator[Dict[str, Read]]:
         with explained(f'{path} (of {self.ann_file}) cannot be read'):
             info = parse(self, img_info)
         with get_local_path(path, backend_args=self.backend_args) as local:
-            _check_names(path, local, self.metainfo['classes'], file)
+            names = [node.findtext('name', '') for node in ElementTree.parse(local).iter('object')]
+        file.unknown.update(name for name in names if name not in self.metainfo['classes'])
         file.images += 1
         file.objects += len(info['instances'])
-        for instance in filter(itemgetter('ignore_flag'), info['instances']):
-            left, top, right, bottom = instance['bbox']
-            small = min(right - left, bottom - top) < (self.bbox_min_size or 0)
-            file.lost[SMALL if small else CROWD] += 1
+        file.lost[IGNORED] += sum(instance['ignore_flag'] for instance in info['instances'])
         return info
 
     # Not those of panoptic files, which have other entries.
@@ -135,48 +136,24 @@ def checked_reading(masks: bool = False) -> Iterator[Dict[str, Read]]:
         XMLDataset.parse_data_info = parse
 
 
-def check_entries(
-    path: str, content: Dict[str, Any], masks: bool, evaluated: bool = False
-) -> None:
-    """Check the entries of a COCO JSON; masks need whole sizes, an evaluation ``iscrowd``.
-
-    Raises:
-        UsageError: a key is missing or of another type, or an id or category name is not unique.
-    """
-    size = WHOLE if masks else NUMBER
-    valid = dict(width=size, height=size, bbox=BOX)
-    for key, names in NEEDED.items():
+def _check_entries(path: str, content: Dict[str, Any]) -> None:
+    for key, fields in NEEDED.items():
         entries = content.get(key) or ()
-        if evaluated and key == 'annotations':
-            names = (*names, 'iscrowd')
         if not entries and key != 'annotations':  # files of test images have none
             raise UsageError(f'{path} is not a valid COCO annotation file: it has no {key}')
-        for name in names:
-            meant, is_meant = valid.get(name, ('', None))
+        for name, (meant, is_meant) in fields.items():
             for place, entry in enumerate(entries):
-                value, fault = entry.get(name), ''
-                if not value and value != 0:
-                    fault = f'no {name}, which mmdet reads; add it'
-                elif is_meant and not is_meant(value):
-                    fault = f'the {name} {value!r}; set it to {meant}'
-                if fault:
-                    number = entry.get('id', place)
-                    raise UsageError(f'{path}: entry {number} of {key} has {fault}')
+                if not is_meant(entry.get(name)):
+                    raise UsageError(
+                        f'{path}: {name} of entry {entry.get("id", place)} of {key} is '
+                        f'{entry.get(name)!r}, but must be {meant}'
+                    )
         unique = 'name' if key == 'categories' else 'id'
         for value, count in Counter(entry[unique] for entry in entries).most_common(1):
             if count > 1:
                 raise UsageError(
                     f'{path}: {count} {key} have the {unique} {value!r}; make it unique'
                 )
-    for key, owners in (('image_id', 'images'), ('category_id', 'categories')):
-        ids = {entry['id'] for entry in content[owners]}
-        used = [entry[key] for entry in content.get('annotations') or ()]
-        if used and ids.isdisjoint(used):
-            raise UsageError(
-                f'{path}: no {key} of the annotations ({used[0]!r}, {type(used[0]).__name__}) is '
-                f'an id of {owners} ({some(map(repr, sorted(ids, key=str)), 3)}, '
-                f'{type(next(iter(ids))).__name__}); use the same numbers in both'
-            )
 
 
 def _check_categories(coco: Any, classes: List[str], labels: List[int]) -> None:
@@ -212,7 +189,7 @@ def _read_objects(coco: Any, labels: List[int], masks: bool) -> Read:
             kind = type(entry['image_id']).__name__
             file.lost[f'image_id ({kind}) that is not the id of an image'] += 1
         elif entry.get('iscrowd') or entry.get('ignore'):
-            file.lost[CROWD] += 1
+            file.lost[IGNORED] += 1
         elif (
             entry['area'] <= 0
             or min(w, h) < 1
@@ -221,46 +198,26 @@ def _read_objects(coco: Any, labels: List[int], masks: bool) -> Read:
             file.lost[EMPTY] += 1
         elif masks:
             _check_mask(coco.file, entry, image)
-            if not _has_polygon(entry['segmentation']):
+            mask = entry['segmentation']
+            if isinstance(mask, list) and not any(len(p) >= 6 and len(p) % 2 == 0 for p in mask):
                 file.lost[NO_POLYGON] += 1
     return file
-
-
-def _has_polygon(segmentation: Any) -> bool:
-    """Return True if mmdet uses a segmentation: an RLE, or polygons with one of 3 points."""
-    polygons = segmentation if isinstance(segmentation, list) else [(0,) * 6]
-    return any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in polygons)
 
 
 def _check_mask(file: str, entry: Dict[str, Any], image: Dict[str, Any]) -> None:
     mask, fault = entry.get('segmentation'), ''
     if not mask:
         fault = 'no segmentation, and the pipeline loads masks; add it'
-    elif isinstance(mask, dict):
-        size = [image['height'], image['width']]
-        if mask.get('size') != size:  # mmdet would scramble the mask
-            fault = (
-                f'an RLE of size {mask.get("size")}, but [height, width] of its image is {size}; '
-                'correct the size, and encode the mask in column-major order'
-            )
-    elif not isinstance(mask[0], list) or isinstance((mask[0] or [0])[0], list):
+    elif isinstance(mask, dict) and mask.get('size') != [image['height'], image['width']]:
+        fault = (  # mmdet would scramble the mask
+            f'an RLE of size {mask.get("size")}, but [height, width] of its image is '
+            f'[{image["height"]}, {image["width"]}]; correct the size, and encode the mask in '
+            'column-major order'
+        )
+    elif isinstance(mask, list) and not isinstance(mask[0], list):
         fault = (
             f'the segmentation {str(mask)[:40]}; set it to a list of polygons '
             '[[x1, y1, x2, y2, ...]]'
         )
     if fault:
         raise UsageError(f'{file}: annotation {entry["id"]} has {fault}')
-
-
-def _check_names(path: str, local: str, classes: Sequence[str], file: Read) -> None:
-    for entry in ElementTree.parse(local).findall('object'):
-        name = entry.findtext('name', '')
-        if name in classes:
-            continue
-        file.unknown[name] += 1
-        for near in classes:
-            if near.lower() == name.strip().lower():
-                raise UsageError(
-                    f'{path} has an object {name!r}, but metainfo.classes the class {near!r}: '
-                    'mmdet drops the object; names must match exactly'
-                )

@@ -1,7 +1,6 @@
 """Checks of classes: datasets and heads must agree on the name of each label."""
 
-import copy
-from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 from mmengine.config import Config
@@ -117,24 +116,8 @@ def _check_labels(cfg: Config, part: Part, report: Report) -> None:
             )
     most = max(of_labels.values(), default=0)
     if part.phase == 'train' and len(found) < 2 <= most and IGNORED in files:
-        _check_masks_of_255(part, report)
-
-
-def _check_masks_of_255(part: Part, report: Report) -> None:
-    """Check that label maps have more than one class before they are augmented."""
-    values: Set[int] = set()
-    loads = [s for s in part.dataset.pipeline.transforms if type(s).__name__.startswith('Load')]
-    for info, _ in part.samples:
-        data = copy.deepcopy(info)
-        for step in loads:
-            data = step(data)
-        values.update(np.unique(data.get('gt_seg_map', [])).tolist())
-    if IGNORED in values and values <= {0, IGNORED}:
-        fault = (
-            f'label maps of {part.where} have only the values {some(sorted(values))} when they '
-            'are loaded, and 255 is ignored, so there is at most one class; number the '
-            'classes from 0 (1 instead of 255) in the files, or drop reduce_zero_label'
+        report.warnings.append(
+            f'the label maps of {part.where} that were tried have only the values '
+            f'{some(sorted(files))} after the pipeline, and 255 is ignored, so there is at most '
+            'one class; number the classes from 0 (1 instead of 255), or drop reduce_zero_label'
         )
-        if len(part.samples) == len(part.dataset):
-            raise UsageError(fault)
-        report.warnings.append(fault)  # other maps may have more

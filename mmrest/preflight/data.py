@@ -77,19 +77,16 @@ class Part(NamedTuple):
                 data = last(data)
             path = getattr(step, 'with_seg', False) and info.get('seg_map_path')
             fault = f'{name} of {self.where}.pipeline fails on {path or info.get("img_path")}'
-            remedy = 'check its annotations' if loads else ''
-            if path or name.startswith('LoadImage'):
-                remedy = 'if the file is damaged, replace or remove it'
-            with explained(fault, remedy):
-                annotated, data = _is_annotated(data), step(data)
+            remedy = 'if the file is damaged, replace it; or check its annotations'
+            if name == 'LoadAnnotations' and self.phase == 'train' and _is_moved(data):
+                raise UsageError(
+                    f'{self.where}.pipeline resizes or flips images before LoadAnnotations loads '
+                    'their annotations, which then do not match; put LoadAnnotations first'
+                )
+            with explained(fault, remedy if loads else ''):
+                data = step(data)
             if data is None:
                 return None
-            appeared = loads and _is_annotated(data) > annotated
-            if appeared and self.phase == 'train' and _is_moved(data):
-                raise UsageError(
-                    f'{self.where}.pipeline resizes or flips images before {name} loads their '
-                    'annotations, which then do not match; put LoadAnnotations first'
-                )
             if loads and 'ori_shape' in data:
                 self._check_sizes(info, data)
         return data
@@ -98,11 +95,10 @@ class Part(NamedTuple):
         height, width = data['ori_shape'][:2]
         stated = (info.get('height'), info.get('width'))
         if all(stated) and stated != (height, width):
-            turned = stated == (width, height)
-            why = ' (turned, perhaps by its EXIF orientation)' if turned else ''
             raise UsageError(
-                f'{info["img_path"]} ({self.where}) is {width} x {height} pixels{why}, but its '
-                f'annotation says {stated[1]} x {stated[0]}; fix them, and check the boxes'
+                f'{info["img_path"]} ({self.where}) is {width} x {height} pixels, but its '
+                f'annotation says {stated[1]} x {stated[0]}; fix them (an EXIF orientation turns '
+                'images), and check the boxes'
             )
         labels, path, fault = data.get('gt_seg_map'), info.get('seg_map_path'), ''
         if labels is None or not path:
@@ -136,8 +132,6 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
                 f'{key}.metainfo.classes is the string {classes!r}, but must be a list of names; '
                 f'write ({classes!r},), with the comma, for a single class'
             )
-        if len(set(classes)) < len(classes) and not isinstance(classes, str):
-            raise UsageError(f'{key}.metainfo.classes lists a name twice: {some(classes, 100)}')
     masks = any(node.get('with_mask') for _, node in nodes)
     with checked_reading(masks) as read, explained(f'{where} cannot be built'):
         loader = Runner.build_dataloader(cfg[where], seed=0)
@@ -148,16 +142,22 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
             'epoch or evaluation never ends; set DefaultSampler'
         )
     parts = list(_leaves(f'{where}.dataset', phase, loader.dataset))
-    for part in parts:
+    files = [read.get(str(getattr(part.dataset, 'ann_file', None)), Read()) for part in parts]
+    of_others = any(not file.images for file in files)  # neither COCO nor VOC
+    if phase != 'test' and not of_others and not any(file.used for file in files):
+        reasons = [reason for file in files for reason in file.warnings()]
+        fault = '; '.join([f'{where} has no object that can be used', *reasons])
+        if phase == 'train':
+            raise UsageError(fault)
+        report.warnings.append(fault)
+    for part, file in zip(parts, files):
         if not len(part.dataset):
             raise UsageError(f'{part.where} has no images; check its paths and suffixes')
         _sample(part, report)
-        file = read.get(str(getattr(part.dataset, 'ann_file', None)), Read())
         used = f' used of {file.images:,}' if file.images else ''
         report.add(f'images of {part.where}', f'{len(part.dataset):,}{used}')
         if file.objects:
-            used = f'{file.objects - sum(file.lost.values()):,} used of {file.objects:,}'
-            report.add(f'objects of {part.where}', used)
+            report.add(f'objects of {part.where}', f'{file.used:,} used of {file.objects:,}')
         report.warnings += [f'{part.where} {warning}' for warning in file.warnings()]
         if part.classes:
             report.add(f'classes of {part.where}', f'{len(part.classes)}: {some(part.classes, 3)}')
@@ -185,7 +185,6 @@ def _sample(part: Part, report: Report) -> None:
         info = part.dataset.get_data_info(index)
         if not isinstance(info, dict):
             return  # a video, or something else that is not an image
-        _check_path(part, str(info.get('img_path', '')))
         with explained(f'sample {index} of {part.where} cannot be prepared'):
             packed = part.prepare(info) if part.is_usual else part.dataset.prepare_data(index)
         part.samples.append(Sample(info, packed))
@@ -207,43 +206,6 @@ def _sample(part: Part, report: Report) -> None:
             f'{part.where}: its pipeline drops all of {len(annotated or part.samples)} images '
             'tried, or their boxes; check its filters, and that the boxes are inside the images'
         )
-
-
-def _check_path(part: Part, path: str) -> None:
-    """Raise UsageError for typical paths of exported annotations."""
-    found, fault = path.replace('\\', '/'), ''
-    if '://' in path and '/' in path.partition('://')[0]:
-        fault = 'file_name is a URL; download the images and set file_name to their names'
-    elif '\\' in path and not osp.isfile(path) and osp.isfile(found):
-        fault = f'not found, but {found} is; write / instead of \\ in file_name'
-    if fault:
-        raise UsageError(f'{path} ({part.where}): {fault}')
-
-
-def check_objects(parts: List[Part], report: Report) -> None:
-    """Check that the datasets with boxes have an object that counts.
-
-    Raises:
-        UsageError: the training data has none; for an evaluation, this is only a warning.
-    """
-    for phase in ('train', 'val'):
-        listed = [p for p in parts if p.phase == phase and p.samples]
-        listed = [part for part in listed if 'instances' in part.samples[0].info]
-        infos = (p.dataset.get_data_info(i) for p in listed for i in range(len(p.dataset)))
-        if listed and not any(map(_has_object, infos)):
-            count, where = sum(len(p.dataset) for p in listed), some([p.where for p in listed], 2)
-            fault = (
-                f'none of the {count} images of {where} has an object that counts: crowds, '
-                'difficult or small objects, boxes of area 0 or outside the image, and other '
-                'classes do not'
-            )
-            if phase == 'train':
-                raise UsageError(fault)
-            report.warnings.append(fault)
-
-
-def _is_annotated(data: Dict[str, Any]) -> bool:
-    return 'gt_bboxes' in data or 'gt_seg_map' in data
 
 
 def _is_moved(data: Dict[str, Any]) -> bool:

@@ -8,15 +8,12 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmengine.registry import METRICS
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 from torch.nn.functional import interpolate, one_hot
 
-from ..engine.building import find_type
 from ..engine.config import dicts, type_name
-from ..errors import UsageError, arguments_of, explained, near, some
-from .annotations import check_entries
+from ..errors import UsageError, explained, some
 from .data import Part, Sample
 from .findings import Report
 
@@ -52,26 +49,8 @@ def check_evaluator(
     for _, part in dicts(node, where):
         for key in [key for key in FILES if part.get(key)]:
             part[key] = osp.join(folder, osp.basename(part[key]))
-        known = arguments_of(find_type(METRICS, part.get('type')))
-        for key in part.keys() - known if known else ():
-            report.warnings += [  # IoUMetric takes and ignores any argument
-                f'{where} ({type_name(part)}) ignores {key}; did you mean {similar}?'
-                for similar in near(key, known, 0.8)
-            ]
     with explained(f'{where} cannot be built'):
         evaluator = Runner.build_evaluator(None, node)  # does not use its runner
-    for metric in evaluator.metrics:
-        api = getattr(metric, '_coco_api', None)
-        if type(api).__name__ == 'COCO':  # not of panoptic files, with other entries
-            masks = 'segm' in getattr(metric, 'metrics', ())
-            check_entries(f'the ann_file of {where}', api.dataset, masks, evaluated=True)
-    for part in parts:
-        voc, metainfo = part.metainfo.get('dataset_type'), getattr(part.dataset, 'METAINFO', {})
-        if voc in ('VOC2007', 'VOC2012') and part.classes != list(metainfo.get('classes', ())):
-            report.warnings.append(
-                f"{part.where}: mmdet's VOCMetric prints the classes of Pascal VOC, because the "
-                f'path contains {voc}, and fails with more than 20; rename the folder'
-            )
     if len(parts) > 1 and type(evaluator).__name__ == 'MultiDatasetsEvaluator':
         return evaluator  # each metric is for another dataset
     scores = [_check_metric(where, metric, parts, report) for metric in evaluator.metrics]

@@ -10,7 +10,6 @@ from typing import Any, Dict, Optional, Tuple
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.model import BaseTTAModel
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -62,11 +61,6 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
             'default_hooks.checkpoint.max_keep_ckpts=2'
         )
     report.add('checkpoints', numbers)
-    if not number:
-        report.warnings.append(
-            'no checkpoint is saved: the run is shorter than default_hooks.checkpoint.interval='
-            f'{hook.get("interval", 1)}, and save_last is False; lower the interval'
-        )
 
 
 def check_shared_memory(loader: DataLoader, sample: Any, report: Report) -> None:
@@ -130,8 +124,6 @@ def check_weights(
     Raises:
         CheckpointError: a file cannot be read or does not match.
     """
-    while isinstance(model, BaseTTAModel):
-        model = model.module
     training, elsewhere = 'train' in phases, 'not checked: not on this machine'
     pretrained = list(from_files(model)) if training else []
     for name, module, init_cfg in pretrained:  # also by a resumed run

@@ -6,7 +6,7 @@ from mmcv.cnn import is_norm
 from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
-from mmengine.registry import OPTIMIZERS
+from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from torch import nn
 
 from ..engine.building import find_type
@@ -58,11 +58,11 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> OptimWrapp
     return wrapper
 
 
-def check_schedule(cfg: Config, batches: int, report: Report) -> None:
+def check_schedule(cfg: Config, batches: int, wrapper: OptimWrapper, report: Report) -> None:
     """Report length, learning rate and schedule of a run with a number of batches per epoch.
 
     Raises:
-        UsageError: the run has no iterations, or never evaluates.
+        UsageError: the run has no iterations, or never evaluates, or a scheduler cannot be built.
     """
     length, by_epoch = length_of(cfg)
     batch_size = cfg.train_dataloader.get('batch_size')
@@ -86,30 +86,24 @@ def check_schedule(cfg: Config, batches: int, report: Report) -> None:
         name, end, in_epochs = type_name(part), part.get('end'), part.get('by_epoch', True)
         unit = '' if in_epochs else ' (iterations)'
         report.add('schedule', f'{name} {part.get("begin", 0)} to {end or "the end"}{unit}')
-        whole = int(length or 0) * (batches if by_epoch else 1)
-        last = (end or 0) * (batches if in_epochs else 1)
-        rises = part.get('start_factor', 1 / 3) < part.get('end_factor', 1)
         if name.startswith('ReduceOnPlateau') or not length:
             continue  # it steps after evaluations, or the loop is the user's own
+        each = batches if in_epochs else 1
+        whole = int(length) * (batches if by_epoch else 1)
+        if not isinstance(wrapper, OptimWrapperDict):
+            options = dict(optimizer=wrapper, epoch_length=batches, end=whole)
+            with explained('param_scheduler cannot be built'):
+                PARAM_SCHEDULERS.build(part, default_args=options)
+        last = max([end or 0, *part.get('milestones', ())]) * each
         if in_epochs and not by_epoch and not part.get('convert_to_iter_based'):
             report.warnings.append(
                 f'{name} of param_scheduler counts epochs, but the run counts iterations, so it '
                 'has no effect; set by_epoch=False'
             )
-        elif min(part.get('milestones') or [0]) * (batches if in_epochs else 1) >= whole:
+        elif last > whole:
             report.warnings.append(
-                f'{name} of param_scheduler has no effect: its milestones {part["milestones"]} '
-                'are after the end of the run; lower them'
-            )
-        elif name.startswith(('Poly', 'Cosine')) and last > whole:
-            report.warnings.append(
-                f'{name} of param_scheduler ends after {last:,} iterations, but the run after '
-                f'{whole:,}; set its end to that of the run'
-            )
-        elif name == 'LinearLR' and rises and not part.get('begin') and 2 * last > whole:
-            report.warnings.append(
-                f'the warm-up takes {last:,} of the {whole:,} iterations; shorten it (end of '
-                'the first param_scheduler) or train longer'
+                f'{name} of param_scheduler changes until iteration {last:,}, but the run has '
+                f'{whole:,}; shorten the schedule, or train longer'
             )
 
 

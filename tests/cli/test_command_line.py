@@ -54,18 +54,6 @@ def test_near_misses(arguments, status, said):
     assert found == status and said in errors
 
 
-@pytest.mark.parametrize('command', ['configs', 'check', '--version'])
-def test_a_script_of_the_same_name(tmp_path, command):
-    (tmp_path / 'mmrest.py').touch()
-    env = {**os.environ, 'PYTHONPATH': f'{tmp_path}{os.pathsep}{ROOT}'}
-    done = subprocess.run(
-        [sys.executable, '-m', 'mmrest_cli', command],
-        cwd=tmp_path, env=env, capture_output=True, text=True,
-    )  # fmt: skip
-    hidden = f'{tmp_path / "mmrest.py"} hides the package mmrest; rename it'
-    assert done.returncode == 1 and done.stderr == f'mmrest: error: {hidden}\n'
-
-
 def test_a_config_by_name():
     for name in ('semfpn_rmt_s_80k', 'semfpn_rmt_s_80k.py', 'mmrest::semfpn_rmt_s_80k.py'):
         assert find(name).samefile(ROOT / 'configs' / 'semfpn_rmt_s_80k.py')

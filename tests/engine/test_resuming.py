@@ -15,7 +15,8 @@ STEPS = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=3),
     dict(type='MultiStepLR', by_epoch=True, begin=0, end=8, milestones=[1, 3]),
 ]
-
+MOMENTUM = dict(type='CosineAnnealingMomentum', by_epoch=False, T_max=16)
+SGD = dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9)
 
 # Its LR at the end of an epoch is neither that of the start nor of the config.
 WARM_UP = [dict(STEPS[0], start_factor=0.001), STEPS[1]]
@@ -50,29 +51,21 @@ def log_of(runner, folder):
     return next(folder.rglob(f'{runner.timestamp}.log')).read_text()
 
 
-@pytest.mark.parametrize(
-    'before, after, optimizer, warned',
-    [
-        ((COSINE,), (LONGER,), {}, True),
-        ((COSINE,), (LONGER,), dict(lr=3e-2, weight_decay=0.5), True),
-        ((COSINE,), STEPS, {}, True),
-        (STEPS, (LONGER,), {}, True),
-        (STEPS, STEPS, {}, False),
-        (WARM_UP, WARM_UP, dict(weight_decay=0.5), True),
-        ((), (), dict(lr=3e-2), True),
-    ],
-    ids=[
-        'longer',
-        'longer with another LR',
-        'other',
-        'fewer',
-        'same',
-        'another weight decay',
-        'none',
-    ],
-)
-def test_changed_schedule(tmp_path, before, after, optimizer, warned):
+CHANGES = {
+    'longer': ((COSINE,), (LONGER,), {}, True),
+    'longer with another LR': ((COSINE,), (LONGER,), dict(lr=3e-2, weight_decay=0.5), True),
+    'other': ((COSINE,), STEPS, {}, True),
+    'fewer': (STEPS, (LONGER,), {}, True),
+    'same': (STEPS, STEPS, {}, False),
+    'another weight decay': (WARM_UP, WARM_UP, dict(weight_decay=0.5), True),
+    'none': ((), (), dict(lr=3e-2), True),
+}
+
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_changed_schedule(tmp_path, change):
     """After the checkpoint, the LR equals that of a run with the new schedule from its start."""
+    before, after, optimizer, warned = CHANGES[change]
     run(tmp_path / 'a', 2, before)
     path = str(tmp_path / 'a' / 'epoch_2.pth')
     rates, runner = run(tmp_path / 'a', 4, after, path, optimizer)
@@ -98,10 +91,9 @@ def test_changed_schedule_within_an_epoch(tmp_path):
 
 def test_scheduled_momentum(tmp_path):
     """It is no change of the config."""
-    sgd = dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9)
-    schedule = [COSINE, dict(type='CosineAnnealingMomentum', by_epoch=False, T_max=16)]
-    expected, whole = run(tmp_path / 'a', 4, schedule, None, sgd)
-    rates, runner = run(tmp_path / 'a', 4, schedule, str(tmp_path / 'a' / 'epoch_2.pth'), sgd)
+    schedule = [COSINE, MOMENTUM]
+    expected, whole = run(tmp_path / 'a', 4, schedule, None, SGD)
+    rates, runner = run(tmp_path / 'a', 4, schedule, str(tmp_path / 'a' / 'epoch_2.pth'), SGD)
     assert rates == {i: expected[i] for i in range(8, 16)}
     assert runner.optim_wrapper.get_momentum() == whole.optim_wrapper.get_momentum()
     assert 'the config differs from' not in log_of(runner, tmp_path / 'a')
@@ -109,25 +101,23 @@ def test_scheduled_momentum(tmp_path):
 
 def test_added_schedule(tmp_path):
     """A run that has resumed with another schedule can resume again, with another LR."""
-    sgd = dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9)
-    schedule = [COSINE, dict(type='CosineAnnealingMomentum', by_epoch=False, T_max=16)]
+    schedule = [COSINE, MOMENTUM]
     paths = [str(tmp_path / f'epoch_{epoch}.pth') for epoch in range(5)]
-    run(tmp_path, 2, (), None, sgd)
-    _, second = run(tmp_path, 4, schedule, paths[2], sgd)
-    _, same = run(tmp_path / 'a', 4, schedule, paths[3], sgd)
+    run(tmp_path, 2, (), None, SGD)
+    _, second = run(tmp_path, 4, schedule, paths[2], SGD)
+    _, same = run(tmp_path / 'a', 4, schedule, paths[3], SGD)
     assert same.optim_wrapper.get_momentum() == second.optim_wrapper.get_momentum()
     assert 'the config differs from' not in log_of(same, tmp_path / 'a')
-    rates, _ = run(tmp_path, 4, schedule, paths[3], dict(sgd, lr=0.5))
-    expected, _ = run(tmp_path / 'b', 4, schedule, None, dict(sgd, lr=0.5))
+    rates, _ = run(tmp_path, 4, schedule, paths[3], dict(SGD, lr=0.5))
+    expected, _ = run(tmp_path / 'b', 4, schedule, None, dict(SGD, lr=0.5))
     assert rates == pytest.approx({i: expected[i] for i in range(12, 16)}, rel=1e-9)
 
 
 @pytest.mark.parametrize('momentum', [False, True])
 def test_changed_rate_without_its_schedule(tmp_path, momentum):
-    sgd = dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9)
-    schedule = [dict(type='CosineAnnealingMomentum', by_epoch=False, T_max=16)] * momentum
-    run(tmp_path, 2, schedule, None, sgd)
-    rates, runner = run(tmp_path, 4, schedule, str(tmp_path / 'epoch_2.pth'), dict(sgd, lr=0.01))
+    schedule = [MOMENTUM] * momentum
+    run(tmp_path, 2, schedule, None, SGD)
+    rates, runner = run(tmp_path, 4, schedule, str(tmp_path / 'epoch_2.pth'), dict(SGD, lr=0.01))
     assert set(rates.values()) == {0.01} and 'lr 0.1 -> 0.01' in log_of(runner, tmp_path)
 
 
@@ -143,7 +133,7 @@ def test_groups_and_their_base(tmp_path):
 
 def test_momentum_schedule_of_adam(tmp_path):
     """It adds a momentum to the groups of the checkpoint."""
-    schedule = [COSINE, dict(type='CosineAnnealingMomentum', by_epoch=False, T_max=16)]
+    schedule = [COSINE, MOMENTUM]
     _, runner = run(tmp_path, 2, schedule)
     saved = progress_of(torch.load(tmp_path / 'epoch_2.pth', weights_only=False))
     parameters = torch.optim.AdamW(runner.model.parameters())

@@ -4,10 +4,7 @@ The kinds are those of reports in the trackers of mmdet, mmseg and mmengine. Wha
 unusual, is in test_sound_data.py.
 """
 
-import builtins
-import itertools
 import json
-import re
 from functools import partial
 
 import cv2
@@ -18,7 +15,6 @@ from mmdet.datasets import CocoDataset
 from mmengine.optim import ReduceOnPlateauLR, build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
-from torch.utils.data import Sampler
 
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.config import load_config
@@ -27,22 +23,6 @@ from mmrest.preflight import rehearse
 
 TRAIN = 'annotations/instances_train2017.json'
 VAL = 'annotations/instances_val2017.json'
-
-
-class Endless(Sampler):
-    """Sampler such as mmdet's MultiSourceSampler, which is not an InfiniteSampler."""
-
-    def __init__(self, dataset, **_):
-        self.size = len(dataset)
-
-    def __iter__(self):
-        return itertools.cycle(range(self.size))
-
-    def __len__(self):
-        return self.size
-
-    def set_epoch(self, epoch):
-        pass
 
 
 def rehearsed(name, options=None, thorough=False):
@@ -115,65 +95,46 @@ def polygons(change):
     return apply
 
 
-def windows(content):
-    for image in content['images']:
-        image['file_name'] = '..\\train2017\\' + image['file_name']
-
-
-NO_OBJECT = 'none of the 4 images of train_dataloader.dataset has an object that'
+NO_OBJECT = 'train_dataloader has no object that can be used; does not use 12 of the 12 objects'
 NO_MASK = 'annotation 1 has no segmentation, and the pipeline loads masks; add it'
 JSON_FAULTS = {
     'categories in another order': (TRAIN, turned, 'lists the categories in the order (car, bi'),
-    'categories of val in another order': (VAL, turned, 'lists the categories in the order (car'),
     'two categories of one name': (TRAIN, twice('categories', 'name'),
         "2 categories have the name 'person'"),
     'every area 0': (TRAIN, each('annotations', area=0), NO_OBJECT),
     'all crowds': (TRAIN, each('annotations', iscrowd=1), NO_OBJECT),
     'no segmentation': (TRAIN, without('annotations', 'segmentation', first=1), NO_MASK),
-    'empty segmentation': (TRAIN, each('annotations', segmentation=[]), NO_MASK),
-    'no iscrowd': (VAL, without('annotations', 'iscrowd'), '1 of annotations has no iscrowd'),
-    'no id': (TRAIN, without('annotations', 'id'), 'entry 0 of annotations has no id'),
-    'one id twice': (TRAIN, twice('annotations', 'id'), '2 annotations have the id 1; make it'),
+    'no iscrowd': (VAL, without('annotations', 'iscrowd'), 'add iscrowd=0 to each annotation'),
+    'no id': (TRAIN, without('annotations', 'id'), 'id of entry 0 of annotations is None, but'),
     'image id twice': (TRAIN, twice('images', 'id'), '2 images have the id 1; make it unique'),
-    'bbox of no numbers': (TRAIN, each('annotations', bbox=[]),
-        'entry 1 of annotations has no bbox, which mmdet reads; add it'),
     'bbox of three numbers': (TRAIN, each('annotations', bbox=[1, 2, 3]),
-        'has the bbox [1, 2, 3]; set it to the four'),
+        'bbox of entry 1 of annotations is [1, 2, 3], but must be the four numbers x, y, '),
     'bbox of strings': (TRAIN, each('annotations', bbox=['1', '2', '3', '4']),
-        "has the bbox ['1', '2', '3', '4']; set it to the four"),
-    'no bbox': (TRAIN, without('annotations', 'bbox'), 'entry 1 of annotations has no bbox'),
-    'no area': (TRAIN, without('annotations', 'area'), 'entry 1 of annotations has no area'),
-    'no file name': (TRAIN, without('images', 'file_name'), 'entry 1 of images has no file_name'),
-    'no size': (TRAIN, without('images', 'height'), 'entry 1 of images has no height'),
+        "is ['1', '2', '3', '4'], but must be the four"),
+    'no bbox': (TRAIN, without('annotations', 'bbox'), 'entry 1 of annotations is None, but must'),
+    'no area': (TRAIN, without('annotations', 'area'), 'area of entry 1 of annotations is None'),
+    'no file name': (TRAIN, without('images', 'file_name'), 'file_name of entry 1 of images is N'),
     'no categories': (TRAIN, partial(dict, categories=[]),
         'is not a valid COCO annotation file: it has no categories'),
-    'no category key': (VAL, lambda content: content.pop('categories') and None,
-        'is not a valid COCO annotation file: it has no categories'),
-    'other categories': (TRAIN, each('categories', name='dog'),
-        "3 categories have the name 'dog'"),
     'a category less': (TRAIN, lambda content: dict(content, categories=content['categories'][:2]),
         "class 'car' of metainfo.classes is not a category of coco/annotations/instances_train"),
     'sizes of another image': (TRAIN, each('images', height=50, width=70),
         'is 80 x 60 pixels, but its annotation says 70 x 50'),
-    'width and height exchanged': (TRAIN, each('images', height=80, width=60), 'says 60 x 80'),
     'boxes outside of the images': (TRAIN, each('annotations', bbox=[500, 500, 10, 10]),
         NO_OBJECT),
+    'boxes of an image that is not listed': (TRAIN, each('annotations', image_id=99),
+        'no images remain in its dataset'),
+    'category ids in quotes': (TRAIN, each('annotations', category_id='1'),
+        'no images remain in its dataset'),
     'RLE of transposed size': (TRAIN, transposed,
         'annotation 1 has an RLE of size [80, 60], but [height, width] of its image is [60, 80]'),
     'flat polygons': (TRAIN, polygons(list), 'annotation 1 has the segmentation [1'),
     'polygons of pairs': (TRAIN, polygons(lambda flat: [[flat[:2], flat[2:4], flat[4:6]]]),
-        'set it to a list of polygons [[x1, y1, x2, y2, ...]]'),
-    'width that is not whole': (VAL, each('images', width=80.0),
-        'entry 1 of images has the width 80.0; set it to a positive whole number'),
-    'width in quotes': (TRAIN, each('images', width='80'), "images has the width '80'; set it"),
-    'width of 0': (TRAIN, each('images', width=0), 'images has the width 0; set it'),
-    'category ids in quotes': (TRAIN, each('annotations', category_id='1'),
-        "no category_id of the annotations ('1', str) is an id of categories (1, 2, 3, int); use"),
-    'image ids of no image': (TRAIN, each('annotations', image_id=99),
-        'no image_id of the annotations (99, int) is an id of images (1, 2, 3, … 1 more, int)'),
+        'no polygon of 3 points or more (12)'),
+    'width that is not whole': (VAL, each('images', width=80.0), "TypeError: 'float' obj"),
+    'width in quotes': (TRAIN, each('images', width='80'), "is '80', but must be a positive num"),
     'names that are URLs': (TRAIN, each('images', file_name='https://host/x.jpg'),
-        'x.jpg (train_dataloader.dataset): file_name is a URL; download the images'),
-    'names with backslashes': (TRAIN, windows, 'jpg is; write / instead of \\ in file_name'),
+        'pipeline fails on coco/train2017/https://host/x.jpg'),
     'no annotation': (TRAIN, partial(dict, annotations=[]), 'no images remain in its dataset'),
     'a list': (TRAIN, lambda content: [1], 'is not a valid COCO annotation file'),
 }  # fmt: skip
@@ -199,15 +160,13 @@ OPTION_FAULTS = {
         'set metainfo.classes in that order'),
     'all classes of COCO, of which the file has the first ones': (
         'det', classes(CocoDataset.METAINFO['classes']), "class 'motorcycle', 'airplane', 'bus'"),
-    'a class twice': ('det', classes(('person', 'person', 'car')), 'lists a name twice'),
+    'a class twice': ('det', classes(('person', 'person', 'car')), 'names would be swapped'),
     'a class list that is a string': ('det', classes('person'),
         "is the string 'person', but must be a list of names"),
     'evaluator of other annotations': ('det', {'val_evaluator.ann_file': f'coco/{TRAIN}'},
         'val_evaluator (CocoMetric) gives coco/bbox_mAP'),
     'metric that is not given': ('det', {'default_hooks.checkpoint.save_best': 'bbox_mAP'},
         'save_best is bbox_mAP, which is not a metric of val_evaluator; set one of coco/bbox_mAP'),
-    'masks that are not evaluated': ('det', {'val_evaluator.metric': 'bbox'},
-        'save_best is coco/segm_mAP, which is not a metric of val_evaluator'),
     'metric of segmentation': ('det', {'val_evaluator': dict(type='mmseg.IoUMetric')},
         'val_evaluator (IoUMetric) fails on the annotations of val_dataloader.dataset'),
     'metric that is not known': ('det', {'val_evaluator.metric': 'mask'},
@@ -219,46 +178,31 @@ OPTION_FAULTS = {
         'det',
         {'train_dataloader.dataset.pipeline': [LOAD, dict(type='Mosaic', img_scale=(64, 64))]},
         'move it into the pipeline of a MultiImageMixDataset'),
-    'masks that are not loaded': ('det', {'train_dataloader.dataset.pipeline.1.with_mask': False},
-        'the first step of training fails'),
     'maps for another neck': ('det', {'model.neck.in_channels': [8, 16, 24]},
         'the first step of training fails'),
     'misspelt hook': ('det', {'custom_hooks': [dict(type='EarlyStopHook', monitor='mIoU')]},
-        'set up: EarlyStopHook is not in the mmdet::hook registry; did you mean EarlyStoppingH'),
-    'misspelt argument of a hook': ('det', {'default_hooks.checkpoint.max_keep_ckpt': 3},
-        'set up: AtomicCheckpointHook has no argument max_keep_ckpt; did you mean max_keep_'),
+        'set up: KeyError: \'EarlyStopHook is not in the mmdet::hook registry. Please check'),
     'misspelt optimizer': ('det', {'optim_wrapper.optimizer.type': 'AdanW'},
         'optim_wrapper.optimizer.type: AdanW is not registered; did you mean AdamW?'),
     'misspelt argument of the optimizer': ('det', {'optim_wrapper.optimizer.weight_decy': 0.1},
-        'AdamW has no argument weight_decy; did you mean weight_decay?'),
-    'misspelt scheduler': ('det', {'param_scheduler.0.type': 'LinearLr'},
-        'set up: LinearLr is not in the mmdet::parameter scheduler registry; did you mean Linea'),
+        "argument 'weight_decy'; remove or correct it"),
     'a batch larger than the dataset': (
         'det', {'train_dataloader': dict(batch_size=64, drop_last=True, batch_sampler=None)},
         'train_dataloader has no batch: its dataset is smaller than batch_size=64'),
-    'no iterations': ('seg', {'train_cfg.max_iters': 0},
-        'train_cfg.max_iters must be a positive integer, got 0'),
     'a list of loaders': ('det', {'val_dataloader': [1]},
         'val_dataloader must be a dict, got [1]'),
-    'a list of models': ('det', {'model': [1]}, 'model must be a dict, got [1]'),
     'misspelt option of the backbone': ('det', {'model.backbone.out_indice': (1, 2)},
-        'cannot be built: RMT has no argument out_indice; did you mean out_indices?'),
+        "got an unexpected keyword argument 'out_indice'"),
     'length in quotes': ('det', {'train_cfg.max_epochs': '12'},
         "train_cfg.max_epochs must be a positive integer, got '12'"),
     'two ways to name a loop': ('det', {'train_cfg.by_epoch': True},
-        'train_cfg has both type and by_epoch'),
+        'set up: RuntimeError: Only one of `type` or `by_epoch` can exist'),
     'learning rate 0': ('det', {'optim_wrapper.optimizer.lr': 0},
         'the first step of training changes nothing: all gradients or learning rates are 0'),
-    'gradients clipped to 0': ('det', {'optim_wrapper.clip_grad': dict(max_norm=0, norm_type=2)},
-        'the first step of training changes nothing'),
     'losses of weight 0': ('seg', {'model.decode_head.loss_decode.loss_weight': 0.0},
         'the first step of training changes nothing'),
     'misspelt NMS': ('det', {'model.test_cfg.rcnn.nms.type': 'softnms'},
         'the first evaluation fails in roi_head.bbox_head: NameError'),  # by mmcv
-    'scheduler that ends before it begins': ('det', {'param_scheduler.1.begin': 99},
-        'the run cannot be set up: ValueError: end should be larger'),
-    'misspelt EMA': ('det', {'custom_hooks': [dict(type='EMAHook', ema_type='ExpMomentEMA')]},
-        'set up: ExpMomentEMA is not in the mmdet::model registry; did you mean ExpMomentumEMA'),
     'rule of the best checkpoint': ('det', {'default_hooks.checkpoint.rule': 'les'},
         "the run cannot be set up: KeyError: 'rule must be greater, less or None"),
     'monitor of early stopping': (
@@ -275,20 +219,13 @@ OPTION_FAULTS = {
         'val_cfg must be set, because others of val_dataloader, val_cfg, val_evaluator are'),
     'endless epoch': ('det', {'train_dataloader.sampler': dict(type='InfiniteSampler')},
         'train_dataloader.sampler (InfiniteSampler) is endless, so an epoch'),
-    'endless sources': ('det', {'train_dataloader.sampler': dict(type=Endless)},
-        'train_dataloader.sampler (Endless) is endless'),
-    'endless evaluation': ('det', {'val_dataloader.sampler': dict(type='InfiniteSampler')},
-        'val_dataloader.sampler (InfiniteSampler) is endless'),
     'training without Pack': (
         'seg', {'train_dataloader.dataset.pipeline': [LOAD, dict(type='LoadAnnotations')]},
         "the first step of training fails: KeyError: 'inputs'"),
     'evaluation without Pack': ('det', {'val_dataloader.dataset.pipeline': [LOAD]},
         "the first evaluation fails in data_preprocessor: KeyError: 'inputs'"),
-    'priority of a hook': (
-        'det', {'custom_hooks': [dict(type='EMAHook', priority='VERY_VERY_HIGH')]},
-        'the run cannot be set up: '),
     'misspelt initialisation': ('det', {'model.neck.init_cfg': dict(type='Xaviers')},
-        'set up in neck: Xaviers is not in the mmdet::weight initializer registry; did you mean'),
+        "set up in neck: KeyError: 'Xaviers is not in the mmdet::weight initializer registry"),
     'images resized before their labels are loaded': (
         'seg', {'train_dataloader.dataset.pipeline': [
             LOAD, dict(type='Resize', scale=(64, 48)), dict(type='LoadAnnotations'),
@@ -300,20 +237,10 @@ OPTION_FAULTS = {
             dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
             dict(type='PackDetInputs')]},
         'resizes or flips images before LoadAnnotations loads their annotations'),
-    'misspelt argument of a loop': ('det', {'train_cfg.val_intervall': 2},
-        'set up: ResumableEpochLoop has no argument val_intervall; did you mean val_interval?'),
     'misspelt argument of a dataset': ('det', {'train_dataloader.dataset.filter_cfgs': {}},
-        'CocoDataset has no argument filter_cfgs; did you mean filter_cfg?'),
+        "unexpected keyword argument 'filter_cfgs'; remove or correct it"),
     'misspelt argument of a loader': ('det', {'train_dataloader.num_worker': 2},
-        'DataLoader has no argument num_worker; did you mean num_workers?'),
-    'misspelt transform': ('det', {'train_dataloader.dataset.pipeline.2.type': 'Resise'},
-        'Resise is not in the mmdet::transform registry; did you mean Resize?'),
-    'backend that is not installed': (
-        'det', {'visualizer.vis_backends': [dict(type='ClearMLVisBackend')]},
-        'ClearMLVisBackend needs clearml, which is not installed: pip install'),
-    'images of one channel': (
-        'det', {'train_dataloader.dataset.pipeline.0.color_type': 'grayscale'},
-        'the first step of training fails'),
+        "unexpected keyword argument 'num_worker'; remove or correct it"),
     'heads for other classes': ('det', {'model.roi_head.bbox_head.num_classes': 7},
         'model.roi_head.bbox_head.num_classes is 7, but train_dataloader.dataset'),
     'a filter that keeps nothing': ('det', {'train_dataloader.dataset.filter_cfg.min_size': 500},
@@ -327,13 +254,9 @@ OPTION_FAULTS = {
             LOAD, dict(type='LoadAnnotations', reduce_zero_label=True),
             dict(type='Resize', scale=(40, 30), keep_ratio=True), dict(type='PackSegInputs')]},
         'put LoadAnnotations after the step that resizes'),
-    'metric of boxes': ('seg', {'val_evaluator': dict(type='IoUMetric', iou_metrics=['mAP'])},
-        'val_evaluator (IoUMetric) fails on the annotations of val_dataloader.dataset'),
     'mixed images that cannot be resized': (
         'mixed', {'train_dataloader.dataset.pipeline.1.scale': (64, 'x')},
         'dataset fails on its first samples'),
-    'learning rate 0 of mixed images': ('mixed', {'optim_wrapper.optimizer.lr': 0},
-        'the first step of training changes nothing'),
 }  # fmt: skip
 
 
@@ -371,7 +294,8 @@ def test_label_maps(folder, fault):
 
 def test_masks_of_0_and_255(folder):
     changed_maps(folder, lambda labels: np.uint8(255 * (labels > 0)))
-    assert 'have only the values 255 when they are loaded, and 255 is ignored' in line('seg')
+    warned = 'have only the values 255 after the pipeline, and 255 is ignored'
+    assert any(warned in warning for warning in rehearsed('seg').warnings)
 
 
 def test_one_channel_and_no_sigmoid(folder):
@@ -397,57 +321,29 @@ def test_image_with_exif_orientation(folder):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(path).save(path, exif=exif)
-    assert 'is 60 x 80 pixels (turned, perhaps by its EXIF orientation)' in line('det')
-
-
-def test_other_locale(folder, monkeypatch):
-    path = folder / 'coco' / TRAIN
-    edited(path, each('images', license='Zürich'))
-    path.write_text(json.dumps(json.loads(path.read_text()), ensure_ascii=False), 'utf-8')
-    opened = builtins.open
-
-    def ascii_open(file, mode='r', *args, **kwargs):
-        if str(file).endswith(TRAIN) and mode == 'r':
-            kwargs['encoding'] = 'ascii'
-        return opened(file, mode, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, 'open', ascii_open)
-    assert 'set PYTHONUTF8=1' in line('det')
+    assert 'is 60 x 80 pixels, but its annotation says 80 x 60; fix them (an EX' in line('det')
 
 
 WARNINGS = {
-    'warm-up longer than the run': ('det', {}, 'the warm-up takes 500 of the 2 iterations'),
+    'warm-up longer than the run': (
+        'det', {}, 'LinearLR of param_scheduler changes until iteration 500, but the run has 2;'),
     'decay of norms': (
         'det', {'optim_wrapper.paramwise_cfg.custom_keys': {'backbone': dict(lr_mult=0.1)}},
         'undoes norm_decay_mult=0 for them'),
     'frozen stages without weights': ('det', {'model.backbone.frozen_stages': 1},
         'frozen parameter tensors keep random values'),
-    'ignored argument of a metric': ('seg', {'val_evaluator.iou_metric': ['mDice']},
-        'val_evaluator (IoUMetric) ignores iou_metric; did you mean iou_metrics?'),
     'keys of no parameter': (
         'det', {'optim_wrapper.paramwise_cfg.custom_keys': {'bakbone': dict(lr_mult=0.1)}},
         'bakbone of paramwise_cfg.custom_keys is in no parameter name; did you mean backbone?'),
-    'no checkpoint': (
-        'det',
-        {'default_hooks.checkpoint': dict(interval=9, save_last=False, save_best=None)},
-        'no checkpoint is saved: the run is shorter than default_hooks.checkpoint.interval=9'),
     'a schedule of epochs in a run of iterations': (
         'seg', {'param_scheduler': [dict(type='PolyLR', end=6)]},
         'PolyLR of param_scheduler counts epochs, but the run counts iterations'),
     'a decay that is longer than the run': (
         'seg', {'param_scheduler': [dict(type='PolyLR', by_epoch=False, end=80000)]},
-        'PolyLR of param_scheduler ends after 80,000 iterations, but the run after 2;'),
-    'milestones of iterations after the end': (
-        'det', {'param_scheduler': [
-            dict(type='MultiStepLR', milestones=[8, 11], by_epoch=False)]},
-        'milestones [8, 11] are after the end of the run'),
+        'PolyLR of param_scheduler changes until iteration 80,000, but the run has 2;'),
     'milestones after the end': (
         'det', {'param_scheduler': [dict(type='MultiStepLR', milestones=[8, 11])]},
-        'milestones [8, 11] are after the end of the run'),
-    'warm-up in epochs that are converted': (
-        'det', {'param_scheduler': [
-            dict(type='LinearLR', end=1, convert_to_iter_based=True)]},
-        'the warm-up takes 2 of the 2 iterations'),
+        'MultiStepLR of param_scheduler changes until iteration 22, but the run has 2'),
     'statistics of images of 0 to 1': (
         'det', {'model.data_preprocessor': dict(
             type='DetDataPreprocessor', mean=[0.5] * 3, std=[0.25] * 3, pad_mask=True)},
@@ -456,19 +352,19 @@ WARNINGS = {
         'val_dataloader.dataset.pipeline.2.reduce_zero_label': False},
         'reduce_zero_label is False in val_dataloader.dataset, but True in train_dataloader'),
     'a map that no neck reads': ('det', {'model.neck.start_level': 1, 'model.neck.num_outs': 5},
-        'Expected to have finished reduction"; no neck reads stage 0: set '
-        'model.backbone.out_indices=(1, 2, 3), and start_level=0'),
+        'Expected to have finished reduction"; no neck or head reads stage 0: set '
+        'model.backbone.out_indices=(1, 2, 3), and count start_level'),
     'maps that no head reads': (
         'seg', {'model.neck': None, 'model.decode_head': dict(
             _delete_=True, type='FCNHead', in_channels=32, in_index=3, channels=16, num_convs=1,
             num_classes=150, norm_cfg=dict(type='BN'))},
-        'Expected to have finished reduction"; no head reads stage 0, 1, 2: set '
-        'model.backbone.out_indices=(3,), and count in_index of the heads'),
+        'Expected to have finished reduction"; no neck or head reads stage 0, 1, 2: set '
+        'model.backbone.out_indices=(3,), and count'),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize('fault', WARNINGS)
-def test_warnings(folder, fault, monkeypatch):
+def test_warnings(folder, fault):
     name, options, words = WARNINGS[fault]
     of_dry_run = 'Expected' in words or 'after data_preprocessor' in words
     warnings = rehearsed(name, options, thorough=of_dry_run).warnings
@@ -476,12 +372,6 @@ def test_warnings(folder, fault, monkeypatch):
     options = {**options, 'find_unused_parameters': True}
     if 'Expected' in words:
         assert not any(words in w for w in rehearsed(name, options, thorough=True).warnings)
-        wrapper = dict(type='MMDistributedDataParallel', find_unused_parameters=True)
-        strategy = dict(strategy=dict(type='DDPStrategy', model_wrapper=wrapper))
-        monkeypatch.setattr('mmrest.preflight.step.get_world_size', lambda: 2)
-        rehearsed(name, {**WARNINGS[fault][1], **strategy}, thorough=True)
-        with pytest.raises(UsageError, match=re.escape(words)):
-            rehearsed(name, WARNINGS[fault][1], thorough=True)
 
 
 def test_two_files_and_one_evaluator(folder):
@@ -521,10 +411,9 @@ def second(**values):
 @pytest.mark.parametrize('change, reason', [
     (second(image_id=99), 'image_id (int) that is not the id of an image (6)'),
     (second(image_id=str), 'image_id (str) that is not the id of an image (6)'),
-    (second(area=0), 'area 0, a side below 1 pixel or outside the image (6)'),
     (second(bbox=lambda box: [side / 80 for side in box]), 'or outside the image (6)'),
     (second(bbox=[90, 9, 9, 9]), 'or outside the image (6)'),
-    (second(iscrowd=1), 'crowds or ignored (6)'),
+    (second(iscrowd=1), 'below filter_cfg.bbox_min_size (6)'),
     (second(segmentation=[[1, 2, 30, 40]]), 'no polygon of 3 points or more (6)'),
 ])  # fmt: skip
 def test_objects_that_are_not_used(folder, change, reason):

@@ -182,7 +182,7 @@ def test_evaluations_that_cannot_be_rehearsed(folder):
         edited(folder / 'coco' / VAL, partial(dict, annotations=annotations))
         report = rehearsed('det')
         assert scores(report) == set()
-        warned = any('none of the 4 images of val' in w for w in report.warnings)
+        warned = any('val_dataloader has no object that can' in w for w in report.warnings)
         assert warned == (annotations == [])
 
 
@@ -366,18 +366,16 @@ def test_voc(folder):
     assert not any('dataset' in warning for warning in report.warnings)
 
 
-@pytest.mark.parametrize('change, words', [
-    (dict(car='Car'), "has an object 'Car', but metainfo"),
-    (dict(car=' car '), "has an object ' car ', but metainfo"),
-    (
-        dict(corners=('xmax', 'ymin', 'xmin', 'ymax')),
-        r'gives pascal_voc/mAP 0.000 instead of 1 for the annotations',
-    ),
-])  # fmt: skip
-def test_faults_of_voc(folder, change, words):
-    draw_voc(folder, **change)
-    with pytest.raises(UsageError, match=words):
+def test_exchanged_corners_of_voc(folder):
+    draw_voc(folder, corners=('xmax', 'ymin', 'xmin', 'ymax'))
+    with pytest.raises(UsageError, match=r'gives pascal_voc/mAP 0\.000 instead of 1 for the an'):
         rehearsed('voc')
+
+
+def test_names_of_voc_in_another_case(folder):
+    draw_voc(folder, 'Car')
+    warned = "train_dataloader.dataset drops 4 objects of other classes: 'Car' (4)"
+    assert warned in rehearsed('voc').warnings
 
 
 def test_a_damaged_xml(folder):
@@ -404,7 +402,7 @@ def test_voc_objects_that_are_not_used(folder):
     warnings = rehearsed('voc', options, thorough=True).warnings
     where = 'train_dataloader.dataset'
     assert f"{where} drops 4 objects of other classes: 'lorry' (4)" in warnings
-    lost = f'{where} does not use 1 of the 8 objects of its classes: below filter_cfg.bbox_min_siz'
+    lost = f'{where} does not use 1 of the 8 objects of its classes: crowds, ignored, difficult'
     assert any(warning.startswith(lost) for warning in warnings)
 
 
