@@ -1,19 +1,21 @@
 """All patches of mmengine, and the private parts of mmengine that a run uses.
 
-Tested with mmengine 0.10.7 and torch 2.1 to 2.14. tests/engine/test_compat.py fails if a library
-changes one of these parts, and lists the methods of mmengine's classes that subclasses override.
+Tested with mmengine 0.10.7, its fork onedl-mmengine 0.10.12, and torch 2.1 to 2.14.
+tests/engine/test_compat.py fails if one of these parts changes, and lists overridden methods.
 """
 
 import os
 import os.path as osp
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 from urllib.parse import urlparse
 
 import torch
 from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.fileio import io as fileio
 from mmengine.runner import CheckpointLoader, Runner, checkpoint, runner
@@ -35,6 +37,9 @@ def get_cfg_path(cfg_path: str, filename: str) -> Tuple[str, Optional[str]]:
 
 
 Config._get_cfg_path = staticmethod(get_cfg_path)
+if find_spec('mmseg') is not None:
+    # mmengine resolves `mmseg::` by the name of the distribution, which forks do not have.
+    MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 
 class AtomicLocalBackend(LocalBackend):

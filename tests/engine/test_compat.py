@@ -30,8 +30,9 @@ def test_overridden_methods(name, arguments):
     assert list(inspect.signature(found).parameters) == ['self', *arguments.split()]
 
 
-def test_inherited_configs(tmp_path):
-    """A flat name, one in a folder, and one of another package."""
+def test_inherited_configs(tmp_path, monkeypatch):
+    """A flat name, one in a folder, and one of another package, also of a fork's distribution."""
+    monkeypatch.setattr('mmengine.config.config.is_installed', 'mmsegmentation'.__ne__)
     assert inspect.signature(compat._get_cfg_path).parameters.keys() == {'cfg_path', 'filename'}
     path = tmp_path / 'mine.py'
     path.write_text("_base_ = 'mmrest::maskrcnn_rmt_t_1x.py'\nmodel = dict(train_cfg=None)")
@@ -41,6 +42,8 @@ def test_inherited_configs(tmp_path):
     for name in ('mmrest::swapped/atss_rmt_s.py', 'mmdet::atss/atss_r50_fpn_1x_coco.py'):
         path.write_text(f'_base_ = [{name!r}]\nx = _base_.model.neck')
         assert Config.fromfile(path).model.type == 'ATSS'
+    path.write_text("_base_ = 'mmseg::_base_/models/fpn_r50.py'")
+    assert Config.fromfile(path).model.type == 'EncoderDecoder'
     path.write_text("_base_ = 'mmrest::absent.py'")
     with pytest.raises(FileNotFoundError, match='absent'):
         Config.fromfile(path)
