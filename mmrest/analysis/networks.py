@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import read_weights
 from ..engine.building import check_model, find_type
-from ..engine.config import is_classifier, load_config, without_sync_bn
+from ..engine.config import dicts, is_classifier, load_config, type_name, without_sync_bn
 from ..engine.weight_hooks import fitted_to, load_full_weights
 from ..errors import UsageError
 from ..models.pyramid import PyramidBackbone
@@ -109,12 +109,21 @@ def usual_size(cfg: Config) -> Tuple[int, int]:
 
 
 def preprocessing(cfg: Config) -> Preprocessing:
-    """Return the normalisation that the network of a config expects."""
-    found = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-    usual = Preprocessing()
-    # Images are read as BGR.
-    order = 'RGB' if not found or found.get('bgr_to_rgb') else 'BGR'
-    mean, std = found.get('mean') or usual.mean, found.get('std') or usual.std
+    """Return the normalisation that the network of a config expects.
+
+    It is that of the data preprocessor, or else of the test pipeline. Backbones without either
+    get ImageNet's.
+    """
+    found = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
+    steps = [part for _, part in dicts(cfg.get('test_dataloader'), '')]
+    steps = [part for part in steps if (type_name(part) or '').endswith('Normalize')]
+    if steps and not (found or {}).get('mean'):
+        found = dict(steps[0], bgr_to_rgb=steps[0].get('to_rgb', True))
+    elif not found:
+        return Preprocessing()
+    # Images are read as BGR; mmpretrain calls it to_rgb.
+    order = 'RGB' if found.get('bgr_to_rgb') or found.get('to_rgb') else 'BGR'
+    mean, std = found.get('mean') or (0.0,) * 3, found.get('std') or (1.0,) * 3
     return Preprocessing(tuple(mean), tuple(std), order)
 
 

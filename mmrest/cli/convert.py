@@ -109,7 +109,8 @@ def main() -> None:
     if not found.archs:
         raise CheckpointError(
             f'{found.source} does not match any network of mmrest: {found.nearest}; its tensors '
-            f'are {some([*found.backbone, *found.others])}'
+            f'are {some([*found.backbone, *found.others])}. If the network has another arch, '
+            'norm_cfg or in_channels, use mmrest publish'
         )
     tensors = found.backbone
     if found.prefix == FULL_PREFIX and found.others and not args.backbone:

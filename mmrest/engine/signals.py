@@ -104,6 +104,13 @@ def isolate_children() -> None:
     atexit.register(_end_workers)
 
 
+def interrupt_on_termination() -> None:
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, in a program that then saves its results."""
+    for number in filter(None, (signal.SIGTERM, _SIGHUP)):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, signal.default_int_handler)
+
+
 def begin_worker(init: Optional[Callable[..., None]], *args: Any, **kwargs: Any) -> None:
     """Initialise a data loading worker, also by the loader's own `init`."""
     for number in filter(None, (signal.SIGTERM, signal.SIGINT, _SIGHUP)):

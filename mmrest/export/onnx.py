@@ -15,6 +15,7 @@ from mmengine.utils import digit_version, to_2tuple
 from torch import Tensor, nn
 
 from ..analysis.networks import Preprocessing, backbone_of, preprocessing
+from ..engine.building import image_channels
 from ..engine.config import type_name
 from ..errors import UsageError, first_line
 from ..inference.inferencer import tested_dataset
@@ -108,6 +109,9 @@ def exportable(model: nn.Module, name: str) -> nn.Module:
     Raises:
         UsageError: the model cannot be exported; `name` names it.
     """
+    channels = image_channels(model)
+    if channels != 3:
+        raise UsageError(f'{name} takes images of {channels} channels; export supports only 3')
     if backbone_of(model) is model:
         return model
     head = getattr(model, 'decode_head', None)

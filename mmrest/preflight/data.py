@@ -185,7 +185,8 @@ def _sample(part: Part, report: Report) -> None:
         info = part.dataset.get_data_info(index)
         if not isinstance(info, dict):
             return  # a video, or something else that is not an image
-        with explained(f'sample {index} of {part.where} cannot be prepared'):
+        path = info.get('img_path')
+        with explained(f'sample {index} of {part.where} ({path}) cannot be prepared'):
             packed = part.prepare(info) if part.is_usual else part.dataset.prepare_data(index)
         part.samples.append(Sample(info, packed))
     annotated = [sample for sample in part.samples if _has_object(sample.info)]

@@ -1,10 +1,20 @@
-"""Networks by name or config: which are backbones, and at which size they are compared."""
+"""Networks by name or config: which are backbones, and which images they expect."""
 
+import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 
 from mmrest import RMT
-from mmrest.analysis.networks import backbone_config, is_backbone, network_config, usual_size
+from mmrest.analysis.networks import (
+    backbone_config,
+    is_backbone,
+    network_config,
+    normalised,
+    preprocessing,
+    usual_size,
+)
 from mmrest.errors import UsageError
 
 
@@ -32,3 +42,35 @@ def test_other_models(kind):
 def test_names():
     assert is_backbone(network_config('swin_t', {'model.depths': (1, 1, 1, 1)}))
     assert network_config('maskrcnn_rmt_s_1x').model.type == 'MaskRCNN'
+
+
+IN_PIPELINE = {
+    'model.data_preprocessor': dict(
+        type='DetDataPreprocessor', mean=None, std=None, bgr_to_rgb=False
+    ),
+    'test_dataloader.dataset.pipeline': [
+        dict(type='Normalize', mean=[110, 120, 130], std=[50, 60, 70])
+    ],
+}
+NOWHERE = {'model.data_preprocessor': dict(_delete_=True, type='SegDataPreProcessor')}
+
+
+@pytest.mark.parametrize('name, options', [
+    ('maskrcnn_rmt_t_1x', {}), ('semfpn_rest_lite_80k', {}), ('imagenet_rest_small_300e', {}),
+    ('maskrcnn_rmt_t_1x', {'model.data_preprocessor.bgr_to_rgb': False}),
+    ('maskrcnn_rmt_t_1x', IN_PIPELINE), ('semfpn_rest_lite_80k', NOWHERE),
+])  # fmt: skip
+def test_preprocessing(name, options):
+    """That of the data preprocessors of mmdet, mmseg and mmpretrain, or of the pipeline."""
+    cfg = network_config(name, options)
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    read = image[..., ::-1]  # BGR
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        if options is IN_PIPELINE:
+            step = TRANSFORMS.build(cfg.test_dataloader.dataset.pipeline[0])
+            read = step(dict(img=read.copy()))['img']
+        fields = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
+        preprocessor = MODELS.build(dict(dict(type='ClsDataPreprocessor'), **fields))
+    given = torch.from_numpy(read.copy()).permute(2, 0, 1)
+    expected = preprocessor(dict(inputs=[given], data_samples=None))['inputs']
+    torch.testing.assert_close(normalised(image, preprocessing(cfg)), expected)

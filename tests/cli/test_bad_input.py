@@ -126,6 +126,9 @@ CASES = {
     f'export_onnx tiny.py --out new/x.onnx {SET} model.test_cfg.rcnn.nms.type=soft_nms': (
         'tiny.py: NMS as '
     ),
+    f'export_onnx rmt_t --out new/x.onnx {SET} model.in_channels=4': (
+        'rmt_t takes images of 4 channels; export supports only 3'
+    ),
     'export_onnx rmt_t --out new/x.onnx --opset 99': '--opset: 99 is not supported by the',
     'export_onnx rmt_t --out new/x.onnx --tolerance nan': "'nan' is not a number of at least 0",
     'benchmark networks rmt_x': "unknown network 'rmt_x'; choose from",

@@ -244,20 +244,21 @@ def test_predictions_of_another_kind(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_interrupted(folder, tmp_path):
-    """Results until Ctrl-C are kept."""
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted(folder, tmp_path, number):
+    """Results until Ctrl-C, a termination or the end of the terminal are kept."""
     video(tmp_path / 'long.avi', 2000, 'MJPG')
     process = subprocess.Popen(
         [sys.executable, ROOT / 'tools' / 'infer.py', 'det.py', 'det.pth', tmp_path / 'long.avi',
          '--out-dir', tmp_path / 'out', '--score-thr', '0'],
         cwd=folder, stdout=subprocess.PIPE, text=True,
         # Shells have what they start in the background ignore it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )  # fmt: skip
     drawn = tmp_path / 'out' / 'vis' / 'long.mp4'
     while process.poll() is None and not (drawn.is_file() and drawn.stat().st_size > 10**5):
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output = process.communicate()[0]
     assert process.returncode == -signal.SIGINT and 'interrupted; ' in output
     done = len(results(tmp_path / 'out' / 'predictions.json')['images'])
