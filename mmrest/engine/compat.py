@@ -33,13 +33,12 @@ def get_cfg_path(cfg_path: str, filename: str) -> Tuple[str, Optional[str]]:
     """
     if cfg_path.startswith('mmrest::'):
         return str(folder() / cfg_path[len('mmrest::') :]), None
+    if cfg_path.startswith('mmseg::') and find_spec('mmseg') is not None:
+        MODULE2PACKAGE['mmseg'] = 'mmseg'  # not the distribution's name, which forks do not have
     return _get_cfg_path(cfg_path, filename)
 
 
 Config._get_cfg_path = staticmethod(get_cfg_path)
-if find_spec('mmseg') is not None:
-    # mmengine resolves `mmseg::` by the name of the distribution, which forks do not have.
-    MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 
 class AtomicLocalBackend(LocalBackend):
