@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from ..engine.config import is_segmentor, load_config
 from ..engine.display import progress_bar
-from ..engine.signals import interrupt_on_termination
+from ..engine.signals import interrupted_by_termination
 from ..errors import UsageError, counted
 from ..inference.inferencer import Inferencer, Prediction, ahead, inference
 from ..inference.inputs import Input, UnreadableImage, Video, find_inputs, is_utf8
@@ -194,8 +194,7 @@ def main() -> None:
     console = Console()
     begin = time.perf_counter()
     interrupted = ''
-    interrupt_on_termination()
-    with progress_bar(console, 'img') as bar:
+    with progress_bar(console, 'img') as bar, interrupted_by_termination():
         run = Run(model, outputs, args, bar)
         try:
             run(inputs)

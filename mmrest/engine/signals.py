@@ -104,11 +104,18 @@ def isolate_children() -> None:
     atexit.register(_end_workers)
 
 
-def interrupt_on_termination() -> None:
-    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, in a program that then saves its results."""
-    for number in filter(None, (signal.SIGTERM, _SIGHUP)):
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
-            signal.signal(number, signal.default_int_handler)
+@contextmanager
+def interrupted_by_termination() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, so that a program can save its results."""
+    given = filter(None, (signal.SIGTERM, _SIGHUP))
+    numbers = [number for number in given if signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def begin_worker(init: Optional[Callable[..., None]], *args: Any, **kwargs: Any) -> None:
