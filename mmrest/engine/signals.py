@@ -106,7 +106,10 @@ def isolate_children() -> None:
 
 @contextmanager
 def interrupted_by_termination() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, so that a program can save its results."""
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, so that a program can save its results.
+
+    SIGHUP stays ignored under nohup.
+    """
     given = filter(None, (signal.SIGTERM, _SIGHUP))
     numbers = [number for number in given if signal.getsignal(number) is signal.SIG_DFL]
     for number in numbers:
