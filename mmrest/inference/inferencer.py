@@ -46,7 +46,7 @@ from ..engine.config import (
 )
 from ..engine.devices import usable_device
 from ..engine.weight_hooks import dataset_meta, load_full_weights
-from ..errors import UsageError, first_line, some
+from ..errors import UsageError, explained, first_line, some
 from .inputs import UnreadableImage, check_complete
 from .overlay import drawable
 
@@ -113,7 +113,8 @@ class Inferencer:
             model = MODELS.build(cfg.model)
             network = model.module if isinstance(model, BaseTTAModel) else model
             meta = dataset_meta(load_full_weights(network, checkpoint)[0])
-            self._loader, self._pipeline = _pipeline(cfg, dataset.get('pipeline'))
+            with explained(f'the test pipeline of {cfg.filename} cannot be built'):
+                self._loader, self._pipeline = _pipeline(cfg, dataset.get('pipeline'))
         self.classes, palette = _classes(cfg, meta, metainfo)
         # Not from the class: in Python 3.8, Generic.__new__ hides the arguments of datasets.
         parameters = inspect.signature(kind.__init__).parameters if kind else {}

@@ -86,6 +86,7 @@ CASES = {
     # Inference.
     f'{INFER} absent.jpg': 'input absent.jpg ',
     f'{INFER} x/*.jpg': 'input x/*.jpg not found',
+    f'{INFER} coco {SET} test_dataloader.dataset.pipeline.1.type=Resise': 'Resise is not in the ',
     f'{INFER} coco --device cuda:99': 'device cuda:99 cannot be used',
     f'{INFER} coco --device meta': 'device meta cannot be used: it hol',
     f'{INFER} coco --score-thr 30': "'30' is not a number from 0 to 1",
