@@ -14,10 +14,13 @@ REMEDIES = {
     'need at least one array to concatenate': 'no images remain in its dataset: check '
     'metainfo.classes, filter_cfg, data_prefix, the suffixes, and that ann_file lists images with '
     'objects',
+    'Found 0 files in subfolders': 'put the images of each class into a folder, or set ann_file',
     'number of specified classes': 'set dataset.type=CustomDataset for classes of folders',
     "not '?list": 'if ann_file is a list, use a ConcatDataset of datasets with one file each',
     "codec can't decode|utf-8-sig": 'save the file as plain UTF-8, and set PYTHONUTF8=1 in the '
     'environment if the locale is another',
+    'byte 0x8b': 'decompress it with gunzip',
+    r'is not in the \S+ registry': 'correct its spelling, or import its module (custom_imports)',
     'unexpected keyword argument': 'remove or correct it',
     'mix_results': 'it mixes images: move it into the pipeline of a MultiImageMixDataset',
     'Target -?\\d+ is out of bounds': 'set the value of void pixels as ignore_index of the heads '
@@ -26,7 +29,6 @@ REMEDIES = {
     'shape of the mask': 'if the pipeline resizes label maps, put LoadAnnotations after the step '
     'that resizes',
     'not a subset of classes': 'for classes of your own, set dataset.type=BaseSegDataset',
-    "KeyError: 'iscrowd'": 'add iscrowd=0 to each annotation, or 1 for crowds',
     'base_wd should not be None': 'set weight_decay of the optimizer, or remove its multipliers',
     'Please install': 'install it, or use another backend',
     "'ConfigDict' object has no attribute": 'add it to the config of that part',
@@ -97,8 +99,10 @@ def explained(fault: str, remedy: str = '') -> Iterator[None]:
     except (UsageError, CheckpointError):
         raise
     except Exception as error:  # datasets, transforms, metrics and networks raise anything
-        # mmengine appends the hooks that were called.
-        line = re.sub(r'( in <\S+ object at \w+>)+$', '', first_line(error))
+        # mmengine appends the hooks that were called, or links to its documents.
+        line = re.sub(
+            r'( in <\S+ object at \w+>)+$|\. Please check whether.*', '', first_line(error)
+        )
         path = re.search(r"(?:No such file or directory|Not a directory): '(.+?)'", line)
         if path:
             line = f'{path.group(1)} not found'

@@ -111,8 +111,7 @@ def usual_size(cfg: Config) -> Tuple[int, int]:
 def preprocessing(cfg: Config) -> Preprocessing:
     """Return the normalisation that the network of a config expects.
 
-    It is that of the data preprocessor, or else of the test pipeline. Backbones without either
-    get ImageNet's.
+    It is that of the data preprocessor, or else of the test pipeline, or else ImageNet's.
     """
     found = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
     steps = [part for _, part in dicts(cfg.get('test_dataloader'), '')]

@@ -207,8 +207,8 @@ def read_token_map(path: str, num_classes: int) -> Tuple[Tensor, Tensor]:
         )
     scores, classes = content.float()
     known = (classes >= 0) & (classes < num_classes) & (classes == classes.floor())
-    wrong = [*scores[~scores.isfinite()], *classes[~known]]
-    if wrong:
+    wrong = torch.cat([scores[~scores.isfinite()], classes[~known]])
+    if len(wrong):
         raise CheckpointError(
             f'token labels {path} contain {wrong[0]:g}; expected finite scores, and classes from '
             f'0 to {num_classes - 1} (num_classes of LoadTokenLabels)'

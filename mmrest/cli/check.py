@@ -121,7 +121,7 @@ def supported_range(name: str) -> str:
 def outside(name: str, version: str) -> Optional[str]:
     """Return the fix for a release outside :data:`SUPPORTED`, or None."""
     oldest, newest = SUPPORTED[name]
-    release = digit_version(version)[:2]
+    release = tuple(map(int, re.findall(r'\d+', version)[:2]))  # of any build
     if release < oldest:
         return f'too old, mmrest supports {supported_range(name)}: install a newer one'
     if release > newest:

@@ -1,6 +1,7 @@
 """Export a backbone, segmentor or detector to ONNX and compare it in onnxruntime."""
 
 import argparse
+import logging
 
 from ..analysis.networks import (
     BACKBONES,
@@ -83,6 +84,7 @@ def main() -> None:
     shapes = [(1 if args.static else 2, height, width)]
     if not args.static:  # another size, which is odd
         shapes.append((1, height * 3 // 4 | 1, width * 5 // 4 | 1))
+    logging.getLogger('torch.onnx').setLevel(logging.ERROR)  # it warns of unused ops
     print('exporting; this may take several minutes', flush=True)
     found = export_checked(
         network, args.out, shapes if args.verify else [], args.tolerance,

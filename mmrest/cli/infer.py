@@ -140,6 +140,7 @@ class Run:
 
     def _skip(self, source: Any, error: UnreadableImage) -> None:
         self.skipped.append(str(error))
+        self.bar.advance(self.task)
         self.bar.console.print(f'skipped: {error}', markup=False, soft_wrap=True)
 
     def _predicted(

@@ -6,11 +6,10 @@ from typing import Optional
 
 from mmengine.config import Config
 
-from ..engine.building import build_runner
+from ..engine.building import set_up
 from ..engine.config import TESTED, check_tta, is_classifier, is_segmentor, use_tta
 from ..engine.distributed import join_processes
 from ..engine.weight_hooks import StrictWeightsHook
-from ..errors import explained
 from ..inference.hook import PredictionsHook
 from ..inference.outputs import Viewer
 from ..preflight import rehearse
@@ -82,10 +81,9 @@ def main() -> None:
     # Do not overwrite the training config in the work dir.
     stem = osp.splitext(osp.basename(args.config))[0]
     tested = Config(cfg.to_dict(), cfg.text, filename=f'{stem}{TESTED}')
-    with explained('the test cannot be set up', 'correct its config'):
-        runner = build_runner(tested, args.verbose)
-    if rehearsal is not None and not args.tta:  # TTA has its own pipeline
-        rehearsal.hand_over(runner)
+    # TTA has its own pipeline.
+    datasets = rehearsal.datasets if rehearsal is not None and not args.tta else None
+    runner = set_up(tested, ['test'], datasets, args.verbose)
     runner.register_hook(StrictWeightsHook())
     if hook is not None:
         runner.register_hook(hook)

@@ -1,21 +1,22 @@
 """Train a detector, segmentor or classifier from an mmrest or OpenMMLab config."""
 
 import argparse
+import contextlib
 import logging
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Iterator, Optional, Sequence
 
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import get_rank, get_world_size
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..checkpoint import lock_folder
-from ..engine.building import build_runner
-from ..engine.compat import use_parts
+from ..engine.building import set_up
 from ..engine.config import accumulation, total_batch_size
 from ..engine.distributed import join_processes, of_first_process
 from ..engine.resuming import ScheduleHook
@@ -23,6 +24,7 @@ from ..engine.saving import newest_checkpoint
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from ..errors import UsageError, counted, explained
 from ..preflight import Report, rehearse
+from ..preflight.step import place_of
 from .command import Parser, add_run_arguments, run_config
 
 
@@ -116,6 +118,27 @@ def summary(config: str, report: Report, warnings: Sequence[str]) -> Table:
     return rows
 
 
+@contextlib.contextmanager
+def explained_start(runner: Runner) -> Iterator[None]:
+    """Convert an error of the first step into one line; its traceback is in the log.
+
+    Raises:
+        UsageError: the first step fails, for instance because network and data do not match.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Errors of workers contain their traceback, and of the system are explained by `run`.
+        if runner.iter or isinstance(error, OSError) or 'Original Traceback' in str(error):
+            raise
+        with explained(
+            f'the first step of training fails{place_of(error)}',
+            f'check that network and data match; the traceback is in {runner.log_dir}',
+        ):
+            runner.logger.info('the first step of training fails', exc_info=True)
+            raise
+
+
 def main() -> None:
     """Train."""
     args = parse_args()
@@ -151,11 +174,8 @@ def main() -> None:
             Console().print(summary(args.config, rehearsal.report, warnings))
         return
     of_first_process(lock_folder, Path(cfg.work_dir))
-    with explained('the run cannot be set up', 'correct its config'):
-        runner = build_runner(cfg, args.verbose)
-        if rehearsal is not None:
-            rehearsal.hand_over(runner)
-            use_parts(runner, train_loop=runner.build_train_loop(cfg.train_cfg))
+    datasets = rehearsal.datasets if rehearsal is not None else None
+    runner = set_up(cfg, ['train', 'val'], datasets, args.verbose)
     for warning in warnings:
         print_log(warning, 'current', logging.WARNING)
     if cfg.get('resume'):
@@ -165,4 +185,5 @@ def main() -> None:
         runner.register_hook(InitWeightsHook())
     if resuming and not cfg.get('resume'):
         print_log(nothing, 'current', logging.WARNING)
-    runner.train()
+    with explained_start(runner):
+        runner.train()

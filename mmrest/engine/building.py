@@ -2,7 +2,7 @@
 
 import copy
 import sys
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Dict, Iterable, List, Optional
 
 import torch
 from mmengine.config import Config
@@ -15,6 +15,7 @@ from torch import nn
 
 from ..errors import UsageError, explained
 from ..operators import describe
+from .compat import use_datasets, use_parts
 from .config import make_resumable, without_sync_bn
 from .display import DisplayHook, ScreenRunner
 from .distributed import check_sharding, use_cpu_wrapper
@@ -49,6 +50,32 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
         runner.logger.info(
             f'replaced {reverted} SyncBN layers of the config with BN: SyncBN needs {lacking}'
         )
+    return runner
+
+
+def set_up(
+    cfg: Config,
+    phases: Iterable[str],
+    datasets: Optional[Dict[str, Any]] = None,
+    verbose: bool = False,
+) -> Runner:
+    """Build a runner with its loops, so that a fault of the config is found before the run starts.
+
+    Args:
+        cfg: config of the run.
+        phases: phases of the run, of 'train', 'val' and 'test'.
+        datasets: datasets that the run takes over, by phase.
+        verbose: see :func:`build_runner`.
+
+    Raises:
+        UsageError: a part cannot be built.
+    """
+    with explained('the run cannot be set up', 'correct its config'):
+        runner = build_runner(cfg, verbose)
+        use_datasets(runner, datasets or {})
+        for phase in [phase for phase in phases if cfg.get(f'{phase}_cfg')]:
+            build = getattr(runner, f'build_{phase}_loop')
+            use_parts(runner, **{f'{phase}_loop': build(cfg[f'{phase}_cfg'])})
     return runner
 
 

@@ -3,7 +3,6 @@
 import copy
 import importlib.util
 import json
-import logging
 import re
 import warnings
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
@@ -166,6 +165,10 @@ def facts(cfg: Config, name: str, preprocess: bool = False) -> Dict[str, str]:
     score = (test_cfg.get('rcnn') or test_cfg).get('score_thr')
     if score is not None:
         found['score_threshold'] = json.dumps(score)
+    head = cfg.model.get('decode_head')
+    if isinstance(head, dict) and head.get('out_channels') == 1:
+        threshold = head.get('threshold')
+        found['sigmoid_threshold'] = json.dumps(0.3 if threshold is None else threshold)  # mmseg's
     return found
 
 
@@ -212,7 +215,6 @@ def export(
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter('ignore')
-            logging.getLogger('torch.onnx').setLevel(logging.ERROR)  # it warns of unused ops
             if is_detector(network):
                 model = _detector_model(network, front, images, free, opset)
             else:

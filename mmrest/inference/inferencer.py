@@ -106,14 +106,14 @@ class Inferencer:
             cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
         if tta:
             use_tta(cfg)
-        dataset, kind, metainfo = tested_dataset(cfg)
         scope = cfg.get('default_scope') or 'mmengine'
         with _BUILDING, DefaultScope.overwrite_default_scope(scope):
+            dataset, kind, metainfo = tested_dataset(cfg)
             check_model(cfg)
             model = MODELS.build(cfg.model)
             network = model.module if isinstance(model, BaseTTAModel) else model
             meta = dataset_meta(load_full_weights(network, checkpoint)[0])
-            with explained(f'the test pipeline of {cfg.filename} cannot be built'):
+            with explained('the test pipeline cannot be built'):
                 self._loader, self._pipeline = _pipeline(cfg, dataset.get('pipeline'))
         self.classes, palette = _classes(cfg, meta, metainfo)
         # Not from the class: in Python 3.8, Generic.__new__ hides the arguments of datasets.
@@ -323,8 +323,14 @@ def tested_dataset(cfg: Config) -> Tuple[dict, Optional[type], Dict[str, Any]]:
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
         kind = find_type(DATASETS, dataset.get('type'))
     metainfo = dict(getattr(kind, 'METAINFO', None) or {}, **(dataset.get('metainfo') or {}))
-    if isinstance(metainfo.get('classes'), str):  # a file
-        metainfo['classes'] = list_from_file(metainfo['classes'])
+    classes = metainfo.get('classes')
+    if isinstance(classes, str):
+        if not os.path.isfile(classes):
+            raise UsageError(
+                f'test_dataloader.dataset.metainfo.classes is the string {classes!r}, neither a '
+                'list of names nor a file with one per line'
+            )
+        metainfo['classes'] = list_from_file(classes)
     return dataset, kind, metainfo
 
 
@@ -335,8 +341,8 @@ def _pipeline(cfg: Config, steps: Optional[List[dict]]) -> Tuple[Callable, Compo
     first, *others = _without_annotations(steps)
     if _short_name(first) != 'LoadImageFromFile':
         raise UsageError(
-            f'the test pipeline of {cfg.filename} starts with {_short_name(first)}, but '
-            'inference needs LoadImageFromFile'
+            f'the test pipeline starts with {_short_name(first)}, but inference needs '
+            'LoadImageFromFile'
         )
     for index, step in enumerate(others):
         if 'transforms' in step:  # groups of TestTimeAug

@@ -94,9 +94,11 @@ def softnms(
     areas = (high - low + offset).prod(1)
     kept, left = [], np.arange(len(scores))
     while len(left):
-        best = left[scores[left].argmax()]
+        place = scores[left].argmax()
+        best = left[place]
         kept.append(best)
-        left = left[left != best]
+        left[place] = left[0]  # as mmcv; this order decides between boxes of equal score
+        left = left[1:]
         size = np.minimum(high[best], high[left]) - np.maximum(low[best], low[left]) + offset
         inter = size.clip(0).prod(1)
         with np.errstate(invalid='ignore'):

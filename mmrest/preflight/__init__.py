@@ -14,12 +14,11 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.registry import DefaultScope
-from mmengine.runner import Runner, set_random_seed
+from mmengine.runner import set_random_seed
 from rich.console import Console
 
 from ..checkpoint import check_writable
 from ..engine.building import check_model
-from ..engine.compat import use_datasets
 from ..engine.config import RUN_KEYS, make_resumable
 from ..engine.data_loading import kept_random_states
 from ..engine.loops import check_compile
@@ -41,10 +40,6 @@ class Rehearsal(NamedTuple):
 
     report: Report
     datasets: Dict[str, Any]
-
-    def hand_over(self, runner: Runner) -> None:
-        """Pass the datasets to a runner, so that annotations are not read twice."""
-        use_datasets(runner, self.datasets)
 
 
 def check_keys(cfg: Config, phases: Tuple[str, ...], report: Report) -> None:

@@ -12,16 +12,17 @@ from ..errors import UsageError, explained, some
 
 GIVEN = 'set', lambda value: value or value == 0
 SIZE = 'a positive number', lambda value: isinstance(value, (int, float)) and value > 0
+AREA = 'a number', lambda value: isinstance(value, (int, float))
 BOX = (
     'the four numbers x, y, width and height',
-    lambda box: len(box or ()) == 4 and all(isinstance(side, (int, float)) for side in box),
+    lambda box: isinstance(box, list) and len(box) == 4 and all(map(AREA[1], box)),
 )
-"""Each of the three: valid values in words, and a function that returns True for one."""
+"""Each of the four: valid values in words, and a function that returns True for one."""
 
 NEEDED = {
     'images': dict(id=GIVEN, file_name=GIVEN, width=SIZE, height=SIZE),
     'categories': dict(id=GIVEN, name=GIVEN),
-    'annotations': dict(id=GIVEN, image_id=GIVEN, category_id=GIVEN, bbox=BOX, area=GIVEN),
+    'annotations': dict(id=GIVEN, image_id=GIVEN, category_id=GIVEN, bbox=BOX, area=AREA),
 }
 """Keys of each entry that mmdet reads, and their values."""
 
@@ -214,7 +215,10 @@ def _check_mask(file: str, entry: Dict[str, Any], image: Dict[str, Any]) -> None
             f'[{image["height"]}, {image["width"]}]; correct the size, and encode the mask in '
             'column-major order'
         )
-    elif isinstance(mask, list) and not isinstance(mask[0], list):
+    elif isinstance(mask, list) and not all(
+        isinstance(polygon, list) and polygon and not isinstance(polygon[0], list)
+        for polygon in mask
+    ):
         fault = (
             f'the segmentation {str(mask)[:40]}; set it to a list of polygons '
             '[[x1, y1, x2, y2, ...]]'

@@ -30,6 +30,12 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
     """
     named = [part for part in parts if part.classes is not None]
     for part in named if not OPEN & cfg.model.keys() else ():
+        hidden = [name for name in part.classes if str(name).startswith('.')]
+        if hidden and hasattr(part.dataset, 'folder_to_idx'):
+            raise UsageError(
+                f'{_root(part)} has the hidden folder {hidden[0]}, which {part.where} takes for a '
+                'class; delete it'
+            )
         _check_same(named[0], part)
         reduced = [p.metainfo.get('reduce_zero_label', False) for p in (named[0], part)]
         if reduced[0] != reduced[1]:
@@ -46,13 +52,16 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
     for part in parts:
         _check_labels(cfg, part, report)
     for name, head in model.named_modules():
-        losses = getattr(head, 'loss_decode', None)
-        losses = losses if isinstance(losses, nn.ModuleList) else [losses]
-        softmax = all(getattr(loss, 'use_sigmoid', True) is False for loss in losses)
-        if getattr(head, 'out_channels', None) == 1 and softmax:
+        loss = getattr(head, 'loss_decode', getattr(head, 'loss_module', None))
+        losses = loss.modules() if isinstance(loss, nn.Module) else ()
+        softmax = {getattr(part, 'use_sigmoid', None) for part in losses} - {None} == {False}
+        if softmax and getattr(head, 'out_channels', getattr(head, 'num_classes', None)) == 1:
+            remedy = 'train with at least two classes'
+            if hasattr(head, 'loss_decode'):
+                remedy = f'set model.{name}.loss_decode.use_sigmoid=True, or '
+                remedy += 'num_classes=2 and no out_channels'
             raise UsageError(
-                f'model.{name} has one channel, over which a softmax is always 1; set '
-                f'model.{name}.loss_decode.use_sigmoid=True, or num_classes=2 and no out_channels'
+                f'model.{name} has one channel, over which a softmax is always 1; {remedy}'
             )
 
 

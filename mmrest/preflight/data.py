@@ -2,7 +2,7 @@
 
 import copy
 import os.path as osp
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Collection, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import mmcv
 import numpy as np
@@ -15,7 +15,7 @@ from ..engine.config import dicts
 from ..engine.data_loading import ResumableBatchSampler
 from ..errors import UsageError, explained, some
 from .annotations import Read, checked_reading
-from .findings import Report
+from .findings import Report, quiet
 
 SAMPLES = 24
 """Number of samples to prepare per dataset; takes a second or two for large images."""
@@ -132,9 +132,17 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
                 f'{key}.metainfo.classes is the string {classes!r}, but must be a list of names; '
                 f'write ({classes!r},), with the comma, for a single class'
             )
+        if not isinstance(classes, str) and len(set(classes)) < len(classes):
+            raise UsageError(f'{key}.metainfo.classes lists a name twice: {some(classes, 100)}')
     masks = any(node.get('with_mask') for _, node in nodes)
-    with checked_reading(masks) as read, explained(f'{where} cannot be built'):
-        loader = Runner.build_dataloader(cfg[where], seed=0)
+    logged: List[str] = []  # here, because the run takes the datasets over
+    with checked_reading(masks) as read, quiet(logged), explained(f'{where} cannot be built'):
+        try:
+            loader = Runner.build_dataloader(cfg[where], seed=0)
+        except ValueError:  # mmdet cannot serialise an empty list
+            _check_objects(where, phase, read.values(), report)
+            raise
+    report.warnings += [f'{where}: {warning}' for warning in logged]
     by_epoch = cfg.train_cfg.get('max_epochs') if phase == 'train' else True
     if ResumableBatchSampler(loader.batch_sampler).is_endless and by_epoch:
         raise UsageError(
@@ -143,13 +151,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
         )
     parts = list(_leaves(f'{where}.dataset', phase, loader.dataset))
     files = [read.get(str(getattr(part.dataset, 'ann_file', None)), Read()) for part in parts]
-    of_others = any(not file.images for file in files)  # neither COCO nor VOC
-    if phase != 'test' and not of_others and not any(file.used for file in files):
-        reasons = [reason for file in files for reason in file.warnings()]
-        fault = '; '.join([f'{where} has no object that can be used', *reasons])
-        if phase == 'train':
-            raise UsageError(fault)
-        report.warnings.append(fault)
+    _check_objects(where, phase, files, report)
     for part, file in zip(parts, files):
         if not len(part.dataset):
             raise UsageError(f'{part.where} has no images; check its paths and suffixes')
@@ -162,6 +164,18 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
         if part.classes:
             report.add(f'classes of {part.where}', f'{len(part.classes)}: {some(part.classes, 3)}')
     return loader, parts
+
+
+def _check_objects(where: str, phase: str, files: Collection[Read], report: Report) -> None:
+    of_others = not files or not all(file.images for file in files)  # neither COCO nor VOC
+    if phase == 'test' or of_others or any(file.used for file in files):
+        return
+    reasons = [reason for file in files for reason in file.warnings()]
+    reasons = reasons or ['its annotation files list none']
+    fault = '; '.join([f'{where} has no object that can be used', *reasons])
+    if phase == 'train':
+        raise UsageError(fault)
+    report.warnings.append(fault)
 
 
 def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Part]:

@@ -1,6 +1,7 @@
 """Check of evaluators: the ground truth as predictions must get the best score."""
 
 import copy
+import inspect
 import os.path as osp
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -8,10 +9,12 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
+from mmengine.registry import METRICS
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 from torch.nn.functional import interpolate, one_hot
 
+from ..engine.building import find_type
 from ..engine.config import dicts, type_name
 from ..errors import UsageError, explained, some
 from .data import Part, Sample
@@ -46,11 +49,30 @@ def check_evaluator(
         UsageError: the evaluator cannot be built or fails, or the score is too low.
     """
     where, node = f'{phase}_evaluator', copy.deepcopy(cfg[f'{phase}_evaluator'])
-    for _, part in dicts(node, where):
-        for key in [key for key in FILES if part.get(key)]:
-            part[key] = osp.join(folder, osp.basename(part[key]))
+    for key, part in dicts(node, where):
+        for file in [file for file in FILES if part.get(file)]:
+            part[file] = osp.join(folder, osp.basename(part[file]))
+        kind = find_type(METRICS, part.get('type'))
+        if inspect.isclass(kind):  # mmseg's metrics accept and ignore any argument
+            known = {
+                name
+                for base in kind.__mro__
+                for name in inspect.signature(base.__init__).parameters
+            }
+            report.warnings += [
+                f'{key}.{name} is not an argument of {kind.__name__}, which ignores it'
+                for name in sorted(part.keys() - known - {'type', '_scope_'})
+            ]
     with explained(f'{where} cannot be built'):
         evaluator = Runner.build_evaluator(None, node)  # does not use its runner
+    for metric in evaluator.metrics:
+        for entry in getattr(getattr(metric, '_coco_api', None), 'anns', {}).values():
+            lacking = [key for key in ('area', 'iscrowd') if key not in entry]
+            if lacking and 'bbox' in entry:  # those of panoptic files are lists
+                raise UsageError(
+                    f'annotation {entry["id"]} in the ann_file of {where} has no {lacking[0]}; '
+                    'add it to each annotation (iscrowd is 0, or 1 for crowds)'
+                )
     if len(parts) > 1 and type(evaluator).__name__ == 'MultiDatasetsEvaluator':
         return evaluator  # each metric is for another dataset
     scores = [_check_metric(where, metric, parts, report) for metric in evaluator.metrics]

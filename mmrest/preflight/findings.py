@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from typing import Iterator, List, NamedTuple
+from typing import Iterator, List, NamedTuple, Optional
 
 from mmengine.logging import MMLogger
 
@@ -28,15 +28,26 @@ class Report:
         self.facts.append(Fact(what, found))
 
 
+class _Collector(logging.Handler):
+    """Handler that collects the messages of warnings."""
+
+    def __init__(self, found: List[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._found = found
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._found.append(record.getMessage())
+
+
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence mmengine's log of parameters, and the output of metrics."""
+def quiet(found: Optional[List[str]] = None) -> Iterator[None]:
+    """Silence mmengine's log and the output of metrics, and collect the warnings of the log."""
     logger = MMLogger.get_current_instance()
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    before = logger.handlers[:]
+    logger.handlers[:] = [] if found is None else [_Collector(found)]
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             yield
     finally:
-        logger.setLevel(before)
+        logger.handlers[:] = before

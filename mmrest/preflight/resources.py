@@ -61,6 +61,11 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
             'default_hooks.checkpoint.max_keep_ckpts=2'
         )
     report.add('checkpoints', numbers)
+    if not number:
+        report.warnings.append(
+            'no checkpoint will be saved; set default_hooks.checkpoint.save_last=True, or a '
+            'smaller interval'
+        )
 
 
 def check_shared_memory(loader: DataLoader, sample: Any, report: Report) -> None:

@@ -100,7 +100,7 @@ def check_schedule(cfg: Config, batches: int, wrapper: OptimWrapper, report: Rep
                 f'{name} of param_scheduler counts epochs, but the run counts iterations, so it '
                 'has no effect; set by_epoch=False'
             )
-        elif last > whole:
+        elif last > whole or max(part.get('milestones', ()), default=0) * each >= whole:
             report.warnings.append(
                 f'{name} of param_scheduler changes until iteration {last:,}, but the run has '
                 f'{whole:,}; shorten the schedule, or train longer'

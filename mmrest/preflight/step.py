@@ -6,6 +6,7 @@ import logging
 import os.path as osp
 import sys
 import traceback
+from importlib.util import find_spec
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import OptimWrapperDict
-from mmengine.registry import TRANSFORMS
+from mmengine.registry import TRANSFORMS, VISBACKENDS
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -185,7 +186,7 @@ def check_run(
             runner.train()
     except Exception as error:
         fault, remedy = step.stage
-        with explained(fault + _place(error), remedy):
+        with explained(fault + place_of(error), remedy):
             raise error
     finally:
         for handler in list(runner.logger.handlers) if runner is not None else ():
@@ -194,7 +195,7 @@ def check_run(
                 handler.close()
 
 
-def _place(error: Exception) -> str:
+def place_of(error: Exception) -> str:
     """Return the name of the innermost module of a network in which an error was raised."""
     frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
     owners = [local['self'] for local in frames if isinstance(local.get('self'), nn.Module)]
@@ -217,6 +218,15 @@ def _runner(cfg: Config, folder: str) -> Runner:
     cfg.setdefault('launcher', 'none')
     cfg.randomness = {'seed': None, **(cfg.get('randomness') or {}), 'deterministic': False}
     if isinstance(cfg.get('visualizer'), dict):  # one for each name and process
+        for part in cfg.visualizer.get('vis_backends') or ():
+            kind = type(VISBACKENDS.build(dict(part, save_dir=folder)))
+            package = kind.__name__.replace('VisBackend', '').lower()
+            of_package = kind.__module__.startswith('mmengine') and package != 'local'
+            if of_package and find_spec(package) is None:  # imported when the run starts
+                raise UsageError(
+                    f'{kind.__name__} needs {package}, which is not installed: install it, or use '
+                    'another backend'
+                )
         backends = [dict(type='LocalVisBackend')]
         cfg.visualizer.update(name=folder, save_dir=folder, vis_backends=backends)
     if 'accumulative_counts' in cfg.optim_wrapper:

@@ -25,6 +25,7 @@ STYLE = {
 
 QUANTITIES = {
     'lr': 'learning rate',
+    'base_lr': 'learning rate',
     'time': 'seconds per iteration',
     'img_per_s': 'img/s',
     'memory': 'peak memory (MB)',

@@ -12,7 +12,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..engine.building import build_runner
+from ..engine.building import set_up
 from ..engine.config import is_classifier
 from ..engine.devices import peak_memory_mb
 from ..engine.weight_hooks import StrictWeightsHook
@@ -92,9 +92,7 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
     hook = ScoresHook(score_thr)
     with tempfile.TemporaryDirectory() as folder:
         cfg.work_dir = folder
-        rehearsal = rehearse(cfg, ('test',))
-        runner = build_runner(cfg)
-        rehearsal.hand_over(runner)
+        runner = set_up(cfg, ['test'], rehearse(cfg, ('test',)).datasets)
         runner.register_hook(StrictWeightsHook())
         runner.register_hook(hook, priority='VERY_LOW')
         runner.model.to(device)

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -76,6 +77,11 @@ def test_saved_bytes_by_hand():
     assert step.saved_bytes() == 2 * 4 * 64 * 96 * 4
 
 
+def test_checkpointing_saves_less():
+    job = Job('rmt_t', 'torch', SMALL, train=True)
+    assert 0 < Step(job._replace(with_cp=True)).saved_bytes() < Step(job).saved_bytes() / 2
+
+
 @pytest.mark.parametrize('name', ATTENTIONS)
 def test_only_the_reference_implementation_saves_maps(name):
     if name == 'masa_axial' and digit_version(torch.__version__) < digit_version('2.3'):
@@ -85,3 +91,13 @@ def test_only_the_reference_implementation_saves_maps(name):
     saved = Step(job).saved_bytes()
     assert saved >= maps > 0
     assert 0 < Step(job._replace(backend='torch')).saved_bytes() <= saved - maps
+
+
+def test_time_of_kernels(monkeypatch):
+    """As if operators of the CPU were kernels of a GPU."""
+    cpu = SimpleNamespace(CUDA=torch.profiler.ProfilerActivity.CPU)
+    monkeypatch.setattr(measure, 'ProfilerActivity', cpu)
+    monkeypatch.setattr(measure, 'DeviceType', SimpleNamespace(CUDA=torch.autograd.DeviceType.CPU))
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
+    monkeypatch.setattr(measure, '_process', lambda: ThreadPoolExecutor(1))
+    assert 0 < measure.gpu_seconds(Job('emsa', 'torch', (64, 64))) < 60

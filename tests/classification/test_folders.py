@@ -17,10 +17,14 @@ def data(tmp_path):
     return tmp_path / 'imagenet'
 
 
-def checked(data, options=None, thorough=False, config='demo_cls_rest_lite'):
+def rehearsed(data, options=None, thorough=False, config='demo_cls_rest_lite'):
     cfg = load_config(str(ROOT / 'configs' / f'{config}.py'), options, str(data))
     cfg.work_dir = str(data.parent / 'work')
-    return dict(rehearse(cfg, ('train', 'val'), thorough).report.facts)
+    return rehearse(cfg, ('train', 'val'), thorough).report
+
+
+def checked(*args, **kwargs):
+    return dict(rehearsed(*args, **kwargs).facts)
 
 
 def test_what_fits(data):
@@ -48,6 +52,10 @@ def damage(data):
     # All labels are in range but have another meaning.
     (lambda data: (data / 'val' / 'square').rename(data / 'val' / 'box'),
         r"'square' missing, 'box' added; .*an empty class folder is fine"),
+    (lambda data: [(data / split / '.ipynb').mkdir() for split in ('train', 'val')],
+        r'/train/? has the hidden folder \.ipynb, which train_dataloader\.dataset takes for'),
+    (lambda data: [path.rename(data / 'train' / path.name) for path in data.glob('train/*/*')],
+        r'Found 0 files .*; put the images of each class into a folder'),
     (damage, r'train_dataloader\.dataset\.pipeline fails on \S+disc/\S+: '),
 ])  # fmt: skip
 def test_what_does_not_fit(data, fault, message):
@@ -56,6 +64,21 @@ def test_what_does_not_fit(data, fault, message):
         fault(data)
     with pytest.raises(UsageError, match=message):
         checked(data, None if callable(fault) else fault)
+
+
+def test_one_class(data):
+    for folder in (*data.glob('*/square'), *data.glob('*/triangle')):
+        shutil.rmtree(folder)
+    options = {'model.head.num_classes': 1, 'data_preprocessor.num_classes': 1}
+    with pytest.raises(UsageError, match='head has one channel, over which a softmax is'):
+        checked(data, options)
+
+
+def test_images_of_other_suffixes(data):
+    for path in data.glob('train/disc/*'):
+        path.rename(path.with_suffix('.gif'))
+    (warning,) = rehearsed(data).warnings
+    assert warning.startswith('train_dataloader: Found no valid file in the folder disc. Supp')
 
 
 def test_data_of_other_classes_than_imagenet(data):

@@ -49,7 +49,7 @@ CASES = {
     f'{TRAIN} {SET} model.backbone.init_cfg=x.pth': 'init_cfg must be a dict such as',
     f'{TRAIN} {SET} train_dataloader=None': 'train_dataloader must be a dict, got None',
     f'{TRAIN} {SET} randomness.seed=abc': "randomness={'seed': 'abc'} cannot be used",
-    f'{TRAIN} {SET} model.backbone.type=RTM': 'RTM is not in the mmdet::model registry. Ple',
+    f'{TRAIN} {SET} model.backbone.type=RTM': 'RTM is not in the mmdet::model registry; cor',
     f'{TRAIN} {SET} {VAL_CLASSES}=person,bicycle,lorry': "class 'lorry' of metainfo.classes",
     f'{TRAIN} --launcher pytorch': '--launcher pytorch is for ',
     # What a run builds last, when it has a work dir.
@@ -57,6 +57,8 @@ CASES = {
     f'{TRAIN} {SET} param_scheduler.0.type=LinearLr': 'LinearLr is not in the mmdet::',
     f'{TRAIN} {SET} param_scheduler.1.gama=1': 'param_scheduler cannot be built: TypeError: ',
     f"{RUN} custom_hooks=\"[{{'typ':'EMAHook'}}]\"": 'must contain the key "type", but got {',
+    f'{RUN} val_cfg.type=ValLop': "the run cannot be set up: KeyError: 'ValLop is not in the ",
+    f'{RUN} model.neck.in_channels="[8,16,24]"': 'the first step of training fails in neck: ',
     f'{RUN} train_cfg.val_intervall=2': "unexpected keyword argument 'val_intervall'",
     # Weights.
     f'{TRAIN} --resume absent.pth': 'checkpoint absent.pth ',
@@ -87,6 +89,7 @@ CASES = {
     f'{INFER} absent.jpg': 'input absent.jpg ',
     f'{INFER} x/*.jpg': 'input x/*.jpg not found',
     f'{INFER} coco {SET} test_dataloader.dataset.pipeline.1.type=Resise': 'Resise is not in the ',
+    f'{INFER} coco {SET} test_dataloader.dataset.metainfo.classes=car': "is the string 'car'",
     f'{INFER} coco --device cuda:99': 'device cuda:99 cannot be used',
     f'{INFER} coco --device meta': 'device meta cannot be used: it hol',
     f'{INFER} coco --score-thr 30': "'30' is not a number from 0 to 1",

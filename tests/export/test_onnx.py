@@ -53,7 +53,7 @@ class Head(nn.Module):
 
 @needs_onnx
 @pytest.mark.parametrize('preprocess', [False, True])
-def test_any_size(tmp_path, session, preprocess):
+def test_any_size(tmp_path, session, preprocess, monkeypatch):
     """With modules of fixed size replaced; the comparison finds those that are not."""
     shapes = [(2, 16, 24), (1, 13, 31)]
     network = with_any_size(Head())
@@ -68,6 +68,9 @@ def test_any_size(tmp_path, session, preprocess):
     assert exported.get_inputs()[0].shape == ['batch', 3, 'height', 'width']
     assert exported.get_modelmeta().custom_metadata_map['a'] == 'b'
     path.unlink()
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match=r'by 1; \S+ is not writ'):
+        patch.setattr(Difference, 'fault', lambda *_: '1')
+        export_checked(network, path, shapes, 1e-4, **options)
     with pytest.raises(UsageError, match=r'differs by|cannot be exported|onnxruntime fails on'):
         export_checked(Head(), path, shapes, 1e-4, **options)
     assert not list(path.parent.iterdir())
@@ -108,6 +111,8 @@ def test_facts():
     assert json.loads(found['mean']) == [123.675, 116.28, 103.53]
     assert found['channel_order'] == 'RGB' and found['network'] == 'demo'
     assert json.loads(found['classes']) == ['background', 'square', 'disc', 'triangle']
+    cfg.model.decode_head.out_channels = 1
+    assert facts(cfg, 'demo') == dict(found, sigmoid_threshold='0.3')
     named = facts(network_config('rmt_t'), 'rmt_t')
     assert named.keys() == found.keys() - {'classes', 'resize'}
     assert all(isinstance(value, str) for value in found.values())

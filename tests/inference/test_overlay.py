@@ -99,6 +99,12 @@ def test_hundreds_of_labels():
         assert abs(place[1] - label.box[1]) <= 40
 
 
+def test_the_label_of_the_highest_score_is_next_to_the_box():
+    drawn = draw(GREY, detections([[99, 99, 300, 300]] * 2, [0.5, 0.9], [0, 1]), 'ab', PALETTE)
+    above = drawn[88:98, 100:130]
+    assert (above == (255, 0, 0)).all(-1).mean() > 0.4 and not (above == (0, 0, 255)).all(-1).any()
+
+
 def test_places():
     """Above the box if there is room, and inside the image."""
     (_, first), (_, second) = places([[100, 100, 200, 200], [630, 0, 640, 90]])

@@ -104,13 +104,16 @@ JSON_FAULTS = {
     'every area 0': (TRAIN, each('annotations', area=0), NO_OBJECT),
     'all crowds': (TRAIN, each('annotations', iscrowd=1), NO_OBJECT),
     'no segmentation': (TRAIN, without('annotations', 'segmentation', first=1), NO_MASK),
-    'no iscrowd': (VAL, without('annotations', 'iscrowd'), 'add iscrowd=0 to each annotation'),
+    'no iscrowd': (VAL, without('annotations', 'iscrowd', first=1), 'has no iscrowd; add it to'),
     'no id': (TRAIN, without('annotations', 'id'), 'id of entry 0 of annotations is None, but'),
     'image id twice': (TRAIN, twice('images', 'id'), '2 images have the id 1; make it unique'),
     'bbox of three numbers': (TRAIN, each('annotations', bbox=[1, 2, 3]),
         'bbox of entry 1 of annotations is [1, 2, 3], but must be the four numbers x, y, '),
     'bbox of strings': (TRAIN, each('annotations', bbox=['1', '2', '3', '4']),
         "is ['1', '2', '3', '4'], but must be the four"),
+    'bbox of a number': (TRAIN, each('annotations', bbox=5), 'is 5, but must be the four'),
+    'area in quotes': (TRAIN, each('annotations', area='5'), "is '5', but must be a number"),
+    'polygons in polygons': (TRAIN, polygons(lambda flat: [[flat]]), 'has the segmentation [[[1'),
     'no bbox': (TRAIN, without('annotations', 'bbox'), 'entry 1 of annotations is None, but must'),
     'no area': (TRAIN, without('annotations', 'area'), 'area of entry 1 of annotations is None'),
     'no file name': (TRAIN, without('images', 'file_name'), 'file_name of entry 1 of images is N'),
@@ -122,20 +125,19 @@ JSON_FAULTS = {
         'is 80 x 60 pixels, but its annotation says 70 x 50'),
     'boxes outside of the images': (TRAIN, each('annotations', bbox=[500, 500, 10, 10]),
         NO_OBJECT),
-    'boxes of an image that is not listed': (TRAIN, each('annotations', image_id=99),
-        'no images remain in its dataset'),
+    'boxes of an image that is not listed': (TRAIN, each('annotations', image_id=99), NO_OBJECT),
     'category ids in quotes': (TRAIN, each('annotations', category_id='1'),
-        'no images remain in its dataset'),
+        "has no object that can be used; drops 12 objects of other classes: '1' (12)"),
     'RLE of transposed size': (TRAIN, transposed,
         'annotation 1 has an RLE of size [80, 60], but [height, width] of its image is [60, 80]'),
     'flat polygons': (TRAIN, polygons(list), 'annotation 1 has the segmentation [1'),
     'polygons of pairs': (TRAIN, polygons(lambda flat: [[flat[:2], flat[2:4], flat[4:6]]]),
-        'no polygon of 3 points or more (12)'),
+        'set it to a list of polygons'),
     'width that is not whole': (VAL, each('images', width=80.0), "TypeError: 'float' obj"),
     'width in quotes': (TRAIN, each('images', width='80'), "is '80', but must be a positive num"),
     'names that are URLs': (TRAIN, each('images', file_name='https://host/x.jpg'),
         'pipeline fails on coco/train2017/https://host/x.jpg'),
-    'no annotation': (TRAIN, partial(dict, annotations=[]), 'no images remain in its dataset'),
+    'no annotation': (TRAIN, partial(dict, annotations=[]), 'its annotation files list none'),
     'a list': (TRAIN, lambda content: [1], 'is not a valid COCO annotation file'),
 }  # fmt: skip
 
@@ -160,7 +162,8 @@ OPTION_FAULTS = {
         'set metainfo.classes in that order'),
     'all classes of COCO, of which the file has the first ones': (
         'det', classes(CocoDataset.METAINFO['classes']), "class 'motorcycle', 'airplane', 'bus'"),
-    'a class twice': ('det', classes(('person', 'person', 'car')), 'names would be swapped'),
+    'a class twice': ('det', classes(('person', 'person', 'car')),
+        'metainfo.classes lists a name twice'),
     'a class list that is a string': ('det', classes('person'),
         "is the string 'person', but must be a list of names"),
     'evaluator of other annotations': ('det', {'val_evaluator.ann_file': f'coco/{TRAIN}'},
@@ -181,7 +184,13 @@ OPTION_FAULTS = {
     'maps for another neck': ('det', {'model.neck.in_channels': [8, 16, 24]},
         'the first step of training fails'),
     'misspelt hook': ('det', {'custom_hooks': [dict(type='EarlyStopHook', monitor='mIoU')]},
-        'set up: KeyError: \'EarlyStopHook is not in the mmdet::hook registry. Please check'),
+        'set up: KeyError: \'EarlyStopHook is not in the mmdet::hook registry; correct its spe'),
+    'misspelt backend': (
+        'seg', {'visualizer.vis_backends': [dict(type='LocalVisBacken')]},
+        "set up: KeyError: 'LocalVisBacken is not in the mmseg::vis_backend registry; correct"),
+    'backend that is not installed': (
+        'seg', {'visualizer.vis_backends': [dict(type='NeptuneVisBackend')]},
+        'NeptuneVisBackend needs neptune, which is not installed'),
     'misspelt optimizer': ('det', {'optim_wrapper.optimizer.type': 'AdanW'},
         'optim_wrapper.optimizer.type: AdanW is not registered; did you mean AdamW?'),
     'misspelt argument of the optimizer': ('det', {'optim_wrapper.optimizer.weight_decy': 0.1},
@@ -263,7 +272,7 @@ OPTION_FAULTS = {
 @pytest.mark.parametrize('fault', OPTION_FAULTS)
 def test_configs(folder, fault):
     name, options, words = OPTION_FAULTS[fault]
-    of_dry_run = ('first ', 'ignore_index', 'set up')
+    of_dry_run = ('first ', 'ignore_index', 'set up', 'not installed')
     assert words in line(name, options, thorough=any(part in words for part in of_dry_run))
 
 
@@ -344,6 +353,14 @@ WARNINGS = {
     'milestones after the end': (
         'det', {'param_scheduler': [dict(type='MultiStepLR', milestones=[8, 11])]},
         'MultiStepLR of param_scheduler changes until iteration 22, but the run has 2'),
+    'a milestone at the end': (
+        'det', {'param_scheduler': [dict(type='MultiStepLR', milestones=[1])]},
+        'MultiStepLR of param_scheduler changes until iteration 2, but the run has 2'),
+    'no checkpoint': ('det', {'default_hooks.checkpoint': dict(
+        type='CheckpointHook', interval=5, save_last=False, save_best=None)},
+        'no checkpoint will be saved'),
+    'an argument that a metric ignores': ('seg', {'val_evaluator.iou_metric': ['mDice']},
+        'val_evaluator.iou_metric is not an argument of IoUMetric, which ignores it'),
     'statistics of images of 0 to 1': (
         'det', {'model.data_preprocessor': dict(
             type='DetDataPreprocessor', mean=[0.5] * 3, std=[0.25] * 3, pad_mask=True)},
