@@ -16,7 +16,6 @@ from mmengine.config import Config
 
 from ..checkpoint import CheckpointError, check_writable
 from ..engine.config import load_config
-from ..engine.devices import usable_device
 from ..engine.distributed import LAUNCHERS, check_launcher, leave_processes, rank_prefix
 from ..engine.signals import isolate_children
 from ..errors import Interrupted, UsageError
@@ -82,7 +81,6 @@ def at_least(least: int) -> Callable[[str], int]:
 
 not_negative = _number(float, 0, sys.float_info.max, 'a number of at least 0')
 fraction = _number(float, 0, 1, 'a number from 0 to 1')
-device = usable_device
 
 
 class _Options(argparse.Action):

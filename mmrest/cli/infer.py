@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ..engine.config import is_segmentor, load_config
+from ..engine.devices import usable_device
 from ..engine.display import progress_bar
 from ..engine.signals import interrupted_by_termination
 from ..errors import UsageError, counted
@@ -28,7 +29,7 @@ from ..inference.outputs import (
     write_label_map,
 )
 from ..inference.overlay import draw
-from .command import Parser, add_cfg_options, at_least, device, folder, fraction
+from .command import Parser, add_cfg_options, at_least, folder, fraction
 
 FRAME_COUNT = cv2.CAP_PROP_FRAME_COUNT
 
@@ -52,7 +53,7 @@ def parse_args() -> argparse.Namespace:
     add('--out-dir', type=folder, default=Path('outputs'), help='output folder (default: outputs)')
     add('--overwrite', action='store_true', help='overwrite files in --out-dir')
     add('--batch-size', type=at_least(1), default=1, help='images per batch (default: 1)')
-    add('--device', type=device, help='such as cpu or cuda:1 (default: GPU if available)')
+    add('--device', type=usable_device, help='such as cpu or cuda:1 (default: GPU if available)')
     add(
         '--score-thr', type=fraction, default=0.3,
         help='score threshold for visualizations; the JSON has all detections (default: 0.3)',

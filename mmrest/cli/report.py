@@ -10,11 +10,12 @@ from rich.table import Table
 
 from ..checkpoint import check_writable
 from ..engine.config import load_config
+from ..engine.devices import usable_device
 from ..errors import UsageError
 from ..reporting.curves import SUFFIXES, default_keys, draw_curves, title_of
 from ..reporting.logs import Log, read_log, write_csv
 from ..reporting.work_dir import find_checkpoint, find_config
-from .command import Parser, add_config_arguments, at_least, device, fraction, written_file
+from .command import Parser, add_config_arguments, at_least, fraction, written_file
 
 
 def main() -> None:
@@ -44,7 +45,12 @@ def main() -> None:
         '--score-thr', type=fraction, default=0.3,
         help='score threshold for visualizations and image scores (default: 0.3)',
     )  # fmt: skip
-    add('--device', type=device, default=get_device(), help='cpu, cuda, cuda:1 ... (default: GPU)')
+    add(
+        '--device',
+        type=usable_device,
+        default=get_device(),
+        help='cpu, cuda, cuda:1 ... (default: GPU)',
+    )
     add_config_arguments(parser)
     args = parser.parse_args()
     if args.no_eval and args.checkpoint is not None:

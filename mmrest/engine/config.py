@@ -240,12 +240,6 @@ def dicts(node: Any, where: str) -> Iterator[Tuple[str, dict]]:
             yield from dicts(value, f'{where}.{index}')
 
 
-def batch_size_of(loader: dict) -> int:
-    """Return the batch size of a dataloader's config; samplers of several datasets have a list."""
-    size = loader.get('batch_size') or 0
-    return size if isinstance(size, int) else sum(size)
-
-
 def accumulation(cfg: Config) -> int:
     """Return the number of iterations whose gradients one step accumulates."""
     return (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
@@ -253,7 +247,8 @@ def accumulation(cfg: Config) -> int:
 
 def total_batch_size(cfg: Config, processes: int) -> Tuple[int, str]:
     """Return the number of images per optimizer step, and its factors; 0 if it is not set."""
-    each, accumulated = batch_size_of(cfg.get('train_dataloader') or {}), accumulation(cfg)
+    size, accumulated = (cfg.get('train_dataloader') or {}).get('batch_size'), accumulation(cfg)
+    each = sum(size) if isinstance(size, (list, tuple)) else size or 0  # of several datasets
     factors = f'{each} x {counted(processes, "process", "es")}'
     if accumulated > 1:
         factors += f' x {accumulated} accumulated'

@@ -33,6 +33,8 @@ LAUNCHERS = {
 }
 """Environment variable in which each launcher passes the rank, and its command."""
 
+SHARDING = ('FSDPStrategy', 'UnshardedFSDPStrategy')
+
 
 def check_launcher(launcher: str) -> None:
     """Check that the process was started by the launcher named on its command line.
@@ -116,7 +118,7 @@ def use_cpu_wrapper(cfg: Config) -> None:
         if cfg.get('strategy') is None:
             cfg.strategy = dict(type='DDPStrategy')
         owner, key = cfg.strategy, 'model_wrapper'
-    if is_sharded(cfg):
+    if type_name(cfg.get('strategy') or {}) in SHARDING:
         owner[key] = dict(owner.get(key) or {}, device_id='cpu')
         owner[key].setdefault('type', 'MMFullyShardedDataParallel')
         if owner.get('state_dict_cfg') == 'full':
@@ -140,12 +142,6 @@ def use_cpu_wrapper(cfg: Config) -> None:
             owner[key]['device_ids'] = None
 
 
-def is_sharded(cfg: Config) -> bool:
-    """Return True if a run shards its model with FSDP."""
-    strategies = ('FSDPStrategy', 'UnshardedFSDPStrategy')
-    return type_name(cfg.get('strategy') or {}) in strategies
-
-
 def check_sharding(cfg: Config) -> None:
     """Check that FSDP supports a config.
 
@@ -154,7 +150,7 @@ def check_sharding(cfg: Config) -> None:
     Raises:
         UsageError: gradients would be clipped.
     """
-    if not is_sharded(cfg):
+    if type_name(cfg.get('strategy') or {}) not in SHARDING:
         return
     if cfg.launcher == 'none':
         cfg.pop('strategy')
