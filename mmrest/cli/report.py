@@ -46,11 +46,9 @@ def main() -> None:
         help='score threshold for visualizations and image scores (default: 0.3)',
     )  # fmt: skip
     add(
-        '--device',
-        type=usable_device,
-        default=get_device(),
+        '--device', type=usable_device, default=get_device(),
         help='cpu, cuda, cuda:1 ... (default: GPU)',
-    )
+    )  # fmt: skip
     add_config_arguments(parser)
     args = parser.parse_args()
     if args.no_eval and args.checkpoint is not None:

@@ -54,14 +54,11 @@ def check_evaluator(
             part[file] = osp.join(folder, osp.basename(part[file]))
         kind = find_type(METRICS, part.get('type'))
         if inspect.isclass(kind):  # mmseg's metrics accept and ignore any argument
-            known = {
-                name
-                for base in kind.__mro__
-                for name in inspect.signature(base.__init__).parameters
-            }
+            known = {'type', '_scope_'}
+            known.update(*(inspect.signature(base.__init__).parameters for base in kind.__mro__))
             report.warnings += [
-                f'{key}.{name} is not an argument of {kind.__name__}, which ignores it'
-                for name in sorted(part.keys() - known - {'type', '_scope_'})
+                f'{key}.{name} is not an argument of {kind.__name__}; correct its spelling'
+                for name in sorted(part.keys() - known)
             ]
     with explained(f'{where} cannot be built'):
         evaluator = Runner.build_evaluator(None, node)  # does not use its runner

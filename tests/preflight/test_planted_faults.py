@@ -360,7 +360,7 @@ WARNINGS = {
         type='CheckpointHook', interval=5, save_last=False, save_best=None)},
         'no checkpoint will be saved'),
     'an argument that a metric ignores': ('seg', {'val_evaluator.iou_metric': ['mDice']},
-        'val_evaluator.iou_metric is not an argument of IoUMetric, which ignores it'),
+        'val_evaluator.iou_metric is not an argument of IoUMetric; correct its'),
     'statistics of images of 0 to 1': (
         'det', {'model.data_preprocessor': dict(
             type='DetDataPreprocessor', mean=[0.5] * 3, std=[0.25] * 3, pad_mask=True)},
