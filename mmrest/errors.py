@@ -30,6 +30,8 @@ REMEDIES = {
     'that resizes',
     'not a subset of classes': 'for classes of your own, set dataset.type=BaseSegDataset',
     'base_wd should not be None': 'set weight_decay of the optimizer, or remove its multipliers',
+    'CUDA out of memory': 'use --amp, --cfg-options model.backbone.with_cp=True, or a smaller '
+    'train_dataloader.batch_size',
     'Please install': 'install it, or use another backend',
     "'ConfigDict' object has no attribute": 'add it to the config of that part',
 }
