@@ -21,8 +21,12 @@ from ..engine.signals import isolate_children
 from ..errors import Interrupted, UsageError
 from ..ops import forced_backend
 
-# mmengine and mmseg still use them; users of a command cannot fix that.
-warnings.filterwarnings('ignore', message='pkg_resources is deprecated|``build_loss`` would be')
+# What libraries say of themselves and their defaults; users of a command cannot fix that.
+for _message in (
+    'pkg_resources is deprecated', '``build_loss`` would be', 'Default ``avg_non_ignore``',
+    'The draw is False', '`reduce_zero_label` will be', 'This DataLoader will create',
+):  # fmt: skip
+    warnings.filterwarnings('ignore', message=_message)
 
 
 OF_PATHS = (

@@ -63,8 +63,8 @@ def main() -> None:
     start = time.time()
     data = args.work_dir / 'data'
     if not args.resume:
+        console.print(f'Generating {train} training and {val} held-out images in {data}')
         write(data, {'train': train, 'val': val}, height, width)
-        console.print(f'Generated {train} training and {val} held-out images in {data}')
 
     cfg = load_config(config, data_root=str(data / layout))
     cfg.work_dir, cfg.launcher = str(args.work_dir), 'none'

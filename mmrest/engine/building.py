@@ -1,5 +1,6 @@
 """Build the runner and the model of a config, and find types by name."""
 
+import contextlib
 import copy
 import sys
 from typing import Any, Callable, Dict, Iterable, List, Optional
@@ -73,9 +74,10 @@ def set_up(
     with explained('the run cannot be set up', 'correct its config'):
         runner = build_runner(cfg, verbose)
         use_datasets(runner, datasets or {})
-        for phase in [phase for phase in phases if cfg.get(f'{phase}_cfg')]:
-            build = getattr(runner, f'build_{phase}_loop')
-            use_parts(runner, **{f'{phase}_loop': build(cfg[f'{phase}_cfg'])})
+        with getattr(runner, 'on_screen', contextlib.nullcontext)():
+            for phase in [phase for phase in phases if cfg.get(f'{phase}_cfg')]:
+                build = getattr(runner, f'build_{phase}_loop')
+                use_parts(runner, **{f'{phase}_loop': build(cfg[f'{phase}_cfg'])})
     return runner
 
 

@@ -54,6 +54,7 @@ _NOISE = (
     '"FileClient" will be deprecated',
     '"HardDiskBackend" is the alias',
     'is skipped since its requires_grad=False',  # one line per frozen parameter
+    'The prefix is not set in metric class',
 )
 """Substrings of log lines that are only in the log file."""
 
@@ -99,15 +100,15 @@ class ScreenRunner(Runner):
         return logger
 
     def train(self) -> nn.Module:
-        with self._on_screen():
+        with self.on_screen():
             return super().train()
 
     def test(self) -> Dict[str, float]:
-        with self._on_screen():
+        with self.on_screen():
             return super().test()
 
     @contextlib.contextmanager
-    def _on_screen(self) -> Iterator[None]:
+    def on_screen(self) -> Iterator[None]:
         """Log the output of libraries such as pycocotools, and stop a bar that an error left."""
         if self.console is None:
             yield
