@@ -1,4 +1,4 @@
-"""The messages in the troubleshooting tables occur."""
+"""Messages in the troubleshooting tables occur; of libraries, only some are tried."""
 
 import re
 

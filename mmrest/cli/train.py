@@ -128,7 +128,7 @@ def explained_start(runner: Runner) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Errors of workers contain their traceback, and of the system are explained by `run`.
+        # `run` explains errors of the system, and those of workers contain their traceback.
         if runner.iter or isinstance(error, OSError) or 'Original Traceback' in str(error):
             raise
         with explained(

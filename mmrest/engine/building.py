@@ -74,6 +74,7 @@ def set_up(
     with explained('the run cannot be set up', 'correct its config'):
         runner = build_runner(cfg, verbose)
         use_datasets(runner, datasets or {})
+        # FlexibleRunner has no screen.
         with getattr(runner, 'on_screen', contextlib.nullcontext)():
             for phase in [phase for phase in phases if cfg.get(f'{phase}_cfg')]:
                 build = getattr(runner, f'build_{phase}_loop')

@@ -34,6 +34,7 @@ LAUNCHERS = {
 """Environment variable in which each launcher passes the rank, and its command."""
 
 SHARDING = ('FSDPStrategy', 'UnshardedFSDPStrategy')
+"""Strategies that shard a model with FSDP."""
 
 
 def check_launcher(launcher: str) -> None:

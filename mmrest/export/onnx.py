@@ -167,8 +167,8 @@ def facts(cfg: Config, name: str, preprocess: bool = False) -> Dict[str, str]:
         found['score_threshold'] = json.dumps(score)
     head = cfg.model.get('decode_head')
     if isinstance(head, dict) and head.get('out_channels') == 1:
-        threshold = head.get('threshold')
-        found['sigmoid_threshold'] = json.dumps(0.3 if threshold is None else threshold)  # mmseg's
+        threshold = head.get('threshold')  # mmseg's default is 0.3
+        found['sigmoid_threshold'] = json.dumps(0.3 if threshold is None else threshold)
     return found
 
 

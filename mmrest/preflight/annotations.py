@@ -12,17 +12,17 @@ from ..errors import UsageError, explained, some
 
 GIVEN = 'set', lambda value: value or value == 0
 SIZE = 'a positive number', lambda value: isinstance(value, (int, float)) and value > 0
-AREA = 'a number', lambda value: isinstance(value, (int, float))
+NUMBER = 'a number', lambda value: isinstance(value, (int, float))
 BOX = (
     'the four numbers x, y, width and height',
-    lambda box: isinstance(box, list) and len(box) == 4 and all(map(AREA[1], box)),
+    lambda box: isinstance(box, list) and len(box) == 4 and all(map(NUMBER[1], box)),
 )
 """Each of the four: valid values in words, and a function that returns True for one."""
 
 NEEDED = {
     'images': dict(id=GIVEN, file_name=GIVEN, width=SIZE, height=SIZE),
     'categories': dict(id=GIVEN, name=GIVEN),
-    'annotations': dict(id=GIVEN, image_id=GIVEN, category_id=GIVEN, bbox=BOX, area=AREA),
+    'annotations': dict(id=GIVEN, image_id=GIVEN, category_id=GIVEN, bbox=BOX, area=NUMBER),
 }
 """Keys of each entry that mmdet reads, and their values."""
 

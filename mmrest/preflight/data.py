@@ -135,14 +135,15 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
         if not isinstance(classes, str) and len(set(classes)) < len(classes):
             raise UsageError(f'{key}.metainfo.classes lists a name twice: {some(classes, 100)}')
     masks = any(node.get('with_mask') for _, node in nodes)
-    logged: List[str] = []  # here, because the run takes the datasets over
-    with checked_reading(masks) as read, quiet(logged), explained(f'{where} cannot be built'):
+    fault = f'{where} cannot be built'
+    with checked_reading(masks) as read, quiet() as logged, explained(fault):
         try:
             loader = Runner.build_dataloader(cfg[where], seed=0)
         except ValueError:  # mmdet cannot serialise an empty list
             _check_objects(where, phase, read.values(), report)
             raise
-    report.warnings += [f'{where}: {warning}' for warning in logged]
+    # The run takes the datasets over, and would not log them again.
+    report.warnings += [f'{where}: {record.getMessage()}' for record in logged]
     by_epoch = cfg.train_cfg.get('max_epochs') if phase == 'train' else True
     if ResumableBatchSampler(loader.batch_sampler).is_endless and by_epoch:
         raise UsageError(

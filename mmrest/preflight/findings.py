@@ -3,8 +3,10 @@
 import contextlib
 import io
 import logging
+import sys
 import warnings
-from typing import Iterator, List, NamedTuple, Optional
+from logging.handlers import BufferingHandler
+from typing import Iterator, List, NamedTuple
 
 from mmengine.logging import MMLogger
 
@@ -28,26 +30,16 @@ class Report:
         self.facts.append(Fact(what, found))
 
 
-class _Collector(logging.Handler):
-    """Handler that collects the messages of warnings."""
-
-    def __init__(self, found: List[str]) -> None:
-        super().__init__(logging.WARNING)
-        self._found = found
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._found.append(record.getMessage())
-
-
 @contextlib.contextmanager
-def quiet(found: Optional[List[str]] = None) -> Iterator[None]:
-    """Silence mmengine's log and the output of metrics, and collect the warnings of the log."""
+def quiet() -> Iterator[List[logging.LogRecord]]:
+    """Silence mmengine's log and the output of metrics; yield the list of logged warnings."""
     logger = MMLogger.get_current_instance()
-    before = logger.handlers[:]
-    logger.handlers[:] = [] if found is None else [_Collector(found)]
+    before, collector = logger.handlers[:], BufferingHandler(sys.maxsize)
+    collector.setLevel(logging.WARNING)
+    logger.handlers[:] = [collector]
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            yield
+            yield collector.buffer
     finally:
         logger.handlers[:] = before

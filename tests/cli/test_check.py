@@ -104,6 +104,8 @@ def test_untested_releases(monkeypatch):
     assert row[2:] == ('2.1 to 2.14', 'newer than the tested 2.1 to 2.14: run the tests of mmrest')
     monkeypatch.setattr('platform.python_version', lambda: '3.14.1')
     assert check.surroundings(newer)['Python'].startswith('3.14.1 (newer than the tested 3.8 to ')
+    monkeypatch.setattr('platform.python_version', lambda: '3.13.0+')  # built from git
+    assert check.surroundings(newer)['Python'] == '3.13.0+ (supported)'
 
 
 def test_a_bug_report(monkeypatch, capsys):
