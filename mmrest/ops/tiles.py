@@ -13,6 +13,9 @@ INTERPRETED = tl.constexpr(os.environ.get('TRITON_INTERPRET') == '1')
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
+COMPILED = dict(enable_fp_fusion=True)
+"""Options of the compiler. Fused multiply-adds are no longer its default from Triton 3.10 on."""
+
 _TYPES = {
     torch.float16: tl.float16,
     torch.bfloat16: tl.bfloat16,
@@ -60,6 +63,7 @@ def shared_arguments(q: Tensor, k: Tensor, v: Tensor) -> dict:
         DIM=padded(dim),
         CHANNELS=padded(channels),
         WIDE=wide_type(q)[1],
+        **COMPILED,
     )
 
 

@@ -53,7 +53,7 @@ CASES = {
     f'{TRAIN} {SET} {VAL_CLASSES}=person,bicycle,lorry': "class 'lorry' of metainfo.classes",
     f'{TRAIN} --launcher pytorch': '--launcher pytorch is for ',
     # What a run builds last, when it has a work dir.
-    f'{RUN} default_hooks.logger.intervall=3': "unexpected keyword argument 'intervall'; re",
+    f'{RUN} default_hooks.logger.intervall=3': "unexpected keyword argument 'intervall'",
     f'{TRAIN} {SET} param_scheduler.0.type=LinearLr': 'LinearLr is not in the mmdet::',
     f'{TRAIN} {SET} param_scheduler.1.gama=1': 'param_scheduler cannot be built: TypeError: ',
     f"{RUN} custom_hooks=\"[{{'typ':'EMAHook'}}]\"": 'must contain the key "type", but got {',
@@ -75,7 +75,7 @@ CASES = {
     'test tiny.py absent.pth --data-root coco': 'checkpoint absent.pth ',
     'test tiny.py other.pth --data-root coco': 'of another shape',
     'test tiny.py backbone.pth --data-root coco': '--pretrained PATH',
-    f'test tiny.py tiny.pth --data-root coco {SET} test_dataloader.shufle=1': "'shufle'; rem",
+    f'test tiny.py tiny.pth --data-root coco {SET} test_dataloader.shufle=1': "argument 'shufle'",
     'test tiny.py tiny.pth --data-root coco --tta': 'does not support test-time augmentation',
     'test tiny.py tiny.pth --data-root coco --show': 'no display (DISPLAY is not set); save',
     'test tiny.py tiny.pth --data-root coco --out x.json': 'x.json is not a .pkl or .pickle file',

@@ -17,6 +17,7 @@ from torch.autograd.function import FunctionCtx
 
 from ..autograd import differentiable_once, eager_operator, without_autocast
 from ..tiles import (
+    COMPILED,
     LOG2_E,
     dense_channels,
     empty_gradients,
@@ -175,7 +176,7 @@ def _launch_rotation(
     grid = triton.cdiv(tokens * heads, ROTATED_TILE) * batch, 2
     _rotate[grid](
         q, k, cos_sin.to(wide_type(q)[0]).contiguous(), to_q, to_k, strides(q), strides(k),
-        tokens, heads, dim, -1 if backward else 1, DIM=padded(dim), TILE=ROTATED_TILE,
+        tokens, heads, dim, -1 if backward else 1, DIM=padded(dim), TILE=ROTATED_TILE, **COMPILED,
     )  # fmt: skip
 
 
