@@ -54,7 +54,7 @@ PACKAGES = (
     Package('triton', ('triton',), 'kernels on NVIDIA GPUs'),
 )
 
-SUPPORTED = {'Python': ((3, 8), (3, 13)), 'torch': ((2, 1), (2, 14))}
+SUPPORTED = {'Python': ((3, 8), (3, 13)), 'torch': ((2, 1), (2, 15))}
 """Oldest and newest tested release; ``make test-oldest`` and ``make test-newest`` run them."""
 
 COLUMNS = ('package', 'found', 'supported', 'status')
@@ -114,7 +114,7 @@ def supported_versions() -> Dict[str, str]:
 
 
 def supported_range(name: str) -> str:
-    """Return the range of :data:`SUPPORTED`, such as '2.1 to 2.14'."""
+    """Return the range of :data:`SUPPORTED`, such as '2.1 to 2.15'."""
     return ' to '.join('.'.join(map(str, release)) for release in SUPPORTED[name])
 
 

@@ -1,6 +1,6 @@
 """All patches of mmengine, and the private parts of mmengine that a run uses.
 
-Tested with mmengine 0.10.7, its fork onedl-mmengine 0.10.12, and torch 2.1 to 2.14.
+Tested with mmengine 0.10.7, its fork onedl-mmengine 0.10.12, and torch 2.1 to 2.15.
 tests/engine/test_compat.py fails if one of these parts changes, and lists overridden methods.
 """
 

@@ -101,7 +101,7 @@ def test_untested_releases(monkeypatch):
     newer = state({'torch': ('torch', '2.99.0')})
     assert remedies(newer) == {}
     (row,) = (row for row in check.rows(newer) if row[0] == 'torch')
-    assert row[2:] == ('2.1 to 2.14', 'newer than the tested 2.1 to 2.14: run the tests of mmrest')
+    assert row[2:] == ('2.1 to 2.15', 'newer than the tested 2.1 to 2.15: run the tests of mmrest')
     monkeypatch.setattr('platform.python_version', lambda: '3.14.1')
     assert check.surroundings(newer)['Python'].startswith('3.14.1 (newer than the tested 3.8 to ')
     monkeypatch.setattr('platform.python_version', lambda: '3.13.0+')  # built from git
