@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import runpy
+import select
 import sys
 from pathlib import Path
 from typing import Any, Dict, Optional
@@ -53,7 +54,12 @@ def main(command: Optional[str] = None) -> None:
     try:
         _run(command)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of the output, such as head, has closed it
+    except BrokenPipeError:
+        output = select.poll()
+        output.register(sys.stdout.fileno(), 0)
+        if not output.poll(0):  # another pipe
+            raise
+        # The reader of the output, such as head, has closed it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:  # Python ends by the signal, so that shells end their loops

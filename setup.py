@@ -34,9 +34,9 @@ class BuildWithConfigs(build_py):
                 (mim / name).symlink_to(ROOT / name)
             elif (ROOT / name).is_dir():
                 shutil.copytree(
-                    # model_zoo.py needs the repository.
                     ROOT / name,
                     mim / name,
+                    # model_zoo.py needs the repository.
                     ignore=shutil.ignore_patterns('__pycache__', 'model_zoo.py'),
                 )
             else:

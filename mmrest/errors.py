@@ -19,8 +19,8 @@ REMEDIES = {
     "not '?list": 'if ann_file is a list, use a ConcatDataset of datasets with one file each',
     "codec can't decode|utf-8-sig": 'save the file as plain UTF-8, and set PYTHONUTF8=1 in the '
     'environment if the locale is another',
-    'byte 0x8b': 'decompress it with gunzip',
-    r'is not in the \S+ registry': 'correct its spelling, or import its module (custom_imports)',
+    'byte 0x8b in position 1:': 'decompress it with gunzip',
+    'is not in the .+ registry': 'correct its spelling, or import its module (custom_imports)',
     'unexpected keyword argument': 'remove or correct it',
     'mix_results': 'it mixes images: move it into the pipeline of a MultiImageMixDataset',
     'Target -?\\d+ is out of bounds': 'set the value of void pixels as ignore_index of the heads '
@@ -102,9 +102,8 @@ def explained(fault: str, remedy: str = '') -> Iterator[None]:
         raise
     except Exception as error:  # datasets, transforms, metrics and networks raise anything
         # mmengine appends the hooks that were called, or links to its documents.
-        line = re.sub(
-            r'( in <\S+ object at \w+>)+$|\. Please check whether.*', '', first_line(error)
-        )
+        line = re.sub(r'( in <\S+ object at \w+>)+$', '', first_line(error))
+        line = re.sub(r"'([^']*)\. Please check whether.*", r'\1', line)
         path = re.search(r"(?:No such file or directory|Not a directory): '(.+?)'", line)
         if path:
             line = f'{path.group(1)} not found'

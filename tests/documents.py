@@ -22,7 +22,6 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from mmrest.engine.config import without_sync_bn
 from mmrest.models import RMT, ResT
 from tests.cli.test_demo import SMALL
 from tests.forks import warm_folder
@@ -152,7 +151,6 @@ class Place:
         shutil.copytree(ROOT / 'configs', whole, dirs_exist_ok=True)
         (whole / 'of_the_page.py').write_text(text)
         cfg = Config.fromfile(whole / 'of_the_page.py')
-        without_sync_bn(cfg)
         __import__(f'{cfg.default_scope}.utils').utils.register_all_modules()
         with torch.device('meta'), DefaultScope.overwrite_default_scope(cfg.default_scope):
             MODELS.build(cfg.model)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from mmengine.registry import MODELS, DefaultScope
 
-from mmrest.engine.config import load_config, without_sync_bn
+from mmrest.engine.config import load_config
 from tests.drawn import CLASSES
 from tests.forks import warm_folder
 
@@ -147,7 +147,6 @@ def small_clone(folder):
 def save_weights(path, config):
     """Save fresh weights for a config."""
     cfg = load_config(str(config))
-    without_sync_bn(cfg)
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model)

@@ -1,11 +1,14 @@
 """Safe checkpoint reading: no code of the file is executed."""
 
 import contextlib
+import os
 import os.path as osp
 import pickle
 import re
 import zipfile
+from http.client import HTTPException
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
 from mmengine.fileio import get_local_path
@@ -24,7 +27,8 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
     :mod:`.allowlist`.
 
     Args:
-        path: a local path or any URL that mmengine's file clients support.
+        path: a local path or any URL that mmengine's file clients support. Downloads are kept in
+            torch's hub folder.
         map_location: as for ``torch.load``.
 
     Raises:
@@ -38,7 +42,9 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
         )
     with contextlib.ExitStack() as stack:
         local = path
-        if '://' in path:
+        if path.startswith(('http://', 'https://')):
+            local = _download(path)
+        elif '://' in path:
             try:
                 local = str(stack.enter_context(get_local_path(path)))
             except KeyError as error:
@@ -59,6 +65,18 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
             raise CheckpointError(f'{path} {error}') from error
         except Exception as error:  # whatever a broken zip, JSON or pickle raises
             raise CheckpointError(_message(path, error)) from error
+
+
+def _download(url: str) -> str:
+    cache = osp.join(torch.hub.get_dir(), 'checkpoints')
+    path = osp.join(cache, osp.basename(urlparse(url).path))
+    if not osp.isfile(path):
+        os.makedirs(cache, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, path)
+        except (OSError, HTTPException) as error:
+            raise CheckpointError(f'checkpoint {url} cannot be downloaded: {error}') from error
+    return path
 
 
 def _read(path: str, map_location: Any) -> Any:

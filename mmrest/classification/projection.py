@@ -18,7 +18,7 @@ class RMTProjection(BaseModule):
         in_channels: channels of the last map.
         out_channels: channels of the projected map; 1024 in the official code.
         norm_cfg: norm layer config for mmcv's ``build_norm_layer``.
-        init_cfg: as in mmengine; None uses the backbone's initialisation from scratch.
+        init_cfg: as in mmengine; None: truncated normal with std 0.02 for the linear layer.
     """
 
     def __init__(

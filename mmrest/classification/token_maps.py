@@ -44,7 +44,8 @@ def crop_coords(
 
     Returns:
         (height, width, 3) float32: x, y and 1 for the centre of every pixel. Pixels that
-        augmentation moves in from outside the crop become zeros, and blend like a colour.
+        augmentation moves in from outside the crop become zeros; of blended ones, the third
+        value is the share that lies inside.
     """
     height, width = size
     y = top + (bottom - top) * (np.arange(height) + 0.5) / height

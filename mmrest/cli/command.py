@@ -24,7 +24,7 @@ from ..ops import forced_backend
 # What libraries say of themselves and their defaults; users of a command cannot fix that.
 for _message in (
     'pkg_resources is deprecated', '``build_loss`` would be', 'Default ``avg_non_ignore``',
-    'The draw is False', '`reduce_zero_label` will be', 'This DataLoader will create',
+    'The draw is False', '`reduce_zero_label` will be',
 ):  # fmt: skip
     warnings.filterwarnings('ignore', message=_message)
 
@@ -209,8 +209,7 @@ def run_config(args: argparse.Namespace) -> Config:
     if args.work_dir is not None:
         cfg.work_dir = str(args.work_dir)
     elif cfg.get('work_dir') is None:
-        name = osp.splitext(osp.basename(args.config))[0]
-        cfg.work_dir = osp.join('work_dirs', name)
+        cfg.work_dir = osp.join('work_dirs', Path(cfg.filename).stem)
     return cfg
 
 

@@ -1,5 +1,6 @@
 """Plot the logs of runs, and write the report of a run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import List
 
@@ -79,7 +80,7 @@ def different_names(logs: List[Log]) -> List[Log]:
     """Return logs with unique names; equal names are numbered."""
     names = [log.name for log in logs]
     return [
-        log._replace(name=f'{log.name} ({number})') if names.count(log.name) > 1 else log
+        replace(log, name=f'{log.name} ({number})') if names.count(log.name) > 1 else log
         for number, log in enumerate(logs, 1)
     ]
 

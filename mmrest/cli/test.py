@@ -1,10 +1,12 @@
 """Test a detector, segmentor or classifier: compute metrics; optionally save predictions."""
 
 import argparse
-import os.path as osp
+import logging
+from pathlib import Path
 from typing import Optional
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 from ..engine.building import set_up
 from ..engine.config import TESTED, check_tta, is_classifier, is_segmentor, use_tta
@@ -79,11 +81,12 @@ def main() -> None:
     if args.tta:
         use_tta(cfg)
     # Do not overwrite the training config in the work dir.
-    stem = osp.splitext(osp.basename(args.config))[0]
-    tested = Config(cfg.to_dict(), cfg.text, filename=f'{stem}{TESTED}')
+    tested = Config(cfg.to_dict(), cfg.text, filename=f'{Path(cfg.filename).stem}{TESTED}')
     # TTA has its own pipeline.
     datasets = rehearsal.datasets if rehearsal is not None and not args.tta else None
     runner = set_up(tested, ['test'], datasets, args.verbose)
+    for warning in rehearsal.report.warnings if rehearsal is not None else ():
+        print_log(warning, 'current', logging.WARNING)
     runner.register_hook(StrictWeightsHook())
     if hook is not None:
         runner.register_hook(hook)

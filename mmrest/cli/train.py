@@ -62,7 +62,7 @@ def use_amp(cfg: Config, dtype: Optional[str]) -> None:
         raise UsageError('--amp requires a GPU, but none is available')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.loss_scale = 'dynamic'
-    cfg.optim_wrapper.dtype = dtype or 'float16'
+    cfg.optim_wrapper.dtype = dtype or cfg.optim_wrapper.get('dtype') or 'float16'
 
 
 def use_pretrained(cfg: Config, path: str) -> None:
@@ -120,22 +120,24 @@ def summary(config: str, report: Report, warnings: Sequence[str]) -> Table:
 
 @contextlib.contextmanager
 def explained_start(runner: Runner) -> Iterator[None]:
-    """Convert an error of the first step into one line; its traceback is in the log.
+    """Convert an error of the network in the first step into one line.
+
+    The traceback is in the log; without a log, as in other processes than the first, the error is
+    raised as it is.
 
     Raises:
-        UsageError: the first step fails, for instance because network and data do not match.
+        UsageError: the network fails, for instance because it does not match the data.
     """
     try:
         yield
     except Exception as error:
-        # `run` explains errors of the system, and those of workers contain their traceback.
-        if runner.iter or isinstance(error, OSError) or 'Original Traceback' in str(error):
+        place = place_of(error)
+        has_log = any(handler.level <= logging.INFO for handler in runner.logger.handlers)
+        if runner.iter or not place or not has_log:
             raise
-        with explained(
-            f'the first step of training fails{place_of(error)}',
-            f'check that network and data match; the traceback is in {runner.log_dir}',
-        ):
-            runner.logger.info('the first step of training fails', exc_info=True)
+        fault = f'the first step of training fails{place} (traceback in {runner.log_dir})'
+        with explained(fault, 'check that network and data match'):
+            runner.logger.info(fault, exc_info=True)
             raise
 
 

@@ -76,7 +76,7 @@ def set_up(
         use_datasets(runner, datasets or {})
         # FlexibleRunner has no screen.
         with getattr(runner, 'on_screen', contextlib.nullcontext)():
-            for phase in [phase for phase in phases if cfg.get(f'{phase}_cfg')]:
+            for phase in [phase for phase in phases if cfg.get(f'{phase}_cfg') is not None]:
                 build = getattr(runner, f'build_{phase}_loop')
                 use_parts(runner, **{f'{phase}_loop': build(cfg[f'{phase}_cfg'])})
     return runner

@@ -4,14 +4,11 @@ Tested with mmengine 0.10.7, its fork onedl-mmengine 0.10.12, and torch 2.1 to 2
 tests/engine/test_compat.py fails if one of these parts changes, and lists overridden methods.
 """
 
-import os
-import os.path as osp
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Optional, Tuple
-from urllib.parse import urlparse
 
 import torch
 from mmengine.config import Config
@@ -61,21 +58,12 @@ def load_from_guarded(filename: str, map_location: Any = None) -> Any:
     execute code from the file.
 
     Args:
-        filename: path or URL; downloads are kept in torch's hub folder.
+        filename: see :func:`mmrest.checkpoint.read_checkpoint`.
         map_location: as for ``torch.load``.
 
     Raises:
-        CheckpointError: see :func:`mmrest.checkpoint.read_checkpoint`.
+        CheckpointError: the file cannot be read, or is not a dict.
     """
-    if filename.startswith(('http://', 'https://')):
-        cache = osp.join(torch.hub.get_dir(), 'checkpoints')
-        url, filename = filename, osp.join(cache, osp.basename(urlparse(filename).path))
-        if not osp.isfile(filename):
-            os.makedirs(cache, exist_ok=True)
-            try:
-                torch.hub.download_url_to_file(url, filename)
-            except OSError as error:
-                raise CheckpointError(f'checkpoint {url} cannot be downloaded: {error}') from error
     content = read_checkpoint(filename, map_location)
     if not isinstance(content, dict):
         raise CheckpointError(

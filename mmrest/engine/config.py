@@ -190,7 +190,7 @@ def check_tta(cfg: Config) -> None:
         UsageError: it does not.
     """
     if any(part.get('mask_head') for _, part in dicts(cfg.model, 'model')):
-        raise UsageError('mmdet does not support test-time augmentation (TTA) of masks; drop it')
+        raise UsageError('mmdet does not support test-time augmentation of masks; drop --tta')
     if cfg.get('tta_model') is None or cfg.get('tta_pipeline') is None:
         example = 'see configs/_base_/runtimes/detection.py'
         if is_classifier(cfg):
@@ -265,6 +265,7 @@ def heads(cfg: Config) -> Iterator[Tuple[str, int]]:
         predicted = part.get('num_classes')
         # An RPN predicts objectness, and an auxiliary head of STDC boundaries.
         others = 'rpn' in head or type_name(part) == 'STDCHead'
+        others = others or part.get('class_agnostic')
         of_classes = OF_CLASSES & set(head.split('.')[-2:])
         if of_classes and isinstance(predicted, int) and not others:
             yield head, predicted

@@ -8,6 +8,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
+from mmengine.dist import get_rank
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .signals import begin_worker, blocked_sigterm
@@ -47,7 +48,7 @@ def kept_random_states(of_gpu: bool = True) -> Iterator[None]:
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
     """Seed the generators of the CPU, which data pipelines use, and restore them at the end."""
-    # Not those of a GPU: random numbers that a transform draws there must differ per sample.
+    # Not those of a GPU: restored, they would give every sample the same random numbers.
     with kept_random_states(of_gpu=False):
         seeds = np.random.SeedSequence(numbers).generate_state(4)
         random.seed(int(seeds[0]) << 32 | int(seeds[1]))
@@ -57,17 +58,17 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 class Draw(NamedTuple):
-    """Index of a sample and the epoch in which it is drawn."""
+    """Index of a sample, and the place of its draw: epoch, batch, position in it, and rank."""
 
     index: Any
-    epoch: int
+    place: Tuple[int, ...]
 
 
 class SeededDataset(Dataset):
-    """Dataset whose random numbers depend only on seed, epoch and index.
+    """Dataset whose random numbers depend only on the seed and the place of a draw.
 
-    They do not depend on the worker, or on earlier samples. All other attributes come from the
-    inner dataset.
+    They do not depend on the worker, or on earlier samples, and differ if a sampler repeats an
+    index. All other attributes come from the inner dataset.
     """
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
@@ -80,9 +81,7 @@ class SeededDataset(Dataset):
     def __getitem__(self, draw: Any) -> Any:
         if not isinstance(draw, Draw):  # a hook looks at a sample
             return self.dataset[draw]
-        # Video samplers also yield frame numbers.
-        numbers = draw.index if isinstance(draw.index, (tuple, list)) else [draw.index]
-        with seeded(self.seed, draw.epoch, *map(int, numbers)):
+        with seeded(self.seed, *draw.place):
             return self.dataset[draw.index]
 
     def __getattr__(self, name: str) -> Any:
@@ -103,6 +102,7 @@ class ResumableBatchSampler(Sampler):
     def __init__(self, batch_sampler: Sampler) -> None:
         self.batch_sampler = batch_sampler
         self.skip = 0  # batches that the next epoch skips without loading them
+        self.epoch = 0
 
     def __getattr__(self, name: str) -> Any:
         if name == 'batch_sampler':  # not unpickled yet
@@ -121,14 +121,8 @@ class ResumableBatchSampler(Sampler):
         skip, self.skip = self.skip, 0
         batches = itertools.islice(self.batch_sampler, skip, None)
         for number, batch in enumerate(batches, start=skip):
-            epoch = self._epoch(number)
-            yield [Draw(index, epoch) for index in batch]
-
-    def _epoch(self, number: int) -> int:
-        if not self.is_endless:
-            return getattr(self.sampler, 'epoch', 0)
-        processes = getattr(self.sampler, 'world_size', 1)
-        return number * self.batch_size * processes // max(len(self.sampler), 1)
+            place = self.epoch, get_rank(), number
+            yield [Draw(index, (*place, position)) for position, index in enumerate(batch)]
 
 
 class ResumableLoader(DataLoader):
@@ -163,7 +157,7 @@ class ResumableLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         # A generator, so that no worker starts before the first batch is requested.
-        with kept_random_states(), blocked_sigterm():
+        with seeded(self.dataset.seed, self.batch_sampler.epoch), blocked_sigterm():
             batches = super().__iter__()
         yield from batches
 

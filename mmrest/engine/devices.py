@@ -27,7 +27,7 @@ def usable_device(name: Union[str, torch.device]) -> torch.device:
 
 
 def peak_memory_mb(on_gpu: Optional[bool] = None) -> Optional[float]:
-    """Return the peak memory of this process, in MB; None on a CPU of systems other than Linux.
+    """Return the peak memory of this process, in MB; None on the CPU if the system is not Linux.
 
     Args:
         on_gpu: measure memory allocated on the GPU, not resident memory (default: if available).

@@ -118,8 +118,8 @@ class _Resumable:
     def _lacks_evaluation(self) -> bool:
         return self._resumed is not None and not self._resumed['evaluated']
 
-    def _begin_at(self, batch: int) -> None:
-        self.dataloader.batch_sampler.skip = batch
+    def _begin_at(self, epoch: int, batch: int) -> None:
+        self.dataloader.batch_sampler.epoch, self.dataloader.batch_sampler.skip = epoch, batch
         if batch:
             say(f'resuming the dataloader at batch {batch}')
 
@@ -184,7 +184,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         self._restore()  # again, because hooks may use random numbers
-        self._begin_at(done)
+        self._begin_at(self._epoch, done)
         with closing(iter(self.dataloader)) as batches:
             for index, batch in enumerate(batches, start=done):
                 self._done = index + 1
@@ -206,7 +206,7 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
         if not self.dataloader.batch_sampler.is_endless:
             epoch, done = divmod(self._iter, len(self.dataloader))
         self._restore()
-        self._begin_at(done)
+        self._begin_at(epoch, done)
         # In place of mmengine's, which sleeps between epochs.
         with closing(self._batches(epoch)) as self.dataloader_iterator:
             while self._iter < self._max_iters and not self.stop_training:
@@ -223,6 +223,7 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
                 sampler.set_epoch(epoch)
             yield from self.dataloader
             epoch += 1
+            self.dataloader.batch_sampler.epoch = epoch
 
 
 def check_compile(cfg: Config) -> None:

@@ -152,7 +152,7 @@ class AtomicCheckpointHook(CheckpointHook):
             runner.train_loop.evaluated = not counting
         kept, outdated = [], []
         if self.max_keep_ckpts > 0:
-            kept = [*(kept for kept in self.keep_ckpt_ids if kept != step), step]
+            kept = [*(saved for saved in self.keep_ckpt_ids if saved != step), step]
             kept, outdated = kept[-self.max_keep_ckpts :], kept[: -self.max_keep_ckpts]
             # Also outdated ones: if the run is killed before it removes them, before_train does.
             runner.message_hub.update_info('keep_ckpt_ids', outdated + kept)

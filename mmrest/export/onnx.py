@@ -30,7 +30,7 @@ FREE = {0: 'batch', 2: 'height', 3: 'width'}  # dynamic dimensions, and their na
 
 
 class Normalise(nn.Module):
-    """Images from 0 to 255, in BGR, as a network expects them."""
+    """Normalisation of BGR images with values from 0 to 255, as a network expects it."""
 
     def __init__(self, normalisation: Preprocessing) -> None:
         super().__init__()
@@ -115,6 +115,11 @@ def exportable(model: nn.Module, name: str) -> nn.Module:
         return model
     head = getattr(model, 'decode_head', None)
     if isinstance(head, nn.Module) and not isinstance(head, nn.ModuleList):
+        if model.test_cfg.mode != 'whole':
+            raise UsageError(
+                f'{name} tests in sliding windows, which export does not support; to export the '
+                'network for whole images, pass --cfg-options model.test_cfg.mode=whole'
+            )
         return Segmentor(model).eval()
     if hasattr(model, 'bbox_head') or hasattr(model, 'roi_head'):  # an mmdet detector
         from .detectors import Detector
@@ -166,7 +171,8 @@ def facts(cfg: Config, name: str, preprocess: bool = False) -> Dict[str, str]:
     if score is not None:
         found['score_threshold'] = json.dumps(score)
     head = cfg.model.get('decode_head')
-    if isinstance(head, dict) and head.get('out_channels') == 1:
+    channels = isinstance(head, dict) and (head.get('out_channels') or head.get('num_classes'))
+    if channels == 1:
         threshold = head.get('threshold')  # mmseg's default is 0.3
         found['sigmoid_threshold'] = json.dumps(0.3 if threshold is None else threshold)
     return found

@@ -68,7 +68,8 @@ def _files(text: str, skipped: Set[str]) -> List[Tuple[Path, Path]]:
     files = []
     for match in sorted(matches):
         if match.is_dir():
-            for folder, folders, names in os.walk(match, onerror=_refuse):
+            for folder, folders, names in os.walk(match, onerror=_refuse, followlinks=True):
+                skipped.add(os.path.realpath(folder))  # links may lead back here
                 folders[:] = kept(folder, folders)
                 files += [(Path(folder, name), match) for name in kept(folder, names)]
         else:

@@ -293,8 +293,11 @@ class Block(nn.Module):
         return x + self.drop_path(self.gamma_2 * fed if self.has_layer_scale else fed)
 
 
-class Stage(nn.Module):
-    """Blocks of one resolution, their position tables, and the embedding of the next stage."""
+class Stage(nn.ModuleDict):
+    """Blocks of one resolution, their position tables, and the embedding of the next stage.
+
+    It is a container without a forward pass, which wrapping policies such as FSDP's must skip.
+    """
 
     def __init__(
         self, arch: RMTArch, stage: int, rates: Sequence[float], downsample: Optional[nn.Module]

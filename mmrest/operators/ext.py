@@ -97,7 +97,7 @@ def softnms(
         place = scores[left].argmax()
         best = left[place]
         kept.append(best)
-        left[place] = left[0]  # as mmcv; this order decides between boxes of equal score
+        left[place] = left[0]  # as mmcv; the order decides between boxes of equal score
         left = left[1:]
         size = np.minimum(high[best], high[left]) - np.maximum(low[best], low[left]) + offset
         inter = size.clip(0).prod(1)

@@ -37,4 +37,6 @@ def refuse_unless_small(q: Tensor, keys: int, gpu_limit: int = 0) -> Optional[st
         limit = gpu_limit * torch.is_grad_enabled()
     elif q.device.type == 'cpu' and q.dtype in (torch.float32, torch.float64):
         limit = CPU_BLOCK_ELEMENTS // 2 * (not torch.is_grad_enabled())
-    return f'the maps exceed {limit} elements' if q.shape[:-1].numel() * keys > limit else None
+    if q.shape[:-1].numel() * keys <= limit:
+        return None
+    return f'the maps exceed {limit} elements' if limit else 'blocks are faster or more precise'

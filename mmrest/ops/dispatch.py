@@ -1,6 +1,6 @@
 """Backend dispatch: the first supported implementation, or the forced one.
 
-An operation lists its implementations from the fastest to the reference, which always runs. An
+An operation lists its implementations in order of preference; the last one always runs. An
 implementation can refuse inputs; the reason is logged once, at debug level, under ``mmrest.ops``.
 """
 
@@ -74,7 +74,9 @@ class Operation:
         raise ValueError(f'{self.name}: the backend {forced!r} cannot run: {why}')
 
     def _log(self, backend: str, reason: str) -> None:
-        if not is_compiling() and (backend, reason) not in self._logged:
+        if is_compiling() or not _logger.isEnabledFor(logging.DEBUG):
+            return
+        if (backend, reason) not in self._logged:
             self._logged.add((backend, reason))
             _logger.debug('%s: %s cannot run: %s', self.name, backend, reason)
 

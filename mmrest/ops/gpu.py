@@ -74,11 +74,9 @@ def refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
     """
     if in_exported_graph():
         return 'the network is being exported'
-    if refuse_transforms() is not None:
-        return refuse_transforms()
     if not q.is_cuda and (q.device.type != 'cpu' or forced_backend() != 'triton'):
         return f'the kernels need an NVIDIA GPU, and the device is {q.device.type}'
-    reason = _device_refusal(q.device)
+    reason = refuse_transforms() or _device_refusal(q.device)
     if reason is not None:
         return reason
     if q.is_cuda:

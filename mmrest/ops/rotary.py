@@ -55,18 +55,18 @@ class Rotate(Function):
     @without_autocast
     def forward(ctx: FunctionCtx, x: Tensor, cos_sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos_sin)
-        return rotate_pairs(x, torch.view_as_complex(cos_sin))
+        return rotate_pairs(x, cos_sin)
 
     @staticmethod
     @differentiable_once
     @without_autocast
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tuple[Tensor, None]:
         (cos_sin,) = ctx.saved_tensors
-        return rotate_pairs(grad, torch.view_as_complex(cos_sin).conj()), None
+        return rotate_pairs(grad, cos_sin, backward=True), None
 
 
-def rotate_pairs(x: Tensor, phase: Tensor) -> Tensor:
-    """Multiply pairs of channels of (B, H, W, n, d) by the complex `phase` (H, W, d / 2)."""
+def rotate_pairs(x: Tensor, cos_sin: Tensor, backward: bool = False) -> Tensor:
+    """Rotate pairs of channels of (B, H, W, n, d) by angles (H, W, d / 2, 2), or back."""
     wide = torch.promote_types(x.dtype, torch.float32)
     pairs = x.to(wide).unflatten(-1, (-1, 2))
     # Complex numbers need adjacent parts, at even offsets.
@@ -74,4 +74,6 @@ def rotate_pairs(x: Tensor, phase: Tensor) -> Tensor:
     if pairs.stride(-1) != 1 or any(place % 2 for place in places):
         pairs = pairs.clone(memory_format=torch.contiguous_format)
     pairs = torch.view_as_complex(pairs)
-    return torch.view_as_real(pairs * phase[:, :, None]).flatten(-2).to(x.dtype)
+    phase = torch.view_as_complex(cos_sin.to(wide))[:, :, None]  # wrappers may cast it to half
+    pairs = pairs * (phase.conj() if backward else phase)
+    return torch.view_as_real(pairs).flatten(-2).to(x.dtype)

@@ -25,7 +25,7 @@ _TYPES = {
 
 
 def tile(length: int, q: Tensor, v: Tensor) -> int:
-    """Return the tokens of a tile along an axis of `length`, limited by the registers."""
+    """Return the number of tokens in a tile of an axis of `length`, limited by registers."""
     channels = max(q.shape[-1], v.shape[-1])
     if q.dtype.itemsize > 2:  # without tensor cores, tiles need more registers
         limit = 32 if channels <= 32 else 16
@@ -35,7 +35,7 @@ def tile(length: int, q: Tensor, v: Tensor) -> int:
 
 
 def padded(dim: int) -> int:
-    """Return the channels of a head in a tile."""
+    """Return the number of channels of a head, padded for a tile."""
     return max(16, triton.next_power_of_2(dim))
 
 

@@ -58,7 +58,7 @@ def check_keys(cfg: Config, phases: Tuple[str, ...], report: Report) -> None:
         keys = [f'{phase}_{part}' for part in ('dataloader', 'cfg', 'evaluator')]
         absent = [key for key in keys if cfg.get(key) is None]
         if len(absent) in (1, 2):
-            raise UsageError(f'{some(absent)} must be set, because others of {some(keys)} are')
+            raise UsageError(f'{some(keys)} belong together; set {some(absent)} too')
     randomness = dict(cfg.get('randomness') or {}, deterministic=False)
     with explained(f'randomness={cfg.get("randomness")} cannot be used', 'set an integer seed'):
         set_random_seed(**randomness)

@@ -2,6 +2,7 @@
 
 import copy
 import os.path as osp
+from collections import Counter
 from typing import Any, Callable, Collection, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import mmcv
@@ -97,8 +98,8 @@ class Part(NamedTuple):
         if all(stated) and stated != (height, width):
             raise UsageError(
                 f'{info["img_path"]} ({self.where}) is {width} x {height} pixels, but its '
-                f'annotation says {stated[1]} x {stated[0]}; fix them (an EXIF orientation turns '
-                'images), and check the boxes'
+                f'annotation says {stated[1]} x {stated[0]}; fix them (an EXIF orientation '
+                'rotates images), and check the boxes'
             )
         labels, path, fault = data.get('gt_seg_map'), info.get('seg_map_path'), ''
         if labels is None or not path:
@@ -132,11 +133,17 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
                 f'{key}.metainfo.classes is the string {classes!r}, but must be a list of names; '
                 f'write ({classes!r},), with the comma, for a single class'
             )
-        if not isinstance(classes, str) and len(set(classes)) < len(classes):
-            raise UsageError(f'{key}.metainfo.classes lists a name twice: {some(classes, 100)}')
     masks = any(node.get('with_mask') for _, node in nodes)
     fault = f'{where} cannot be built'
     with checked_reading(masks) as read, quiet() as logged, explained(fault):
+        for key, node in nodes:
+            classes = (node.get('metainfo') or {}).get('classes') or ()
+            twice = [name for name, count in Counter(classes).items() if count > 1]
+            if twice and not isinstance(classes, str):
+                repeated = f'{key}.metainfo.classes lists {some(twice)} more than once'
+                if any(part.get('with_bbox') for _, part in nodes):  # names select the labels
+                    raise UsageError(repeated)
+                report.warnings.append(repeated)
         try:
             loader = Runner.build_dataloader(cfg[where], seed=0)
         except ValueError:  # mmdet cannot serialise an empty list
@@ -214,7 +221,7 @@ def _sample(part: Part, report: Report) -> None:
     if sum(outside) > OUTSIDE * len(outside):
         report.warnings.append(
             f'{sum(outside)} of {len(outside)} boxes of {part.where} extend beyond their image, '
-            'or have exchanged corners; the bbox of COCO is x, y, width and height, in pixels'
+            'or have swapped corners; the bbox of COCO is x, y, width and height, in pixels'
         )
     dropped = all(sample.packed is None for sample in part.samples)
     if dropped or (annotated and all(count_instances(s.packed) == 0 for s in annotated)):

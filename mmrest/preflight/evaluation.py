@@ -63,9 +63,12 @@ def check_evaluator(
     with explained(f'{where} cannot be built'):
         evaluator = Runner.build_evaluator(None, node)  # does not use its runner
     for metric in evaluator.metrics:
-        for entry in getattr(getattr(metric, '_coco_api', None), 'anns', {}).values():
+        api = None if getattr(metric, 'format_only', False) else getattr(metric, '_coco_api', None)
+        evaluated = api and set(api.get_cat_ids(cat_names=parts[0].classes))
+        for entry in getattr(api, 'anns', {}).values():
             lacking = [key for key in ('area', 'iscrowd') if key not in entry]
-            if lacking and 'bbox' in entry:  # those of panoptic files are lists
+            # Those of panoptic files are lists.
+            if lacking and 'bbox' in entry and entry.get('category_id') in evaluated:
                 raise UsageError(
                     f'annotation {entry["id"]} in the ann_file of {where} has no {lacking[0]}; '
                     'add it to each annotation (iscrowd is 0, or 1 for crowds)'

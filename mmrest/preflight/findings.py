@@ -9,6 +9,7 @@ from logging.handlers import BufferingHandler
 from typing import Iterator, List, NamedTuple
 
 from mmengine.logging import MMLogger
+from mmengine.logging.logger import FilterDuplicateWarning
 
 
 class Fact(NamedTuple):
@@ -36,6 +37,7 @@ def quiet() -> Iterator[List[logging.LogRecord]]:
     logger = MMLogger.get_current_instance()
     before, collector = logger.handlers[:], BufferingHandler(sys.maxsize)
     collector.setLevel(logging.WARNING)
+    collector.addFilter(FilterDuplicateWarning())
     logger.handlers[:] = [collector]
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():

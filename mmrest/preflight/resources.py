@@ -97,8 +97,9 @@ def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> 
     elif by_epoch and not saves_by_epoch:
         length *= batches
     interval, most = hook.get('interval', 1), hook.get('max_keep_ckpts', -1)
-    interval = interval if interval > 0 else length + 1
-    kept = length // interval + bool(hook.get('save_last', True) and length % interval)
+    first = hook.get('save_begin') or interval
+    due = range(first, length + 1, interval) if interval > 0 else ()
+    kept = len({*due, *[length] * hook.get('save_last', True)})
     if 0 < most < kept:
         kept = most + 1
     best = hook.get('save_best')

@@ -1,5 +1,6 @@
 """Checks of the optimizer and the schedule of a run."""
 
+import copy
 from typing import Optional, Tuple
 
 from mmcv.cnn import is_norm
@@ -25,8 +26,10 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> OptimWrapp
     if isinstance(kind, str) and find_type(OPTIMIZERS, kind) is None:  # mmengine calls None
         remedy = suggestion(kind, OPTIMIZERS.module_dict, 'import its module with custom_imports')
         raise UsageError(f'optim_wrapper.optimizer.type: {kind} is not registered; {remedy}')
+    node = copy.deepcopy(cfg.optim_wrapper)
+    (node.get('optimizer') or {}).pop('fused', None)  # old torch refuses the meta device
     with explained('optim_wrapper cannot be built'):
-        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+        wrapper = build_optim_wrapper(model, node)
     paramwise = cfg.optim_wrapper.get('paramwise_cfg') or {}
     keys = paramwise.get('custom_keys') or {}
     names = [name for name, _ in model.named_parameters()]
@@ -51,7 +54,7 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> OptimWrapp
     if decayed:
         undoing = [k for k, v in keys.items() if 'decay_mult' not in v and k in decayed[0]]
         report.warnings.append(
-            f'weight decay acts on {len(decayed)} parameters of norms ({some(decayed, 1)}): '
+            f'weight decay applies to {len(decayed)} parameters of norms ({some(decayed, 1)}): '
             f'paramwise_cfg.custom_keys ({some(undoing or keys)}) undoes norm_decay_mult=0 for '
             'them; list the norms in custom_keys too, with decay_mult=0'
         )
@@ -100,7 +103,12 @@ def check_schedule(cfg: Config, batches: int, wrapper: OptimWrapper, report: Rep
                 f'{name} of param_scheduler counts epochs, but the run counts iterations, so it '
                 'has no effect; set by_epoch=False'
             )
-        elif last > whole or max(part.get('milestones', ()), default=0) * each >= whole:
+        elif max(part.get('milestones', ()), default=0) * each == whole:
+            report.warnings.append(
+                f'the last milestone of {name} of param_scheduler is the end of the run, so it '
+                'has no effect; set an earlier one'
+            )
+        elif last > whole:
             report.warnings.append(
                 f'{name} of param_scheduler changes until iteration {last:,}, but the run has '
                 f'{whole:,}; shorten the schedule, or train longer'

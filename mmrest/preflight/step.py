@@ -218,8 +218,10 @@ def _runner(cfg: Config, folder: str) -> Runner:
     cfg.setdefault('launcher', 'none')
     cfg.randomness = {'seed': None, **(cfg.get('randomness') or {}), 'deterministic': False}
     if isinstance(cfg.get('visualizer'), dict):  # one for each name and process
-        for part in cfg.visualizer.get('vis_backends') or ():
-            kind = type(VISBACKENDS.build(dict(part, save_dir=folder)))
+        backends = cfg.visualizer.get('vis_backends') or ()
+        for part in [backends] if isinstance(backends, dict) else backends:
+            options = {key: value for key, value in part.items() if key != 'name'}
+            kind = type(VISBACKENDS.build(dict(options, save_dir=folder)))
             package = kind.__name__.replace('VisBackend', '').lower()
             of_package = kind.__module__.startswith('mmengine') and package != 'local'
             if of_package and find_spec(package) is None:  # imported when the run starts

@@ -108,4 +108,4 @@ def draw_curves(
             figure.legend(handles=axes[0].get_lines(), loc='outside lower left')
         if title is not None:
             figure.suptitle(title)
-        figure.savefig(out, dpi=110)
+        figure.savefig(out, dpi=110, format=None if isinstance(out, Path) else 'png')

@@ -109,6 +109,6 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
         runner.test_loop.dataloader.dataset,
         sum(parameter.numel() for parameter in runner.model.parameters()),
         seconds,
-        peak_memory_mb(),
+        peak_memory_mb(device.type == 'cuda'),
         torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device),
     )

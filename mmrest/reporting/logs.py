@@ -4,8 +4,10 @@ import csv
 import json
 import math
 import re
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from ..errors import UsageError
 
@@ -19,7 +21,8 @@ MAIN_METRIC = re.compile(rf'{_CLASSIFICATION}|(.*/)?((bbox_|segm_)?mAP(_50)?|[am
 Points = List[Tuple[int, float]]
 
 
-class Log(NamedTuple):
+@dataclass
+class Log:
     """All logged values of a run.
 
     Training lines are in the order of their iterations (``iter``) and have means since the
@@ -31,7 +34,7 @@ class Log(NamedTuple):
     train: List[Dict[str, float]]
     val: List[Tuple[int, Dict[str, float]]]
 
-    @property
+    @cached_property
     def curves(self) -> Dict[str, Points]:
         """Iterations and values of every key, training keys first.
 
@@ -50,8 +53,8 @@ class Log(NamedTuple):
 
     @property
     def metrics(self) -> List[str]:
-        """Keys of evaluations, without times and memory."""
-        keys = dict.fromkeys(key for _, line in self.val for key in line)
+        """Keys of evaluations, without losses, times and memory."""
+        keys = dict.fromkeys(key for _, line in self.val for key in line if 'loss' not in key)
         return [key for key in keys if key not in (*PLACES, 'time', 'data_time', 'memory')]
 
     @property

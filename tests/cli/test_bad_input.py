@@ -54,11 +54,11 @@ CASES = {
     f'{TRAIN} --launcher pytorch': '--launcher pytorch is for ',
     # What a run builds last, when it has a work dir.
     f'{RUN} default_hooks.logger.intervall=3': "unexpected keyword argument 'intervall'",
-    f'{TRAIN} {SET} param_scheduler.0.type=LinearLr': 'LinearLr is not in the mmdet::',
+    f'{TRAIN} {SET} param_scheduler.0.type=LinearLr': 'parameter scheduler registry; correct its ',
     f'{TRAIN} {SET} param_scheduler.1.gama=1': 'param_scheduler cannot be built: TypeError: ',
     f"{RUN} custom_hooks=\"[{{'typ':'EMAHook'}}]\"": 'must contain the key "type", but got {',
-    f'{RUN} val_cfg.type=ValLop': "the run cannot be set up: KeyError: 'ValLop is not in the ",
-    f'{RUN} model.neck.in_channels="[8,16,24]"': 'the first step of training fails in neck: ',
+    f'{RUN} val_cfg.type=ValLop': 'the run cannot be set up: KeyError: ValLop is not in the ',
+    f'{RUN} model.neck.in_channels="[8,16,24]"': 'the first step of training fails in neck (',
     f'{RUN} train_cfg.val_intervall=2': "unexpected keyword argument 'val_intervall'",
     # Weights.
     f'{TRAIN} --resume absent.pth': 'checkpoint absent.pth ',

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 
 import cv2
 import pytest
@@ -97,7 +98,7 @@ def test_summary_on_a_narrow_terminal():
     values = {f'metric{n}/mIoU': n / 997 for n in range(100, 112)}
     log = Log('run', [dict(iter=9, loss=1.0)], [(9, values)])
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(summary([log, log._replace(name='[other]')]))
+    console.print(summary([log, replace(log, name='[other]')]))
     printed = console.export_text()
     assert '[other]' in printed and '…' not in printed
     assert all(printed.count(f' {value:.4g} ') == 2 for value in values.values())

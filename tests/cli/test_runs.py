@@ -1,12 +1,17 @@
 """mmrest train and mmrest test from end to end, for a detector and for a segmentor."""
 
 import json
+import logging
 import pickle
+from types import SimpleNamespace
 
 import cv2
 import pytest
 import torch
+from torch import nn
 
+from mmrest.cli.train import explained_start
+from mmrest.errors import UsageError
 from tests.drawn import CLASSES
 from tests.runs import DETECTOR, ROOT, SEGMENTOR, SMALL_SEGMENTOR, evaluate, lay_out, train
 
@@ -138,3 +143,19 @@ def test_real_photographs(tmp_path, photographs):
     common = ('--data-root', photographs / 'coco', '--work-dir', 'tested')
     evaluate('real.py', work_dir / 'epoch_1.pth', *common, cwd=tmp_path)
     assert metrics(tmp_path / 'tested') == metrics(work_dir)
+
+
+def test_errors_of_the_first_step(tmp_path):
+    """Those of the network are one line, if the log has the traceback; others are not changed."""
+    network, logger = nn.Sequential(nn.Linear(2, 3)), logging.Logger('first step')
+    runner = SimpleNamespace(iter=0, logger=logger, log_dir='folder')
+    with pytest.raises(RuntimeError, match='shapes cannot be multiplied'), explained_start(runner):
+        network(torch.ones(1, 3))
+    logger.addHandler(logging.FileHandler(tmp_path / 'log'))
+    line = r'fails in 0 \(traceback in folder\): RuntimeError: .*; check that network and data '
+    with pytest.raises(UsageError, match=line), explained_start(runner):
+        network(torch.ones(1, 3))
+    for error in (KeyError, UsageError):
+        with pytest.raises(error, match='other'), explained_start(runner):
+            raise error('other')
+    assert (tmp_path / 'log').read_text().count('Traceback') == 1

@@ -11,7 +11,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 
-from mmrest.engine.config import PHASES, dicts, load_config, without_sync_bn
+from mmrest.engine.config import PHASES, dicts, load_config
 from tests.drawn import CLASSES, HEIGHT, WIDTH
 from tests.runs import ROOT, run_here
 
@@ -32,7 +32,6 @@ CONFIGS = [
 def small(name, coco_root, ade_root):
     """The config on the synthetic data, its images not enlarged, with few boxes and queries."""
     cfg = load_config(name)
-    without_sync_bn(cfg)
     detects = cfg.default_scope == 'mmdet'
     kept = ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'PackSegInputs')
     for phase in PHASES:

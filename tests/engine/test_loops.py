@@ -1,7 +1,6 @@
 """Stopped and resumed runs have the same weights, losses and samples, bit for bit."""
 
 import contextlib
-import os
 import pickle
 import random
 import shutil
@@ -12,13 +11,13 @@ import pytest
 import torch
 from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.runner import Runner
-from torch.utils.data import BatchSampler
+from torch.utils.data import BatchSampler, DataLoader, WeightedRandomSampler
 
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine import saving
 from mmrest.engine.building import build_runner
 from mmrest.engine.config import make_resumable
-from mmrest.engine.data_loading import Draw, SeededDataset
+from mmrest.engine.data_loading import ResumableLoader, SeededDataset
 from mmrest.engine.resuming import ScheduleHook
 from mmrest.engine.saving import newest_checkpoint
 from mmrest.errors import Interrupted, UsageError
@@ -143,7 +142,7 @@ def test_stopped_in_an_evaluation(kind, whole, tmp_path):
     'options, newest, kept',
     [
         (dict(checkpoint=dict(EPOCHS, max_keep_ckpts=1, **BEST_OF_TWO)), 'epoch_1.pth', 3),
-        (dict(custom_hooks=[dict(EPOCHS, filename_tmpl='pass_{}.pth')]), 'iter_6.pth', 20),
+        (dict(custom_hooks=[dict(EPOCHS, filename_tmpl='pass_{:03d}.pth')]), 'iter_6.pth', 20),
         ({'train_dataloader.sampler.seed': 5}, 'iter_6.pth', 16),
     ],
     ids=['best checkpoints of two metrics', 'two checkpoint hooks', 'a seed of the sampler'],
@@ -322,9 +321,9 @@ def test_a_request_to_stop(place, iteration, saved, tmp_path):
 
 
 def test_checkpoints_elsewhere(tmp_path):
-    hook = dict(EPOCHS, out_dir=str(tmp_path / 'far'), filename_tmpl='pass_{}.pth')
+    hook = dict(EPOCHS, out_dir=str(tmp_path / 'far'), filename_tmpl='pass_{:03d}.pth')
     trained(config(tmp_path / 'run', checkpoint=dict(hook)), place=('training', 5))
-    expected = str(tmp_path / 'far' / 'run' / 'pass_1.pth')
+    expected = str(tmp_path / 'far' / 'run' / 'pass_001.pth')
     assert newest_checkpoint(tmp_path / 'run', hook) == expected
     (tmp_path / 'run' / 'last_checkpoint').unlink()
     assert newest_checkpoint(tmp_path / 'run', hook) == expected
@@ -348,14 +347,6 @@ def test_newest_checkpoint_of_a_copy(tmp_path):
     assert newest_checkpoint(tmp_path / 'absent') is None
 
 
-def test_newest_checkpoint_of_a_template(tmp_path):
-    for number, name in enumerate(('epoch_001.pth', 'ck_002.pth')):
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (number, number))
-    found = newest_checkpoint(tmp_path, dict(filename_tmpl='ck_{:03d}.pth'))
-    assert found == str(tmp_path / 'ck_002.pth')
-
-
 def test_hooks_can_change_the_dataset():
     inner = Numbers()
     dataset = SeededDataset(inner, 3)
@@ -365,11 +356,15 @@ def test_hooks_can_change_the_dataset():
     assert dataset[0].keys() == inner[0].keys()  # without an epoch, as hooks read one
 
 
-def test_a_frame_of_a_video():
-    class Frames:
-        def __getitem__(self, place):
-            return (*place, random.random())
-
-    dataset = SeededDataset(Frames(), 3)
-    first, again, other = (dataset[Draw(place, 0)] for place in ((1, 2), (1, 2), (1, 3)))
-    assert first == again and first[2] != other[2]
+def test_draws_of_a_sampler_of_torch():
+    """Each draw has its own random numbers, and each epoch its own order, however often read."""
+    sampler = WeightedRandomSampler([1.0] * SAMPLES, SAMPLES)
+    loader = DataLoader(Numbers(), batch_size=4, sampler=sampler, num_workers=1)
+    loader, epochs = ResumableLoader(loader, 3), []
+    for epoch in (0, 1, 0):
+        loader.batch_sampler.epoch = epoch
+        epochs.append(torch.cat([batch['inputs'] for batch in loader]))
+    first, second, again = epochs
+    assert torch.equal(first, again) and not torch.equal(first[:, 0], second[:, 0])
+    assert len(first[:, 0].unique()) < SAMPLES  # some indices are drawn twice
+    assert len(torch.cat([first, second])[:, 1].unique()) == 2 * SAMPLES

@@ -35,6 +35,9 @@ def test_segmentor(tmp_path):
     metas = [dict(img_shape=(49, 81), ori_shape=(49, 81), padding_size=[0, 0, 0, 0])] * 2
     with torch.no_grad():
         torch.testing.assert_close(network(images), model.encode_decode(images, metas))
+    model.test_cfg.mode = 'slide'
+    with pytest.raises(UsageError, match=r'tiny\.py tests in sliding windows, which export does'):
+        exportable(model, 'tiny.py')
 
 
 class Head(nn.Module):
@@ -113,6 +116,8 @@ def test_facts():
     assert json.loads(found['classes']) == ['background', 'square', 'disc', 'triangle']
     cfg.model.decode_head.out_channels = 1
     assert facts(cfg, 'demo') == dict(found, sigmoid_threshold='0.3')
+    cfg.model.decode_head.update(out_channels=None, num_classes=1)
+    assert 'sigmoid_threshold' in facts(cfg, 'demo')
     named = facts(network_config('rmt_t'), 'rmt_t')
     assert named.keys() == found.keys() - {'classes', 'resize'}
     assert all(isinstance(value, str) for value in found.values())

@@ -11,7 +11,7 @@ from mmdet.apis import inference_detector, init_detector
 from mmseg.apis import inference_model, init_model
 
 from mmrest.apis import inference
-from mmrest.engine.config import load_config, without_sync_bn
+from mmrest.engine.config import load_config
 from mmrest.errors import UsageError
 from mmrest.inference.inputs import UnreadableImage
 from tests.runs import DETECTOR, SMALL_SEGMENTOR, lay_out, run_here
@@ -88,7 +88,6 @@ def test_paths_and_arrays(folder, images, name):
         assert one.img_path == str(path) and 'seg_logits' not in one
         assert same(other, one) and same(infer(str(path)), one) and same(infer(array), one)
     cfg, checkpoint = load_config(str(folder / f'{name}.py')), str(folder / f'{name}.pth')
-    without_sync_bn(cfg)
     if name == 'det':
         theirs = inference_detector(init_detector(cfg, checkpoint, device='cpu'), str(images[0]))
         assert theirs.pred_instances.masks.any()

@@ -67,6 +67,14 @@ def test_outputs_among_the_inputs(tmp_path, monkeypatch):
         paths('empty')
 
 
+def test_links_to_folders(tmp_path):
+    touch(tmp_path, 'far/b.jpg', 'in/a.jpg')
+    (tmp_path / 'in' / 'linked').symlink_to(tmp_path / 'far')
+    (tmp_path / 'far' / 'back').symlink_to(tmp_path / 'in')
+    found = [Path(path).name for path in paths(str(tmp_path / 'in'))]
+    assert sorted(found) == ['a.jpg', 'b.jpg']
+
+
 @pytest.mark.parametrize('given, wanted', [
     (['x/a.jpg', 'y/b.jpg'], ['a', 'b']),
     (['x/a/frame0.jpg', 'x/b/frame0.jpg'], ['a/frame0', 'b/frame0']),

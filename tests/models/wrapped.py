@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
@@ -163,10 +164,13 @@ def _fully_shard(network: nn.Module) -> nn.Module:
     return fully_shard(network, mesh=mesh)
 
 
-def _fsdp(network: nn.Module, use_orig_params: bool) -> FSDP:
+by_size = functools.partial(size_based_auto_wrap_policy, min_num_params=10_000)
+
+
+def _fsdp(network: nn.Module, use_orig_params: bool, policy: Callable = wrap_blocks) -> FSDP:
     return FSDP(
         network,
-        auto_wrap_policy=wrap_blocks,
+        auto_wrap_policy=policy,
         use_orig_params=use_orig_params,
         device_id=torch.device('cpu'),
     )
@@ -176,6 +180,7 @@ DISTRIBUTED = {
     'DDP': (DistributedDataParallel, named),
     'FSDP, use_orig_params': (functools.partial(_fsdp, use_orig_params=True), _sharded),
     'FSDP, flat parameters': (functools.partial(_fsdp, use_orig_params=False), _sharded),
+    'FSDP by size': (functools.partial(_fsdp, use_orig_params=True, policy=by_size), _sharded),
     'fully_shard': (_fully_shard, _unsharded),
 }
 """Distributed wrappers, and how to get the weights inside."""

@@ -10,8 +10,6 @@ import torch
 from mmengine import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from mmrest.engine.config import without_sync_bn
-
 MMDET = Path(importlib.metadata.distribution('mmdet').locate_file('mmdet'), '.mim', 'configs')
 ARCH = dict(dims=(16, 32, 48, 64), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
 
@@ -22,12 +20,6 @@ DETECTORS = {
 }
 
 
-def config(path):
-    cfg = Config.fromfile(path)
-    without_sync_bn(cfg)
-    return cfg
-
-
 @pytest.mark.parametrize('name', DETECTORS)
 def test_a_step_of_training(name):
     from mmdet.testing import demo_mm_inputs
@@ -35,7 +27,7 @@ def test_a_step_of_training(name):
 
     register_all_modules(False)
     stages = DETECTORS[name]
-    model = config(MMDET / f'{name}.py').model
+    model = Config.fromfile(MMDET / f'{name}.py').model
     model.backbone = dict(type='ResT', arch=ARCH, out_indices=tuple(range(4 - stages, 4)))
     model.data_preprocessor.pop('batch_augments', None)
     if 'num_queries' in model:
@@ -54,7 +46,7 @@ def test_a_step_of_training(name):
 
 
 def build(path):
-    cfg = config(path)
+    cfg = Config.fromfile(path)
     with contextlib.redirect_stdout(io.StringIO()), torch.device('meta'):
         MODELS.build(cfg.model)
 

@@ -163,7 +163,7 @@ OPTION_FAULTS = {
     'all classes of COCO, of which the file has the first ones': (
         'det', classes(CocoDataset.METAINFO['classes']), "class 'motorcycle', 'airplane', 'bus'"),
     'a class twice': ('det', classes(('person', 'person', 'car')),
-        'metainfo.classes lists a name twice'),
+        'metainfo.classes lists person more than once'),
     'a class list that is a string': ('det', classes('person'),
         "is the string 'person', but must be a list of names"),
     'evaluator of other annotations': ('det', {'val_evaluator.ann_file': f'coco/{TRAIN}'},
@@ -184,10 +184,10 @@ OPTION_FAULTS = {
     'maps for another neck': ('det', {'model.neck.in_channels': [8, 16, 24]},
         'the first step of training fails'),
     'misspelt hook': ('det', {'custom_hooks': [dict(type='EarlyStopHook', monitor='mIoU')]},
-        'set up: KeyError: \'EarlyStopHook is not in the mmdet::hook registry; correct its spe'),
+        'set up: KeyError: EarlyStopHook is not in the mmdet::hook registry; correct its spe'),
     'misspelt backend': (
         'seg', {'visualizer.vis_backends': [dict(type='LocalVisBacken')]},
-        "set up: KeyError: 'LocalVisBacken is not in the mmseg::vis_backend registry; correct"),
+        "set up: KeyError: LocalVisBacken is not in the mmseg::vis_backend registry; correct"),
     'backend that is not installed': (
         'seg', {'visualizer.vis_backends': [dict(type='NeptuneVisBackend')]},
         'NeptuneVisBackend needs neptune, which is not installed'),
@@ -225,7 +225,7 @@ OPTION_FAULTS = {
     'no evaluation': ('det', {'train_cfg.val_interval': 0},
         'train_cfg.val_interval must be a positive integer, got 0'),
     'no loop for an evaluation': ('det', {'val_cfg': None},
-        'val_cfg must be set, because others of val_dataloader, val_cfg, val_evaluator are'),
+        'val_dataloader, val_cfg, val_evaluator belong together; set val_cfg too'),
     'endless epoch': ('det', {'train_dataloader.sampler': dict(type='InfiniteSampler')},
         'train_dataloader.sampler (InfiniteSampler) is endless, so an epoch'),
     'training without Pack': (
@@ -234,7 +234,7 @@ OPTION_FAULTS = {
     'evaluation without Pack': ('det', {'val_dataloader.dataset.pipeline': [LOAD]},
         "the first evaluation fails in data_preprocessor: KeyError: 'inputs'"),
     'misspelt initialisation': ('det', {'model.neck.init_cfg': dict(type='Xaviers')},
-        "set up in neck: KeyError: 'Xaviers is not in the mmdet::weight initializer registry"),
+        "set up in neck: KeyError: Xaviers is not in the mmdet::weight initializer registry"),
     'images resized before their labels are loaded': (
         'seg', {'train_dataloader.dataset.pipeline': [
             LOAD, dict(type='Resize', scale=(64, 48)), dict(type='LoadAnnotations'),
@@ -355,7 +355,7 @@ WARNINGS = {
         'MultiStepLR of param_scheduler changes until iteration 22, but the run has 2'),
     'a milestone at the end': (
         'det', {'param_scheduler': [dict(type='MultiStepLR', milestones=[1])]},
-        'MultiStepLR of param_scheduler changes until iteration 2, but the run has 2'),
+        'the last milestone of MultiStepLR of param_scheduler is the end of the run'),
     'no checkpoint': ('det', {'default_hooks.checkpoint': dict(
         type='CheckpointHook', interval=5, save_last=False, save_best=None)},
         'no checkpoint will be saved'),

@@ -46,6 +46,7 @@ def assert_needed(tmp_path, monkeypatch):
     (EPOCHS, dict(interval=5), 3),
     (EPOCHS, dict(interval=5, save_last=False), 2),
     (EPOCHS, dict(interval=-1), 1),
+    (EPOCHS, dict(interval=2, save_begin=9), 3),
     (EPOCHS, dict(interval=1, max_keep_ckpts=3), 4),
     (EPOCHS, dict(interval=6, max_keep_ckpts=3), 2),
     (EPOCHS, dict(interval=1, save_best='mIoU'), 14),

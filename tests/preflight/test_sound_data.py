@@ -71,11 +71,17 @@ def of_no_image(content):
 def another_class_without_masks(content):
     content['categories'].append(dict(id=9, name='other'))
     entry = dict(content['annotations'][0], id=99, category_id=9)
-    content['annotations'].append({k: v for k, v in entry.items() if k != 'segmentation'})
+    lacking = ('segmentation', 'iscrowd')
+    content['annotations'].append({k: v for k, v in entry.items() if k not in lacking})
+
+
+def empty_polygons(content):
+    for entry in content['annotations'][:2]:
+        entry['segmentation'].append([])
 
 
 ODDITIES = [crowd, gaps, negatives, rle, renamed, other_numbers, of_no_image]
-ODDITIES += [another_class_without_masks]
+ODDITIES += [another_class_without_masks, empty_polygons]
 
 
 @pytest.mark.parametrize('oddity', ODDITIES, ids=lambda oddity: oddity.__name__)
@@ -251,6 +257,12 @@ ADVANCED = {
     },
     'checkpoints of iterations': {
         'default_hooks.checkpoint': dict(type='CheckpointHook', by_epoch=False, interval=1)
+    },
+    'fused steps': {'optim_wrapper.optimizer.fused': True},
+    'a named backend': {'visualizer.vis_backends': [dict(type='LocalVisBackend', name='x')]},
+    'masks of no class': {
+        'model.roi_head.mask_head.class_agnostic': True,
+        'model.roi_head.mask_head.num_classes': 80,
     },
     'no evaluation': {'train_cfg.val_interval': 1e9},
     'no validation': {

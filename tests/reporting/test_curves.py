@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -61,7 +62,7 @@ def test_one_run(drawn, tmp_path):
 
 def test_several_runs(drawn, tmp_path):
     """There is one plot per key, and one legend below all plots."""
-    logs = [LOG._replace(name=f'a run of a rather long name {n}') for n in range(12)]
+    logs = [replace(LOG, name=f'a run of a rather long name {n}') for n in range(12)]
     figure = drawn(logs, tmp_path / 'x.png', ['loss', 'bbox_mAP'], 'Title')
     assert [axis.get_title() for axis in figure.axes] == ['loss', 'bbox_mAP']
     assert all(len(axis.lines) == 12 and axis.get_legend() is None for axis in figure.axes)

@@ -22,7 +22,8 @@ def write_log(folder, date, *lines):
 
 def test_run_by_iterations(tmp_path):
     write_log(tmp_path / 'run', '20260101_000000', line(10, 3.0), line(20, 2.0),
-          dict(mIoU=40.0, time=0.1, step=20), line(30, 1.0), dict(mIoU=60.0, time=0.1, step=30),
+          dict(mIoU=40.0, time=0.1, val_loss=1.0, step=20), line(30, 1.0),
+          dict(mIoU=60.0, time=0.1, step=30),
     )  # fmt: skip
     log = read_log(tmp_path / 'run')
     assert log.name == 'run' and log.metrics == ['mIoU'] and log.losses == ['loss']
@@ -31,6 +32,7 @@ def test_run_by_iterations(tmp_path):
         'loss': [(10, 3), (20, 2), (30, 1)],
         'time': [(10, 0.5), (20, 0.5), (30, 0.5)],
         'mIoU': [(20, 40), (30, 60)],
+        'val_loss': [(20, 1)],
         'val/time': [(20, 0.1), (30, 0.1)],
     }
 

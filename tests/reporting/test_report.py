@@ -179,5 +179,5 @@ def test_a_classifier_is_not_evaluated(tmp_path):
 def test_an_evaluation_without_evaluator(tmp_path, coco_root):
     (tmp_path / 'det.py').write_text(DETECTOR)
     cfg = load_config(str(tmp_path / 'det.py'), {'val_evaluator': None}, str(coco_root))
-    with pytest.raises(UsageError, match='val_evaluator must be set, because others of val_data'):
+    with pytest.raises(UsageError, match='belong together; set val_evaluator too'):
         evaluate(cfg, 'absent.pth', torch.device('cpu'), 0.3)

@@ -1,4 +1,4 @@
-# Like classification.py, except for the momentum of the EMA weights: the official code raises its
+# Like classification.py, except for the momentum of the EMA weights. The official code raises its
 # decay of 0.99996 to the power of batch / 512: 0.99984 for 2048.
 _base_ = './classification.py'
 

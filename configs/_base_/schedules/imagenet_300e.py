@@ -1,7 +1,7 @@
 # 300 epochs: AdamW at 1e-3 for batch 1024, weight decay 0.05 except on norms, biases and
 # other 1-D parameters; 5 warm-up epochs, then cosine decay.
 # The paper specifies no warm-up start LR and minimum LR: 1e-6 and 1e-5 are from DeiT, whose
-# augmentations the paper uses, and from RMT's official code; see runtimes/classification.py.
+# augmentations the paper uses, and from RMT's official code.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),

@@ -34,7 +34,7 @@ def emsa(
 
     Args:
         q: queries, (B, n, N, d).
-        k: keys, (B, n, M, d); M is N divided by the squared stride.
+        k: keys, (B, n, M, d); M = ceil(H / s) * ceil(W / s) for stride s.
         v: values, (B, n, M, d).
         mix_weight: weight of the convolution over heads, (n, n, 1, 1).
         mix_bias: bias of that convolution, (n,). It shifts all logits of a head equally, so it
