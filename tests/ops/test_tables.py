@@ -7,6 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from mmrest.ops import RelPos2d
+from mmrest.ops.rotary import Rotate
 from tests.torch_versions import needs_torch
 
 CPU = torch.device('cpu')
@@ -39,6 +40,16 @@ def test_tables_of_a_tracer_are_not_cached():
     with FakeTensorMode():
         assert type(rel_pos(3, 5, CPU).sin) is FakeTensor
     assert type(rel_pos(3, 5, CPU).sin) is torch.Tensor
+
+
+def test_tables_that_a_wrapper_has_cast():
+    """As FSDP casts the arguments of blocks to the dtype of their weights."""
+    x = torch.randn(1, 3, 5, 4, 8).bfloat16().requires_grad_()
+    cos_sin = RelPos2d(8, 4, 2, 6)(3, 5, CPU).cos_sin
+    results = [Rotate.apply(x, given) for given in (cos_sin, cos_sin.bfloat16())]
+    gradients = [torch.autograd.grad(result.sum(), x)[0] for result in results]
+    for exact, rounded in (results, gradients):
+        torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
 
 
 @needs_torch(2, 7, 'compiler that takes tables for constants')
