@@ -53,6 +53,7 @@ def find_inputs(given: Sequence[str], outputs: Sequence[Path] = ()) -> List[Inpu
 
 def _files(text: str, skipped: Set[str]) -> List[Tuple[Path, Path]]:
     """Return files, each with the folder that its name is relative to."""
+    skipped = set(skipped)  # and the folders that were searched, because links may lead back
 
     def is_new(path: Path) -> bool:
         return os.path.realpath(path) not in skipped
@@ -69,7 +70,7 @@ def _files(text: str, skipped: Set[str]) -> List[Tuple[Path, Path]]:
     for match in sorted(matches):
         if match.is_dir():
             for folder, folders, names in os.walk(match, onerror=_refuse, followlinks=True):
-                skipped.add(os.path.realpath(folder))  # links may lead back here
+                skipped.add(os.path.realpath(folder))
                 folders[:] = kept(folder, folders)
                 files += [(Path(folder, name), match) for name in kept(folder, names)]
         else:

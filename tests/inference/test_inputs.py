@@ -71,8 +71,9 @@ def test_links_to_folders(tmp_path):
     touch(tmp_path, 'far/b.jpg', 'in/a.jpg')
     (tmp_path / 'in' / 'linked').symlink_to(tmp_path / 'far')
     (tmp_path / 'far' / 'back').symlink_to(tmp_path / 'in')
-    found = [Path(path).name for path in paths(str(tmp_path / 'in'))]
-    assert sorted(found) == ['a.jpg', 'b.jpg']
+    for texts in (['in'], ['in', 'in/*.jpg', 'in/linked/*.jpg']):
+        found = [Path(path).name for path in paths(*(str(tmp_path / text) for text in texts))]
+        assert sorted(found) == ['a.jpg', 'b.jpg']
 
 
 @pytest.mark.parametrize('given, wanted', [
