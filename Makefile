@@ -87,7 +87,7 @@ test-oldest:  ## test networks and engine with the oldest Python and torch
 	$(MAKE) test $(VERSIONED) VENV=$(VENV)-oldest PYTHON=$(call python_of,3.8) \
 		TORCH='torch==2.1.2 torchvision==0.16.2'
 
-test-newest:  ## test networks and engine with the newest Python and torch
+test-newest:  ## test networks and engine with the newest Python
 	$(MAKE) test $(VERSIONED) VENV=$(VENV)-newest PYTHON=$(call python_of,3.13) \
 		TORCH='-r requirements/torch.txt'
 

@@ -55,7 +55,7 @@ PACKAGES = (
 )
 
 SUPPORTED = {'Python': ((3, 8), (3, 13)), 'torch': ((2, 1), (2, 15))}
-"""Oldest and newest tested release; ``make test-oldest`` and ``make test-newest`` run them."""
+"""Oldest and newest tested release."""
 
 COLUMNS = ('package', 'found', 'supported', 'status')
 

@@ -263,9 +263,8 @@ def heads(cfg: Config) -> Iterator[Tuple[str, int]]:
     """Yield the heads that predict classes, by dotted key, with their number of classes."""
     for head, part in dicts(cfg.model, 'model'):
         predicted = part.get('num_classes')
-        # An RPN predicts objectness, and an auxiliary head of STDC boundaries.
-        others = 'rpn' in head or type_name(part) == 'STDCHead'
-        others = others or part.get('class_agnostic')
+        # An RPN predicts objectness, an auxiliary head of STDC boundaries, and others one mask.
+        others = 'rpn' in head or type_name(part) == 'STDCHead' or part.get('class_agnostic')
         of_classes = OF_CLASSES & set(head.split('.')[-2:])
         if of_classes and isinstance(predicted, int) and not others:
             yield head, predicted

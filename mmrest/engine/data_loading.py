@@ -58,7 +58,7 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 class Draw(NamedTuple):
-    """Index of a sample, and the place of its draw: epoch, batch, position in it, and rank."""
+    """Index of a sample, and the place of its draw: epoch, rank, batch, and position in it."""
 
     index: Any
     place: Tuple[int, ...]

@@ -40,6 +40,9 @@ CASES = {
     'train tiny.py --amp-dtype bfloat16': '--amp-dtype bfloat16 needs --amp',
     # What the parts of a run need.
     'train tiny.py --data-root absent': 'train_dataloader cannot be built: absent/annotations/',
+    'train tiny.py --data-root no_val': 'no_val/val2017/000000000001.jpg not found',
+    'train tiny_seg.py --data-root no_ade': 'no_ade/images/training not found; check --data-root',
+    'train tiny.py --data-root torn_json': 'is not a valid COCO annotation file: JSON',
     f'{TRAIN} --work-dir tiny.py/run': '--work-dir: tiny.py is not a folder',
     f'{TRAIN} {SET} work_dir=tiny.py/run': 'tiny.py is not a folder',
     f'{TRAIN} {SET} model.backbone.arch=xl': "ValueError: arch: unknown name 'xl'",
@@ -50,7 +53,7 @@ CASES = {
     f'{TRAIN} {SET} {VAL_CLASSES}=person,bicycle,lorry': "class 'lorry' of metainfo.classes",
     f'{TRAIN} --launcher pytorch': '--launcher pytorch is for ',
     # What a run builds last, when it has a work dir.
-    f'{RUN} default_hooks.logger.intervall=3': "unexpected keyword argument 'intervall'",
+    f'{RUN} default_hooks.logger.intervall=3': '; remove or correct it',
     f'{TRAIN} {SET} param_scheduler.0.type=LinearLr': 'parameter scheduler registry; correct its ',
     f'{TRAIN} {SET} param_scheduler.1.gama=1': 'param_scheduler cannot be built: TypeError: ',
     f"{RUN} custom_hooks=\"[{{'typ':'EMAHook'}}]\"": 'must contain the key "type", but got {',
@@ -198,10 +201,15 @@ def spoiled_weights(folder):
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory, coco_root):
+def folder(tmp_path_factory, coco_root, ade_root):
     folder = lay_out(tmp_path_factory.mktemp('bad_input'), tiny=DETECTOR, tiny_seg=SEGMENTOR)
     spoiled_weights(folder)
-    shutil.copytree(coco_root, folder / 'coco')
+    for name in ('coco', 'no_val', 'torn_json'):
+        shutil.copytree(coco_root, folder / name)
+    shutil.copytree(ade_root, folder / 'no_ade')
+    shutil.rmtree(folder / 'no_ade' / 'images' / 'training')
+    shutil.rmtree(folder / 'no_val' / 'val2017')
+    os.truncate(folder / 'torn_json' / 'annotations' / 'instances_train2017.json', 1000)
     shutil.copy(coco_root / 'train2017' / '000000000001.jpg', folder / 'torn.jpg')
     os.truncate(folder / 'torn.jpg', 1000)
     (folder / 'broken.py').write_text('model = dict(')

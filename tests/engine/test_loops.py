@@ -322,8 +322,8 @@ def test_a_request_to_stop(place, iteration, saved, tmp_path):
 
 def test_checkpoints_elsewhere(tmp_path):
     hook = dict(EPOCHS, out_dir=str(tmp_path / 'far'), filename_tmpl='pass_{:03d}.pth')
-    trained(config(tmp_path / 'run', checkpoint=dict(hook)), place=('training', 5))
-    expected = str(tmp_path / 'far' / 'run' / 'pass_001.pth')
+    trained(config(tmp_path / 'run', checkpoint=dict(hook)), place=('training', 9))
+    expected = str(tmp_path / 'far' / 'run' / 'pass_002.pth')
     assert newest_checkpoint(tmp_path / 'run', hook) == expected
     (tmp_path / 'run' / 'last_checkpoint').unlink()
     assert newest_checkpoint(tmp_path / 'run', hook) == expected

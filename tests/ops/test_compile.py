@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip('triton', '3.3')
+triton = pytest.importorskip('triton', '3.3')
 
 SHARED_BYTES = 99 * 1024
 """Shared memory of a block on GPUs of capability 8.6, 8.9 and 12.0, the least from 8.0 on."""
 
-SPILLED_BYTES = 640
-"""Bytes of registers that a thread may spill."""
+SPILLED_BYTES = 512 if triton.__version__.startswith('3.8.') else 640
+"""Bytes of registers that a thread may spill: more with 3.4 (624) and 3.9 (544)."""
 
 IN_FLOAT32 = 'cos_sin log_gamma m_of r_of l_of delta mix sums squares'.split()
 IN_FLOAT32 += 'of_pairs factor norm_term mean'.split()

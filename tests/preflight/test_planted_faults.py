@@ -247,7 +247,7 @@ OPTION_FAULTS = {
             dict(type='PackDetInputs')]},
         'resizes or flips images before LoadAnnotations loads their annotations'),
     'misspelt argument of a dataset': ('det', {'train_dataloader.dataset.filter_cfgs': {}},
-        "unexpected keyword argument 'filter_cfgs'"),
+        '; remove or correct it'),
     'misspelt argument of a loader': ('det', {'train_dataloader.num_worker': 2},
         "unexpected keyword argument 'num_worker'"),
     'heads for other classes': ('det', {'model.roi_head.bbox_head.num_classes': 7},
