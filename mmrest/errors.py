@@ -103,7 +103,7 @@ def explained(fault: str, remedy: str = '') -> Iterator[None]:
     except Exception as error:  # datasets, transforms, metrics and networks raise anything
         # mmengine appends the hooks that were called, or links to its documents.
         line = re.sub(r'( in <\S+ object at \w+>)+$', '', first_line(error))
-        line = re.sub(r"'([^']*)\. Please check whether.*", r'\1', line)
+        line = re.sub(r"""['"]([^"]*)\. Please check whether.*""", r'\1', line)
         path = re.search(r"(?:No such file or directory|Not a directory): '(.+?)'", line)
         if path:
             line = f'{path.group(1)} not found'

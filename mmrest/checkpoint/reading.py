@@ -1,20 +1,21 @@
 """Safe checkpoint reading: no code of the file is executed."""
 
 import contextlib
-import os
+import hashlib
 import os.path as osp
 import pickle
 import re
+import shutil
 import zipfile
-from http.client import HTTPException
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import torch
 from mmengine.fileio import get_local_path
 
 from ..errors import CheckpointError
 from .allowlist import TYPES, guarded_pickle
+from .writing import write_atomically
 
 ZOOS = ('torchvision://', 'modelzoo:', 'open-mmlab:', 'openmmlab:', 'mmcls:')
 """Beginnings of names in the model zoos of torchvision and OpenMMLab."""
@@ -27,8 +28,8 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
     :mod:`.allowlist`.
 
     Args:
-        path: a local path or any URL that mmengine's file clients support. Downloads are kept in
-            torch's hub folder.
+        path: a local path or any URL that mmengine's file clients support. Downloads over http
+            are kept in torch's hub folder.
         map_location: as for ``torch.load``.
 
     Raises:
@@ -41,10 +42,8 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
             '(_delete_=True) or pass --pretrained PATH'
         )
     with contextlib.ExitStack() as stack:
-        local = path
-        if path.startswith(('http://', 'https://')):
-            local = _download(path)
-        elif '://' in path:
+        kept = local = _kept_as(path) if path.startswith(('http://', 'https://')) else path
+        if '://' in path and not osp.isfile(kept):
             try:
                 local = str(stack.enter_context(get_local_path(path)))
             except KeyError as error:
@@ -60,23 +59,22 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
             found = 'is a directory, not a file' if osp.isdir(local) else 'does not exist'
             raise CheckpointError(f'checkpoint {path} {found}')
         try:
-            return _read(local, map_location)
+            content = _read(local, map_location)
         except CheckpointError as error:
             raise CheckpointError(f'{path} {error}') from error
         except Exception as error:  # whatever a broken zip, JSON or pickle raises
             raise CheckpointError(_message(path, error)) from error
+        if kept not in (path, local):
+            with contextlib.suppress(OSError, CheckpointError):  # of a folder of other users
+                Path(kept).parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(Path(kept), lambda temporary: shutil.copyfile(local, temporary))
+        return content
 
 
-def _download(url: str) -> str:
-    cache = osp.join(torch.hub.get_dir(), 'checkpoints')
-    path = osp.join(cache, osp.basename(urlparse(url).path))
-    if not osp.isfile(path):
-        os.makedirs(cache, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, path)
-        except (OSError, HTTPException) as error:
-            raise CheckpointError(f'checkpoint {url} cannot be downloaded: {error}') from error
-    return path
+def _kept_as(url: str) -> str:
+    """Return the path under which a download is kept; different URLs may end in the same name."""
+    name = hashlib.sha256(url.encode()).hexdigest()
+    return osp.join(torch.hub.get_dir(), 'checkpoints', f'{name}.pth')
 
 
 def _read(path: str, map_location: Any) -> Any:

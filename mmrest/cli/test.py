@@ -14,7 +14,7 @@ from ..engine.distributed import join_processes
 from ..engine.weight_hooks import StrictWeightsHook
 from ..inference.hook import PredictionsHook
 from ..inference.outputs import Viewer
-from ..preflight import rehearse
+from ..preflight import Rehearsal, Report, rehearse
 from .command import Parser, add_run_arguments, folder, run_config, written_file
 
 
@@ -77,15 +77,14 @@ def main() -> None:
     hook = predictions_hook(cfg, args)
     if args.tta:
         check_tta(cfg)
-    rehearsal = None if args.skip_preflight else rehearse(cfg, ('test',))
+    rehearsal = Rehearsal(Report(), {}) if args.skip_preflight else rehearse(cfg, ('test',))
     if args.tta:
         use_tta(cfg)
     # Do not overwrite the training config in the work dir.
     tested = Config(cfg.to_dict(), cfg.text, filename=f'{Path(cfg.filename).stem}{TESTED}')
-    # TTA has its own pipeline.
-    datasets = rehearsal.datasets if rehearsal is not None and not args.tta else None
+    datasets = {} if args.tta else rehearsal.datasets  # TTA has its own pipeline
     runner = set_up(tested, ['test'], datasets, args.verbose)
-    for warning in rehearsal.report.warnings if rehearsal is not None else ():
+    for warning in rehearsal.report.warnings:
         print_log(warning, 'current', logging.WARNING)
     runner.register_hook(StrictWeightsHook())
     if hook is not None:

@@ -23,7 +23,7 @@ from ..engine.resuming import ScheduleHook
 from ..engine.saving import newest_checkpoint
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from ..errors import UsageError, counted, explained
-from ..preflight import Report, rehearse
+from ..preflight import Rehearsal, Report, rehearse
 from ..preflight.step import place_of
 from .command import Parser, add_run_arguments, run_config
 
@@ -34,7 +34,10 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('config', help='config file, or name of a shipped config')
     add('--amp', action='store_true', help='enable automatic mixed precision (GPU only)')
-    add('--amp-dtype', choices=['float16', 'bfloat16'], help='AMP dtype (default: float16)')
+    add(
+        '--amp-dtype', choices=['float16', 'bfloat16'],
+        help="AMP dtype (default: the config's, or float16)",
+    )  # fmt: skip
     add('--pretrained', metavar='PATH', help='path to pretrained backbone weights')
     add(
         '--auto-scale-lr', action='store_true',
@@ -163,11 +166,10 @@ def main() -> None:
         cfg.resume = newest is not None
         # With nothing to resume, the run starts as it would without --resume.
         cfg.load_from = newest or cfg.get('load_from')
-    rehearsal, warnings = None, []
+    rehearsal = Rehearsal(Report(), {})
     if args.dry_run or not args.skip_preflight:
         rehearsal = rehearse(cfg, ('train', 'val'), thorough=args.dry_run)
-        warnings += rehearsal.report.warnings
-    warnings += filter(None, [batch_size_warning(cfg)])
+    warnings = [*rehearsal.report.warnings, *filter(None, [batch_size_warning(cfg)])]
     nothing = f'no checkpoint found in {cfg.work_dir}; starting from scratch'
     if args.dry_run:
         if resuming and not cfg.resume:
@@ -176,8 +178,7 @@ def main() -> None:
             Console().print(summary(args.config, rehearsal.report, warnings))
         return
     of_first_process(lock_folder, Path(cfg.work_dir))
-    datasets = rehearsal.datasets if rehearsal is not None else None
-    runner = set_up(cfg, ['train', 'val'], datasets, args.verbose)
+    runner = set_up(cfg, ['train', 'val'], rehearsal.datasets, args.verbose)
     for warning in warnings:
         print_log(warning, 'current', logging.WARNING)
     if cfg.get('resume'):

@@ -115,7 +115,7 @@ def exportable(model: nn.Module, name: str) -> nn.Module:
         return model
     head = getattr(model, 'decode_head', None)
     if isinstance(head, nn.Module) and not isinstance(head, nn.ModuleList):
-        if model.test_cfg.mode != 'whole':
+        if (model.test_cfg or {}).get('mode', 'whole') != 'whole':
             raise UsageError(
                 f'{name} tests in sliding windows, which export does not support; to export the '
                 'network for whole images, pass --cfg-options model.test_cfg.mode=whole'

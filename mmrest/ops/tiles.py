@@ -14,7 +14,7 @@ INTERPRETED = tl.constexpr(os.environ.get('TRITON_INTERPRET') == '1')
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 COMPILED = dict(enable_fp_fusion=True)
-"""Options of the compiler. From Triton 3.10 on, it fuses products and sums only on request."""
+"""Options of the compiler. Later than Triton 3.9, it fuses products and sums only on request."""
 
 _TYPES = {
     torch.float16: tl.float16,

@@ -216,7 +216,7 @@ def _check_mask(file: str, entry: Dict[str, Any], image: Dict[str, Any]) -> None
             'column-major order'
         )
     elif isinstance(mask, list) and not all(
-        isinstance(polygon, list) and not isinstance(next(iter(polygon), 0), list)
+        isinstance(polygon, list) and not any(isinstance(value, list) for value in polygon)
         for polygon in mask
     ):
         fault = (

@@ -12,7 +12,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
-from ..engine.config import dicts
+from ..engine.config import dicts, is_classifier, is_segmentor
 from ..engine.data_loading import ResumableBatchSampler
 from ..errors import UsageError, explained, some
 from .annotations import Read, checked_reading
@@ -126,24 +126,23 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     """
     where = f'{phase}_dataloader'
     nodes = list(dicts(cfg[where], where))
-    for key, node in nodes:
-        classes = (node.get('metainfo') or {}).get('classes') or ()
-        if isinstance(classes, str) and not osp.isfile(classes):
-            raise UsageError(
-                f'{key}.metainfo.classes is the string {classes!r}, but must be a list of names; '
-                f'write ({classes!r},), with the comma, for a single class'
-            )
     masks = any(node.get('with_mask') for _, node in nodes)
     fault = f'{where} cannot be built'
     with checked_reading(masks) as read, quiet() as logged, explained(fault):
         for key, node in nodes:
             classes = (node.get('metainfo') or {}).get('classes') or ()
+            if isinstance(classes, str) and osp.isfile(classes):
+                continue
+            if isinstance(classes, str):
+                raise UsageError(
+                    f'{key}.metainfo.classes is the string {classes!r}, but must be a list of '
+                    f'names; write ({classes!r},), with the comma, for a single class'
+                )
             twice = [name for name, count in Counter(classes).items() if count > 1]
-            if twice and not isinstance(classes, str):
-                repeated = f'{key}.metainfo.classes lists {some(twice)} more than once'
-                if any(part.get('with_bbox') for _, part in nodes):  # names select the labels
-                    raise UsageError(repeated)
-                report.warnings.append(repeated)
+            repeated = f'{key}.metainfo.classes lists {some(twice)} more than once; '
+            if twice and not (is_classifier(cfg) or is_segmentor(cfg)):  # names select the labels
+                raise UsageError(repeated + 'list each class once')
+            report.warnings += [repeated + 'check that it is intended'] * bool(twice)
         try:
             loader = Runner.build_dataloader(cfg[where], seed=0)
         except ValueError:  # mmdet cannot serialise an empty list

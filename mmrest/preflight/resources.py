@@ -91,15 +91,15 @@ def check_shared_memory(loader: DataLoader, sample: Any, report: Report) -> None
 
 def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> int:
     """Return the maximum number of checkpoints at one time; one if the length is unknown."""
-    length, saves_by_epoch = length or 1, hook.get('by_epoch', True)
+    length, saves_by_epoch = int(length or 1), hook.get('by_epoch', True)
     if saves_by_epoch and not by_epoch:
         length = 1  # an iteration-based run is one epoch for its hooks
     elif by_epoch and not saves_by_epoch:
         length *= batches
-    interval, most = hook.get('interval', 1), hook.get('max_keep_ckpts', -1)
-    first = hook.get('save_begin') or interval
+    interval, most = int(hook.get('interval', 1)), hook.get('max_keep_ckpts', -1)
+    first = int(hook.get('save_begin') or interval)
     due = range(first, length + 1, interval) if interval > 0 else ()
-    kept = len({*due, *[length] * hook.get('save_last', True)})
+    kept = len(due) + bool(hook.get('save_last', True) and length not in due)
     if 0 < most < kept:
         kept = most + 1
     best = hook.get('save_best')

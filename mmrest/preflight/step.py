@@ -196,13 +196,13 @@ def check_run(
 
 
 def place_of(error: Exception) -> str:
-    """Return the name of the innermost module of a network in which an error was raised."""
+    """Return the innermost module of a network in which an error was raised; empty for none."""
     frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
     owners = [local['self'] for local in frames if isinstance(local.get('self'), nn.Module)]
     for name, module in owners[0].named_modules() if owners else ():
         if module is owners[-1] and name:
             return f' in {name}'
-    return ''
+    return ' in model' if owners else ''
 
 
 def _runner(cfg: Config, folder: str) -> Runner:

@@ -20,6 +20,7 @@ STYLE = {
     'axes.grid': True,
     'axes.prop_cycle': cycler(linestyle=['-', '--', ':', '-.']) * cycler(color=TABLEAU_COLORS),
     'grid.alpha': 0.3,
+    'savefig.format': 'png',
     'text.parse_math': False,  # names may contain dollar signs
 }
 
@@ -108,4 +109,4 @@ def draw_curves(
             figure.legend(handles=axes[0].get_lines(), loc='outside lower left')
         if title is not None:
             figure.suptitle(title)
-        figure.savefig(out, dpi=110, format=None if isinstance(out, Path) else 'png')
+        figure.savefig(out, dpi=110)

@@ -13,7 +13,7 @@ from mmengine.runner import CheckpointLoader, checkpoint
 from torch import nn
 
 from mmrest import RMT, ResT
-from mmrest.checkpoint import CheckpointError
+from mmrest.checkpoint import CheckpointError, read_checkpoint
 from mmrest.engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from tests.checkpoint.test_safety import Call
 from tests.models.networks import TINY, randomised, tiny
@@ -43,12 +43,30 @@ def test_files_pass_the_guard(is_remote, tmp_path, address, monkeypatch):
     for name, message in (
         ('bad', r'refusing to load \S*bad\.pth: it contains a pickled \S*system'),
         ('list', 'contains a list, not a checkpoint'),
-        ('absent', r'absent\.pth ' + ('cannot be downloaded' if is_remote else 'does not exist')),
+        ('absent', r'absent\.pth ' + ('cannot be fetched' if is_remote else 'does not exist')),
     ):
         for loader in (CheckpointLoader.load_checkpoint, checkpoint.load_from_http):
             with pytest.raises(CheckpointError, match=message):
                 loader(f'{folder}/{name}.pth')
     assert not (tmp_path / 'witness').exists()
+
+
+def test_downloads(tmp_path, address, monkeypatch):
+    """Each is kept under its whole address; one that was cut short is not kept."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'hub'))
+    for number, folder in enumerate('ab'):
+        (tmp_path / folder).mkdir()
+        torch.save([number], tmp_path / folder / 'epoch_1.pth')
+    whole = (tmp_path / 'b/epoch_1.pth').read_bytes()
+    (tmp_path / 'b/epoch_1.pth').write_bytes(whole[:100])
+    assert read_checkpoint(f'{address}/a/epoch_1.pth') == [0]
+    with pytest.raises(CheckpointError, match=r'b/epoch_1\.pth cannot be read as a checkpoint'):
+        read_checkpoint(f'{address}/b/epoch_1.pth')
+    (tmp_path / 'b/epoch_1.pth').write_bytes(whole)
+    (tmp_path / 'a/epoch_1.pth').unlink()  # it is read from the hub folder
+    assert [read_checkpoint(f'{address}/{folder}/epoch_1.pth') for folder in 'ab'] == [[0], [1]]
+    with pytest.raises(CheckpointError, match='cannot be fetched: UnicodeEncodeError'):
+        read_checkpoint(f'{address}/modèle.pth')
 
 
 def load(hook, model, content, **fields):

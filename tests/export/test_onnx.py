@@ -38,6 +38,8 @@ def test_segmentor(tmp_path):
     model.test_cfg.mode = 'slide'
     with pytest.raises(UsageError, match=r'tiny\.py tests in sliding windows, which export does'):
         exportable(model, 'tiny.py')
+    model.test_cfg = None
+    exportable(model, 'tiny.py')
 
 
 class Head(nn.Module):

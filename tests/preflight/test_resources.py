@@ -55,6 +55,7 @@ def assert_needed(tmp_path, monkeypatch):
     (ITERATIONS, dict(interval=7), 1),
     (ITERATIONS, dict(interval=7, save_best=['a', 'b']), 4),
     (EPOCHS, {}, 12),
+    (dict(max_epochs=12.0), dict(interval=5.0, save_last=None), 2),
 ])  # fmt: skip
 def test_checkpoints(assert_needed, loop, checkpoint, number):
     assert_needed(number * 3 * WEIGHTS, number, checkpoint, loop)
