@@ -108,6 +108,8 @@ def explained(fault: str, remedy: str = '') -> Iterator[None]:
         if path:
             line = f'{path.group(1)} not found'
             remedy = 'check --data-root DIR (data_root), data_prefix, the suffixes and ann_file'
+            if '\\' in line:
+                remedy = 'write / for \\ in the paths of ann_file, without a drive'
         for pattern, known in REMEDIES.items():
             if re.search(pattern, line):
                 remedy = known

@@ -5,7 +5,7 @@ from os import PathLike
 from typing import ClassVar, Dict, Iterator, List, Optional, Tuple, Union
 
 from mmengine.logging import print_log
-from mmengine.model import BaseModule, PretrainedInit
+from mmengine.model import BaseModule, ModuleDict, PretrainedInit
 from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 
@@ -25,6 +25,9 @@ class StrictPretrained(BaseModule):
 
     def init_weights(self) -> None:
         """Initialise as `init_cfg` specifies, or from scratch; load weights last."""
+        if not hasattr(self, '_params_init_info'):  # outermost; it would log before it loads files
+            ModuleDict({'model': self}).init_weights()
+            return
         configured, was_init = self.init_cfg, self.is_init
         cfgs = configured if isinstance(configured, (list, tuple)) else [configured or {}]
         self.init_cfg = [cfg for cfg in cfgs if cfg and not is_from_file(cfg)]

@@ -1,6 +1,7 @@
 """Checks of annotation files of COCO and VOC, while mmdet reads them."""
 
 import contextlib
+import math
 import os.path as osp
 from collections import Counter
 from typing import Any, Dict, Iterator, List
@@ -12,7 +13,7 @@ from ..errors import UsageError, explained, some
 
 GIVEN = 'set', lambda value: value or value == 0
 SIZE = 'a positive number', lambda value: isinstance(value, (int, float)) and value > 0
-NUMBER = 'a number', lambda value: isinstance(value, (int, float))
+NUMBER = 'a number', lambda value: isinstance(value, (int, float)) and math.isfinite(value)
 BOX = (
     'the four numbers x, y, width and height',
     lambda box: isinstance(box, list) and len(box) == 4 and all(map(NUMBER[1], box)),
@@ -208,20 +209,28 @@ def _read_objects(coco: Any, labels: List[int], masks: bool) -> Read:
 def _check_mask(file: str, entry: Dict[str, Any], image: Dict[str, Any]) -> None:
     mask, fault = entry.get('segmentation'), ''
     if not mask:
-        fault = 'no segmentation, and the pipeline loads masks; add it'
+        fault = 'no segmentation, and the pipeline loads masks; add it, or train on boxes alone'
     elif isinstance(mask, dict) and mask.get('size') != [image['height'], image['width']]:
         fault = (  # mmdet would scramble the mask
             f'an RLE of size {mask.get("size")}, but [height, width] of its image is '
             f'[{image["height"]}, {image["width"]}]; correct the size, and encode the mask in '
             'column-major order'
         )
-    elif isinstance(mask, list) and not all(
-        isinstance(polygon, list) and not any(isinstance(value, list) for value in polygon)
-        for polygon in mask
-    ):
+    elif isinstance(mask, dict) and isinstance(mask.get('counts'), list):
+        covered, pixels = sum(mask['counts']), image['height'] * image['width']
+        if covered != pixels:  # pycocotools would wait forever
+            fault = f'an RLE whose counts sum to {covered}, but its image has {pixels} pixels'
+    elif isinstance(mask, list) and not all(map(_is_polygon, mask)):
         fault = (
             f'the segmentation {str(mask)[:40]}; set it to a list of polygons '
-            '[[x1, y1, x2, y2, ...]]'
+            '[[x1, y1, x2, y2, ...]] of numbers'
         )
     if fault:
         raise UsageError(f'{file}: annotation {entry["id"]} has {fault}')
+
+
+def _is_polygon(polygon: Any) -> bool:
+    try:
+        return math.isfinite(sum(polygon))  # faster than each number
+    except TypeError:  # None, text, or a list of lists
+        return False

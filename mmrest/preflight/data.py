@@ -9,6 +9,7 @@ import mmcv
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
+from mmengine.fileio import list_dir_or_file
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
@@ -106,13 +107,15 @@ class Part(NamedTuple):
             return
         if labels.ndim != 2:
             fault = f'has {labels.shape[2]} channels; convert colours to one class index per pixel'
+        elif path.lower().endswith(('.jpg', '.jpeg')):
+            fault = 'is a JPEG, which changes values; save it as PNG'
         elif labels.shape != (height, width):
             fault = (
                 f'is {labels.shape[1]} x {labels.shape[0]} pixels, but its image is {width} x '
-                f'{height}; make them the same size'
+                f'{height}; make them the same size (an EXIF orientation rotates images)'
             )
-        elif path.endswith('.png') and osp.isfile(path) and labels.dtype == np.uint8:
-            if mmcv.imread(path, 'unchanged').max() > 255:
+        elif osp.isfile(path) and labels.dtype == np.uint8:
+            if mmcv.imread(path, 'unchanged', backend='pillow').max() > 255:
                 fault = 'has 16 bits, but mmseg reads only the lower 8; save it with 8 bits'
         if fault:
             raise UsageError(f'label map {path} ({self.where}) {fault}')
@@ -163,6 +166,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
         if not len(part.dataset):
             raise UsageError(f'{part.where} has no images; check its paths and suffixes')
         _sample(part, report)
+        _check_label_maps(part, report)
         used = f' used of {file.images:,}' if file.images else ''
         report.add(f'images of {part.where}', f'{len(part.dataset):,}{used}')
         if file.objects:
@@ -194,6 +198,21 @@ def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Part]:
         yield from _leaves(f'{where}.dataset', phase, inner)
     else:
         yield Part(where, phase, dataset, [])
+
+
+def _check_label_maps(part: Part, report: Report) -> None:
+    """Warn about label maps without an image, which may have another suffix than the others."""
+    dataset = part.dataset
+    folder = (getattr(dataset, 'data_prefix', None) or {}).get('seg_map_path') or ''
+    if not hasattr(dataset, 'seg_map_suffix') or dataset.ann_file or not osp.isdir(folder):
+        return
+    names = list_dir_or_file(folder, list_dir=False, suffix=dataset.seg_map_suffix, recursive=True)
+    unused = sum(1 for _ in names) - len(dataset)
+    if unused > 0 and dataset._indices is None:
+        report.warnings.append(
+            f'{part.where} does not use {unused} label maps in {folder}, because no image of their'
+            f' name ends with {dataset.img_suffix!r} (img_suffix)'
+        )
 
 
 def _sample(part: Part, report: Report) -> None:

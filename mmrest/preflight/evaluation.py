@@ -63,16 +63,8 @@ def check_evaluator(
     with explained(f'{where} cannot be built'):
         evaluator = Runner.build_evaluator(None, node)  # does not use its runner
     for metric in evaluator.metrics:
-        api = None if getattr(metric, 'format_only', False) else getattr(metric, '_coco_api', None)
-        evaluated = api and set(api.get_cat_ids(cat_names=parts[0].classes))
-        for entry in getattr(api, 'anns', {}).values():
-            lacking = [key for key in ('area', 'iscrowd') if key not in entry]
-            # Those of panoptic files are lists.
-            if lacking and 'bbox' in entry and entry.get('category_id') in evaluated:
-                raise UsageError(
-                    f'annotation {entry["id"]} in the ann_file of {where} has no {lacking[0]}; '
-                    'add it to each annotation (iscrowd is 0, or 1 for crowds)'
-                )
+        if not getattr(metric, 'format_only', False) and getattr(metric, '_coco_api', None):
+            _check_file(where, metric, parts[0].classes, report)
     if len(parts) > 1 and type(evaluator).__name__ == 'MultiDatasetsEvaluator':
         return evaluator  # each metric is for another dataset
     scores = [_check_metric(where, metric, parts, report) for metric in evaluator.metrics]
@@ -83,6 +75,30 @@ def check_evaluator(
                 f'{key} is {name}, which is not a metric of {where}; set one of {some(names, 20)}'
             )
     return evaluator
+
+
+def _check_file(where: str, metric: Any, classes: Optional[List[str]], report: Report) -> None:
+    """Check all annotations that CocoMetric evaluates, because the rehearsal tries only some."""
+    api = metric._coco_api
+    entries = [entry for entry in api.anns.values() if 'bbox' in entry]  # not of panoptic files
+    labels = set(api.get_cat_ids(cat_names=classes))
+    for entry in [entry for entry in entries if entry.get('category_id') in labels]:
+        fault = ''
+        for key in ('area', 'iscrowd'):
+            if entry.get(key) is None:
+                fault = f'no {key}; add it to each annotation (iscrowd is 0, or 1 for crowds)'
+        polygon = next(iter(entry.get('segmentation') or ()), None)
+        if 'segm' in metric.metrics and isinstance(polygon, list) and len(polygon) < 5:
+            fault = f'the first polygon {polygon}, which pycocotools cannot read; remove it'
+        if fault:
+            raise UsageError(f'annotation {entry["id"]} in the ann_file of {where} has {fault}')
+        if entry['id'] == 0:
+            report.warnings.append(
+                f'an annotation in the ann_file of {where} has the id 0, which pycocotools always '
+                'counts as missed; number the annotations from 1'
+            )
+            entry['id'] = -1  # for the rehearsal
+            api.anns[-1] = entry
 
 
 def _monitored(cfg: Config) -> Iterator[Tuple[str, str]]:

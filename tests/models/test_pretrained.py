@@ -35,6 +35,7 @@ def test_one_backbone_of_several(family, tmp_path, log):
     assert equal(network, states['teacher'])
     count = len([name for name in states['teacher'] if 'num_batches_tracked' not in name])
     assert f'{count} of {count} tensors loaded' in log.text
+    assert 'Loaded from' in log.text and 'value is the same' not in log.text
 
 
 @both

@@ -133,6 +133,18 @@ JSON_FAULTS = {
     'flat polygons': (TRAIN, polygons(list), 'annotation 1 has the segmentation [1'),
     'polygons of pairs': (TRAIN, polygons(lambda flat: [[flat[:2], flat[2:4], flat[4:6]]]),
         'set it to a list of polygons'),
+    'a number missing in a polygon': (TRAIN, polygons(lambda flat: [[*flat[:-1], None]]),
+        'set it to a list of polygons [[x1, y1, x2, y2, ...]] of numbers'),
+    'a number of no value': (TRAIN, each('annotations', area=float('nan')), 'is nan, but must be'),
+    'a first polygon of two points': (
+        VAL, polygons(lambda flat: [[1, 2, 30, 40], flat]),
+        'has the first polygon [1, 2, 30, 40], which pycocotools cannot read; remove it'),
+    'RLE that ends early': (
+        TRAIN, each('annotations', segmentation=dict(size=[60, 80], counts=[100, 200])),
+        'has an RLE whose counts sum to 300, but its image has 4800 pixels'),
+    'iscrowd of no value': (VAL, each('annotations', iscrowd=None), 'has no iscrowd; add it to'),
+    'paths of Windows': (TRAIN, each('images', file_name='C:\\images\\x.jpg'),
+        'x.jpg not found; write / for \\ in the paths of ann_file'),
     'width that is not whole': (VAL, each('images', width=80.0), "TypeError: 'float' obj"),
     'width in quotes': (TRAIN, each('images', width='80'), "is '80', but must be a positive num"),
     'names that are URLs': (TRAIN, each('images', file_name='https://host/x.jpg'),
@@ -230,7 +242,7 @@ OPTION_FAULTS = {
         'train_dataloader.sampler (InfiniteSampler) is endless, so an epoch'),
     'training without Pack': (
         'seg', {'train_dataloader.dataset.pipeline': [LOAD, dict(type='LoadAnnotations')]},
-        "the first step of training fails: KeyError: 'inputs'"),
+        "the first step of training fails in model: KeyError: 'inputs'"),
     'evaluation without Pack': ('det', {'val_dataloader.dataset.pipeline': [LOAD]},
         "the first evaluation fails in data_preprocessor: KeyError: 'inputs'"),
     'misspelt initialisation': ('det', {'model.neck.init_cfg': dict(type='Xaviers')},
@@ -299,6 +311,22 @@ def test_label_maps(folder, fault):
     labels, words = MAP_FAULTS[fault]
     cv2.imwrite(str(folder / 'ade' / 'annotations' / 'training' / '1.png'), labels)
     assert words in line('seg')
+
+
+def test_label_maps_of_other_formats(folder):
+    maps, labels = folder / 'ade/annotations/training', np.full((60, 80), 1000, np.uint16)
+    for suffix, words in (('.jpg', 'is a JPEG, which changes'), ('.TIF', 'has 16 bits, but mm')):
+        for path in maps.glob('*.png'):
+            pixels = labels if suffix == '.TIF' else labels.astype(np.uint8)
+            Image.fromarray(pixels).save(path.with_suffix(suffix))
+        assert words in line('seg', {'train_dataloader.dataset.seg_map_suffix': suffix})
+
+
+def test_images_of_several_suffixes(folder):
+    (folder / 'ade/images/training/1.jpg').rename(folder / 'ade/images/training/1.JPG')
+    (warning,) = (w for w in rehearsed('seg').warnings if 'label maps' in w)
+    assert warning.startswith('train_dataloader.dataset does not use 1 label maps in ade/annot')
+    assert warning.endswith("no image of their name ends with '.jpg' (img_suffix)")
 
 
 def test_masks_of_0_and_255(folder):
@@ -412,6 +440,14 @@ def test_warnings_of_annotations(folder, change, words):
     content['annotations'].append(dict(kept, id=999))
     path.write_text(json.dumps(content))
     assert any(words in warning for warning in rehearsed('det').warnings)
+
+
+def test_an_annotation_of_id_0(folder):
+    """pycocotools takes its id in the table of matches for "not found"."""
+    edited(folder / 'coco' / VAL, lambda content: content['annotations'][0].update(id=0))
+    report = rehearsed('det')
+    assert ('val_evaluator on the ground truth', 'coco/bbox_mAP 1.000') in report.facts
+    assert any('has the id 0, which pycocotools always' in line for line in report.warnings)
 
 
 def second(**values):
