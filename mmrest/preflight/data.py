@@ -25,6 +25,9 @@ SAMPLES = 24
 OUTSIDE = 0.05
 """Share of boxes beyond their image from which a file is suspicious."""
 
+WIDE = ('.png', '.tif', '.tiff')
+"""Suffixes of label maps that may have 16 bits."""
+
 
 class Sample(NamedTuple):
     """Data info of a sample, and the pipeline's output; None if the pipeline drops the sample."""
@@ -114,7 +117,7 @@ class Part(NamedTuple):
                 f'is {labels.shape[1]} x {labels.shape[0]} pixels, but its image is {width} x '
                 f'{height}; make them the same size (an EXIF orientation rotates images)'
             )
-        elif osp.isfile(path) and labels.dtype == np.uint8:
+        elif path.lower().endswith(WIDE) and osp.isfile(path) and labels.dtype == np.uint8:
             if mmcv.imread(path, 'unchanged', backend='pillow').max() > 255:
                 fault = 'has 16 bits, but mmseg reads only the lower 8; save it with 8 bits'
         if fault:
