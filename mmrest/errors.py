@@ -32,6 +32,7 @@ REMEDIES = {
     'base_wd should not be None': 'set weight_decay of the optimizer, or remove its multipliers',
     'CUDA out of memory': 'use --amp, --cfg-options model.backbone.with_cp=True, or a smaller '
     'train_dataloader.batch_size',
+    'Connection (closed|reset) by peer': 'another process ended first; see its error',
     'Please install': 'install it, or use another backend',
     "'ConfigDict' object has no attribute": 'add it to the config of that part',
 }

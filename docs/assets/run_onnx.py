@@ -18,6 +18,7 @@ if 'resize' in facts:  # the larger side at most max(scale), the smaller at most
     sides = json.loads(facts['resize'])['scale']
     scale = min(max(sides) / max(height, width), min(sides) / min(height, width))
 size = round(width * scale), round(height * scale)
+scales = np.tile(np.divide(size, (width, height)), 2)  # both sides were rounded
 x = cv2.resize(image, size).astype(np.float32)
 if not json.loads(facts['preprocess']):
     x = x[..., ::-1] if facts['channel_order'] == 'RGB' else x
@@ -26,7 +27,7 @@ dets, labels, *masks = (
     output[0] for output in session.run(None, {'images': x.transpose(2, 0, 1)[None]})
 )
 for k in np.flatnonzero((labels >= 0) & (dets[:, 4] >= 0.3)):
-    x1, y1, x2, y2 = (dets[k, :4] / scale).round().astype(int)
+    x1, y1, x2, y2 = (dets[k, :4] / scales).round().astype(int)
     colour = [int(c) for c in np.random.default_rng(int(labels[k])).integers(64, 256, 3)]
     if masks and x2 > x1 and y2 > y1:
         inside = cv2.resize(masks[0][k], (x2 - x1, y2 - y1)) >= 0.5

@@ -143,5 +143,5 @@ def _message(path: str, error: Exception) -> str:
     reason = f'{type(error).__name__}: {str(error).split("WeightsUnpickler error:")[-1].strip()}'
     return (
         f'{path} cannot be read as a checkpoint: it is empty, truncated or not written by '
-        f'torch.save; download or save it again ({reason.splitlines()[0]})'
+        f'torch.save; download or save it again, or use an earlier one ({reason.splitlines()[0]})'
     )

@@ -10,9 +10,9 @@ from ..checkpoint import (
     Weights,
     publish,
     read_checkpoint,
-    read_weights,
     weights_of,
 )
+from ..engine.weight_hooks import dataset_meta
 from ..errors import some
 from ..models.pyramid import named_networks, recognised
 from ..version import __version__
@@ -101,7 +101,9 @@ def listed(found: Contents) -> str:
 def main() -> None:
     """Convert or list."""
     args = parse_args()
-    found = contents(read_weights(args.in_file, args.prefix))
+    content = read_checkpoint(args.in_file)
+    weights = weights_of(args.in_file, content)
+    found = contents(weights.under(args.prefix) if args.prefix else weights)
     if args.list:
         print(listed(found))
     if args.out_file is None:
@@ -112,11 +114,12 @@ def main() -> None:
             f'are {some([*found.backbone, *found.others])}. If the network has another arch, '
             'norm_cfg or in_channels, use mmrest publish'
         )
-    tensors = found.backbone
+    tensors, arch = found.backbone, found.archs[0]
+    meta = dict(arch=arch, mmrest_version=__version__)
     if found.prefix == FULL_PREFIX and found.others and not args.backbone:
+        meta['dataset_meta'] = dataset_meta(content)
         tensors = {**{FULL_PREFIX + n: t for n, t in tensors.items()}, **found.others}
-    arch = found.archs[0]
-    final = publish(args.out_file, tensors, dict(arch=arch, mmrest_version=__version__))
+    final = publish(args.out_file, tensors, meta)
     line = f'{final}: {len(tensors)} tensors of {arch}, from {found.source}'
     dropped = [name for name in found.others if name not in tensors]
     print(f'{line}; {len(dropped)} dropped ({some(dropped)})' if dropped else line)

@@ -12,6 +12,8 @@ from ..analysis.networks import (
     preprocessing,
     usual_size,
 )
+from ..engine.compat import load_from_guarded
+from ..engine.weight_hooks import dataset_meta
 from ..errors import UsageError
 from ..export.comparison import export_checked
 from ..export.onnx import (
@@ -79,6 +81,7 @@ def main() -> None:
     of_model = backbone_config(cfg) if args.backbone_only else cfg
     exportable(on_meta(of_model), args.network)  # before weights are read
     network = exportable(build_network(of_model, args.checkpoint), args.network)
+    trained = dataset_meta(load_from_guarded(args.checkpoint)) if args.checkpoint else {}
     size = args.shape or (DETECTOR_SIZE if is_detector(network) else usual_size(of_model))
     height, width = size
     shapes = [(1 if args.static else 2, height, width)]
@@ -90,7 +93,7 @@ def main() -> None:
         network, args.out, shapes if args.verify else [], args.tolerance,
         normalisation=preprocessing(cfg), preprocess=args.preprocess,
         size=size, static=args.static, opset=args.opset,
-        metadata=facts(cfg, args.network, args.preprocess),
+        metadata=facts(cfg, args.network, args.preprocess, trained),
     )  # fmt: skip
     for shape, difference in found.items():
         at = ' x '.join(map(str, (shape[0], 3, *shape[1:])))

@@ -82,6 +82,7 @@ class Run:
         self.done = 0  # images and frames
         self.skipped: List[str] = []  # one message per unreadable input
         self.longer: List[str] = []  # animations and files of several pages
+        self.cut: List[str] = []  # videos that end early
         first = int(model.reduces_zero_label)
         label_values = list(range(first, first + len(model.classes)))
         self.ids = label_values if model.is_segmentor else coco_ids(model.classes)
@@ -103,7 +104,7 @@ class Run:
             for found in self._predicted(images, write, self._skip):
                 source = images[found.source]
                 self._keep(source, found)
-                several = source.path.suffix.lower() in ('.gif', '.webp', '.tif', '.tiff')
+                several = source.path.suffix.lower() in ('.avif', '.gif', '.webp', '.tif', '.tiff')
                 if several and is_utf8(source.path) and cv2.imcount(found.source) > 1:
                     self.longer.append(found.source)
             for source in inputs:
@@ -138,6 +139,8 @@ class Run:
             raise UsageError(f'{path} could not be written in full; check that the disk has space')
         if not frames:
             raise UnreadableImage(f'{source.path} has no frame that can be read')
+        if frames < video.length:
+            self.cut.append(f'{source.path}: {frames} of {video.length}')
 
     def _skip(self, source: Any, error: UnreadableImage) -> None:
         self.skipped.append(str(error))
@@ -210,6 +213,8 @@ def main() -> None:
     if run.longer:
         lines += ['only the first frame or page was used; convert to a video or images:']
         lines += run.longer
+    if run.cut:
+        lines += ['frames of videos that were read; the file says how many it has:', *run.cut]
     if run.skipped:
         lines += [f'{len(run.skipped)} of {len(inputs)} inputs were skipped:', *run.skipped]
     console.print('\n'.join(lines), markup=False, soft_wrap=True)

@@ -84,7 +84,7 @@ def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> It
     scheduled |= {'betas'} if 'momentum' in scheduled else set()
     changes = _differences(before, wrapper.param_groups, _HYPERPARAMETERS - scheduled)
     if _settings(states) != _settings(of_checkpoint):
-        changes['schedule'] = 'the schedule'
+        changes['schedule'] = 'the schedule, or the length of an epoch'
     if changes.keys() & {'initial_lr', 'initial_momentum', 'schedule'}:
         _replay(runner, schedulers, meta)
         checkpoint['param_schedulers'] = [scheduler.state_dict() for scheduler in schedulers]

@@ -264,15 +264,15 @@ def newest_checkpoint(work_dir: str, hook: Optional[dict] = None) -> Optional[st
         folder = Path(hook['out_dir']) / folder.name
     # The folder may have been moved, or copied: then all files have the same time, and those of
     # the first folder may still be there.
-    for path in (folder / Path(last).name, Path(last)):
-        if last and path.exists():
-            return str(path)
+    if last and (folder / Path(last).name).exists():
+        return str(folder / Path(last).name)
     template = hook.get('filename_tmpl') or 'epoch_{}.pth'
     names = [re.sub(r'\\\{.*?\\\}', r'\\d+', re.escape(name)) for name in (template, INTERRUPTED)]
     # Not published files, such as epoch_1-d77de378.pth, which contain only weights.
     pattern = re.compile('|'.join([*names, r'(?:epoch|iter)_\d+\.pth']))
     paths = [path for path in folder.glob('*') if pattern.fullmatch(path.name)]
-    if last and not paths:
+    others = [Path(last)] if last and Path(last).exists() else []
+    newest = max(paths or others, key=lambda path: path.stat().st_mtime_ns, default=None)
+    if last and newest is None:
         raise CheckpointError(f'{noted} names {last}, which was not found; pass a path')
-    newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
     return newest and str(newest)

@@ -17,7 +17,7 @@ from ..analysis.networks import Preprocessing, backbone_of, preprocessing
 from ..engine.building import image_channels
 from ..engine.config import type_name
 from ..errors import UsageError, first_line
-from ..inference.inferencer import tested_dataset
+from ..inference.inferencer import classes_of, tested_dataset
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -145,8 +145,20 @@ def is_detector(network: nn.Module) -> bool:
     return hasattr(network, 'pad')
 
 
-def facts(cfg: Config, name: str, preprocess: bool = False) -> Dict[str, str]:
-    """Return the metadata that users of the file need; `preprocess` if it normalises images."""
+def facts(
+    cfg: Config, name: str, preprocess: bool = False, trained: Optional[Dict[str, Any]] = None
+) -> Dict[str, str]:
+    """Return the metadata that users of the file need.
+
+    Args:
+        cfg: config of the network.
+        name: its name.
+        preprocess: the file normalises images.
+        trained: meta information of the dataset in the checkpoint, whose classes are preferred.
+
+    Raises:
+        UsageError: the numbers of classes differ.
+    """
     mean, std, order = preprocessing(cfg)
     values = 'values from 0 to 255' if preprocess else '(values from 0 to 255 - mean) / std'
     found = dict(
@@ -160,8 +172,9 @@ def facts(cfg: Config, name: str, preprocess: bool = False) -> Dict[str, str]:
         mmrest_version=__version__,
     )
     dataset, _, metainfo = tested_dataset(cfg)
-    if metainfo.get('classes'):
-        found['classes'] = json.dumps(metainfo['classes'])
+    sources = trained or {}, metainfo
+    if any(source.get('classes') for source in sources):
+        found['classes'] = json.dumps(classes_of(cfg, *sources)[0])
     for step in dataset.get('pipeline', ()):
         if (type_name(step) or '').endswith('Resize') and step.get('scale'):
             size = dict(scale=step['scale'], keep_ratio=step.get('keep_ratio', False))

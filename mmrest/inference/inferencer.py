@@ -115,7 +115,7 @@ class Inferencer:
             meta = dataset_meta(load_full_weights(network, checkpoint)[0])
             with explained('the test pipeline cannot be built'):
                 self._loader, self._pipeline = _pipeline(cfg, dataset.get('pipeline'))
-        self.classes, palette = _classes(cfg, meta, metainfo)
+        self.classes, palette = classes_of(cfg, meta, metainfo)
         # Not from the class: in Python 3.8, Generic.__new__ hides the arguments of datasets.
         parameters = inspect.signature(kind.__init__).parameters if kind else {}
         default = getattr(parameters.get('reduce_zero_label'), 'default', False)
@@ -155,7 +155,8 @@ class Inferencer:
                 config's pipeline; the message names it.
             ValueError: an array has the wrong shape or dtype, or `batch_size` is not positive.
         """
-        if isinstance(images, (str, Path, np.ndarray)):
+        single = isinstance(images, (str, bytes, np.ndarray, torch.Tensor))
+        if single or not isinstance(images, Iterable):
             return self([images])[0]
         samples = []
         for prediction in self.stream(images, batch_size):
@@ -207,18 +208,19 @@ class Inferencer:
 
     def _prepare(self, image: Image) -> Tuple[np.ndarray, dict]:
         """Return the pixels of an image, and the output of the pipeline."""
-        if isinstance(image, np.ndarray):
-            wanted = image.ndim == 3 and image.shape[2] == self._channels and image.size
-            if not wanted or image.dtype != np.uint8:
-                raise ValueError(
-                    f'an image must be an array (H, W, {self._channels}) of uint8, got '
-                    f'{image.shape} of {image.dtype}'
-                )
-            name, given = f'an array {image.shape}', dict(img=image)
-        else:
+        if isinstance(image, (str, Path)):
             name = str(image) if os.path.exists(image) else os.path.expanduser(image)
             given = dict(img_path=name)
             check_complete(name)
+        else:
+            shape, dtype = getattr(image, 'shape', ()), getattr(image, 'dtype', None)
+            if dtype != np.uint8 or len(shape) != 3 or shape[2] != self._channels or 0 in shape:
+                found = f'{tuple(shape)} of {dtype}' if dtype else f'{type(image).__name__}'
+                raise ValueError(
+                    f'an image must be a path, or an array (H, W, {self._channels}) of uint8, got '
+                    f'{found}; cv2.imread returns None for files that it cannot read'
+                )
+            name, given = f'an array {shape}', dict(img=image)
         step = 'read'
         try:
             results = self._loader(given)
@@ -360,7 +362,7 @@ def _without_annotations(steps: List[dict]) -> List[dict]:
     return [step for step in steps if _short_name(step) not in loaders]
 
 
-def _classes(cfg: Config, *sources: Dict[str, Any]) -> Tuple[List[str], Any]:
+def classes_of(cfg: Config, *sources: Dict[str, Any]) -> Tuple[List[str], Any]:
     """Return names and colours of the classes that the heads predict, from the first source."""
     sources = [source for source in sources if source.get('classes')]
     counts = {count for _, count in heads(cfg)}

@@ -14,7 +14,10 @@ from ..errors import UsageError, first_line
 from .overlay import drawable
 
 # Every other file is read as an image.
-VIDEOS = {'.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ts', '.webm', '.wmv'}
+VIDEOS = {
+    '.3gp', '.avi', '.flv', '.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts',
+    '.ogv', '.ts', '.webm', '.wmv',
+}  # fmt: skip
 MAX_RATE = 240  # frames per second; higher values are the ticks of a clock, not a frame rate
 
 

@@ -206,8 +206,10 @@ def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Part]:
 def _check_label_maps(part: Part, report: Report) -> None:
     """Warn about label maps without an image, which may have another suffix than the others."""
     dataset = part.dataset
-    folder = (getattr(dataset, 'data_prefix', None) or {}).get('seg_map_path') or ''
-    if not hasattr(dataset, 'seg_map_suffix') or dataset.ann_file or not osp.isdir(folder):
+    if not hasattr(dataset, 'seg_map_suffix') or dataset.ann_file:
+        return
+    folder = dataset.data_prefix.get('seg_map_path') or ''
+    if not osp.isdir(folder):
         return
     names = list_dir_or_file(folder, list_dir=False, suffix=dataset.seg_map_suffix, recursive=True)
     unused = sum(1 for _ in names) - len(dataset)

@@ -128,13 +128,13 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
     fault = f'{place} fails on the annotations of {part.where}'
     with explained(fault, 'check that the metric is meant for this data'):
         masks = 'segm' in getattr(metric, 'metrics', ())
-        predicted = [p for p in (perfect(of, sample, masks) for of, sample in samples) if p]
-        if not predicted and 'instances' not in first.info:
+        predicted = filter(None, (perfect(of, sample, masks) for of, sample in samples))
+        scores = score(metric, part, (sample.to_dict() for sample in predicted))
+        if not metric.results and 'instances' not in first.info:
             raise UsageError(
                 f'{place} has nothing to compare with: the pipeline of {part.where} loads or '
                 'packs no annotations; add LoadAnnotations, and end it with Pack...Inputs'
             )
-        scores = score(metric, part, [sample.to_dict() for sample in predicted])
     prefix = f'{metric.prefix}/' if metric.prefix else ''
     for name in [name for name in scores if name in best]:
         if scores[name] == -1 or np.isnan(scores[name]):
@@ -149,14 +149,16 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
     return [prefix + name for name in scores]
 
 
-def score(metric: Any, part: Part, outputs: List[Dict[str, Any]]) -> Dict[str, float]:
-    """Compute a metric on some predictions of a dataset."""
-    metric.results, metric.dataset_meta = [], part.metainfo
-    if hasattr(metric, 'img_ids'):
-        metric.img_ids = [output['img_id'] for output in outputs]
+def score(metric: Any, part: Part, outputs: Iterator[Dict[str, Any]]) -> Dict[str, float]:
+    """Compute a metric on some predictions of a dataset, one at a time because of their masks."""
+    metric.results, metric.dataset_meta, ids = [], part.metainfo, []
     metric.nan_to_num = None  # or classes that these samples lack would count in mmseg's mean
-    metric.process({}, outputs)
-    return dict(metric.compute_metrics(metric.results)) if outputs else {}
+    for output in outputs:
+        metric.process({}, [output])
+        ids.append(output.get('img_id'))
+    if hasattr(metric, 'img_ids'):
+        metric.img_ids = ids
+    return dict(metric.compute_metrics(metric.results)) if metric.results else {}
 
 
 def perfect(part: Part, sample: Sample, masks: bool) -> Optional[Any]:
@@ -170,7 +172,6 @@ def perfect(part: Part, sample: Sample, masks: bool) -> Optional[Any]:
     truth, info = truth.clone(), sample.info
     if 'instances' in info:
         from mmdet.datasets.transforms import LoadAnnotations
-        from mmdet.structures.mask import encode_mask_results
 
         instances = [dict(i, ignore_flag=0) for i in info['instances'] if not i.get('ignore_flag')]
         masks = masks and all('mask' in instance for instance in instances)
@@ -182,7 +183,7 @@ def perfect(part: Part, sample: Sample, masks: bool) -> Optional[Any]:
             scores=torch.ones(len(instances)),
         )
         if masks:
-            truth.pred_instances.masks = encode_mask_results(loaded['gt_masks'].masks)
+            truth.pred_instances.masks = torch.from_numpy(loaded['gt_masks'].masks)
     elif 'gt_sem_seg' in truth:
         labels = truth.gt_sem_seg.data[None].float()  # a prediction has the size of its image
         truth.pred_sem_seg = PixelData(data=interpolate(labels, truth.ori_shape[:2])[0].long())

@@ -58,7 +58,7 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
         raise UsageError(
             f'not enough disk space in {folder} for the checkpoints of this run '
             f'({numbers}); free some, use another {option}, or keep fewer with --cfg-options '
-            'default_hooks.checkpoint.max_keep_ckpts=2'
+            'default_hooks.checkpoint.max_keep_ckpts=1'
         )
     report.add('checkpoints', numbers)
     if not number:
@@ -151,9 +151,9 @@ def check_weights(
         return progress_of(checkpoint) if resuming else None
     elif training and not pretrained:
         report.add('weights', 'none, random initialisation')
+        # Not fixed position embeddings, or the copies of momentum networks.
         fixed = [name for name, p in model.named_parameters() if not p.requires_grad]
-        # Fixed position embeddings are neither.
-        frozen = sum(name.endswith(('.weight', '.bias')) for name in fixed)
+        frozen = sum(n.startswith('backbone.') and n.endswith(('.weight', '.bias')) for n in fixed)
         if frozen:
             report.warnings.append(
                 f'{frozen} frozen parameter tensors keep random values: set init_cfg, load_from, '

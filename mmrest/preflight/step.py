@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import OptimWrapperDict
@@ -164,6 +165,8 @@ def check_run(
     runner = None
     try:
         runner = _runner(cfg, folder)
+        for hook in [hook for hook in runner.hooks if hasattr(hook, 'switch_pipeline')]:
+            Compose(copy.deepcopy(hook.switch_pipeline))  # the hook builds it epochs later
         if not inputs:
             report.warnings.append('no step of training was tried: samples are not single images')
             return
@@ -291,7 +294,8 @@ def _is_packed(packed: Any) -> bool:
 def _is_labelled(packed: Any) -> bool:
     truth = packed.get('data_samples') or {}
     if 'gt_sem_seg' in truth:
-        return bool((truth.gt_sem_seg.data != IGNORED).any())
+        maps = truth.gt_sem_seg.values()  # mmdet's and mmseg's have other names
+        return any(bool((labels != IGNORED).any()) for labels in maps)
     return count_instances(packed) != 0
 
 

@@ -29,7 +29,10 @@ def files(tmp_path_factory):
     fpn = {'backbone.fpn_lateral2.weight': torch.ones(3)}
     contents = {
         'classifier': {'model': {**classifier, **head}, 'epoch': 3},
-        'mmdet': {'state_dict': {**{f'backbone.{n}': t for n, t in state.items()}, **others}},
+        'mmdet': {
+            'meta': {'CLASSES': ('disc',)},
+            'state_dict': {**{f'backbone.{n}': t for n, t in state.items()}, **others},
+        },
         'detectron2': {'model': {**{f'backbone.bottom_up.{n}': state[n] for n in state}, **fpn}},
     }
     folder = tmp_path_factory.mktemp('files')
@@ -68,7 +71,9 @@ def test_a_full_detector(files, tmp_path, tool):
     out = tool('convert_checkpoint', path, tmp_path / 'x.pth', '--list')
     assert 'mmdet.pth fits rest_lite' in out and re.search(r'backbone \| \d+ \| [\d,]+ \|', out)
     assert re.search(r'neck\W+1\W+3\b', out) and re.search(r'bbox_head\W+1\W+2\b', out)
-    found = read_weights(str(written(out, tmp_path))).tensors
+    converted = str(written(out, tmp_path))
+    assert read_checkpoint(converted)['meta']['dataset_meta'] == {'classes': ('disc',)}
+    found = read_weights(converted).tensors
     assert found.keys() == read_weights(str(path)).tensors.keys()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -151,6 +152,20 @@ def test_a_shorter_video(tmp_path, monkeypatch):
     monkeypatch.setattr('mmrest.cli.infer.open_video', lambda *_: full)
     (tmp_path / 'out' / 'vis' / 'clip.mp4').unlink()
     assert 'clip.mp4 could not be written in full' in infer('seg', clip, *options)
+
+
+def test_a_video_that_ends_early(tmp_path, capsys):
+    clip = tmp_path / 'clip.avi'
+    video(clip, 8, 'MJPG')
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    assert not infer('seg', clip, '--out-dir', tmp_path / 'out')
+    assert re.search(r'how many it has:\n\S+clip\.avi: [1-7] of 8\n', capsys.readouterr().out)
+
+
+def test_names_that_are_too_long(tmp_path):
+    (tmp_path / f'{"x" * 251}.avi').touch()
+    message = infer('seg', tmp_path, '--out-dir', tmp_path / 'out')
+    assert 'x.frames is too long for a file; rename the input' in message
 
 
 def test_unreadable_inputs_are_skipped(tmp_path, coco_root, capsys):

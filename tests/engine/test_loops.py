@@ -138,6 +138,19 @@ def test_stopped_in_an_evaluation(kind, whole, tmp_path):
     assert sorted(run[0].evaluations)[0] == 8  # it is made up for
 
 
+def test_newest_checkpoint_of_a_copied_folder(tmp_path):
+    """It is the folder's own, if there is one."""
+    noted, own = tmp_path / 'run' / 'epoch_2.pth', tmp_path / 'copy' / 'epoch_1.pth'
+    for path in (noted, own):
+        path.parent.mkdir()
+        path.touch()
+        (path.parent / 'last_checkpoint').write_text(str(noted))
+    assert newest_checkpoint(noted.parent) == str(noted)
+    assert newest_checkpoint(own.parent) == str(own)
+    own.unlink()
+    assert newest_checkpoint(own.parent) == str(noted)
+
+
 @pytest.mark.parametrize(
     'options, newest, kept',
     [

@@ -119,7 +119,10 @@ def test_facts():
     cfg.model.decode_head.out_channels = 1
     assert facts(cfg, 'demo') == dict(found, sigmoid_threshold='0.3')
     cfg.model.decode_head.update(out_channels=None, num_classes=1)
-    assert 'sigmoid_threshold' in facts(cfg, 'demo')
+    with pytest.raises(UsageError, match='num_classes is 1, but checkpoint and config name 4'):
+        facts(cfg, 'demo')
+    trained = facts(cfg, 'demo', trained=dict(classes=('road',)))
+    assert json.loads(trained['classes']) == ['road'] and 'sigmoid_threshold' in trained
     named = facts(network_config('rmt_t'), 'rmt_t')
     assert named.keys() == found.keys() - {'classes', 'resize'}
     assert all(isinstance(value, str) for value in found.values())

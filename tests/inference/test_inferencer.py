@@ -236,6 +236,9 @@ def test_arrays_of_another_kind(folder):
             model(folder, 'det')(np.zeros(shape, np.uint8))
     with pytest.raises(ValueError, match='uint8, got'):
         model(folder, 'det')(np.zeros((8, 8, 3)))
+    for given in (None, [None], torch.zeros(5, 5, 3), b'x.jpg', 1):
+        with pytest.raises(ValueError, match='an image must be a path, or an array'):
+            model(folder, 'det')(given)
     with pytest.raises(UnreadableImage, match=r'an array \(1, 300, 3\) cannot be prepared: '):
         model(folder, 'det')(LINE)
 

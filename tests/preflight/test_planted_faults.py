@@ -197,6 +197,10 @@ OPTION_FAULTS = {
         'the first step of training fails'),
     'misspelt hook': ('det', {'custom_hooks': [dict(type='EarlyStopHook', monitor='mIoU')]},
         'set up: KeyError: EarlyStopHook is not in the mmdet::hook registry; correct its spe'),
+    'misspelt transform of a later epoch': (
+        'det', {'custom_hooks': [dict(
+            type='PipelineSwitchHook', switch_epoch=9, switch_pipeline=[dict(type='Load')])]},
+        'set up: KeyError: Load is not in the mmdet::transform registry; correct its spelling'),
     'misspelt backend': (
         'seg', {'visualizer.vis_backends': [dict(type='LocalVisBacken')]},
         "set up: KeyError: LocalVisBacken is not in the mmseg::vis_backend registry; correct"),

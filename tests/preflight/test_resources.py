@@ -34,7 +34,7 @@ def assert_needed(tmp_path, monkeypatch):
         check_disk(Config(cfg), model, 5, report)
         assert report.facts[0].found.startswith(f'{number} of ')
         disk.free -= 1
-        message = rf'not enough disk .* \({number} of .*max_keep_ckpts=2'
+        message = rf'not enough disk .* \({number} of .*max_keep_ckpts=1'
         with pytest.raises(UsageError, match=message):
             check_disk(Config(cfg), model, 5, report)
 

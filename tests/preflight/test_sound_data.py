@@ -418,6 +418,18 @@ def test_voc_objects_that_are_not_used(folder):
     assert any(warning.startswith(lost) for warning in warnings)
 
 
+def test_label_maps_of_a_detector(folder):
+    """mmdet packs them under another name than mmseg."""
+    (folder / 'coco' / 'maps').mkdir()
+    for path in (folder / 'coco' / 'train2017').glob('*.jpg'):
+        labels = np.zeros((60, 80), np.uint8)
+        cv2.imwrite(str(folder / 'coco' / 'maps' / f'{path.stem}.png'), labels)
+    dataset = 'train_dataloader.dataset'
+    options = {f'{dataset}.data_prefix.seg': 'maps/', f'{dataset}.pipeline.1.with_seg': True}
+    report = rehearsed('det', options, thorough=True)
+    assert 'first step' in {fact.what for fact in report.facts}
+
+
 MASK2FORMER = """
 _base_ = 'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py'
 model = dict(backbone=dict(init_cfg=None))
