@@ -32,7 +32,7 @@ REMEDIES = {
     'base_wd should not be None': 'set weight_decay of the optimizer, or remove its multipliers',
     'CUDA out of memory': 'use --amp, --cfg-options model.backbone.with_cp=True, or a smaller '
     'train_dataloader.batch_size',
-    'Connection (closed|reset) by peer': 'another process ended first; see its error',
+    'gloo.*Connection (closed|reset) by peer': 'another process ended first; see its error',
     'Please install': 'install it, or use another backend',
     "'ConfigDict' object has no attribute": 'add it to the config of that part',
 }
@@ -109,7 +109,7 @@ def explained(fault: str, remedy: str = '') -> Iterator[None]:
         if path:
             line = f'{path.group(1)} not found'
             remedy = 'check --data-root DIR (data_root), data_prefix, the suffixes and ann_file'
-            if '\\' in line:
+            if r'\\' in line:  # as repr writes a backslash
                 remedy = 'write / for \\ in the paths of ann_file, without a drive'
         for pattern, known in REMEDIES.items():
             if re.search(pattern, line):

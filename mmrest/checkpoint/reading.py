@@ -8,6 +8,7 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -45,7 +46,11 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
         kept = local = _kept_as(path) if path.startswith(('http://', 'https://')) else path
         if '://' in path and not osp.isfile(kept):
             try:
-                local = str(stack.enter_context(get_local_path(path)))
+                if kept == path:
+                    local = str(stack.enter_context(get_local_path(path)))
+                else:
+                    local = osp.join(stack.enter_context(TemporaryDirectory()), 'download')
+                    torch.hub.download_url_to_file(path, local)
             except KeyError as error:
                 raise CheckpointError(
                     f'checkpoint {path}: mmengine does not support {path.partition("://")[0]}://; '
@@ -72,9 +77,14 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
 
 
 def _kept_as(url: str) -> str:
-    """Return the path under which a download is kept; different URLs may end in the same name."""
-    name = hashlib.sha256(url.encode()).hexdigest()
-    return osp.join(torch.hub.get_dir(), 'checkpoints', f'{name}.pth')
+    """Return the path under which a download is kept.
+
+    As in torch, its name is the last part of the URL, if that has a hash; others may be repeated.
+    """
+    name = url.partition('?')[0].rpartition('/')[2]
+    if not re.search(r'-[0-9a-f]{8,}\.', name):
+        name = f'{hashlib.sha256(url.encode()).hexdigest()}.pth'
+    return osp.join(torch.hub.get_dir(), 'checkpoints', name)
 
 
 def _read(path: str, map_location: Any) -> Any:

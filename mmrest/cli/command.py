@@ -27,7 +27,7 @@ for _message in (
     'The draw is False', '`reduce_zero_label` will be',
 ):  # fmt: skip
     warnings.filterwarnings('ignore', message=_message)
-warnings.filterwarnings('once', message='This DataLoader will create')  # more workers than cores
+
 
 OF_PATHS = (
     errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM,

@@ -1,7 +1,7 @@
 """Convert a checkpoint to a clean file that mmrest loads, or publish a run's checkpoint."""
 
 import argparse
-from typing import Dict, List, NamedTuple
+from typing import Any, Dict, List, NamedTuple
 
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from .command import Parser, markdown_table, written_file
 FULL_PREFIX = 'backbone.'
 """Key prefix of the backbone in full mmdet, mmseg and mmpretrain models."""
 
-PUBLISHED_META = ('cfg', 'dataset_meta', 'epoch', 'iter', 'mmengine_version', 'seed')
+PUBLISHED_META = ('cfg', 'epoch', 'iter', 'mmengine_version', 'seed')
 """Fields of a run's meta information that are published."""
 
 
@@ -56,6 +56,12 @@ def contents(weights: Weights) -> Contents:
     others = {name: tensor for name, tensor in weights.tensors.items() if name not in kept}
     words = f'{found[nearest]} of {len(states[nearest])} tensors of {nearest} match'
     return Contents(weights.source, archs, prefix, backbone, others, words)
+
+
+def classes_in(content: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the ``dataset_meta`` of a checkpoint as an entry of its meta information, if any."""
+    found = dataset_meta(content)
+    return dict(dataset_meta=found) if found else {}
 
 
 def parse_args() -> argparse.Namespace:
@@ -117,7 +123,7 @@ def main() -> None:
     tensors, arch = found.backbone, found.archs[0]
     meta = dict(arch=arch, mmrest_version=__version__)
     if found.prefix == FULL_PREFIX and found.others and not args.backbone:
-        meta['dataset_meta'] = dataset_meta(content)
+        meta.update(classes_in(content))
         tensors = {**{FULL_PREFIX + n: t for n, t in tensors.items()}, **found.others}
     final = publish(args.out_file, tensors, meta)
     line = f'{final}: {len(tensors)} tensors of {arch}, from {found.source}'
@@ -134,5 +140,5 @@ def strip() -> None:
     weights = weights_of(args.in_file, content)
     meta = (content.get('meta') if isinstance(content, dict) else None) or {}
     kept = {name: meta[name] for name in PUBLISHED_META if name in meta}
-    final = publish(args.out_file, weights.tensors, kept)
+    final = publish(args.out_file, weights.tensors, {**kept, **classes_in(content)})
     print(f'{final}: {len(weights.tensors)} tensors of {weights.source}')

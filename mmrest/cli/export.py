@@ -7,6 +7,7 @@ from ..analysis.networks import (
     BACKBONES,
     backbone_config,
     build_network,
+    is_backbone,
     network_config,
     on_meta,
     preprocessing,
@@ -81,19 +82,22 @@ def main() -> None:
     of_model = backbone_config(cfg) if args.backbone_only else cfg
     exportable(on_meta(of_model), args.network)  # before weights are read
     network = exportable(build_network(of_model, args.checkpoint), args.network)
-    trained = dataset_meta(load_from_guarded(args.checkpoint)) if args.checkpoint else {}
     size = args.shape or (DETECTOR_SIZE if is_detector(network) else usual_size(of_model))
     height, width = size
     shapes = [(1 if args.static else 2, height, width)]
     if not args.static:  # another size, which is odd
         shapes.append((1, height * 3 // 4 | 1, width * 5 // 4 | 1))
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)  # it warns of unused ops
+    trained = None
+    if not is_backbone(of_model):
+        trained = dataset_meta(load_from_guarded(args.checkpoint)) if args.checkpoint else {}
+    metadata = facts(cfg, args.network, args.preprocess, trained)
     print('exporting; this may take several minutes', flush=True)
     found = export_checked(
         network, args.out, shapes if args.verify else [], args.tolerance,
         normalisation=preprocessing(cfg), preprocess=args.preprocess,
         size=size, static=args.static, opset=args.opset,
-        metadata=facts(cfg, args.network, args.preprocess, trained),
+        metadata=metadata,
     )  # fmt: skip
     for shape, difference in found.items():
         at = ' x '.join(map(str, (shape[0], 3, *shape[1:])))

@@ -139,7 +139,7 @@ class Run:
             raise UsageError(f'{path} could not be written in full; check that the disk has space')
         if not frames:
             raise UnreadableImage(f'{source.path} has no frame that can be read')
-        if frames < video.length:
+        if frames < video.length - video.rate:  # some files count by the length of their sound
             self.cut.append(f'{source.path}: {frames} of {video.length}')
 
     def _skip(self, source: Any, error: UnreadableImage) -> None:

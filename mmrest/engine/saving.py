@@ -266,6 +266,8 @@ def newest_checkpoint(work_dir: str, hook: Optional[dict] = None) -> Optional[st
     # the first folder may still be there.
     if last and (folder / Path(last).name).exists():
         return str(folder / Path(last).name)
+    if last and Path(last).exists() and not (Path(last).parent / LAST).exists():
+        return last  # an out_dir, not the folder of another run
     template = hook.get('filename_tmpl') or 'epoch_{}.pth'
     names = [re.sub(r'\\\{.*?\\\}', r'\\d+', re.escape(name)) for name in (template, INTERRUPTED)]
     # Not published files, such as epoch_1-d77de378.pth, which contain only weights.

@@ -154,7 +154,8 @@ def facts(
         cfg: config of the network.
         name: its name.
         preprocess: the file normalises images.
-        trained: meta information of the dataset in the checkpoint, whose classes are preferred.
+        trained: meta information of the dataset in the checkpoint, whose classes are preferred to
+            those of the config; None for a network without classes.
 
     Raises:
         UsageError: the numbers of classes differ.
@@ -172,9 +173,8 @@ def facts(
         mmrest_version=__version__,
     )
     dataset, _, metainfo = tested_dataset(cfg)
-    sources = trained or {}, metainfo
-    if any(source.get('classes') for source in sources):
-        found['classes'] = json.dumps(classes_of(cfg, *sources)[0])
+    if trained is not None and (trained.get('classes') or metainfo.get('classes')):
+        found['classes'] = json.dumps(classes_of(cfg, trained, metainfo)[0])
     for step in dataset.get('pipeline', ()):
         if (type_name(step) or '').endswith('Resize') and step.get('scale'):
             size = dict(scale=step['scale'], keep_ratio=step.get('keep_ratio', False))

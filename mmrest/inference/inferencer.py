@@ -208,7 +208,7 @@ class Inferencer:
 
     def _prepare(self, image: Image) -> Tuple[np.ndarray, dict]:
         """Return the pixels of an image, and the output of the pipeline."""
-        if isinstance(image, (str, Path)):
+        if isinstance(image, (str, os.PathLike)):
             name = str(image) if os.path.exists(image) else os.path.expanduser(image)
             given = dict(img_path=name)
             check_complete(name)
@@ -218,7 +218,7 @@ class Inferencer:
                 found = f'{tuple(shape)} of {dtype}' if dtype else f'{type(image).__name__}'
                 raise ValueError(
                     f'an image must be a path, or an array (H, W, {self._channels}) of uint8, got '
-                    f'{found}; cv2.imread returns None for files that it cannot read'
+                    f'{found}'
                 )
             name, given = f'an array {shape}', dict(img=image)
         step = 'read'

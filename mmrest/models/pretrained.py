@@ -25,7 +25,8 @@ class StrictPretrained(BaseModule):
 
     def init_weights(self) -> None:
         """Initialise as `init_cfg` specifies, or from scratch; load weights last."""
-        if not hasattr(self, '_params_init_info'):  # outermost; it would log before it loads files
+        # The outermost one would log before it loads files.
+        if not (hasattr(self, '_params_init_info') or self.is_init):
             ModuleDict({'model': self}).init_weights()
             return
         configured, was_init = self.init_cfg, self.is_init
@@ -66,7 +67,7 @@ class StrictPretrained(BaseModule):
         tensors, summary = self.fit(read_weights(path, prefix, map_location))
         self.load_state_dict(tensors, strict=False)
         print_log(summary, logger='current')
-        if hasattr(self, '_params_init_info'):  # inside the init_weights of a detector
+        if hasattr(self, '_params_init_info'):  # inside init_weights
             update_init_info(self, f'Loaded from {path}')
 
     @abstractmethod

@@ -93,10 +93,10 @@ class Part(NamedTuple):
             if data is None:
                 return None
             if loads and 'ori_shape' in data:
-                self._check_sizes(info, data)
+                self._check_sizes(info, data, step)
         return data
 
-    def _check_sizes(self, info: Dict[str, Any], data: Dict[str, Any]) -> None:
+    def _check_sizes(self, info: Dict[str, Any], data: Dict[str, Any], step: Any) -> None:
         height, width = data['ori_shape'][:2]
         stated = (info.get('height'), info.get('width'))
         if all(stated) and stated != (height, width):
@@ -110,7 +110,7 @@ class Part(NamedTuple):
             return
         if labels.ndim != 2:
             fault = f'has {labels.shape[2]} channels; convert colours to one class index per pixel'
-        elif path.lower().endswith(('.jpg', '.jpeg')):
+        elif path.lower().endswith(('.jpg', '.jpeg')) and type(step).__name__ == 'LoadAnnotations':
             fault = 'is a JPEG, which changes values; save it as PNG'
         elif labels.shape != (height, width):
             fault = (
@@ -118,7 +118,8 @@ class Part(NamedTuple):
                 f'{height}; make them the same size (an EXIF orientation rotates images)'
             )
         elif path.lower().endswith(WIDE) and osp.isfile(path) and labels.dtype == np.uint8:
-            if mmcv.imread(path, 'unchanged', backend='pillow').max() > 255:
+            backend = getattr(step, 'imdecode_backend', None)
+            if mmcv.imread(path, 'unchanged', backend=backend).max() > 255:
                 fault = 'has 16 bits, but mmseg reads only the lower 8; save it with 8 bits'
         if fault:
             raise UsageError(f'label map {path} ({self.where}) {fault}')
@@ -215,8 +216,8 @@ def _check_label_maps(part: Part, report: Report) -> None:
     unused = sum(1 for _ in names) - len(dataset)
     if unused > 0 and dataset._indices is None:
         report.warnings.append(
-            f'{part.where} does not use {unused} label maps in {folder}, because no image of their'
-            f' name ends with {dataset.img_suffix!r} (img_suffix)'
+            f'{part.where} does not use {unused} label maps in {folder}; check that each has an '
+            f'image of its name that ends with {dataset.img_suffix!r} (img_suffix)'
         )
 
 

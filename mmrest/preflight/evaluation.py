@@ -82,14 +82,19 @@ def _check_file(where: str, metric: Any, classes: Optional[List[str]], report: R
     api = metric._coco_api
     entries = [entry for entry in api.anns.values() if 'bbox' in entry]  # not of panoptic files
     labels = set(api.get_cat_ids(cat_names=classes))
+    masks = 'segm' in getattr(metric, 'metrics', ())
     for entry in [entry for entry in entries if entry.get('category_id') in labels]:
         fault = ''
         for key in ('area', 'iscrowd'):
             if entry.get(key) is None:
                 fault = f'no {key}; add it to each annotation (iscrowd is 0, or 1 for crowds)'
-        polygon = next(iter(entry.get('segmentation') or ()), None)
-        if 'segm' in metric.metrics and isinstance(polygon, list) and len(polygon) < 5:
-            fault = f'the first polygon {polygon}, which pycocotools cannot read; remove it'
+        mask = entry.get('segmentation')
+        first = mask[0] if isinstance(mask, list) and mask else None
+        if masks and (not mask or (isinstance(first, list) and len(first) < 5)):
+            fault = (
+                f'the segmentation {str(mask)[:40]}, which pycocotools cannot read; start it with '
+                'a polygon of 3 points or more'
+            )
         if fault:
             raise UsageError(f'annotation {entry["id"]} in the ann_file of {where} has {fault}')
         if entry['id'] == 0:

@@ -153,7 +153,8 @@ def check_weights(
         report.add('weights', 'none, random initialisation')
         # Not fixed position embeddings, or the copies of momentum networks.
         fixed = [name for name, p in model.named_parameters() if not p.requires_grad]
-        frozen = sum(n.startswith('backbone.') and n.endswith(('.weight', '.bias')) for n in fixed)
+        fixed = [name for name in fixed if 'backbone.' in name and 'teacher' not in name]
+        frozen = sum(name.endswith(('.weight', '.bias')) for name in fixed)
         if frozen:
             report.warnings.append(
                 f'{frozen} frozen parameter tensors keep random values: set init_cfg, load_from, '

@@ -165,8 +165,8 @@ def check_run(
     runner = None
     try:
         runner = _runner(cfg, folder)
-        for hook in [hook for hook in runner.hooks if hasattr(hook, 'switch_pipeline')]:
-            Compose(copy.deepcopy(hook.switch_pipeline))  # the hook builds it epochs later
+        for hook in runner.hooks:
+            Compose(copy.deepcopy(getattr(hook, 'switch_pipeline', ())))  # built epochs later
         if not inputs:
             report.warnings.append('no step of training was tried: samples are not single images')
             return

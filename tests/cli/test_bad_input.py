@@ -54,7 +54,9 @@ CASES = {
     f'{TRAIN} --launcher pytorch': '--launcher pytorch is for ',
     # What a run builds last, when it has a work dir.
     f'{RUN} default_hooks.logger.intervall=3': "unexpected keyword argument 'intervall'",
-    f'{TRAIN} {SET} param_scheduler.0.type=LinearLr': 'KeyError: LinearLr is not in the ',
+    f'{TRAIN} {SET} param_scheduler.0.type=LinearLr': (
+        'LinearLr is not in the mmdet::parameter scheduler registry; correct its '
+    ),
     f'{TRAIN} {SET} param_scheduler.1.gama=1': 'param_scheduler cannot be built: TypeError: ',
     f"{RUN} custom_hooks=\"[{{'typ':'EMAHook'}}]\"": 'must contain the key "type", but got {',
     f'{RUN} val_cfg.type=ValLop': 'the run cannot be set up: KeyError: ValLop is not in the ',

@@ -156,10 +156,10 @@ def test_a_shorter_video(tmp_path, monkeypatch):
 
 def test_a_video_that_ends_early(tmp_path, capsys):
     clip = tmp_path / 'clip.avi'
-    video(clip, 8, 'MJPG')
+    video(clip, 24, 'MJPG')
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
     assert not infer('seg', clip, '--out-dir', tmp_path / 'out')
-    assert re.search(r'how many it has:\n\S+clip\.avi: [1-7] of 8\n', capsys.readouterr().out)
+    assert re.search(r'how many it has:\n\S+clip\.avi: \d+ of 24\n', capsys.readouterr().out)
 
 
 def test_names_that_are_too_long(tmp_path):

@@ -112,25 +112,27 @@ def test_old_torch(monkeypatch):
 def test_facts():
     """Metadata of configs with classes in the config or the dataset, and of a name."""
     cfg = network_config(str(ROOT / 'configs' / 'demo_semfpn_rest_lite.py'))
-    found = facts(cfg, 'demo')
+    found = facts(cfg, 'demo', trained={})
     assert json.loads(found['mean']) == [123.675, 116.28, 103.53]
     assert found['channel_order'] == 'RGB' and found['network'] == 'demo'
     assert json.loads(found['classes']) == ['background', 'square', 'disc', 'triangle']
     cfg.model.decode_head.out_channels = 1
-    assert facts(cfg, 'demo') == dict(found, sigmoid_threshold='0.3')
+    assert facts(cfg, 'demo', trained={}) == dict(found, sigmoid_threshold='0.3')
     cfg.model.decode_head.update(out_channels=None, num_classes=1)
     with pytest.raises(UsageError, match='num_classes is 1, but checkpoint and config name 4'):
-        facts(cfg, 'demo')
+        facts(cfg, 'demo', trained={})
     trained = facts(cfg, 'demo', trained=dict(classes=('road',)))
     assert json.loads(trained['classes']) == ['road'] and 'sigmoid_threshold' in trained
     named = facts(network_config('rmt_t'), 'rmt_t')
     assert named.keys() == found.keys() - {'classes', 'resize'}
     assert all(isinstance(value, str) for value in found.values())
     cfg = network_config(str(ROOT / 'configs' / 'maskrcnn_rmt_s_3x.py'))
-    coco = facts(cfg, 'x', True)
+    coco = facts(cfg, 'x', True, {})
     assert len(json.loads(coco['classes'])) == 80 and coco['channel_order'] == 'BGR'
     assert json.loads(coco['resize']) == dict(scale=[1333, 800], keep_ratio=True)
     assert json.loads(coco['score_threshold']) == 0.05
     dataset = cfg.test_dataloader.dataset
     dataset.type, dataset.pipeline[1].type = CocoDataset, Resize  # classes in place of names
-    assert 'resize' in coco and facts(cfg, 'x', True) == coco
+    assert (
+        'classes' not in facts(cfg, 'x') and 'resize' in coco and facts(cfg, 'x', True, {}) == coco
+    )

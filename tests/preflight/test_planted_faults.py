@@ -138,7 +138,9 @@ JSON_FAULTS = {
     'a number of no value': (TRAIN, each('annotations', area=float('nan')), 'is nan, but must be'),
     'a first polygon of two points': (
         VAL, polygons(lambda flat: [[1, 2, 30, 40], flat]),
-        'has the first polygon [1, 2, 30, 40], which pycocotools cannot read; remove it'),
+        'has the segmentation [[1, 2, 30, 40], [1'),
+    'a crowd without mask': (VAL, each('annotations', iscrowd=1, segmentation=[]),
+        'has the segmentation [], which pycocotools cannot read; start it with a polygon of 3'),
     'RLE that ends early': (
         TRAIN, each('annotations', segmentation=dict(size=[60, 80], counts=[100, 200])),
         'has an RLE whose counts sum to 300, but its image has 4800 pixels'),
@@ -330,7 +332,7 @@ def test_images_of_several_suffixes(folder):
     (folder / 'ade/images/training/1.jpg').rename(folder / 'ade/images/training/1.JPG')
     (warning,) = (w for w in rehearsed('seg').warnings if 'label maps' in w)
     assert warning.startswith('train_dataloader.dataset does not use 1 label maps in ade/annot')
-    assert warning.endswith("no image of their name ends with '.jpg' (img_suffix)")
+    assert warning.endswith("has an image of its name that ends with '.jpg' (img_suffix)")
 
 
 def test_masks_of_0_and_255(folder):
