@@ -58,7 +58,7 @@ def contents(weights: Weights) -> Contents:
     return Contents(weights.source, archs, prefix, backbone, others, words)
 
 
-def classes_in(content: Dict[str, Any]) -> Dict[str, Any]:
+def dataset_entry(content: Dict[str, Any]) -> Dict[str, Any]:
     """Return the ``dataset_meta`` of a checkpoint as an entry of its meta information, if any."""
     found = dataset_meta(content)
     return dict(dataset_meta=found) if found else {}
@@ -123,7 +123,7 @@ def main() -> None:
     tensors, arch = found.backbone, found.archs[0]
     meta = dict(arch=arch, mmrest_version=__version__)
     if found.prefix == FULL_PREFIX and found.others and not args.backbone:
-        meta.update(classes_in(content))
+        meta.update(dataset_entry(content))
         tensors = {**{FULL_PREFIX + n: t for n, t in tensors.items()}, **found.others}
     final = publish(args.out_file, tensors, meta)
     line = f'{final}: {len(tensors)} tensors of {arch}, from {found.source}'
@@ -140,5 +140,5 @@ def strip() -> None:
     weights = weights_of(args.in_file, content)
     meta = (content.get('meta') if isinstance(content, dict) else None) or {}
     kept = {name: meta[name] for name in PUBLISHED_META if name in meta}
-    final = publish(args.out_file, weights.tensors, {**kept, **classes_in(content)})
+    final = publish(args.out_file, weights.tensors, {**kept, **dataset_entry(content)})
     print(f'{final}: {len(weights.tensors)} tensors of {weights.source}')

@@ -153,7 +153,8 @@ class Inferencer:
         Raises:
             UnreadableImage: a file is damaged, is not an image, or is not supported by the
                 config's pipeline; the message names it.
-            ValueError: an array has the wrong shape or dtype, or `batch_size` is not positive.
+            ValueError: an image is neither a path nor an array of the right shape and dtype, or
+                `batch_size` is not positive.
         """
         single = isinstance(images, (str, bytes, np.ndarray, torch.Tensor))
         if single or not isinstance(images, Iterable):
@@ -215,7 +216,7 @@ class Inferencer:
         else:
             shape, dtype = getattr(image, 'shape', ()), getattr(image, 'dtype', None)
             if dtype != np.uint8 or len(shape) != 3 or shape[2] != self._channels or 0 in shape:
-                found = f'{tuple(shape)} of {dtype}' if dtype else f'{type(image).__name__}'
+                found = f'{tuple(shape)} of {dtype}' if shape else type(image).__name__
                 raise ValueError(
                     f'an image must be a path, or an array (H, W, {self._channels}) of uint8, got '
                     f'{found}'

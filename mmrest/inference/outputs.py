@@ -84,7 +84,7 @@ class Outputs(NamedTuple):
                     f'{path} is an input or a folder; choose another --out-dir, or pass inputs '
                     'separately'
                 )
-            if len(os.fsencode(path.name)) > 255:
+            if len(os.fsencode(path.name)) > 255:  # the limit of most file systems
                 raise UsageError(f'{path.name} is too long for a file; rename the input')
             if path.exists() and not overwrite:
                 raise UsageError(f'{path} exists; choose another --out-dir or pass --overwrite')

@@ -25,7 +25,7 @@ class StrictPretrained(BaseModule):
 
     def init_weights(self) -> None:
         """Initialise as `init_cfg` specifies, or from scratch; load weights last."""
-        # The outermost one would log before it loads files.
+        # mmengine logs what the outermost module did, which must be after its files are loaded.
         if not (hasattr(self, '_params_init_info') or self.is_init):
             ModuleDict({'model': self}).init_weights()
             return

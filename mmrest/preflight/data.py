@@ -138,18 +138,19 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     with checked_reading(masks) as read, quiet() as logged, explained(fault):
         for key, node in nodes:
             classes = (node.get('metainfo') or {}).get('classes') or ()
-            if isinstance(classes, str) and osp.isfile(classes):
-                continue
-            if isinstance(classes, str):
+            if isinstance(classes, str):  # a file with one name per line, or a mistake
+                if osp.isfile(classes):
+                    continue
                 raise UsageError(
                     f'{key}.metainfo.classes is the string {classes!r}, but must be a list of '
                     f'names; write ({classes!r},), with the comma, for a single class'
                 )
             twice = [name for name, count in Counter(classes).items() if count > 1]
-            repeated = f'{key}.metainfo.classes lists {some(twice)} more than once; '
-            if twice and not (is_classifier(cfg) or is_segmentor(cfg)):  # names select the labels
-                raise UsageError(repeated + 'list each class once')
-            report.warnings += [repeated + 'check that it is intended'] * bool(twice)
+            if twice:
+                repeated = f'{key}.metainfo.classes lists {some(twice)} more than once; '
+                if not (is_classifier(cfg) or is_segmentor(cfg)):  # names select the labels
+                    raise UsageError(repeated + 'list each class once')
+                report.warnings.append(repeated + 'check that it is intended')
         try:
             loader = Runner.build_dataloader(cfg[where], seed=0)
         except ValueError:  # mmdet cannot serialise an empty list

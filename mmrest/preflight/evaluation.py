@@ -80,10 +80,11 @@ def check_evaluator(
 def _check_file(where: str, metric: Any, classes: Optional[List[str]], report: Report) -> None:
     """Check all annotations that CocoMetric evaluates, because the rehearsal tries only some."""
     api = metric._coco_api
-    entries = [entry for entry in api.anns.values() if 'bbox' in entry]  # not of panoptic files
     labels = set(api.get_cat_ids(cat_names=classes))
     masks = 'segm' in getattr(metric, 'metrics', ())
-    for entry in [entry for entry in entries if entry.get('category_id') in labels]:
+    for entry in list(api.anns.values()):
+        if 'bbox' not in entry or entry.get('category_id') not in labels:
+            continue  # not evaluated, or a list of a panoptic file
         fault = ''
         for key in ('area', 'iscrowd'):
             if entry.get(key) is None:
