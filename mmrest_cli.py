@@ -46,11 +46,7 @@ SHARED = {
 
 
 def main(command: Optional[str] = None) -> None:
-    """Run a command of :mod:`mmrest.cli`.
-
-    Args:
-        command: its name; None reads it from the command line.
-    """
+    """Run a command of :mod:`mmrest.cli`, by default the one that the command line names."""
     try:
         _run(command)
         sys.stdout.flush()

@@ -8,15 +8,13 @@ import difflib
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, Optional
 
 import yaml
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-WIDTH = 120
-"""Columns of the full table."""
-
+WIDTH = 120  # columns of the full table
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -28,8 +26,8 @@ def folder() -> Path:
 
 def find(name: str) -> Optional[Path]:
     """Return the path of a shipped config: ``NAME``, ``NAME.py`` or ``mmrest::NAME.py``."""
-    stem = name[len('mmrest::') :] if name.startswith('mmrest::') else name
-    path = folder() / f'{stem[:-3] if stem.endswith(".py") else stem}.py'
+    stem = re.sub(r'^mmrest::|\.py$', '', name)
+    path = folder() / f'{stem}.py'
     return path if path.is_file() else None
 
 
@@ -57,17 +55,6 @@ def reported(model: Dict[str, Any]) -> Dict[str, float]:
     return {n: v for result in model.get('Results', ()) for n, v in result['Metrics'].items()}
 
 
-class Shipped(NamedTuple):
-    """A shipped config: its cells in the table."""
-
-    config: str
-    backbone: str
-    method: str
-    schedule: str
-    params: str
-    reported: str
-
-
 METHODS = {
     'retinanet': 'RetinaNet',
     'maskrcnn': 'Mask R-CNN',
@@ -78,20 +65,19 @@ METHODS = {
 }
 
 
-def described(model: Dict[str, Any]) -> Shipped:
-    """Describe an entry of the metafile; see docs/train.md for the parts of its name."""
+def described(model: Dict[str, Any]) -> Dict[str, str]:
+    """Return column -> cell of an entry of the metafile; docs/train.md explains its name."""
     name = model['Name']
-    method, size, schedule = re.fullmatch(
-        r'(\w+)_(?:rest|rmt)_(\w+?)_((?:tl_)?\d+\w)', name
-    ).groups()
+    parts = re.fullmatch(r'(\w+)_(?:rest|rmt)_(\w+?)_((?:tl_)?\d+\w)', name)
+    method, size, schedule = parts.groups()
     size = size.replace('_', '-').title().replace('Deit', 'DeiT')
-    return Shipped(
-        name,
-        f'{model["In Collection"]}-{size}',
-        METHODS[method],
-        schedule.replace('_', ' '),
-        f'{model["Metadata"]["Parameters"] / 1e6:.1f} M',
-        ', '.join(f'{name} {value}' for name, value in reported(model).items()) or '-',
+    return dict(
+        config=name,
+        backbone=f'{model["In Collection"]}-{size}',
+        method=METHODS[method],
+        schedule=schedule.replace('_', ' '),
+        params=f'{model["Metadata"]["Parameters"] / 1e6:.1f} M',
+        reported=', '.join(f'{key} {value}' for key, value in reported(model).items()) or '-',
     )
 
 
@@ -108,20 +94,19 @@ def main() -> None:
         near = [name for word in words for name in nearest(word)]
         hint = f'did you mean {near[0]}?' if near else 'run it without arguments to list all'
         parser.exit(1, f'{parser.prog}: no shipped config contains {" ".join(words)}; {hint}\n')
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    # The name of a config contains its backbone.
-    columns = [name for name in Shipped._fields if name != 'backbone' or console.width >= WIDTH]
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=column not in ('method', 'reported'))
-    for row in rows:
-        table.add_row(*(getattr(row, column) for column in columns))
     if rows:
+        console = Console(width=None if sys.stdout.isatty() else WIDTH)
+        # The name of a config contains its backbone.
+        names = [name for name in rows[0] if name != 'backbone' or console.width >= WIDTH]
+        columns = [Column(name, no_wrap=name not in ('method', 'reported')) for name in names]
+        table = Table(*columns, box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*(row[name] for name in names))
         console.print(table)
         print('Results are those of the papers, not reproduced. Train with: mmrest train CONFIG')
     if others:
         print('Other configs (own data, demos, other methods):', *others, sep='\n  ')
-    official = {m['Name']: m['Metadata'].get('Official Weights') for m in known}
-    for row in rows if words else ():
-        if official[row.config]:
-            print(f'Official weights of {row.config}: {official[row.config]}')
+    official = {model['Name']: model['Metadata'].get('Official Weights') for model in known}
+    for name in [row['config'] for row in rows if words]:
+        if official[name]:
+            print(f'Official weights of {name}: {official[name]}')

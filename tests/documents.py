@@ -20,8 +20,8 @@ from types import SimpleNamespace
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
 
+from mmrest.engine.building import check_model
 from mmrest.models import RMT, ResT
 from tests.cli.test_demo import SMALL
 from tests.forks import warm_folder
@@ -150,7 +150,4 @@ class Place:
         whole = self.clone.with_name('whole')
         shutil.copytree(ROOT / 'configs', whole, dirs_exist_ok=True)
         (whole / 'of_the_page.py').write_text(text)
-        cfg = Config.fromfile(whole / 'of_the_page.py')
-        __import__(f'{cfg.default_scope}.utils').utils.register_all_modules()
-        with torch.device('meta'), DefaultScope.overwrite_default_scope(cfg.default_scope):
-            MODELS.build(cfg.model)
+        check_model(Config.fromfile(whole / 'of_the_page.py'))

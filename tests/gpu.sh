@@ -64,7 +64,7 @@ train_dataloader = dict(
         ]
     ),
 )
-train_cfg = dict(max_epochs=$epochs, val_interval=$epochs + 1)
+train_cfg = dict(max_epochs=$epochs, val_begin=$epochs + 1)
 default_hooks = dict(checkpoint=dict(interval=$epochs + 1, save_last=False))
 EOF
     "$python" tools/train.py "$config" $amp --data-root "$data/coco" --work-dir "$dir/$1" \

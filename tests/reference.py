@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 TOLERANCE = {'rmt': 1e-4, 'rest': 1e-3}
@@ -27,8 +28,15 @@ KEYS = _numbers('checkpoint_keys')
 FEATURE_MAPS = _numbers('feature_maps')
 """Network -> shape, mean, deviation and samples of its four maps for an image."""
 
-CLASSIFICATION = _numbers('classification')
+CLASSIFICATION = {entry['name']: entry for entry in _numbers('classification')}
 """ImageNet network -> parameters, tensors outside the backbone, logits."""
+
+
+def classifier_shapes(name):
+    """Shapes in the file of an ImageNet network: of its backbone, and of its other tensors."""
+    entry = CLASSIFICATION[name]
+    absent = entry['not_in_classification_checkpoint']
+    return {n: shape for n, shape in KEYS[name].items() if n not in absent}, entry['extra_keys']
 
 
 def fill(shapes):
@@ -56,7 +64,11 @@ def image(batch, height, width, seed=0):
     return torch.from_numpy(noise.astype(np.float32))
 
 
-def samples(tensor, count=16):
-    """`count` values, spaced evenly from the first to the last."""
-    places = torch.linspace(0, tensor.numel() - 1, count).round().long()
-    return tensor.detach().flatten()[places]
+def assert_official(found, expected, family):
+    """A tensor has the mean and deviation of the official code, and its evenly spaced samples."""
+    tolerance = TOLERANCE[family] * expected['std']
+    samples = torch.tensor(expected['samples'])
+    places = torch.linspace(0, found.numel() - 1, len(samples)).round().long()
+    torch.testing.assert_close(found.flatten()[places], samples, rtol=0, atol=tolerance)
+    assert float(found.mean()) == pytest.approx(expected['mean'], abs=tolerance)
+    assert float(found.std()) == pytest.approx(expected['std'], abs=tolerance)

@@ -55,6 +55,25 @@ train_cfg = dict(max_epochs=1)
 default_hooks = dict(logger=dict(interval=1))
 """
 
+# Boxes alone, which can be augmented.
+RETINANET = f"""
+_base_ = '{ROOT}/configs/retinanet_rest_lite_1x.py'
+arch = dict(_delete_=True, dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
+model = dict(
+    backbone=dict(arch=arch),
+    neck=dict(in_channels=[16, 24, 32], out_channels=16),
+    bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1, num_classes=3),
+    test_cfg=dict(score_thr=0.0),
+)
+metainfo = dict(classes={CLASSES})
+test_dataloader = dict(
+    num_workers=0, persistent_workers=False, dataset=dict(metainfo=metainfo)
+)
+default_hooks = dict(logger=dict(interval=1))
+tta_pipeline = _base_.tta_pipeline
+tta_pipeline[1]['transforms'][0][0]['scale'] = (80, 60)
+"""
+
 SEGMENTOR = """
 _base_ = [
     'mmseg::_base_/models/fpn_r50.py', 'mmseg::_base_/datasets/ade20k.py',

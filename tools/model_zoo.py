@@ -3,6 +3,7 @@
 Results and official weights are entered in the metafile by hand, and kept.
 """
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any, Dict, List
@@ -32,32 +33,29 @@ def zoo() -> List[Dict[str, Any]]:
     """Return the metafile's entries of all configs, by method, backbone and schedule."""
     known = {model['Name']: model for model in yaml.safe_load(METAFILE.read_text())['Models']}
     models = []
-    for method in METHODS:
-        for backbone in OURS:
-            counted = None  # the schedule changes a classifier only
-            for schedule in SCHEDULES:
-                path = ROOT / 'configs' / f'{method}_{backbone}_{schedule}.py'
-                if not path.is_file():
-                    continue
-                if counted is None or method == 'imagenet':
-                    cfg = load_config(str(path))
-                    counted = count(on_meta(cfg), *usual_size(cfg))
-                before = known.get(path.stem, {'Metadata': {}})
-                sizes = {'Parameters': counted.parameters, 'FLOPs': counted.macs}
-                data = {'Training Data': DATA[cfg.default_scope]}
-                models.append({
-                    'Name': path.stem,
-                    'In Collection': 'ResT' if backbone.startswith('rest_') else 'RMT',
-                    'Config': f'configs/{path.name}',
-                    **before,
-                    'Metadata': {**before['Metadata'], **data, **sizes},
-                })  # fmt: skip
+    for method, backbone, schedule in itertools.product(METHODS, OURS, SCHEDULES):
+        path = ROOT / 'configs' / f'{method}_{backbone}_{schedule}.py'
+        if not path.is_file():
+            continue
+        cfg = load_config(str(path))
+        counted = count(on_meta(cfg), *usual_size(cfg))
+        before = known.get(path.stem, {'Metadata': {}})
+        sizes = {'Parameters': counted.parameters, 'FLOPs': counted.macs}
+        data = {'Training Data': DATA[cfg.default_scope]}
+        models.append({
+            'Name': path.stem,
+            'In Collection': 'ResT' if backbone.startswith('rest_') else 'RMT',
+            'Config': f'configs/{path.name}',
+            **before,
+            'Metadata': {**before['Metadata'], **data, **sizes},
+        })  # fmt: skip
     return models
 
 
 def page(models: List[Dict[str, Any]]) -> str:
     """Return the page with new tables: one per method, in order, and that of the weights."""
-    tables = [results([m for m in models if described(m).method == t]) for t in METHODS.values()]
+    methods = itertools.groupby(models, lambda model: described(model)['method'])
+    tables = [results(list(of_method)) for _, of_method in methods]
     weights: Dict[str, List[str]] = {}
     for model in models:
         url = model['Metadata'].get('Official Weights')
@@ -73,9 +71,9 @@ def results(models: List[Dict[str, Any]]) -> str:
     """Return the table of a method, with one row per network for all its schedules."""
     networks: Dict[Any, Dict[str, Dict[str, Any]]] = {}
     for model in models:
-        key = described(model).backbone, model['Metadata']['Parameters']
-        networks.setdefault(key, {})[described(model).schedule] = model
-    schedules = sorted({described(model).schedule for model in models if 'Results' in model})
+        key = described(model)['backbone'], model['Metadata']['Parameters']
+        networks.setdefault(key, {})[described(model)['schedule']] = model
+    schedules = sorted({described(model)['schedule'] for model in models if 'Results' in model})
     metrics = ' / '.join(max(map(reported, models), key=len)).replace('AP / ', '/ ')
     is_single = len(networks) == len(models)  # one schedule per network
     columns = [metrics] if is_single else [f'{metrics}, {schedule}' for schedule in schedules]

@@ -63,8 +63,8 @@ class Job(NamedTuple):
     @property
     def name(self) -> str:
         """Network and what distinguishes it from other jobs of the same network."""
-        options = ['with_cp'] * self.with_cp + ['compiled'] * self.compiled
-        return ' '.join([self.network, *([self.backend] if self.backend else []), *options])
+        options = self.with_cp and 'with_cp', self.compiled and 'compiled'
+        return ' '.join(filter(None, [self.network, self.backend, *options]))
 
 
 class AttentionOnly(nn.Module):
@@ -200,13 +200,14 @@ def _timed_step(job: Job) -> float:
     return timer() - start
 
 
-def gpu_seconds(job: Job) -> float:
-    """Return the time of all kernels of a step on the GPU, in seconds; see :func:`seconds`."""
+def in_process(measurement: Callable[[Job], Any], job: Job) -> Any:
+    """Return a measurement of a job in a process of its own; see :func:`seconds`."""
     with _process() as process:
-        return _measured(process, _gpu_seconds, job)
+        return _measured(process, measurement, job)
 
 
-def _gpu_seconds(job: Job) -> float:
+def gpu_seconds(job: Job) -> float:
+    """Return the time of all kernels of a step on the GPU, in seconds."""
     step = Step(job)
     for _ in range(3):  # compiles, and tunes
         step()
@@ -219,18 +220,13 @@ def _gpu_seconds(job: Job) -> float:
 
 
 def memory(job: Job) -> Dict[str, Optional[float]]:
-    """Return the memory of a job in a process of its own, in MB; see :func:`seconds`.
+    """Return the memory of a job in this process, in MB.
 
     Returns:
         ``peak``: the peak of the process, or of its allocations on the GPU; for an attention, the
         growth during the step; None if the system does not report it. ``saved``: by autograd for
         the backward pass, without parameters and inputs.
     """
-    with _process() as process:
-        return _measured(process, _memory, job)
-
-
-def _memory(job: Job) -> Dict[str, Optional[float]]:
     on_gpu, is_attention = job.device == 'cuda', job.network in ATTENTIONS
     if is_attention:
         Step(job._replace(size=(128, 128)))()  # torch initialises at first use

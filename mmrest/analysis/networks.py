@@ -6,13 +6,12 @@ import logging
 import os.path as osp
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
-from torch import Tensor, nn
+from torch import nn
 
 from ..checkpoint import read_weights
 from ..engine.building import check_model, find_type
@@ -24,7 +23,7 @@ from ..shipped import find
 
 OURS = {
     f'{family.__name__.lower()}_{arch}': dict(type=family.__name__, arch=arch)
-    for family in PyramidBackbone.families()
+    for family in PyramidBackbone.__subclasses__()
     for arch in family.archs
 }
 PEERS = {  # mmdet backbones of similar size
@@ -115,7 +114,7 @@ def preprocessing(cfg: Config) -> Preprocessing:
     """
     found = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
     steps = [part for _, part in dicts(cfg.get('test_dataloader'), '')]
-    steps = [part for part in steps if (type_name(part) or '').endswith('Normalize')]
+    steps = [part for part in steps if type_name(part).endswith('Normalize')]
     if steps and not (found or {}).get('mean'):
         found = dict(steps[0], bgr_to_rgb=steps[0].get('to_rgb', True))
     elif not found:
@@ -169,10 +168,3 @@ def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
 def backbone_of(model: nn.Module) -> nn.Module:
     """Return the backbone of a model, or the model itself if it is a backbone."""
     return getattr(model, 'backbone', model)
-
-
-def normalised(image: np.ndarray, preprocessing: Preprocessing) -> Tensor:
-    """Normalise an image (H, W, 3), RGB, 8 bits, to the input (1, 3, H, W) of a network."""
-    channels = image if preprocessing.order == 'RGB' else image[..., ::-1]
-    mean, std = np.float32(preprocessing.mean), np.float32(preprocessing.std)
-    return torch.from_numpy((channels - mean) / std).permute(2, 0, 1)[None].contiguous()

@@ -90,8 +90,13 @@ def _kept_as(url: str) -> str:
 def _read(path: str, map_location: Any) -> Any:
     with open(path, 'rb') as file:
         start = file.read(9)
-    if start[8:] == b'{':  # JSON header, after its length
-        return _read_safetensors(path, map_location)
+    if start[8:] == b'{':  # JSON header of safetensors, after its length
+        from safetensors.torch import load_file
+
+        if callable(map_location):
+            raise CheckpointError('is a safetensors file, for which map_location must be a device')
+        device = 'cpu' if map_location is None else map_location
+        return {name: tensor.to(device) for name, tensor in load_file(path).items()}
     if start.startswith(b'PK'):
         _check_archive(path)
     if _torch_has_allowlist():
@@ -106,24 +111,8 @@ def _torch_has_allowlist() -> bool:
     return tuple(int(part) for part in torch.__version__.split('.')[:2]) >= (2, 6)
 
 
-def _read_safetensors(path: str, map_location: Any) -> Any:
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise CheckpointError('needs safetensors: pip install safetensors') from error
-    if callable(map_location):
-        raise CheckpointError('is a safetensors file, for which map_location must be a device')
-    device = 'cpu' if map_location is None else map_location
-    return {name: tensor.to(device) for name, tensor in load_file(path).items()}
-
-
 def _check_archive(path: str) -> None:
-    """Check a zip file before torch reads it.
-
-    Raises:
-        CheckpointError: it is compressed, which torch.save never does, or it is a TorchScript
-            archive, whose code torch would execute.
-    """
+    """Refuse a TorchScript archive, whose code torch would execute, and a compressed one."""
     with zipfile.ZipFile(path) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
         names = archive.namelist()
@@ -137,7 +126,6 @@ def _check_archive(path: str) -> None:
 
 
 def _message(path: str, error: Exception) -> str:
-    """Return the error message for a file that cannot be read."""
     blocked = isinstance(error, pickle.UnpicklingError) and re.search(
         r'GLOBAL (\S+)|function (\S+)|<class \'(\S+)\'>', str(error)
     )

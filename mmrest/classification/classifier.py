@@ -42,9 +42,7 @@ class ReleasedClassifier(StrictPretrained, ImageClassifier):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         for name in [name for name in state_dict if name.startswith(prefix)]:
-            own = prefix + self.own_name(name[len(prefix) :])
-            if own != name:
-                state_dict[own] = state_dict.pop(name)
+            state_dict[prefix + self.own_name(name[len(prefix) :])] = state_dict.pop(name)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -107,11 +107,9 @@ class TokenLabelHead(LinearClsHead):
         share = int(region.sum()) / region.numel()
         classes = (1 - share) * classes + share * classes.flip(0)
         tokens, labels = tokens.flatten(0, 2), labels.permute(0, 2, 3, 1).flatten(0, 2)
-        return dict(
-            loss_cls=self.loss_module(images, classes, avg_factor=len(images)),
-            loss_dense=self.dense_weight
-            * self.loss_module(tokens, labels, avg_factor=len(tokens)),
-        )
+        of_images = self.loss_module(images, classes, avg_factor=len(images))
+        of_tokens = self.loss_module(tokens, labels, avg_factor=len(tokens))
+        return dict(loss_cls=of_images, loss_dense=self.dense_weight * of_tokens)
 
     def _token_labels(self, data_samples: List[DataSample], logits: Tensor) -> Tensor:
         shape = (self.num_classes, *logits.shape[1:3])

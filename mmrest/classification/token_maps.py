@@ -9,7 +9,8 @@ after crop, flip and RandAugment.
 import copy
 import os.path as osp
 from numbers import Integral
-from typing import Any, Dict, Tuple, Union
+from pathlib import Path
+from typing import Tuple, Union
 
 import cv2
 import mmcv
@@ -25,8 +26,6 @@ from torch import Tensor
 from ..checkpoint import CheckpointError, read_checkpoint
 from ..errors import first_line
 from ..models.arch import check, is_number
-
-Results = Dict[str, Any]
 
 SAMPLES = 4
 """Samples per axis and token, which are averaged to give its label."""
@@ -61,7 +60,7 @@ class TrackedResizedCrop(RandomResizedCrop):
         self._crop = super().rand_crop_params(img)
         return self._crop
 
-    def transform(self, results: Results) -> Results:
+    def transform(self, results: dict) -> dict:
         rows, columns = results['img'].shape[:2]
         results = super().transform(results)
         top, left, height, width = self._crop
@@ -74,17 +73,16 @@ class TrackedResizedCrop(RandomResizedCrop):
 class TrackedFlip(RandomFlip):
     """mmcv's RandomFlip that flips the coordinates too."""
 
-    def _flip(self, results: Results) -> None:
+    def _flip(self, results: dict) -> None:
         super()._flip(results)
-        direction = results['flip_direction']
-        results['coords'] = mmcv.imflip(results['coords'], direction=direction)
+        results['coords'] = mmcv.imflip(results['coords'], results['flip_direction'])
 
 
 @TRANSFORMS.register_module()
 class TrackedRandAugment(RandAugment):
     """mmpretrain's RandAugment that rotates, shears and translates the coordinates too."""
 
-    def transform(self, results: Results) -> Results:
+    def transform(self, results: dict) -> dict:
         for index in self.random_policy_indices():
             operation = self.transforms[index]
             state = np.random.get_state()
@@ -139,12 +137,11 @@ class LoadTokenLabels(BaseTransform):
         self.label_root, self.suffix = label_root, suffix
         self.num_classes, self.grid, self.relabel = num_classes, sides, relabel
 
-    def transform(self, results: Results) -> Results:
+    def transform(self, results: dict) -> dict:
         if 'coords' not in results:
             raise ValueError('LoadTokenLabels needs TrackedResizedCrop before it in the pipeline')
-        folder, name = osp.split(results['img_path'])
-        stem = osp.splitext(name)[0]
-        path = osp.join(self.label_root, osp.basename(folder), stem + self.suffix)
+        image = Path(results['img_path'])
+        path = osp.join(self.label_root, image.parent.name, image.stem + self.suffix)
         scores, classes = read_token_map(path, self.num_classes)
         listed, index = classes.unique(return_inverse=True)
         maps = scores.new_zeros(len(listed), *scores.shape[1:]).scatter_(0, index, scores)
@@ -168,8 +165,7 @@ def sample(maps: Tensor, coords: np.ndarray, grid: Tuple[int, int]) -> Tensor:
         (C, rows, columns); 0 for pixels from outside the crop.
     """
     rows, columns = (count * SAMPLES for count in grid)
-    points = cv2.resize(coords, (columns, rows), interpolation=cv2.INTER_AREA)
-    points = torch.from_numpy(points)
+    points = torch.from_numpy(cv2.resize(coords, (columns, rows), interpolation=cv2.INTER_AREA))
     covered = points[..., 2]
     # grid_sample takes coordinates from -1 to 1, from edge to edge.
     where = 2 * points[..., :2] / covered.clamp(min=1e-6)[..., None] - 1

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
-from rich.console import Console
 
-from ..analysis.measure import ATTENTIONS, Job, gpu_seconds, machine, memory, seconds
+from ..analysis.measure import ATTENTIONS, Job, gpu_seconds, in_process, machine, memory, seconds
 from ..analysis.networks import BACKBONES, PEERS
 from ..engine.config import load_config
 from ..engine.signals import end_with
@@ -25,8 +24,7 @@ from .command import Parser, at_least, folder, markdown_table
 
 NETWORKS = (*BACKBONES, *ATTENTIONS)
 
-LARGEST_MAPS = 2**28
-"""Largest attention map, in elements, for which the reference implementation is measured."""
+LARGEST_MAPS = 2**28  # elements of the largest attention map that the reference is measured with
 
 REPORTED_RATES = {
     'rmt_t': 1650, 'rmt_s': 876, 'rmt_b': 457, 'rmt_l': 326, 'rmt_swin_t': 1192,
@@ -56,10 +54,7 @@ def parse_args() -> argparse.Namespace:
         'networks', nargs='*', default=['rest_small', 'rmt_s'], metavar='NETWORK',
         help=f'any of {", ".join(NETWORKS)} (default: rest_small rmt_s)',
     )  # fmt: skip
-    add(
-        '--backends', nargs='+', choices=BACKENDS,
-        help='attention backends (default: torch reference, on a GPU triton too)',
-    )  # fmt: skip
+    add('--backends', nargs='+', choices=BACKENDS, help='default: all, on a CPU without triton')
     add(
         '--sizes', nargs='+', type=size, default=[(800, 1344)], metavar='HxW',
         help='image sizes (default: 800x1344)',
@@ -118,19 +113,15 @@ def pair(text: str) -> Tuple[str, str]:
 def jobs_of(args: argparse.Namespace, image_size: Tuple[int, int]) -> List[Job]:
     """Return the measurements at one size."""
     jobs = []
+    options = dict(batch=args.batch, train=args.train, dtype=args.dtype, device=args.device)
     for name in args.networks:
         attention = ATTENTIONS.get(name)
         large = attention and attention.map_elements(image_size) * args.batch > LARGEST_MAPS
+        options.update(with_cp=args.with_cp and not attention)
         for backend in [None] if name in PEERS else args.backends:
-            if backend == 'reference' and large:
-                continue
-            for compiled in [False, True] if args.compile else [False]:
-                jobs.append(
-                    Job(
-                        name, backend, image_size, args.batch, args.train,
-                        args.with_cp and not attention, args.dtype, args.device, compiled,
-                    )
-                )  # fmt: skip
+            if not (backend == 'reference' and large):
+                for compiled in [False, True] if args.compile else [False]:
+                    jobs.append(Job(name, backend, image_size, compiled=compiled, **options))
     return jobs
 
 
@@ -143,26 +134,22 @@ def table(entries: List[Dict[str, Any]]) -> str:
         reference = medians.get((entry['network'], entry['size'], 'reference', False))
         is_reported = not entry['train'] and tuple(entry['size']) == (224, 224)
         rate = REPORTED_RATES.get(entry['network']) if is_reported else None
-        rows.append([
-            'x'.join(map(str, entry['size'])),
-            entry['name'],
-            f'{entry["median"]:.3f}',
-            f'{min(entry["seconds"]):.3f} - {max(entry["seconds"]):.3f}',
-            f'{reference / entry["median"]:.2f}' if reference else '-',
-            f'{entry["batch"] / entry["median"]:.1f}',
-            str(rate or '-'),
-            *('-' if not entry.get(key) else f'{entry[key]:.0f}' for key in ('peak', 'saved')),
-            f'{entry["gpu"]:.4f}' if entry.get('gpu') else '-',
-        ])  # fmt: skip
-    columns = [
-        'size', 'network', 'median (s)', 'range (s)', 'speed-up over reference', 'images/s',
-        'images/s, RMT Table 11', 'peak memory (MB)', 'saved for backward (MB)',
-        'kernels on the GPU (s)',
-    ]  # fmt: skip
-    return markdown_table(columns, rows)
+        rows.append({
+            'size': 'x'.join(map(str, entry['size'])),
+            'network': entry['name'],
+            'median (s)': f'{entry["median"]:.3f}',
+            'range (s)': f'{min(entry["seconds"]):.3f} - {max(entry["seconds"]):.3f}',
+            'speed-up over reference': f'{reference / entry["median"]:.2f}' if reference else '-',
+            'images/s': f'{entry["batch"] / entry["median"]:.1f}',
+            'images/s, RMT Table 11': str(rate or '-'),
+            'peak memory (MB)': f'{entry["peak"]:.0f}' if entry.get('peak') else '-',
+            'saved for backward (MB)': f'{entry["saved"]:.0f}' if entry.get('saved') else '-',
+            'kernels on the GPU (s)': f'{entry["gpu"]:.4f}' if entry.get('gpu') else '-',
+        })  # fmt: skip
+    return markdown_table(rows[0] if rows else (), map(dict.values, rows))
 
 
-def benchmark_networks(args: argparse.Namespace, console: Console) -> None:
+def benchmark_networks(args: argparse.Namespace) -> None:
     """Run the subcommand `networks`."""
     if args.threads is not None:
         torch.set_num_threads(args.threads)
@@ -170,30 +157,31 @@ def benchmark_networks(args: argparse.Namespace, console: Console) -> None:
     entries = []
     for image_size in args.sizes:
         jobs = jobs_of(args, image_size)
-        console.print(f'{"x".join(map(str, image_size))}: {", ".join(job.name for job in jobs)}')
+        names = ', '.join(job.name for job in jobs)
+        print(f'{"x".join(map(str, image_size))}: {names}', flush=True)
         with explained('these networks cannot be measured', 'change size, dtype or backend'):
             times = seconds(jobs, args.repeats)
             for job in jobs:
                 taken = times[job.name]
-                found = memory(job) if args.memory else {}
+                found = in_process(memory, job) if args.memory else {}
                 found.update(name=job.name, seconds=taken, median=statistics.median(taken))
                 if args.device == 'cuda':
-                    found['gpu'] = gpu_seconds(job)
+                    found['gpu'] = in_process(gpu_seconds, job)
                 entries.append(dict(job._asdict(), **found))
     step = 'forward and backward' if args.train else 'forward'
     heading = f'{step}, batch {args.batch}, {args.dtype}, {machine(args.device)}'
     content = json.dumps(dict(machine=machine(args.device), entries=entries), indent=2)
     (args.work_dir / 'benchmark.json').write_text(content)
-    save(f'{heading}\n\n{table(entries)}', args.work_dir / 'benchmark.md', console)
+    save(f'{heading}\n\n{table(entries)}', args.work_dir / 'benchmark.md')
 
 
-def save(text: str, path: Path, console: Console) -> None:
+def save(text: str, path: Path) -> None:
     """Save a table, and print it."""
     path.write_text(f'{text}\n', encoding='utf-8')
-    console.print(f'{text}\nsaved to {path}')
+    print(f'{text}\nsaved to {path}')
 
 
-def benchmark_checkpoints(args: argparse.Namespace, console: Console) -> None:
+def benchmark_checkpoints(args: argparse.Namespace) -> None:
     """Run the subcommand `checkpoints`."""
     roots = []
     for config, checkpoint in args.pairs:
@@ -219,7 +207,7 @@ def benchmark_checkpoints(args: argparse.Namespace, console: Console) -> None:
         rows.append([*row, f'{1 / metrics["time"]:.2f}', f'{memory_mb:.0f}' if memory_mb else '-'])
     columns = [title for name, _ in METRICS.values() for title in (name, f'{name}, reported')]
     text = markdown_table(['config', 'checkpoint', *columns, 'batches/s', 'memory (MB)'], rows)
-    save(text, args.work_dir / 'table.md', console)
+    save(text, args.work_dir / 'table.md')
     if failed:
         raise UsageError(f'{len(failed)} of {len(args.pairs)} tests failed: {", ".join(failed)}')
 
@@ -250,6 +238,5 @@ def tested(
 def main() -> None:
     """Benchmark, and save a table."""
     args = parse_args()
-    console = Console(soft_wrap=True, markup=False, highlight=False)
     run = benchmark_networks if args.command == 'networks' else benchmark_checkpoints
-    run(args, console)
+    run(args)

@@ -3,7 +3,6 @@
 Exit status 1 if something is broken. ``--markdown`` prints the findings for a bug report.
 """
 
-import contextlib
 import glob
 import importlib
 import io
@@ -13,6 +12,7 @@ import re
 import subprocess
 import sys
 import warnings
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Tuple
@@ -20,38 +20,31 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 import torch
 from mmengine.utils import digit_version
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from ..engine.config import INSTALLED_BY
 from ..errors import UsageError
 from ..operators import ENVIRONMENT_VARIABLE, describe
 from ..ops import dispatch
 from ..ops.gpu import MIN_TRITON, refuse_triton
 from .command import Parser, markdown_table
 
-
-class Package(NamedTuple):
-    """A package that mmrest uses."""
-
-    module: str  # for imports
-    distributions: Tuple[str, ...]  # including maintained forks
-    needed_by: Optional[str]  # None: mmrest itself
-
-
+# Module, distributions that contain it, including maintained forks, and what needs it.
 PACKAGES = (
-    Package('torch', ('torch',), None),
-    Package('mmengine', ('mmengine', 'onedl-mmengine'), None),
-    Package('mmcv', ('mmcv', 'mmcv-full', 'onedl-mmcv', 'mmcv-lite'), None),
-    Package('mmrest', ('mmrest',), None),
-    Package('mmdet', ('mmdet', 'onedl-mmdetection'), 'detection'),
-    Package('mmseg', ('mmsegmentation', 'onedl-mmsegmentation'), 'segmentation'),
-    Package('ftfy', ('ftfy',), 'mmseg'),
-    Package('regex', ('regex',), 'mmseg'),
-    Package('numpy', ('numpy',), None),
-    Package('cv2', ('opencv-python', 'opencv-python-headless'), None),
-    Package('pycocotools', ('pycocotools',), 'mmdet'),
-    Package('mmpretrain', ('mmpretrain', 'onedl-mmpretrain'), 'classification'),
-    Package('torchvision', ('torchvision',), 'mmpretrain'),
-    Package('triton', ('triton',), 'kernels on NVIDIA GPUs'),
+    ('torch', ('torch',), 'mmrest'),
+    ('mmengine', ('mmengine', 'onedl-mmengine'), 'mmrest'),
+    ('mmcv', ('mmcv', 'mmcv-full', 'onedl-mmcv', 'mmcv-lite'), 'mmrest'),
+    ('mmrest', ('mmrest',), 'mmrest'),
+    ('mmdet', ('mmdet', 'onedl-mmdetection'), 'detection'),
+    ('mmseg', ('mmsegmentation', 'onedl-mmsegmentation'), 'segmentation'),
+    ('ftfy', ('ftfy',), 'mmseg'),
+    ('regex', ('regex',), 'mmseg'),
+    ('numpy', ('numpy',), 'mmrest'),
+    ('cv2', ('opencv-python', 'opencv-python-headless'), 'mmrest'),
+    ('pycocotools', ('pycocotools',), 'mmdet'),
+    ('mmpretrain', ('mmpretrain', 'onedl-mmpretrain'), 'classification'),
+    ('torchvision', ('torchvision',), 'mmpretrain'),
+    ('triton', ('triton',), 'kernels on NVIDIA GPUs'),
 )
 
 SUPPORTED = {'Python': ((3, 8), (3, 13)), 'torch': ((2, 1), (2, 15))}
@@ -70,27 +63,22 @@ class State(NamedTuple):
 
 def look() -> State:
     """Find packages and a GPU, and try to import the packages."""
-    installed = {}
-    for name in {name for package in PACKAGES for name in package.distributions}:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            installed[name] = metadata.version(name)
-    versions, faults = {}, {}
-    for package in PACKAGES:
-        names = [name for name in package.distributions if name in installed]
-        if names:
-            versions[package.module] = names[0], installed[names[0]]
-    for module in (*versions, 'mmcv._ext'):
-        silent = io.StringIO()
-        with warnings.catch_warnings(), contextlib.redirect_stderr(
-            silent
-        ), contextlib.redirect_stdout(silent):
-            warnings.simplefilter('ignore')
+    installed, versions, faults = set(), {}, {}
+    for module, distributions, _ in PACKAGES:
+        for name in reversed(distributions):  # the first that is installed counts
+            with suppress(metadata.PackageNotFoundError):
+                versions[module] = name, metadata.version(name)
+                installed.add(name)
+    silent = io.StringIO()
+    with warnings.catch_warnings(), redirect_stderr(silent), redirect_stdout(silent):
+        warnings.simplefilter('ignore')
+        for module in (*versions, 'mmcv._ext'):
             try:
                 importlib.import_module(module)
             except Exception as error:  # whatever a broken package raises
                 faults[module] = str(error).strip().split('\n')[0] or type(error).__name__
     facts: Dict[str, object] = {
-        'both mmcv': {'mmcv', 'mmcv-lite'} <= installed.keys(),
+        'both mmcv': {'mmcv', 'mmcv-lite'} <= installed,
         'gpu': bool(glob.glob('/dev/nvidia[0-9]*')),
         'torch cuda': torch.version.cuda,
         'cuda works': torch.cuda.is_available(),
@@ -106,10 +94,9 @@ def look() -> State:
 
 def supported_versions() -> Dict[str, str]:
     """Return distribution -> version specifier in mmrest's requirements."""
-    try:
-        requirements = metadata.requires('mmrest') or []
-    except metadata.PackageNotFoundError:
-        return {}
+    requirements = []
+    with suppress(metadata.PackageNotFoundError):
+        requirements += metadata.requires('mmrest') or []
     return dict(re.findall(r'^([\w-]+) *\(?([=<>][^;)]*[^; )])', '\n'.join(requirements), re.M))
 
 
@@ -133,15 +120,12 @@ def remedies(state: State) -> Dict[str, str]:
     """Return module -> fix, for everything that is broken."""
     found: Dict[str, str] = {}
     versions, faults, facts = state
-    for package in PACKAGES:
-        needed = package.needed_by is None or package.needed_by in versions
-        if package.module not in versions and needed:
-            user = package.needed_by or 'mmrest'
-            found[package.module] = f'{user} needs it: pip install {package.distributions[0]}'
-        elif package.module in faults:
-            found[package.module] = f'cannot be imported ({faults[package.module]}): reinstall it'
-    if 'torchvision' in found and 'torchvision' not in versions:
-        found['torchvision'] = 'mmpretrain imports it: install the release for your torch'
+    for module, distributions, needed_by in PACKAGES:
+        if module in faults:
+            found[module] = f'cannot be imported ({faults[module]}): reinstall it'
+        elif module not in versions and needed_by in {'mmrest', *versions}:
+            remedy = INSTALLED_BY.get(module, f'pip install {distributions[0]}')
+            found[module] = f'{needed_by} needs it: {remedy}'
     found.update(_mmcv_remedies(state))
     if facts['gpu'] and not facts['cuda works']:
         cuda = facts['torch cuda']
@@ -186,7 +170,7 @@ def commit() -> str:
     root = Path(__file__).resolve().parents[2]
     command = ['git', '-C', str(root), 'describe', '--always', '--dirty', '--abbrev=12']
     if (root / '.git').exists():
-        with contextlib.suppress(OSError):  # no git
+        with suppress(OSError):  # no git
             return subprocess.run(command, capture_output=True, text=True).stdout.strip()
     return ''
 
@@ -275,28 +259,21 @@ def check_backends(device: str) -> int:
 def main() -> int:
     """Print the versions, properties and fixes; return the exit status."""
     parser = Parser(description=__doc__)
-    parser.add_argument('--markdown', action='store_true', help='print Markdown for a bug report')
-    parser.add_argument(
-        '--gpu', action='store_true',
-        help='also compare error, time and memory of the attention backends',
-    )  # fmt: skip
+    add = parser.add_argument
+    add('--markdown', action='store_true', help='print Markdown for a bug report')
+    add('--gpu', action='store_true', help='also compare attention backends: error, time, memory')
     args = parser.parse_args()
     state = look()
     if args.gpu and not state.facts['cuda works']:
         parser.error('--gpu: PyTorch finds no usable GPU')
+    lines = [f'{name}: {what}' for name, what in surroundings(state).items()]
     if args.markdown:
-        lines = [f'- {name}: {what}' for name, what in surroundings(state).items()]
-        print('\n'.join([*lines, '', markdown_table(COLUMNS, rows(state))]))
+        print(*(f'- {line}' for line in lines), '', markdown_table(COLUMNS, rows(state)), sep='\n')
     else:
-        console = Console(width=None if sys.stdout.isatty() else 120)
-        table = Table()
-        for column in COLUMNS:
-            table.add_column(column, overflow='fold')
+        table = Table(*(Column(name, overflow='fold') for name in COLUMNS))
         for row in rows(state):
             table.add_row(*row)
-        console.print(table)
-        for name, what in surroundings(state).items():
-            console.print(f'{name}: {what}', highlight=False, markup=False)
-        console.print('For a bug report: mmrest check --markdown', highlight=False)
+        Console(width=None if sys.stdout.isatty() else 120).print(table)
+        print(*lines, 'For a bug report: mmrest check --markdown', sep='\n')
     status = check_backends('cuda') if args.gpu else 0
     return 1 if remedies(state) else status

@@ -100,14 +100,12 @@ class _Options(argparse.Action):
             key, equals, text = pair.partition('=')
             if not key or not equals:
                 raise argparse.ArgumentError(self, f'{pair!r} is not of the form KEY=VALUE')
-            if '{' in text and text.lstrip()[0] in '{[(':
-                try:
-                    options[key] = ast.literal_eval(text)
-                except (ValueError, SyntaxError):
-                    reason = f'{text} is not a dict or list of dicts in Python syntax'
-                    raise argparse.ArgumentError(self, f'{key}: {reason}') from None
-            else:
-                options[key] = _value(text.strip())
+            has_dict = '{' in text and text.lstrip()[0] in '{[('
+            try:
+                options[key] = ast.literal_eval(text) if has_dict else _value(text.strip())
+            except (ValueError, SyntaxError):
+                reason = f'{text} is not a dict or list of dicts in Python syntax'
+                raise argparse.ArgumentError(self, f'{key}: {reason}') from None
         setattr(namespace, self.dest, options)
 
 
@@ -169,21 +167,18 @@ class _Size(argparse.Action):
         setattr(namespace, self.dest, (values[0], values[-1]))
 
 
-def add_shape_argument(parser: argparse.ArgumentParser, name: str, described: str) -> None:
+def add_shape(parser: argparse.ArgumentParser, default: str, name: str = '--shape') -> None:
     """Add an argument for the height and width of an image."""
     parser.add_argument(
         name, nargs='+', type=at_least(1), action=_Size, metavar='PIXELS',
-        help=f'height and width {described}',
+        help=f'height and width of the image, one number for a square (default: {default})',
     )  # fmt: skip
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of training and testing, under mmdet's names."""
     add = parser.add_argument
-    add(
-        '--work-dir', type=folder,
-        help='folder for logs and checkpoints (default: work_dirs/<config name>)',
-    )  # fmt: skip
+    add('--work-dir', type=folder, help='for logs and checkpoints (default: work_dirs/CONFIG)')
     add_config_arguments(parser)
     add('--launcher', choices=['none', *LAUNCHERS], default='none', help='job launcher')
     add('--skip-preflight', action='store_true', help='skip the checks before the run')

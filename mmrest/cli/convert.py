@@ -1,28 +1,18 @@
 """Convert a checkpoint to a clean file that mmrest loads, or publish a run's checkpoint."""
 
-import argparse
 from typing import Any, Dict, List, NamedTuple
 
 from torch import Tensor
 
-from ..checkpoint import (
-    CheckpointError,
-    Weights,
-    publish,
-    read_checkpoint,
-    weights_of,
-)
+from ..checkpoint import CheckpointError, Weights, publish, read_checkpoint, weights_of
 from ..engine.weight_hooks import dataset_meta
 from ..errors import some
 from ..models.pyramid import named_networks, recognised
 from ..version import __version__
 from .command import Parser, markdown_table, written_file
 
-FULL_PREFIX = 'backbone.'
-"""Key prefix of the backbone in full mmdet, mmseg and mmpretrain models."""
-
-PUBLISHED_META = ('cfg', 'epoch', 'iter', 'mmengine_version', 'seed')
-"""Fields of a run's meta information that are published."""
+FULL_PREFIX = 'backbone.'  # of keys in full mmdet, mmseg and mmpretrain models
+PUBLISHED_META = ('cfg', 'epoch', 'iter', 'mmengine_version', 'seed')  # of a run
 
 
 class Contents(NamedTuple):
@@ -48,7 +38,7 @@ def contents(weights: Weights) -> Contents:
         for network, state in states.items()
     }
     archs = recognised(Weights('', inside), networks)
-    nearest = archs[0] if archs else max(found, key=found.__getitem__)
+    nearest = archs[0] if archs else max(found, key=found.get)
     # Drops the norm of a classifier, whose name the other family may use, and the position tables
     # in the official weights of RMT.
     backbone = {name: tensor for name, tensor in inside.items() if name in states[nearest]}
@@ -64,30 +54,12 @@ def dataset_entry(content: Dict[str, Any]) -> Dict[str, Any]:
     return dict(dataset_meta=found) if found else {}
 
 
-def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = Parser(
-        description='Convert a checkpoint of the official ResT or RMT code, mmdet, mmseg, '
-        'mmpretrain or detectron2 to a clean file that mmrest loads.'
-    )
-    add_files(parser, nargs='?')
-    add = parser.add_argument
-    add('--list', action='store_true', help='list the parts of the checkpoint')
-    add('--prefix', help='key prefix of the backbone, if the file contains several networks')
-    add('--backbone', action='store_true', help='save the backbone only (drop neck and heads)')
-    args = parser.parse_args()
-    if args.out_file is None and not args.list:
-        parser.error('pass an output file, or --list')
-    return args
-
-
 def add_files(parser: Parser, **options: str) -> None:
     """Add the arguments for the input and output file."""
     parser.add_argument('in_file', help='checkpoint file')
     parser.add_argument(
         'out_file', **options, type=written_file('.pth', '.safetensors'),
-        help='output file, .pth or .safetensors; the first 8 digits of its SHA-256 are appended '
-        'to its name',
+        help='.pth or .safetensors file; 8 digits of its SHA-256 are appended to its name',
     )  # fmt: skip
 
 
@@ -105,8 +77,16 @@ def listed(found: Contents) -> str:
 
 
 def main() -> None:
-    """Convert or list."""
-    args = parse_args()
+    """Convert a checkpoint of ResT, RMT, mmdet, mmseg, mmpretrain or detectron2 to a clean one."""
+    parser = Parser(description=main.__doc__)
+    add_files(parser, nargs='?')
+    add = parser.add_argument
+    add('--list', action='store_true', help='list the parts of the checkpoint')
+    add('--prefix', help='key prefix of the backbone, if the file contains several networks')
+    add('--backbone', action='store_true', help='save the backbone only (drop neck and heads)')
+    args = parser.parse_args()
+    if args.out_file is None and not args.list:
+        parser.error('pass an output file, or --list')
     content = read_checkpoint(args.in_file)
     weights = weights_of(args.in_file, content)
     found = contents(weights.under(args.prefix) if args.prefix else weights)
@@ -132,8 +112,8 @@ def main() -> None:
 
 
 def strip() -> None:
-    """Publish a checkpoint of a run, without optimizer, schedules, logs and hook states."""
-    parser = Parser(description='Strip a checkpoint of a run to its weights and metadata.')
+    """Strip a checkpoint of a run to its weights and metadata."""
+    parser = Parser(description=strip.__doc__)
     add_files(parser)
     args = parser.parse_args()
     content = read_checkpoint(args.in_file)

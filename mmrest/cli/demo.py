@@ -1,12 +1,10 @@
 """Generate the synthetic shapes dataset, and train on it within minutes."""
 
-import argparse
 import time
 from pathlib import Path
 
 import torch
 from mmengine.utils import digit_version
-from rich.console import Console
 
 from ..datasets.shapes import MIN_SIZE, write_classes, write_shapes
 from ..engine.building import build_runner
@@ -36,34 +34,22 @@ DEMOS = {
 """Method -> file in configs/, and dataset."""
 
 
-def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = Parser(
-        description='Train on synthetic shapes from scratch within minutes, and plot predictions '
-        'and curves.'
-    )
-    parser.add_argument('method', nargs='?', choices=DEMOS, default='maskrcnn')
-    parser.add_argument(
-        '--work-dir', type=folder,
-        help='output directory (default: work_dirs/demo, or work_dirs/demo-METHOD)',
-    )  # fmt: skip
-    parser.add_argument('--resume', action='store_true', help='continue an interrupted demo')
+def main() -> None:
+    """Train on synthetic shapes from scratch within minutes, and plot predictions and curves."""
+    parser = Parser(description=main.__doc__)
+    add = parser.add_argument
+    add('method', nargs='?', choices=DEMOS, default='maskrcnn')
+    add('--work-dir', type=folder, help='output directory (default: work_dirs/demo[-METHOD])')
+    add('--resume', action='store_true', help='continue an interrupted demo')
     args = parser.parse_args()
     if args.work_dir is None:
         name = 'demo' if args.method == 'maskrcnn' else f'demo-{args.method}'
         args.work_dir = Path('work_dirs', name)
-    return args
-
-
-def main() -> None:
-    """Generate, train, evaluate and plot."""
-    args = parse_args()
     config, (layout, write, train, val, height, width) = DEMOS[args.method]
-    console = Console()
     start = time.time()
     data = args.work_dir / 'data'
     if not args.resume:
-        console.print(f'Generating {train} training and {val} held-out images in {data}')
+        print(f'Generating {train} training and {val} held-out images in {data}', flush=True)
         write(data, {'train': train, 'val': val}, height, width)
 
     cfg = load_config(config, data_root=str(data / layout))
@@ -77,34 +63,26 @@ def main() -> None:
     runner = build_runner(cfg)
     runner.train()
 
-    log = read_log(
-        args.work_dir if args.resume else Path(runner.log_dir, 'vis_data', 'scalars.json')
-    )
-    draw_predictions(
-        runner.model, runner.val_dataloader.dataset, args.work_dir / 'predictions.png'
-    )
+    latest = Path(runner.log_dir, 'vis_data', 'scalars.json')
+    log = read_log(args.work_dir if args.resume else latest)
+    dataset = runner.val_dataloader.dataset
+    draw_predictions(runner.model, dataset, args.work_dir / 'predictions.png')
     draw_curves([log], args.work_dir / 'curves.png', [*log.losses, *log.main_metrics])
 
-    console.print(f'{config}: {time.time() - start:.0f} s; on {val} held-out images:')
+    print(f'{config}: {time.time() - start:.0f} s; on {val} held-out images:')
     for name in log.main_metrics:
         _, last = log.points(name)[-1]
-        console.print(f'  {title_of(name)}: {metric_text(last, name)}')
-    console.print(f'See {args.work_dir}/predictions.png and {args.work_dir}/curves.png')
-    console.print(f'Checkpoint and logs are in {args.work_dir}; next steps are in README.md')
+        print(f'  {title_of(name)}: {metric_text(last, name)}')
+    print(f'See {args.work_dir}/predictions.png and {args.work_dir}/curves.png')
+    print(f'Checkpoint and logs are in {args.work_dir}; next steps are in README.md')
 
 
 def shapes() -> None:
-    """Generate the dataset."""
-    parser = Parser(
-        description='Generate a synthetic shapes dataset in the layouts of COCO, ADE20K and '
-        'ImageNet.'
-    )
+    """Generate a synthetic shapes dataset in the layouts of COCO, ADE20K and ImageNet."""
+    parser = Parser(description=shapes.__doc__)
     size, count = at_least(MIN_SIZE), at_least(1)
     add = parser.add_argument
-    add(
-        'out', type=folder,
-        help='output directory; overwrites previously generated coco/, ade/ and imagenet/',
-    )  # fmt: skip
+    add('out', type=folder, help='output directory; its coco/, ade/ and imagenet/ are overwritten')
     add('--train', type=count, default=200, help='number of training images (default: 200)')
     add('--val', type=count, default=50, help='number of held-out images (default: 50)')
     add('--height', type=size, default=160, help='pixels (default: 160)')

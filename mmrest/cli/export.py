@@ -3,56 +3,31 @@
 import argparse
 import logging
 
-from ..analysis.networks import (
-    BACKBONES,
-    backbone_config,
-    build_network,
-    is_backbone,
-    network_config,
-    on_meta,
-    preprocessing,
-    usual_size,
-)
+from ..analysis import networks
 from ..engine.compat import load_from_guarded
 from ..engine.weight_hooks import dataset_meta
 from ..errors import UsageError
 from ..export.comparison import export_checked
-from ..export.onnx import (
-    PACKAGES,
-    check_packages,
-    exportable,
-    facts,
-    is_detector,
-    output_names,
-)
-from .command import (
-    Parser,
-    add_cfg_options,
-    add_shape_argument,
-    at_least,
-    not_negative,
-    written_file,
-)
+from ..export.onnx import PACKAGES, check_packages, exportable, facts, is_detector, output_names
+from .command import Parser, add_cfg_options, add_shape, at_least, not_negative, written_file
+
+# Height and width, in pixels, at which a detector is compared; larger takes minutes more.
+DETECTOR_SIZE = (320, 480)
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add('network', metavar='CONFIG', help=f'config file, or one of {", ".join(BACKBONES)}')
+    add('network', metavar='CONFIG', help=f'config, or one of {", ".join(networks.BACKBONES)}')
     add('checkpoint', nargs='?', help='weights (default: random ones)')
     add('--out', type=written_file('.onnx'), required=True, metavar='FILE', help='output file')
-    add_shape_argument(
-        parser, '--shape',
-        'of the image, one number for a square (default: 224 224 for a backbone, for a segmentor '
-        'the size of its data_preprocessor, or 512 512, for a detector 320 480)',
-    )  # fmt: skip
+    add_shape(
+        parser, '224 224; detectors: 320 480; segmentors: size of data_preprocessor, or 512 512'
+    )
     add('--static', action='store_true', help='fixed input shape: one image of this size')
     add('--backbone-only', action='store_true', help='drop neck and heads')
-    add(
-        '--preprocess', action='store_true',
-        help='include normalisation; the input is then BGR images of 0 to 255',
-    )  # fmt: skip
+    add('--preprocess', action='store_true', help='normalise: take BGR images of 0 to 255')
     add('--opset', type=at_least(18), default=18, help='ONNX opset version (default: 18)')
     add('--no-verify', dest='verify', action='store_false', help='do not compare with PyTorch')
     add(
@@ -61,10 +36,6 @@ def parse_args() -> argparse.Namespace:
     )  # fmt: skip
     add_cfg_options(parser, 'model.backbone.arch=b')
     return parser.parse_args()
-
-
-DETECTOR_SIZE = (320, 480)
-"""Height and width, in pixels, at which a detector is compared; larger takes minutes more."""
 
 
 def main() -> None:
@@ -78,26 +49,25 @@ def main() -> None:
             f'--opset: {args.opset} is not supported by the installed onnx (18 to '
             f'{onnx_opset_version()})'
         )
-    cfg = network_config(args.network, args.cfg_options)
-    of_model = backbone_config(cfg) if args.backbone_only else cfg
-    exportable(on_meta(of_model), args.network)  # before weights are read
-    network = exportable(build_network(of_model, args.checkpoint), args.network)
-    size = args.shape or (DETECTOR_SIZE if is_detector(network) else usual_size(of_model))
+    cfg = networks.network_config(args.network, args.cfg_options)
+    of_model = networks.backbone_config(cfg) if args.backbone_only else cfg
+    exportable(networks.on_meta(of_model), args.network)  # before weights are read
+    network = exportable(networks.build_network(of_model, args.checkpoint), args.network)
+    size = args.shape or (DETECTOR_SIZE if is_detector(network) else networks.usual_size(of_model))
     height, width = size
     shapes = [(1 if args.static else 2, height, width)]
     if not args.static:  # another size, which is odd
         shapes.append((1, height * 3 // 4 | 1, width * 5 // 4 | 1))
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)  # it warns of unused ops
     trained = None
-    if not is_backbone(of_model):
+    if not networks.is_backbone(of_model):
         trained = dataset_meta(load_from_guarded(args.checkpoint)) if args.checkpoint else {}
     metadata = facts(cfg, args.network, args.preprocess, trained)
     print('exporting; this may take several minutes', flush=True)
     found = export_checked(
         network, args.out, shapes if args.verify else [], args.tolerance,
-        normalisation=preprocessing(cfg), preprocess=args.preprocess,
-        size=size, static=args.static, opset=args.opset,
-        metadata=metadata,
+        normalisation=networks.preprocessing(cfg), preprocess=args.preprocess, size=size,
+        static=args.static, opset=args.opset, metadata=metadata,
     )  # fmt: skip
     for shape, difference in found.items():
         at = ' x '.join(map(str, (shape[0], 3, *shape[1:])))

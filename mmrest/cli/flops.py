@@ -1,6 +1,5 @@
 """Count the parameters and MACs of a network by part, attention matmuls included."""
 
-import argparse
 import json
 from typing import Any, Dict, List
 
@@ -10,23 +9,7 @@ from rich.table import Table
 from ..analysis.complexity import Part, count_parts
 from ..analysis.networks import BACKBONES, backbone_config, network_config, on_meta, usual_size
 from ..errors import UsageError, first_line
-from .command import Parser, add_cfg_options, add_shape_argument, written_file
-
-
-def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = Parser(description=__doc__)
-    add = parser.add_argument
-    add('network', metavar='CONFIG', help=f'config, or one of {", ".join(BACKBONES)}')
-    add_shape_argument(
-        parser, '--shape',
-        'of the image, one number for a square (default: 224 224 for a classifier or backbone, '
-        '800 1280 for a detector, the size in its data_preprocessor or 512 512 for a segmentor)',
-    )  # fmt: skip
-    add('--backbone-only', action='store_true', help='drop neck and heads')
-    add('--json', type=written_file('.json'), metavar='FILE', help='also save the counts as JSON')
-    add_cfg_options(parser, 'model.backbone.arch=b')
-    return parser.parse_args()
+from .command import Parser, add_cfg_options, add_shape, written_file
 
 
 def counts(parts: List[Part]) -> Dict[str, Any]:
@@ -59,7 +42,16 @@ def table(found: Dict[str, Any]) -> Table:
 
 def main() -> None:
     """Count and print."""
-    args = parse_args()
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add('network', metavar='CONFIG', help=f'config, or one of {", ".join(BACKBONES)}')
+    add_shape(
+        parser, '224 224; detectors: 800 1280; segmentors: size of data_preprocessor, or 512 512'
+    )
+    add('--backbone-only', action='store_true', help='drop neck and heads')
+    add('--json', type=written_file('.json'), metavar='FILE', help='also save the counts as JSON')
+    add_cfg_options(parser, 'model.backbone.arch=b')
+    args = parser.parse_args()
     cfg = network_config(args.network, args.cfg_options)
     size = args.shape or usual_size(cfg)
     model = on_meta(backbone_config(cfg) if args.backbone_only else cfg)
@@ -70,15 +62,13 @@ def main() -> None:
             f'{type(model).__name__} of {args.network} cannot be counted at {size[0]} x {size[1]}:'
             f' {first_line(error)}; use --backbone-only'
         ) from error
-    console = Console(soft_wrap=True, markup=False, highlight=False)
-    console.print(f'{args.network}, one image of {size[0]} x {size[1]}')
+    print(f'{args.network}, one image of {size[0]} x {size[1]}')
     Console().print(table(found))
-    console.print('One MAC is two FLOPs.')
+    print('One MAC is two FLOPs.')
     if found['not_counted']:
-        names = ', '.join(found['not_counted'])
-        console.print(f'Not counted in the total: {names}')
+        print('Not counted in the total:', ', '.join(found['not_counted']))
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         content = dict(network=args.network, shape=size, **found)
         args.json.write_text(json.dumps(content, indent=2) + '\n')
-        console.print(f'saved to {args.json}')
+        print(f'saved to {args.json}')

@@ -32,9 +32,7 @@ from ..inference.overlay import draw
 from .command import Parser, add_cfg_options, at_least, folder, fraction
 
 FRAME_COUNT = cv2.CAP_PROP_FRAME_COUNT
-
-SKIPPED = 3
-"""Exit status if some inputs could not be read."""
+SKIPPED = 3  # exit status if some inputs could not be read
 
 
 def parse_args() -> argparse.Namespace:
@@ -76,8 +74,7 @@ class Run:
     ) -> None:
         self.model = model
         self.outputs = outputs
-        self.batch_size = args.batch_size
-        self.score_thr = args.score_thr
+        self.args = args
         self.bar = bar
         self.done = 0  # images and frames
         self.skipped: List[str] = []  # one message per unreadable input
@@ -154,8 +151,8 @@ class Run:
         on_unreadable: Optional[Callable[[Any, UnreadableImage], None]] = None,
     ) -> Iterator[Prediction]:
         """Yield predictions; a thread visualizes one while the network computes the next."""
-        predictions = self.model.stream(images, self.batch_size, on_unreadable)
-        look = self.model.classes, self.model.palette, self.score_thr
+        predictions = self.model.stream(images, self.args.batch_size, on_unreadable)
+        look = self.model.classes, self.model.palette, self.args.score_thr
 
         def visualize(found: Prediction) -> None:
             if not {'pred_instances', 'pred_sem_seg'} & set(found.sample.keys()):

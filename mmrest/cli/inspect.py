@@ -15,14 +15,12 @@ from .command import Parser, add_config_arguments, at_least, folder, written_fil
 
 
 def config() -> None:
-    """Print or save a resolved config."""
-    parser = Parser(description='Print a resolved config: bases merged, options applied.')
-    parser.add_argument('config', help='config file, or name of a shipped config')
+    """Print a resolved config: bases merged, options applied."""
+    parser = Parser(description=config.__doc__)
+    add = parser.add_argument
+    add('config', help='config file, or name of a shipped config')
     add_config_arguments(parser)
-    parser.add_argument(
-        '--save-path', type=written_file('.py', '.json', '.yml'),
-        help='save it to this file (.py, .json or .yml) instead',
-    )  # fmt: skip
+    add('--save-path', type=written_file('.py', '.json', '.yml'), help='.py, .json or .yml file')
     args = parser.parse_args()
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     if args.save_path is None:
@@ -33,10 +31,8 @@ def config() -> None:
 
 
 def browse() -> None:
-    """Draw images with their annotations."""
-    parser = Parser(
-        description='Draw the images of a dataset with their annotations, after its pipeline.'
-    )
+    """Draw the images of a dataset with their annotations, after its pipeline."""
+    parser = Parser(description=browse.__doc__)
     add = parser.add_argument
     add('config', help='config file, or name of a shipped config')
     add('--output-dir', type=folder, metavar='DIR', help='folder for visualizations')

@@ -20,36 +20,24 @@ from .command import Parser, add_config_arguments, at_least, fraction, written_f
 
 
 def main() -> None:
-    """Write the report of a run."""
+    """Write the report of a run: one HTML page with config, curves, metrics and predictions."""
     # Slower to import than all that curves need.
     from ..reporting.evaluation import evaluate
     from ..reporting.report import write_report
 
-    parser = Parser(
-        description='Write the report of a run: one HTML page with its config, curves, metrics '
-        'and predictions.'
-    )
+    parser = Parser(description=main.__doc__)
     add = parser.add_argument
     add('work_dir', type=Path, help='work dir of the run')
     add('--config', help='config file (default: the one in the work dir)')
     add('--checkpoint', help='checkpoint to evaluate (default: the best, or else the newest)')
     add('--no-eval', action='store_true', help='report the logs only')
-    add(
-        '--out', type=written_file('.html', '.htm'),
-        help='output file (default: report.html in the work dir)',
-    )  # fmt: skip
+    add('--out', type=written_file('.html', '.htm'), help='default: report.html in the work dir')
     add(
         '--num-pictures', type=at_least(0), default=4, metavar='N',
         help='show the N best predictions and the N worst (default: 4)',
     )  # fmt: skip
-    add(
-        '--score-thr', type=fraction, default=0.3,
-        help='score threshold for visualizations and image scores (default: 0.3)',
-    )  # fmt: skip
-    add(
-        '--device', type=usable_device, default=get_device(),
-        help='cpu, cuda, cuda:1 ... (default: GPU)',
-    )  # fmt: skip
+    add('--score-thr', type=fraction, default=0.3, help='for pictures and scores (default: 0.3)')
+    add('--device', type=usable_device, default=get_device(), help='such as cpu (default: GPU)')
     add_config_arguments(parser)
     args = parser.parse_args()
     if args.no_eval and args.checkpoint is not None:
@@ -103,21 +91,19 @@ def summary(logs: List[Log]) -> Table:
 
 def curves() -> None:
     """Plot the logs of one or more runs, and save them as a table."""
-    parser = Parser(description='Plot the logs of one or more runs, and save them as a table.')
+    parser = Parser(description=curves.__doc__)
     add = parser.add_argument
     add('runs', nargs='+', type=Path, metavar='RUN', help='work dir of a run, or its scalars.json')
     add(
         '--keys', nargs='+', metavar='KEY',
-        help='keys of the log to plot, such as loss bbox_mAP (default: losses, learning rate, '
-        'metrics, throughput and memory)',
+        help='such as loss bbox_mAP (default: losses, learning rate, metrics, speed and memory)',
     )  # fmt: skip
     add('--legend', nargs='+', metavar='NAME', help='names of the runs (default: their folders)')
-    add('--title', help='figure title')
+    add('--title', default='', help='figure title')
     add(
         '--out', nargs='+', type=written_file(*SUFFIXES, '.csv'), metavar='FILE',
         default=[Path('curves.png'), Path('curves.csv')],
-        help=f'output files: figures ({", ".join(SUFFIXES)}) and tables (.csv) (default: '
-        'curves.png curves.csv)',
+        help=f'{", ".join(SUFFIXES)} figures and .csv tables (default: curves.png curves.csv)',
     )  # fmt: skip
     args = parser.parse_args()
     if args.legend is not None and len(args.legend) != len(args.runs):

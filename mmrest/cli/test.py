@@ -1,12 +1,10 @@
 """Test a detector, segmentor or classifier: compute metrics; optionally save predictions."""
 
 import argparse
-import logging
 from pathlib import Path
 from typing import Optional
 
 from mmengine.config import Config
-from mmengine.logging import print_log
 
 from ..engine.building import set_up
 from ..engine.config import TESTED, check_tta, is_classifier, is_segmentor, use_tta
@@ -14,33 +12,8 @@ from ..engine.distributed import join_processes
 from ..engine.weight_hooks import StrictWeightsHook
 from ..inference.hook import PredictionsHook
 from ..inference.outputs import Viewer
-from ..preflight import Rehearsal, Report, rehearse
+from ..preflight import Report, rehearse
 from .command import Parser, add_run_arguments, folder, run_config, written_file
-
-
-def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = Parser(description=__doc__)
-    add = parser.add_argument
-    add('config', help='config file, or name of a shipped config')
-    add('checkpoint', help='checkpoint file')
-    add(
-        '--out',
-        help='save predictions to this .pkl file (detector, classifier) or folder of PNG label '
-        'maps (segmentor)',
-    )
-    add('--show', action='store_true', help='show predictions in a window')
-    add('--show-dir', type=folder, metavar='DIR', help='folder for visualizations of predictions')
-    add(
-        '--tta', action='store_true',
-        help='test-time augmentation: flip for boxes, scales and flip for label maps',
-    )  # fmt: skip
-    add('--wait-time', type=float, help='seconds to display each image (default: 2)')
-    add_run_arguments(parser)
-    args = parser.parse_args()
-    if args.wait_time is not None and not args.show:
-        parser.error('--wait-time needs --show')
-    return args
 
 
 def predictions_hook(cfg: Config, args: argparse.Namespace) -> Optional[PredictionsHook]:
@@ -63,29 +36,44 @@ def predictions_hook(cfg: Config, args: argparse.Namespace) -> Optional[Predicti
     if args.show or args.show_dir is not None:
         wait_time = 2 if args.wait_time is None else args.wait_time
         viewer = Viewer(args.show_dir, args.show, wait_time)
-    if viewer is None and label_maps is None:
-        return None
-    return PredictionsHook(viewer, label_maps, replaced.get('score_thr', 0.3))
+    if viewer or label_maps:
+        return PredictionsHook(viewer, label_maps, replaced.get('score_thr', 0.3))
+    return None
 
 
 def main() -> None:
     """Test a checkpoint."""
-    args = parse_args()
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add('config', help='config file, or name of a shipped config')
+    add('checkpoint', help='checkpoint file')
+    add('--out', help='save predictions: .pkl file, or for a segmentor folder of PNG label maps')
+    add('--show', action='store_true', help='show predictions in a window')
+    add('--show-dir', type=folder, metavar='DIR', help='folder for visualizations of predictions')
+    add(
+        '--tta', action='store_true',
+        help='test-time augmentation: flip for boxes, scales and flip for label maps',
+    )  # fmt: skip
+    add('--wait-time', type=float, help='seconds to display each image (default: 2)')
+    add_run_arguments(parser)
+    args = parser.parse_args()
+    if args.wait_time is not None and not args.show:
+        parser.error('--wait-time needs --show')
     cfg = run_config(args)
     join_processes(cfg)
     cfg.load_from = args.checkpoint
     hook = predictions_hook(cfg, args)
     if args.tta:
         check_tta(cfg)
-    rehearsal = Rehearsal(Report(), {}) if args.skip_preflight else rehearse(cfg, ('test',))
+    report = Report() if args.skip_preflight else rehearse(cfg, ('test',))
     if args.tta:
         use_tta(cfg)
     # Do not overwrite the training config in the work dir.
     tested = Config(cfg.to_dict(), cfg.text, filename=f'{Path(cfg.filename).stem}{TESTED}')
-    datasets = {} if args.tta else rehearsal.datasets  # TTA has its own pipeline
+    datasets = {} if args.tta else report.datasets  # TTA has its own pipeline
     runner = set_up(tested, ['test'], datasets, args.verbose)
-    for warning in rehearsal.report.warnings:
-        print_log(warning, 'current', logging.WARNING)
+    for warning in report.warnings:
+        runner.logger.warning(warning)
     runner.register_hook(StrictWeightsHook())
     if hook is not None:
         runner.register_hook(hook)

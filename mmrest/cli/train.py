@@ -4,16 +4,15 @@ import argparse
 import contextlib
 import logging
 from pathlib import Path
-from typing import Iterator, Optional, Sequence
+from typing import Iterator, Optional
 
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import get_rank, get_world_size
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..checkpoint import lock_folder
 from ..engine.building import set_up
@@ -23,7 +22,7 @@ from ..engine.resuming import ScheduleHook
 from ..engine.saving import newest_checkpoint
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from ..errors import UsageError, counted, explained
-from ..preflight import Rehearsal, Report, rehearse
+from ..preflight import Report, rehearse
 from ..preflight.step import place_of
 from .command import Parser, add_run_arguments, run_config
 
@@ -34,24 +33,14 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('config', help='config file, or name of a shipped config')
     add('--amp', action='store_true', help='enable automatic mixed precision (GPU only)')
-    add(
-        '--amp-dtype', choices=['float16', 'bfloat16'],
-        help="AMP dtype (default: the config's, or float16)",
-    )  # fmt: skip
+    add('--amp-dtype', choices=['float16', 'bfloat16'], help="default: the config's, or float16")
     add('--pretrained', metavar='PATH', help='path to pretrained backbone weights')
-    add(
-        '--auto-scale-lr', action='store_true',
-        help='scale the learning rate with the total batch size',
-    )  # fmt: skip
+    add('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
     add(
         '--resume', nargs='?', const='auto', metavar='CKPT',
         help='resume from CKPT (default: latest checkpoint in the work dir)',
     )  # fmt: skip
-    add(
-        '--dry-run', action='store_true',
-        help='rehearse the run with its own data, evaluator and network, print the findings, and '
-        'exit without writing files',
-    )  # fmt: skip
+    add('--dry-run', action='store_true', help='rehearse the run, and save nothing')
     add_run_arguments(parser)
     args = parser.parse_args()
     if args.amp_dtype is not None and not args.amp:
@@ -108,15 +97,14 @@ def batch_size_warning(cfg: Config) -> Optional[str]:
     )
 
 
-def summary(config: str, report: Report, warnings: Sequence[str]) -> Table:
+def summary(config: str, report: Report) -> Table:
     """Return the findings of a dry run as a table."""
-    suffix = f', with {counted(len(warnings), "warning")}' if warnings else ''
-    rows = Table(title=f'{config} passed all checks{suffix}', title_justify='left')
-    rows.add_column('checked')
-    rows.add_column('found', overflow='fold')
+    suffix = f', with {counted(len(report.warnings), "warning")}' if report.warnings else ''
+    title = f'{config} passed all checks{suffix}'
+    rows = Table('checked', Column('found', overflow='fold'), title=title, title_justify='left')
     for fact in report.facts:
         rows.add_row(escape(fact.what), escape(fact.found))
-    for warning in warnings:
+    for warning in report.warnings:
         rows.add_row('[bold yellow]warning', escape(warning))
     return rows
 
@@ -166,27 +154,24 @@ def main() -> None:
         cfg.resume = newest is not None
         # With nothing to resume, the run starts as it would without --resume.
         cfg.load_from = newest or cfg.get('load_from')
-    rehearsal = Rehearsal(Report(), {})
+    report = Report()
     if args.dry_run or not args.skip_preflight:
-        rehearsal = rehearse(cfg, ('train', 'val'), thorough=args.dry_run)
-    warnings = [*rehearsal.report.warnings, *filter(None, [batch_size_warning(cfg)])]
-    nothing = f'no checkpoint found in {cfg.work_dir}; starting from scratch'
+        report = rehearse(cfg, ('train', 'val'), thorough=args.dry_run)
+    report.warnings += filter(None, [batch_size_warning(cfg)])
+    if resuming and not cfg.resume:
+        report.warnings.append(f'no checkpoint found in {cfg.work_dir}; starting from scratch')
     if args.dry_run:
-        if resuming and not cfg.resume:
-            rehearsal.report.add('resume', nothing)
         if get_rank() == 0:
-            Console().print(summary(args.config, rehearsal.report, warnings))
+            Console().print(summary(args.config, report))
         return
     of_first_process(lock_folder, Path(cfg.work_dir))
-    runner = set_up(cfg, ['train', 'val'], rehearsal.datasets, args.verbose)
-    for warning in warnings:
-        print_log(warning, 'current', logging.WARNING)
+    runner = set_up(cfg, ['train', 'val'], report.datasets, args.verbose)
+    for warning in report.warnings:
+        runner.logger.warning(warning)
     if cfg.get('resume'):
         runner.register_hook(StrictWeightsHook(resuming=True))
         runner.register_hook(ScheduleHook())
     else:
         runner.register_hook(InitWeightsHook())
-    if resuming and not cfg.get('resume'):
-        print_log(nothing, 'current', logging.WARNING)
     with explained_start(runner):
         runner.train()

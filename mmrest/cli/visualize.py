@@ -10,40 +10,28 @@ from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 from mmengine.config import Config
 from torch import Tensor
 
+from ..analysis import networks
 from ..analysis.attention_maps import attention_maps, decays
 from ..analysis.features import principal_components, receptive_fields
 from ..analysis.figures import Group, Scene, draw
-from ..analysis.networks import (
-    BACKBONES,
-    CLASSIFICATION_SIZE,
-    backbone_config,
-    build_network,
-    network_config,
-    normalised,
-    preprocessing,
-)
 from ..engine.building import image_channels
 from ..errors import UsageError
+from ..export.onnx import Normalise
 from ..inference.inputs import read_image
 from ..models.pyramid import PyramidBackbone
 from ..models.rmt import RMT
-from .command import Parser, add_cfg_options, add_shape_argument, at_least, written_file
+from ..reporting.curves import SUFFIXES
+from .command import Parser, add_cfg_options, add_shape, at_least, written_file
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
-    decay = _command(
-        commands, 'decay', draw_decay, 'decay of every head and stage of RMT for one token'
-    )
-    attention = _command(commands, 'attention', draw_attentions, 'attention of one token')
-    field = _command(
-        commands, 'receptive-field', draw_fields, 'effective receptive field of each stage'
-    )
-    pca = _command(
-        commands, 'pca', draw_pca, 'first three principal components of feature maps, as colours'
-    )
+    decay = _command(commands, 'decay', draw_decay)
+    attention = _command(commands, 'attention', draw_attentions)
+    field = _command(commands, 'receptive-field', draw_fields)
+    pca = _command(commands, 'pca', draw_pca)
     for command in (attention, pca):
         command.add_argument('--image', required=True, metavar='FILE')
     for command in (attention, field, pca):
@@ -56,10 +44,7 @@ def parse_args() -> argparse.Namespace:
     number, add = at_least(1), attention.add_argument
     add('--stage', nargs='+', type=number, metavar='N', help='counted from 1 (default: all)')
     add('--block', type=number, metavar='N', help='counted from 1 (default: the last)')
-    add(
-        '--head', type=_head, default='mean', metavar='N',
-        help='counted from 1, or mean (default), or all',
-    )  # fmt: skip
+    add('--head', type=_head, default='mean', metavar='N', help='from 1, mean (default) or all')
     add = field.add_mutually_exclusive_group().add_argument
     add('--image', nargs='+', metavar='FILE', help='images to average over (default: noise)')
     add('--samples', type=number, metavar='N', help='number of noise images (default: 16)')
@@ -67,18 +52,14 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _command(commands: Any, name: str, run: Callable, described: str) -> Parser:
-    parser = commands.add_parser(name, help=described, description=described)
+def _command(commands: Any, name: str, run: Callable) -> Parser:
+    summary = run.__doc__.split('\n')[0]
+    parser = commands.add_parser(name, help=summary, description=summary)
     parser.set_defaults(run=run)
     add = parser.add_argument
-    add('network', metavar='CONFIG', help=f'config, or one of {", ".join(BACKBONES)}')
-    add_shape_argument(
-        parser, '--size', "of the image, one number for a square (default: the image's, or 224)"
-    )
-    add(
-        '--out', type=written_file('.png', '.jpg', '.pdf', '.svg'), metavar='FILE',
-        help='output file (default: work_dirs/visualize/NETWORK_COMMAND.png)',
-    )  # fmt: skip
+    add('network', metavar='CONFIG', help=f'config, or one of {", ".join(networks.BACKBONES)}')
+    add_shape(parser, "the image's, or 224", '--size')
+    add('--out', type=written_file(*SUFFIXES), help='default: a file in work_dirs/visualize')
     add_cfg_options(parser, 'model.backbone.arch=b')
     return parser
 
@@ -120,7 +101,8 @@ def blocks_of(args: argparse.Namespace, backbone: PyramidBackbone) -> Dict[int, 
 
 def our_backbone(args: argparse.Namespace, cfg: Config, family: type) -> Any:
     """Return the backbone of a config; raise UsageError if it is not of the family."""
-    backbone = build_network(backbone_config(cfg), getattr(args, 'checkpoint', None))
+    checkpoint = getattr(args, 'checkpoint', None)  # the decay does not depend on weights
+    backbone = networks.build_network(networks.backbone_config(cfg), checkpoint)
     if not isinstance(backbone, family):
         needed = 'RMT' if family is RMT else 'ResT or RMT'
         raise UsageError(
@@ -140,17 +122,18 @@ def given_image(
             f'{args.network} takes images of {channels} channels; {args.command} reads 3'
         )
     image = read_image(path, size)
-    return image, normalised(image, preprocessing(cfg))
+    bgr = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)[None].contiguous()
+    return image, Normalise(networks.preprocessing(cfg))(bgr)
 
 
 def draw_decay(args: argparse.Namespace, cfg: Config) -> None:
-    """Run the subcommand `decay`."""
+    """Draw the decay of every head and stage of RMT for one token."""
     backbone = our_backbone(args, cfg, RMT)
-    size = args.size or CLASSIFICATION_SIZE
+    size = args.size or networks.CLASSIFICATION_SIZE
     point = point_of(args, size)
-    found = decays(backbone, *size, point)
     groups = []
-    for stage, (gamma, weights, token, axial) in enumerate(found, start=1):
+    for stage, found in enumerate(decays(backbone, *size, point), start=1):
+        gamma, weights, token, axial = found
         heads = enumerate(zip(gamma, weights), start=1)
         panels = {f'head {head}: $\\gamma$ = {value:.4f}': each for head, (value, each) in heads}
         title = f'stage {stage}, {"axial" if axial else "full"}, token {token}, {_keys(weights)}'
@@ -159,7 +142,7 @@ def draw_decay(args: argparse.Namespace, cfg: Config) -> None:
 
 
 def draw_attentions(args: argparse.Namespace, cfg: Config) -> None:
-    """Run the subcommand `attention`.
+    """Draw the attention of one token.
 
     Weights of one sign have a colour scale from 0, signed ones a diverging scale around 0.
     """
@@ -189,9 +172,9 @@ def _keys(weights: Tensor) -> str:
 
 
 def draw_fields(args: argparse.Namespace, cfg: Config) -> None:
-    """Run the subcommand `receptive-field`."""
-    backbone = build_network(backbone_config(cfg), args.checkpoint)
-    size = args.size or CLASSIFICATION_SIZE
+    """Draw the effective receptive field of each stage."""
+    backbone = networks.build_network(networks.backbone_config(cfg), args.checkpoint)
+    size = args.size or networks.CLASSIFICATION_SIZE
     if args.image:
         # All are resized to the size of the first one.
         size = read_image(args.image[0], args.size).shape[:2]
@@ -210,10 +193,11 @@ def draw_fields(args: argparse.Namespace, cfg: Config) -> None:
 
 
 def draw_pca(args: argparse.Namespace, cfg: Config) -> None:
-    """Run the subcommand `pca`."""
+    """Draw the first three principal components of feature maps, as colours."""
     if args.neck and cfg.model.get('neck') is None:
         raise UsageError(f'--neck: the model of {args.network} has no neck; drop --neck')
-    model = build_network(cfg if args.neck else backbone_config(cfg), args.checkpoint)
+    of_model = cfg if args.neck else networks.backbone_config(cfg)
+    model = networks.build_network(of_model, args.checkpoint)
     image, given = given_image(args, cfg, model, args.image, args.size)
     with torch.no_grad():
         maps = model.extract_feat(given) if args.neck else model(given)
@@ -237,7 +221,7 @@ def _indices(network: Any, maps: Sequence[Any]) -> Sequence[int]:
 def main() -> None:
     """Draw a figure."""
     args = parse_args()
-    cfg = network_config(args.network, args.cfg_options)
+    cfg = networks.network_config(args.network, args.cfg_options)
     if args.out is None:
         name = f'{Path(args.network).stem}_{args.command.replace("-", "_")}.png'
         args.out = Path('work_dirs', 'visualize', name)

@@ -147,9 +147,9 @@ def write_shapes(
                     area=round(cv2.contourArea(corners.astype(np.float32)), 2),
                     iscrowd=0,
                     segmentation=[np.round(corners.flatten(), 2).tolist()],
+                    id=len(content['annotations']) + 1,
                 )
-                number = len(content['annotations']) + 1
-                content['annotations'].append(dict(annotation, id=number))
+                content['annotations'].append(annotation)
         (annotations / f'instances_{coco_name}.json').write_text(json.dumps(content))
 
 

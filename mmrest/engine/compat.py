@@ -55,11 +55,7 @@ def load_from_guarded(filename: str, map_location: Any = None) -> Any:
 
     mmengine logs the name of a loader after ``load_from_``. Its own loaders fail on its own
     checkpoints with torch >= 2.6 (mmengine#1655). With earlier versions, or over http, they
-    execute code from the file.
-
-    Args:
-        filename: see :func:`mmrest.checkpoint.read_checkpoint`.
-        map_location: as for ``torch.load``.
+    execute code from the file. For the arguments, see :func:`mmrest.checkpoint.read_checkpoint`.
 
     Raises:
         CheckpointError: the file cannot be read, or is not a dict.
@@ -90,16 +86,9 @@ def install_file_access() -> None:
         fileio.backend_instances.clear()  # backends that were built earlier
 
 
-def wrap_worker_init(wrapper: Callable[..., None]) -> bool:
-    """Call `wrapper` with mmengine's worker_init_fn and its arguments in workers of dataloaders.
-
-    Returns:
-        False if it was installed before.
-    """
-    if isinstance(runner.default_worker_init_fn, partial):
-        return False
+def wrap_worker_init(wrapper: Callable[..., None]) -> None:
+    """Call `wrapper` with mmengine's worker_init_fn and its arguments in workers of loaders."""
     runner.default_worker_init_fn = partial(wrapper, runner.default_worker_init_fn)
-    return True
 
 
 @contextmanager

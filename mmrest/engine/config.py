@@ -68,8 +68,7 @@ def load_config(
     if data_root is not None:
         _replace_data_root(cfg, data_root)
     for key, value in (cfg_options or {}).items():
-        _check_key(key, cfg)
-        _check_kind(key, value, cfg)
+        _check_option(key, value, cfg)
         try:
             cfg.merge_from_dict({key: value})
         except Exception as error:  # an index beyond a list, a key below a number, ...
@@ -99,24 +98,20 @@ def _unreadable(error: Exception) -> str:
     return f'cannot be read: {first_line(error)}'
 
 
-def _check_key(key: str, cfg: Config) -> None:
-    """Reject keys that no part of a run reads; mmengine accepts any key."""
+def _check_option(key: str, value: Any, cfg: Config) -> None:
+    """Reject keys that nothing reads, which mmengine accepts, and lists from a comma in a path."""
     name = key.partition('.')[0]
     known = RUN_KEYS | cfg.keys()
     if name not in known:
         hint = suggestion(name, known, 'nothing in a run would read it')
         raise UsageError(f'--cfg-options {key}: the config has no {name}; {hint}')
-
-
-def _check_kind(key: str, value: Any, cfg: Config) -> None:
-    """Reject a list that results from a comma in a path."""
     before: Any = cfg
     for part in key.split('.'):
         before = before.get(part) if isinstance(before, (dict, Config)) else None
-    paths = ('work_dir', 'load_from', 'data_root')
-    name = key.rpartition('.')[2]
-    is_string = isinstance(before, str) and name != 'ann_file'  # the pre-flight explains that
-    if (is_string or name in paths) and isinstance(value, list):
+    last = key.rpartition('.')[2]
+    is_string = isinstance(before, str) and last != 'ann_file'  # the pre-flight explains that
+    is_path = last in ('work_dir', 'load_from', 'data_root')
+    if (is_string or is_path) and isinstance(value, list):
         raise UsageError(
             f'--cfg-options {key} is the list {value}, not a string; put a string with commas in '
             f'quotes: {key}=\'"{",".join(map(str, value))}"\''
@@ -165,30 +160,24 @@ def without_sync_bn(cfg: Config) -> int:
 
 def make_resumable(cfg: Config) -> None:
     """Replace mmengine's loops and checkpoint hook in configs that do not name mmrest's."""
+    replacements = {
+        'EpochBasedTrainLoop': 'ResumableEpochLoop',
+        'IterBasedTrainLoop': 'ResumableIterLoop',
+        'CheckpointHook': 'AtomicCheckpointHook',
+    }
     loop = cfg.get('train_cfg')
-    if loop:
-        by_epoch = loop.pop('by_epoch', True) if 'type' not in loop else None
-        name = type_name(loop) or ('EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop')
-        name = name.rpartition('.')[2]  # of mmengine.EpochBasedTrainLoop, too
-        loop['type'] = {
-            'EpochBasedTrainLoop': 'ResumableEpochLoop',
-            'IterBasedTrainLoop': 'ResumableIterLoop',
-        }.get(name, loop.get('type'))
+    if loop and 'type' not in loop:
+        loop['type'] = f'{"Epoch" if loop.pop("by_epoch", True) else "Iter"}BasedTrainLoop'
     if cfg.get('default_hooks') is None:
         cfg.default_hooks = {}
     cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
-    for hook in (*cfg.default_hooks.values(), *(cfg.get('custom_hooks') or ())):
-        name = type_name(hook) if isinstance(hook, dict) else None
-        if (name or '').rpartition('.')[2] == 'CheckpointHook':
-            hook['type'] = 'AtomicCheckpointHook'
+    for part in (loop, *cfg.default_hooks.values(), *(cfg.get('custom_hooks') or ())):
+        if isinstance(part, dict) and type_name(part) in replacements:
+            part['type'] = replacements[type_name(part)]
 
 
 def check_tta(cfg: Config) -> None:
-    """Check that a config supports test-time augmentation.
-
-    Raises:
-        UsageError: it does not.
-    """
+    """Raise UsageError if a config does not support test-time augmentation."""
     if any(part.get('mask_head') for _, part in dicts(cfg.model, 'model')):
         raise UsageError('mmdet does not support test-time augmentation of masks; drop --tta')
     if cfg.get('tta_model') is None or cfg.get('tta_pipeline') is None:
@@ -224,9 +213,10 @@ def is_segmentor(cfg: Config) -> bool:
     return cfg.get('default_scope') == 'mmseg'
 
 
-def type_name(part: dict) -> Optional[str]:
-    """Return the name of a type that is given by name or as a class."""
-    return getattr(part.get('type'), '__name__', part.get('type'))
+def type_name(part: dict) -> str:
+    """Return the name of a type, given by name or as a class, without its scope; '' for none."""
+    kind = part.get('type') or ''
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
 
 
 def dicts(node: Any, where: str) -> Iterator[Tuple[str, dict]]:

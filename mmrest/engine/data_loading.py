@@ -13,10 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .signals import begin_worker, blocked_sigterm
 
-RandomStates = Dict[str, Any]
 
-
-def random_states(of_gpu: bool = True) -> RandomStates:
+def random_states(of_gpu: bool = True) -> Dict[str, Any]:
     """Return the states of the generators, in types that checkpoints support."""
     states = dict(
         python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state()
@@ -26,7 +24,7 @@ def random_states(of_gpu: bool = True) -> RandomStates:
     return states
 
 
-def set_random_states(states: RandomStates) -> None:
+def set_random_states(states: Dict[str, Any]) -> None:
     """Restore the states of :func:`random_states`."""
     random.setstate(states['python'])
     np.random.set_state(states['numpy'])
@@ -36,11 +34,11 @@ def set_random_states(states: RandomStates) -> None:
 
 
 @contextmanager
-def kept_random_states(of_gpu: bool = True) -> Iterator[None]:
-    """Restore the random states at the end of the context."""
+def kept_random_states(of_gpu: bool = True) -> Iterator[Dict[str, Any]]:
+    """Restore the random states at the end of the context, which gets them."""
     states = random_states(of_gpu)
     try:
-        yield
+        yield states
     finally:
         set_random_states(states)
 

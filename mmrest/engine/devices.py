@@ -39,10 +39,9 @@ def peak_memory_mb(on_gpu: Optional[bool] = None) -> Optional[float]:
 
 
 def reset_peak_memory(on_gpu: bool) -> Optional[float]:
-    """Reset the peak to the current memory use.
+    """Reset the peak to the current memory use, and return it, in MB.
 
-    Returns:
-        That memory, in MB; None if the peak cannot be reset, as on systems other than Linux.
+    Return None if the peak cannot be reset, as on systems other than Linux.
     """
     if on_gpu:
         cuda.reset_peak_memory_stats()

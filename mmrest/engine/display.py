@@ -12,26 +12,17 @@ import operator
 import os
 import pdb
 import sys
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from numbers import Real
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
-import numpy as np
 from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from rich import progress
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor, cuda, nn
@@ -43,8 +34,6 @@ from .compat import is_resuming, loaded_from
 from .config import total_batch_size
 from .devices import peak_memory_mb
 from .distributed import unwrapped
-
-Comparison = Callable[[float, float], bool]
 
 MAIN_METRICS = ('coco/segm_mAP', 'coco/bbox_mAP', 'mIoU')
 """Main metrics, in order of preference, of runs without ``save_best``."""
@@ -157,23 +146,17 @@ class _Logged(io.TextIOBase):
 class DisplayHook(Hook):
     """Hook that shows throughput, memory, progress and the best metric so far.
 
-    - Training log lines get ``img_per_s`` and, without a GPU, ``memory_mb``, the peak memory of
-      the process. mmengine logs the memory of GPUs itself.
-    - After each evaluation, the best metric so far and its epoch or iteration are logged.
-    - In a terminal, the hook prints a summary of the run, progress bars, and a table per
-      evaluation.
-
-    Args:
-        console: terminal of the screen; None leaves the console to the log.
+    The log gets ``img_per_s``, the best metric so far after each evaluation and, without a GPU,
+    whose memory mmengine logs itself, ``memory_mb``, the peak memory of the process. `console`, if
+    any, shows a summary of the run, progress bars, and a table per evaluation.
     """
 
     priority = 'NORMAL'  # before LoggerHook, which writes what this hook measures
 
     def __init__(self, console: Optional[Console] = None) -> None:
         self._console = console if is_main_process() else None
-        self._progress: Optional[Progress] = None
+        self._progress: Optional[progress.Progress] = None
         self._best: Optional[str] = None
-        self._images: List[int] = []
 
     def before_train(self, runner: Runner) -> None:
         if self._console is not None:
@@ -184,72 +167,58 @@ class DisplayHook(Hook):
             self._start('train', runner.max_iters, done=runner.iter)
 
     def after_train_iter(self, runner: Runner, data_batch: Any = None, **kwargs: Any) -> None:
-        hub = runner.message_hub
+        hub, window = runner.message_hub, runner.log_processor.window_size
         images = data_batch.get('inputs') if isinstance(data_batch, dict) else None
         timed = 'train/time' in hub.log_scalars  # by IterTimerHook, which a config may omit
         if timed and images is not None and not isinstance(images, dict):
             # Averaged over as many iterations as the time in the same line.
-            window = runner.log_processor.window_size
-            self._images = [*self._images, len(images)][-window:]
+            hub.update_scalar('images', len(images), resumed=False)  # not in the log
+            images_each = hub.get_scalar('images').mean(window)
             seconds = hub.get_scalar('train/time').mean(window)
-            images_each = sum(self._images) / len(self._images)
             hub.update_scalar('train/img_per_s', images_each * get_world_size() / seconds)
         memory = peak_memory_mb()
         if memory is not None and not cuda.is_available():
             hub.update_scalar('train/memory_mb', memory)
-        if self._progress is not None:
-            done = f'iter {runner.iter + 1}/{runner.max_iters}'
-            if isinstance(runner.train_loop, EpochBasedTrainLoop):
-                done = f'epoch {runner.epoch + 1}/{runner.max_epochs}'
-            self._advance(description=done, numbers=self._numbers(runner, memory))
-
-    @staticmethod
-    def _numbers(runner: Runner, memory: Optional[float]) -> str:
-        scalars, window = runner.message_hub.log_scalars, runner.log_processor.window_size
+        if self._progress is None:
+            return
+        done = f'iter {runner.iter + 1}/{runner.max_iters}'
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            done = f'epoch {runner.epoch + 1}/{runner.max_epochs}'
         forms = dict(loss='loss {:.4g}', lr='lr {:.2g}', img_per_s='{:.3g} img/s')
         numbers = []
         for name, form in forms.items():
-            if f'train/{name}' in scalars:
-                numbers.append(form.format(scalars[f'train/{name}'].mean(window)))
+            if f'train/{name}' in hub.log_scalars:
+                numbers.append(form.format(hub.get_scalar(f'train/{name}').mean(window)))
         if memory is not None:
             numbers.append(f'{memory / 1024:.1f} GiB')
-        return ' '.join(numbers)
+        (task,) = self._progress.task_ids
+        self._progress.update(task, advance=1, description=done, numbers=' '.join(numbers))
 
-    def before_val_epoch(self, runner: Runner) -> None:
-        fill_palette(runner.visualizer.dataset_meta)
-        self.stop()
-        self._start('evaluation', len(runner.val_dataloader))
-
-    def before_test_epoch(self, runner: Runner) -> None:
-        fill_palette(runner.visualizer.dataset_meta)
-        self._start('test', len(runner.test_dataloader))
-
-    def _advance(self, *args: Any, **fields: Any) -> None:
-        if self._progress is not None:
-            self._progress.update(self._progress.task_ids[0], advance=1, **fields)
+    def _before_epoch(self, runner: Runner, mode: str = 'train') -> None:
+        if mode != 'train':
+            fill_palette(runner.visualizer.dataset_meta)
+            loader = runner.val_dataloader if mode == 'val' else runner.test_dataloader
+            self._start('evaluation' if mode == 'val' else 'test', len(loader))
 
     def after_val_iter(self, *args: Any, **kwargs: Any) -> None:
-        self._advance()
+        if self._progress is not None:
+            self._progress.advance(self._progress.task_ids[0])
 
     after_test_iter = after_val_iter
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Update the best metric, before CheckpointHook saves it, and show the metrics."""
-        self.stop()
-        self._best = None
+        metrics, self._best = _scalars(metrics or {}), None
         if not metrics or runner.iter == 0:  # no training
             self._show(metrics)
-            return
-        metrics = _scalars(metrics)
-        if not metrics:
             return
         name, is_better = _main_metric(runner, metrics)
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         now = f'epoch {runner.epoch}' if by_epoch else f'iteration {runner.iter}'
         # Checkpoints contain the hub, so a resumed run knows the best metric so far.
         best = runner.message_hub.runtime_info.get('best_so_far', {})
-        value = float(metrics[name])
-        if name not in best or is_better(value, best[name][0]) or math.isnan(best[name][0]):
+        value, (before, _) = metrics[name], best.get(name, (math.nan, now))
+        if is_better(value, before) or math.isnan(before):
             best = {**best, name: (value, now)}
             runner.message_hub.update_info('best_so_far', best)
         self._best = f'{name} {best[name][0]:.4f} ({best[name][1]})'
@@ -257,8 +226,7 @@ class DisplayHook(Hook):
 
     def after_test_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Add the memory to the metrics that LoggerHook writes, and show them."""
-        self.stop()
-        self._show(metrics)
+        self._show(_scalars(metrics or {}))
         memory = peak_memory_mb()
         if memory is not None:
             runner.message_hub.update_scalar('test/memory_mb', memory)
@@ -274,11 +242,12 @@ class DisplayHook(Hook):
                 f'checkpoints and log: {runner.work_dir}', highlight=False, soft_wrap=True
             )
 
-    def _show(self, metrics: Optional[Dict[str, float]], title: Optional[str] = None) -> None:
+    def _show(self, metrics: Dict[str, float], title: Optional[str] = None) -> None:
+        self.stop()
         if self._console is None or not metrics:
             return
         table = Table(box=None, show_header=False)
-        for name, value in _scalars(metrics).items():
+        for name, value in metrics.items():
             # COCO's metrics are -1 without objects of that size.
             table.add_row(escape(name), '-' if value == -1 else f'{value:.4f}')
         if title is not None:
@@ -286,13 +255,14 @@ class DisplayHook(Hook):
         self._console.print(table)
 
     def _start(self, what: str, total: int, done: int = 0) -> None:
+        self.stop()
         if self._console is None:
             return
         columns = ()
         if what == 'train':  # they fit in 80 columns
             rest = Column(ratio=1, no_wrap=True)
-            numbers = TextColumn('{task.fields[numbers]}', table_column=rest)
-            columns = (TaskProgressColumn(), TimeRemainingColumn(), numbers)
+            numbers = progress.TextColumn('{task.fields[numbers]}', table_column=rest)
+            columns = (progress.TaskProgressColumn(), progress.TimeRemainingColumn(), numbers)
         # The output of libraries is redirected to the log.
         options = dict(expand=what == 'train', transient=True, redirect_stdout=False)
         self._progress = progress_bar(self._console, 'it', *columns, **options)
@@ -307,11 +277,10 @@ class DisplayHook(Hook):
 
 def _scalars(metrics: Dict[str, Any]) -> Dict[str, float]:
     """Return the metrics that are numbers, rather than one per class or a matrix."""
-    number = (int, float, np.number)
     return {
         name: float(value)
         for name, value in metrics.items()
-        if isinstance(value, number) or (isinstance(value, Tensor) and value.numel() == 1)
+        if isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
     }
 
 
@@ -360,26 +329,24 @@ def _millions(module: nn.Module) -> str:
 
 
 def progress_bar(
-    console: Console, unit: str, *columns: ProgressColumn, **options: Any
-) -> Progress:
+    console: Console, unit: str, *columns: progress.ProgressColumn, **options: Any
+) -> progress.Progress:
     """Return a bar with `columns`: by default, number of steps, rate per `unit` and ETA."""
-    bar = BarColumn(bar_width=8 if columns else 20)
-    columns = columns or (MofNCompleteColumn(), _RateColumn(unit), TimeRemainingColumn())
-    return Progress(TextColumn('{task.description}'), bar, *columns, console=console, **options)
+    bar = progress.BarColumn(bar_width=8 if columns else 20)
+    rate = _RateColumn(f'{{task.speed:.1f}} {unit}/s')
+    columns = columns or (progress.MofNCompleteColumn(), rate, progress.TimeRemainingColumn())
+    columns = (progress.TextColumn('{task.description}'), bar, *columns)
+    return progress.Progress(*columns, console=console, **options)
 
 
-class _RateColumn(ProgressColumn):
-    """Column of steps per second."""
+class _RateColumn(progress.TextColumn):
+    """Column that is empty as long as the speed is unknown."""
 
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
-
-    def render(self, task: Task) -> Text:
-        return Text('' if task.speed is None else f'{task.speed:.1f} {self._unit}/s')
+    def render(self, task: progress.Task) -> Text:
+        return Text() if task.speed is None else super().render(task)
 
 
-def _main_metric(runner: Runner, metrics: Dict[str, float]) -> Tuple[str, Comparison]:
+def _main_metric(runner: Runner, metrics: Dict[str, float]) -> Tuple[str, Callable[..., bool]]:
     """Return the name of the main metric of a run, and its comparison.
 
     It is the metric of ``save_best``, or else one of :data:`MAIN_METRICS`, or else the first.

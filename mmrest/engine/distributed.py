@@ -16,7 +16,8 @@ from mmengine.registry import FUNCTIONS, MODEL_WRAPPERS, MODELS, STRATEGIES
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from torch import distributed, nn
-from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from torch.distributed.fsdp import OptimStateKeyType
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UsageError
@@ -38,11 +39,7 @@ SHARDING = ('FSDPStrategy', 'UnshardedFSDPStrategy')
 
 
 def check_launcher(launcher: str) -> None:
-    """Check that the process was started by the launcher named on its command line.
-
-    Raises:
-        UsageError: it was not.
-    """
+    """Raise UsageError if the process was not started by the launcher on its command line."""
     variable, command = LAUNCHERS.get(launcher, (None, None))
     if variable is not None and variable not in os.environ:
         raise UsageError(f'--launcher {launcher} is for scripts started by {command}; drop it')
@@ -120,8 +117,8 @@ def use_cpu_wrapper(cfg: Config) -> None:
             cfg.strategy = dict(type='DDPStrategy')
         owner, key = cfg.strategy, 'model_wrapper'
     if type_name(cfg.get('strategy') or {}) in SHARDING:
-        owner[key] = dict(owner.get(key) or {}, device_id='cpu')
-        owner[key].setdefault('type', 'MMFullyShardedDataParallel')
+        default = dict(type='MMFullyShardedDataParallel')
+        owner[key] = {**default, **(owner.get(key) or {}), 'device_id': 'cpu'}
         if owner.get('state_dict_cfg') == 'full':
             # As mmengine resolves it, but without offloading: on the CPU nothing is copied, and
             # FSDP frees or overwrites the tensors that it assumes to be copies.
@@ -144,13 +141,7 @@ def use_cpu_wrapper(cfg: Config) -> None:
 
 
 def check_sharding(cfg: Config) -> None:
-    """Check that FSDP supports a config.
-
-    Without a launcher, the run continues without FSDP.
-
-    Raises:
-        UsageError: gradients would be clipped.
-    """
+    """Raise UsageError if FSDP would clip gradients; without a launcher, remove FSDP."""
     if type_name(cfg.get('strategy') or {}) not in SHARDING:
         return
     if cfg.launcher == 'none':
@@ -180,12 +171,9 @@ class UnshardedFSDPStrategy(FSDPStrategy):
     def load_optim_state_dict(self, state_dict: dict) -> None:
         run = dict(model=self.model, optim=self.optim_wrapper.optimizer)
         # Without FSDP an optimizer numbers its parameters; with FSDP they have names.
-        named = FullyShardedDataParallel.rekey_optim_state_dict(
-            state_dict, OptimStateKeyType.PARAM_NAME, **run
-        )
-        self.optim_wrapper.load_state_dict(
-            FullyShardedDataParallel.optim_state_dict_to_load(optim_state_dict=named, **run)
-        )
+        named = FSDP.rekey_optim_state_dict(state_dict, OptimStateKeyType.PARAM_NAME, **run)
+        sharded = FSDP.optim_state_dict_to_load(optim_state_dict=named, **run)
+        self.optim_wrapper.load_state_dict(sharded)
 
 
 def unwrapped(runner: Runner) -> nn.Module:
@@ -195,7 +183,7 @@ def unwrapped(runner: Runner) -> nn.Module:
     some ranks only.
     """
     model = runner.model
-    if isinstance(model, FullyShardedDataParallel):
+    if isinstance(model, FSDP):
         with torch.device('meta'):
             return MODELS.build(copy.deepcopy(runner.cfg.model))
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):

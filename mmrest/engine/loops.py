@@ -4,6 +4,7 @@ Otherwise they behave like mmengine's loops. A resumed run ends with the same we
 uninterrupted one, bit for bit if all ops are deterministic.
 """
 
+import itertools
 from contextlib import closing
 from typing import Any, Dict, Iterator, List, Optional
 
@@ -18,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..errors import Interrupted, UsageError
-from .data_loading import RandomStates, ResumableLoader, random_states, set_random_states
+from .data_loading import ResumableLoader, kept_random_states, random_states, set_random_states
 from .display import say
 from .saving import AtomicCheckpointHook
 from .signals import StopRequest
@@ -27,12 +28,9 @@ from .signals import StopRequest
 class _Resumable:
     """Mixin that makes mmengine's loops resumable."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.evaluated = False  # True if the evaluation due at this iteration is done
-        self._resumed: Optional[Dict[str, Any]] = None
-        self._before_evaluation: Optional[RandomStates] = None
-        self._stop = StopRequest()
+    evaluated = True  # False if an evaluation due at this iteration is not done
+    _resumed: Optional[Dict[str, Any]] = None
+    _before_evaluation: Optional[Dict[str, Any]] = None
 
     @property
     def dataloader(self) -> ResumableLoader:
@@ -45,19 +43,20 @@ class _Resumable:
 
     def remembered(self) -> Dict[str, Any]:
         """Return the state of the loop on this rank, for a checkpoint."""
+        stopping = self._hooks(EarlyStoppingHook)
         return dict(
             batches=len(self.dataloader),
             seeds=self.dataloader.seeds,
             evaluated=self.evaluated,
-            patience=[(hook.wait_count, hook.best_score) for hook in self._early_stopping()],
+            patience=[(hook.wait_count, hook.best_score) for hook in stopping],
             random_states=self._before_evaluation or random_states(),
         )
 
     def recall(self, remembered: Dict[str, Any], meta: Dict[str, Any]) -> None:
         """Resume from the state of :meth:`remembered` and the `meta` of its checkpoint."""
-        self._resumed = remembered
-        for hook, (count, best) in zip(self._early_stopping(), remembered['patience']):
-            hook.wait_count, hook.best_score = count, best
+        self._resumed, self.evaluated = remembered, remembered['evaluated']
+        for hook, patience in zip(self._hooks(EarlyStoppingHook), remembered['patience']):
+            hook.wait_count, hook.best_score = patience
         before, now = remembered['batches'], len(self.dataloader)
         if before != now:
             self.runner.logger.warning(
@@ -65,8 +64,8 @@ class _Resumable:
                 'will not be bit-exact'
             )
 
-    def _early_stopping(self) -> List[EarlyStoppingHook]:
-        return [hook for hook in self.runner.hooks if isinstance(hook, EarlyStoppingHook)]
+    def _hooks(self, kind: type) -> List[Any]:
+        return [hook for hook in self.runner.hooks if isinstance(hook, kind)]
 
     def run(self) -> nn.Module:
         """Train, with evaluations.
@@ -75,7 +74,7 @@ class _Resumable:
             Interrupted: the process was asked to stop by SIGTERM.
             KeyboardInterrupt: it was asked to stop by Ctrl-C.
         """
-        with self._stop:
+        with StopRequest() as self._stop:
             self.runner.call_hook('before_train')
             check_compile(self.runner.cfg)
             if self.runner.cfg.get('compile'):
@@ -97,10 +96,9 @@ class _Resumable:
     def _interrupt(self) -> None:
         """Save a checkpoint, and end the process as the signal would end it."""
         message = f'stopped by {self._stop.name} after iteration {self._iter}'
-        for hook in self.runner.hooks:
-            if isinstance(hook, AtomicCheckpointHook):
-                path = hook.save_now(self.runner, self._epoch, self._iter)
-                message += f'; saved {path}: run it with --resume to continue'
+        for hook in self._hooks(AtomicCheckpointHook):
+            path = hook.save_now(self.runner, self._epoch, self._iter)
+            message += f'; saved {path}: run it with --resume to continue'
         self.runner.logger.info(message)
         raise KeyboardInterrupt(message) if self._stop.name == 'Ctrl-C' else Interrupted(message)
 
@@ -115,9 +113,6 @@ class _Resumable:
             if self._resumed['random_states'] is not None:
                 set_random_states(self._resumed['random_states'])
 
-    def _lacks_evaluation(self) -> bool:
-        return self._resumed is not None and not self._resumed['evaluated']
-
     def _begin_at(self, epoch: int, batch: int) -> None:
         self.dataloader.batch_sampler.epoch, self.dataloader.batch_sampler.skip = epoch, batch
         if batch:
@@ -126,23 +121,20 @@ class _Resumable:
     def evaluate_if_due(self, done: int, end: int) -> None:
         """Evaluate if it is time, after `done` of `end` epochs or iterations."""
         self._decide_current_val_interval()
-        if self.runner.val_loop is None or done < self.val_begin:
-            return
-        if done % self.val_interval and done != end:
+        due = done >= self.val_begin and (done % self.val_interval == 0 or done == end)
+        if self.runner.val_loop is None or not due:
             return
         if self._stop.asked(at_once=True):
             self._interrupt()
-        self._before_evaluation = random_states()
-        try:
-            self.runner.val_loop.run()
-        except Interrupted:  # after a batch: see stop_evaluation
-            for hook in self.runner.hooks:
-                if isinstance(hook, EMAHook):
+        with kept_random_states() as self._before_evaluation:
+            try:
+                self.runner.val_loop.run()
+            except Interrupted:  # after a batch: see stop_evaluation
+                for hook in self._hooks(EMAHook):
                     hook.after_val_epoch(self.runner)  # restores the training weights
-            self._interrupt()
-        finally:
-            set_random_states(self._before_evaluation)
-            self._before_evaluation = None
+                self._interrupt()
+            finally:
+                self._before_evaluation = None
         self.evaluated = True
 
 
@@ -172,7 +164,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         if self._resumed is None:  # as mmengine, which resumes with a new epoch
             self._iter = self._epoch * len(self.dataloader)
         done = self._iter - self._epoch * len(self.dataloader)
-        if done == 0 and self._lacks_evaluation():
+        if done == 0 and not self.evaluated:
             say('running the evaluation after this checkpoint')
             self.evaluate_if_due(self._epoch, self._max_epochs)
         while self._epoch < self._max_epochs and not self.stop_training:
@@ -200,7 +192,7 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
 
     def _run(self) -> None:
         self.runner.call_hook('before_train_epoch')
-        if self._lacks_evaluation():
+        if not self.evaluated:
             self.evaluate_if_due(self._iter, self._max_iters)
         epoch, done = 0, self._iter
         if not self.dataloader.batch_sampler.is_endless:
@@ -215,23 +207,18 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
                 self.evaluate_if_due(self._iter, self._max_iters)
         self.runner.call_hook('after_train_epoch')
 
-    def _batches(self, epoch: int) -> Iterator[Any]:
-        """Yield the batches of this epoch and all later ones."""
+    def _batches(self, first: int) -> Iterator[Any]:
+        """Yield the batches of the first epoch and all later ones."""
         sampler = self.dataloader.batch_sampler.sampler
-        while True:
+        for epoch in itertools.count(first):
+            self.dataloader.batch_sampler.epoch = epoch
             if hasattr(sampler, 'set_epoch'):
                 sampler.set_epoch(epoch)
             yield from self.dataloader
-            epoch += 1
-            self.dataloader.batch_sampler.epoch = epoch
 
 
 def check_compile(cfg: Config) -> None:
-    """Check that torch is recent enough to compile networks correctly, if a run does.
-
-    Raises:
-        UsageError: it is older than 2.7.
-    """
+    """Raise UsageError if a run compiles its network and torch is too old to do so correctly."""
     if cfg.get('compile') and digit_version(torch.__version__) < digit_version('2.7'):
         raise UsageError(
             f'compile needs torch 2.7 or later, this is {torch.__version__}; remove compile'

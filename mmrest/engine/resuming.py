@@ -43,18 +43,14 @@ class ScheduleHook(Hook):
 def progress_of(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
     """Return the parts of a checkpoint that :func:`follow_config` needs, without tensors."""
     kept = {key: checkpoint[key] for key in ('meta', 'param_schedulers') if key in checkpoint}
-    groups = _parameter_groups(checkpoint)
-    return kept if groups is None else dict(kept, optimizer=dict(param_groups=groups))
+    return dict(kept, optimizer=dict(param_groups=_parameter_groups(checkpoint)))
 
 
 def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> Iterator[str]:
     """Replace the settings of optimizer and schedule in a checkpoint with those of the config.
 
-    Args:
-        runner: run whose optimizer and schedulers are built; the schedulers are stepped to the
-            iteration of the checkpoint if their settings differ.
-        checkpoint: as loaded to resume.
-        source: its name in messages.
+    If the settings of the schedulers of `runner` differ, they are stepped to the iteration of the
+    checkpoint, which is named `source` in messages.
 
     Yields:
         Warnings: what differs, and if nothing is left to do.
@@ -113,9 +109,8 @@ def _replay(runner: Runner, schedulers: List[Any], meta: Dict[str, Any]) -> None
             'resume with the schedule of the checkpoint, or initialise from its weights: '
             '--cfg-options load_from=PATH'
         )
-    done, epochs = meta.get('iter', 0), meta.get('epoch', 0)
-    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-        epochs = 0
+    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    done, epochs = meta.get('iter', 0), meta.get('epoch', 0) if by_epoch else 0
     each = len(runner.train_dataloader)
     if epochs and not epochs <= done / each <= epochs + 1:  # mmengine's, of another length
         each = done // epochs
@@ -135,15 +130,10 @@ def _parameter_groups(checkpoint: Dict[str, Any]) -> Optional[List[dict]]:
 
 
 def check_same_optimizer(source: str, checkpoint: Dict[str, Any], wrapper: OptimWrapper) -> None:
-    """Check that a checkpoint has the state of the optimizer of a run.
+    """Raise CheckpointError if a checkpoint has the state of another optimizer or other groups.
 
-    Args:
-        source: name of the checkpoint in messages.
-        checkpoint: as loaded, or from :func:`progress_of`; it may have no optimizer.
-        wrapper: the run's optimizer wrapper; several optimizers are not compared.
-
-    Raises:
-        CheckpointError: the optimizer differs, or its parameter groups do.
+    The checkpoint, named `source` in messages, may be from :func:`progress_of`, and have no
+    optimizer. Several optimizers are not compared.
     """
     before = _parameter_groups(checkpoint)
     if before is None or isinstance(wrapper, OptimWrapperDict):
@@ -177,9 +167,9 @@ def _differences(before: List[dict], now: List[dict], keys: Set[str]) -> Dict[st
     """Return hyperparameter -> change as text, from the first group in which it changed."""
     changes = {}
     for old, new in zip(before, now):
-        for key in sorted(keys):
+        for key in sorted(keys & old.keys() & new.keys()):
             # A checkpoint may contain a list instead of a tuple.
-            pair = [list(v) if isinstance(v, tuple) else v for v in (old.get(key), new.get(key))]
-            if key in old and key in new and pair[0] != pair[1]:
+            pair = [list(v) if isinstance(v, tuple) else v for v in (old[key], new[key])]
+            if pair[0] != pair[1]:
                 changes.setdefault(key, f'{key} {old[key]} -> {new[key]}')
     return changes

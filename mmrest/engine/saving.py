@@ -2,27 +2,21 @@
 
 import os
 import re
+from collections import deque
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
-from mmengine.dist import (
-    all_gather_object,
-    barrier,
-    broadcast,
-    get_rank,
-    get_world_size,
-    is_main_process,
-)
+from mmengine import dist
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..checkpoint import CheckpointError, read_checkpoint, remove_unfinished, write_atomically
+from ..checkpoint import CheckpointError, read_checkpoint, remove_unfinished
 from ..errors import UsageError, counted
-from .compat import is_resuming
+from .compat import AtomicLocalBackend, is_resuming
 
 INTERRUPTED = 'interrupted.pth'
 """Checkpoint of a preempted run; the next regular checkpoint replaces it."""
@@ -60,7 +54,7 @@ class AtomicCheckpointHook(CheckpointHook):
         elif self.save_best:
             paths = self.best_ckpt_path_dict
             paths.update({name: self._own(path) for name, path in paths.items()})
-        if is_main_process() and isinstance(self.file_backend, LocalBackend):
+        if dist.is_main_process() and isinstance(self.file_backend, LocalBackend):
             for folder in {self.out_dir, runner.work_dir}:
                 remove_unfinished(Path(folder))
 
@@ -79,7 +73,7 @@ class AtomicCheckpointHook(CheckpointHook):
         is saved.
         """
         for buffer in runner.model.buffers():  # the EMA ones: EMAHook has a higher priority
-            broadcast(buffer)
+            dist.broadcast(buffer)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add the state of the loop, except to checkpoints of other hooks."""
@@ -97,50 +91,37 @@ class AtomicCheckpointHook(CheckpointHook):
         if not is_resuming(runner) or not hasattr(runner.train_loop, 'recall'):
             return
         remembered = checkpoint.get(_KEY, [])
-        if len(remembered) != get_world_size():
+        if len(remembered) != dist.get_world_size():
             runner.logger.warning(
                 'resuming is not bit-exact: the checkpoint has the random states of '
-                f'{counted(len(remembered), "process", "es")}, the run has {get_world_size()}'
+                f'{counted(len(remembered), "process", "es")}, the run has {dist.get_world_size()}'
             )
         if remembered:  # all ranks must agree on what is next, also further ones
             further = dict(remembered[0], random_states=None)
-            own = dict(enumerate(remembered)).get(get_rank(), further)
+            own = dict(enumerate(remembered)).get(dist.get_rank(), further)
             runner.train_loop.recall(own, checkpoint['meta'])
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> str:
-        """Save between two regular checkpoints; all ranks call it.
-
-        Returns:
-            The newest checkpoint: a regular one if it was just saved.
-        """
+        """Save between two regular checkpoints, on all ranks, and return the newest one."""
         if self._saved_iter == iteration:
             return self.last_ckpt
         path = self._write(runner, INTERRUPTED, dict(epoch=epoch, iter=iteration))
-        barrier()  # if one process ends, the launcher ends the others
+        dist.barrier()  # if one process ends, the launcher ends the others
         return path
 
     def _write(self, runner: Runner, name: str, meta: dict) -> str:
         runner.call_hook('before_checkpoint')  # on all ranks, unlike before_save_checkpoint
         if hasattr(runner.train_loop, 'remembered'):
-            self._remembered = all_gather_object(runner.train_loop.remembered())
+            self._remembered = dist.all_gather_object(runner.train_loop.remembered())
         self._place = dict(meta)
-        runner.save_checkpoint(
-            self.out_dir,
-            name,
-            self.file_client_args,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            by_epoch=self.by_epoch,
-            backend_args=self.backend_args,
-        )
+        own = ('save_optimizer', 'save_param_scheduler', 'by_epoch', 'backend_args')
+        options = {option: getattr(self, option) for option in own}
+        runner.save_checkpoint(self.out_dir, name, self.file_client_args, meta=meta, **options)
         self._place, self._remembered = {}, []
         path = self.file_backend.join_path(self.out_dir, name)
-        if is_main_process():
-            content = os.fsencode(path)  # whatever the locale
-            write_atomically(
-                Path(runner.work_dir) / LAST, lambda name: Path(name).write_bytes(content)
-            )
+        if dist.is_main_process():
+            noted = Path(runner.work_dir) / LAST
+            AtomicLocalBackend().put(os.fsencode(path), noted)  # whatever the locale
         return path
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
@@ -150,17 +131,18 @@ class AtomicCheckpointHook(CheckpointHook):
             later = runner.hooks[runner.hooks.index(self) :]
             counting = any(isinstance(hook, EarlyStoppingHook) for hook in later)
             runner.train_loop.evaluated = not counting
-        kept, outdated = [], []
+        outdated = []
         if self.max_keep_ckpts > 0:
-            kept = [*(saved for saved in self.keep_ckpt_ids if saved != step), step]
-            kept, outdated = kept[-self.max_keep_ckpts :], kept[: -self.max_keep_ckpts]
+            saved = [*(before for before in self.keep_ckpt_ids if before != step), step]
+            self.keep_ckpt_ids = deque(saved, self.max_keep_ckpts)
+            outdated = saved[: -self.max_keep_ckpts]
             # Also outdated ones: if the run is killed before it removes them, before_train does.
-            runner.message_hub.update_info('keep_ckpt_ids', outdated + kept)
+            runner.message_hub.update_info('keep_ckpt_ids', saved)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        self._write(runner, name, dict(meta))
-        if is_main_process():
+        self._write(runner, name, meta)
+        if dist.is_main_process():
             # Also the first one, so that a run finds out early if it could not be resumed.
             is_due = outdated or self._saved_iter is None
             if is_due and isinstance(self.file_backend, LocalBackend):
@@ -168,10 +150,8 @@ class AtomicCheckpointHook(CheckpointHook):
             for old in (*map(self.filename_tmpl.format, outdated), INTERRUPTED):
                 self._remove(self.file_backend.join_path(self.out_dir, old))
         self._saved_iter = meta['iter']
-        if self.max_keep_ckpts > 0:
-            self.keep_ckpt_ids.clear()
-            self.keep_ckpt_ids.extend(kept)
-            runner.message_hub.update_info('keep_ckpt_ids', kept)
+        if outdated:
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
 
     def _remove(self, path: str) -> None:
         if self.file_backend.isfile(path):
@@ -188,13 +168,11 @@ class AtomicCheckpointHook(CheckpointHook):
         before = {name: known[name] for name in (['best_ckpt_path'] if single else known)}
         known.update(dict.fromkeys(before))
         self._place = dict(epoch=runner.epoch, iter=runner.iter)
-        try:
-            super()._save_best_checkpoint(runner, metrics)
-        finally:
-            self._place = {}
-            known.update({name: known[name] or path for name, path in before.items()})
+        super()._save_best_checkpoint(runner, metrics)
+        self._place = {}
+        known.update({name: known[name] or path for name, path in before.items()})
         for name, path in before.items():
-            if is_main_process() and path not in (None, known[name]):
+            if dist.is_main_process() and path not in (None, known[name]):
                 runner.logger.info(f'removing {path}, the previous best checkpoint')
                 self._remove(path)
 
@@ -248,9 +226,7 @@ class InvalidLossHook(Hook):
 def newest_checkpoint(work_dir: str, hook: Optional[dict] = None) -> Optional[str]:
     """Return the checkpoint that a work dir names, or else the one written last, or None.
 
-    Args:
-        work_dir: of the run.
-        hook: config of its checkpoint hook, which may name another folder or other files.
+    The config of the checkpoint `hook` may name another folder or other files.
 
     Raises:
         CheckpointError: the work dir names one that is missing.
@@ -266,15 +242,14 @@ def newest_checkpoint(work_dir: str, hook: Optional[dict] = None) -> Optional[st
     # the first folder may still be there.
     if last and (folder / Path(last).name).exists():
         return str(folder / Path(last).name)
-    if last and Path(last).exists() and not (Path(last).parent / LAST).exists():
-        return last  # an out_dir, not the folder of another run
     template = hook.get('filename_tmpl') or 'epoch_{}.pth'
     names = [re.sub(r'\\\{.*?\\\}', r'\\d+', re.escape(name)) for name in (template, INTERRUPTED)]
     # Not published files, such as epoch_1-d77de378.pth, which contain only weights.
     pattern = re.compile('|'.join([*names, r'(?:epoch|iter)_\d+\.pth']))
     paths = [path for path in folder.glob('*') if pattern.fullmatch(path.name)]
-    others = [Path(last)] if last and Path(last).exists() else []
-    newest = max(paths or others, key=lambda path: path.stat().st_mtime_ns, default=None)
+    newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
+    if last and Path(last).exists() and not (newest and (Path(last).parent / LAST).exists()):
+        return last  # an out_dir, not the folder of another run
     if last and newest is None:
         raise CheckpointError(f'{noted} names {last}, which was not found; pass a path')
     return newest and str(newest)

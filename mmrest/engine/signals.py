@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Callable, Dict, Iterator, Optional
 
 import torch
@@ -15,11 +16,7 @@ from mmengine.dist import all_reduce, get_world_size
 
 from .compat import wrap_worker_init
 
-_INTERVAL = 10
-"""Iterations between two exchanges among the ranks of a run."""
-
 _SIGHUP = getattr(signal, 'SIGHUP', None)  # not on Windows
-_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
 
 _forking = threading.local()
@@ -47,15 +44,13 @@ class StopRequest:
             caught = [signal.SIGTERM] + [signal.SIGINT] * (get_world_size() == 1)
             if _SIGHUP is not None and signal.getsignal(_SIGHUP) is not signal.SIG_IGN:
                 caught.append(_SIGHUP)
-            self._before = {
-                number: signal.signal(number, self._listen) or signal.SIG_DFL for number in caught
-            }
+            for number in caught:
+                self._before[number] = signal.signal(number, self._listen) or signal.SIG_DFL
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if _in_main_thread():
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _listen(self, number: int, frame: Any) -> None:
         self._asked = True
@@ -80,13 +75,14 @@ class StopRequest:
         if get_world_size() == 1:
             return self._asked
         self._calls += 1
-        if self._calls % _INTERVAL and not at_once:
+        if self._calls % 10 and not at_once:  # an exchange takes time
             return False
         anywhere = torch.tensor(int(self._asked))
         all_reduce(anywhere, 'max')
         return bool(anywhere)
 
 
+@lru_cache(maxsize=None)  # installed once
 def isolate_children() -> None:
     """Make child processes start without the handlers of a run and end with their parent.
 
@@ -95,8 +91,7 @@ def isolate_children() -> None:
     kernel kills them. Data loading workers ignore the signals: torchrun, Slurm and terminals send
     them to all processes, and without workers a run could not finish its iteration.
     """
-    if not wrap_worker_init(begin_worker):
-        return
+    wrap_worker_init(begin_worker)
     if hasattr(os, 'register_at_fork'):  # not on Windows
         os.register_at_fork(
             before=_before_fork, after_in_parent=_restore_mask, after_in_child=_begin_child
@@ -164,8 +159,9 @@ def _begin_child() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for number in (signal.SIGINT, _SIGHUP):
         if isinstance(getattr(signal.getsignal(number), '__self__', None), StopRequest):
-            # A pool would wait forever for the task of a worker that the signal has ended.
-            signal.signal(number, _do_nothing)
+            # A pool would wait forever for the task of a worker that the signal has ended. Unlike
+            # SIG_IGN, programs executed by the child do not inherit a function.
+            signal.signal(number, lambda *args: None)
     if _forking.parent is not None:
         end_with(_forking.parent)
     _restore_mask()
@@ -174,13 +170,9 @@ def _begin_child() -> None:
 def end_with(parent: int) -> None:
     """On Linux, make the kernel kill this process when its parent, of that id, has ended."""
     if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:  # it has ended in the meantime
             os._exit(1)
-
-
-def _do_nothing(*args: Any) -> None:
-    """Handler that, unlike SIG_IGN, programs executed by the child do not inherit."""
 
 
 def _end_workers() -> None:

@@ -23,30 +23,24 @@ class Fitted(NamedTuple):
 
 
 class _WeightsHook(Hook):
-    """Hook that maps a checkpoint to the names of the model, or stops the run.
+    """Hook that maps a checkpoint to the names of the model, or raises CheckpointError.
 
     mmengine would load whatever matches and continue.
-
-    Raises:
-        CheckpointError: it does not match.
     """
 
     priority = 'VERY_HIGH'  # before EMAHook, which also reads the state dict
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         fitted = self.fitted(unwrapped(runner), loaded_from(runner), checkpoint)
-        if fitted.complete:
-            say(fitted.report)
-        else:
-            runner.logger.warning(fitted.report)
+        log = say if fitted.complete else runner.logger.warning
+        log(fitted.report)
         checkpoint['state_dict'] = fitted.tensors
 
 
 class StrictWeightsHook(_WeightsHook):
     """Hook that stops a test or resumed run whose checkpoint does not cover the model.
 
-    Args:
-        resuming: require a training checkpoint, with its epoch and iteration.
+    If `resuming`, it requires a training checkpoint, with its epoch and iteration.
     """
 
     def __init__(self, resuming: bool = False) -> None:
@@ -57,8 +51,7 @@ class StrictWeightsHook(_WeightsHook):
         trained = dataset_meta(checkpoint).get('classes')
         if not trained or self.resuming:
             return
-        metainfo = getattr(runner.test_loop.dataloader.dataset, 'metainfo', {})
-        classes = metainfo.get('classes')
+        classes = getattr(runner.test_loop.dataloader.dataset, 'metainfo', {}).get('classes')
         if all(names and isinstance(names, (list, tuple)) for names in (trained, classes)):
             pairs = enumerate(zip(trained, classes))
             differ = [f'class {n} is {a!r}, not {b!r}' for n, (a, b) in pairs if a != b]
@@ -72,16 +65,15 @@ class StrictWeightsHook(_WeightsHook):
 
     def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
         """Return the tensors to load into `model`, which may be on the meta device."""
-        if not self.resuming:
-            weights = weights_of(source, checkpoint)
-        elif 'state_dict' in checkpoint and 'epoch' in (checkpoint.get('meta') or ()):
-            weights = weights_of(source, checkpoint['state_dict'])  # not the EMA weights
-        else:
-            raise CheckpointError(
-                f'{source} contains only weights, so training cannot be resumed: drop --resume '
-                'and initialise from them with --cfg-options load_from=PATH'
-            )
-        weights = _named_as(model, weights)
+        content = checkpoint
+        if self.resuming:
+            if 'state_dict' not in checkpoint or 'epoch' not in (checkpoint.get('meta') or ()):
+                raise CheckpointError(
+                    f'{source} contains only weights, so training cannot be resumed: drop '
+                    '--resume and initialise from them with --cfg-options load_from=PATH'
+                )
+            content = checkpoint['state_dict']  # not the EMA weights
+        weights = _named_as(model, weights_of(source, content))
         wanted = model.state_dict()
         try:
             has_backbone = any(name.startswith('backbone.') for name in weights.tensors)
@@ -89,15 +81,12 @@ class StrictWeightsHook(_WeightsHook):
                 # First, because its error names the network of the file. The tensors of a deeper
                 # backbone would match the model.
                 model.backbone.fit(weights.under('backbone'))
-            tensors, report = match(
-                f'{weights.source} for {type(model).__name__}', weights.tensors, wanted
-            )
+            source = f'{weights.source} for {type(model).__name__}'
+            tensors, report = match(source, weights.tensors, wanted)
         except CheckpointError as error:
-            backbone = {name[9:] for name in wanted if name.startswith('backbone.')}
-            if backbone & weights.tensors.keys():
+            remedy = 'pass the config that it was trained with'
+            if any(f'backbone.{name}' in wanted for name in weights.tensors):
                 remedy = 'it contains only a backbone; initialise from it with --pretrained PATH'
-            else:
-                remedy = 'pass the config that it was trained with'
             raise CheckpointError(f'{error}; {remedy}') from error
         return Fitted(tensors, report, True)
 
@@ -121,7 +110,7 @@ class InitWeightsHook(_WeightsHook):
         """See :meth:`StrictWeightsHook.fitted`."""
         weights = _named_as(model, weights_of(source, checkpoint))
         wanted = model.state_dict()
-        tensors = dict(weights.tensors)
+        tensors = weights.tensors
         backbone = getattr(model, 'backbone', None)
         if backbone is not None:
             of_backbone, _ = fitted_to(backbone, weights)
@@ -150,10 +139,7 @@ def fitted_to(backbone: nn.Module, weights: Weights) -> Tuple[Dict[str, Tensor],
 
 
 def load_full_weights(model: nn.Module, path: str) -> Tuple[dict, str]:
-    """Load weights that cover a model.
-
-    Returns:
-        The content of the file, and a line for the log.
+    """Load weights that cover a model, and return the content of the file and a line for the log.
 
     Raises:
         CheckpointError: the file cannot be read or does not cover the model.

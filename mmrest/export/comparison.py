@@ -71,9 +71,8 @@ def _differences(
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=['CPUExecutionProvider']
-    )
+    content = model.SerializeToString()
+    session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
     rng = np.random.default_rng(0)
     exact = copy.deepcopy(network).double()
     found = {}
@@ -120,17 +119,12 @@ def export_checked(
     preprocess: bool = False,
     **options: object,
 ) -> Dict[Shape, Difference]:
-    """Export a network and compare it; keep no file whose differences exceed the tolerance.
+    """Export a network of :func:`exportable`; keep no file that differs more than the tolerance.
 
-    Args:
-        network: result of :func:`exportable`.
-        path: the file.
-        shapes: shapes to compare at; empty to skip the comparison.
-        tolerance: largest difference; three times PyTorch's own rounding is always accepted. It
-            is also the largest difference of detection scores.
-        normalisation: normalisation that the network expects.
-        preprocess: include normalisation in the file.
-        **options: arguments of :func:`export`.
+    The file is compared at `shapes`, unless they are empty. Three times PyTorch's own rounding is
+    always accepted. The tolerance is also the largest difference of detection scores. With
+    `preprocess`, the file includes the normalisation that the network expects. For the options,
+    see :func:`export`.
 
     Returns:
         Shape -> difference, on synthetic images.

@@ -15,22 +15,12 @@ NOT_FOUND = -1.0
 
 
 @torch.library.custom_op('mmrest::nms', mutates_args=())
-def nms(
-    boxes: Tensor,
-    scores: Tensor,
-    iou_threshold: float,
-    max_per_image: int,
-) -> Tensor:
-    """Suppress boxes that overlap better ones.
-
-    Args:
-        boxes: (B, N, 4), as x1, y1, x2, y2.
-        scores: (B, N); :data:`NOT_FOUND` is not kept.
-        iou_threshold: IoU above which the box of the lower score is suppressed.
-        max_per_image: maximum number of boxes to keep.
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, max_per_image: int) -> Tensor:
+    """Suppress boxes (B, N, 4), as x1, y1, x2, y2, whose IoU with a better one is too large.
 
     Returns:
-        (B, N), the scores of the kept boxes, and :data:`NOT_FOUND` for the others.
+        (B, N), the scores of the kept boxes, at most `max_per_image`, and :data:`NOT_FOUND` for
+        the others; boxes with this score are not kept.
     """
     kept = torch.full_like(scores, NOT_FOUND)
     for row, (image_boxes, image_scores) in enumerate(zip(boxes, scores)):
@@ -67,11 +57,7 @@ def translations() -> Dict[Callable, Callable]:
 
 
 class RoIExtractor(nn.Module):
-    """mmdet's ``SingleRoIExtractor`` for any number of regions per level.
-
-    Args:
-        extractor: mmdet's extractor, which maps regions to levels.
-    """
+    """mmdet's ``SingleRoIExtractor`` for any number of regions per level."""
 
     def __init__(self, extractor: nn.Module) -> None:
         super().__init__()
@@ -98,11 +84,7 @@ class RoIExtractor(nn.Module):
 
 
 class Coder:
-    """mmdet's box coder, with clipping to a size that is a tensor.
-
-    Args:
-        coder: mmdet's coder.
-    """
+    """mmdet's box coder, with clipping to a size that is a tensor."""
 
     def __init__(self, coder: Any) -> None:
         self.coder = coder
@@ -117,12 +99,7 @@ class Coder:
 
 
 class Pad(nn.Module):
-    """mmdet's padding of normalised images to multiples of a divisor.
-
-    Args:
-        divisor: divisor of height and width.
-        value: value of the padding.
-    """
+    """mmdet's padding of normalised images to multiples of a divisor."""
 
     def __init__(self, divisor: int, value: float) -> None:
         super().__init__()
@@ -143,12 +120,9 @@ class Detector(nn.Module):
     It follows mmdet's own prediction step by step, but computes all images of a batch at once, and
     pads results to a fixed number.
 
-    Args:
-        model: the detector; it is copied.
-        name: name for error messages.
-
     Raises:
-        UsageError: it does not predict like RetinaNet, Faster, Mask or Cascade R-CNN.
+        UsageError: the model, called `name`, does not predict like RetinaNet, Faster, Mask or
+            Cascade R-CNN.
     """
 
     def __init__(self, model: nn.Module, name: str) -> None:
@@ -166,8 +140,7 @@ class Detector(nn.Module):
                 module.bbox_coder = Coder(module.bbox_coder)
         preprocessor = model.data_preprocessor
         self.pad = Pad(preprocessor.pad_size_divisor, float(preprocessor.pad_value))
-        roi_head = getattr(model, 'roi_head', None)
-        self.with_masks = roi_head is not None and roi_head.with_mask
+        self.with_masks = model.with_mask
 
     def forward(self, images: Tensor, size: Tensor) -> Tuple[Tensor, ...]:
         """Return up to K detections per image, and the maps of the dense head.
@@ -185,7 +158,7 @@ class Detector(nn.Module):
         model = self.model
         maps = model.extract_feat(images)
         meta = dict(img_shape=size)
-        if getattr(model, 'roi_head', None) is None:
+        if not hasattr(model, 'roi_head'):
             dense, (boxes, scores, labels) = _dense(model.bbox_head, maps, meta, is_rpn=False)
             masks = ()
         else:
@@ -200,19 +173,17 @@ class Detector(nn.Module):
         self, maps: Sequence[Tensor], proposals: Tensor, objectness: Tensor, meta: Dict[str, Any]
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """Return boxes, scores and classes for proposals (B, R, 4)."""
-        roi_head = self.model.roi_head
+        roi_head, cfg = self.model.roi_head, self.model.roi_head.test_cfg
         batch, regions = proposals.shape[:2]
-        rois = _rois(proposals)
-        if isinstance(roi_head.bbox_head, nn.ModuleList):
+        rois, head = _rois(proposals), roi_head.bbox_head
+        if isinstance(head, nn.ModuleList):
             # To mmdet, the batch is one image, because all have the same size.
-            (rois,), (logits,), (deltas,) = roi_head._refine_roi(
-                maps, rois, [meta], (rois.shape[0],)
-            )
-            head, cfg = roi_head.bbox_head[-1], roi_head.test_cfg
+            found = roi_head._refine_roi(maps, rois, [meta], (rois.shape[0],))
+            (rois,), (logits,), (deltas,) = found
+            head = head[-1]
         else:
             found = roi_head._bbox_forward(maps, rois)
             logits, deltas = found['cls_score'], found['bbox_pred']
-            head, cfg = roi_head.bbox_head, roi_head.test_cfg
         custom = head.custom_cls_channels
         scores = head.loss_cls.get_activation(logits) if custom else logits.softmax(-1)
         scores = scores[:, :-1].reshape(batch, regions, -1)

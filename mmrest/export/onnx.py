@@ -150,12 +150,9 @@ def facts(
 ) -> Dict[str, str]:
     """Return the metadata that users of the file need.
 
-    Args:
-        cfg: config of the network.
-        name: its name.
-        preprocess: the file normalises images.
-        trained: meta information of the dataset in the checkpoint, whose classes are preferred to
-            those of the config; None for a network without classes.
+    Classes in `trained`, the meta information of the dataset in the checkpoint, are preferred to
+    those of the config; it is None for a network without classes. With `preprocess`, the file
+    normalises images.
 
     Raises:
         UsageError: the numbers of classes differ.
@@ -176,7 +173,7 @@ def facts(
     if trained is not None and (trained.get('classes') or metainfo.get('classes')):
         found['classes'] = json.dumps(classes_of(cfg, trained, metainfo)[0])
     for step in dataset.get('pipeline', ()):
-        if (type_name(step) or '').endswith('Resize') and step.get('scale'):
+        if type_name(step).endswith('Resize') and step.get('scale'):
             size = dict(scale=step['scale'], keep_ratio=step.get('keep_ratio', False))
             found['resize'] = json.dumps(size)  # scale as width and height
     test_cfg = cfg.model.get('test_cfg') or {}
@@ -209,16 +206,11 @@ def export(
     metadata: Optional[Dict[str, str]] = None,
     normalise: Optional[Preprocessing] = None,
 ) -> 'ModelProto':
-    """Return a network as ONNX, weights included.
+    """Return a network of :func:`exportable` as ONNX, weights included.
 
-    Args:
-        network: result of :func:`exportable`.
-        size: height and width of the example image, in pixels.
-        static: fix the input to one image of this size; by default, number and size are free.
-        opset: ONNX opset version.
-        metadata: metadata of the file.
-        normalise: normalisation to include, for BGR images of 0 to 255; by default, the input is
-            normalised.
+    Height and width of the example image are `size`, in pixels. The input has a free number and
+    size of images, or with `static`, it is one image of this size. With `normalise`, it is BGR
+    images of 0 to 255; by default, it is normalised.
 
     Raises:
         UsageError: torch's exporter fails.
@@ -265,9 +257,8 @@ def _model(
     **options: Any,
 ) -> 'ModelProto':
     # Exported first, because some of mmdet's modules fail in torch.onnx.export.
-    program = torch.export.export(
-        module, tuple(inputs.values()), dynamic_shapes=free, strict=False
-    )
+    given = tuple(inputs.values())
+    program = torch.export.export(module, given, dynamic_shapes=free, strict=False)
     program = torch.onnx.export(
         program,
         dynamo=True,
@@ -278,8 +269,8 @@ def _model(
         **options,
     )
     model = program.model_proto
-    given = model.graph.input[0].type.tensor_type.shape.dim
-    names = {given[axis].dim_param: name for axis, name in FREE.items()}  # torch has s0, s1
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    names = {dims[axis].dim_param: name for axis, name in FREE.items()}  # torch has s0, s1
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:

@@ -8,18 +8,7 @@ import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    NamedTuple,
-    Optional,
-    Tuple,
-    Union,
-)
+from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -56,6 +45,8 @@ _BUILDING = threading.Lock()
 Image = Union[str, Path, np.ndarray]
 """Path of a file, or (H, W, C) uint8: BGR, or as many channels as the network expects."""
 
+Device = Union[str, torch.device, None]
+
 
 class Prediction(NamedTuple):
     """Prediction for one image.
@@ -87,11 +78,7 @@ class Inferencer:
     """
 
     def __init__(
-        self,
-        cfg: Config,
-        checkpoint: str,
-        device: Union[str, torch.device, None] = None,
-        tta: bool = False,
+        self, cfg: Config, checkpoint: str, device: Device = None, tta: bool = False
     ) -> None:
         if is_classifier(cfg):
             raise UsageError(
@@ -260,7 +247,7 @@ class Inferencer:
 def inference(
     config: Union[str, Path, Config],
     checkpoint: Union[str, Path],
-    device: Union[str, torch.device, None] = None,
+    device: Device = None,
     tta: bool = False,
     cfg_options: Optional[dict] = None,
 ) -> Inferencer:
@@ -319,7 +306,7 @@ def _shapes(data: dict) -> List[torch.Size]:
     return [i.shape for i in (inputs if isinstance(inputs, list) else [inputs])]
 
 
-def tested_dataset(cfg: Config) -> Tuple[dict, Optional[type], Dict[str, Any]]:
+def tested_dataset(cfg: Config) -> Tuple[dict, Optional[type], dict]:
     """Return the config of the test dataset, also inside wrappers, its class and its metainfo."""
     parts = (part for _, part in dicts(cfg.get('test_dataloader'), 'test_dataloader'))
     dataset = next((part for part in parts if part.get('pipeline')), {})
@@ -342,9 +329,9 @@ def _pipeline(cfg: Config, steps: Optional[List[dict]]) -> Tuple[Callable, Compo
     if not steps:
         raise UsageError(f'{cfg.filename} has no test_dataloader.dataset.pipeline to read images')
     first, *others = _without_annotations(steps)
-    if _short_name(first) != 'LoadImageFromFile':
+    if type_name(first) != 'LoadImageFromFile':
         raise UsageError(
-            f'the test pipeline starts with {_short_name(first)}, but inference needs '
+            f'the test pipeline starts with {type_name(first)}, but inference needs '
             'LoadImageFromFile'
         )
     for index, step in enumerate(others):
@@ -354,16 +341,12 @@ def _pipeline(cfg: Config, steps: Optional[List[dict]]) -> Tuple[Callable, Compo
     return TRANSFORMS.build(dict(first, type='InferencerLoader')), Compose(others)
 
 
-def _short_name(step: dict) -> str:
-    return (type_name(step) or '').split('.')[-1]
-
-
 def _without_annotations(steps: List[dict]) -> List[dict]:
     loaders = ('LoadAnnotations', 'LoadPanopticAnnotations')
-    return [step for step in steps if _short_name(step) not in loaders]
+    return [step for step in steps if type_name(step) not in loaders]
 
 
-def classes_of(cfg: Config, *sources: Dict[str, Any]) -> Tuple[List[str], Any]:
+def classes_of(cfg: Config, *sources: dict) -> Tuple[List[str], Any]:
     """Return names and colours of the classes that the heads predict, from the first source."""
     sources = [source for source in sources if source.get('classes')]
     counts = {count for _, count in heads(cfg)}

@@ -9,6 +9,7 @@ from typing import Any, Iterator, List, NamedTuple, NoReturn, Optional, Sequence
 import cv2
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import UsageError, first_line
 from .overlay import drawable
@@ -40,10 +41,7 @@ def find_inputs(given: Sequence[str], outputs: Sequence[Path] = ()) -> List[Inpu
     """List input files, each once, of files, folders and patterns with ``*`` and ``**``.
 
     Folders are searched recursively. They and patterns skip hidden files and the `outputs` of
-    earlier runs.
-
-    Raises:
-        UsageError: something was not found, or a folder is empty.
+    earlier runs. UsageError is raised if something was not found, or a folder is empty.
     """
     skipped = {os.path.realpath(path) for path in outputs}
     found = {}
@@ -115,10 +113,7 @@ def unique_names(
 
 
 def read_image(path: str, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
-    """Read an image file, resized if a height and width in pixels are given.
-
-    Returns:
-        (H, W, 3) uint8, RGB.
+    """Read an image file as (H, W, 3) uint8, RGB, resized if height and width are given.
 
     Raises:
         UsageError: the file does not exist.
@@ -146,8 +141,6 @@ def read_as(path: Union[str, Path], dataset: Any) -> np.ndarray:
 
 def check_complete(path: str) -> None:
     """Raise UnreadableImage for incomplete images; OpenCV fills missing parts with grey."""
-    from PIL import Image, UnidentifiedImageError
-
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # large images
         try:

@@ -29,17 +29,11 @@ FRAMES = '.frames'
 
 
 class Outputs(NamedTuple):
-    """Paths of the outputs of inference.
-
-    Attributes:
-        folder: contains all of them.
-        save_vis: visualizations are saved.
-        save_pred: the JSON file, and label maps, are saved.
-    """
+    """Paths of the outputs of inference, all in one folder."""
 
     folder: Path
     save_vis: bool = True
-    save_pred: bool = True
+    save_pred: bool = True  # the JSON file, and label maps
 
     @property
     def json(self) -> Path:
@@ -62,15 +56,9 @@ class Outputs(NamedTuple):
         return path if frame is None else path / f'{frame:06d}.png'
 
     def check(self, inputs: Sequence[Input], label_maps: bool, overwrite: bool) -> None:
-        """Check that no file will be lost.
+        """Raise UsageError if an output is an input or a folder, or exists without `overwrite`.
 
-        Args:
-            inputs: all inputs.
-            label_maps: the network predicts label maps.
-            overwrite: existing outputs may be overwritten.
-
-        Raises:
-            UsageError: an output is an input or a folder, or already exists.
+        `label_maps` is True if the network predicts label maps.
         """
         read = {osp.realpath(source.path) for source in inputs}
         planned = [self.vis(source) for source in inputs] if self.save_vis else []
@@ -98,10 +86,7 @@ def coco_file(
 
     It is written atomically at the end; after an error or interruption, with the images so far, if
     any. Annotations are buffered in a temporary file, so memory does not grow with their number.
-
-    Args:
-        path: the file.
-        categories: the classes in the order of the labels, each with an ``id``.
+    The `categories` are the classes in the order of the labels, each with an ``id``.
 
     Yields:
         Function that adds an image, given its fields except ``id``, and its data sample.
@@ -143,15 +128,10 @@ def coco_ids(classes: Sequence[str]) -> List[int]:
 
 
 def detections(instances: Optional[Any], ids: Sequence[int]) -> Iterator[Dict[str, Any]]:
-    """Yield detections in COCO format.
+    """Yield ``pred_instances`` of a data sample on the CPU, with the category id of each label.
 
-    Args:
-        instances: ``pred_instances`` of a data sample, on the CPU.
-        ids: category id of every label.
-
-    Yields:
-        ``category_id``, ``bbox`` (left, top, width and height in pixels), ``area``, ``iscrowd``
-        (0), ``score`` and, if there are masks, ``segmentation`` as RLE.
+    In COCO format, they have ``category_id``, ``bbox`` (left, top, width and height in pixels),
+    ``area``, ``iscrowd`` (0), ``score`` and, if there are masks, ``segmentation`` as RLE.
     """
     if instances is None:
         return
@@ -168,19 +148,14 @@ def detections(instances: Optional[Any], ids: Sequence[int]) -> Iterator[Dict[st
 
             encoded = rle.encode(np.asfortranarray(mask, np.uint8))
             annotation['area'] = int(rle.area(encoded))
-            annotation['segmentation'] = dict(
-                size=list(encoded['size']), counts=encoded['counts'].decode()
-            )
+            annotation['segmentation'] = dict(encoded, counts=encoded['counts'].decode())
         yield annotation
 
 
 def write_label_map(sample: BaseDataElement, ids: Sequence[int], path: Path) -> None:
-    """Write ``pred_sem_seg`` of a sample as PNG, with 16 bits per pixel if 8 do not suffice.
+    """Write ``pred_sem_seg`` of a sample on the CPU to a PNG file; its folder is created.
 
-    Args:
-        sample: data sample, on the CPU.
-        ids: pixel values of the labels, in steps of one.
-        path: the file; its folder is created.
+    Pixels have the `ids` of the labels, in steps of one, with 16 bits if 8 do not suffice.
     """
     labels = sample.pred_sem_seg.data[0].numpy()  # floats for binary segmentors
     _save((labels + ids[0]).astype(np.uint8 if max(ids) < 256 else np.uint16), path)
@@ -198,15 +173,10 @@ def _save(pixels: np.ndarray, path: Path, **options: Any) -> None:
 
 
 def open_video(path: Path, rate: float, size: Sequence[int]) -> cv2.VideoWriter:
-    """Return a writer of .mp4 files, for frames (H, W, 3), BGR.
+    """Return a writer of an .mp4 file, for frames (H, W, 3), BGR; its folder is created.
 
-    Args:
-        path: the file; its folder is created.
-        rate: frames per second.
-        size: width and height of the frames.
-
-    Raises:
-        UsageError: OpenCV cannot write the file.
+    The rate is in frames per second, and the size is width and height. UsageError is raised if
+    OpenCV cannot write the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not 0.01 <= rate <= 65:  # MPEG-4 has 16 bits for a rate in thousandths
@@ -221,12 +191,7 @@ def open_video(path: Path, rate: float, size: Sequence[int]) -> cv2.VideoWriter:
 
 
 class Viewer:
-    """Viewer that saves images to a folder, shows them in a window, or both.
-
-    Args:
-        folder: output folder; None to save nothing.
-        show: open a window.
-        wait_time: seconds to display each image.
+    """Viewer that saves images to a folder, shows each for `wait_time` seconds, or both.
 
     Raises:
         UsageError: there is no display to show images on.

@@ -6,6 +6,7 @@ from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import matplotlib
+import mmcv
 import numpy as np
 import torch
 from mmengine.structures import BaseDataElement
@@ -56,18 +57,15 @@ def draw(
     palette: Sequence[RGB],
     score_thr: float = 0.3,
 ) -> np.ndarray:
-    """Draw predictions on an image.
+    """Draw predictions on an image, see :func:`render`.
 
     Args:
         image: (H, W, 3) uint8, BGR.
         sample: data sample on the CPU, from a classifier, or from a detector or segmentor at the
-            size of the image.
+            size of the image. A classifier's prediction is a line of text above the image.
         classes: name of each class.
         palette: colour of each class; see :func:`mmrest.datasets.palette.colours`.
         score_thr: detections with lower scores are skipped.
-
-    Returns:
-        See :func:`render`. A classifier's prediction is a line of text above the image.
     """
     if 'pred_label' in sample:
         return titled(enlarged(image), *_predicted_classes(sample, classes))
@@ -120,13 +118,9 @@ def render(
     labels that do not fit near their box or region are dropped. Overlapping instances of a class
     have different shades of its colour.
 
-    Args:
-        image: (H, W, 3) uint8, BGR.
-        classes: name of each class.
-        palette: colour of each class.
-        instances: ``bboxes`` (N, 4), ``labels`` (N,) and, if available, ``scores`` (N,) and
-            ``masks`` (N, H, W), as tensors.
-        label_map: (H, W); values that are not a class are not drawn.
+    The image is (H, W, 3) uint8, BGR. Instances have ``bboxes`` (N, 4), ``labels`` (N,) and, if
+    available, ``scores`` (N,) and ``masks`` (N, H, W), as tensors. Values of a label map (H, W)
+    that are not a class are not drawn.
 
     Returns:
         (kH, kW, 3) uint8, BGR; k is 1, or larger for images smaller than :data:`LEAST_SIDE`, so
@@ -158,8 +152,7 @@ def render(
 def enlarged(image: np.ndarray) -> np.ndarray:
     """Return an image, enlarged by an integer factor if smaller than :data:`LEAST_SIDE`."""
     factor = max(1, round(LEAST_SIDE / max(image.shape[:2])))
-    size = (factor * image.shape[1], factor * image.shape[0])
-    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) if factor > 1 else image
+    return mmcv.imrescale(image, factor, interpolation='bicubic') if factor > 1 else image
 
 
 def titled(image: np.ndarray, title: str, colour: RGB = BLACK) -> np.ndarray:
@@ -170,13 +163,8 @@ def titled(image: np.ndarray, title: str, colour: RGB = BLACK) -> np.ndarray:
     width = max(width, math.ceil(font.getlength(title)) + 4)
     head = Image.new('RGB', (width, sum(font.getmetrics()) + 4), 'white')
     ImageDraw.Draw(head).text((2, 1), title, colour, font)
-    return np.concatenate([np.asarray(head)[..., ::-1], padded(image, image.shape[0], width)])
-
-
-def padded(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return an image (H, W, 3) in the top left corner of a white one."""
-    edges = (0, height - image.shape[0], 0, width - image.shape[1])
-    return cv2.copyMakeBorder(image, *edges, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+    body = mmcv.impad(image, shape=(image.shape[0], width), pad_val=(255, 255, 255))
+    return np.concatenate([np.asarray(head)[..., ::-1], body])
 
 
 @functools.lru_cache
@@ -212,11 +200,7 @@ def _of_regions(
 
 
 def _draw_instances(
-    canvas: np.ndarray,
-    instances: Any,
-    factor: int,
-    classes: Sequence[str],
-    palette: Sequence[RGB],
+    canvas: np.ndarray, instances: Any, factor: int, classes: Sequence[str], palette: Sequence[RGB]
 ) -> List[_Label]:
     """Draw masks and boxes onto `canvas`, later ones over earlier, and return their labels."""
     found = _shades(instances, palette)
@@ -258,16 +242,17 @@ def _draw_masks(canvas: np.ndarray, masks: np.ndarray, found: Sequence[RGB], lin
     tints = canvas.copy()
     outlines = []
     for mask, colour in zip(masks, found):
-        factor = len(canvas) // len(mask)
+        mask = cv2.resize(mask, canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         left, top, width, height = cv2.boundingRect(mask)
         if not width:
             continue
-        part = mask[top : top + height, left : left + width]
-        size, offset = (factor * width, factor * height), (factor * left, factor * top)
-        part = cv2.resize(part, size, interpolation=cv2.INTER_NEAREST)
-        tints[offset[1] :, offset[0] :][: size[1], : size[0]][part > 0] = colour
-        contours, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        outlines.append((contours, colour, offset))
+        box = (
+            slice(top, top + height),
+            slice(left, left + width),
+        )  # not whole images, which takes time
+        tints[box][mask[box] > 0] = colour
+        contours, _ = cv2.findContours(mask[box], cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        outlines.append((contours, colour, (left, top)))
     cv2.addWeighted(canvas, 1 - OPACITY, tints, OPACITY, 0, dst=canvas)
     for contours, colour, offset in outlines:
         cv2.drawContours(canvas, contours, -1, colour, line, offset=offset)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Tuple
 
 import cv2
+import mmcv
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset, pseudo_collate
@@ -14,7 +15,7 @@ from torch import nn
 from ..datasets.palette import colours
 from .inputs import read_as
 from .outputs import write_image
-from .overlay import draw, draw_annotations, padded, render, titled
+from .overlay import draw, draw_annotations, render, titled
 
 CELL_WIDTH, GAP = 430, 8  # of the images of a sheet, and between them, in pixels
 PANEL_WIDTH = 480  # of an image of a report, in pixels
@@ -38,8 +39,9 @@ def draw_predictions(model: nn.Module, dataset: BaseDataset, path: Path) -> None
         row = [_scaled(cell, CELL_WIDTH) for cell in (image, annotated, predicted)]
         if not rows:
             row = list(map(titled, row, ('image', 'ground truth', 'prediction')))
-        height, width = max(map(len, row)) + GAP, CELL_WIDTH + GAP
-        rows.append(np.hstack([padded(cell, height, width) for cell in row]))
+        shape = max(map(len, row)) + GAP, CELL_WIDTH + GAP
+        row = [mmcv.impad(cell, shape=shape, pad_val=(255, 255, 255)) for cell in row]
+        rows.append(np.hstack(row))
     write_image(np.vstack(rows), path)
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import CheckpointError, Weights, match
-from ..ops import layer_norm
-from ..ops.dispatch import chosen_backend, exactly_backend, in_graph, is_compiling
+from ..ops.dispatch import chosen_backend, exactly_backend, in_graph
 from .arch import Arch, Rate, check, is_number, resolve_arch
+from .layers import channels_first, channels_last
 from .pretrained import InitCfg, StrictPretrained, check_init_cfg
 
 
@@ -132,11 +132,6 @@ class PyramidBackbone(StrictPretrained):
         self.build()
         self.train()  # applies frozen_stages and norm_eval
 
-    @classmethod
-    def families(cls) -> List[type]:
-        """Return all subclasses with named architectures."""
-        return [family for family in PyramidBackbone.__subclasses__() if family.archs]
-
     @abstractmethod
     def build(self) -> None:
         """Add the modules of `num_stages` stages."""
@@ -166,12 +161,8 @@ class PyramidBackbone(StrictPretrained):
 
         Used for layer-wise learning-rate decay. The stem has depth 0, blocks are counted from 1,
         and an embedding between stages has the depth of the block after it. Output norms are
-        deepest, because classification checkpoints have none.
-
-        Args:
-            param_name: name of the parameter in the model.
-            prefix: prefix of the backbone's parameters, such as ``backbone.``; names without it
-                belong to heads and are deepest.
+        deepest, because classification checkpoints have none, and so are names without `prefix`,
+        such as ``backbone.``, which belong to heads.
         """
         names = {module: f'{prefix}{name}.' for name, module in self.named_modules()}
         depth, deepest = 0, sum(self.arch.depths[: self.num_stages]) + 1
@@ -278,7 +269,7 @@ def named_networks() -> Dict[str, PyramidBackbone]:
     with torch.device('meta'):
         return {
             f'{family.__name__.lower()}_{arch}': family(arch)
-            for family in PyramidBackbone.families()
+            for family in PyramidBackbone.__subclasses__()
             for arch in family.archs
         }
 
@@ -291,30 +282,6 @@ def recognised(weights: Weights, networks: Mapping[str, PyramidBackbone]) -> Lis
             network.match(weights)
             names.append(name)
     return names
-
-
-class LayerNorm(nn.LayerNorm):
-    """torch's layer norm, but half precision stays so under autocast.
-
-    For the inputs of linear layers; see :func:`mmrest.ops.norm.layer_norm`.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return layer_norm(x, self.weight, self.bias, self.eps)
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """Permute (B, C, H, W) to (B, H, W, C); in eager mode contiguous, for norms and sums."""
-    x = x.permute(0, 2, 3, 1)
-    return x if in_graph() else x.contiguous()
-
-
-def channels_first(x: Tensor) -> Tensor:
-    """Permute (B, H, W, C) to (B, C, H, W) for a convolution, without a copy in eager mode."""
-    x = x.permute(0, 3, 1, 2)
-    # torch 2.13's inductor raises "ValueRangeError: Invalid ranges [0:-1]" when it compares the
-    # strides of a permuted map of dynamic size; it chooses the layout of a copy itself.
-    return x.contiguous() if is_compiling() else x
 
 
 def _checkpoint(block: nn.Module, *inputs: Tensor) -> Tensor:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from ..ops import emsa
 from .arch import Arch
-from .pyramid import InitCfg, LayerNorm, PyramidBackbone, channels_first
+from .layers import FFN, LayerNorm, channels_first
+from .pretrained import InitCfg
+from .pyramid import PyramidBackbone
 
 
 @dataclass(frozen=True)
@@ -139,19 +141,6 @@ class EMSA(nn.Module):
         return x.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-class MLP(nn.Module):
-    """Linear, GELU, linear."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
-
-
 class Block(nn.Module):
     """Efficient transformer block on a map (B, H, W, C): pre-norm attention and MLP."""
 
@@ -162,7 +151,7 @@ class Block(nn.Module):
         self.norm1 = LayerNorm(dim)
         self.attn = EMSA(dim, num_heads, sr_ratio)
         self.norm2 = LayerNorm(dim)
-        self.mlp = MLP(dim, int(dim * mlp_ratio))
+        self.mlp = FFN(dim, int(dim * mlp_ratio), conv=False)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:

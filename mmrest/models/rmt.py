@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from ..ops import PositionTables, RelPos2d, masa
 from ..ops.dispatch import in_graph
 from .arch import Arch
-from .pyramid import InitCfg, LayerNorm, PyramidBackbone, channels_first, channels_last
+from .layers import FFN, DWConv2d, LayerNorm, channels_first, channels_last
+from .pretrained import InitCfg
+from .pyramid import PyramidBackbone
 
 
 @dataclass(frozen=True)
@@ -204,17 +206,6 @@ class PatchMerging(nn.Module):
         return channels_first(self.reduction(self.norm(x)))
 
 
-class DWConv2d(nn.Module):
-    """Depthwise convolution of a channels-last map (B, H, W, C)."""
-
-    def __init__(self, dim: int, kernel_size: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(channels_first(x)).permute(0, 2, 3, 1)
-
-
 class MaSA(nn.Module):
     """Manhattan self-attention on a map (B, H, W, C), full or axial.
 
@@ -248,23 +239,6 @@ class MaSA(nn.Module):
         k = self.k_proj(x).unflatten(-1, heads)
         v = self.v_proj(x).unflatten(-1, heads)
         return q, k, v
-
-
-class FFN(nn.Module):
-    """Feed-forward network, with or without a depthwise convolution on its hidden map."""
-
-    def __init__(self, dim: int, hidden: int, conv: bool) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.act = nn.GELU()
-        self.dwconv = DWConv2d(hidden, 3) if conv else None
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.fc1(x))
-        if self.dwconv is not None:
-            x = x + self.dwconv(x)
-        return self.fc2(x)
 
 
 class Block(nn.Module):

@@ -123,12 +123,11 @@ def _sampling(options: Mapping[str, Any]) -> Tuple[Any, ...]:
     return options['sampling_ratio'], options['aligned']
 
 
-def roi_align_forward(
-    input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, **options: Any
-) -> None:
+def roi_align_forward(*tensors: Tensor, **options: Any) -> None:
     """Average bilinear samples of each region: He et al., Mask R-CNN, section 3."""
     if options['pool_mode'] == 0:
         _refuse("roi_align with pool_mode='max'")
+    input, rois, output, *_ = tensors
     input = _single(input)
     rois = _single(rois).to(input.dtype)
     output.copy_(_torchvision.roi_align(input, rois, *_grid(options), *_sampling(options)))
@@ -194,23 +193,21 @@ def _deform_arguments(
     input: Tensor,
     weight: Tensor,
     offset: Tensor,
-    geometry: dict,
+    geometry: Mapping[str, int],
     mask: Optional[Tensor] = None,
     bias: Optional[Tensor] = None,
 ) -> List:
-    """Return the arguments of torchvision's deform_conv2d."""
-    names = ['dH', 'dW', 'padH', 'padW', 'dilationH', 'dilationW']
-    if mask is not None:
+    """Return the arguments of torchvision's deform_conv2d: tensors, and mmcv's geometry."""
+    modulated = mask is not None
+    if modulated:
         names = [f'{name}_{axis}' for name in ('stride', 'pad', 'dilation') for axis in 'hw']
-    tensors = (
-        input,
-        weight,
-        offset,
-        input.new_zeros(len(input), 1) if mask is None else mask,
-        weight.new_zeros(len(weight)) if bias is None else bias,
-    )
-    numbers = (geometry[name] for name in (*names, 'group', 'deformable_group'))
-    return [*map(_single, tensors), *numbers, mask is not None]
+    else:
+        names = ['dH', 'dW', 'padH', 'padW', 'dilationH', 'dilationW']
+        mask = input.new_zeros(len(input), 1)
+    if bias is None:
+        bias = weight.new_zeros(len(weight))
+    tensors = map(_single, (input, weight, offset, mask, bias))
+    return [*tensors, *(geometry[n] for n in (*names, 'group', 'deformable_group')), modulated]
 
 
 def _sigmoid_focal_loss(

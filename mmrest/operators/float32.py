@@ -4,7 +4,7 @@ Each is mmdet's own module with a forward hook; in a config, only the type chang
 imported when they are built, not with this module.
 """
 
-from typing import Any, Tuple
+from typing import Any
 
 from mmengine.registry import MODELS
 from mmengine.utils import apply_to
@@ -21,7 +21,7 @@ def float32_roi_extractor(of: str = 'SingleRoIExtractor', **kwargs: Any) -> nn.M
     extractor, and `kwargs` are its arguments.
     """
     extractor = MODELS.build(dict(type=f'mmdet.{of}', **kwargs))
-    extractor.register_forward_pre_hook(_cast_inputs)
+    extractor.register_forward_pre_hook(_cast)
     return extractor
 
 
@@ -34,16 +34,13 @@ def float32_head(of: str, **kwargs: Any) -> nn.Module:
     head, and `kwargs` are its arguments.
     """
     head = MODELS.build(dict(type=f'mmdet.{of}', **kwargs))
-    head.register_forward_hook(_cast_outputs)
+    head.register_forward_hook(_cast)
     return head
 
 
-def _cast_inputs(module: nn.Module, args: Tuple[Any, ...]) -> Any:
-    return apply_to(args, _is_float, Tensor.float)
-
-
-def _cast_outputs(module: nn.Module, args: Tuple[Any, ...], outputs: Any) -> Any:
-    return apply_to(outputs, _is_float, Tensor.float)
+def _cast(module: nn.Module, *values: Any) -> Any:
+    """Hook that casts the inputs before a module has run, or its outputs after it."""
+    return apply_to(values[-1], _is_float, Tensor.float)
 
 
 def _is_float(value: Any) -> bool:

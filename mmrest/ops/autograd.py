@@ -48,12 +48,8 @@ def eager_operator(
 ) -> Callable[..., Any]:
     """Return an operator of torch.library as a function for eager mode, with the same gradient.
 
-    It skips torch's dispatcher, whose Python code would run in every call.
-
-    Args:
-        forward: the operator's function.
-        setup_context: see ``torch.library.register_autograd``.
-        backward: see ``torch.library.register_autograd``.
+    It skips torch's dispatcher, whose Python code would run in every call. For `setup_context` and
+    `backward`, see ``torch.library.register_autograd``.
     """
 
     class Eager(Function):
@@ -68,12 +64,9 @@ def eager_operator(
 
 
 def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Reject a backward pass with ``create_graph=True``, which would give wrong derivatives.
+    """Raise RuntimeError with ``create_graph=True``, which would give wrong derivatives.
 
     torch's ``once_differentiable`` detects it only if the incoming gradient requires one.
-
-    Raises:
-        RuntimeError: the backward pass runs with ``create_graph=True``.
     """
 
     @functools.wraps(backward)

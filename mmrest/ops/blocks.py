@@ -25,10 +25,8 @@ def refuse_unless_small(q: Tensor, keys: int, gpu_limit: int = 0) -> Optional[st
     In inference on a CPU, for maps of up to half a block, calling the ops of a block takes longer
     than their arithmetic. In half precision, only blocks compute softmax and sums in float32.
 
-    Args:
-        q: queries, (..., d).
-        keys: number of keys per query.
-        gpu_limit: maximum number of elements in training on a GPU; 0 if blocks are always faster.
+    Queries are (..., d), with a number of keys each. In training on a GPU, the maps may have up to
+    `gpu_limit` elements; it is 0 if blocks are always faster.
     """
     if in_graph() and not (q.is_cuda and are_static(*q.shape, keys)):  # reading a symbol fixes it
         return 'the network is being compiled or exported'

@@ -30,17 +30,11 @@ _choice = _Choice()
 
 
 class Implementation(NamedTuple):
-    """Implementation of an operation.
+    """Implementation of an operation."""
 
-    Attributes:
-        backend: one of :data:`BACKENDS`.
-        run: the function.
-        refusal: given the arguments of `run`, returns why it cannot run, or None.
-    """
-
-    backend: str
+    backend: str  # one of BACKENDS
     run: Callable[..., Tensor]
-    refusal: Callable[..., Optional[str]]
+    refusal: Callable[..., Optional[str]]  # arguments of `run` -> why it cannot run, or None
 
 
 class Operation:

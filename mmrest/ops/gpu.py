@@ -34,11 +34,6 @@ def triton_implementation(name: str, package: str, candidate: Candidate) -> Impl
 
     Their module, ``package.triton``, is imported at first use, because Triton is optional. On a
     GPU they are first tried on a small case, see :mod:`.trust`.
-
-    Args:
-        name: name of the attention.
-        package: package of the kernels.
-        candidate: the kernels, and how to try them.
     """
     candidates[name] = candidate
 
@@ -105,9 +100,8 @@ def _device_refusal(device: torch.device) -> Optional[str]:
         return None
     from .tiles import INTERPRETED
 
-    return (
-        None if INTERPRETED.value else 'the kernels run on a CPU only if TRITON_INTERPRET=1 is set'
-    )
+    reason = 'the kernels run on a CPU only if TRITON_INTERPRET=1 is set'
+    return None if INTERPRETED.value else reason
 
 
 @functools.lru_cache(maxsize=None)

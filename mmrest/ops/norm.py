@@ -15,15 +15,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     input in half precision is normalised as it is, with statistics in float32, and a result in
     float32 is cast once for all layers. Compilers fuse these casts.
 
-    Args:
-        x: (..., C).
-        weight: (C,).
-        bias: (C,).
-        eps: added to the variance.
-
-    Returns:
-        Tensor of the shape of `x`; under autocast in eager mode, in its dtype unless `x` is
-        float64.
+    Weight and bias are (C,), and `eps` is added to the variance. Under autocast in eager mode, the
+    result has the dtype of autocast unless `x` is float64.
     """
     half = None if in_graph() else autocast_dtype(x.device)
     if x.dtype is half:

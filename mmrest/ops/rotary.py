@@ -18,14 +18,9 @@ def rotary_frequencies(dim: int) -> Tensor:
 
 
 def rotary_tables(frequencies: Tensor, tokens: int) -> Tuple[Tensor, Tensor]:
-    """Return sine and cosine of ``position * frequency``.
+    """Return sine and cosine of ``position * frequency``, (tokens, d) each.
 
-    Args:
-        frequencies: radians per position, (d / 2,).
-        tokens: number of positions.
-
-    Returns:
-        Sine and cosine, (tokens, d) each; pairs of channels share a frequency.
+    Pairs of channels share one of the `frequencies` (d / 2,), in radians per position.
     """
     position = torch.arange(tokens, device=frequencies.device, dtype=frequencies.dtype)
     angle = position[:, None] * frequencies.repeat_interleave(2)
@@ -33,15 +28,10 @@ def rotary_tables(frequencies: Tensor, tokens: int) -> Tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """Rotate each pair of neighbouring channels by its angle, in the wider of the two dtypes.
+    """Rotate each pair of neighbouring channels of `x` (..., d) by its angle.
 
-    Args:
-        x: (..., d).
-        sin: broadcastable to `x`.
-        cos: broadcastable to `x`.
-
-    Returns:
-        Tensor of the shape and dtype of `x`.
+    Sine and cosine broadcast to `x`. It is computed in the wider of the two dtypes, and the result
+    has that of `x`.
     """
     even, odd = x[..., ::2], x[..., 1::2]
     rotated_half = torch.stack((-odd, even), dim=-1).flatten(-2)

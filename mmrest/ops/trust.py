@@ -19,12 +19,9 @@ MIN_TOLERANCE = 1e-4
 
 
 class Candidate(NamedTuple):
-    """A kernel, and how to try it.
+    """A kernel, its reference in PyTorch, and how to try it.
 
-    Attributes:
-        run: the kernel.
-        reference: reference implementation in PyTorch.
-        trial: queries and values -> arguments of a small case of the same dtype and channels.
+    The trial returns the arguments of a small case with the dtype and channels of q and v.
     """
 
     run: Callable[..., Tensor]
@@ -40,17 +37,11 @@ candidates: Dict[str, Candidate] = {}
 def refuse_untrusted(
     name: str, device: torch.device, dtype: torch.dtype, dim: int, channels: int
 ) -> Optional[str]:
-    """Return why a kernel is not used for such queries and values, or None.
+    """Return why a kernel in :data:`candidates` is not used, or None.
 
-    The kernel is tried at the first call for its arguments, or while a graph is compiled. A
-    failure is logged once as a warning.
-
-    Args:
-        name: name in :data:`candidates`.
-        device: device of all tensors.
-        dtype: dtype of queries, keys and values.
-        dim: channels of a head of queries and keys.
-        channels: channels of a head of values.
+    It is tried for a device, a dtype, and the numbers of channels of a head of queries and keys
+    (`dim`) and of values: at the first call, or while a graph is compiled. A failure is logged
+    once as a warning.
     """
     key = name, device, dtype, dim, channels
     if key not in _verdicts:
@@ -74,10 +65,7 @@ def failures() -> Set[str]:
 def failure(kernel: Candidate, q: Tensor, v: Tensor) -> Optional[str]:
     """Return how a kernel fails or deviates from float64, forward or backward, or None.
 
-    Args:
-        kernel: the kernel, and how to try it.
-        q: query, (d,), with the device and dtype of the trial.
-        v: value, (d_v,).
+    The query `q` (d,) and the value `v` (d_v,) have the device and dtype of the trial.
     """
     with torch.inference_mode(False), torch.enable_grad(), autocast_off(q.device):
         args = kernel.trial(q, v)

@@ -8,8 +8,9 @@ likely mistakes are warnings. Evaluators write to a temporary folder.
 """
 
 from contextlib import nullcontext
+from itertools import chain
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Dict, List, Tuple
 
 from mmengine.config import Config
 from mmengine.dist import get_rank
@@ -32,22 +33,11 @@ from .resources import check_disk, check_shared_memory, check_weights
 from .schedule import check_optimizer, check_schedule
 from .step import check_run
 
-__all__ = ['Fact', 'Rehearsal', 'Report', 'rehearse']
+__all__ = ['Fact', 'Report', 'rehearse']
 
 
-class Rehearsal(NamedTuple):
-    """Findings of a rehearsal, and the datasets that it built, by phase."""
-
-    report: Report
-    datasets: Dict[str, Any]
-
-
-def check_keys(cfg: Config, phases: Tuple[str, ...], report: Report) -> None:
-    """Check that a config has the parts of its phases, and warn about misspelt keys.
-
-    Raises:
-        UsageError: a part is missing, or not a dict, or the seed is not valid.
-    """
+def _check_keys(cfg: Config, phases: Tuple[str, ...], report: Report) -> None:
+    """Check that a config has the parts of its phases, and warn about misspelt keys."""
     needed = ['model', 'test_dataloader']
     if 'train' in phases:
         needed = ['model', 'train_dataloader', 'train_cfg', 'optim_wrapper']
@@ -69,8 +59,8 @@ def check_keys(cfg: Config, phases: Tuple[str, ...], report: Report) -> None:
     ]
 
 
-def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Rehearsal:
-    """Rehearse a run.
+def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Report:
+    """Rehearse a run; return the findings, and the datasets that it built.
 
     Args:
         cfg: config of the run; loops and checkpoint hook are replaced with mmrest's.
@@ -82,42 +72,38 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         CheckpointError: weights cannot be read or do not match.
     """
     report, loaders, evaluators = Report(), {}, {}
-    parts: List[Part] = []
+    parts: Dict[str, List[Part]] = {}
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine')
     progress = Console(stderr=True).status('checking the network')
     # Without a terminal of its own, it would swallow what datasets print.
     shown = progress if thorough and get_rank() == 0 else nullcontext()
     with shown, scope, kept_random_states(), quiet(), TemporaryDirectory() as folder:
         check_writable(cfg.work_dir)
-        check_keys(cfg, phases, report)
+        _check_keys(cfg, phases, report)
         check_compile(cfg)
         make_resumable(cfg)
         model = check_model(cfg)
         count = sum(parameter.numel() for parameter in model.parameters())
         report.add('parameters', f'{count:,} of {type(model).__name__}')
         resumed = check_weights(cfg, model, phases, report)
-        if cfg.get('strategy'):
-            resumed = None  # it may flatten parameters, so the groups are others
         if 'train' in phases:
             optimizer = check_optimizer(cfg, model, report)
-            if resumed is not None:
-                check_same_optimizer(str(cfg.load_from), resumed, optimizer)
+            check_same_optimizer(str(cfg.load_from), resumed, optimizer)
         for phase in [phase for phase in phases if cfg.get(f'{phase}_dataloader')]:
             progress.update(f'reading the dataset of {phase}_dataloader')
-            loaders[phase], of_phase = build_loader(cfg, phase, report)
-            parts += of_phase
-        check_classes(cfg, model, parts, report)
+            loaders[phase], parts[phase] = build_loader(cfg, phase, report)
+        check_classes(cfg, model, list(chain(*parts.values())), report)
         for phase in [phase for phase in loaders if cfg.get(f'{phase}_evaluator')]:
             progress.update(f'evaluating the ground truth with {phase}_evaluator')
-            of_phase = [part for part in parts if part.phase == phase]
-            evaluators[phase] = check_evaluator(cfg, phase, of_phase, folder, report)
+            evaluators[phase] = check_evaluator(cfg, phase, parts[phase], folder, report)
         if 'train' in phases:
             batches = len(loaders['train'])
             check_schedule(cfg, batches, optimizer, report)
             check_disk(cfg, model, batches, report)
-            packed = [s.packed for part in parts if part.phase == 'train' for s in part.samples]
+            packed = [sample.packed for part in parts['train'] for sample in part.samples]
             check_shared_memory(loaders['train'], next(filter(None, packed), None), report)
             if thorough:
                 progress.update('training a step and predicting an image')
                 check_run(cfg, loaders, parts, evaluators.get('val'), resumed, folder, report)
-    return Rehearsal(report, {phase: loader.dataset for phase, loader in loaders.items()})
+    report.datasets = {phase: loader.dataset for phase, loader in loaders.items()}
+    return report

@@ -104,10 +104,9 @@ def _counts(cfg: Config, metainfo: Dict[str, Any]) -> Iterator[Tuple[str, int, S
 def _check_labels(cfg: Config, part: Part, report: Report) -> None:
     """Check the labels of images, and the values in label maps, after the pipeline."""
     files: Dict[int, str] = {}
-    for info, packed in part.samples:
-        truth = packed.get('data_samples') if isinstance(packed, dict) else None
-        labels = getattr(getattr(truth, 'gt_sem_seg', None), 'data', info.get('gt_label', ()))
-        for value in np.unique(labels).tolist():
+    for sample in part.samples:
+        info, label_map = sample.info, getattr(sample.truth, 'gt_sem_seg', None)
+        for value in np.unique(getattr(label_map, 'data', info.get('gt_label', ()))).tolist():
             files.setdefault(int(value), info.get('seg_map_path') or info.get('img_path'))
     ignored = {IGNORED, getattr(part.dataset, 'ignore_index', IGNORED)}
     found, nodes = files.keys() - ignored, dict(dicts(cfg.model, 'model'))

@@ -7,6 +7,7 @@ from typing import Any, Callable, Collection, Dict, Iterator, List, NamedTuple, 
 
 import mmcv
 import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.fileio import list_dir_or_file
@@ -35,21 +36,30 @@ class Sample(NamedTuple):
     info: Dict[str, Any]
     packed: Any
 
+    @property
+    def objects(self) -> List[Dict[str, Any]]:
+        """Instances of the info that are not ignored."""
+        return [i for i in self.info.get('instances') or () if not i.get('ignore_flag')]
+
+    @property
+    def truth(self) -> Any:
+        """Packed annotations; an empty dict if there are none."""
+        return (self.packed.get('data_samples') if isinstance(self.packed, dict) else None) or {}
+
+    @property
+    def boxes(self) -> Optional[int]:
+        """Number of packed boxes; None if there is no field for them."""
+        boxes = getattr(self.truth, 'gt_instances', {}).get('bboxes')
+        return None if boxes is None else len(boxes)
+
 
 class Part(NamedTuple):
-    """Dataset of a run that reads files, without wrappers.
+    """Dataset of a run that reads files, without wrappers."""
 
-    Attributes:
-        where: its dotted key.
-        phase: 'train', 'val' or 'test'.
-        dataset: the dataset.
-        samples: some of its samples.
-    """
-
-    where: str
-    phase: str
+    where: str  # its dotted key
+    phase: str  # 'train', 'val' or 'test'
     dataset: Any
-    samples: List[Sample]
+    samples: List[Sample]  # some of them
 
     @property
     def is_usual(self) -> bool:
@@ -134,19 +144,17 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     where = f'{phase}_dataloader'
     nodes = list(dicts(cfg[where], where))
     masks = any(node.get('with_mask') for _, node in nodes)
-    fault = f'{where} cannot be built'
-    with checked_reading(masks) as read, quiet() as logged, explained(fault):
+    with checked_reading(masks) as read, quiet() as logged, explained(f'{where} cannot be built'):
         for key, node in nodes:
             classes = (node.get('metainfo') or {}).get('classes') or ()
-            if isinstance(classes, str):  # a file with one name per line, or a mistake
-                if osp.isfile(classes):
-                    continue
+            is_text = isinstance(classes, str)
+            if is_text and not osp.isfile(classes):  # which has one name per line
                 raise UsageError(
                     f'{key}.metainfo.classes is the string {classes!r}, but must be a list of '
                     f'names; write ({classes!r},), with the comma, for a single class'
                 )
             twice = [name for name, count in Counter(classes).items() if count > 1]
-            if twice:
+            if twice and not is_text:
                 repeated = f'{key}.metainfo.classes lists {some(twice)} more than once; '
                 if not (is_classifier(cfg) or is_segmentor(cfg)):  # names select the labels
                     raise UsageError(repeated + 'list each class once')
@@ -236,7 +244,7 @@ def _sample(part: Part, report: Report) -> None:
         with explained(f'sample {index} of {part.where} ({path}) cannot be prepared'):
             packed = part.prepare(info) if part.is_usual else part.dataset.prepare_data(index)
         part.samples.append(Sample(info, packed))
-    annotated = [sample for sample in part.samples if _has_object(sample.info)]
+    annotated = [sample for sample in part.samples if sample.objects]
     outside = [
         not left <= right <= s.info['width'] + 1 or not top <= bottom <= s.info['height'] + 1
         for s in annotated
@@ -249,24 +257,19 @@ def _sample(part: Part, report: Report) -> None:
             'or have swapped corners; the bbox of COCO is x, y, width and height, in pixels'
         )
     dropped = all(sample.packed is None for sample in part.samples)
-    if dropped or (annotated and all(count_instances(s.packed) == 0 for s in annotated)):
+    if dropped or (annotated and all(sample.boxes == 0 for sample in annotated)):
         raise UsageError(
             f'{part.where}: its pipeline drops all of {len(annotated or part.samples)} images '
             'tried, or their boxes; check its filters, and that the boxes are inside the images'
         )
 
 
-def _is_moved(data: Dict[str, Any]) -> bool:
+def _is_moved(data: Dict[str, Any]) -> Any:
     before, now = data.get('ori_shape'), data.get('img_shape')
-    return bool(data.get('flip') or (before and now and tuple(before[:2]) != tuple(now[:2])))
+    return data.get('flip') or (before and now and tuple(before[:2]) != tuple(now[:2]))
 
 
-def _has_object(info: Dict[str, Any]) -> bool:
-    return any(not instance.get('ignore_flag') for instance in info.get('instances') or ())
-
-
-def count_instances(packed: Any) -> Optional[int]:
-    """Return the number of boxes of a packed sample; None if it has no boxes field."""
-    truth = packed.get('data_samples') if isinstance(packed, dict) else None
-    boxes = getattr(truth, 'gt_instances', {}).get('bboxes')
-    return None if boxes is None else len(boxes)
+def image_of(packed: Any) -> Optional[torch.Tensor]:
+    """Return the tensor of a packed image or batch; None if it is something else."""
+    inputs = packed.get('inputs') if isinstance(packed, dict) else None
+    return inputs if torch.is_tensor(inputs) else None

@@ -111,8 +111,7 @@ def _monitored(cfg: Config) -> Iterator[Tuple[str, str]]:
     """Yield the dotted keys of hooks that name a metric, and its name."""
     tops = ('default_hooks', 'custom_hooks')
     for where, hook in [item for top in tops for item in dicts(cfg.get(top), top)]:
-        best = hook.get('save_best') or ()
-        for name in [best] if isinstance(best, str) else best:
+        for name in np.ravel(hook.get('save_best') or ()):
             if name != 'auto':
                 yield f'{where}.save_best', name
         if type_name(hook) == 'EarlyStoppingHook' and 'monitor' in hook:
@@ -133,38 +132,39 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
     place = f'{where} ({type(metric).__name__})'
     fault = f'{place} fails on the annotations of {part.where}'
     with explained(fault, 'check that the metric is meant for this data'):
-        masks = 'segm' in getattr(metric, 'metrics', ())
-        predicted = filter(None, (perfect(of, sample, masks) for of, sample in samples))
-        scores = score(metric, part, (sample.to_dict() for sample in predicted))
-        if not metric.results and 'instances' not in first.info:
+        scores = score(metric, samples)
+        if not scores and 'instances' not in first.info:
             raise UsageError(
                 f'{place} has nothing to compare with: the pipeline of {part.where} loads or '
                 'packs no annotations; add LoadAnnotations, and end it with Pack...Inputs'
             )
     prefix = f'{metric.prefix}/' if metric.prefix else ''
-    for name in [name for name in scores if name in best]:
-        if scores[name] == -1 or np.isnan(scores[name]):
+    for name, value in scores.items():
+        if name not in best or value == -1 or np.isnan(value):
             continue  # these samples have no annotations
-        if scores[name] < LEAST * best[name]:
+        if value < LEAST * best[name]:
             raise UsageError(
-                f'{place} gives {prefix}{name} {scores[name]:.3f} instead of {best[name]:g} for '
-                f'the annotations of {part.where} as predictions; check that both read the same '
+                f'{place} gives {prefix}{name} {value:.3f} instead of {best[name]:g} for the '
+                f'annotations of {part.where} as predictions; check that both read the same '
                 'ann_file, the corners of the boxes, and that the pipeline changes no annotations'
             )
-        report.add(f'{where} on the ground truth', f'{prefix}{name} {scores[name]:.3f}')
+        report.add(f'{where} on the ground truth', f'{prefix}{name} {value:.3f}')
     return [prefix + name for name in scores]
 
 
-def score(metric: Any, part: Part, outputs: Iterator[Dict[str, Any]]) -> Dict[str, float]:
-    """Compute a metric on some predictions of a dataset, one at a time because of their masks."""
-    metric.results, metric.dataset_meta, ids = [], part.metainfo, []
+def score(metric: Any, samples: List[Tuple[Part, Sample]]) -> Dict[str, float]:
+    """Compute a metric on perfect predictions, one at a time because of their masks."""
+    metric.dataset_meta, ids = samples[0][0].metainfo, []
     metric.nan_to_num = None  # or classes that these samples lack would count in mmseg's mean
-    for output in outputs:
-        metric.process({}, [output])
-        ids.append(output.get('img_id'))
+    for part, sample in samples:
+        predicted = perfect(part, sample, 'segm' in getattr(metric, 'metrics', ()))
+        if predicted is not None:
+            metric.process({}, [predicted.to_dict()])
+            ids.append(predicted.get('img_id'))
     if hasattr(metric, 'img_ids'):
         metric.img_ids = ids
-    return dict(metric.compute_metrics(metric.results)) if metric.results else {}
+    results, metric.results = metric.results, []
+    return dict(metric.compute_metrics(results)) if results else {}
 
 
 def perfect(part: Part, sample: Sample, masks: bool) -> Optional[Any]:
@@ -172,14 +172,13 @@ def perfect(part: Part, sample: Sample, masks: bool) -> Optional[Any]:
 
     `masks` are predicted only for a metric that reads them.
     """
-    truth = sample.packed.get('data_samples') if isinstance(sample.packed, dict) else None
-    if truth is None:
+    if not sample.truth:
         return None
-    truth, info = truth.clone(), sample.info
+    truth, info = sample.truth.clone(), sample.info
     if 'instances' in info:
         from mmdet.datasets.transforms import LoadAnnotations
 
-        instances = [dict(i, ignore_flag=0) for i in info['instances'] if not i.get('ignore_flag')]
+        instances = [dict(instance, ignore_flag=0) for instance in sample.objects]
         masks = masks and all('mask' in instance for instance in instances)
         shape = (info.get('height'), info.get('width'))
         loaded = LoadAnnotations(with_mask=masks)(dict(instances=instances, ori_shape=shape))

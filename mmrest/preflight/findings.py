@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from logging.handlers import BufferingHandler
-from typing import Iterator, List, NamedTuple
+from typing import Any, Dict, Iterator, List, NamedTuple
 
 from mmengine.logging import MMLogger
 from mmengine.logging.logger import FilterDuplicateWarning
@@ -25,6 +25,7 @@ class Report:
     def __init__(self) -> None:
         self.facts: List[Fact] = []
         self.warnings: List[str] = []
+        self.datasets: Dict[str, Any] = {}  # that were built, by phase
 
     def add(self, what: str, found: str) -> None:
         """Add a fact."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
-import torch
 from mmengine.config import Config
 from torch import nn
 from torch.utils.data import DataLoader
@@ -21,6 +20,7 @@ from ..engine.resuming import progress_of
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from ..errors import UsageError
 from ..models.pretrained import StrictPretrained, from_files
+from .data import image_of
 from .findings import Report
 from .schedule import length_of
 
@@ -73,14 +73,13 @@ def check_shared_memory(loader: DataLoader, sample: Any, report: Report) -> None
 
     A worker that cannot allocate it sends nothing, and the run waits forever.
     """
-    inputs = sample.get('inputs') if isinstance(sample, dict) else None
-    size = getattr(loader.batch_sampler, 'batch_size', None)
-    if None in (loader.prefetch_factor, size) or not torch.is_tensor(inputs):
+    image, size = image_of(sample), getattr(loader.batch_sampler, 'batch_size', None)
+    if image is None or size is None or loader.prefetch_factor is None:
         return
     batches = loader.num_workers * loader.prefetch_factor
     images = int(np.sum(size)) * batches * int(os.environ.get('LOCAL_WORLD_SIZE', 1))
     free = shutil.disk_usage('/dev/shm').free if osp.isdir('/dev/shm') else math.inf
-    needed = images * inputs.nbytes
+    needed = images * image.nbytes
     if needed > free:
         report.warnings.append(
             f'{loader.num_workers} workers of train_dataloader prefetch {batches} batches, '
@@ -102,8 +101,8 @@ def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> 
     kept = len(due) + bool(hook.get('save_last', True) and length not in due)
     if 0 < most < kept:
         kept = most + 1
-    best = hook.get('save_best')
-    return kept + (1 + len([best] if isinstance(best, str) else best) if best else 0)
+    best = np.size(hook.get('save_best') or ())
+    return kept + best + (best > 0)
 
 
 def _size(count: float) -> str:
@@ -117,7 +116,7 @@ def is_remote(path: str) -> bool:
 
 def check_weights(
     cfg: Config, model: nn.Module, phases: Tuple[str, ...], report: Report
-) -> Optional[Dict[str, Any]]:
+) -> Dict[str, Any]:
     """Check that the weights from which a run is initialised can be read and match.
 
     Weights of a backbone must cover it, see :meth:`.StrictPretrained.fit`. In training,
@@ -125,7 +124,7 @@ def check_weights(
     model. Remote weights are not checked.
 
     Returns:
-        A checkpoint to resume, without its tensors.
+        A checkpoint to resume, without its tensors; empty if there is none.
 
     Raises:
         CheckpointError: a file cannot be read or does not match.
@@ -144,11 +143,11 @@ def check_weights(
         report.add('checkpoint', f'{path}: {elsewhere}')
     elif path:
         resuming = training and bool(cfg.get('resume'))
-        initialises = training and not resuming
-        hook = InitWeightsHook() if initialises else StrictWeightsHook(resuming)
+        hook = StrictWeightsHook(resuming) if resuming or not training else InitWeightsHook()
         checkpoint = load_from_guarded(path, 'cpu')
         report.add('checkpoint', hook.fitted(model, path, checkpoint).report)
-        return progress_of(checkpoint) if resuming else None
+        if resuming and not cfg.get('strategy'):  # one may flatten parameters and their groups
+            return progress_of(checkpoint)
     elif training and not pretrained:
         report.add('weights', 'none, random initialisation')
         # Not fixed position embeddings, or the copies of momentum networks.
@@ -160,7 +159,7 @@ def check_weights(
                 f'{frozen} frozen parameter tensors keep random values: set init_cfg, load_from, '
                 'or pass --pretrained, or lower frozen_stages'
             )
-    return None
+    return {}
 
 
 def _fitted(module: nn.Module, init_cfg: dict) -> str:

@@ -23,13 +23,14 @@ from torch.utils.data import DataLoader
 
 from ..engine.building import build_runner
 from ..engine.compat import use_parts
+from ..engine.config import dicts
 from ..engine.distributed import unwrapped
 from ..engine.resuming import follow_config
 from ..errors import UsageError, explained, some
 from ..models.pretrained import from_files
 from ..models.pyramid import PyramidBackbone
 from .classes import IGNORED
-from .data import Part, Sample, count_instances
+from .data import Part, Sample, image_of
 from .findings import Report
 
 SIDE = 320
@@ -44,36 +45,29 @@ class _Enough(BaseException):
 
 
 class _FirstStep(Hook):
-    """Hook that checks the first step of a run, evaluates one prediction, and ends the run.
-
-    Attributes:
-        stage: fault and fix of an error at this stage.
-    """
+    """Hook that checks the first step of a run, evaluates one prediction, and ends the run."""
 
     priority = 'LOWEST'  # the hooks of the run come first
 
-    def __init__(self, cfg: Config, resumed: Optional[dict], report: Report) -> None:
+    def __init__(self, cfg: Config, resumed: dict, report: Report) -> None:
+        # Fault and fix of an error at this stage.
         self.stage = 'the run cannot be set up', 'correct its config'
         self._cfg, self._resumed, self._report = cfg, resumed, report
 
-    def before_train(self, runner: Runner) -> None:
-        """Compare with the checkpoint to resume, and check gradients at the first step."""
-        if self._resumed is not None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Compare with the checkpoint to resume, and check the scale of the images."""
+        if self._resumed:
             source = str(self._cfg.load_from)
             self._report.warnings += follow_config(runner, self._resumed, source)
+        self.stage = 'the first step of training fails', 'check that network and data match'
+        model = unwrapped(runner)
         if not isinstance(runner.optim_wrapper, OptimWrapperDict):
-            model = unwrapped(runner)
             runner.optim_wrapper.optimizer.register_step_pre_hook(
                 lambda optimizer, *args: self._check_gradients(model, optimizer)
             )
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Check the scale of the images."""
-        self.stage = 'the first step of training fails', 'check that network and data match'
-        preprocessor = unwrapped(runner).data_preprocessor
-        data = preprocessor(copy.deepcopy(data_batch), True)
-        images = data.get('inputs') if isinstance(data, dict) else None
-        if torch.is_tensor(images) and hasattr(preprocessor, 'mean'):
+        preprocessor = model.data_preprocessor
+        images = image_of(preprocessor(copy.deepcopy(data_batch), True))
+        if images is not None and hasattr(preprocessor, 'mean'):
             scale = images.float().std().item()
             if not SCALES[0] < scale < SCALES[1]:
                 self._report.warnings.append(
@@ -103,29 +97,23 @@ class _FirstStep(Hook):
         raise _Enough
 
     def _check_gradients(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        trained = [
-            p.grad
-            for group in optimizer.param_groups
-            if group.get('initial_lr', group['lr'])
-            for p in group['params']
-        ]
-        if not any(grad is not None and grad.any() for grad in trained):
+        groups = [g for g in optimizer.param_groups if g.get('initial_lr', g['lr'])]
+        grads = [p.grad for group in groups for p in group['params'] if p.grad is not None]
+        if not any(grad.any() for grad in grads):
             raise UsageError(
                 'the first step of training changes nothing: all gradients or learning rates are '
                 '0; check lr, lr_mult and clip_grad of optim_wrapper, loss_weight of the heads, '
                 'and that labels are not all ignored'
             )
-        cfg = self._cfg
-        without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        strategy = cfg.get('strategy') or {}
-        options = strategy.get('model_wrapper') or cfg.get('model_wrapper_cfg') or cfg
-        tolerant = options.get('find_unused_parameters') or options.get('static_graph')
-        if without and not tolerant:
-            remedy, backbone = 'set find_unused_parameters=True', getattr(model, 'backbone', None)
-            ours = isinstance(backbone, PyramidBackbone) and backbone.output_norms
-            outputs = backbone.out_indices if ours else ()
-            norms = {stage: backbone.output_norm(stage).weight for stage in outputs}
-            unread = [i for i, w in norms.items() if w.requires_grad and w.grad is None]
+        without = {n: p for n, p in model.named_parameters() if p.requires_grad and p.grad is None}
+        strategy = self._cfg.get('strategy') or {}
+        options = strategy.get('model_wrapper') or self._cfg.get('model_wrapper_cfg') or self._cfg
+        if not without or options.get('find_unused_parameters') or options.get('static_graph'):
+            return
+        remedy, backbone = 'set find_unused_parameters=True', getattr(model, 'backbone', None)
+        if isinstance(backbone, PyramidBackbone) and backbone.output_norms:
+            outputs, unused = backbone.out_indices, set(without.values())
+            unread = [stage for stage in outputs if backbone.output_norm(stage).weight in unused]
             if unread and all(name.startswith('backbone.') for name in without):
                 read = tuple(stage for stage in outputs if stage not in unread)
                 remedy = (
@@ -133,18 +121,18 @@ class _FirstStep(Hook):
                     f'model.backbone.out_indices={read}, and count start_level and in_channels '
                     'of the neck, or in_index of the heads, from its first entry'
                 )
-            self._report.warnings.append(
-                f'{len(without)} parameters get no gradient ({some(without, 2)}), so distributed '
-                f'training fails with "Expected to have finished reduction"; {remedy}'
-            )
+        self._report.warnings.append(
+            f'{len(without)} parameters get no gradient ({some(without, 2)}), so distributed '
+            f'training fails with "Expected to have finished reduction"; {remedy}'
+        )
 
 
 def check_run(
     cfg: Config,
     loaders: Dict[str, DataLoader],
-    parts: Sequence[Part],
+    parts: Dict[str, List[Part]],
     evaluator: Optional[Evaluator],
-    resumed: Optional[dict],
+    resumed: dict,
     folder: str,
     report: Report,
 ) -> None:
@@ -160,8 +148,8 @@ def check_run(
         CheckpointError: the optimizer is not that of the checkpoint.
     """
     step = _FirstStep(cfg, resumed, report)
-    inputs = _inputs(loaders['train'], parts)
-    of_val = [s.packed for p in parts for s in p.samples if p.phase == 'val' and s.packed]
+    inputs = _inputs(loaders['train'], parts['train'])
+    of_val = [s for part in parts.get('val', ()) for s in part.samples if s.packed]
     runner = None
     try:
         runner = _runner(cfg, folder)
@@ -170,14 +158,12 @@ def check_run(
         if not inputs:
             report.warnings.append('no step of training was tried: samples are not single images')
             return
-        sides = [max(each['inputs'].shape[-2:]) for each in inputs if _is_packed(each)]
+        sides = [max(image.shape[-2:]) for image in map(image_of, inputs) if image is not None]
         for module in unwrapped(runner).data_preprocessor.modules():
             if sides and getattr(module, 'size', None) is not None:  # it would pad the images
                 module.size = (max(sides), max(sides))
         # An evaluator of several datasets needs a sample of each.
         if of_val and type(evaluator).__name__ != 'MultiDatasetsEvaluator':
-            for metric in evaluator.metrics:
-                metric.results = []
             loader = _loader(loaders['val'], [_corner(of_val[0])])
             use_parts(runner, val_evaluator=evaluator, val_dataloader=loader)
         else:
@@ -216,10 +202,14 @@ def _runner(cfg: Config, folder: str) -> Runner:
     cfg = copy.deepcopy(cfg)
     for key in ('runner_type', 'strategy'):
         cfg.pop(key, None)
-    cfg.update(work_dir=folder, load_from=None, resume=False, compile=False)
-    cfg.experiment_name = osp.basename(folder)  # loggers are shared by name
+    cfg.optim_wrapper.pop('accumulative_counts', None)
+    for key, part in dicts(cfg.model, 'model'):
+        if 'test_cfg' in key and 'score_thr' in part:
+            part['score_thr'] = 0  # otherwise an untrained detector has no boxes for NMS
     cfg.setdefault('launcher', 'none')
-    cfg.randomness = {'seed': None, **(cfg.get('randomness') or {}), 'deterministic': False}
+    randomness = {'seed': None, **(cfg.get('randomness') or {}), 'deterministic': False}
+    cfg.update(work_dir=folder, load_from=None, resume=False, compile=False, randomness=randomness)
+    cfg.experiment_name = osp.basename(folder)  # loggers are shared by name
     if isinstance(cfg.get('visualizer'), dict):  # one for each name and process
         backends = cfg.visualizer.get('vis_backends') or ()
         for part in [backends] if isinstance(backends, dict) else backends:
@@ -234,20 +224,13 @@ def _runner(cfg: Config, folder: str) -> Runner:
                 )
         backends = [dict(type='LocalVisBackend')]
         cfg.visualizer.update(name=folder, save_dir=folder, vis_backends=backends)
-    if 'accumulative_counts' in cfg.optim_wrapper:
-        cfg.optim_wrapper.accumulative_counts = 1
     runner = build_runner(cfg, verbose=True)
     runner.hooks[:] = [hook for hook in runner.hooks if not isinstance(hook, CheckpointHook)]
     for hook in runner.hooks:
         if getattr(hook, 'out_dir', None):
             hook.out_dir = folder
-    model = unwrapped(runner)
-    for _, module, _ in list(from_files(model)):
+    for _, module, _ in list(from_files(unwrapped(runner))):
         module.init_cfg = None
-    for module in model.modules():
-        test_cfg = getattr(module, 'test_cfg', None)
-        if isinstance(test_cfg, dict) and 'score_thr' in test_cfg:
-            test_cfg['score_thr'] = 0  # otherwise an untrained detector has no boxes for NMS
     return runner
 
 
@@ -274,9 +257,9 @@ def _inputs(loader: DataLoader, parts: Sequence[Part]) -> List[Any]:
     Empty if there are too few samples, or they have several branches.
     """
     size, count = int(np.min([2, *np.ravel(loader.batch_sampler.batch_size)])), len(loader.dataset)
-    of_train = [(part, s) for part in parts if part.phase == 'train' for s in part.samples]
-    usable = [(part, s) for part, s in of_train if _is_packed(s.packed)]
-    usable = sorted(usable, key=lambda item: not _is_labelled(item[1].packed))
+    samples = [(part, sample) for part in parts for sample in part.samples]
+    usable = [(part, s) for part, s in samples if image_of(s.packed) is not None]
+    usable.sort(key=lambda item: not _is_labelled(item[1]))
     usable = (usable * size)[:size]
     if len(usable) == size and all(part.is_usual for part, _ in usable):
         inputs = [_small(part, sample) for part, sample in usable]
@@ -287,34 +270,29 @@ def _inputs(loader: DataLoader, parts: Sequence[Part]) -> List[Any]:
     return [] if any(isinstance(each.get('inputs'), dict) for each in packed) else inputs
 
 
-def _is_packed(packed: Any) -> bool:
-    return isinstance(packed, dict) and torch.is_tensor(packed.get('inputs'))
-
-
-def _is_labelled(packed: Any) -> bool:
-    truth = packed.get('data_samples') or {}
-    if 'gt_sem_seg' in truth:
-        maps = truth.gt_sem_seg.values()  # mmdet's and mmseg's have other names
+def _is_labelled(sample: Sample) -> bool:
+    if 'gt_sem_seg' in sample.truth:
+        maps = sample.truth.gt_sem_seg.values()  # mmdet's and mmseg's have other names
         return any(bool((labels != IGNORED).any()) for labels in maps)
-    return count_instances(packed) != 0
+    return sample.boxes != 0
 
 
 def _small(part: Part, sample: Sample) -> Any:
     """Return a packed sample of a small image; classifiers, whose images are small, get theirs."""
-    truth = sample.packed.get('data_samples') or {}
-    resized = 'gt_instances' in truth or 'gt_sem_seg' in truth
-    if not resized or 'gt_edge_map' in truth:  # mmcv does not resize edges
+    of_boxes = 'gt_instances' in sample.truth
+    resized = of_boxes or 'gt_sem_seg' in sample.truth
+    if not resized or 'gt_edge_map' in sample.truth:  # mmcv does not resize edges
         return sample.packed
-    resize = 'mmdet.Resize' if 'gt_instances' in truth else 'mmcv.Resize'
-    small = part.prepare(sample.info, TRANSFORMS.build(dict(type=resize, scale=(SIDE, SIDE))))
+    resize = dict(type='mmdet.Resize' if of_boxes else 'mmcv.Resize', scale=(SIDE, SIDE))
+    small = part.prepare(sample.info, TRANSFORMS.build(resize))
     return small or sample.packed  # random transforms may drop it
 
 
-def _corner(packed: Any) -> Any:
+def _corner(sample: Sample) -> Any:
     """Return a packed sample with a corner of its image, whose predictions are then too small."""
-    truth = (packed.get('data_samples') or {}) if _is_packed(packed) else {}
-    if 'gt_instances' not in truth and 'gt_sem_seg' not in truth:
-        return packed
-    truth, image = truth.clone(), packed['inputs'][..., :SIDE, :SIDE]
+    image, truth = image_of(sample.packed), sample.truth
+    if image is None or ('gt_instances' not in truth and 'gt_sem_seg' not in truth):
+        return sample.packed
+    truth, image = truth.clone(), image[..., :SIDE, :SIDE]
     truth.set_metainfo(dict(img_shape=tuple(image.shape[-2:])))
-    return dict(packed, inputs=image, data_samples=truth)
+    return dict(sample.packed, inputs=image, data_samples=truth)

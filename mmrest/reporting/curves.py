@@ -4,7 +4,7 @@ import math
 import re
 from itertools import product
 from pathlib import Path
-from typing import BinaryIO, Dict, List, Optional, Sequence, Tuple, Union
+from typing import BinaryIO, Dict, List, Sequence, Tuple, Union
 
 from cycler import cycler
 from matplotlib import rc_context
@@ -66,18 +66,11 @@ def default_keys(log: Log) -> List[str]:
 
 
 def draw_curves(
-    logs: Sequence[Log],
-    out: Union[Path, BinaryIO],
-    keys: Sequence[str],
-    title: Optional[str] = None,
+    logs: Sequence[Log], out: Union[Path, BinaryIO], keys: Sequence[str], title: str = ''
 ) -> None:
     """Plot curves over iterations, with one plot per quantity, or per key for several runs.
 
-    Args:
-        logs: logs of one run, or of several to compare.
-        out: output file; the suffix of a path selects the format, others are PNG files.
-        keys: log keys.
-        title: figure title.
+    The suffix of an output path selects the format; other outputs are PNG files.
 
     Raises:
         UsageError: a run has not logged a key.
@@ -107,6 +100,6 @@ def draw_curves(
             axis.set_axis_off()
         if several:
             figure.legend(handles=axes[0].get_lines(), loc='outside lower left')
-        if title is not None:
+        if title:
             figure.suptitle(title)
         figure.savefig(out, dpi=110)

@@ -34,18 +34,10 @@ def write_report(
     found: Optional[Evaluation] = None,
     number: int = 4,
 ) -> None:
-    """Write the report of a run.
+    """Write the report of a run to a file; raise CheckpointError if that fails.
 
-    Args:
-        work_dir: work dir of the run.
-        cfg: config of the run.
-        log: log of the run.
-        out: output file.
-        found: evaluation of a checkpoint; without it, the report is one of the logs only.
-        number: number of best and of worst predictions to show.
-
-    Raises:
-        CheckpointError: the page cannot be written.
+    It shows a `number` of best and of worst predictions of `found`, the evaluation of a
+    checkpoint; without an evaluation, it is a report of the logs only.
     """
     environments = environment(work_dir)
     # mmengine logs the number of processes as GPUs, also on a CPU.
@@ -71,12 +63,8 @@ def write_report(
     if found is not None:
         content.update(_evaluated(found, number))
         content['speed'] += _inference(found)
-    pages = Environment(
-        loader=PackageLoader('mmrest.reporting', 'templates'),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    options = dict(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    pages = Environment(loader=PackageLoader('mmrest.reporting', 'templates'), **options)
     text = pages.get_template('report.html').render(content)
     out.parent.mkdir(parents=True, exist_ok=True)
     # File names that are not valid text are escaped.

@@ -77,13 +77,9 @@ class InstanceScores:
     """Average precision per class and F1 per image of a detector or an instance segmentor.
 
     Annotations come from the dataset, in pixels of the image file, so that every dataset of mmdet
-    is supported. At most 100 detections per image are matched.
-
-    Args:
-        classes: names of the classes.
-        instances: path of an image -> its annotations in mmdet's format: dicts with bbox
-            (left, top, right, bottom), bbox_label, ignore_flag and optionally mask.
-        score_thr: detections below it are ignored in an image's score and not drawn; AP uses all.
+    is supported: `instances` maps the path of an image to dicts with bbox (left, top, right,
+    bottom), bbox_label, ignore_flag and optionally mask. At most 100 detections per image are
+    matched. Those below `score_thr` are ignored in its score and not drawn; AP uses all.
     """
 
     def __init__(

@@ -57,27 +57,21 @@ def find_checkpoint(work_dir: Path, cfg: Config) -> str:
 
 
 def changes_of(cfg: Config, name: str) -> Tuple[Optional[str], List[Tuple[str, str, str]]]:
-    """Compare the config of a run with the shipped one of the same name.
-
-    Args:
-        cfg: config of the run.
-        name: name of its file.
+    """Compare the config of a run with the shipped one whose file has the same name.
 
     Returns:
-        The package that ships a config of this name, or None, and the changes: key, shipped value
-        and the run's value, or '-'.
+        The package that ships it, or None, and the changes: key, shipped value and the run's
+        value, or '-'.
     """
     package, path = next(_shipped(name), (None, None))
     if path is None:
         return None, []
-    before, now = load_config(str(path)), copy.deepcopy(cfg)
-    for config in (before, now):  # as training does
-        make_resumable(config)
     keys = RUN_KEYS - {'work_dir', 'launcher', 'experiment_name', 'load_from', 'resume'}
-    old, new = (
-        dict(_leaves({key: config[key] for key in config if key in keys}))
-        for config in (before, now)
-    )
+    leaves = []
+    for config in (load_config(str(path)), copy.deepcopy(cfg)):
+        make_resumable(config)  # as training does
+        leaves.append(dict(_leaves({key: config[key] for key in config if key in keys})))
+    old, new = leaves
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return package, [(key, old.get(key, '-'), new.get(key, '-')) for key in changed]
 

@@ -180,19 +180,3 @@ def test_counts_do_not_depend_on_the_backend(name, backend):
     network = {'rest_lite': ResT, 'rmt_t': RMT}[name](name.split('_')[1])
     with use_backend(backend):
         assert count(network, 224, 224).macs / 1e9 == pytest.approx(MACS[name][0], rel=0.01)
-
-
-def test_attention_is_counted():
-    class Attention(nn.Module):
-        def __init__(self, fused):
-            super().__init__()
-            self.q, self.fused = nn.Conv2d(3, 8, 1), fused
-
-        def forward(self, x):
-            q = self.q(x).flatten(2).transpose(1, 2)[:, None]
-            if self.fused:
-                return nn.functional.scaled_dot_product_attention(q, q, q)
-            return (q @ q.transpose(-2, -1)).softmax(-1) @ q
-
-    for fused in (True, False):
-        assert count(Attention(fused), 6, 5).macs == 8 * 3 * 30 + 2 * 30 * 30 * 8

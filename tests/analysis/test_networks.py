@@ -11,11 +11,11 @@ from mmrest.analysis.networks import (
     backbone_config,
     is_backbone,
     network_config,
-    normalised,
     preprocessing,
     usual_size,
 )
 from mmrest.errors import UsageError
+from mmrest.export.onnx import Normalise
 
 
 @pytest.mark.parametrize('model, scope', [
@@ -44,13 +44,10 @@ def test_names():
     assert network_config('maskrcnn_rmt_s_1x').model.type == 'MaskRCNN'
 
 
+NORMALIZE = dict(type='Normalize', mean=[110, 120, 130], std=[50, 60, 70])
 IN_PIPELINE = {
-    'model.data_preprocessor': dict(
-        type='DetDataPreprocessor', mean=None, std=None, bgr_to_rgb=False
-    ),
-    'test_dataloader.dataset.pipeline': [
-        dict(type='Normalize', mean=[110, 120, 130], std=[50, 60, 70])
-    ],
+    'model.data_preprocessor': dict(mean=None, std=None, bgr_to_rgb=False),
+    'test_dataloader.dataset.pipeline': [NORMALIZE],
 }
 NOWHERE = {'model.data_preprocessor': dict(_delete_=True, type='SegDataPreProcessor')}
 
@@ -73,4 +70,5 @@ def test_preprocessing(name, options):
         preprocessor = MODELS.build(dict(dict(type='ClsDataPreprocessor'), **fields))
     given = torch.from_numpy(read.copy()).permute(2, 0, 1)
     expected = preprocessor(dict(inputs=[given], data_samples=None))['inputs']
-    torch.testing.assert_close(normalised(image, preprocessing(cfg)), expected)
+    given = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)[None]
+    torch.testing.assert_close(Normalise(preprocessing(cfg))(given), expected)

@@ -18,16 +18,12 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OneCycleLR
 
-from mmrest.checkpoint import CheckpointError, read_checkpoint, read_weights, reading
+from mmrest.checkpoint import CheckpointError, read_checkpoint, read_weights
 
 STATE = OrderedDict(a=torch.ones(2), b=torch.zeros(3))
 
 
-@pytest.fixture(params=['guard of torch', 'guard for torch before 2.6'], autouse=True)
-def guard(request, monkeypatch):
-    """Every file is read both ways."""
-    if request.param != 'guard of torch':
-        monkeypatch.setattr(reading, '_torch_has_allowlist', lambda: False)
+pytestmark = pytest.mark.usefixtures('guard')
 
 
 def saved(path, content, **options):

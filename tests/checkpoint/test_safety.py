@@ -13,7 +13,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmrest.checkpoint import CheckpointError, read_checkpoint, reading
+from mmrest.checkpoint import CheckpointError, read_checkpoint
 
 
 class Call:
@@ -62,12 +62,6 @@ def refused(content, form, path):
     with pytest.raises(CheckpointError, match=wanted) as error:
         read_checkpoint(str(path))
     return str(error.value)
-
-
-@pytest.fixture(params=['guard of torch', 'guard for torch before 2.6'])
-def guard(request, monkeypatch):
-    if request.param != 'guard of torch':
-        monkeypatch.setattr(reading, '_torch_has_allowlist', lambda: False)
 
 
 forms = pytest.mark.parametrize('form', ['zip', 'legacy', 'pickle'])

@@ -20,7 +20,7 @@ def data(tmp_path):
 def rehearsed(data, options=None, thorough=False, config='demo_cls_rest_lite'):
     cfg = load_config(str(ROOT / 'configs' / f'{config}.py'), options, str(data))
     cfg.work_dir = str(data.parent / 'work')
-    return rehearse(cfg, ('train', 'val'), thorough).report
+    return rehearse(cfg, ('train', 'val'), thorough)
 
 
 def checked(*args, **kwargs):

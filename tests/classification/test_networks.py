@@ -16,15 +16,15 @@ from tests.classification.networks import (
     released_name,
     small_token_labelling,
 )
-from tests.classification.test_recipes import OFFICIAL, official_shapes
-from tests.reference import TOLERANCE, fill, image, samples
+from tests.reference import CLASSIFICATION, assert_official, classifier_shapes, fill, image
 
 
-@pytest.mark.parametrize('name', [name for name in OFFICIAL if 'logits' in OFFICIAL[name]])
+@pytest.mark.parametrize('name', [n for n, entry in CLASSIFICATION.items() if 'logits' in entry])
 def test_logits(name, tmp_path):
     """Official weights give the logits of the official code."""
-    logits = OFFICIAL[name]['logits']
-    tensors = fill(official_shapes(OFFICIAL[name]))
+    logits = CLASSIFICATION[name]['logits']
+    of_backbone, others = classifier_shapes(name)
+    tensors = fill({**of_backbone, **others})
     if name.startswith('rmt'):
         tensors['layers.0.Relpos.decay'] = torch.zeros(4)
     torch.save({'model': tensors}, tmp_path / 'x.pth')
@@ -33,11 +33,7 @@ def test_logits(name, tmp_path):
     batch, _, height, width = logits['image']
     with torch.no_grad():
         found = model(image(batch, height, width, logits['seed']))
-    tolerance = TOLERANCE[name.split('_')[0]] * logits['std']
-    expected = torch.tensor(logits['samples'])
-    torch.testing.assert_close(samples(found), expected, rtol=0, atol=tolerance)
-    assert float(found.mean()) == pytest.approx(logits['mean'], abs=tolerance)
-    assert float(found.std()) == pytest.approx(logits['std'], abs=tolerance)
+    assert_official(found, logits, name.split('_')[0])
 
 
 @pytest.fixture(params=['rest_lite', 'rmt_t'])

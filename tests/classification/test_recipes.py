@@ -10,16 +10,9 @@ from mmpretrain.structures import DataSample
 from torch import nn
 
 from tests.classification.networks import build, config, released_name
-from tests.configs.test_recipes import ARCHS, NETWORKS, assert_parts
-from tests.reference import CLASSIFICATION, KEYS
-
-OFFICIAL = {entry['name']: entry for entry in CLASSIFICATION}
-
-
-def official_shapes(entry):
-    absent = entry['not_in_classification_checkpoint']
-    backbone = {n: shape for n, shape in KEYS[entry['name']].items() if n not in absent}
-    return {**backbone, **entry['extra_keys']}
+from tests.configs.test_recipes import ARCHS, NETWORKS, assert_parts, check_arch, decays_of
+from tests.configs.test_steps import stepped
+from tests.reference import CLASSIFICATION, classifier_shapes
 
 
 @pytest.mark.parametrize('name', NETWORKS)
@@ -30,24 +23,21 @@ def test_config(name):
     check_network(name, cfg, model)
     check_training(cfg, model)
     check_pipelines(cfg)
-    if name in OFFICIAL:
+    if name in CLASSIFICATION:
         found = {
             released_name(own): list(tensor.shape)
             for own, tensor in model.state_dict().items()
             if not own.endswith('num_batches_tracked')
         }
-        assert found == official_shapes(OFFICIAL[name])
-        assert sum(p.numel() for p in model.parameters()) == OFFICIAL[name]['parameters']
+        of_backbone, others = classifier_shapes(name)
+        assert found == {**of_backbone, **others}
+        assert sum(p.numel() for p in model.parameters()) == CLASSIFICATION[name]['parameters']
         assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def check_network(name, cfg, model):
-    family, arch, dims, depths, drop_path = NETWORKS[name]
-    backbone = model.backbone
-    assert (type(backbone).__name__, cfg.model.backbone.arch) == (family, arch)
-    assert (backbone.arch.dims, backbone.arch.depths) == (dims, depths)
-    assert (backbone.drop_path_rate, backbone.out_indices) == (drop_path, (len(dims) - 1,))
-    assert backbone.init_cfg is None
+    family, dims = check_arch(cfg, model.backbone, name)
+    assert model.backbone.out_indices == (len(dims) - 1,)
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert bool(norms) == (name in ARCHS) and all(type(norm) is nn.BatchNorm2d for norm in norms)
     is_projected = family == 'RMT' and name in ARCHS
@@ -74,15 +64,10 @@ def check_training(cfg, model):
     assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=1024)
     assert cfg.train_dataloader.batch_size * 8 == 1024
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
-    assert type(optimizer) is torch.optim.AdamW
-    decays = {}
-    for group in optimizer.param_groups:
-        assert (group['lr'], group['betas'], group['eps']) == (1e-3, (0.9, 0.999), 1e-8)
-        decays.update({id(p): group['weight_decay'] for p in group['params']})
+        decays = decays_of(build_optim_wrapper(model, cfg.optim_wrapper).optimizer, 1e-3)
     for name, parameter in model.named_parameters():
         is_excluded = parameter.ndim == 1  # norms and biases
-        assert decays[id(parameter)] == (0 if is_excluded else 0.05), name
+        assert decays[parameter] == (0 if is_excluded else 0.05), name
     ema = ('EMAHook', dict(momentum=8e-5, update_buffers=True))
     assert_parts(cfg.custom_hooks, ema, ('InvalidLossHook', {}))
     assert cfg.default_hooks.checkpoint.save_best == 'accuracy/top1'
@@ -141,26 +126,14 @@ def test_step(name, dtype):
 
 
 def check_step(cfg, model, data, dtype):
-    """Losses and gradients are finite, and every parameter changes; returns the losses."""
-    model.train()
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    """Every parameter has a gradient and changes; returns the losses."""
     scales = getattr(model.backbone.arch, 'layer_scale', ())
-    for _ in range(2 if any(scales) else 1):
-        with torch.autocast('cpu', enabled=dtype == torch.bfloat16):
-            loss, parts = model.parse_losses(model(**data, mode='loss'))
-        assert all(torch.isfinite(value).all() for value in parts.values()), parts
-        wrapper.zero_grad()
-        loss.backward()
-        for name, parameter in model.named_parameters():
-            assert torch.isfinite(parameter.grad).all(), name
-            # Adding a constant to the logits of a head does not change its softmax.
-            assert parameter.grad.any() or name.endswith('transform_conv.bias'), name
-        wrapper.optimizer.step()
-    unchanged = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
-    assert all(name.endswith('transform_conv.bias') for name in unchanged), unchanged
-    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
-    return parts
+    losses, unchanged = stepped(cfg, model, data, dtype, steps=2 if any(scales) else 1)
+    without_gradient = [name for name, p in model.named_parameters() if not p.grad.any()]
+    # Adding a constant to the logits of a head does not change its softmax.
+    for name in unchanged + without_gradient:
+        assert name.endswith('transform_conv.bias')
+    return losses
 
 
 TOKEN_LABELLING = {

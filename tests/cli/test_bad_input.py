@@ -20,6 +20,7 @@ from tests.torch_versions import needs_onnx
 TRAIN = 'train tiny.py --data-root coco'
 SET = '--cfg-options'
 RUN = f'{TRAIN} --work-dir ../run {SET}'
+ROI_HEAD = 'model.roi_head'
 VAL_CLASSES = 'val_dataloader.dataset.metainfo.classes'
 REPORT = 'report logged --config tiny.py'
 INFER = 'infer tiny.py tiny.pth'
@@ -38,10 +39,11 @@ CASES = {
     f'train tiny.py {SET} optim_wraper.optimizer.lr=1': 'did you mean optim_wrapper?',
     f"train tiny.py {SET} \"custom_hooks=[{{'type': 'X']\"": 'is not a dict or list of dicts',
     'train tiny.py --amp-dtype bfloat16': '--amp-dtype bfloat16 needs --amp',
+    'train tiny.py --amp': '--amp requires a GPU, but none is available',
     # What the parts of a run need.
     'train tiny.py --data-root absent': 'train_dataloader cannot be built: absent/annotations/',
     'train tiny.py --data-root no_val': 'no_val/val2017/000000000001.jpg not found',
-    'train tiny_seg.py --data-root no_ade': 'no_ade/images/training not found; check --data-root',
+    'train tiny_seg.py --data-root no_ade': '/training not found; check --data-root DIR',
     'train tiny.py --data-root torn_json': 'is not a valid COCO annotation file: JSON',
     f'{TRAIN} --work-dir tiny.py/run': '--work-dir: tiny.py is not a folder',
     f'{TRAIN} {SET} work_dir=tiny.py/run': 'tiny.py is not a folder',
@@ -50,7 +52,9 @@ CASES = {
     f'{TRAIN} {SET} train_dataloader=None': 'train_dataloader must be a dict, got None',
     f'{TRAIN} {SET} randomness.seed=abc': "randomness={'seed': 'abc'} cannot be used",
     f'{TRAIN} {SET} model.backbone.type=RTM': 'RTM is not in the mmdet::model registry; cor',
-    f'{TRAIN} {SET} {VAL_CLASSES}=person,bicycle,lorry': "class 'lorry' of metainfo.classes",
+    f'{TRAIN} {SET} {VAL_CLASSES}=person,bicycle,lorry': 'names must match exactly',
+    f'{TRAIN} {SET} {VAL_CLASSES}=person': "is the string 'person', but must be a list of names",
+    f'{TRAIN} {SET} {ROI_HEAD}.bbox_head.num_classes=80': 'num_classes is 80, but train_data',
     f'{TRAIN} --launcher pytorch': '--launcher pytorch is for ',
     # What a run builds last, when it has a work dir.
     f'{RUN} default_hooks.logger.intervall=3': "unexpected keyword argument 'intervall'",

@@ -17,9 +17,13 @@ OPTIONS = ['--cfg-options', 'randomness.seed=0']
 HEADER = '| config | checkpoint | box AP | box AP, reported | mask AP | mask AP, reported |'
 
 
+@pytest.fixture(autouse=True)
+def _without_processes(monkeypatch):
+    monkeypatch.setattr(measure, '_process', lambda: ThreadPoolExecutor(1))
+
+
 def test_networks(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(measure, '_process', lambda: ThreadPoolExecutor(1))
     assert not run_here(
         'benchmark', 'networks', 'rest_lite', '--sizes', '32x48', '--repeats', '2', '--train',
         '--memory',

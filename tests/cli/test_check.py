@@ -23,7 +23,7 @@ FACTS = {
 }
 ABSENT = ('mmpretrain', 'torchvision', 'triton')
 VERSIONS = {
-    **{p.module: (p.distributions[0], '1') for p in check.PACKAGES if p.module not in ABSENT},
+    **{name: (found[0], '1') for name, found, _ in check.PACKAGES if name not in ABSENT},
     'torch': ('torch', '2.13.0'),
     'mmcv': ('mmcv', '2.1.0'),
     'mmdet': ('mmdet', '3.3.0'),
@@ -71,7 +71,7 @@ def test_fine(fine):
     (state(gpu=True), 'torch', 'this build has no CUDA: install a CUDA build'),
     (state(gpu=True, torch_cuda='13.0'), 'torch', r'CUDA 13\.0 does not work: see nvidia-smi'),
     (state({'torch': ('torch', '2.0.1')}), 'torch', r'too old, mmrest supports 2\.1 to'),
-    (state(CLASSIFICATION), 'torchvision', 'mmpretrain imports it: install the release for'),
+    (state(CLASSIFICATION), 'torchvision', 'mmpretrain needs it: install the release for'),
     (state(without=('mmengine',)), 'mmengine', 'mmrest needs it: pip install mmengine'),
     (state(faults={'cv2': 'libGL.so.1'}), 'cv2', r'cannot be imported \(libGL\.so\.1\)'),
 ])  # fmt: skip

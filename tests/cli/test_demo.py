@@ -7,7 +7,6 @@ import pytest
 
 from tests.runs import ROOT, run
 
-ARCH = '_delete_=True, dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4)'
 LAST = """
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
 train_cfg = dict(max_iters=2, val_interval=2)
@@ -15,33 +14,24 @@ train_dataloader['batch_size'] = 2
 """
 MODELS = {
     'maskrcnn_rmt_t': (
-        'neck=dict(in_channels=[16, 24, 32]), '
-        'train_cfg=dict(rpn_proposal=few, rcnn=dict(sampler=dict(num=16))), '
-        'test_cfg=dict(rpn=few, rcnn=thr))\n'
-        "model['backbone']['norm_cfg'] = dict(num_groups=4"
+        'neck=dict(in_channels=dims[1:]), test_cfg=dict(rpn=few, rcnn=thr), '
+        'train_cfg=dict(rpn_proposal=few, rcnn=dict(sampler=dict(num=16)))'
     ),
-    'cascade_maskrcnn_rmt_t': 'neck=dict(in_channels=[8, 16, 24, 32]), test_cfg=dict(rcnn=thr)',
-    'retinanet_rest_lite': 'neck=dict(in_channels=[16, 24, 32]), test_cfg=thr',
-    'semfpn_rest_lite': (
-        'neck=dict(in_channels=[8, 16, 24, 32]))\n'
-        "model['backbone']['norm_cfg'] = dict(num_groups=4"
-    ),
-    'upernet_rmt_t': (
-        'decode_head=dict(in_channels=[8, 16, 24, 32]), auxiliary_head=dict(in_channels=24))\n'
-        "model['backbone']['norm_cfg'] = dict(num_groups=4"
-    ),
-    'cls_rmt_t': (
-        'neck=dict(in_channels=32))\n'
-        "model['backbone']['norm_cfg'] = dict(_delete_=True, type='GN', num_groups=2"
-    ),
+    'cascade_maskrcnn_rmt_t': 'neck=dict(in_channels=dims), test_cfg=dict(rcnn=thr)',
+    'retinanet_rest_lite': 'neck=dict(in_channels=dims[1:]), test_cfg=thr',
+    'semfpn_rest_lite': 'neck=dict(in_channels=dims)',
+    'upernet_rmt_t': 'decode_head=dict(in_channels=dims), auxiliary_head=dict(in_channels=24)',
+    'cls_rmt_t': 'neck=dict(in_channels=32)',
 }
 SMALL = {
     f'demo_{name}.py': f"""
 _base_ = '{ROOT}/configs/demo_{name}.py'
-arch = dict({ARCH})
+dims = [8, 16, 24, 32]
+arch = dict(_delete_=True, dims=dims, depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
+norm = dict(_delete_=True, type='GN', num_groups=4)
 few = dict(max_per_img=20)
 thr = dict(few, score_thr=0.0)
-model = dict(backbone=dict(arch=arch), {model})
+model = dict(backbone=dict(arch=arch, norm_cfg=norm), {model})
 train_dataloader = dict(num_workers=0, persistent_workers=False)
 val_dataloader = dict(num_workers=0, persistent_workers=False)
 """

@@ -17,34 +17,33 @@ def test_print_config(tmp_path, capsys):
     assert Config.fromfile(path).pretty_text == Config.fromstring(printed, '.py').pretty_text
 
 
+def browsed(folder, text, root, phase, number=2):
+    """Return the images that browse draws for a config."""
+    folder.mkdir(exist_ok=True)
+    (folder / 'tiny.py').write_text(text)
+    options = ('--data-root', root, '--phase', phase, '--number', number)
+    given = (folder / 'tiny.py', '--not-show', '--output-dir', folder / 'drawn', *options)
+    assert not run_here('browse_dataset', *given)
+    paths = sorted((folder / 'drawn').iterdir())
+    assert [path.name[:7] for path in paths] == [f'00000{n}_' for n in range(number)]
+    return [cv2.imread(str(path)).astype(int) for path in paths]
+
+
 @pytest.mark.parametrize('text, root, phase', [
     (DETECTOR, 'coco_root', 'train'), (SEGMENTOR, 'ade_root', 'train'),
     (SEGMENTOR, 'ade_root', 'val'),  # whose images are resized, but not the label maps
 ])  # fmt: skip
 def test_browse_dataset(tmp_path, request, text, root, phase):
     """The requested number of images is drawn, with coloured annotations."""
-    (tmp_path / 'tiny.py').write_text(text)
-    options = ('--data-root', request.getfixturevalue(root), '--phase', phase, '--number', 2)
-    given = (tmp_path / 'tiny.py', '--not-show', '--output-dir', tmp_path / 'drawn', *options)
-    assert not run_here('browse_dataset', *given)
-    paths = sorted((tmp_path / 'drawn').iterdir())
-    assert [path.name[:7] for path in paths] == ['000000_', '000001_']
-    for path in paths:
-        image = cv2.imread(str(path))
+    for image in browsed(tmp_path, text, request.getfixturevalue(root), phase):
         assert max(image.shape[:2]) == 640  # enlarged, so that labels can be read
-        assert (image.max(-1).astype(int) - image.min(-1)).max() > 60
+        assert (image.max(-1) - image.min(-1)).max() > 60
 
 
 def test_browse_padded_images(tmp_path, coco_root):
     """Boxes and image have the size of the file, without the padding."""
     pad = dict(type='Pad', size=(200, 200), pad_val=dict(img=0))
     text = f"{DETECTOR}\nval_dataloader['dataset']['pipeline'].insert(-1, {pad})\n"
-    drawn = []
-    for name, config in (('plain', DETECTOR), ('padded', text)):
-        (tmp_path / f'{name}.py').write_text(config)
-        options = ('--data-root', coco_root, '--phase', 'val', '--number', 1)
-        given = (tmp_path / f'{name}.py', '--not-show', '--output-dir', tmp_path / name, *options)
-        assert not run_here('browse_dataset', *given)
-        (path,) = (tmp_path / name).iterdir()
-        drawn.append(cv2.imread(str(path)).astype(int))
-    assert abs(drawn[0] - drawn[1]).mean() < 2
+    (plain,) = browsed(tmp_path / 'plain', DETECTOR, coco_root, 'val', 1)
+    (padded,) = browsed(tmp_path / 'padded', text, coco_root, 'val', 1)
+    assert abs(plain - padded).mean() < 2

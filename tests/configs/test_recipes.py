@@ -43,13 +43,11 @@ NETWORKS = {**ARCHS, **ABLATIONS}
 
 def test_number_of_configs():
     names = {path.stem for path in (ROOT / 'configs').glob('*.py')}
-    # tests/classification has those.
-    names = {name for name in names if not name.startswith(('imagenet_', 'demo_cls_'))}
+    # tests/classification and tests/cli/test_demo.py build those.
+    names = {name for name in names if not name.startswith(('imagenet_', 'demo_'))}
     own = ('coco', 'coco_layer_decay', 'coco_small', 'segmentation', 'segmentation_small')
-    demos = ('cascade_maskrcnn_rmt_t', 'maskrcnn_rmt_t', 'retinanet_rest_lite')
-    demos += ('semfpn_rest_lite', 'upernet_rmt_t')
-    others = {*(f'own_{name}' for name in own), *(f'demo_{name}' for name in demos)}
-    assert names == {'_'.join(config) for config in ALL} | others | {'maskrcnn_rmt_l_3x_fsdp'}
+    others = {'maskrcnn_rmt_l_3x_fsdp', *(f'own_{name}' for name in own)}
+    assert names == {'_'.join(config) for config in ALL} | others
 
 
 @functools.lru_cache(maxsize=1)  # the schedules of a network follow each other
@@ -76,12 +74,18 @@ def test_config(method, name, schedule):
     check_runtime(cfg, method)
 
 
-def check_backbone(cfg, model, method, name):
-    backbone = model.backbone
+def check_arch(cfg, backbone, name):
+    """Also of classifiers; return family and dims."""
     family, arch, dims, depths, drop_path = NETWORKS[name]
     assert (type(backbone).__name__, cfg.model.backbone.arch) == (family, arch)
     assert (backbone.arch.dims, backbone.arch.depths) == (dims, depths)
     assert (backbone.drop_path_rate, backbone.init_cfg) == (drop_path, None)
+    return family, dims
+
+
+def check_backbone(cfg, model, method, name):
+    backbone = model.backbone
+    family, dims = check_arch(cfg, backbone, name)
     every = tuple(range(len(dims)))
     assert backbone.out_indices == ((1, 2, 3) if method == 'retinanet' else every)
     assert (backbone.frozen_stages, backbone.norm_eval, backbone.with_cp) == (-1, False, False)
@@ -187,26 +191,30 @@ CHECKS = {
 }
 
 
-def check_optimizer(cfg, model, optimizer, method, name):
+def decays_of(optimizer, rate):
+    """Return the weight decay of each parameter; all have this learning rate."""
     assert type(optimizer) is torch.optim.AdamW
+    groups = optimizer.param_groups
+    assert {(g['lr'], g['betas'], g['eps']) for g in groups} == {(rate, (0.9, 0.999), 1e-8)}
+    return {parameter: g['weight_decay'] for g in groups for parameter in g['params']}
+
+
+def check_optimizer(cfg, model, optimizer, method, name):
     rate = 6e-5 if method == 'upernet' else 1e-4
     decay = {'upernet': 0.01, 'semfpn': 1e-4}.get(method, 0.05)
     if method == 'retinanet' and name.startswith('rmt'):
         decay = 1e-4
-    decays = {}
-    for group in optimizer.param_groups:
-        assert (group['lr'], group['betas']) == (rate, (0.9, 0.999))
-        decays.update({id(p): group['weight_decay'] for p in group['params']})
+    decays = decays_of(optimizer, rate)
     spared = {
-        id(parameter)
+        parameter
         for module in model.modules()
         if 'Norm' in type(module).__name__
         for parameter in module.parameters(recurse=False)
     }
     assert spared
     for parameter in model.parameters():
-        without = method != 'semfpn' and id(parameter) in spared
-        assert decays[id(parameter)] == (0 if without else decay)
+        without = method != 'semfpn' and parameter in spared
+        assert decays[parameter] == (0 if without else decay)
     clipped = name.startswith('rest') and method in ('maskrcnn', 'cascade_maskrcnn')
     assert cfg.optim_wrapper.get('clip_grad') == (dict(max_norm=0.01) if clipped else None)
     assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=16)

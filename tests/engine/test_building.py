@@ -14,14 +14,9 @@ RATE = 0.5
 
 def groups(model, constructor='BackboneLayerDecayConstructor', **paramwise_cfg):
     """Return parameter name -> parameter group."""
-    wrapper = build_optim_wrapper(
-        model,
-        dict(
-            optimizer=dict(type='SGD', lr=1.0, weight_decay=0.1),
-            constructor=constructor,
-            paramwise_cfg=paramwise_cfg,
-        ),
-    )
+    optimizer = dict(type='SGD', lr=1.0, weight_decay=0.1)
+    cfg = dict(optimizer=optimizer, constructor=constructor, paramwise_cfg=paramwise_cfg)
+    wrapper = build_optim_wrapper(model, cfg)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {names[id(g['params'][0])]: g for g in wrapper.optimizer.param_groups}
 

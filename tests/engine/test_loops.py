@@ -13,7 +13,7 @@ from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.runner import Runner
 from torch.utils.data import BatchSampler, DataLoader, WeightedRandomSampler
 
-from mmrest.checkpoint import CheckpointError
+from mmrest.checkpoint import CheckpointError, read_checkpoint
 from mmrest.engine import saving
 from mmrest.engine.building import build_runner
 from mmrest.engine.config import make_resumable
@@ -21,7 +21,7 @@ from mmrest.engine.data_loading import ResumableLoader, SeededDataset
 from mmrest.engine.resuming import ScheduleHook
 from mmrest.engine.saving import newest_checkpoint
 from mmrest.errors import Interrupted, UsageError
-from tests.engine.toy import EPOCHS, SAMPLES, Numbers, config
+from tests.engine.toy import EPOCHS, SAMPLES, Numbers, Toy, config
 from tests.torch_versions import needs_torch
 
 
@@ -113,42 +113,26 @@ def whole(kind, tmp_path_factory):
 
 BEST = dict(save_best='mean', rule='less')
 BEST_OF_TWO = dict(BEST, save_best=['mean', 'deviation'])
-QUICK = ((3, 0), (4, 0), (8, 0), (4, 2))
-SLOW = ((1, 0), (6, 0), (15, 0), (6, 2))
+QUICK = [(('training', i), 0) for i in (2, 3, 7)]
+QUICK += [(('training', 3), 2), (('in an evaluation', 8), 0)]
+SLOW = [(('training', i), 0) for i in (0, 5, 14)] + [(('training', 5), 2)]
 
 
 @pytest.mark.parametrize(
-    'stop, workers', [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
+    'place, workers', [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 )
-def test_stopped_after_an_iteration(kind, whole, stop, workers, tmp_path):
-    trained(config(tmp_path, workers=workers, **kind), place=('training', stop - 1))
+def test_stopped_and_resumed(kind, whole, place, workers, tmp_path):
+    trained(config(tmp_path, workers=workers, **kind), place=place)
     run = gone_on(tmp_path, workers=workers, **kind)
     same(run, whole)
-    assert min(run[0].losses) == stop
+    where, iteration = place
+    assert min(run[0].losses) == iteration + (where == 'training')
+    if where == 'in an evaluation':
+        assert min(run[0].evaluations) == iteration  # it is made up for
     if workers == 0:  # nothing that was trained on before is loaded again
         in_training = [i for batch in run[0].indices.values() for i in batch]
         evaluated = SAMPLES * len(run[0].evaluations)
         assert len(Numbers.loaded) == len(in_training) + evaluated
-
-
-def test_stopped_in_an_evaluation(kind, whole, tmp_path):
-    trained(config(tmp_path, **kind), place=('in an evaluation', 8))
-    run = gone_on(tmp_path, **kind)
-    same(run, whole)
-    assert sorted(run[0].evaluations)[0] == 8  # it is made up for
-
-
-def test_newest_checkpoint_of_a_copied_folder(tmp_path):
-    """It is the folder's own, if there is one."""
-    noted, own = tmp_path / 'run' / 'epoch_2.pth', tmp_path / 'copy' / 'epoch_1.pth'
-    for path in (noted, own):
-        path.parent.mkdir()
-        path.touch()
-        (path.parent / 'last_checkpoint').write_text(str(noted))
-    assert newest_checkpoint(noted.parent) == str(noted)
-    assert newest_checkpoint(own.parent) == str(own)
-    own.unlink()
-    assert newest_checkpoint(own.parent) == str(noted)
 
 
 @pytest.mark.parametrize(
@@ -209,27 +193,25 @@ def test_epochs_shorter_than_their_length(tmp_path, place, left, checkpoint):
     assert runner.epoch == 4 and len(watch.losses) == left
 
 
-def test_an_epoch_that_had_begun(tmp_path):
-    """The evaluation before it is not repeated if its batches are rounded down to none."""
-    trained(config(tmp_path), place=('training', 4))
-    watch, _ = gone_on(tmp_path, **{'train_dataloader.batch_size': 6})
-    assert list(watch.evaluations) == [4, 6, 8]
-
-
-def test_an_evaluation_that_is_due_again(tmp_path):
-    options = dict(by_epoch=False, **{'train_cfg.val_interval': 1})
+@pytest.mark.parametrize('options, later, evaluations', [
+    # The epoch has begun, even if its batches are rounded down to none.
+    ({}, {'train_dataloader.batch_size': 6}, [4, 6, 8]),
+    ({'by_epoch': False, 'train_cfg.val_interval': 1}, {}, list(range(5, 17))),  # it was not done
+])  # fmt: skip
+def test_evaluations_after_a_stop_in_training(tmp_path, options, later, evaluations):
     trained(config(tmp_path, **options), place=('training', 4))
-    watch, _ = gone_on(tmp_path, **options)
-    assert list(watch.evaluations) == list(range(5, 17))
+    watch, _ = gone_on(tmp_path, **options, **later)
+    assert list(watch.evaluations) == evaluations
 
 
-def test_killed_before_patience_is_counted(tmp_path, monkeypatch):
-    """After the checkpoint was saved again, with the new best metric."""
+@pytest.mark.parametrize('iteration', [4, 12])
+def test_killed_before_patience_is_counted(tmp_path, monkeypatch, iteration):
+    """After the checkpoint was saved again, with a new best metric; the count goes on."""
     monkeypatch.setattr(Watch, 'priority', 'VERY_LOW')  # that of the checkpoint hook
     patience = dict(monitor='mean', rule='less', patience=100, min_delta=9)
     options = dict(custom_hooks=[dict(type='EarlyStoppingHook', **patience)])
     options['checkpoint'] = dict(EPOCHS, **BEST)
-    trained(config(tmp_path, **options), place=('after an evaluation', 4))
+    trained(config(tmp_path, **options), place=('after an evaluation', iteration))
     _, runner = gone_on(tmp_path, **options)
     assert [hook.wait_count for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)] == [3]
 
@@ -238,7 +220,7 @@ def test_resumed_by_more_processes(tmp_path, monkeypatch):
     """A further process evaluates and shuffles like the others."""
     whole, _ = trained(config(tmp_path / 'whole', checkpoint=EPOCHS))
     trained(config(tmp_path, checkpoint=EPOCHS), place=('before an evaluation', 8))
-    monkeypatch.setattr(saving, 'get_rank', lambda: 1)
+    monkeypatch.setattr(saving.dist, 'get_rank', lambda: 1)
     watch, _ = gone_on(tmp_path, checkpoint=EPOCHS)
     assert list(watch.evaluations) == [8, 12, 16]
     assert watch.indices == {i: whole.indices[i] for i in range(8, 16)}
@@ -259,12 +241,9 @@ def test_best_checkpoint_of_another_folder(tmp_path):
 
 def test_ranks_evaluate_what_is_saved(tmp_path, monkeypatch):
     """Namely the statistics of rank 0, whose batch norms have seen other images."""
-    mean = torch.full((8,), 7.0)
-    monkeypatch.setattr(
-        saving, 'broadcast', lambda buffer: buffer.copy_(mean) if buffer.ndim else buffer
-    )
+    monkeypatch.setattr(saving.dist, 'broadcast', lambda buffer: buffer.fill_(7))
     _, runner = trained(config(tmp_path), place=('in an evaluation', 4))
-    assert torch.equal(runner.model.net[1].running_mean, mean)
+    assert (runner.model.net[1].running_mean == 7).all()
 
 
 def test_loader_has_its_batch_size(tmp_path):
@@ -325,12 +304,28 @@ def test_a_request_to_stop(place, iteration, saved, tmp_path):
     assert newest_checkpoint(tmp_path / 'run').endswith(saving.INTERRUPTED)
     same(gone_on(tmp_path / 'run', **options), whole)
     assert checkpoints(tmp_path / 'run') == checkpoints(tmp_path / 'whole')
-    ends = [
-        torch.load(tmp_path / name / 'epoch_4.pth', weights_only=False)
-        for name in ('whole', 'run')
-    ]
+    end, of_whole = (read_checkpoint(str(tmp_path / n / 'epoch_4.pth')) for n in ('run', 'whole'))
     for key in ('state_dict', 'ema_state_dict'):
-        assert all(torch.equal(tensor, ends[1][key][n]) for n, tensor in ends[0][key].items())
+        assert all(torch.equal(tensor, end[key][n]) for n, tensor in of_whole[key].items())
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+@pytest.mark.parametrize('bad, interval', [('nan', 50), ('inf', 1)])
+def test_a_run_that_diverges(tmp_path, monkeypatch, by_epoch, bad, interval):
+    """The third loss is invalid; the fourth, before a checkpoint, is valid again."""
+    checkpoint = dict(EPOCHS, by_epoch=by_epoch, interval=1 if by_epoch else 2)
+    hook = dict(type='InvalidLossHook', interval=interval)
+    runner = build_runner(config(tmp_path, False, by_epoch, 0, checkpoint, custom_hooks=[hook]))
+    forward, added = Toy.forward, iter([0, 0, float(bad)])
+
+    def diverging(self, *args, mode, **kwargs):
+        found = forward(self, *args, mode=mode, **kwargs)
+        return dict(loss=found['loss'] + next(added, 0)) if mode == 'loss' else found
+
+    monkeypatch.setattr(Toy, 'forward', diverging)
+    with pytest.raises(UsageError, match=rf'the loss is {bad} after iteration 3; resume from'):
+        runner.train()
+    assert checkpoints(tmp_path) == ([] if by_epoch else ['iter_2.pth'])
 
 
 def test_checkpoints_elsewhere(tmp_path):
@@ -343,11 +338,12 @@ def test_checkpoints_elsewhere(tmp_path):
 
 
 def test_newest_checkpoint_of_a_copy(tmp_path):
+    """It is the folder's own, if there is one."""
     run, copy = tmp_path / 'run', tmp_path / 'copy'
     trained(config(run), place=('training', 10))
-    shutil.copytree(run, copy, copy_function=shutil.copyfile)
+    run.rename(copy)
     assert newest_checkpoint(copy) == str(copy / 'iter_11.pth')
-    shutil.rmtree(run)
+    shutil.copytree(copy, run, copy_function=shutil.copyfile)
     assert newest_checkpoint(copy) == str(copy / 'iter_11.pth')
     (copy / 'iter_11.pth').write_text('broken')
     with pytest.raises(CheckpointError, match=r'iter_11\.pth cannot be read as a checkpoint'):
@@ -355,6 +351,8 @@ def test_newest_checkpoint_of_a_copy(tmp_path):
     for path in copy.glob('iter_*.pth'):
         path.unlink()
     (copy / 'iter_10-d77de378.pth').touch()  # published: weights only
+    assert newest_checkpoint(copy) == str(run / 'iter_11.pth')
+    shutil.rmtree(run)
     with pytest.raises(CheckpointError, match='last_checkpoint names '):
         newest_checkpoint(copy)
     assert newest_checkpoint(tmp_path / 'absent') is None

@@ -65,21 +65,17 @@ def config(folder, endless=False, by_epoch=True, workers=0, checkpoint=None, **o
     """Config of a run of 16 iterations, or 4 epochs; `options` override it."""
     loader = dict(num_workers=workers, persistent_workers=False, dataset=dict(type='Numbers'))
     sampler = dict(type='InfiniteSampler' if endless else 'DefaultSampler', shuffle=True)
-    loop = dict(by_epoch=True, max_epochs=4)
-    if not by_epoch:
-        loop = dict(by_epoch=False, max_iters=16, val_interval=4)
-    fields = dict(
+    length = dict(max_epochs=4) if by_epoch else dict(max_iters=16, val_interval=4)
+    cfg = Config(dict(
         model=dict(type='Toy'),
         work_dir=str(folder),
         launcher='none',
         train_dataloader=dict(loader, batch_size=3, sampler=sampler),
         val_dataloader=dict(
-            loader,
-            batch_size=4,
-            sampler=dict(type='DefaultSampler', shuffle=False),
+            loader, batch_size=4, sampler=dict(type='DefaultSampler', shuffle=False),
             dataset=dict(type='Numbers', test_mode=True),
         ),
-        train_cfg=loop,
+        train_cfg=dict(length, by_epoch=by_epoch),
         val_cfg={},
         val_evaluator=dict(type='Mean'),
         optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-2)),
@@ -92,7 +88,6 @@ def config(folder, endless=False, by_epoch=True, workers=0, checkpoint=None, **o
         randomness=dict(seed=3),
         # mmengine keeps one log and one message hub a name.
         experiment_name=f'run_{next(_NUMBERS)}',
-    )
-    cfg = Config(fields)
+    ))  # fmt: skip
     cfg.merge_from_dict(options)
     return cfg

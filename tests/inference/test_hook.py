@@ -17,9 +17,9 @@ from tests.inference.test_overlay import instances
 
 
 class Data(list):
-    def __init__(self, samples, classes=('wall', 'door'), **metainfo):
+    def __init__(self, samples, classes=('wall', 'door'), palette=((255, 0, 0),), **metainfo):
         super().__init__(samples)
-        self.metainfo = dict(classes=classes, palette=[(255, 0, 0)], **metainfo)
+        self.metainfo = dict(classes=classes, palette=palette, **metainfo)
 
     def get_data_info(self, index):
         return dict(img_path=self[index].get('img_path'))

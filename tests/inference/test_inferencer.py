@@ -2,6 +2,7 @@
 
 import functools
 import json
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -14,25 +15,7 @@ from mmrest.apis import inference
 from mmrest.engine.config import load_config
 from mmrest.errors import UsageError
 from mmrest.inference.inputs import UnreadableImage
-from tests.runs import DETECTOR, SMALL_SEGMENTOR, lay_out, run_here
-
-# Boxes alone, which can be augmented.
-BOXES = f"""{DETECTOR}
-model['roi_head'].update(mask_roi_extractor=None, mask_head=None)
-tta_cfg = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=20)
-tta_model = dict(_delete_=True, type='DetTTAModel', tta_cfg=tta_cfg)
-tta_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='TestTimeAug', transforms=[
-        [dict(type='Resize', scale=(80, 60), keep_ratio=True)],
-        [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-        [dict(type='LoadAnnotations', with_bbox=True)],
-        [dict(type='PackDetInputs', meta_keys=(
-            'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction',
-        ))],
-    ]),
-]
-"""
+from tests.runs import DETECTOR, RETINANET, SMALL_SEGMENTOR, lay_out, run_here
 
 # Fields in images of four channels, as one class with a sigmoid.
 FIELDS = f"""{SMALL_SEGMENTOR}
@@ -49,7 +32,7 @@ tta_pipeline[0]['color_type'] = 'unchanged'
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('inferencer')
-    return lay_out(folder, det=DETECTOR, seg=SMALL_SEGMENTOR, boxes=BOXES, fields=FIELDS)
+    return lay_out(folder, det=DETECTOR, seg=SMALL_SEGMENTOR, boxes=RETINANET, fields=FIELDS)
 
 
 @pytest.fixture(scope='module')
@@ -103,13 +86,10 @@ def test_sizes_of_a_segmentor_are_not_mixed(folder, monkeypatch):
     sizes = [(60, 80), (60, 80), (60, 60), (60, 80), (60, 80), (60, 80)]
     arrays = [rng.integers(0, 255, (*size, 3), np.uint8) for size in sizes]
     infer = model(folder, 'seg')
-    batches = []
-    step = infer.model.test_step
-    monkeypatch.setattr(
-        infer.model, 'test_step', lambda data: batches.append(len(data['inputs'])) or step(data)
-    )
+    step = Mock(wraps=infer.model.test_step)
+    monkeypatch.setattr(infer.model, 'test_step', step)
     found = list(infer.stream(arrays, batch_size=2))
-    assert batches == [2, 1, 2, 1]
+    assert [len(call.args[0]['inputs']) for call in step.call_args_list] == [2, 1, 2, 1]
     assert [p.sample.pred_sem_seg.shape for p in found] == sizes
     assert all(p.source is array for p, array in zip(found, arrays))
 
@@ -130,9 +110,8 @@ def test_augmentation(folder, images, name):
     def differs(infer):
         one, other = infer([image, mirrored])
         if name == 'seg':
-            return (
-                one.pred_sem_seg.data != other.pred_sem_seg.data.flip(-1)
-            ).float().mean() > 0.01
+            labels, of_mirrored = one.pred_sem_seg.data, other.pred_sem_seg.data.flip(-1)
+            return (labels != of_mirrored).float().mean() > 0.01
         one, other = one.pred_instances.bboxes, other.pred_instances.bboxes
         return not torch.allclose(one[:, [1, 3]], other[:, [1, 3]], atol=1e-3)
 
@@ -197,25 +176,21 @@ def test_unreadable(folder, images, tmp_path, capfd, spoil, reason):
     with pytest.raises(UnreadableImage, match=f'bad.jpg {reason}'):
         infer([images[1], path])
     assert capfd.readouterr() == ('', '')
-    told = []
-    found = list(infer.stream([path, images[1]], 2, lambda *what: told.append(what)))
-    assert [p.source for p in found] == [images[1]]
-    assert told[0][0] == path and str(path) in str(told[0][1])
+    tell = Mock()
+    assert [p.source for p in infer.stream([path, images[1]], 2, tell)] == [images[1]]
+    given, error = tell.call_args.args
+    assert given == path and str(path) in str(error)
 
 
 def test_out_of_memory(folder, images, monkeypatch):
     infer = model(folder, 'det')
-
-    def fail(data):
-        raise RuntimeError(message)
-
-    monkeypatch.setattr(infer.model, 'test_step', fail)
-    message = "DefaultCPUAllocator: can't allocate memory: 9 bytes\nmore"
-    with pytest.raises(UsageError, match=r'out of memory for images of \d+ x \d+ pixels'):
-        infer(images[0])
-    message = 'CUDA error: an illegal memory access was encountered'
-    with pytest.raises(RuntimeError, match='illegal'):
-        infer(images[0])
+    for message, error, said in (
+        ("can't allocate memory: 9 bytes\nmore", UsageError, r'memory for images of \d+ x \d+ p'),
+        ('CUDA error: an illegal memory access', RuntimeError, 'illegal'),
+    ):
+        monkeypatch.setattr(infer.model, 'test_step', Mock(side_effect=RuntimeError(message)))
+        with pytest.raises(error, match=said):
+            infer(images[0])
 
 
 def test_names_with_a_tilde(folder, images, tmp_path, monkeypatch):

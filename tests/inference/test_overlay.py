@@ -87,7 +87,10 @@ def places(boxes):
 
 
 def test_hundreds_of_labels():
-    """Drawn labels are inside the image, and do not overlap."""
+    """They are above the box if there is room, inside the image, and do not overlap."""
+    (_, first), (_, second) = places([[100, 100, 200, 200], [630, 0, 640, 90]])
+    assert first[0] == 100 and first[3] == 100
+    assert second[1] == 0 and second[2] == 640
     rng = np.random.default_rng(0)
     corners = rng.integers(0, 400, (300, 2))
     boxes = np.hstack([corners, corners + rng.integers(5, 40, (300, 2))]).tolist()
@@ -103,13 +106,6 @@ def test_the_label_of_the_highest_score_is_next_to_the_box():
     drawn = draw(GREY, detections([[99, 99, 300, 300]] * 2, [0.5, 0.9], [0, 1]), 'ab', PALETTE)
     above = drawn[88:98, 100:130]
     assert (above == (255, 0, 0)).all(-1).mean() > 0.4 and not (above == (0, 0, 255)).all(-1).any()
-
-
-def test_places():
-    """Above the box if there is room, and inside the image."""
-    (_, first), (_, second) = places([[100, 100, 200, 200], [630, 0, 640, 90]])
-    assert first[0] == 100 and first[3] == 100
-    assert second[1] == 0 and second[2] == 640
 
 
 def test_instances_of_a_class_that_overlap_have_shades():

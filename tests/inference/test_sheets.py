@@ -1,7 +1,6 @@
 """Contact sheets and the images of a report."""
 
 from pathlib import Path
-from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -14,10 +13,10 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from mmrest.inference.sheets import draw_panel, draw_predictions
+from tests.inference.test_hook import Data
 from tests.inference.test_overlay import instances
 
 COLOURS = [(255, 0, 0), (0, 0, 255)]
-METAINFO = dict(classes=('square', 'disc'), palette=COLOURS)
 
 
 class Found(nn.Module):
@@ -31,8 +30,8 @@ class Found(nn.Module):
         return [self.sample]
 
 
-class Data(list):
-    metainfo: ClassVar = METAINFO
+def data_of(*samples):
+    return Data(samples, ('square', 'disc'), COLOURS)
 
 
 @pytest.fixture
@@ -56,7 +55,7 @@ def test_instances(image, tmp_path, scores, drawn):
     """Three columns; the detections above the threshold are in the last one."""
     truth = DetDataSample(metainfo=image, gt_instances=detections()[:0])
     sample = DetDataSample(metainfo=image, pred_instances=detections(scores=scores))
-    data = Data([dict(inputs=torch.zeros(3, 20, 30), data_samples=truth)] * 2)
+    data = data_of(*[dict(inputs=torch.zeros(3, 20, 30), data_samples=truth)] * 2)
     draw_predictions(Found(sample), data, tmp_path / 'x.png')
     picture = cv2.imread(str(tmp_path / 'x.png'))
     assert picture.shape[1] == 3 * 438 and picture.shape[0] > 2 * 286
@@ -70,7 +69,7 @@ def test_label_maps(image, tmp_path):
     labels[:, 10:20, 10:20] = 1
     sample = SegDataSample(metainfo=image)
     sample.gt_sem_seg = sample.pred_sem_seg = PixelData(data=labels)
-    data = Data([dict(inputs=torch.zeros(3, 40, 60), data_samples=sample)])
+    data = data_of(dict(inputs=torch.zeros(3, 40, 60), data_samples=sample))
     draw_predictions(Found(sample), data, tmp_path / 'x.png')
     image, truth, predicted = np.split(cv2.imread(str(tmp_path / 'x.png')), [438, 876], axis=1)
     for colour in COLOURS:
@@ -81,14 +80,14 @@ def test_label_maps(image, tmp_path):
 def test_classes(image, tmp_path):
     sample = DataSample(metainfo=image).set_gt_label(1).set_pred_label(1)
     sample.set_pred_score(torch.tensor([0, 1.0]))
-    data = Data([dict(inputs=torch.zeros(3, 20, 30), data_samples=sample)] * 7)
+    data = data_of(*[dict(inputs=torch.zeros(3, 20, 30), data_samples=sample)] * 7)
     draw_predictions(Found(sample), data, tmp_path / 'y.png')
     drawn = cv2.imread(str(tmp_path / 'y.png'))
     assert 4 * 286 < drawn.shape[0] < 5 * 286 and has(drawn[:, 2 * 438 :], (27, 127, 59))
 
 
 def panel(image, content):
-    jpeg, inside = draw_panel(Path(image['img_path']), content, Data())
+    jpeg, inside = draw_panel(Path(image['img_path']), content, data_of())
     return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), inside
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from mmrest import RMT, ResT
 from mmrest.checkpoint import CheckpointError
 from tests.models.networks import FAMILIES, TINY, official, randomised, tiny
-from tests.reference import CLASSIFICATION, KEYS, fill
+from tests.reference import KEYS, classifier_shapes, fill
 
 both = pytest.mark.parametrize('family', FAMILIES)
 slow = pytest.mark.slow
@@ -53,24 +53,21 @@ def test_missing_and_unused_tensors(family, tmp_path, log):
     assert 'keep their initial values' in log.text and 'ignored' in log.text
 
 
+DAMAGES = {
+    'half': lambda state: dict(list(state.items())[: len(state) // 2]),
+    'transposed': lambda state: {n: t.T if '.fc1.w' in n else t for n, t in state.items()},
+    'other names': lambda state: {f'other_{n}': t for n, t in state.items()},
+}
+
+
 @both
-@pytest.mark.parametrize('damage', ['half', 'arch', 'transposed', 'other names'])
+@pytest.mark.parametrize('damage', DAMAGES)
 def test_mismatch_is_an_error_and_loads_nothing(family, damage, tmp_path):
-    arch = dict(TINY[family], dims=(8, 16, 24, 40)) if damage == 'arch' else TINY[family]
-    state = family(arch).state_dict()
-    if damage == 'half':
-        state = dict(list(state.items())[: len(state) // 2])
-    elif damage == 'transposed':
-        name = next(name for name in state if name.endswith('fc1.weight'))
-        state[name] = state[name].T.contiguous()
-    elif damage == 'other names':
-        state = {'other_' + name: tensor for name, tensor in state.items()}
-    torch.save(state, tmp_path / 'x.pth')
+    torch.save(DAMAGES[damage](tiny(family).state_dict()), tmp_path / 'x.pth')
     network = tiny(family, init_cfg=pretrained(tmp_path / 'x.pth'))
     before = copy.deepcopy(network.state_dict())
-    with pytest.raises(
-        CheckpointError, match=r'x\.pth for \w+ does not match .*: \d+ of \d+ tensors'
-    ):
+    message = r'x\.pth for \w+ does not match .*: \d+ of \d+ tensors'
+    with pytest.raises(CheckpointError, match=message):
         network.init_weights()
     assert equal(network, before)
 
@@ -104,9 +101,7 @@ def released(name, kind='classification'):
     """Return the weights of a network of the papers, and those that its file has beside them."""
     shapes, extra = KEYS[name], {'neck.lateral_convs.0.conv.weight': [8, 8, 1, 1]}
     if kind == 'classification':
-        (entry,) = (e for e in CLASSIFICATION if e['name'] == name)
-        missing, extra = entry['not_in_classification_checkpoint'], entry['extra_keys']
-        shapes = {n: shape for n, shape in shapes.items() if n not in missing}
+        shapes, extra = classifier_shapes(name)
     return fill(shapes), fill(extra)
 
 
@@ -169,16 +164,3 @@ def test_second_initialisation_keeps_trained_weights(family, tmp_path):
     learned = copy.deepcopy(randomised(network).state_dict())
     network.init_weights()
     assert equal(network, learned)
-
-
-@pytest.mark.parametrize('init_cfg, message', [
-    (['x.pth'], "init_cfg must be a dict .* got \\['x.pth'\\]"),
-    (dict(checkpoint='x.pth'), "got {'checkpoint': 'x.pth'}"),
-    (dict(type='Pretrained'), 'checkpoint=PATH.* got .*Pretrained'),
-    (dict(type='Pretrained', checkpoint='x.pth', prefix=3), 'a string as prefix.* got .*3'),
-    (dict(type='Pretrained', checkpoint='x.pth', strict=True), "got {.*'strict': True"),
-])  # fmt: skip
-@both
-def test_init_cfg_errors(family, init_cfg, message):
-    with pytest.raises(ValueError, match=message):
-        tiny(family, init_cfg=init_cfg)

@@ -4,7 +4,6 @@ As a program it is one process of a distributed run, ``wrapped RANK WORLD FILE``
 every wrapper of :data:`DISTRIBUTED` and saves what :func:`step` gives.
 """
 
-import copy
 import functools
 import sys
 from datetime import timedelta
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
 from mmrest import RMT, ResT
 from mmrest.engine.distributed import wrap_blocks
@@ -147,9 +145,7 @@ def compiled(network: nn.Module) -> nn.Module:
 LOCAL = {
     'replica of DataParallel': Replica,
     'torch.compile': compiled,
-    'AveragedModel': AveragedModel,
     'layers exchanged': exchanged,
-    'a copy': copy.deepcopy,
 }
 """Wrappers inside one process."""
 

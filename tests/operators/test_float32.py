@@ -12,12 +12,8 @@ from mmengine.structures import InstanceData
 
 import mmrest  # noqa: F401, registers
 
-ARGS = dict(
-    roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0),
-    out_channels=4,
-    featmap_strides=[4, 8],
-    finest_scale=14,
-)
+LAYER = dict(type='RoIAlign', output_size=7, sampling_ratio=0)
+ARGS = dict(roi_layer=LAYER, out_channels=4, featmap_strides=[4, 8], finest_scale=14)
 
 
 @pytest.fixture(autouse=True)
@@ -43,23 +39,15 @@ def test_regions(dtype):
     assert all(x.grad.dtype == dtype and x.grad.abs().sum() > 0 for x in maps)
 
 
-HEADS = {
-    'RPNHead': dict(num_classes=1),
-    'RetinaHead': dict(num_classes=2, stacked_convs=1),
-}
-
-
-@pytest.mark.parametrize('of', HEADS)
-def test_boxes_in_a_wide_image(of):
+@pytest.mark.parametrize('options', [
+    dict(of='RPNHead', num_classes=1), dict(of='RetinaHead', num_classes=2, stacked_convs=1),
+])  # fmt: skip
+def test_boxes_in_a_wide_image(options):
     """Anchors at the right edge of 1333 pixels, where bfloat16 has multiples of 8."""
     generator = dict(type='AnchorGenerator', scales=[1.7], ratios=[1.0], strides=[8])
     coder = dict(type='DeltaXYWHBBoxCoder')
-    head = MODELS.build(
-        dict(
-            type='Float32Head', of=of, in_channels=4, feat_channels=4, anchor_generator=generator,
-            bbox_coder=coder, **HEADS[of],
-        )
-    )  # fmt: skip
+    options.update(in_channels=4, feat_channels=4, anchor_generator=generator, bbox_coder=coder)
+    head = MODELS.build(dict(type='Float32Head', **options))
     nms = dict(type='nms', iou_threshold=0.9)
     cfg = ConfigDict(nms_pre=100, max_per_img=100, min_bbox_size=0, score_thr=0.0, nms=nms)
     with torch.no_grad(), torch.autocast('cpu', dtype=torch.bfloat16):

@@ -14,15 +14,11 @@ from tests.ops.attentions import ATTENTIONS, emsa_inputs
 @pytest.fixture
 def halved():
     """An operation whose fast form only supports even numbers."""
-    return dispatch.Operation(
-        'halved',
-        [
-            dispatch.Implementation(
-                'torch', lambda x: ('fast', x / 2), lambda x: f'{x} is odd' if x % 2 else None
-            ),
-            dispatch.Implementation('reference', lambda x: ('plain', x / 2), dispatch.always),
-        ],
-    )
+    forms = [
+        ('torch', lambda x: ('fast', x / 2), lambda x: f'{x} is odd' if x % 2 else None),
+        ('reference', lambda x: ('plain', x / 2), dispatch.always),
+    ]
+    return dispatch.Operation('halved', [dispatch.Implementation(*form) for form in forms])
 
 
 def test_first_supported_backend(halved, caplog):

@@ -34,7 +34,7 @@ class Network(torch.nn.Module):
         return emsa(q, k[:, :, :5], v[:, :, :5], self.mix.weight, self.mix.bias)
 
 
-@pytest.fixture(params=['full', 'axial', 'emsa'])
+@pytest.fixture
 def network(request):
     torch.compiler.reset()
     yield Network(request.param)
@@ -49,7 +49,15 @@ def results(network, function, size):
     return [out.detach(), *torch.autograd.grad((out * weight).sum(), list(network.parameters()))]
 
 
-@pytest.mark.parametrize('dynamic', [False, True])
+every_network = pytest.mark.parametrize('network', ['full', 'axial', 'emsa'], indirect=True)
+
+
+@pytest.mark.parametrize('network, dynamic', [
+    ('full', True), ('emsa', False),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ('full', False), ('emsa', True), ('axial', False), ('axial', True),
+    )),
+], indirect=['network'])  # fmt: skip
 def test_compiled_graphs_contain_the_kernels(network, dynamic):
     """Of static and of dynamic sizes, with the gradients of the reference."""
     operator = 'mmrest.emsa' if network.attention == 'emsa' else 'mmrest.masa'
@@ -74,6 +82,7 @@ def test_compiled_graphs_contain_the_kernels(network, dynamic):
         assert sum(target.startswith(operator) for target in targets) == 1
 
 
+@every_network
 def test_exported_programs_run_without_mmrest(network):
     with use_backend('triton'), pytest.raises(ValueError, match='is being exported'):
         torch.export.export(network, (torch.zeros(1, 3, 5, 4),), strict=False)
@@ -87,10 +96,8 @@ def operation(request):
     importlib.import_module(f'mmrest.ops.{request.param}.triton')
     operator = getattr(torch.ops.mmrest, request.param).default
     if request.param == 'masa':
-        shape, tables = (
-            (1, 3, 5, HEADS, DIM),
-            RelPos2d(DIM, HEADS, 2, 6)(3, 5, torch.device('cpu')),
-        )
+        shape = (1, 3, 5, HEADS, DIM)
+        tables = RelPos2d(DIM, HEADS, 2, 6)(3, 5, torch.device('cpu'))
         others = tables.cos_sin, tables.log_gamma, True
     else:
         shape, mix = (1, HEADS, 5, DIM), torch.randn(HEADS, HEADS, 1, 1, requires_grad=True)

@@ -14,9 +14,7 @@ from mmrest.ops.emsa import _refuse_unless_small
 from mmrest.ops.masa import _axial, _full
 from tests.torch_versions import FLOAT16
 
-each_kernel = pytest.mark.parametrize(
-    'kernel', list(trust.candidates.values()), ids=list(trust.candidates)
-)
+each_kernel = pytest.mark.parametrize('kernel', trust.candidates.values(), ids=trust.candidates)
 CPU = torch.device('cpu')
 dtypes = pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, FLOAT16])
 
@@ -166,9 +164,8 @@ def test_plain_operations_for_small_maps(device):
 def test_grids_have_no_limit():
     """CUDA's grids end at 65,535 in all dimensions but the first."""
     pytest.importorskip('triton', '3.3')
-    of_masa, of_emsa = (
-        importlib.import_module(f'mmrest.ops.{name}.triton') for name in ('masa', 'emsa')
-    )
+    load = importlib.import_module
+    of_masa, of_emsa = load('mmrest.ops.masa.triton'), load('mmrest.ops.emsa.triton')
     q = torch.empty(3000, 1, 4, 40, 16, device='meta')
     for width in (None, 2):
         (first, *others), _ = of_masa._layout(q, q, q, width)

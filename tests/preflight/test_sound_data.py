@@ -18,7 +18,15 @@ from torch.optim import SGD
 from mmrest.engine.config import load_config
 from mmrest.errors import UsageError
 from mmrest.preflight import data, rehearse
-from tests.preflight.test_planted_faults import TRAIN, VAL, changed_maps, edited, rehearsed
+from tests.preflight.test_planted_faults import (
+    SECOND,
+    TRAIN,
+    VAL,
+    changed_maps,
+    each,
+    edited,
+    rehearsed,
+)
 from tests.runs import ROOT
 
 BEST = {'coco/bbox_mAP 1.000', 'coco/segm_mAP 1.000'}
@@ -28,156 +36,113 @@ def scores(report):
     return {fact.found for fact in report.facts if 'ground truth' in fact.what}
 
 
-def crowd(content):
-    """A crowd in COCO format, with uncompressed RLE."""
-    content['annotations'][0].update(
-        iscrowd=1, segmentation=dict(size=[60, 80], counts=[100, 200, 4500])
-    )
+def passed(name, options=None):
+    """Train a step of a sound config; return the findings."""
+    report = rehearsed(name, options, thorough=True)
+    assert 'first step' in {fact.what for fact in report.facts}
+    of_length = 'shorten the schedule, or train longer'
+    assert all(warning.endswith(of_length) for warning in report.warnings), report.warnings
+    return report
 
 
-def gaps(content):
-    for image in content['images']:
-        image['id'] *= 1000
-    for annotation in content['annotations']:
-        annotation['id'] *= 7
-        annotation['image_id'] *= 1000
+def encoded(polygons):
+    whole = masks.merge(masks.frPyObjects(polygons, 60, 80))
+    return dict(whole, counts=whole['counts'].decode())
 
 
-def negatives(content):
-    content['annotations'] = [a for a in content['annotations'] if a['image_id'] != 1]
-
-
-def rle(content):
-    for annotation in content['annotations'][::2]:
-        whole = masks.merge(masks.frPyObjects(annotation['segmentation'], 60, 80))
-        annotation['segmentation'] = dict(whole, counts=whole['counts'].decode())
-
-
-def renamed(content):
-    content['images'][0]['file_name'] = 'Bäume im Frühling 1.jpg'
-
-
-def other_numbers(content):
-    for category in content['categories']:
-        category['id'] *= 10
-    for annotation in content['annotations']:
-        annotation['category_id'] *= 10
-
-
-def of_no_image(content):
-    content['annotations'].append(dict(content['annotations'][0], id=999, image_id=999))
-
-
-def another_class_without_masks(content):
+def other_entries(content):
+    """No object in an image, one of no image, and one of another class without a mask."""
+    del content['annotations'][:3]
     content['categories'].append(dict(id=9, name='other'))
-    entry = dict(content['annotations'][0], id=99, category_id=9)
-    lacking = ('segmentation', 'iscrowd')
-    content['annotations'].append({k: v for k, v in entry.items() if k not in lacking})
+    first = dict(content['annotations'][0], image_id=999)
+    other = {key: first[key] for key in ('bbox', 'area')}
+    content['annotations'] += [dict(first, id=998), dict(other, id=999, image_id=2, category_id=9)]
 
 
-def empty_polygons(content):
-    for entry in content['annotations'][:2]:
-        entry['segmentation'].append([])
+RUN_LENGTHS = dict(size=[60, 80], counts=[100, 200, 4500])
+ODDITIES = {
+    'numbers': [
+        each('images', id=lambda number: 1000 * number),
+        each('categories', id=lambda number: 10 * number),
+        each('annotations', id=lambda number: 7 * number,
+             image_id=lambda number: 1000 * number, category_id=lambda number: 10 * number),
+    ],
+    'masks': [
+        each('annotations', slice(1, 3), segmentation=lambda polygons: [*polygons, []]),
+        each('annotations', slice(4, None, 2), segmentation=encoded),
+        each('annotations', slice(1), iscrowd=1, segmentation=RUN_LENGTHS),
+    ],
+    'entries': [
+        other_entries,
+        each('images', slice(1), file_name='Bäume im Frühling 1.jpg'),
+    ],
+}  # fmt: skip
 
 
-ODDITIES = [crowd, gaps, negatives, rle, renamed, other_numbers, of_no_image]
-ODDITIES += [another_class_without_masks, empty_polygons]
-
-
-@pytest.mark.parametrize('oddity', ODDITIES, ids=lambda oddity: oddity.__name__)
+@pytest.mark.parametrize('oddity', ODDITIES)
 def test_annotations_of_coco(folder, oddity):
     for path, split in ((TRAIN, 'train2017'), (VAL, 'val2017')):
-        edited(folder / 'coco' / path, oddity)
-        if oddity is renamed:
-            images = folder / 'coco' / split
-            (images / '000000000001.jpg').rename(images / 'Bäume im Frühling 1.jpg')
+        for change in ODDITIES[oddity]:
+            edited(folder / 'coco' / path, change)
+        image = folder / 'coco' / split / '000000000001.jpg'
+        shutil.copy(image, image.with_name('Bäume im Frühling 1.jpg'))
     assert scores(rehearsed('det', thorough=True)) == BEST
 
 
 def test_boxes_only(folder):
     """What only masks need may be missing or odd: segmentations, whole sizes."""
-
-    def odd(content):
-        for entry in content['annotations'][::2]:
-            entry['segmentation'] = [1, 2, 30, 40, 50, 60]
-        for image in content['images']:
-            image['width'] = float(image['width'])
-
     for path in (TRAIN, VAL):
-        edited(folder / 'coco' / path, odd)
+        edited(folder / 'coco' / path, each('annotations', SECOND, segmentation=[1, 2, 30, 40]))
+        edited(folder / 'coco' / path, each('images', width=80.0))
     options = {f'model.roi_head.mask_{part}': None for part in ('roi_extractor', 'head')}
     options['train_dataloader.dataset.pipeline.1.with_mask'] = False
     options.update({'val_evaluator.metric': 'bbox', 'default_hooks.checkpoint.save_best': 'auto'})
-    assert scores(rehearsed('det', options, thorough=True)) == {'coco/bbox_mAP 1.000'}
+    assert scores(passed('det', options)) == {'coco/bbox_mAP 1.000'}
 
 
 def test_masks_of_objects_that_are_not_used(folder):
-    def odd(content):
-        content['annotations'][0].update(segmentation=[], area=0)
-
-    edited(folder / 'coco' / TRAIN, odd)
-    report = rehearsed('det', thorough=True)
-    assert ('objects of train_dataloader.dataset', '11 used of 12') in report.facts
+    edited(folder / 'coco' / TRAIN, each('annotations', slice(1), segmentation=[], area=0))
+    facts = rehearsed('det', thorough=True).facts
+    assert ('objects of train_dataloader.dataset', '11 used of 12') in facts
 
 
-def grey(path):
-    Image.open(path).convert('L').save(path)
-
-
-def palette(path):
-    Image.open(path).convert('P').save(path.with_suffix('.png'))
-    path.with_suffix('.png').rename(path)
-
-
-def upright(path):
+def test_images(folder):
+    """Grey, with a palette, and with the usual EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = 1
-    Image.open(path).save(path, exif=exif)
-
-
-@pytest.mark.parametrize('change', [grey, palette, upright], ids=lambda change: change.__name__)
-def test_images(folder, change):
-    for path in folder.glob('coco/*2017/*.jpg'):
-        change(path)
+    for split in ('train2017', 'val2017'):
+        grey, palette, upright, _ = sorted(folder.glob(f'coco/{split}/*.jpg'))
+        Image.open(grey).convert('L').save(grey)
+        Image.open(palette).convert('P').save(palette, 'PNG')
+        Image.open(upright).save(upright, exif=exif)
     assert scores(rehearsed('det')) == BEST
 
 
-INNER = '_base_.train_dataloader.dataset'
+WRAPPED = """
+_base_ = './det.py'
+data = _base_.train_dataloader.dataset
+negatives = dict(data, filter_cfg=dict(filter_empty_gt=False))
+negatives['ann_file'] = 'annotations/negatives.json'
+train_dataloader = dict(dataset=dict(_delete_=True, {}))
+"""
 
 
 @pytest.mark.parametrize('wrapper', [
-    f"type='RepeatDataset', times=2, dataset={INNER}",
-    f"type='ClassBalancedDataset', oversample_thr=0.5, dataset={INNER}",
-    f"type='ConcatDataset', datasets=[{INNER}, {INNER}]",
+    "type='RepeatDataset', times=2, dataset=data",
+    "type='ClassBalancedDataset', oversample_thr=0.5, dataset=data",
+    "type='ConcatDataset', datasets=[data, data, negatives]",
 ])  # fmt: skip
 def test_wrappers(folder, wrapper):
-    (folder / 'wrapped.py').write_text(
-        f"_base_ = './det.py'\ntrain_dataloader = dict(dataset=dict(_delete_=True, {wrapper}))\n"
-    )
-    report = rehearsed('wrapped', thorough=True)
-    assert scores(report) == BEST and any(fact.what == 'first step' for fact in report.facts)
+    content = json.loads((folder / 'coco' / TRAIN).read_text())
+    path = folder / 'coco' / 'annotations' / 'negatives.json'
+    path.write_text(json.dumps(dict(content, annotations=[])))
+    (folder / 'wrapped.py').write_text(WRAPPED.format(wrapper))
+    assert scores(passed('wrapped')) == BEST
 
 
 def test_mixed_images(folder):
     """The pipeline of the wrapper is rehearsed, too."""
-    assert 'first step' in {fact.what for fact in rehearsed('mixed', thorough=True).facts}
-
-
-NEGATIVES = """
-_base_ = './det.py'
-negatives = dict(_base_.train_dataloader.dataset, filter_cfg=dict(filter_empty_gt=False))
-negatives['ann_file'] = 'annotations/negatives.json'
-datasets = [_base_.train_dataloader.dataset, negatives]
-train_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datasets=datasets))
-"""
-
-
-def test_a_dataset_of_negatives_among_others(folder):
-    content = json.loads((folder / 'coco' / TRAIN).read_text())
-    path = folder / 'coco' / 'annotations' / 'negatives.json'
-    path.write_text(json.dumps(dict(content, annotations=[])))
-    (folder / 'negatives.py').write_text(NEGATIVES)
-    assert scores(rehearsed('negatives')) == BEST
+    passed('mixed')
 
 
 def test_evaluations_that_cannot_be_rehearsed(folder):
@@ -195,16 +160,7 @@ def test_evaluations_that_cannot_be_rehearsed(folder):
 def test_evaluator_without_annotation_file(folder):
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'instances')
     key = 'val_dataloader.dataset.pipeline.2.meta_keys'
-    options = {'val_evaluator.ann_file': None, key: keys}
-    assert scores(rehearsed('det', options, thorough=True)) == BEST
-
-
-def test_evaluators_write_no_files(folder):
-    metric = dict(type='CocoMetric', ann_file=f'coco/{VAL}', metric=['bbox', 'segm'])
-    dump = dict(type='DumpDetResults', out_file_path='dumped.pkl')
-    before = set(folder.rglob('*'))
-    rehearsed('det', {'val_evaluator': [dict(metric, outfile_prefix='x'), dump]}, thorough=True)
-    assert set(folder.rglob('*')) == before
+    assert scores(passed('det', {'val_evaluator.ann_file': None, key: keys})) == BEST
 
 
 @pytest.mark.parametrize('void', [True, False])
@@ -222,17 +178,6 @@ def test_label_maps_of_16_bits_with_low_values(folder):
     assert scores(rehearsed('seg')) == {'mIoU 100.000'}
 
 
-@pytest.mark.parametrize('key, value', [
-    ('optim_wrapper.paramwise_cfg.custom_keys.pos_block', dict(lr_mult=0)),  # of others
-    ('param_scheduler', [dict(type='LinearLR', start_factor=1.0, end_factor=0.1, end=1)]),
-    ('val_cfg', dict(fp16=False, _delete_=True)),  # without type
-    ('param_scheduler', [dict(type='ReduceOnPlateauLR', monitor='coco/bbox_mAP')]),
-])  # fmt: skip
-def test_harmless_options(folder, key, value):
-    plain = rehearsed('det').warnings
-    assert set(rehearsed('det', {key: value}).warnings) <= set(plain)
-
-
 @HOOKS.register_module(force=True)
 class Drawings(Hook):
     """As mmpretrain's VisualizationHook, which has a folder of its own."""
@@ -245,51 +190,49 @@ class Drawings(Hook):
         Path(self.out_dir, 'drawn.txt').touch()
 
 
-BY_ITERATION = dict(type='LinearLR', by_epoch=False, start_factor=0.1)
+DUMP = dict(type='DumpDetResults', out_file_path='dumped.pkl')
+METRIC = dict(type='CocoMetric', ann_file=f'coco/{VAL}', outfile_prefix='x', metric='segm')
 ADVANCED = {
     'a strategy': {'runner_type': 'FlexibleRunner'},
     'schedules of iterations in epochs': {
-        'param_scheduler': [
-            dict(BY_ITERATION, begin=0, end=3),
-            dict(type='CosineAnnealingLR', by_epoch=False, begin=3, T_max=20),
-        ],
         'train_dataloader.batch_size': 1,
-    },
-    'checkpoints of iterations': {
-        'default_hooks.checkpoint': dict(type='CheckpointHook', by_epoch=False, interval=1)
-    },
-    'fused steps': {'optim_wrapper.optimizer.fused': True},
+        'param_scheduler': [
+            dict(type='LinearLR', by_epoch=False, start_factor=0.1, begin=0, end=3),
+            dict(type='CosineAnnealingLR', by_epoch=False, begin=3, T_max=20),
+        ]},
+    'a schedule of evaluations, and one of the length of the run': {'param_scheduler': [
+        dict(type='LinearLR', start_factor=1.0, end_factor=0.1, end=1),
+        dict(type='ReduceOnPlateauLR', monitor='coco/bbox_mAP')]},
+    'checkpoints of iterations, and a loop without type': {
+        'default_hooks.checkpoint': dict(type='CheckpointHook', by_epoch=False, interval=1),
+        'val_cfg': dict(fp16=False, _delete_=True)},
+    'fused steps, and keys of other backbones': {
+        'optim_wrapper.optimizer.fused': True,
+        'optim_wrapper.paramwise_cfg.custom_keys.pos_block': dict(lr_mult=0)},
     'a named backend': {'visualizer.vis_backends': [dict(type='LocalVisBackend', name='x')]},
     'masks of no class': {
         'model.roi_head.mask_head.class_agnostic': True,
-        'model.roi_head.mask_head.num_classes': 80,
-    },
+        'model.roi_head.mask_head.num_classes': 80},
     'no evaluation': {'train_cfg.val_interval': 1e9},
     'no validation': {
-        'val_dataloader': None,
-        'val_cfg': None,
-        'val_evaluator': None,
+        **dict.fromkeys(('val_dataloader', 'val_cfg', 'val_evaluator')),
         'train_cfg.val_interval': -1,
-        'default_hooks.checkpoint': dict(type='CheckpointHook', save_best=None),
-    },
-    'folder of drawings': {
-        'visualizer': dict(
-            type='DetLocalVisualizer',
-            save_dir='drawn',
-            vis_backends=[dict(type='LocalVisBackend')],
-        )
-    },
-    'a folder of a hook': {'custom_hooks': [dict(type='Drawings', out_dir='drawn')]},
+        'default_hooks.checkpoint': dict(type='CheckpointHook', save_best=None)},
+    'folder of drawings': {'visualizer': dict(
+        type='DetLocalVisualizer', save_dir='drawn', vis_backends=[dict(type='LocalVisBackend')])},
+    'files of evaluators and of a hook': {
+        'val_evaluator': [METRIC, DUMP],
+        'default_hooks.checkpoint.save_best': 'auto',
+        'custom_hooks': [dict(type='Drawings', out_dir='drawn')]},
     'unscaled images': {'model.data_preprocessor.std': [1.0, 1.0, 1.0]},
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize('case', ADVANCED)
 def test_advanced_runs(folder, case):
+    """They pass, and leave no files."""
     before = set(folder.rglob('*'))
-    report = rehearsed('det', ADVANCED[case], thorough=True)
-    assert 'first step' in {fact.what for fact in report.facts}
-    assert not any('standard deviation' in warning for warning in report.warnings)
+    passed('det', ADVANCED[case])
     assert set(folder.rglob('*')) == before
 
 
@@ -303,7 +246,7 @@ val_evaluator = dict(
 )
 default_hooks = dict(checkpoint=dict(save_best='auto'))
 """)
-    assert 'first step' in {fact.what for fact in rehearsed('two', thorough=True).facts}
+    passed('two')
 
 
 def test_images_of_several_sizes_that_are_padded(folder):
@@ -314,15 +257,14 @@ def test_images_of_several_sizes_that_are_padded(folder):
         'train_dataloader.dataset.pipeline': [*load, dict(type='PackSegInputs')],
         'model.data_preprocessor.size': (128, 128),
     }
-    assert 'first step' in {f.what for f in rehearsed('seg', options, thorough=True).facts}
+    passed('seg', options)
 
 
 def test_a_void_of_another_value(folder):
     # It is 200 once zero is taken off.
     changed_maps(folder, lambda labels: np.where(labels == 0, np.uint8(201), labels))
     keys = ('model.decode_head.ignore_index', 'model.data_preprocessor.seg_pad_val')
-    report = rehearsed('seg', dict.fromkeys(keys, 200), thorough=True)
-    assert scores(report) == {'mIoU 100.000'}
+    assert scores(passed('seg', dict.fromkeys(keys, 200))) == {'mIoU 100.000'}
 
 
 VOC = """
@@ -373,9 +315,13 @@ def draw_voc(folder, car='car', corners=('xmin', 'ymin', 'xmax', 'ymax')):
 
 def test_voc(folder):
     draw_voc(folder)
-    report = rehearsed('voc', thorough=True)
-    assert scores(report) == {'pascal_voc/mAP 1.000'}
-    assert not any('dataset' in warning for warning in report.warnings)
+    assert scores(passed('voc')) == {'pascal_voc/mAP 1.000'}
+    xml = folder / 'voc' / 'Annotations' / '000000000002.xml'
+    xml.write_text(xml.read_text().replace('<bndbox>', '<difficult>1</difficult><bndbox>'))
+    assert ('objects of train_dataloader.dataset', '9 used of 12') in rehearsed('voc').facts
+    xml.write_text('')
+    with pytest.raises(UsageError, match=r'2.xml \(of voc/all.txt\) cannot be read: ParseError'):
+        rehearsed('voc')
 
 
 def test_exchanged_corners_of_voc(folder):
@@ -384,36 +330,14 @@ def test_exchanged_corners_of_voc(folder):
         rehearsed('voc')
 
 
-def test_names_of_voc_in_another_case(folder):
-    draw_voc(folder, 'Car')
-    warned = "train_dataloader.dataset drops 4 objects of other classes: 'Car' (4)"
-    assert warned in rehearsed('voc').warnings
-
-
-def test_a_damaged_xml(folder):
-    draw_voc(folder)
-    (folder / 'voc' / 'Annotations' / '000000000002.xml').write_text('')
-    with pytest.raises(UsageError, match=r'2.xml \(of voc/all.txt\) cannot be read: ParseError'):
-        rehearsed('voc')
-
-
-def test_difficult_objects_of_voc(folder):
-    draw_voc(folder)
-    path = folder / 'voc' / 'Annotations' / '000000000002.xml'
-    text = path.read_text()
-    path.write_text(text.replace('<bndbox>', '<difficult>1</difficult><bndbox>'))
-    used = f'{12 - text.count("<bndbox>")} used of 12'
-    assert ('objects of train_dataloader.dataset', used) in rehearsed('voc').facts
-
-
 def test_voc_objects_that_are_not_used(folder):
-    """Those of another class, and small ones."""
-    edited(folder / 'coco' / TRAIN, lambda content: content['annotations'][0].update(bbox=[9] * 4))
-    draw_voc(folder, 'lorry')
+    """Those of another class, such as one in another case, and small ones."""
+    edited(folder / 'coco' / TRAIN, each('annotations', slice(1), bbox=[9] * 4))
+    draw_voc(folder, 'Car')
     options = {'train_dataloader.dataset.filter_cfg': dict(bbox_min_size=30)}
     warnings = rehearsed('voc', options, thorough=True).warnings
     where = 'train_dataloader.dataset'
-    assert f"{where} drops 4 objects of other classes: 'lorry' (4)" in warnings
+    assert f"{where} drops 4 objects of other classes: 'Car' (4)" in warnings
     lost = f'{where} does not use 1 of the 8 objects of its classes: crowds, ignored, difficult'
     assert any(warning.startswith(lost) for warning in warnings)
 
@@ -426,8 +350,7 @@ def test_label_maps_of_a_detector(folder):
         cv2.imwrite(str(folder / 'coco' / 'maps' / f'{path.stem}.png'), labels)
     dataset = 'train_dataloader.dataset'
     options = {f'{dataset}.data_prefix.seg': 'maps/', f'{dataset}.pipeline.1.with_seg': True}
-    report = rehearsed('det', options, thorough=True)
-    assert 'first step' in {fact.what for fact in report.facts}
+    passed('det', options)
 
 
 MASK2FORMER = """
@@ -459,21 +382,20 @@ def test_photographs(tmp_path, photographs, name, root, best):
     np.random.seed(0)
     expected = np.random.rand()
     np.random.seed(0)
-    report = rehearse(cfg, ('train', 'val')).report
+    report = rehearse(cfg, ('train', 'val'))
     assert scores(report) == best and not any('does not use' in w for w in report.warnings)
     assert np.random.rand() == expected and not list(tmp_path.iterdir())
 
 
-class OfTwoParts:
-    """Constructor of an optimizer for the backbone and one for the head."""
+def of_two_parts(**options):
+    """Return a constructor of an optimizer for the backbone and one for the head."""
 
-    def __init__(self, **options):
-        pass
+    def construct(model):
+        parts = dict(a=model.backbone, b=model.decode_head)
+        optimizers = {n: SGD(p.parameters(), lr=0.1, weight_decay=0.1) for n, p in parts.items()}
+        return OptimWrapperDict(**{n: OptimWrapper(o) for n, o in optimizers.items()})
 
-    def __call__(self, model):
-        parts = model.backbone, model.decode_head
-        optimizers = (SGD(part.parameters(), lr=0.1, weight_decay=0.1) for part in parts)
-        return OptimWrapperDict(**dict(zip(('a', 'b'), map(OptimWrapper, optimizers))))
+    return construct
 
 
 def step_of_two_parts(model, data, optim_wrapper):
@@ -487,15 +409,13 @@ def step_of_two_parts(model, data, optim_wrapper):
 
 def test_several_optimizers(folder, monkeypatch):
     """A step is then the model's own; weight decay is not looked into."""
-    monkeypatch.setitem(OPTIM_WRAPPER_CONSTRUCTORS.module_dict, 'OfTwoParts', OfTwoParts)
+    monkeypatch.setitem(OPTIM_WRAPPER_CONSTRUCTORS.module_dict, 'of_two_parts', of_two_parts)
     monkeypatch.setattr('mmseg.models.EncoderDecoder.train_step', step_of_two_parts)
     warm_up = [dict(type='LinearLR', by_epoch=False, end=2)]
+    keys = dict(backbone=dict(lr_mult=0.1))
     options = {
-        'optim_wrapper.constructor': 'OfTwoParts',
-        'optim_wrapper.paramwise_cfg': dict(
-            norm_decay_mult=0, custom_keys=dict(backbone=dict(lr_mult=0.1))
-        ),
+        'optim_wrapper.constructor': 'of_two_parts',
+        'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0, custom_keys=keys),
     }
     for schedulers in (warm_up, dict(a=warm_up, b=warm_up)):
-        report = rehearsed('seg', {**options, 'param_scheduler': schedulers}, thorough=True)
-        assert 'first step' in {fact.what for fact in report.facts}
+        passed('seg', {**options, 'param_scheduler': schedulers})

@@ -98,6 +98,8 @@ def test_content(tmp_path, cfg, evaluated):
     # Of the evaluations in training the best one is not the last.
     row = re.findall(r'<th scope="row">mIoU</th>(.*?)</tr>', text, re.S)[1]
     assert re.findall('>([^<]+)</td>', row) == ['10.00', '20.00', '10']
+    text = write(tmp_path, cfg, evaluated, number=0)
+    assert 'image/jpeg' not in text and '2 images have a score' in text
 
 
 def test_logs_only(tmp_path, cfg):
@@ -109,21 +111,13 @@ def test_logs_only(tmp_path, cfg):
 def test_several_datasets_per_batch(tmp_path, cfg):
     cfg.train_dataloader.batch_size = [1, 2]
     cfg.optim_wrapper.accumulative_counts = 2
-    text = write(tmp_path, cfg)
-    found = facts(text)
+    found = facts(write(tmp_path, cfg))
     assert found['batch size'] == '6 = 3 x 1 process x 2 accumulated'
     assert found['training, median'] == '6.0 img/s'
 
 
-def test_no_images(tmp_path, cfg, evaluated):
-    text = write(tmp_path, cfg, evaluated, number=0)
-    assert 'image/jpeg' not in text and '2 images have a score' in text
-
-
 def test_differences(tmp_path):
-    cfg = load_config(
-        str(ROOT / 'configs' / 'demo_semfpn_rest_lite.py'), {'optim_wrapper.optimizer.lr': 0.5}
-    )
+    cfg = load_config('demo_semfpn_rest_lite', {'optim_wrapper.optimizer.lr': 0.5})
     text = write(tmp_path, cfg)
     table = text[text.index('Differences from') : text.index('Full config')]
     assert re.findall('<code>(.*?)</code>', table) == [

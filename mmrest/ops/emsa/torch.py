@@ -10,16 +10,10 @@ from torch.autograd.function import FunctionCtx
 
 from ..autograd import differentiable_once, without_autocast
 from ..blocks import block_elements
-from .reference import EPS
 
 
 def emsa_in_graphs(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mix_weight: Tensor,
-    mix_bias: Optional[Tensor] = None,
-    eps: float = EPS,
+    q: Tensor, k: Tensor, v: Tensor, mix_weight: Tensor, mix_bias: Optional[Tensor], eps: float
 ) -> Tensor:
     """Return EMSA over several heads with the algebra of :class:`BlockwiseEMSA`, in one block.
 
@@ -140,11 +134,8 @@ def _blocks(q: Tensor, row_elements: int) -> Iterator[Tuple[slice, List[slice]]]
     """Yield ranges of samples, each with its ranges of rows: one block of maps per pair.
 
     A block has about :func:`~mmrest.ops.blocks.block_elements`: several samples of small maps,
-    or some rows of one sample. No range is much smaller than the others.
-
-    Args:
-        q: queries, (B, n, N, d).
-        row_elements: elements of one row of all heads' maps.
+    or some rows of one sample. No range is much smaller than the others. Queries are (B, n, N, d);
+    one row of all heads' maps has `row_elements`.
     """
     batch, queries, limit = q.shape[0], q.shape[2], block_elements(q.device)
     group = max(1, limit // (queries * row_elements))
@@ -163,10 +154,8 @@ def _scaled_keys(k: Tensor) -> Tensor:
 def _softmax_of_mixed(q: Tensor, keys_t: Tensor, weight: Tensor) -> Tuple[Tensor, Tensor]:
     """Return the softmax of mixed logits, and the logits before the mix, (B, n, rows, M) each.
 
-    Args:
-        q: some rows of some samples, (B, n, rows, d).
-        keys_t: keys from :func:`_scaled_keys`.
-        weight: weight of the mix, (n, n), in the dtype of the softmax.
+    Queries are (B, n, rows, d), keys come from :func:`_scaled_keys`, and the weight (n, n) of the
+    mix has the dtype of the softmax.
     """
     logits = (q @ keys_t).to(weight.dtype)
     return _mixed_heads(weight, logits).softmax(-1), logits

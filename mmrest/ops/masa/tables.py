@@ -27,12 +27,8 @@ class RelPos2d:
     Not a module, so that the tables are not in state dicts, copies or pickles. They stay float32
     when the model is cast, because flat positions reach 66,800 at 800 x 1333, beyond float16.
 
-    Args:
-        head_dim: channels of a head, d.
-        num_heads: n.
-        a: see :func:`log_gammas`.
-        b: see :func:`log_gammas`.
-        decay: decay attention with distance; if False, gamma is 1.
+    A head has d = `head_dim` channels. For `a` and `b`, see :func:`log_gammas`; without `decay`,
+    gamma is 1.
     """
 
     def __init__(
@@ -84,15 +80,11 @@ def position_tables(
 ) -> PositionTables:
     """Return the tables of a map of `height` x `width` tokens.
 
-    Args:
-        frequencies: radians per position, (d / 2,).
-        log_gamma: logarithm of the decay per step, of each head, (n,).
-        height: rows.
-        width: columns.
+    The `frequencies` (d / 2,) are in radians per position; `log_gamma` (n,) is the logarithm of
+    the decay per step, of each head.
     """
-    sin, cos = (
-        t.unflatten(0, (height, width)) for t in rotary_tables(frequencies, height * width)
-    )
+    flat = rotary_tables(frequencies, height * width)
+    sin, cos = (table.unflatten(0, (height, width)) for table in flat)
     return PositionTables(
         sin,
         cos,
@@ -106,12 +98,8 @@ def position_tables(
 def log_gammas(num_heads: int, a: float, b: float) -> Tensor:
     """Return log(gamma) of each head, (n,) float32 on the CPU (RMT, "Manhattan Self-Attention").
 
-    As in the official code, ``gamma_i = 1 - 2^(-a - (b - a) i / n)``.
-
-    Args:
-        num_heads: n.
-        a: exponent of the first head, the most local one.
-        b: exponent that the heads approach.
+    As in the official code, ``gamma_i = 1 - 2^(-a - (b - a) i / n)``: a is the exponent of the
+    first head, the most local one, and b the one that the heads approach.
     """
     head = torch.arange(num_heads, device='cpu', dtype=torch.float32)
     return torch.log(1 - 2 ** (-a - (b - a) * head / num_heads))
@@ -120,34 +108,28 @@ def log_gammas(num_heads: int, a: float, b: float) -> Tensor:
 def decay_table(log_gamma: Tensor, length: int) -> Tensor:
     """Return the logarithm of the decay between the positions of one axis.
 
-    Args:
-        log_gamma: log(gamma) of each head, (n,).
-        length: number of positions.
-
-    Returns:
-        (n, length, length), ``log_gamma * |i - j|``.
+    It is ``log_gamma * |i - j|``, (n, length, length), for the log(gamma) of each head, (n,).
     """
     position = torch.arange(length, device=log_gamma.device)
     distance = (position[:, None] - position[None, :]).abs()
     return log_gamma[:, None, None] * distance
 
 
-def full_decay(tables: PositionTables) -> Tensor:
-    """Return the logarithm of the decay between all tokens, (n, H * W, H * W)."""
-    decay = tables.decay_h[:, :, None, :, None] + tables.decay_w[:, None, :, None, :]
-    tokens = decay.shape[1] * decay.shape[2]
-    return decay.reshape(-1, tokens, tokens)
+def full_decay(decay_h: Tensor, decay_w: Tensor) -> Tensor:
+    """Return the logarithm of the decay, (n, rows * W, H * W), from (n, rows, H) and (n, W, W)."""
+    decay = decay_h[:, :, None, :, None] + decay_w[:, None, :, None, :]
+    return decay.flatten(3).flatten(1, 2)
 
 
 def cached_full_decay(tables: PositionTables) -> Tensor:
     """Return :func:`full_decay`, cached for the lifetime of the tables."""
     if in_graph():
-        return full_decay(tables)
+        return full_decay(tables.decay_h, tables.decay_w)
     decay = _full_decays.get(tables.decay_h)
     if decay is None:
         # Tensors of inference mode cannot be used in a later training step.
         with torch.inference_mode(False):
-            decay = _full_decays[tables.decay_h] = full_decay(tables)
+            decay = _full_decays[tables.decay_h] = full_decay(tables.decay_h, tables.decay_w)
     return decay
 
 

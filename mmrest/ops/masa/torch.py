@@ -52,7 +52,7 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
 
 def masa_full_in_graphs(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
     """Return full MaSA in standard ops, for compilers and exporters."""
-    decay = full_decay(tables)
+    decay = full_decay(tables.decay_h, tables.decay_w)
     q, k = rotated(q, tables), rotated(k, tables)
     flat = (x.flatten(1, 2)[:, None] for x in (q, k, v))
     return _fused_attention(*flat, decay).reshape(v.shape)
@@ -81,10 +81,7 @@ class _BlockwiseFull(Function):
             keys_t, values_t = _transposed(k[samples]), _transposed(v[samples])
             for heads, rows in blocks:
                 softmax = _softmax_of_decayed(
-                    queries[:, heads, rows],
-                    keys_t[:, heads],
-                    decay_h[heads, rows],
-                    decay_w[heads],
+                    queries[:, heads, rows], keys_t[:, heads], decay_h[heads, rows], decay_w[heads]
                 )
                 part = into[:, heads, rows]
                 part.copy_((softmax @ values_t[:, heads].mT).view(part.shape))
@@ -127,10 +124,7 @@ def _blocks(q: Tensor) -> Iterator[Tuple[slice, List[Tuple[slice, slice]]]]:
     """Yield ranges of samples, each with its ranges of heads and image rows: one block per pair.
 
     A block of maps has about :func:`~mmrest.ops.blocks.block_elements`, and at least one image
-    row of one head.
-
-    Args:
-        q: queries, (B, H, W, n, d).
+    row of one head. Queries are (B, H, W, n, d).
     """
     batch, height, width, heads, _ = q.shape
     limit = block_elements(q.device)
@@ -161,14 +155,10 @@ def _transposed(x: Tensor) -> Tensor:
 def _softmax_of_decayed(q: Tensor, keys_t: Tensor, decay_h: Tensor, decay_w: Tensor) -> Tensor:
     """Return the attention of some heads and image rows, (B, n, rows * W, H * W).
 
-    Args:
-        q: (B, n, rows, W, d).
-        keys_t: (B, n, d, H * W), at least float32.
-        decay_h: (n, rows, H).
-        decay_w: (n, W, W).
+    Queries are (B, n, rows, W, d), keys (B, n, d, H * W) in at least float32, and the decays of
+    the axes (n, rows, H) and (n, W, W).
     """
-    decay = decay_h[:, :, None, :, None] + decay_w[:, None, :, None, :]
-    decay = decay.to(keys_t.dtype).view(q.shape[1], -1, keys_t.shape[-1])
+    decay = full_decay(decay_h, decay_w).to(keys_t.dtype)
     logits = decay.expand(len(q), -1, -1, -1).flatten(0, 1)  # copied only for several samples
     query = q.flatten(2, 3).flatten(0, 1).to(keys_t.dtype)
     logits = logits.baddbmm_(query, keys_t.flatten(0, 1), alpha=q.shape[-1] ** -0.5)
