@@ -63,8 +63,8 @@ class Job(NamedTuple):
     @property
     def name(self) -> str:
         """Network and what distinguishes it from other jobs of the same network."""
-        options = self.with_cp and 'with_cp', self.compiled and 'compiled'
-        return ' '.join(filter(None, [self.network, self.backend, *options]))
+        options = ['with_cp'] * self.with_cp + ['compiled'] * self.compiled
+        return ' '.join([self.network, *filter(None, [self.backend]), *options])
 
 
 class AttentionOnly(nn.Module):
@@ -220,7 +220,7 @@ def gpu_seconds(job: Job) -> float:
 
 
 def memory(job: Job) -> Dict[str, Optional[float]]:
-    """Return the memory of a job in this process, in MB.
+    """Return the memory of a job in this process, in MB; see :func:`in_process`.
 
     Returns:
         ``peak``: the peak of the process, or of its allocations on the GPU; for an attention, the

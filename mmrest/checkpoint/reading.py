@@ -91,8 +91,10 @@ def _read(path: str, map_location: Any) -> Any:
     with open(path, 'rb') as file:
         start = file.read(9)
     if start[8:] == b'{':  # JSON header of safetensors, after its length
-        from safetensors.torch import load_file
-
+        try:
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise CheckpointError('needs safetensors: pip install safetensors') from error
         if callable(map_location):
             raise CheckpointError('is a safetensors file, for which map_location must be a device')
         device = 'cpu' if map_location is None else map_location

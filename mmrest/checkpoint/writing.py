@@ -124,14 +124,16 @@ def publish(path: Path, tensors: Mapping[str, Tensor], meta: Dict[str, Any]) -> 
         ``STEM-<8 hexadecimal digits>SUFFIX``.
 
     Raises:
-        CheckpointError: see :func:`write_atomically`.
+        CheckpointError: see :func:`write_atomically`, or safetensors is not installed.
     """
     # Clone, so that a view does not save its whole storage.
     layout = dict(memory_format=torch.contiguous_format)
     tensors = {name: tensor.detach().cpu().clone(**layout) for name, tensor in tensors.items()}
     if path.suffix == '.safetensors':
-        from safetensors.torch import save
-
+        try:
+            from safetensors.torch import save
+        except ImportError as error:
+            raise CheckpointError(f'{path} needs safetensors: pip install safetensors') from error
         strings = {name: text for name, text in meta.items() if isinstance(text, str)}
         content = save(tensors, {'format': 'pt', **strings})
     else:

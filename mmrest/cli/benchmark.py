@@ -54,7 +54,10 @@ def parse_args() -> argparse.Namespace:
         'networks', nargs='*', default=['rest_small', 'rmt_s'], metavar='NETWORK',
         help=f'any of {", ".join(NETWORKS)} (default: rest_small rmt_s)',
     )  # fmt: skip
-    add('--backends', nargs='+', choices=BACKENDS, help='default: all, on a CPU without triton')
+    add(
+        '--backends', nargs='+', choices=BACKENDS,
+        help='attention backends (default: torch reference, on a GPU triton too)',
+    )  # fmt: skip
     add(
         '--sizes', nargs='+', type=size, default=[(800, 1344)], metavar='HxW',
         help='image sizes (default: 800x1344)',
@@ -146,7 +149,7 @@ def table(entries: List[Dict[str, Any]]) -> str:
             'saved for backward (MB)': f'{entry["saved"]:.0f}' if entry.get('saved') else '-',
             'kernels on the GPU (s)': f'{entry["gpu"]:.4f}' if entry.get('gpu') else '-',
         })  # fmt: skip
-    return markdown_table(rows[0] if rows else (), map(dict.values, rows))
+    return markdown_table(rows[0], map(dict.values, rows))
 
 
 def benchmark_networks(args: argparse.Namespace) -> None:
@@ -169,6 +172,10 @@ def benchmark_networks(args: argparse.Namespace) -> None:
                     found['gpu'] = in_process(gpu_seconds, job)
                 entries.append(dict(job._asdict(), **found))
     step = 'forward and backward' if args.train else 'forward'
+    if not entries:
+        raise UsageError(
+            '--backends reference: the attention maps are too large; lower --sizes or --batch'
+        )
     heading = f'{step}, batch {args.batch}, {args.dtype}, {machine(args.device)}'
     content = json.dumps(dict(machine=machine(args.device), entries=entries), indent=2)
     (args.work_dir / 'benchmark.json').write_text(content)

@@ -100,9 +100,11 @@ class _Options(argparse.Action):
             key, equals, text = pair.partition('=')
             if not key or not equals:
                 raise argparse.ArgumentError(self, f'{pair!r} is not of the form KEY=VALUE')
-            has_dict = '{' in text and text.lstrip()[0] in '{[('
+            if not ('{' in text and text.lstrip()[0] in '{[('):
+                options[key] = _value(text.strip())
+                continue
             try:
-                options[key] = ast.literal_eval(text) if has_dict else _value(text.strip())
+                options[key] = ast.literal_eval(text)
             except (ValueError, SyntaxError):
                 reason = f'{text} is not a dict or list of dicts in Python syntax'
                 raise argparse.ArgumentError(self, f'{key}: {reason}') from None
@@ -178,7 +180,10 @@ def add_shape(parser: argparse.ArgumentParser, default: str, name: str = '--shap
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of training and testing, under mmdet's names."""
     add = parser.add_argument
-    add('--work-dir', type=folder, help='for logs and checkpoints (default: work_dirs/CONFIG)')
+    add(
+        '--work-dir', type=folder,
+        help='folder for logs and checkpoints (default: work_dirs/<config name>)',
+    )  # fmt: skip
     add_config_arguments(parser)
     add('--launcher', choices=['none', *LAUNCHERS], default='none', help='job launcher')
     add('--skip-preflight', action='store_true', help='skip the checks before the run')

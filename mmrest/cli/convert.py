@@ -59,7 +59,8 @@ def add_files(parser: Parser, **options: str) -> None:
     parser.add_argument('in_file', help='checkpoint file')
     parser.add_argument(
         'out_file', **options, type=written_file('.pth', '.safetensors'),
-        help='.pth or .safetensors file; 8 digits of its SHA-256 are appended to its name',
+        help='output file, .pth or .safetensors; the first 8 digits of its SHA-256 are appended '
+        'to its name',
     )  # fmt: skip
 
 
@@ -77,8 +78,11 @@ def listed(found: Contents) -> str:
 
 
 def main() -> None:
-    """Convert a checkpoint of ResT, RMT, mmdet, mmseg, mmpretrain or detectron2 to a clean one."""
-    parser = Parser(description=main.__doc__)
+    """Convert or list."""
+    parser = Parser(
+        description='Convert a checkpoint of the official ResT or RMT code, mmdet, mmseg, '
+        'mmpretrain or detectron2 to a clean file that mmrest loads.'
+    )
     add_files(parser, nargs='?')
     add = parser.add_argument
     add('--list', action='store_true', help='list the parts of the checkpoint')

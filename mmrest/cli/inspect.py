@@ -20,7 +20,10 @@ def config() -> None:
     add = parser.add_argument
     add('config', help='config file, or name of a shipped config')
     add_config_arguments(parser)
-    add('--save-path', type=written_file('.py', '.json', '.yml'), help='.py, .json or .yml file')
+    add(
+        '--save-path', type=written_file('.py', '.json', '.yml'),
+        help='save it to this file (.py, .json or .yml) instead',
+    )  # fmt: skip
     args = parser.parse_args()
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     if args.save_path is None:

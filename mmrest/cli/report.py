@@ -31,13 +31,22 @@ def main() -> None:
     add('--config', help='config file (default: the one in the work dir)')
     add('--checkpoint', help='checkpoint to evaluate (default: the best, or else the newest)')
     add('--no-eval', action='store_true', help='report the logs only')
-    add('--out', type=written_file('.html', '.htm'), help='default: report.html in the work dir')
+    add(
+        '--out', type=written_file('.html', '.htm'),
+        help='output file (default: report.html in the work dir)',
+    )  # fmt: skip
     add(
         '--num-pictures', type=at_least(0), default=4, metavar='N',
         help='show the N best predictions and the N worst (default: 4)',
     )  # fmt: skip
-    add('--score-thr', type=fraction, default=0.3, help='for pictures and scores (default: 0.3)')
-    add('--device', type=usable_device, default=get_device(), help='such as cpu (default: GPU)')
+    add(
+        '--score-thr', type=fraction, default=0.3,
+        help='score threshold for visualizations and image scores (default: 0.3)',
+    )  # fmt: skip
+    add(
+        '--device', type=usable_device, default=get_device(),
+        help='such as cpu or cuda:1 (default: GPU if available)',
+    )  # fmt: skip
     add_config_arguments(parser)
     args = parser.parse_args()
     if args.no_eval and args.checkpoint is not None:
@@ -96,7 +105,8 @@ def curves() -> None:
     add('runs', nargs='+', type=Path, metavar='RUN', help='work dir of a run, or its scalars.json')
     add(
         '--keys', nargs='+', metavar='KEY',
-        help='such as loss bbox_mAP (default: losses, learning rate, metrics, speed and memory)',
+        help='keys of the log to plot, such as loss bbox_mAP (default: losses, learning rate, '
+        'metrics, throughput and memory)',
     )  # fmt: skip
     add('--legend', nargs='+', metavar='NAME', help='names of the runs (default: their folders)')
     add('--title', default='', help='figure title')

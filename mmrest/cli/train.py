@@ -33,14 +33,24 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('config', help='config file, or name of a shipped config')
     add('--amp', action='store_true', help='enable automatic mixed precision (GPU only)')
-    add('--amp-dtype', choices=['float16', 'bfloat16'], help="default: the config's, or float16")
+    add(
+        '--amp-dtype', choices=['float16', 'bfloat16'],
+        help="dtype of --amp (default: the config's, or float16)",
+    )  # fmt: skip
     add('--pretrained', metavar='PATH', help='path to pretrained backbone weights')
-    add('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
+    add(
+        '--auto-scale-lr', action='store_true',
+        help='scale the learning rate with the total batch size',
+    )  # fmt: skip
     add(
         '--resume', nargs='?', const='auto', metavar='CKPT',
         help='resume from CKPT (default: latest checkpoint in the work dir)',
     )  # fmt: skip
-    add('--dry-run', action='store_true', help='rehearse the run, and save nothing')
+    add(
+        '--dry-run', action='store_true',
+        help='rehearse the run with its own data, evaluator and network, print the findings, and '
+        'exit without writing files',
+    )  # fmt: skip
     add_run_arguments(parser)
     args = parser.parse_args()
     if args.amp_dtype is not None and not args.amp:

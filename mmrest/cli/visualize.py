@@ -44,7 +44,10 @@ def parse_args() -> argparse.Namespace:
     number, add = at_least(1), attention.add_argument
     add('--stage', nargs='+', type=number, metavar='N', help='counted from 1 (default: all)')
     add('--block', type=number, metavar='N', help='counted from 1 (default: the last)')
-    add('--head', type=_head, default='mean', metavar='N', help='from 1, mean (default) or all')
+    add(
+        '--head', type=_head, default='mean', metavar='N',
+        help='counted from 1, or mean (default), or all',
+    )  # fmt: skip
     add = field.add_mutually_exclusive_group().add_argument
     add('--image', nargs='+', metavar='FILE', help='images to average over (default: noise)')
     add('--samples', type=number, metavar='N', help='number of noise images (default: 16)')
@@ -53,13 +56,16 @@ def parse_args() -> argparse.Namespace:
 
 
 def _command(commands: Any, name: str, run: Callable) -> Parser:
-    summary = run.__doc__.split('\n')[0]
+    summary = (run.__doc__ or '').partition('\n')[0]  # None with python -OO
     parser = commands.add_parser(name, help=summary, description=summary)
     parser.set_defaults(run=run)
     add = parser.add_argument
     add('network', metavar='CONFIG', help=f'config, or one of {", ".join(networks.BACKBONES)}')
     add_shape(parser, "the image's, or 224", '--size')
-    add('--out', type=written_file(*SUFFIXES), help='default: a file in work_dirs/visualize')
+    add(
+        '--out', type=written_file(*SUFFIXES), metavar='FILE',
+        help='output file (default: work_dirs/visualize/NETWORK_COMMAND.png)',
+    )  # fmt: skip
     add_cfg_options(parser, 'model.backbone.arch=b')
     return parser
 

@@ -87,7 +87,7 @@ def install_file_access() -> None:
 
 
 def wrap_worker_init(wrapper: Callable[..., None]) -> None:
-    """Call `wrapper` with mmengine's worker_init_fn and its arguments in workers of loaders."""
+    """Make workers of loaders call `wrapper` with mmengine's worker_init_fn and its arguments."""
     runner.default_worker_init_fn = partial(wrapper, runner.default_worker_init_fn)
 
 

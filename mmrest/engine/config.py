@@ -167,7 +167,8 @@ def make_resumable(cfg: Config) -> None:
     }
     loop = cfg.get('train_cfg')
     if loop and 'type' not in loop:
-        loop['type'] = f'{"Epoch" if loop.pop("by_epoch", True) else "Iter"}BasedTrainLoop'
+        by_epoch = loop.pop('by_epoch', True)
+        loop['type'] = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
     if cfg.get('default_hooks') is None:
         cfg.default_hooks = {}
     cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))

@@ -35,7 +35,7 @@ def set_random_states(states: Dict[str, Any]) -> None:
 
 @contextmanager
 def kept_random_states(of_gpu: bool = True) -> Iterator[Dict[str, Any]]:
-    """Restore the random states at the end of the context, which gets them."""
+    """Yield the random states, and restore them at the end of the context."""
     states = random_states(of_gpu)
     try:
         yield states

@@ -147,8 +147,8 @@ class DisplayHook(Hook):
     """Hook that shows throughput, memory, progress and the best metric so far.
 
     The log gets ``img_per_s``, the best metric so far after each evaluation and, without a GPU,
-    whose memory mmengine logs itself, ``memory_mb``, the peak memory of the process. `console`, if
-    any, shows a summary of the run, progress bars, and a table per evaluation.
+    ``memory_mb``, the peak memory of the process; mmengine logs that of GPUs itself. A `console`
+    shows a summary of the run, progress bars, and a table per evaluation.
     """
 
     priority = 'NORMAL'  # before LoggerHook, which writes what this hook measures
@@ -217,9 +217,9 @@ class DisplayHook(Hook):
         now = f'epoch {runner.epoch}' if by_epoch else f'iteration {runner.iter}'
         # Checkpoints contain the hub, so a resumed run knows the best metric so far.
         best = runner.message_hub.runtime_info.get('best_so_far', {})
-        value, (before, _) = metrics[name], best.get(name, (math.nan, now))
-        if is_better(value, before) or math.isnan(before):
-            best = {**best, name: (value, now)}
+        before, _ = best.get(name, (math.nan, now))
+        if is_better(metrics[name], before) or math.isnan(before):
+            best = {**best, name: (metrics[name], now)}
             runner.message_hub.update_info('best_so_far', best)
         self._best = f'{name} {best[name][0]:.4f} ({best[name][1]})'
         self._show(metrics, f'{now}, best so far: {self._best}')

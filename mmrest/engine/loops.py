@@ -121,8 +121,9 @@ class _Resumable:
     def evaluate_if_due(self, done: int, end: int) -> None:
         """Evaluate if it is time, after `done` of `end` epochs or iterations."""
         self._decide_current_val_interval()
-        due = done >= self.val_begin and (done % self.val_interval == 0 or done == end)
-        if self.runner.val_loop is None or not due:
+        if self.runner.val_loop is None or done < self.val_begin:
+            return
+        if done % self.val_interval and done != end:
             return
         if self._stop.asked(at_once=True):
             self._interrupt()

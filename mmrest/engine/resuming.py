@@ -110,7 +110,8 @@ def _replay(runner: Runner, schedulers: List[Any], meta: Dict[str, Any]) -> None
             '--cfg-options load_from=PATH'
         )
     by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-    done, epochs = meta.get('iter', 0), meta.get('epoch', 0) if by_epoch else 0
+    done = meta.get('iter', 0)
+    epochs = meta.get('epoch', 0) if by_epoch else 0
     each = len(runner.train_dataloader)
     if epochs and not epochs <= done / each <= epochs + 1:  # mmengine's, of another length
         each = done // epochs

@@ -141,7 +141,7 @@ class AtomicCheckpointHook(CheckpointHook):
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        self._write(runner, name, meta)
+        self._write(runner, name, dict(meta))  # which FlexibleRunner changes
         if dist.is_main_process():
             # Also the first one, so that a run finds out early if it could not be resumed.
             is_due = outdated or self._saved_iter is None
@@ -168,9 +168,11 @@ class AtomicCheckpointHook(CheckpointHook):
         before = {name: known[name] for name in (['best_ckpt_path'] if single else known)}
         known.update(dict.fromkeys(before))
         self._place = dict(epoch=runner.epoch, iter=runner.iter)
-        super()._save_best_checkpoint(runner, metrics)
-        self._place = {}
-        known.update({name: known[name] or path for name, path in before.items()})
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        finally:
+            self._place = {}
+            known.update({name: known[name] or path for name, path in before.items()})
         for name, path in before.items():
             if dist.is_main_process() and path not in (None, known[name]):
                 runner.logger.info(f'removing {path}, the previous best checkpoint')

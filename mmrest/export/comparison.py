@@ -121,10 +121,10 @@ def export_checked(
 ) -> Dict[Shape, Difference]:
     """Export a network of :func:`exportable`; keep no file that differs more than the tolerance.
 
-    The file is compared at `shapes`, unless they are empty. Three times PyTorch's own rounding is
-    always accepted. The tolerance is also the largest difference of detection scores. With
-    `preprocess`, the file includes the normalisation that the network expects. For the options,
-    see :func:`export`.
+    The file is compared at `shapes` (images, height, width), if there are any. Three times
+    PyTorch's own rounding is always accepted. The tolerance is also the largest difference of
+    detection scores. With `preprocess`, the file includes the normalisation that the network
+    expects. For the options, see :func:`export`.
 
     Returns:
         Shape -> difference, on synthetic images.

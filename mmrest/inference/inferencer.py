@@ -46,6 +46,7 @@ Image = Union[str, Path, np.ndarray]
 """Path of a file, or (H, W, C) uint8: BGR, or as many channels as the network expects."""
 
 Device = Union[str, torch.device, None]
+"""Such as ``cuda:1``; None is a GPU if available."""
 
 
 class Prediction(NamedTuple):

@@ -191,7 +191,9 @@ def open_video(path: Path, rate: float, size: Sequence[int]) -> cv2.VideoWriter:
 
 
 class Viewer:
-    """Viewer that saves images to a folder, shows each for `wait_time` seconds, or both.
+    """Viewer that saves images to a folder, shows them in a window, or both.
+
+    Without a folder it saves nothing. Each image is shown for `wait_time` seconds.
 
     Raises:
         UsageError: there is no display to show images on.

@@ -57,15 +57,18 @@ def draw(
     palette: Sequence[RGB],
     score_thr: float = 0.3,
 ) -> np.ndarray:
-    """Draw predictions on an image, see :func:`render`.
+    """Draw predictions on an image.
 
     Args:
         image: (H, W, 3) uint8, BGR.
         sample: data sample on the CPU, from a classifier, or from a detector or segmentor at the
-            size of the image. A classifier's prediction is a line of text above the image.
+            size of the image.
         classes: name of each class.
         palette: colour of each class; see :func:`mmrest.datasets.palette.colours`.
         score_thr: detections with lower scores are skipped.
+
+    Returns:
+        See :func:`render`. A classifier's prediction is a line of text above the image.
     """
     if 'pred_label' in sample:
         return titled(enlarged(image), *_predicted_classes(sample, classes))
@@ -242,14 +245,12 @@ def _draw_masks(canvas: np.ndarray, masks: np.ndarray, found: Sequence[RGB], lin
     tints = canvas.copy()
     outlines = []
     for mask, colour in zip(masks, found):
-        mask = cv2.resize(mask, canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        if mask.shape != canvas.shape[:2]:  # of a small image
+            mask = cv2.resize(mask, canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         left, top, width, height = cv2.boundingRect(mask)
         if not width:
             continue
-        box = (
-            slice(top, top + height),
-            slice(left, left + width),
-        )  # not whole images, which takes time
+        box = slice(top, top + height), slice(left, left + width)  # the image would take longer
         tints[box][mask[box] > 0] = colour
         contours, _ = cv2.findContours(mask[box], cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         outlines.append((contours, colour, (left, top)))

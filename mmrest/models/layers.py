@@ -42,7 +42,7 @@ class DWConv2d(nn.Module):
 
 
 class FFN(nn.Module):
-    """Feed-forward network; in RMT, with a depthwise convolution on its hidden map."""
+    """Feed-forward network, with or without a depthwise convolution on its hidden map."""
 
     def __init__(self, dim: int, hidden: int, conv: bool) -> None:
         super().__init__()

@@ -123,11 +123,12 @@ def _sampling(options: Mapping[str, Any]) -> Tuple[Any, ...]:
     return options['sampling_ratio'], options['aligned']
 
 
-def roi_align_forward(*tensors: Tensor, **options: Any) -> None:
+def roi_align_forward(
+    input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, **options: Any
+) -> None:
     """Average bilinear samples of each region: He et al., Mask R-CNN, section 3."""
     if options['pool_mode'] == 0:
         _refuse("roi_align with pool_mode='max'")
-    input, rois, output, *_ = tensors
     input = _single(input)
     rois = _single(rois).to(input.dtype)
     output.copy_(_torchvision.roi_align(input, rois, *_grid(options), *_sampling(options)))

@@ -64,7 +64,7 @@ def eager_operator(
 
 
 def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Raise RuntimeError with ``create_graph=True``, which would give wrong derivatives.
+    """Make a backward pass raise RuntimeError with ``create_graph=True``, which would be wrong.
 
     torch's ``once_differentiable`` detects it only if the incoming gradient requires one.
     """

@@ -37,7 +37,7 @@ __all__ = ['Fact', 'Report', 'rehearse']
 
 
 def _check_keys(cfg: Config, phases: Tuple[str, ...], report: Report) -> None:
-    """Check that a config has the parts of its phases, and warn about misspelt keys."""
+    """Raise UsageError if a config lacks a part or has a bad seed; warn about misspelt keys."""
     needed = ['model', 'test_dataloader']
     if 'train' in phases:
         needed = ['model', 'train_dataloader', 'train_cfg', 'optim_wrapper']

@@ -147,14 +147,15 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     with checked_reading(masks) as read, quiet() as logged, explained(f'{where} cannot be built'):
         for key, node in nodes:
             classes = (node.get('metainfo') or {}).get('classes') or ()
-            is_text = isinstance(classes, str)
-            if is_text and not osp.isfile(classes):  # which has one name per line
+            if isinstance(classes, str):  # a file with one name per line, or a mistake
+                if osp.isfile(classes):
+                    continue
                 raise UsageError(
                     f'{key}.metainfo.classes is the string {classes!r}, but must be a list of '
                     f'names; write ({classes!r},), with the comma, for a single class'
                 )
             twice = [name for name, count in Counter(classes).items() if count > 1]
-            if twice and not is_text:
+            if twice:
                 repeated = f'{key}.metainfo.classes lists {some(twice)} more than once; '
                 if not (is_classifier(cfg) or is_segmentor(cfg)):  # names select the labels
                     raise UsageError(repeated + 'list each class once')
@@ -264,9 +265,9 @@ def _sample(part: Part, report: Report) -> None:
         )
 
 
-def _is_moved(data: Dict[str, Any]) -> Any:
+def _is_moved(data: Dict[str, Any]) -> bool:
     before, now = data.get('ori_shape'), data.get('img_shape')
-    return data.get('flip') or (before and now and tuple(before[:2]) != tuple(now[:2]))
+    return bool(data.get('flip') or (before and now and tuple(before[:2]) != tuple(now[:2])))
 
 
 def image_of(packed: Any) -> Optional[torch.Tensor]:

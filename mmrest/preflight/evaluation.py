@@ -133,13 +133,13 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
     fault = f'{place} fails on the annotations of {part.where}'
     with explained(fault, 'check that the metric is meant for this data'):
         scores = score(metric, samples)
-        if not scores and 'instances' not in first.info:
+        if scores is None and 'instances' not in first.info:
             raise UsageError(
                 f'{place} has nothing to compare with: the pipeline of {part.where} loads or '
                 'packs no annotations; add LoadAnnotations, and end it with Pack...Inputs'
             )
     prefix = f'{metric.prefix}/' if metric.prefix else ''
-    for name, value in scores.items():
+    for name, value in (scores or {}).items():
         if name not in best or value == -1 or np.isnan(value):
             continue  # these samples have no annotations
         if value < LEAST * best[name]:
@@ -149,11 +149,14 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
                 'ann_file, the corners of the boxes, and that the pipeline changes no annotations'
             )
         report.add(f'{where} on the ground truth', f'{prefix}{name} {value:.3f}')
-    return [prefix + name for name in scores]
+    return [prefix + name for name in scores or ()]
 
 
-def score(metric: Any, samples: List[Tuple[Part, Sample]]) -> Dict[str, float]:
-    """Compute a metric on perfect predictions, one at a time because of their masks."""
+def score(metric: Any, samples: List[Tuple[Part, Sample]]) -> Optional[Dict[str, float]]:
+    """Compute a metric on perfect predictions, one at a time because of their masks.
+
+    Return None if the samples have no annotations to predict.
+    """
     metric.dataset_meta, ids = samples[0][0].metainfo, []
     metric.nan_to_num = None  # or classes that these samples lack would count in mmseg's mean
     for part, sample in samples:
@@ -164,7 +167,7 @@ def score(metric: Any, samples: List[Tuple[Part, Sample]]) -> Dict[str, float]:
     if hasattr(metric, 'img_ids'):
         metric.img_ids = ids
     results, metric.results = metric.results, []
-    return dict(metric.compute_metrics(results)) if results else {}
+    return dict(metric.compute_metrics(results)) if results else None
 
 
 def perfect(part: Part, sample: Sample, masks: bool) -> Optional[Any]:

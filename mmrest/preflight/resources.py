@@ -102,7 +102,7 @@ def _number(hook: dict, batches: int, length: Optional[int], by_epoch: bool) -> 
     if 0 < most < kept:
         kept = most + 1
     best = np.size(hook.get('save_best') or ())
-    return kept + best + (best > 0)
+    return kept + best + (best > 0)  # the previous best one is removed last
 
 
 def _size(count: float) -> str:

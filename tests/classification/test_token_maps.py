@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmengine.registry import TRANSFORMS
 from mmpretrain.utils import register_all_modules
+from torchvision.ops import roi_align
 
 from mmrest.checkpoint import CheckpointError
 from mmrest.classification.token_maps import LoadTokenLabels, crop_coords, sample
@@ -48,6 +49,27 @@ def written(folder, content):
     elif content is not None:
         torch.save(content, path)
     return path
+
+
+def test_crop_and_flip_agree_with_roi_align():
+    maps = torch.randn(3, 9, 13)
+    crop = build('TrackedResizedCrop', **CROP)
+    flip = build('TrackedFlip', **FLIP)
+    seen = set()
+    for seed in range(30):
+        np.random.seed(seed)
+        top, left, height, width = crop.rand_crop_params(np.zeros((HEIGHT, WIDTH, 3)))
+        np.random.seed(seed)
+        results = flip(crop(dict(img=np.zeros((HEIGHT, WIDTH, 3), np.uint8))))
+        box = [left / WIDTH * 13, top / HEIGHT * 9]
+        box += [(left + width) / WIDTH * 13, (top + height) / HEIGHT * 9]
+        expected = roi_align(maps[None], [torch.tensor([box])], (2, 3), 1, 4, aligned=True)[0]
+        direction = results['flip_direction'] if results['flip'] else None
+        dims = {None: [], 'horizontal': [2], 'vertical': [1]}[direction]
+        seen.add(direction)
+        found = sample(maps, results['coords'], (2, 3))
+        torch.testing.assert_close(found, expected.flip(dims), rtol=0, atol=1e-4)
+    assert len(seen) == 3
 
 
 @pytest.mark.parametrize('moves', [MOVES[:1], MOVES[1:3], MOVES[3:], MOVES])

@@ -43,7 +43,7 @@ CASES = {
     # What the parts of a run need.
     'train tiny.py --data-root absent': 'train_dataloader cannot be built: absent/annotations/',
     'train tiny.py --data-root no_val': 'no_val/val2017/000000000001.jpg not found',
-    'train tiny_seg.py --data-root no_ade': '/training not found; check --data-root DIR',
+    'train tiny_seg.py --data-root no_ade': 'ade/images/training not found; check --data-root DIR',
     'train tiny.py --data-root torn_json': 'is not a valid COCO annotation file: JSON',
     f'{TRAIN} --work-dir tiny.py/run': '--work-dir: tiny.py is not a folder',
     f'{TRAIN} {SET} work_dir=tiny.py/run': 'tiny.py is not a folder',
@@ -241,6 +241,7 @@ def line_of(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.delenv('DISPLAY', raising=False)
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    monkeypatch.setattr('mmengine.device.utils.DEVICE', 'cpu')
 
     def line_of(command):
         program, *args = shlex.split(command)

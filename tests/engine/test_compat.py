@@ -16,6 +16,7 @@ from mmrest.engine import compat
 @pytest.mark.parametrize('name, arguments', [
     ('hooks.CheckpointHook._save_checkpoint_with_step', 'runner step meta'),
     ('hooks.CheckpointHook._save_best_checkpoint', 'runner metrics'),
+    ('hooks.Hook._before_epoch', 'runner mode'),
     ('runner.EpochBasedTrainLoop.run', ''),
     ('runner.EpochBasedTrainLoop.run_iter', 'idx data_batch'),
     ('runner.EpochBasedTrainLoop._decide_current_val_interval', ''),

@@ -174,10 +174,13 @@ def test_init_from_a_backbone(prefix, log):
     assert '4 are not in the file and keep their initial values (neck.weight, ' in log.text
 
 
-def test_init_must_cover_the_backbone():
+@pytest.mark.parametrize('damage', ['missing', 'transposed'])
+def test_init_must_cover_the_backbone(damage):
     other = randomised(Detector()).state_dict()
     name = next(n for n in other if n.endswith('fc1.weight'))
     other[name] = other[name].T
+    if damage == 'missing':
+        del other[name]
     model = Detector()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=r'x\.pth.* for ResT does not match .*: \d+ of \d+'):

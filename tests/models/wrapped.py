@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from mmrest import RMT, ResT
 from mmrest.engine.distributed import wrap_blocks
@@ -145,6 +146,7 @@ def compiled(network: nn.Module) -> nn.Module:
 LOCAL = {
     'replica of DataParallel': Replica,
     'torch.compile': compiled,
+    'AveragedModel': AveragedModel,
     'layers exchanged': exchanged,
 }
 """Wrappers inside one process."""

@@ -216,7 +216,7 @@ ADVANCED = {
     'no evaluation': {'train_cfg.val_interval': 1e9},
     'no validation': {
         **dict.fromkeys(('val_dataloader', 'val_cfg', 'val_evaluator')),
-        'train_cfg.val_interval': -1,
+        'train_cfg.val_interval': 0,
         'default_hooks.checkpoint': dict(type='CheckpointHook', save_best=None)},
     'folder of drawings': {'visualizer': dict(
         type='DetLocalVisualizer', save_dir='drawn', vis_backends=[dict(type='LocalVisBackend')])},
