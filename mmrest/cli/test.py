@@ -47,7 +47,11 @@ def main() -> None:
     add = parser.add_argument
     add('config', help='config file, or name of a shipped config')
     add('checkpoint', help='checkpoint file')
-    add('--out', help='.pkl file for predictions, or for label maps a folder of PNG files')
+    add(
+        '--out',
+        help='save predictions to this .pkl file (detector, classifier) or folder of PNG label '
+        'maps (segmentor)',
+    )
     add('--show', action='store_true', help='show predictions in a window')
     add('--show-dir', type=folder, metavar='DIR', help='folder for visualizations of predictions')
     add(
