@@ -64,7 +64,7 @@ class Job(NamedTuple):
     def name(self) -> str:
         """Network and what distinguishes it from other jobs of the same network."""
         options = ['with_cp'] * self.with_cp + ['compiled'] * self.compiled
-        return ' '.join([self.network, *filter(None, [self.backend]), *options])
+        return ' '.join([self.network, *([self.backend] if self.backend else []), *options])
 
 
 class AttentionOnly(nn.Module):

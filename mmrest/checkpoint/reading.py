@@ -114,7 +114,10 @@ def _torch_has_allowlist() -> bool:
 
 
 def _check_archive(path: str) -> None:
-    """Refuse a TorchScript archive, whose code torch would execute, and a compressed one."""
+    """Raise CheckpointError for a TorchScript archive, whose code torch would execute.
+
+    Also for a compressed one: torch.save writes none, and it might expand to any size.
+    """
     with zipfile.ZipFile(path) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
         names = archive.namelist()

@@ -156,10 +156,14 @@ def benchmark_networks(args: argparse.Namespace) -> None:
     """Run the subcommand `networks`."""
     if args.threads is not None:
         torch.set_num_threads(args.threads)
+    of_sizes = {image_size: jobs_of(args, image_size) for image_size in args.sizes}
+    if not any(of_sizes.values()):
+        raise UsageError(
+            '--backends reference: the attention maps are too large; lower --sizes or --batch'
+        )
     args.work_dir.mkdir(parents=True, exist_ok=True)
     entries = []
-    for image_size in args.sizes:
-        jobs = jobs_of(args, image_size)
+    for image_size, jobs in of_sizes.items():
         names = ', '.join(job.name for job in jobs)
         print(f'{"x".join(map(str, image_size))}: {names}', flush=True)
         with explained('these networks cannot be measured', 'change size, dtype or backend'):
@@ -172,10 +176,6 @@ def benchmark_networks(args: argparse.Namespace) -> None:
                     found['gpu'] = in_process(gpu_seconds, job)
                 entries.append(dict(job._asdict(), **found))
     step = 'forward and backward' if args.train else 'forward'
-    if not entries:
-        raise UsageError(
-            '--backends reference: the attention maps are too large; lower --sizes or --batch'
-        )
     heading = f'{step}, batch {args.batch}, {args.dtype}, {machine(args.device)}'
     content = json.dumps(dict(machine=machine(args.device), entries=entries), indent=2)
     (args.work_dir / 'benchmark.json').write_text(content)
