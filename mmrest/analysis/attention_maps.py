@@ -68,8 +68,11 @@ def attention_of(block: nn.Module) -> Union[EMSA, MaSA]:
 def token_at(point: Token, image: Tuple[int, int], size: Tuple[int, int]) -> Token:
     """Return row and column of the token at the relative place of a pixel.
 
-    Sizes are height and width: of the image in pixels, of the map in tokens.
+    Sizes are height and width: of the image in pixels, of the map in tokens. ValueError is raised
+    for a pixel outside the image.
     """
+    if not all(0 <= place < pixels for place, pixels in zip(point, image)):
+        raise ValueError(f'pixel {tuple(point)} is outside the image of {image[0]} x {image[1]}')
     return tuple(place * tokens // pixels for place, tokens, pixels in zip(point, size, image))
 
 
@@ -135,7 +138,7 @@ def decays(backbone: RMT, height: int, width: int, point: Token) -> List[Decay]:
         point: row and column of a pixel covered by the token.
     """
     found = []
-    for stage, stride in enumerate(backbone.arch.strides):
+    for stage, stride in enumerate(backbone.arch.strides[: backbone.num_stages]):
         size = (-(-height // stride), -(-width // stride))
         tables = backbone.layers[stage].rel_pos(*size, torch.device('cpu'))
         row, column = token_at(point, (height, width), size)

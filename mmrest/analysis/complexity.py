@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Set, Tuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from ..engine.building import image_channels
 from ..errors import UsageError
@@ -129,11 +129,17 @@ def _expected(model: nn.Module, part_of: Dict[nn.Module, str]) -> Set[str]:
     }
 
 
+def _deform_conv_flops(x_shape: Any, w_shape: Any, *_: Any, out_shape: Any, **kwargs: Any) -> int:
+    return conv_flop_count(x_shape, w_shape, out_shape)
+
+
 class _Meter(FlopCounterMode):
     """FLOP counter by part; torch < 2.4 copies the inputs of modules to count by module."""
 
     def __init__(self, part_of: Dict[nn.Module, str]) -> None:
-        super().__init__(display=False)
+        deformable = getattr(torch.ops.torchvision, 'deform_conv2d', None)  # of mmcv's layers too
+        counted = {deformable: _deform_conv_flops} if deformable else {}
+        super().__init__(display=False, custom_mapping=counted)
         self.macs: Counter = Counter()
         self.attention: Counter = Counter()
         self._part_of = part_of
@@ -167,14 +173,13 @@ class _Meter(FlopCounterMode):
 
 
 def _run(model: nn.Module, meter: _Meter, height: int, width: int) -> None:
-    shape = (1, image_channels(model), height, width)
-    image = torch.zeros(shape, device=next(model.parameters()).device)
+    image = next(model.parameters()).new_zeros(1, image_channels(model), height, width)
     with ExitStack() as hooks:
-        hooks.callback(model.train, model.training)
-        model.eval()
         for module in model.modules():
+            hooks.callback(setattr, module, 'training', module.training)
             hooks.enter_context(module.register_forward_pre_hook(meter.enter))
             hooks.enter_context(module.register_forward_hook(meter.leave))
+        model.eval()
         # FlopCounterMode sees every matmul of the reference implementation.
         with torch.no_grad(), use_backend('reference'), meter:
             _infer(model, meter, image)

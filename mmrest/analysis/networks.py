@@ -15,7 +15,14 @@ from torch import nn
 
 from ..checkpoint import read_weights
 from ..engine.building import check_model, find_type
-from ..engine.config import dicts, is_classifier, load_config, type_name, without_sync_bn
+from ..engine.config import (
+    dicts,
+    is_classifier,
+    load_config,
+    merge_options,
+    type_name,
+    without_sync_bn,
+)
 from ..engine.weight_hooks import fitted_to, load_full_weights
 from ..errors import UsageError
 from ..models.pyramid import PyramidBackbone
@@ -64,7 +71,7 @@ def network_config(network: str, cfg_options: Optional[Dict[str, Any]] = None) -
     if network in BACKBONES:
         scope = 'mmdet' if network in PEERS else 'mmengine'
         cfg = _with_model(copy.deepcopy(BACKBONES[network]), scope, network)
-        cfg.merge_from_dict(cfg_options or {})
+        merge_options(cfg, cfg_options)
         return cfg
     if not (osp.exists(network) or network.endswith('.py') or find(network)):
         names = ', '.join(BACKBONES)

@@ -59,9 +59,10 @@ def match(
             f'{source} does not match the model: {matched} matched, {", ".join(faults)}'
         )
     more = [name for name in ignored if name.startswith(closed)]
+    more = [name for name in more if not name.endswith('num_batches_tracked')]  # used by none
     if more:
         raise CheckpointError(
-            f'{source} does not match the model: {len(more)} tensors of the file belong to blocks '
+            f'{source} does not match the model: {len(more)} tensors of the file belong to layers '
             f'that the model does not have ({some(more)})'
         )
     loaded = {name: tensors[name] for name in wanted if name in tensors}

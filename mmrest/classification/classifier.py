@@ -8,6 +8,7 @@ from mmpretrain.models import ImageClassifier
 from torch import Tensor
 
 from ..checkpoint import Weights, match
+from ..checkpoint.weights import CONTAINERS, weights_of
 from ..models.pretrained import StrictPretrained
 
 
@@ -41,6 +42,11 @@ class ReleasedClassifier(StrictPretrained, ImageClassifier):
         return match(source, self.renamed(weights).tensors, self.state_dict())
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        if any(isinstance(state_dict.get(name), dict) for name in CONTAINERS):
+            # mmengine's loader opens only 'state_dict'.
+            tensors = weights_of('the checkpoint', state_dict).tensors
+            state_dict.clear()
+            state_dict.update(tensors)
         for name in [name for name in state_dict if name.startswith(prefix)]:
             state_dict[prefix + self.own_name(name[len(prefix) :])] = state_dict.pop(name)
         super()._load_from_state_dict(state_dict, prefix, *args)

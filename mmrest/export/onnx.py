@@ -114,7 +114,8 @@ def exportable(model: nn.Module, name: str) -> nn.Module:
     if backbone_of(model) is model:
         return model
     head = getattr(model, 'decode_head', None)
-    if isinstance(head, nn.Module) and not isinstance(head, nn.ModuleList):
+    cascade = isinstance(head, nn.ModuleList)
+    if head is not None and not cascade and not hasattr(head, 'num_queries'):  # of Mask2Former
         if (model.test_cfg or {}).get('mode', 'whole') != 'whole':
             raise UsageError(
                 f'{name} tests in sliding windows, which export does not support; to export the '

@@ -9,7 +9,7 @@ from mmengine.model import BaseModule, ModuleDict, PretrainedInit
 from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 
-from ..checkpoint import Weights, read_weights
+from ..checkpoint import CheckpointError, Weights, read_weights
 
 InitCfg = Union[dict, List[dict], None]
 
@@ -40,9 +40,11 @@ class StrictPretrained(BaseModule):
             self.init_cfg = configured
         if was_init:  # as in mmengine, which warns: keep trained weights
             return
+        self.is_init = False  # if this fails, the next call tries again
         for cfg in filter(is_from_file, cfgs):
             cfg = {key: value for key, value in cfg.items() if key != 'type'}
             self.load_pretrained(cfg.pop('checkpoint'), **cfg)
+        self.is_init = True
 
     def load_pretrained(
         self, path: str, prefix: Optional[str] = None, map_location: str = 'cpu'
@@ -64,6 +66,10 @@ class StrictPretrained(BaseModule):
                 or the file has more blocks than the backbone. The message counts the matching
                 tensors and names the matching arch.
         """
+        if any(parameter.is_meta for parameter in self.parameters()):
+            raise CheckpointError(
+                f"{path} cannot be loaded into a network on meta: call to_empty(device='cpu')"
+            )
         tensors, summary = self.fit(read_weights(path, prefix, map_location))
         self.load_state_dict(tensors, strict=False)
         print_log(summary, logger='current')

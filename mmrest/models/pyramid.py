@@ -245,7 +245,8 @@ class PyramidBackbone(StrictPretrained):
         try:
             return self.match(weights)
         except CheckpointError as error:
-            names = recognised(weights, named_networks())
+            others = {n: o for n, o in named_networks().items() if o.arch != self.arch}
+            names = recognised(weights, others)
             if not names:
                 raise
             hint = f'it looks like {" or ".join(names)}: set type and arch of the backbone to that'
@@ -254,14 +255,16 @@ class PyramidBackbone(StrictPretrained):
     def match(self, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
         """Match weights strictly, see :func:`mmrest.checkpoint.match`.
 
-        Output norms may be missing; blocks that the backbone does not have are an error.
+        Output norms may be missing; blocks or other norms that the backbone does not have are an
+        error.
         """
         names = {module: f'{name}.' for name, module in self.named_modules()}
         stages = range(self.num_stages)
         norms = tuple(names[self.output_norm(stage)] for stage in stages if self.has_norm(stage))
-        blocks = tuple(names[self.blocks(stage)] for stage in stages)
+        parts = (self.embedding, self.blocks)
+        closed = tuple(names[part(stage)] for part in parts for stage in stages)
         source = f'{weights.source} for {type(self).__name__}'
-        return match(source, weights.tensors, self.state_dict(), optional=norms, closed=blocks)
+        return match(source, weights.tensors, self.state_dict(), optional=norms, closed=closed)
 
 
 def named_networks() -> Dict[str, PyramidBackbone]:

@@ -93,6 +93,13 @@ def test_decay():
         torch.testing.assert_close(weights, gamma[:, None, None] ** distance)
 
 
+def test_decay_of_fewer_stages():
+    network = RMT('t', out_indices=(0, 1))
+    assert len(decays(network, 64, 64, (3, 3))) == 2
+    with pytest.raises(ValueError, match=r'pixel \(-1, 3\) is outside the image of 64 x 64'):
+        decays(network, 64, 64, (-1, 3))
+
+
 @pytest.mark.parametrize('arch', RMT.archs)
 def test_grid_of_the_decay(arch):
     """Its size matches the feature maps for all strides."""

@@ -104,6 +104,14 @@ class Own(nn.Module):
         return self.blocks[1](self.blocks[0](x)) @ self.scale
 
 
+def test_deformable_convolutions():
+    """They have the MACs of plain ones, and those of their offsets."""
+    dcn = dict(type='DCNv2', deform_groups=1)
+    options = {'model.dcn': dcn, 'model.stage_with_dcn': (False, True, True, True)}
+    plain, deformable = (network_config('resnet_50', each) for each in ({}, options))
+    assert 1 < count(on_meta(deformable), 64, 64).macs / count(on_meta(plain), 64, 64).macs < 1.3
+
+
 def test_other_part():
     """It is counted too; the network is unchanged."""
     network = Own().train()
@@ -113,7 +121,9 @@ def test_other_part():
     assert parts['blocks.0'].macs == 9 * 30 and parts['other'].parameters == 36
     assert parts['other'].macs == 3 * 5 * 6 * 6
     assert count(network, 5, 6) == (2 * 12 + 36, 2 * 9 * 30 + 3 * 5 * 6 * 6)
-    assert network.training
+    network.blocks[1].eval()
+    assert count(network.double(), 5, 6).parameters == 2 * 12 + 36
+    assert network.training and [block.training for block in network.blocks] == [True, False]
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
 
 

@@ -30,5 +30,5 @@ def test_other_blocks():
     wanted = {'blocks.0.a': torch.ones(1)}
     found = dict(wanted, **{'blocks.1.a': torch.ones(1)})
     assert match('f', found, wanted)[0].keys() == wanted.keys()
-    with pytest.raises(CheckpointError, match=r'1 tensors of .* blocks .* \(blocks.1.a\)'):
+    with pytest.raises(CheckpointError, match=r'1 tensors of .* layers .* \(blocks.1.a\)'):
         match('f', found, wanted, closed=('blocks.',))

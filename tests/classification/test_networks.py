@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.runner import load_checkpoint
 
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.building import check_model
@@ -76,7 +77,7 @@ def test_an_official_file_is_loaded_completely(small, kind, log):
 
 def test_both_names_are_loaded(small):
     """The hooks of a run and load_state_dict accept both."""
-    cfg, _, content = small
+    cfg, path, content = small
     model = build(cfg)
     names = set(model.state_dict())
     for hook in (StrictWeightsHook(), InitWeightsHook()):
@@ -88,6 +89,8 @@ def test_both_names_are_loaded(small):
     assert not missing and not unexpected
     assert_loaded(model, content)
     model.load_state_dict(build(cfg).state_dict(), strict=True)
+    load_checkpoint(model, str(path))  # as mmpretrain's own tools and inferencers do
+    assert_loaded(model, content)
 
 
 def test_mismatched_files(small):

@@ -1,6 +1,7 @@
 """ONNX files of segmentors at any size, normalisation in the file, and its metadata."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from mmrest.analysis.networks import Preprocessing, build_network, network_config
 from mmrest.errors import UsageError
-from mmrest.export.comparison import Agreement, Difference, export_checked
+from mmrest.export.comparison import Agreement, Difference, _largest, export_checked
 from mmrest.export.onnx import AdaptiveAvgPool, check_packages, exportable, facts, with_any_size
 from tests.runs import ROOT, SEGMENTOR
 from tests.torch_versions import needs_onnx
@@ -97,6 +98,13 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
 ])  # fmt: skip
 def test_tolerance(difference, fits):
     assert (difference.fault(1e-3) is None) is fits
+
+
+@pytest.mark.parametrize('order', [1, -1])
+def test_outputs_that_are_not_numbers(order):
+    found = [torch.ones(3), torch.full((3,), math.nan)][::order]
+    assert math.isnan(_largest(found, [torch.arange(3.0)] * 2))
+    assert _largest([torch.zeros(1)], [torch.zeros(1)]) == 0
 
 
 def test_missing_packages(monkeypatch):

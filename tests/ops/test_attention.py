@@ -25,7 +25,7 @@ def cases(sizes, marks=()):
 
 MASA = [
     (2, 7, 13, 2, 16), (1, 1, 97, 4, 32), (1, 113, 3, 1, 24), (2, 5, 7, 3, 96), (1, 9, 11, 20, 32),
-    (1, 2, 334, 2, 16),
+    (1, 2, 334, 2, 16), (3, 5, 7, 1, 16),
 ]  # fmt: skip
 # Batch, two lengths, heads and channels; no length is a multiple of a tile.
 SIZES = dict(

@@ -159,7 +159,8 @@ def _softmax_of_decayed(q: Tensor, keys_t: Tensor, decay_h: Tensor, decay_w: Ten
     the axes (n, rows, H) and (n, W, W).
     """
     decay = full_decay(decay_h, decay_w).to(keys_t.dtype)
-    logits = decay.expand(len(q), -1, -1, -1).flatten(0, 1)  # copied only for several samples
+    logits = decay.expand(len(q), -1, -1, -1).flatten(0, 1)
+    logits = logits.contiguous()  # several samples of one head are not copied by flatten
     query = q.flatten(2, 3).flatten(0, 1).to(keys_t.dtype)
     logits = logits.baddbmm_(query, keys_t.flatten(0, 1), alpha=q.shape[-1] ** -0.5)
     return logits.softmax(-1).unflatten(0, q.shape[:2])
