@@ -18,18 +18,18 @@ from mmengine.fileio import io as fileio
 from mmengine.runner import CheckpointLoader, Runner, checkpoint, runner
 
 from ..checkpoint import CheckpointError, read_checkpoint, write_atomically
-from ..shipped import folder
+from ..shipped import find, folder
 
 _get_cfg_path = Config._get_cfg_path
 
 
 def get_cfg_path(cfg_path: str, filename: str) -> Tuple[str, Optional[str]]:
-    """Resolve ``_base_ = 'mmrest::NAME.py'``.
+    """Resolve ``_base_ = 'mmrest::NAME'`` and ``'mmrest::NAME.py'``.
 
     mmengine looks only for OpenMMLab's packages, in folders, and not in editable installs.
     """
     if cfg_path.startswith('mmrest::'):
-        return str(folder() / cfg_path[len('mmrest::') :]), None
+        return str(find(cfg_path) or folder() / cfg_path[len('mmrest::') :]), None
     if cfg_path.startswith('mmseg::') and find_spec('mmseg') is not None:
         MODULE2PACKAGE['mmseg'] = 'mmseg'  # not the distribution's name, which forks do not have
     return _get_cfg_path(cfg_path, filename)

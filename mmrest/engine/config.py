@@ -1,10 +1,11 @@
 """Load the config of a run from a file and command-line options."""
 
+import copy
 import inspect
 import os.path as osp
 import re
 import traceback
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, Iterator, Optional, Set, Tuple
 
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -13,6 +14,7 @@ from ..errors import UsageError, counted, first_line, suggestion
 from ..shipped import find, nearest
 
 PHASES = ('train', 'val', 'test')
+DATA_PARTS = [f'{phase}_{part}' for phase in PHASES for part in ('dataloader', 'evaluator')]
 
 TESTED = '_tested.py'
 """Suffix of the config of a test in a work dir."""
@@ -31,6 +33,9 @@ RUN_KEYS = inspect.signature(Runner).parameters.keys() - {'cfg'} | {
     'tta_model', 'tta_pipeline',
 }  # fmt: skip
 """Top-level keys that are read, whether or not a config defines them."""
+
+METRIC_FILES = ('outfile_prefix', 'output_dir', 'out_file_path', 'outfile_path')
+"""Arguments of metrics that write files."""
 
 
 def load_config(
@@ -67,15 +72,23 @@ def load_config(
         raise UsageError(f'config {path} defines no model; pass the config of a run')
     if data_root is not None:
         _replace_data_root(cfg, data_root)
+    merge_options(cfg, cfg_options)
+    return cfg
+
+
+def merge_options(cfg: Config, cfg_options: Optional[dict]) -> None:
+    """Override values of a config, by dotted key; raise UsageError if one does not fit."""
     for key, value in (cfg_options or {}).items():
         _check_option(key, value, cfg)
+        if key == 'data_root' and isinstance(value, str):
+            _replace_data_root(cfg, value)
+            continue
         try:
             cfg.merge_from_dict({key: value})
         except Exception as error:  # an index beyond a list, a key below a number, ...
             raise UsageError(
                 f'--cfg-options {key}={value} does not fit the config: {first_line(error)}'
             ) from error
-    return cfg
 
 
 def _broken(path: str, error: Exception) -> str:
@@ -109,7 +122,9 @@ def _check_option(key: str, value: Any, cfg: Config) -> None:
     for part in key.split('.'):
         before = before.get(part) if isinstance(before, (dict, Config)) else None
     last = key.rpartition('.')[2]
-    is_string = isinstance(before, str) and last != 'ann_file'  # the pre-flight explains that
+    # Of a path, which may have commas; the pre-flight explains a list of annotation files.
+    is_string = isinstance(before, str) and '/' in before
+    is_string &= last not in ('ann_file', 'save_best', 'monitor')
     is_path = last in ('work_dir', 'load_from', 'data_root')
     if (is_string or is_path) and isinstance(value, list):
         raise UsageError(
@@ -118,22 +133,32 @@ def _check_option(key: str, value: Any, cfg: Config) -> None:
         )
 
 
+def data_roots(cfg: Config) -> Set[str]:
+    """Return each ``data_root`` of datasets and evaluators, without a slash at the end."""
+    nodes = dicts([cfg.get(part) for part in DATA_PARTS], '')
+    roots = [node.get('data_root') for _, node in nodes]
+    return {root.rstrip('/') for root in roots if isinstance(root, str) and root}
+
+
+def has_paths_below(cfg: Config, root: str) -> bool:
+    """Return True if a path of a dataset or evaluator is below a folder."""
+    parts = [cfg.get(part) for part in DATA_PARTS]
+    return bool(root) and _with_root(parts, root.rstrip('/'), '') != parts
+
+
 def _replace_data_root(cfg: Config, data_root: str) -> None:
-    parts = [f'{phase}_{part}' for phase in PHASES for part in ('dataloader', 'evaluator')]
-    listed = [d.get('data_root') for part in parts for _, d in dicts(cfg.get(part), part)]
-    roots = {root.rstrip('/') for root in listed if isinstance(root, str) and root}
-    top = cfg['data_root'].rstrip('/') if isinstance(cfg.get('data_root'), str) else ''
+    roots, top = data_roots(cfg), cfg.get('data_root')
     # No path is below that of a base config if the config itself sets those of its datasets.
-    if top and any(_with_root(cfg[part], top, '') != cfg[part] for part in parts if part in cfg):
-        roots = {top}
+    if isinstance(top, str) and has_paths_below(cfg, top):
+        roots = {top.rstrip('/')}
     if len(roots) != 1:
         found = f'there are several: {", ".join(sorted(roots))}' if roots else 'there is none'
         raise UsageError(
-            f'--data-root needs one data_root in the config, but {found}; set the paths with '
-            '--cfg-options'
+            f'--data-root needs one data_root in the config, but {found}; set that of each '
+            'dataset with --cfg-options'
         )
     root = roots.pop()
-    for part in ('data_root', *parts):
+    for part in ('data_root', *DATA_PARTS):
         if part in cfg:
             cfg[part] = _with_root(cfg[part], root, osp.expanduser(data_root))
 
@@ -201,7 +226,11 @@ def use_tta(cfg: Config) -> None:
     """Test with the augmentations of the config's tta_pipeline, merged by its tta_model."""
     check_tta(cfg)
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    dataset, steps = cfg.test_dataloader.dataset, list(cfg.tta_pipeline)
+    for usual, augmented in zip(dataset.pipeline[:1], steps[:1]):
+        if type_name(usual) == type_name(augmented):  # read images as without augmentation
+            steps[0] = dict(usual, **augmented)
+    dataset.pipeline = steps
 
 
 def is_classifier(cfg: Config) -> bool:
@@ -229,6 +258,22 @@ def dicts(node: Any, where: str) -> Iterator[Tuple[str, dict]]:
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
             yield from dicts(value, f'{where}.{index}')
+
+
+def confined(cfg: Config, folder: str) -> Config:
+    """Return a copy of a config whose metrics, hooks and visualizer write to a folder alone."""
+    cfg = copy.deepcopy(cfg)
+    metrics = dicts([cfg.get(f'{phase}_evaluator') for phase in PHASES], '')
+    for number, (_, part) in enumerate(metrics):
+        for key in [key for key in METRIC_FILES if part.get(key)]:
+            part[key] = osp.join(folder, f'{number}_{osp.basename(part[key])}')
+    for _, hook in dicts([cfg.get('default_hooks'), cfg.get('custom_hooks')], ''):
+        if hook.get('out_dir'):
+            hook['out_dir'] = folder
+    if isinstance(cfg.get('visualizer'), dict):  # instances are shared by name
+        backends = [dict(type='LocalVisBackend')]
+        cfg.visualizer.update(name=folder, save_dir=folder, vis_backends=backends)
+    return cfg
 
 
 def accumulation(cfg: Config) -> int:

@@ -172,7 +172,7 @@ class DisplayHook(Hook):
         timed = 'train/time' in hub.log_scalars  # by IterTimerHook, which a config may omit
         if timed and images is not None and not isinstance(images, dict):
             # Averaged over as many iterations as the time in the same line.
-            hub.update_scalar('images', len(images), resumed=False)  # not in the log
+            hub.update_scalar('images', len(images))  # not in the log, without a prefix
             images_each = hub.get_scalar('images').mean(window)
             seconds = hub.get_scalar('train/time').mean(window)
             hub.update_scalar('train/img_per_s', images_each * get_world_size() / seconds)
@@ -237,10 +237,11 @@ class DisplayHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         self.stop()
+        self._say(f'checkpoints and log: {runner.work_dir}')
+
+    def _say(self, line: str) -> None:
         if self._console is not None:
-            self._console.print(
-                f'checkpoints and log: {runner.work_dir}', highlight=False, soft_wrap=True
-            )
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _show(self, metrics: Dict[str, float], title: Optional[str] = None) -> None:
         self.stop()
@@ -251,7 +252,7 @@ class DisplayHook(Hook):
             # COCO's metrics are -1 without objects of that size.
             table.add_row(escape(name), '-' if value == -1 else f'{value:.4f}')
         if title is not None:
-            self._console.print(title, highlight=False, soft_wrap=True)
+            self._say(title)
         self._console.print(table)
 
     def _start(self, what: str, total: int, done: int = 0) -> None:

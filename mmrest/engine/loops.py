@@ -155,8 +155,9 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
     def recall(self, remembered: Dict[str, Any], meta: Dict[str, Any]) -> None:
         super().recall(remembered, meta)
         before, now = remembered['batches'], len(self.dataloader)
-        # mmdet's AspectRatioBatchSampler may yield fewer batches than its length.
-        done = remembered.get('done', min(max(meta['iter'] - meta['epoch'] * before, 0), before))
+        if 'done' not in remembered:  # of a run that counts iterations
+            meta['epoch'], remembered['done'] = divmod(meta['iter'], before)
+        done = remembered['done']
         # A started epoch is not rounded down to its beginning: the evaluation before it would run
         # again.
         meta['iter'] = meta['epoch'] * now + max(done * now // before, min(done, 1))

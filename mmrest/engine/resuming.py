@@ -3,7 +3,7 @@
 import warnings
 from typing import Any, Dict, Iterator, List, Optional, Set
 
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -16,13 +16,15 @@ _PROGRESS = (
 )  # fmt: skip
 """Progress in the state of a scheduler; the rest are its settings."""
 
-_KINDS = ('betas', 'momentum', 'rho', 'lr_decay', 'alpha')
+_KINDS = ('betas', 'momentum', 'rho', 'lr_decay', 'alpha', 'momentum_decay')
 """Entries of a parameter group that distinguish optimizers."""
 
 _HYPERPARAMETERS = {
-    'lr', 'initial_lr', 'weight_decay', 'betas', 'momentum', 'initial_momentum', 'eps',
-    'nesterov', 'amsgrad', 'dampening',
+    'alpha', 'amsgrad', 'betas', 'centered', 'dampening', 'decoupled_weight_decay', 'eps',
+    'initial_lr', 'initial_momentum', 'lr', 'lr_decay', 'maximize', 'momentum', 'momentum_decay',
+    'nesterov', 'rho', 'weight_decay',
 }  # fmt: skip
+"""Entries that are settings; some optimizers also keep a state in their groups."""
 
 
 class ScheduleHook(Hook):
@@ -43,6 +45,7 @@ class ScheduleHook(Hook):
 def progress_of(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
     """Return the parts of a checkpoint that :func:`follow_config` needs, without tensors."""
     kept = {key: checkpoint[key] for key in ('meta', 'param_schedulers') if key in checkpoint}
+    kept.update({key: {} for key in ('ema_state_dict',) if key in checkpoint})
     return dict(kept, optimizer=dict(param_groups=_parameter_groups(checkpoint)))
 
 
@@ -68,11 +71,22 @@ def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> It
             f'nothing left to train: the checkpoint is at {done} of {total} {unit}s; to train '
             f'longer, set train_cfg.max_{unit}s'
         )
+    if 'ema_state_dict' in checkpoint and not any(isinstance(h, EMAHook) for h in runner.hooks):
+        yield f'the run has no EMAHook, and continues from the averaged weights of {source}'
     before = _parameter_groups(checkpoint)
-    if before is None or isinstance(wrapper, OptimWrapperDict):
-        return
+    if isinstance(wrapper, OptimWrapperDict) or (before is None and hasattr(runner, 'strategy')):
+        return  # a strategy may save it in another file
     check_same_optimizer(source, checkpoint, wrapper)
     schedulers = runner.param_schedulers or []
+    if before is None:
+        _replay(runner, schedulers, meta)
+        checkpoint['param_schedulers'] = [scheduler.state_dict() for scheduler in schedulers]
+        yield (
+            f'{source} has no state of the optimizer (save_optimizer=False, or it is a best '
+            'checkpoint), which starts anew; the learning rate continues at '
+            f'{wrapper.param_groups[0]["lr"]:.3g}'
+        )
+        return
     states = [scheduler.state_dict() for scheduler in schedulers]
     of_checkpoint = checkpoint.get('param_schedulers') or []
     # A schedule sets these, so they differ from the config in any checkpoint.

@@ -41,6 +41,8 @@ class AtomicCheckpointHook(CheckpointHook):
         super().__init__(*args, **kwargs)
         for name in self.args:  # mmengine would only fail at the first checkpoint
             raise TypeError(f"CheckpointHook got an unexpected keyword argument '{name}'")
+        if self.filename_tmpl.format(0) == self.filename_tmpl.format(1):
+            self.max_keep_ckpts = -1  # each replaces the one before
         self._remembered: List[Dict[str, Any]] = []
         self._saved_iter: Optional[int] = None
         self._place: Dict[str, int] = {}  # epoch and iteration that are being saved
@@ -50,6 +52,14 @@ class AtomicCheckpointHook(CheckpointHook):
         super().before_train(runner)
         self._loop = runner.train_loop
         if self.save_best and len(self.key_indicators) == 1:
+            (metric,) = self.key_indicators
+            best = Path(self.best_ckpt_path or '').name
+            names = 'epoch_', 'iter_', self.filename_tmpl.partition('{')[0]
+            starts = tuple(f'best_{metric}_{name}'.replace('/', '_') for name in names)
+            if best and metric != 'auto' and not best.startswith(starts):
+                # A run with another metric is resumed, whose best score says nothing of this one.
+                runner.message_hub.runtime_info.pop('best_score', None)
+                self.best_ckpt_path = None
             self.best_ckpt_path = self._own(self.best_ckpt_path)
         elif self.save_best:
             paths = self.best_ckpt_path_dict
@@ -130,6 +140,8 @@ class AtomicCheckpointHook(CheckpointHook):
             # _save_best_checkpoint also saves it, before EarlyStoppingHook has counted.
             later = runner.hooks[runner.hooks.index(self) :]
             counting = any(isinstance(hook, EarlyStoppingHook) for hook in later)
+            if counting and self._saved_iter == meta['iter']:
+                return  # resumed runs repeat the evaluation, after what it changes
             runner.train_loop.evaluated = not counting
         outdated = []
         if self.max_keep_ckpts > 0:
@@ -152,6 +164,10 @@ class AtomicCheckpointHook(CheckpointHook):
         self._saved_iter = meta['iter']
         if outdated:
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+
+    def _publish_model(self, runner: Runner, ckpt_path: Optional[str]) -> None:
+        if ckpt_path is not None:  # there may be no best one
+            super()._publish_model(runner, ckpt_path)
 
     def _remove(self, path: str) -> None:
         if self.file_backend.isfile(path):

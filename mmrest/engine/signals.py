@@ -41,10 +41,10 @@ class StopRequest:
     def __enter__(self) -> 'StopRequest':
         isolate_children()
         if _in_main_thread():  # only this one may set handlers
-            caught = [signal.SIGTERM] + [signal.SIGINT] * (get_world_size() == 1)
-            if _SIGHUP is not None and signal.getsignal(_SIGHUP) is not signal.SIG_IGN:
-                caught.append(_SIGHUP)
-            for number in caught:
+            of_terminal = [_SIGHUP] + [signal.SIGINT] * (get_world_size() == 1)
+            # Shells ignore them for what runs in the background, and so does nohup.
+            caught = [n for n in of_terminal if n and signal.getsignal(n) is not signal.SIG_IGN]
+            for number in (signal.SIGTERM, *caught):
                 self._before[number] = signal.signal(number, self._listen) or signal.SIG_DFL
         return self
 

@@ -72,7 +72,7 @@ class StrictWeightsHook(_WeightsHook):
                     f'{source} contains only weights, so training cannot be resumed: drop '
                     '--resume and initialise from them with --cfg-options load_from=PATH'
                 )
-            content = checkpoint['state_dict']  # not the EMA weights
+            content = checkpoint['state_dict']  # the averaged weights, if there is an EMAHook
         weights = _named_as(model, weights_of(source, content))
         wanted = model.state_dict()
         try:

@@ -40,7 +40,7 @@ def test_inherited_configs(tmp_path, monkeypatch):
     cfg = Config.fromfile(path)
     assert cfg.model.backbone.type == 'RMT' and cfg.model.train_cfg is None
     assert cfg.model._scope_ == 'mmdet'
-    for name in ('mmrest::swapped/atss_rmt_s.py', 'mmdet::atss/atss_r50_fpn_1x_coco.py'):
+    for name in ('mmrest::swapped/atss_rmt_s', 'mmdet::atss/atss_r50_fpn_1x_coco.py'):
         path.write_text(f'_base_ = [{name!r}]\nx = _base_.model.neck')
         assert Config.fromfile(path).model.type == 'ATSS'
     path.write_text("_base_ = 'mmseg::_base_/models/fpn_r50.py'")

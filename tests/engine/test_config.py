@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmrest.engine.config import load_config, make_resumable, without_sync_bn
+from mmrest.engine.config import load_config, make_resumable, use_tta, without_sync_bn
 from mmrest.errors import UsageError
 
 CONFIG = """
@@ -61,6 +61,7 @@ def test_data_root_of_the_datasets(path):
     path.write_text(text.replace("'data/coco/", "'data/base/", 1).replace('data/coco/', 'x/'))
     cfg = load_config(str(path), data_root='/elsewhere')
     assert cfg.train_dataloader.dataset.dataset.data_root.rstrip('/') == '/elsewhere'
+    assert load_config(str(path), {'data_root': '/elsewhere'}).pretty_text == cfg.pretty_text
 
 
 @pytest.mark.parametrize('scope', ['', 'mmengine.', 'mmdet.'])
@@ -77,6 +78,25 @@ def test_cfg_options_come_last(path):
     options = {'train_dataloader.dataset.dataset.data_root': 'mine'}
     cfg = load_config(str(path), options, data_root='/elsewhere')
     assert cfg.train_dataloader.dataset.dataset.data_root == 'mine'
+
+
+def test_lists_for_strings(path):
+    """A comma in a path is a mistake, but other options take a string or a list."""
+    for metric in ('mIoU', 'coco/bbox_mAP'):
+        path.write_text(f'{CONFIG}\nhook = dict(save_best={metric!r})')
+        cfg = load_config(str(path), {'hook.save_best': [metric, 'aAcc']})
+        assert cfg.hook.save_best == [metric, 'aAcc']
+    with pytest.raises(UsageError, match='put a string with commas in quotes'):
+        load_config(str(path), {'load_from': ['x', 'y.pth']})
+
+
+def test_augmented_images_are_read_as_others():
+    load = dict(type='LoadImageFromFile', color_type='unchanged')
+    options = {'test_dataloader.dataset.pipeline.0': load}
+    cfg = load_config('semfpn_rmt_t_80k', options)
+    use_tta(cfg)
+    assert [step.type for step in cfg.test_dataloader.dataset.pipeline][-1] == 'TestTimeAug'
+    assert cfg.test_dataloader.dataset.pipeline[0].color_type == 'unchanged'
 
 
 @pytest.mark.parametrize('loaders, fault', [

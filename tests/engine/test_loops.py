@@ -239,6 +239,27 @@ def test_best_checkpoint_of_another_folder(tmp_path):
     assert sum(name.startswith('best') for name in checkpoints(tmp_path / 'branch')) == 1
 
 
+def test_best_checkpoint_of_another_metric(tmp_path):
+    """It is kept, and its score is not compared."""
+    trained(config(tmp_path, checkpoint=dict(EPOCHS, **BEST)), place=('training', 13))
+    (first,) = tmp_path.glob('best_mean_*')
+    gone_on(tmp_path, checkpoint=dict(EPOCHS, save_best='deviation', rule='greater'))
+    assert first.is_file() and len([*tmp_path.glob('best_deviation_*')]) == 1
+
+
+def test_checkpoints_of_one_name(tmp_path):
+    checkpoint = dict(EPOCHS, filename_tmpl='latest.pth', max_keep_ckpts=1)
+    trained(config(tmp_path, checkpoint=checkpoint))
+    assert checkpoints(tmp_path) == ['latest.pth']
+
+
+def test_iterations_continued_by_epochs(tmp_path):
+    """At the epoch of the iteration."""
+    trained(config(tmp_path, by_epoch=False), place=('training', 13))
+    watch, _ = gone_on(tmp_path)
+    assert list(watch.losses) == [14, 15]
+
+
 def test_ranks_evaluate_what_is_saved(tmp_path, monkeypatch):
     """Namely the statistics of rank 0, whose batch norms have seen other images."""
     monkeypatch.setattr(saving.dist, 'broadcast', lambda buffer: buffer.fill_(7))

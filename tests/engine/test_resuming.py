@@ -136,6 +136,16 @@ def test_epochs_of_a_run_of_mmengine(tmp_path):
     assert list(rates.values()) == pytest.approx([0.01] * 4 + [0.001] * 4)
 
 
+def test_no_state_of_the_optimizer(tmp_path):
+    """The learning rate goes on, also that of a schedule of factors."""
+    expected, _ = run(tmp_path / 'a', 4, STEPS)
+    hook = {'default_hooks.checkpoint.save_optimizer': False}
+    run(tmp_path, 2, STEPS, **hook)
+    rates, runner = run(tmp_path, 4, STEPS, str(tmp_path / 'epoch_2.pth'), **hook)
+    assert rates == pytest.approx({i: expected[i] for i in range(8, 16)}, rel=1e-9)
+    assert 'has no state of the optimizer' in log_of(runner, tmp_path)
+
+
 def test_nothing_left_to_train(tmp_path):
     run(tmp_path)
     rates, runner = run(tmp_path, 4, resume=str(tmp_path / 'epoch_4.pth'))
@@ -150,6 +160,12 @@ def test_another_optimizer(tmp_path):
     with pytest.raises(CheckpointError, match=r'with betas, but the config has .* momentum'):
         run(tmp_path, 2, resume=path, optimizer=dict(type='SGD', lr=0.1, momentum=0.9))
     content = torch.load(path, weights_only=False)
+    if 'decoupled_weight_decay' in content['optimizer']['param_groups'][0]:  # AdamW is Adam
+        _, runner = run(tmp_path, 2, resume=path, optimizer=dict(type='Adam'))
+        assert 'decoupled_weight_decay True -> False' in log_of(runner, tmp_path)
+    torch.save({**content, 'ema_state_dict': {}}, path)
+    _, runner = run(tmp_path, 2, resume=path)
+    assert 'the run has no EMAHook, and continues from the averaged' in log_of(runner, tmp_path)
     first = content['optimizer']['param_groups'][0]
     content['optimizer']['param_groups'].append(dict(first, params=[]))
     torch.save(content, path)

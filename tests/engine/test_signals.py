@@ -105,6 +105,18 @@ def test_terminal_asks_once(name):
     os.close(writing)
 
 
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_ignored_signals(number):
+    """Shells ignore Ctrl-C for what a script starts in the background; schedulers send SIGTERM."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with signals.StopRequest() as stop:
+            signal.raise_signal(number)
+            assert stop.asked() == (number == signal.SIGTERM)
+    finally:
+        signal.signal(number, before)
+
+
 def test_ranks_ask_each_other(monkeypatch):
     """Launchers repeat the signal; before an evaluation, ranks do not wait for a tenth call."""
     monkeypatch.setattr(signals, 'get_world_size', lambda: 2)

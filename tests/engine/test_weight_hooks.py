@@ -140,7 +140,7 @@ def test_a_test_of_a_deeper_network():
     """Its weights cover the model, but are for another one."""
     deeper = Detector()
     deeper.backbone = ResT(dict(TINY[ResT], depths=(1, 3, 1, 1)))
-    with pytest.raises(CheckpointError, match='belong to blocks that the model does not have'):
+    with pytest.raises(CheckpointError, match='belong to layers that the model does not have'):
         load(STRICT, Detector(), {'state_dict': deeper.state_dict()})
 
 
