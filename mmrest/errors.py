@@ -17,6 +17,7 @@ REMEDIES = {
     'Found 0 files in subfolders': 'put the images of each class into a folder, or set ann_file',
     'number of specified classes': 'set dataset.type=CustomDataset for classes of folders',
     "not '?list": 'if ann_file is a list, use a ConcatDataset of datasets with one file each',
+    'No space left on device': 'free some space',
     "codec can't decode|utf-8-sig": 'save the file as plain UTF-8, and set PYTHONUTF8=1 in the '
     'environment if the locale is another',
     'byte 0x8b in position 1:': 'decompress it with gunzip',
@@ -83,7 +84,7 @@ def first_line(error: Exception) -> str:
     if not str(error).strip() and error.__traceback__ is not None:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return f'{type(error).__name__}: {frame.line} ({frame.name})'
-    return f'{type(error).__name__}: {str(error).strip()}'.split('\n')[0].rstrip(' :')
+    return f'{type(error).__name__}: {str(error).strip()}'.split('\n')[0].rstrip(' :.')
 
 
 @contextlib.contextmanager
@@ -108,7 +109,7 @@ def explained(fault: str, remedy: str = '') -> Iterator[None]:
         path = re.search(r"(?:No such file or directory|Not a directory): '(.+?)'", line)
         if path:
             line = f'{path.group(1)} not found'
-            remedy = 'check --data-root DIR (data_root), data_prefix, the suffixes and ann_file'
+            remedy = 'check --data-root DIR, data_prefix, the suffixes and ann_file'
             if r'\\' in line:  # as repr writes a backslash
                 remedy = 'write / for \\ in the paths of ann_file, without a drive'
         for pattern, known in REMEDIES.items():

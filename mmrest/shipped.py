@@ -96,8 +96,9 @@ def main() -> None:
         parser.exit(1, f'{parser.prog}: no shipped config contains {" ".join(words)}; {hint}\n')
     if rows:
         console = Console(width=None if sys.stdout.isatty() else WIDTH)
-        # The name of a config contains its backbone.
-        names = [name for name in rows[0] if name != 'backbone' or console.width >= WIDTH]
+        # The name of a config contains these.
+        left_out = ('backbone', 'method') if console.width < WIDTH else ()
+        names = [name for name in rows[0] if name not in left_out]
         columns = [Column(name, no_wrap=name not in ('method', 'reported')) for name in names]
         table = Table(*columns, box=None, pad_edge=False)
         for row in rows:
@@ -109,4 +110,4 @@ def main() -> None:
     official = {model['Name']: model['Metadata'].get('Official Weights') for model in known}
     for name in [row['config'] for row in rows if words]:
         if official[name]:
-            print(f'Official weights of {name}: {official[name]}')
+            print(f'Official weights of {name}:\n  {official[name]}')

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -19,6 +20,7 @@ from ..engine.config import load_config
 from ..engine.signals import end_with
 from ..errors import UsageError, explained
 from ..ops import BACKENDS
+from ..reporting.logs import metric_text, well_known
 from ..shipped import models, reported
 from .command import Parser, at_least, folder, markdown_table
 
@@ -81,7 +83,7 @@ def parse_args() -> argparse.Namespace:
     add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='see mmrest test')
     add(
         '--work-dir', type=folder, default=Path('work_dirs/benchmark_checkpoints'),
-        help='folder for results; existing ones are reused, so change it with data or options',
+        help='folder for results, which are reused; change it if a config or data has changed',
     )  # fmt: skip
     args = parser.parse_args()
     if args.command == 'networks':
@@ -117,7 +119,7 @@ def jobs_of(args: argparse.Namespace, image_size: Tuple[int, int]) -> List[Job]:
     """Return the measurements at one size."""
     jobs = []
     options = dict(batch=args.batch, train=args.train, dtype=args.dtype, device=args.device)
-    for name in args.networks:
+    for name in dict.fromkeys(args.networks):
         attention = ATTENTIONS.get(name)
         large = attention and attention.map_elements(image_size) * args.batch > LARGEST_MAPS
         options.update(with_cp=args.with_cp and not attention)
@@ -206,15 +208,23 @@ def benchmark_checkpoints(args: argparse.Namespace) -> None:
         if metrics is None:
             failed.append(f'{config}={checkpoint}')
             continue
-        row = [Path(config).stem, checkpoint]
-        for key, (name, factor) in METRICS.items():
-            row.append(f'{metrics[key] * factor:.1f}' if key in metrics else '-')
-            row.append(str(of_papers.get(row[0], {}).get(name, '-')))
-        memory_mb = metrics.get('memory_mb')
-        rows.append([*row, f'{1 / metrics["time"]:.2f}', f'{memory_mb:.0f}' if memory_mb else '-'])
-    columns = [title for name, _ in METRICS.values() for title in (name, f'{name}, reported')]
-    text = markdown_table(['config', 'checkpoint', *columns, 'batches/s', 'memory (MB)'], rows)
-    save(text, args.work_dir / 'table.md')
+        row = {'config': Path(config).stem, 'checkpoint': checkpoint}
+        known = [key for key in METRICS if key in metrics]
+        for name, factor, value in [(*METRICS[key], metrics[key]) for key in known]:
+            row[name] = f'{value * factor:.1f}' if value >= 0 else '-'  # COCO without objects
+            row[f'{name}, reported'] = str(of_papers.get(row['config'], {}).get(name, '-'))
+        took, memory_mb, _ = (metrics.pop(key, None) for key in ('time', 'memory_mb', 'data_time'))
+        others = [key for key, value in metrics.items() if isinstance(value, (int, float))]
+        for key in well_known(others) if not known else ():
+            row[key] = metric_text(metrics[key], key)
+        row['batches/s'] = f'{1 / took:.2f}' if took else '-'
+        row['memory (MB)'] = f'{memory_mb:.0f}' if memory_mb else '-'
+        rows.append(row)
+    last = 'batches/s', 'memory (MB)'
+    columns = sorted(dict.fromkeys(chain(*rows)), key=lambda name: name in last)
+    if rows:
+        text = markdown_table(columns, ([row.get(name, '-') for name in columns] for row in rows))
+        save(text, args.work_dir / 'table.md')
     if failed:
         raise UsageError(f'{len(failed)} of {len(args.pairs)} tests failed: {", ".join(failed)}')
 
@@ -223,8 +233,8 @@ def tested(
     config: str, checkpoint: str, options: List[str], folder: Path
 ) -> Optional[Dict[str, Any]]:
     """Return the metrics of `mmrest test`, run if `folder` has none; None if it has failed."""
-    pair = f'{config}={checkpoint}'  # files of one stem get folders of their own
-    digest = hashlib.sha256(pair.encode()).hexdigest()[:8]
+    request = ' '.join([f'{config}={checkpoint}', *options])  # each gets a folder of its own
+    digest = hashlib.sha256(request.encode()).hexdigest()[:8]
     name = f'{Path(config).stem}_{Path(checkpoint).stem}_{digest}'
 
     def saved() -> List[Path]:

@@ -1,6 +1,6 @@
 """Check the environment: installed and supported versions, and what to fix.
 
-Exit status 1 if something is broken. ``--markdown`` prints the findings for a bug report.
+Exit status 1 if something is broken. --markdown prints the findings for a bug report.
 """
 
 import glob

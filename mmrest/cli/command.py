@@ -182,7 +182,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         '--work-dir', type=folder,
-        help='folder for logs and checkpoints (default: work_dirs/<config name>)',
+        help='folder for what the run writes (default: work_dirs/<config name>)',
     )  # fmt: skip
     add_config_arguments(parser)
     add('--launcher', choices=['none', *LAUNCHERS], default='none', help='job launcher')

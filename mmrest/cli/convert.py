@@ -1,5 +1,6 @@
 """Convert a checkpoint to a clean file that mmrest loads, or publish a run's checkpoint."""
 
+from pathlib import Path
 from typing import Any, Dict, List, NamedTuple
 
 from torch import Tensor
@@ -112,7 +113,16 @@ def main() -> None:
     final = publish(args.out_file, tensors, meta)
     line = f'{final}: {len(tensors)} tensors of {arch}, from {found.source}'
     dropped = [name for name in found.others if name not in tensors]
-    print(f'{line}; {len(dropped)} dropped ({some(dropped)})' if dropped else line)
+    line += f'; {len(dropped)} dropped ({some(dropped)})' if dropped else ''
+    print(line + not_kept(final, meta))
+
+
+def not_kept(path: Path, meta: Dict[str, Any]) -> str:
+    """Return a note on the metadata that a file cannot keep."""
+    others = [name for name, value in meta.items() if not isinstance(value, str)]
+    if path.suffix != '.safetensors' or not others:
+        return ''
+    return f'; {path.suffix} keeps only text, not {some(others)}'
 
 
 def strip() -> None:
@@ -124,5 +134,6 @@ def strip() -> None:
     weights = weights_of(args.in_file, content)
     meta = (content.get('meta') if isinstance(content, dict) else None) or {}
     kept = {name: meta[name] for name in PUBLISHED_META if name in meta}
-    final = publish(args.out_file, weights.tensors, {**kept, **dataset_entry(content)})
-    print(f'{final}: {len(weights.tensors)} tensors of {weights.source}')
+    kept.update(dataset_entry(content))
+    final = publish(args.out_file, weights.tensors, kept)
+    print(f'{final}: {len(weights.tensors)} tensors of {weights.source}{not_kept(final, kept)}')

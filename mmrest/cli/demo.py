@@ -74,7 +74,7 @@ def main() -> None:
         _, last = log.points(name)[-1]
         print(f'  {title_of(name)}: {metric_text(last, name)}')
     print(f'See {args.work_dir}/predictions.png and {args.work_dir}/curves.png')
-    print(f'Checkpoint and logs are in {args.work_dir}; next steps are in README.md')
+    print(f'Checkpoint and logs are in {args.work_dir}')
 
 
 def shapes() -> None:
@@ -87,7 +87,7 @@ def shapes() -> None:
     add('--val', type=count, default=50, help='number of held-out images (default: 50)')
     add('--height', type=size, default=160, help='pixels (default: 160)')
     add('--width', type=size, default=192, help='pixels (default: 192)')
-    add('--seed', type=at_least(0), default=0)
+    add('--seed', type=at_least(0), default=0, help='random seed (default: 0)')
     args = parser.parse_args()
     counts = {'train': args.train, 'val': args.val}
     for write in (write_shapes, write_classes):

@@ -58,9 +58,10 @@ def main() -> None:
     try:
         found = counts(count_parts(model, *size))
     except Exception as error:  # such as a backbone that takes other inputs
+        remedy = 'use another --shape' if args.backbone_only else 'use --backbone-only'
         raise UsageError(
             f'{type(model).__name__} of {args.network} cannot be counted at {size[0]} x {size[1]}:'
-            f' {first_line(error)}; use --backbone-only'
+            f' {first_line(error)}; {remedy}'
         ) from error
     print(f'{args.network}, one image of {size[0]} x {size[1]}')
     Console().print(table(found))

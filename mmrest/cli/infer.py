@@ -28,7 +28,7 @@ from ..inference.outputs import (
     write_image,
     write_label_map,
 )
-from ..inference.overlay import draw
+from ..inference.overlay import DRAWN, draw
 from .command import Parser, add_cfg_options, at_least, folder, fraction
 
 FRAME_COUNT = cv2.CAP_PROP_FRAME_COUNT
@@ -155,7 +155,7 @@ class Run:
         look = self.model.classes, self.model.palette, self.args.score_thr
 
         def visualize(found: Prediction) -> None:
-            if not {'pred_instances', 'pred_sem_seg'} & set(found.sample.keys()):
+            if not DRAWN & set(found.sample.keys()):
                 raise UsageError(
                     f'{type(self.model.model).__name__} predicts '
                     f'{", ".join(found.sample.keys())}, not boxes or label maps; call it from '

@@ -6,10 +6,10 @@ import cv2
 from mmengine.registry import DATASETS, init_default_scope
 from rich.progress import track
 
-from ..datasets.palette import colours
-from ..engine.config import load_config
+from ..datasets.palette import classes_and_colours
+from ..engine.config import PHASES, load_config
 from ..errors import UsageError, explained
-from ..inference.outputs import Viewer
+from ..inference.outputs import Viewer, check_inputs
 from ..inference.overlay import draw_annotations, drawable
 from .command import Parser, add_config_arguments, at_least, folder, written_file
 
@@ -29,6 +29,7 @@ def config() -> None:
     if args.save_path is None:
         print(cfg.pretty_text)
     else:
+        check_inputs([args.save_path], [args.config], '--save-path')
         args.save_path.parent.mkdir(parents=True, exist_ok=True)
         cfg.dump(args.save_path)
 
@@ -41,7 +42,7 @@ def browse() -> None:
     add('--output-dir', type=folder, metavar='DIR', help='folder for visualizations')
     add('--not-show', action='store_true', help='do not show images in a window')
     add('--show-interval', type=float, default=2, help='seconds to display each image')
-    add('--phase', choices=['train', 'val', 'test'], default='train')
+    add('--phase', choices=PHASES, default='train', help='dataset to draw (default: train)')
     add('--number', type=at_least(1), metavar='N', help='only the first N images')
     add_config_arguments(parser)
     args = parser.parse_args()
@@ -54,8 +55,7 @@ def browse() -> None:
         dataset = DATASETS.build(cfg[f'{args.phase}_dataloader'].dataset)
     if not len(dataset):
         raise UsageError(f'{args.phase}_dataloader.dataset of {args.config} has no images')
-    classes = dataset.metainfo['classes']
-    palette = colours(dataset.metainfo.get('palette'), len(classes))
+    classes, palette = classes_and_colours(dataset)
     for index in track(range(min(len(dataset), args.number or len(dataset))), 'drawing'):
         item = dataset[index]
         sample = item['data_samples']

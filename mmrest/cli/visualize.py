@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -15,13 +15,16 @@ from ..analysis.attention_maps import attention_maps, decays
 from ..analysis.features import principal_components, receptive_fields
 from ..analysis.figures import Group, Scene, draw
 from ..engine.building import image_channels
-from ..errors import UsageError
+from ..errors import UsageError, explained
 from ..export.onnx import Normalise
 from ..inference.inputs import read_image
+from ..inference.outputs import check_inputs
 from ..models.pyramid import PyramidBackbone
 from ..models.rmt import RMT
 from ..reporting.curves import SUFFIXES
 from .command import Parser, add_cfg_options, add_shape, at_least, written_file
+
+Figure = Tuple[List[Group], Scene]
 
 
 def parse_args() -> argparse.Namespace:
@@ -132,7 +135,7 @@ def given_image(
     return image, Normalise(networks.preprocessing(cfg))(bgr)
 
 
-def draw_decay(args: argparse.Namespace, cfg: Config) -> None:
+def draw_decay(args: argparse.Namespace, cfg: Config) -> Figure:
     """Draw the decay of every head and stage of RMT for one token."""
     backbone = our_backbone(args, cfg, RMT)
     size = args.size or networks.CLASSIFICATION_SIZE
@@ -144,10 +147,10 @@ def draw_decay(args: argparse.Namespace, cfg: Config) -> None:
         panels = {f'head {head}: $\\gamma$ = {value:.4f}': each for head, (value, each) in heads}
         title = f'stage {stage}, {"axial" if axial else "full"}, token {token}, {_keys(weights)}'
         groups.append(Group(title, panels, Normalize(0, 1), label='decay'))
-    draw(groups, Scene(size, point=point), args.out)
+    return groups, Scene(size, point=point)
 
 
-def draw_attentions(args: argparse.Namespace, cfg: Config) -> None:
+def draw_attentions(args: argparse.Namespace, cfg: Config) -> Figure:
     """Draw the attention of one token.
 
     Weights of one sign have a colour scale from 0, signed ones a diverging scale around 0.
@@ -170,14 +173,14 @@ def draw_attentions(args: argparse.Namespace, cfg: Config) -> None:
         title = f'stage {stage + 1}, block {blocks[stage] + 1}, {found.kind}\n'
         title += f'token {found.token}, {_keys(found.weights)}'
         groups.append(Group(title, panels, norm, 'RdBu_r' if signed else 'Reds', 'weight'))
-    draw(groups, Scene(image.shape[:2], image, point), args.out)
+    return groups, Scene(image.shape[:2], image, point)
 
 
 def _keys(weights: Tensor) -> str:
     return f'{weights.shape[-2]} x {weights.shape[-1]} keys'
 
 
-def draw_fields(args: argparse.Namespace, cfg: Config) -> None:
+def draw_fields(args: argparse.Namespace, cfg: Config) -> Figure:
     """Draw the effective receptive field of each stage."""
     backbone = networks.build_network(networks.backbone_config(cfg), args.checkpoint)
     size = args.size or networks.CLASSIFICATION_SIZE
@@ -195,10 +198,10 @@ def draw_fields(args: argparse.Namespace, cfg: Config) -> None:
         title = f'stage {index + 1}\nhalf in {half:.2%} of the pixels'
         panels = {'': strength.clamp_min(1e-4)}
         groups.append(Group(title, panels, LogNorm(1e-3, 1), 'magma', 'relative strength'))
-    draw(groups, Scene(size), args.out)
+    return groups, Scene(size)
 
 
-def draw_pca(args: argparse.Namespace, cfg: Config) -> None:
+def draw_pca(args: argparse.Namespace, cfg: Config) -> Figure:
     """Draw the first three principal components of feature maps, as colours."""
     if args.neck and cfg.model.get('neck') is None:
         raise UsageError(f'--neck: the model of {args.network} has no neck; drop --neck')
@@ -208,15 +211,16 @@ def draw_pca(args: argparse.Namespace, cfg: Config) -> None:
     with torch.no_grad():
         maps = model.extract_feat(given) if args.neck else model(given)
     if any(each.ndim != 4 for each in maps):
-        raise UsageError(f'--neck: the neck of {args.network} returns no maps; drop --neck')
+        part = 'neck' if args.neck else 'backbone'
+        raise UsageError(f'the {part} of {args.network} returns no maps; use another network')
     groups = []
     for index, each in zip(_indices(model, maps), maps):
-        colours, explained = principal_components(each[0])
-        shares = ' + '.join(f'{share:.0%}' for share in explained.tolist())
+        colours, variances = principal_components(each[0])
+        shares = ' + '.join(f'{share:.0%}' for share in variances.tolist())
         name = f'{"level" if args.neck else "stage"} {index + 1}'
         title = f'{name}: {each.shape[-2]} x {each.shape[-1]}\nvariance {shares}'
         groups.append(Group(title, {'': colours}))
-    draw(groups, Scene(image.shape[:2], image), args.out)
+    return groups, Scene(image.shape[:2], image)
 
 
 def _indices(network: Any, maps: Sequence[Any]) -> Sequence[int]:
@@ -231,5 +235,9 @@ def main() -> None:
     if args.out is None:
         name = f'{Path(args.network).stem}_{args.command.replace("-", "_")}.png'
         args.out = Path('work_dirs', 'visualize', name)
-    args.run(args, cfg)
+    read = getattr(args, 'image', None) or ()
+    check_inputs([args.out], [read] if isinstance(read, str) else read, '--out')
+    with explained(f'{args.command} of {args.network} fails', 'use another --size or network'):
+        groups, scene = args.run(args, cfg)
+    draw(groups, scene, args.out)
     print(f'saved to {args.out}')

@@ -3,6 +3,8 @@
 import colorsys
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+from ..errors import UsageError
+
 RGB = Tuple[int, ...]
 
 
@@ -15,6 +17,15 @@ def colours(palette: Optional[Sequence[Sequence[int]]], count: int) -> List[RGB]
         channels = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75, 0.9)
         known.append(tuple(round(255 * channel) for channel in channels))
     return known
+
+
+def classes_and_colours(dataset: Any) -> Tuple[Sequence[str], List[RGB]]:
+    """Return names and colours of a dataset's classes; raise UsageError if it has no names."""
+    classes = dataset.metainfo.get('classes')
+    if classes is None:
+        kind = type(dataset).__name__
+        raise UsageError(f'{kind} has no names of classes; set metainfo.classes of the dataset')
+    return classes, colours(dataset.metainfo.get('palette'), len(classes))
 
 
 def fill_palette(metainfo: Optional[Dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """Visualizations and label maps of a test run."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
@@ -7,11 +8,11 @@ import numpy as np
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..datasets.palette import colours
+from ..datasets.palette import classes_and_colours
 from ..errors import UsageError
 from .inputs import read_as, unique_names
-from .outputs import Viewer, write_label_map
-from .overlay import draw, draw_annotations
+from .outputs import Viewer, check_inputs, write_label_map
+from .overlay import DRAWN, draw, draw_annotations
 
 
 class PredictionsHook(Hook):
@@ -34,12 +35,20 @@ class PredictionsHook(Hook):
     def before_test(self, runner: Runner) -> None:
         self._dataset = dataset = runner.test_loop.dataloader.dataset
         infos = map(dataset.get_data_info, range(len(dataset)))
-        paths = list(dict.fromkeys(info.get('img_path') for info in infos))
+        read = [{key: info[key] for key in info if key.endswith('path')} for info in infos]
+        paths = list(dict.fromkeys(files.get('img_path') for files in read))
         if None in paths:
-            raise UsageError('the test dataset has no image files to name predictions by')
+            raise UsageError('the test images are not files; drop --show, --show-dir and --out')
         self._names = dict(zip(paths, unique_names(list(map(Path, paths)))))
-        self._classes = dataset.metainfo['classes']
-        self._palette = colours(dataset.metainfo.get('palette'), len(self._classes))
+        drawn = self._viewer and self._viewer.folder
+        for folder, suffix, option in (
+            (drawn, '.jpg', '--show-dir'), (self._label_maps, '.png', '--out'),
+        ):  # fmt: skip
+            if folder is not None:
+                written = (folder / f'{name}{suffix}' for name in self._names.values())
+                inputs = chain(*map(dict.values, read))
+                check_inputs(written, filter(None, inputs), option)
+        self._classes, self._palette = classes_and_colours(dataset)
         first = int(dataset.metainfo.get('reduce_zero_label') or False)
         self._ids = range(first, first + len(self._classes))
 
@@ -49,6 +58,11 @@ class PredictionsHook(Hook):
             if self._label_maps is not None:
                 write_label_map(sample, self._ids, self._label_maps / f'{name}.png')
             if self._viewer is not None:
+                if not DRAWN & set(sample.keys()):
+                    found = [key for key in sample.keys() if key.startswith('pred')]
+                    raise UsageError(
+                        f'{", ".join(found)} of the model cannot be drawn; drop --show, --show-dir'
+                    )
                 image = read_as(sample.img_path, self._dataset)
                 drawn = draw(image, sample, self._classes, self._palette, self._score_thr)
                 if 'bboxes' in sample.get('gt_instances', ()) or 'gt_sem_seg' in sample:

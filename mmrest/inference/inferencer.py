@@ -7,6 +7,7 @@ import re
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
 
@@ -29,6 +30,7 @@ from ..engine.config import (
     is_classifier,
     is_segmentor,
     load_config,
+    merge_options,
     type_name,
     use_tta,
     without_sync_bn,
@@ -175,8 +177,8 @@ class Inferencer:
         Raises:
             UnreadableImage, ValueError: see :meth:`__call__`.
         """
-        if batch_size < 1:
-            raise ValueError(f'batch_size must be a positive integer, got {batch_size}')
+        if not (isinstance(batch_size, Integral) and batch_size > 0):
+            raise ValueError(f'batch_size must be a positive integer, got {batch_size!r}')
         batch: List[Tuple[Image, np.ndarray, dict]] = []
         for image, prepared in ahead(self._prepare, images, batch_size):
             try:
@@ -278,7 +280,7 @@ def inference(
     """
     if isinstance(config, Config):
         config = copy.deepcopy(config)
-        config.merge_from_dict(cfg_options or {})
+        merge_options(config, cfg_options)
     else:
         config = load_config(str(config), cfg_options)
     return Inferencer(config, str(checkpoint), device, tta)

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
 import cv2
 import numpy as np
@@ -60,22 +60,31 @@ class Outputs(NamedTuple):
 
         `label_maps` is True if the network predicts label maps.
         """
-        read = {osp.realpath(source.path) for source in inputs}
         planned = [self.vis(source) for source in inputs] if self.save_vis else []
         if self.save_pred:
             planned += [self.json, *(self.label_map(s) for s in inputs if label_maps)]
+        check_inputs(planned, (str(source.path) for source in inputs), '--out-dir')
         above = {parent for path in planned for parent in path.parents}
         for path in planned:
-            is_folder = path in above or (path.is_dir() and path.suffix != FRAMES)
-            if is_folder or osp.realpath(path) in read:
+            if path in above or (path.is_dir() and path.suffix != FRAMES):
                 raise UsageError(
-                    f'{path} is an input or a folder; choose another --out-dir, or pass inputs '
-                    'separately'
+                    f'{path} is a folder; choose another --out-dir, or pass inputs separately'
                 )
             if len(os.fsencode(path.name)) > 255:  # the limit of most file systems
                 raise UsageError(f'{path.name} is too long for a file; rename the input')
             if path.exists() and not overwrite:
                 raise UsageError(f'{path} exists; choose another --out-dir or pass --overwrite')
+
+
+def check_inputs(written: Iterable[Path], read: Iterable[str], option: str) -> None:
+    """Raise UsageError if a file to write is one of those that are read."""
+    existing = [path for path in written if path.exists()]
+    inputs = set(map(osp.realpath, read if existing else ()))
+    for path in existing:
+        if osp.realpath(path) in inputs:
+            raise UsageError(
+                f'{path} is an input and would be overwritten; choose another {option}'
+            )
 
 
 @contextlib.contextmanager
@@ -202,13 +211,13 @@ class Viewer:
     def __init__(self, folder: Optional[Path], show: bool = False, wait_time: float = 2) -> None:
         if show and sys.platform == 'linux' and not os.environ.get('DISPLAY'):
             raise UsageError('no display (DISPLAY is not set); save images to a folder instead')
-        self._folder = folder
+        self.folder = folder
         self._window = Visualizer() if show else None
         self._wait_time = wait_time
 
     def add(self, image: np.ndarray, name: str) -> None:
         """Save and show an image (H, W, 3), BGR, under a name without suffix."""
-        if self._folder is not None:
-            write_image(image, self._folder / f'{name}.jpg')
+        if self.folder is not None:
+            write_image(image, self.folder / f'{name}.jpg')
         if self._window is not None:
             self._window.show(image[..., ::-1], win_name=name, wait_time=self._wait_time)

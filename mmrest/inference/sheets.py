@@ -12,7 +12,7 @@ import torch
 from mmengine.dataset import BaseDataset, pseudo_collate
 from torch import nn
 
-from ..datasets.palette import colours
+from ..datasets.palette import classes_and_colours
 from .inputs import read_as
 from .outputs import write_image
 from .overlay import draw, draw_annotations, render, titled
@@ -24,8 +24,7 @@ PANEL_WIDTH = 480  # of an image of a report, in pixels
 def draw_predictions(model: nn.Module, dataset: BaseDataset, path: Path) -> None:
     """Draw up to four images of a test set next to their annotations and predictions."""
     rows = []
-    classes = dataset.metainfo['classes']
-    palette = colours(dataset.metainfo.get('palette'), len(classes))
+    classes, palette = classes_and_colours(dataset)
     model.eval()
     # From all parts of the set, because images of folders are sorted by class.
     for index in range(0, len(dataset), math.ceil(len(dataset) / 4)):
@@ -51,8 +50,7 @@ def draw_panel(path: Path, content: Any, dataset: BaseDataset) -> Tuple[bytes, s
     Returns:
         A JPEG, and a list of its classes as text.
     """
-    classes = dataset.metainfo['classes']
-    palette = colours(dataset.metainfo.get('palette'), len(classes))
+    classes, palette = classes_and_colours(dataset)
     image, inside = read_as(path, dataset), []
     if isinstance(content, np.ndarray):
         image = render(image, classes, palette, label_map=content)

@@ -7,6 +7,7 @@ schedule and disk. Faults raise UsageError or CheckpointError, in one line with 
 likely mistakes are warnings. Evaluators write to a temporary folder.
 """
 
+import re
 from contextlib import nullcontext
 from itertools import chain
 from tempfile import TemporaryDirectory
@@ -20,14 +21,14 @@ from rich.console import Console
 
 from ..checkpoint import check_writable
 from ..engine.building import check_model
-from ..engine.config import RUN_KEYS, make_resumable
+from ..engine.config import RUN_KEYS, data_roots, has_paths_below, make_resumable
 from ..engine.data_loading import kept_random_states
 from ..engine.loops import check_compile
 from ..engine.resuming import check_same_optimizer
 from ..errors import UsageError, explained, near, some
 from .classes import check_classes
 from .data import Part, build_loader
-from .evaluation import check_evaluator
+from .evaluation import check_evaluator, check_monitored
 from .findings import Fact, Report, quiet
 from .resources import check_disk, check_shared_memory, check_weights
 from .schedule import check_optimizer, check_schedule
@@ -49,6 +50,14 @@ def _check_keys(cfg: Config, phases: Tuple[str, ...], report: Report) -> None:
         absent = [key for key in keys if cfg.get(key) is None]
         if len(absent) in (1, 2):
             raise UsageError(f'{some(keys)} belong together; set {some(absent)} too')
+    root = cfg.get('data_root')
+    texts = re.findall(r"""^data_root *= *['"](.+?)/*['"]""", cfg.text or '', re.M)
+    inherited = data_roots(cfg) & set(texts)
+    if root and isinstance(root, str) and inherited and not has_paths_below(cfg, root):
+        report.warnings.append(
+            f'data_root={root!r} has no effect: the datasets are those of a base config, and keep '
+            f'its {some(inherited)}; pass --data-root DIR, or set data_root of each dataset'
+        )
     randomness = dict(cfg.get('randomness') or {}, deterministic=False)
     with explained(f'randomness={cfg.get("randomness")} cannot be used', 'set an integer seed'):
         set_random_seed(**randomness)
@@ -65,7 +74,7 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
     Args:
         cfg: config of the run; loops and checkpoint hook are replaced with mmrest's.
         phases: phases of the run, of 'train', 'val' and 'test'.
-        thorough: also train a step and predict an image, and show progress on a terminal.
+        thorough: also train a step and predict an image.
 
     Raises:
         UsageError: see the modules of this package.
@@ -75,8 +84,7 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
     parts: Dict[str, List[Part]] = {}
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine')
     progress = Console(stderr=True).status('checking the network')
-    # Without a terminal of its own, it would swallow what datasets print.
-    shown = progress if thorough and get_rank() == 0 else nullcontext()
+    shown = progress if get_rank() == 0 else nullcontext()
     with shown, scope, kept_random_states(), quiet(), TemporaryDirectory() as folder:
         check_writable(cfg.work_dir)
         _check_keys(cfg, phases, report)
@@ -95,7 +103,10 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         check_classes(cfg, model, list(chain(*parts.values())), report)
         for phase in [phase for phase in loaders if cfg.get(f'{phase}_evaluator')]:
             progress.update(f'evaluating the ground truth with {phase}_evaluator')
-            evaluators[phase] = check_evaluator(cfg, phase, parts[phase], folder, report)
+            given = phase, parts[phase], folder, report
+            evaluators[phase], names = check_evaluator(cfg, *given)
+            if names and phase == 'val' and 'train' in phases:
+                check_monitored(cfg, names)
         if 'train' in phases:
             batches = len(loaders['train'])
             check_schedule(cfg, batches, optimizer, report)

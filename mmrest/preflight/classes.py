@@ -1,8 +1,10 @@
 """Checks of classes: datasets and heads must agree on the name of each label."""
 
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from itertools import chain
+from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 import numpy as np
+import torch
 from mmengine.config import Config
 from torch import nn
 
@@ -13,6 +15,9 @@ from .findings import Report
 
 IGNORED = 255
 """Value of pixels without a class in mmseg's datasets and losses, by default."""
+
+MOST_LABELS = 100_000
+"""Number of images whose labels are checked; takes a second or two."""
 
 OF_LABELS = {'decode_head', 'auxiliary_head', 'head'}
 """Heads that predict a class for each pixel or image."""
@@ -30,13 +35,14 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
     """
     named = [part for part in parts if part.classes is not None]
     for part in named if not OPEN & cfg.model.keys() else ():
-        hidden = [name for name in part.classes if str(name).startswith('.')]
-        if hidden and hasattr(part.dataset, 'folder_to_idx'):
+        hidden = [folder for folder in _folders(part) if folder.startswith('.')]
+        if hidden:
             raise UsageError(
                 f'{_root(part)} has the hidden folder {hidden[0]}, which {part.where} takes for a '
                 'class; delete it'
             )
         _check_same(named[0], part)
+        _check_folders(named[0], part, report)
         reduced = [p.metainfo.get('reduce_zero_label', False) for p in (named[0], part)]
         if reduced[0] != reduced[1]:
             report.warnings.append(
@@ -53,7 +59,14 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
         _check_labels(cfg, part, report)
     for name, head in model.named_modules():
         loss = getattr(head, 'loss_decode', getattr(head, 'loss_module', None))
-        losses = loss.modules() if isinstance(loss, nn.Module) else ()
+        losses = list(loss.modules()) if isinstance(loss, nn.Module) else []
+        if getattr(head, 'out_channels', None) == 1:
+            for kind in {type(part).__name__ for part in losses if _is_backward(part)}:
+                raise UsageError(
+                    f'{kind} of model.{name} is higher for the right prediction of one channel '
+                    'than for its inverse; use CrossEntropyLoss(use_sigmoid=True) alone, or set '
+                    'num_classes=2 and no out_channels'
+                )
         softmax = {getattr(part, 'use_sigmoid', None) for part in losses} - {None} == {False}
         if softmax and getattr(head, 'out_channels', getattr(head, 'num_classes', None)) == 1:
             remedy = 'train with at least two classes'
@@ -65,16 +78,49 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
             )
 
 
+def _is_backward(loss: nn.Module) -> bool:
+    """Return True if a loss of one channel prefers wrong pixels, as mmseg's DiceLoss does."""
+    target, logits = torch.tensor([[[0, 1]]]), torch.tensor([[[[-9.0, 9.0]]]])
+    try:
+        right, wrong = (float(loss(x, target, ignore_index=IGNORED)) for x in (logits, -logits))
+    except Exception:  # no loss of label maps, or one that fails in the first step
+        return False
+    return right > wrong
+
+
 def _check_same(first: Part, part: Part) -> None:
     if part.classes == first.classes:
         return
     differ = [f'{name!r} missing' for name in first.classes if name not in part.classes]
     differ += [f'{name!r} added' for name in part.classes if name not in first.classes]
+    remedy = 'set metainfo.classes to the same names in the same order in both'
+    if _folders(first) and _folders(part):
+        remedy = 'give both the same class folders (an empty one is fine)'
     raise UsageError(
         f'{part.where} ({_root(part)}) does not have the classes of {first.where} '
-        f'({_root(first)}): {some(differ or ["their order differs"])}; set metainfo.classes to '
-        'the same names in the same order in both (an empty class folder is fine)'
+        f'({_root(first)}): {some(differ or ["their order differs"])}; {remedy}'
     )
+
+
+def _folders(part: Part) -> Dict[str, int]:
+    """Return the labels of class folders, which are numbered in alphabetical order."""
+    return getattr(part.dataset, 'folder_to_idx', {})
+
+
+def _check_folders(first: Part, part: Part, report: Report) -> None:
+    folders, others = _folders(part), _folders(first)
+    numbered = f'{part.where} numbers the folders of {_root(part)} in alphabetical order'
+    if list(folders) != part.classes and set(folders) == set(part.classes):
+        raise UsageError(
+            f'{numbered} ({some(folders, 100)}), but metainfo.classes is ('
+            f'{some(part.classes, 100)}), so names would be swapped; sort metainfo.classes'
+        )
+    report.warnings += [
+        f'{numbered}, in which {folder} is {label}, but {others[folder]} in {_root(first)}; give '
+        'both the same class folders (an empty one is fine)'
+        for folder, label in list(folders.items())
+        if others.get(folder, label) != label
+    ][:1]
 
 
 def _root(part: Part) -> str:
@@ -104,9 +150,16 @@ def _counts(cfg: Config, metainfo: Dict[str, Any]) -> Iterator[Tuple[str, int, S
 def _check_labels(cfg: Config, part: Part, report: Report) -> None:
     """Check the labels of images, and the values in label maps, after the pipeline."""
     files: Dict[int, str] = {}
-    for sample in part.samples:
-        info, label_map = sample.info, getattr(sample.truth, 'gt_sem_seg', None)
-        for value in np.unique(getattr(label_map, 'data', info.get('gt_label', ()))).tolist():
+    images: Iterable[Tuple[Dict[str, Any], Any]] = [
+        (sample.info, getattr(getattr(sample.truth, 'gt_sem_seg', None), 'data', ()))
+        for sample in part.samples
+    ]
+    if 'gt_label' in chain(*(sample.info for sample in part.samples)):
+        numbers = range(0, len(part.dataset), 1 + len(part.dataset) // MOST_LABELS)
+        infos = map(part.dataset.get_data_info, numbers)
+        images = ((info, info.get('gt_label', ())) for info in infos)
+    for info, values in images:
+        for value in np.unique(values).tolist():
             files.setdefault(int(value), info.get('seg_map_path') or info.get('img_path'))
     ignored = {IGNORED, getattr(part.dataset, 'ignore_index', IGNORED)}
     found, nodes = files.keys() - ignored, dict(dicts(cfg.model, 'model'))

@@ -14,7 +14,7 @@ from mmengine.fileio import list_dir_or_file
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
-from ..engine.config import dicts, is_classifier, is_segmentor
+from ..engine.config import dicts, is_classifier, is_segmentor, type_name
 from ..engine.data_loading import ResumableBatchSampler
 from ..errors import UsageError, explained, some
 from .annotations import Read, checked_reading
@@ -22,6 +22,9 @@ from .findings import Report, quiet
 
 SAMPLES = 24
 """Number of samples to prepare per dataset; takes a second or two for large images."""
+
+MOST_PIXELS = 2**26
+"""Number of pixels after which no more samples are prepared, because they are kept in memory."""
 
 OUTSIDE = 0.05
 """Share of boxes beyond their image from which a file is suspicious."""
@@ -186,6 +189,14 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
         if file.objects:
             report.add(f'objects of {part.where}', f'{file.used:,} used of {file.objects:,}')
         report.warnings += [f'{part.where} {warning}' for warning in file.warnings()]
+        images = [image_of(sample.packed) for sample in part.samples]
+        sizes = {f'{i.shape[-1]} x {i.shape[-2]}' for i in images if i is not None}
+        of_mmseg = type_name(cfg.model.get('data_preprocessor') or {}) == 'SegDataPreProcessor'
+        if of_mmseg and phase != 'train' and (loader.batch_size or 1) > 1 < len(sizes):
+            raise UsageError(
+                f'images of {part.where} have several sizes ({some(sorted(sizes), 3)}), but mmseg '
+                f'evaluates batches of one size; set {where}.batch_size=1'
+            )
         if part.classes:
             report.add(f'classes of {part.where}', f'{len(part.classes)}: {some(part.classes, 3)}')
     return loader, parts
@@ -215,16 +226,30 @@ def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Part]:
 
 
 def _check_label_maps(part: Part, report: Report) -> None:
-    """Warn about label maps without an image, which may have another suffix than the others."""
+    """Warn about label maps without an image, which may have another suffix than the others.
+
+    Raises:
+        UsageError: an image has no label map.
+    """
     dataset = part.dataset
     if not hasattr(dataset, 'seg_map_suffix') or dataset.ann_file:
         return
     folder = dataset.data_prefix.get('seg_map_path') or ''
     if not osp.isdir(folder):
         return
-    names = list_dir_or_file(folder, list_dir=False, suffix=dataset.seg_map_suffix, recursive=True)
-    unused = sum(1 for _ in names) - len(dataset)
-    if unused > 0 and dataset._indices is None:
+    files = list_dir_or_file(folder, list_dir=False, suffix=dataset.seg_map_suffix, recursive=True)
+    names, infos = set(files), map(dataset.get_data_info, range(len(dataset)))
+    paths = [info.get('seg_map_path') or '' for info in infos]
+    wanted = {path[len(folder) :].lstrip('/') for path in paths if path.startswith(folder)}
+    missing = [name for name in wanted - names if not osp.isfile(osp.join(folder, name))]
+    unused = len(names - wanted)
+    loads = any(type(step).__name__ == 'LoadAnnotations' for step in dataset.pipeline.transforms)
+    if missing and loads:
+        raise UsageError(
+            f'{len(missing)} images of {part.where} have no label map: {some(sorted(missing), 3)} '
+            f'not found in {folder}; add them, or remove the images'
+        )
+    if unused and dataset._indices is None:
         report.warnings.append(
             f'{part.where} does not use {unused} label maps in {folder}; check that each has an '
             f'image of its name that ends with {dataset.img_suffix!r} (img_suffix)'
@@ -237,14 +262,22 @@ def _sample(part: Part, report: Report) -> None:
     pipeline = getattr(part.dataset, 'pipeline', None)
     if not hasattr(pipeline, 'transforms') or not hasattr(part.dataset, 'get_data_info'):
         return
-    for index in sorted({number * count // SAMPLES for number in range(SAMPLES)}):
+    found: Dict[int, Sample] = {}
+    pixels = 0
+    for number in range(SAMPLES):
+        index = 7 * number % SAMPLES * count // SAMPLES  # spread over the set at any number
+        if index in found or (len(found) > 1 and pixels > MOST_PIXELS):
+            continue
         info = part.dataset.get_data_info(index)
         if not isinstance(info, dict):
             return  # a video, or something else that is not an image
         path = info.get('img_path')
         with explained(f'sample {index} of {part.where} ({path}) cannot be prepared'):
             packed = part.prepare(info) if part.is_usual else part.dataset.prepare_data(index)
-        part.samples.append(Sample(info, packed))
+        found[index] = Sample(info, packed)
+        image = image_of(packed)
+        pixels += 0 if image is None else image.shape[-2] * image.shape[-1]
+    part.samples.extend(found[index] for index in sorted(found))
     annotated = [sample for sample in part.samples if sample.objects]
     outside = [
         not left <= right <= s.info['width'] + 1 or not top <= bottom <= s.info['height'] + 1

@@ -1,8 +1,7 @@
 """Check of evaluators: the ground truth as predictions must get the best score."""
 
-import copy
 import inspect
-import os.path as osp
+from itertools import chain
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch.nn.functional import interpolate, one_hot
 
 from ..engine.building import find_type
-from ..engine.config import dicts, type_name
+from ..engine.config import confined, dicts, type_name
 from ..errors import UsageError, explained, some
 from .data import Part, Sample
 from .findings import Report
@@ -34,24 +33,22 @@ LEAST = 0.9
 MOST_BOXES = 100
 """Maximum number of boxes per image in COCO's metric."""
 
-FILES = ('outfile_prefix', 'output_dir', 'out_file_path')
-"""Arguments of metrics that write files."""
-
 
 def check_evaluator(
     cfg: Config, phase: str, parts: List[Part], folder: str, report: Report
-) -> Evaluator:
-    """Check that perfect predictions get the best score, and that `save_best` is a metric.
+) -> Tuple[Evaluator, List[str]]:
+    """Check that perfect predictions get the best score.
 
     The metrics write their files to `folder`.
+
+    Returns:
+        The evaluator, and the names of its scores; no names if not all are known.
 
     Raises:
         UsageError: the evaluator cannot be built or fails, or the score is too low.
     """
-    where, node = f'{phase}_evaluator', copy.deepcopy(cfg[f'{phase}_evaluator'])
+    where, node = f'{phase}_evaluator', confined(cfg, folder)[f'{phase}_evaluator']
     for key, part in dicts(node, where):
-        for file in [file for file in FILES if part.get(file)]:
-            part[file] = osp.join(folder, osp.basename(part[file]))
         kind = find_type(METRICS, part.get('type'))
         if inspect.isclass(kind):  # mmseg's metrics accept and ignore any argument
             known = {'type', '_scope_'}
@@ -66,15 +63,19 @@ def check_evaluator(
         if not getattr(metric, 'format_only', False) and getattr(metric, '_coco_api', None):
             _check_file(where, metric, parts[0].classes, report)
     if len(parts) > 1 and type(evaluator).__name__ == 'MultiDatasetsEvaluator':
-        return evaluator  # each metric is for another dataset
+        return evaluator, []  # each metric is for another dataset
     scores = [_check_metric(where, metric, parts, report) for metric in evaluator.metrics]
-    names = [name for of_metric in scores for name in of_metric]
-    for key, name in _monitored(cfg) if phase == 'val' and all(scores) else ():
+    return evaluator, list(chain(*scores)) if all(scores) else []
+
+
+def check_monitored(cfg: Config, names: List[str]) -> None:
+    """Raise UsageError if a hook of a training waits for a score that is not one of these."""
+    for key, name in monitored(cfg):
         if name not in names:
             raise UsageError(
-                f'{key} is {name}, which is not a metric of {where}; set one of {some(names, 20)}'
+                f'{key} is {name}, which is not a metric of val_evaluator; set one of '
+                f'{some(names, 20)}'
             )
-    return evaluator
 
 
 def _check_file(where: str, metric: Any, classes: Optional[List[str]], report: Report) -> None:
@@ -107,7 +108,7 @@ def _check_file(where: str, metric: Any, classes: Optional[List[str]], report: R
             api.anns[-1] = entry
 
 
-def _monitored(cfg: Config) -> Iterator[Tuple[str, str]]:
+def monitored(cfg: Config) -> Iterator[Tuple[str, str]]:
     """Yield the dotted keys of hooks that name a metric, and its name."""
     tops = ('default_hooks', 'custom_hooks')
     for where, hook in [item for top in tops for item in dicts(cfg.get(top), top)]:
@@ -130,6 +131,16 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
     if 'segments_info' in first.info:
         return []  # panoptic annotations
     place = f'{where} ({type(metric).__name__})'
+    if 'mIoU' in best and part.classes:
+        maps = [getattr(s.truth, 'gt_sem_seg', None) for _, s in samples]
+        values = {v for m in maps if m is not None for v in np.unique(m.data).tolist()}
+        void = values - {metric.ignore_index} - set(range(len(part.classes)))
+        if void:
+            report.warnings.append(
+                f'{place} ignores {metric.ignore_index}, but the label maps of {part.where} have '
+                f'the value {some(sorted(void))}, which is no class and counts as wrong; set '
+                f'{where}.ignore_index'
+            )
     fault = f'{place} fails on the annotations of {part.where}'
     with explained(fault, 'check that the metric is meant for this data'):
         scores = score(metric, samples)

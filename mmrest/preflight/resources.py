@@ -49,6 +49,12 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
         moments = 1 if type_name(cfg.optim_wrapper.get('optimizer') or {}) == 'SGD' else 2
         trained = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
         each += sum(trained) * moments
+    rarely = hook.get('by_epoch', True) and cfg.train_cfg.get('max_iters')
+    if rarely and hook.get('interval', 1) > 0:
+        report.warnings.append(
+            'default_hooks.checkpoint counts epochs, but the run counts iterations, so it saves '
+            'only at the end; set by_epoch=False'
+        )
     number = _number(hook, batches, *length_of(cfg))
     path = Path(folder).expanduser()
     saved = [*path.glob('epoch_*.pth'), *path.glob('iter_*.pth')]

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from ..engine.building import build_runner
 from ..engine.compat import use_parts
-from ..engine.config import dicts
+from ..engine.config import confined, dicts
 from ..engine.distributed import unwrapped
 from ..engine.resuming import follow_config
 from ..errors import UsageError, explained, some
@@ -31,6 +31,7 @@ from ..models.pretrained import from_files
 from ..models.pyramid import PyramidBackbone
 from .classes import IGNORED
 from .data import Part, Sample, image_of
+from .evaluation import monitored
 from .findings import Report
 
 SIDE = 320
@@ -95,6 +96,14 @@ class _FirstStep(Hook):
         elif runner.val_loop is not None:  # a training loop of the user's own
             runner.val_loop.run()
         raise _Enough
+
+    def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
+        """Warn of metrics that hooks wait for, also of evaluators that were not rehearsed."""
+        self._report.warnings += [
+            f'{key} is {name}, but the first evaluation gave {some(metrics, 20)}; set one of these'
+            for key, name in monitored(self._cfg)
+            if metrics and name not in metrics
+        ]
 
     def _check_gradients(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         groups = [g for g in optimizer.param_groups if g.get('initial_lr', g['lr'])]
@@ -199,7 +208,19 @@ def _runner(cfg: Config, folder: str) -> Runner:
 
     Strategies, which build their model later, are left out.
     """
-    cfg = copy.deepcopy(cfg)
+    given = cfg.get('visualizer')
+    backends = given.get('vis_backends') or () if isinstance(given, dict) else ()
+    for part in [backends] if isinstance(backends, dict) else backends:
+        options = {key: value for key, value in part.items() if key != 'name'}
+        kind = type(VISBACKENDS.build(dict(options, save_dir=folder)))
+        package = kind.__name__.replace('VisBackend', '').lower()
+        of_package = kind.__module__.startswith('mmengine') and package != 'local'
+        if of_package and find_spec(package) is None:  # imported when the run starts
+            raise UsageError(
+                f'{kind.__name__} needs {package}, which is not installed: install it, or use '
+                'another backend'
+            )
+    cfg = confined(cfg, folder)
     for key in ('runner_type', 'strategy'):
         cfg.pop(key, None)
     cfg.optim_wrapper.pop('accumulative_counts', None)
@@ -210,25 +231,8 @@ def _runner(cfg: Config, folder: str) -> Runner:
     randomness = {'seed': None, **(cfg.get('randomness') or {}), 'deterministic': False}
     cfg.update(work_dir=folder, load_from=None, resume=False, compile=False, randomness=randomness)
     cfg.experiment_name = osp.basename(folder)  # loggers are shared by name
-    if isinstance(cfg.get('visualizer'), dict):  # one for each name and process
-        backends = cfg.visualizer.get('vis_backends') or ()
-        for part in [backends] if isinstance(backends, dict) else backends:
-            options = {key: value for key, value in part.items() if key != 'name'}
-            kind = type(VISBACKENDS.build(dict(options, save_dir=folder)))
-            package = kind.__name__.replace('VisBackend', '').lower()
-            of_package = kind.__module__.startswith('mmengine') and package != 'local'
-            if of_package and find_spec(package) is None:  # imported when the run starts
-                raise UsageError(
-                    f'{kind.__name__} needs {package}, which is not installed: install it, or use '
-                    'another backend'
-                )
-        backends = [dict(type='LocalVisBackend')]
-        cfg.visualizer.update(name=folder, save_dir=folder, vis_backends=backends)
     runner = build_runner(cfg, verbose=True)
     runner.hooks[:] = [hook for hook in runner.hooks if not isinstance(hook, CheckpointHook)]
-    for hook in runner.hooks:
-        if getattr(hook, 'out_dir', None):
-            hook.out_dir = folder
     for _, module, _ in list(from_files(unwrapped(runner))):
         module.init_cfg = None
     return runner

@@ -1,6 +1,5 @@
 """Evaluation of a checkpoint, with scores of every class and image."""
 
-import copy
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
@@ -13,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..engine.building import set_up
-from ..engine.config import is_classifier
+from ..engine.config import confined, is_classifier
 from ..engine.devices import peak_memory_mb
 from ..engine.weight_hooks import StrictWeightsHook
 from ..errors import UsageError
@@ -47,17 +46,19 @@ class ScoresHook(Hook):
     def after_test_iter(self, runner: Runner, *, outputs: Sequence[Any], **_: Any) -> None:
         for sample in outputs:
             if self.scores is None:
-                self.scores = self._start(sample, runner.test_loop.dataloader.dataset)
+                dataset, metrics = runner.test_dataloader.dataset, runner.test_evaluator.metrics
+                self.scores = self._start(sample, dataset, metrics)
             self.scores.add(sample.cpu())
 
-    def _start(self, sample: Any, dataset: BaseDataset) -> Scores:
+    def _start(self, sample: Any, dataset: BaseDataset, metrics: Sequence[Any]) -> Scores:
         classes = dataset.metainfo.get('classes') or ()
         if 'pred_instances' in sample:
             infos = map(dataset.get_data_info, range(len(dataset)))
             by_path = {info['img_path']: info.get('instances', []) for info in infos}
             return InstanceScores(classes, by_path, self._score_thr)
         if 'pred_sem_seg' in sample and 'gt_sem_seg' in sample:
-            return LabelMapScores(classes, getattr(dataset, 'ignore_index', 255))
+            ignored = [m.ignore_index for m in metrics if hasattr(m, 'ignore_index')]
+            return LabelMapScores(classes, ignored[0] if ignored else 255)
         raise UsageError(
             'the evaluated images have no instances or label maps to compare with; pass --no-eval'
         )
@@ -66,7 +67,7 @@ class ScoresHook(Hook):
 def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: float) -> Evaluation:
     """Evaluate a checkpoint on the val set of its config, or else on the test set.
 
-    Nothing is written to the config's work dir.
+    Nothing is written but to a temporary folder.
 
     Raises:
         UsageError: it is the config of a classifier, or see :func:`mmrest.preflight.rehearse`.
@@ -80,19 +81,21 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
     phase = 'val' if cfg.get('val_dataloader') else 'test'
     if not cfg.get(f'{phase}_dataloader'):
         raise UsageError('the config has no val_dataloader to evaluate on; pass --no-eval')
-    cfg = copy.deepcopy(cfg)
-    # As a test, because a validation would save the best checkpoint.
-    cfg.test_dataloader = cfg[f'{phase}_dataloader']
-    cfg.test_evaluator = cfg.get(f'{phase}_evaluator')  # if there is none, the rehearsal says so
-    cfg.test_cfg = dict(type='TestLoop')
-    cfg.load_from, cfg.resume, cfg.launcher = checkpoint, False, 'none'
-    cfg.log_level = 'WARNING'
-    if 'visualization' in (cfg.get('default_hooks') or {}):
-        cfg.default_hooks.visualization.draw = False
     hook = ScoresHook(score_thr)
     with tempfile.TemporaryDirectory() as folder:
-        cfg.work_dir = folder
-        runner = set_up(cfg, ['test'], rehearse(cfg, ('test',)).datasets)
+        cfg = confined(cfg, folder)
+        # As a test, because a validation would save the best checkpoint.
+        cfg.test_dataloader = cfg[f'{phase}_dataloader']
+        cfg.test_evaluator = cfg.get(f'{phase}_evaluator')
+        fp16 = (cfg.get(f'{phase}_cfg') or {}).get('fp16', False)
+        cfg.test_cfg = dict(type='TestLoop', fp16=fp16)
+        cfg.load_from, cfg.resume, cfg.launcher = checkpoint, False, 'none'
+        cfg.log_level, cfg.work_dir = 'WARNING', folder
+        if 'visualization' in (cfg.get('default_hooks') or {}):
+            cfg.default_hooks.visualization.draw = False
+        # If there is no evaluator, the rehearsal says so.
+        datasets = {'test': rehearse(cfg, (phase,)).datasets[phase]}
+        runner = set_up(cfg, ['test'], datasets)
         runner.register_hook(StrictWeightsHook())
         runner.register_hook(hook, priority='VERY_LOW')
         runner.model.to(device)

@@ -59,8 +59,8 @@ class Log:
 
     @property
     def main_metrics(self) -> List[str]:
-        """Keys of the metrics shown by default; all if none is well known."""
-        return [key for key in self.metrics if MAIN_METRIC.fullmatch(key)] or self.metrics
+        """Keys of the metrics shown by default."""
+        return well_known(self.metrics)
 
     @property
     def losses(self) -> List[str]:
@@ -89,6 +89,11 @@ class Log:
         if len(found) != 1:
             raise UsageError(f'the log of {self.name} has no {key}; it has {", ".join(keys)}')
         return found[0]
+
+
+def well_known(metrics: List[str]) -> List[str]:
+    """Return the keys of metrics that are well known; all if none is."""
+    return [key for key in metrics if MAIN_METRIC.fullmatch(key)] or metrics
 
 
 def metric_text(value: float, key: str = '') -> str:

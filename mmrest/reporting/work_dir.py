@@ -43,10 +43,11 @@ def find_checkpoint(work_dir: Path, cfg: Config) -> str:
         UsageError: there is none.
         CheckpointError: the work dir names a checkpoint that is missing.
     """
-    best = [path for path in work_dir.glob('best_*.pth') if path.is_file()]
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    folders = [work_dir, Path(hook.get('out_dir') or work_dir.parent, work_dir.name)]
+    best = [path for folder in folders for path in folder.glob('best_*.pth') if path.is_file()]
     if best:
         return str(max(best, key=lambda path: path.stat().st_mtime_ns))
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint')
     newest = newest_checkpoint(str(work_dir), hook)
     if newest is None:
         raise UsageError(
@@ -79,7 +80,7 @@ def changes_of(cfg: Config, name: str) -> Tuple[Optional[str], List[Tuple[str, s
 def _shipped(name: str) -> Iterator[Tuple[str, Path]]:
     if find(name) is not None:
         yield 'mmrest', find(name)
-    for package in ('mmdet', 'mmseg'):
+    for package in ('mmdet', 'mmseg', 'mmpretrain'):
         origin = getattr(find_spec(package), 'origin', None)
         if origin is not None:
             configs = Path(origin).parent / '.mim' / 'configs'

@@ -17,6 +17,10 @@ def data(tmp_path):
     return tmp_path / 'imagenet'
 
 
+LABELS = [0, 3, *[0] * 200]
+"""Of the lines of a list; the second image is not among those that the pipeline prepares."""
+
+
 def rehearsed(data, options=None, thorough=False, config='demo_cls_rest_lite'):
     cfg = load_config(str(ROOT / 'configs' / f'{config}.py'), options, str(data))
     cfg.work_dir = str(data.parent / 'work')
@@ -51,7 +55,7 @@ def damage(data):
         r"/val/?\) does not have the classes of train_dataloader.*: 'square' missing"),
     # All labels are in range but have another meaning.
     (lambda data: (data / 'val' / 'square').rename(data / 'val' / 'box'),
-        r"'square' missing, 'box' added; .*an empty class folder is fine"),
+        r"'square' missing, 'box' added; give both .*an empty one is fine"),
     (lambda data: [(data / split / '.ipynb').mkdir() for split in ('train', 'val')],
         r'/train/? has the hidden folder \.ipynb, which train_dataloader\.dataset takes for'),
     (lambda data: [path.rename(data / 'train' / path.name) for path in data.glob('train/*/*')],
@@ -64,6 +68,33 @@ def test_what_does_not_fit(data, fault, message):
         fault(data)
     with pytest.raises(UsageError, match=message):
         checked(data, None if callable(fault) else fault)
+
+
+def test_names_of_folders(data):
+    """They are numbered in alphabetical order, whatever their names in metainfo."""
+
+    def named(*classes):
+        keys = [f'{phase}_dataloader.dataset.metainfo.classes' for phase in ('train', 'val')]
+        return dict.fromkeys(keys, classes)
+
+    with pytest.raises(
+        UsageError, match=r'disc, square, triangle\), but metainfo\.classes is \(tri'
+    ):
+        checked(data, named('triangle', 'square', 'disc'))
+    assert checked(data, named('a round one', 'a square', 'another'))
+    (data / 'val' / 'square').rename(data / 'val' / 'zebra')
+    (warning,) = rehearsed(data, named('disc', 'square', 'triangle')).warnings
+    assert 'triangle is 1, but 2 in ' in warning
+
+
+def test_metrics_that_are_not_rehearsed(data):
+    options = {'val_evaluator': dict(type='SingleLabelMetric', _delete_=True)}
+    options['default_hooks.checkpoint.save_best'] = 'single-label/mAP'
+    (warning,) = rehearsed(data, options, thorough=True).warnings
+    assert warning.startswith(
+        'default_hooks.checkpoint.save_best is single-label/mAP, but the first evaluation gave '
+        'single-label/precision'
+    )
 
 
 def test_one_class(data):
@@ -91,6 +122,7 @@ def test_lists_with_labels(data):
     (data / 'train.txt').write_text('disc/000000000002.jpg 0\nsquare/000000000001.jpg 2\n')
     options = {'train_dataloader.dataset.ann_file': 'train.txt'}
     assert checked(data, options)['images of train_dataloader.dataset'] == '2'
-    (data / 'train.txt').write_text('disc/000000000002.jpg 3\n')
+    # All are looked at, not only those of the images that are tried.
+    (data / 'train.txt').write_text(''.join(f'disc/000000000002.jpg {n}\n' for n in LABELS))
     with pytest.raises(UsageError, match=r'has the label 3, but model\.head\.num_classes is 3'):
         checked(data, options)

@@ -12,7 +12,12 @@ from mmrest.analysis import measure
 from mmrest.cli import benchmark
 from tests.runs import run_here
 
-RESULTS = {'a': {'coco/bbox_mAP': 0.5, 'coco/segm_mAP': 0.25}, 'b': {'mIoU': 40.04}}
+RESULTS = {
+    'a': {'coco/bbox_mAP': 0.5, 'coco/segm_mAP': 0.25},
+    'b': {'mIoU': 40.04},
+    'voc': {'pascal_voc/mAP': 0.5, 'pascal_voc/AP50': 0.6},
+    'lvis': {'lvis/bbox_AP': 0.25},
+}
 OPTIONS = ['--cfg-options', 'randomness.seed=0']
 HEADER = '| config | checkpoint | box AP | box AP, reported | mask AP | mask AP, reported |'
 
@@ -75,13 +80,13 @@ def tests_run(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         name = commands[-1][1].partition('.')[0]
         if name in RESULTS:
-            content = dict(RESULTS[name], time=0.25, memory_mb=300.0)
+            content = dict(RESULTS[name], data_time=0.1, time=0.25, memory_mb=300.0)
             (folder / 'metrics.json').write_text(json.dumps(content))
         return subprocess.CompletedProcess(command, name not in RESULTS)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(subprocess, 'run', run)
-    for name in ('a.pth', 'b.pth', 'x.pth', 'b.safetensors'):
+    for name in ('a.pth', 'b.pth', 'x.pth', 'b.safetensors', 'voc.pth', 'lvis.pth'):
         (tmp_path / name).touch()
     return commands
 
@@ -114,3 +119,16 @@ def test_checkpoints(tests_run, tmp_path, capsys):
     os.utime(of_b, (0, 0))  # older than b.pth
     assert run_here(*given) == message
     assert [command[1] for command in tests_run[3:]] == ['b.pth', 'x.pth']
+    assert run_here(*given[:-1], 'randomness.seed=1') == message
+    assert [command[1] for command in tests_run[5:]] == ['a.pth', 'b.pth', 'x.pth']
+
+
+def test_checkpoints_with_other_metrics(tests_run, tmp_path):
+    (tmp_path / 'c.py').write_text("model = dict()\ndefault_scope = 'mmdet'\n")
+    assert not run_here('benchmark', 'checkpoints', 'c.py=voc.pth', 'c.py=lvis.pth')
+    assert (tmp_path / 'work_dirs/benchmark_checkpoints/table.md').read_text().splitlines() == [
+        '| config | checkpoint | pascal_voc/mAP | lvis/bbox_AP | batches/s | memory (MB) |',
+        '| --- | --- | --- | --- | --- | --- |',
+        '| c | voc.pth | 0.500 | - | 4.00 | 300 |',
+        '| c | lvis.pth | - | 0.250 | 4.00 | 300 |',
+    ]

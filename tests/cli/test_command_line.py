@@ -41,7 +41,8 @@ def test_configs():
         'maskrcnn_rest_small_1x', 'cascade_maskrcnn_rest_small_1x'
     ]  # fmt: skip
     assert 'box AP 39.6, mask AP 37.2' in rows[1]
-    assert rows[4].startswith('Official weights of maskrcnn_rest_small_1x: https://')
+    assert rows[4] == 'Official weights of maskrcnn_rest_small_1x:'
+    assert rows[5].startswith('  https://')
 
 
 @pytest.mark.parametrize('arguments, status, said', [

@@ -224,10 +224,10 @@ def test_nothing_is_lost(tmp_path):
     picture = tmp_path / 'vis' / '000000000001.jpg'
     for option in ([], ['--overwrite']):
         message = infer('det', picture, '--out-dir', tmp_path, *option)
-        assert 'is an input or a folder; choose another --out-dir' in message
+        assert 'is an input and would be overwritten; choose another --out-dir' in message
     picture.unlink()
     picture.mkdir()
-    assert 'is an input or a folder' in infer('det', *given, '--overwrite')
+    assert 'is a folder; choose' in infer('det', *given, '--overwrite')
 
 
 def test_no_readable_input(tmp_path):

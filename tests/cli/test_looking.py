@@ -15,6 +15,7 @@ def test_print_config(tmp_path, capsys):
     path = tmp_path / 'new' / 'whole.py'
     assert not run_here('print_config', 'upernet_rmt_t_160k', *options, '--save-path', path)
     assert Config.fromfile(path).pretty_text == Config.fromstring(printed, '.py').pretty_text
+    assert 'is an input' in run_here('print_config', path, '--save-path', path)
 
 
 def browsed(folder, text, root, phase, number=2):

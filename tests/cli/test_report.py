@@ -3,7 +3,9 @@
 import csv
 import io
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import pytest
@@ -18,7 +20,15 @@ from tests.runs import DETECTOR, ROOT, SEGMENTOR, run, run_here, save_weights, t
 
 def test_detector(tmp_path, coco_root):
     (tmp_path / 'tiny.py').write_text(DETECTOR)
-    train('tiny.py', '--data-root', coco_root, '--work-dir', 'run', cwd=tmp_path)
+    files = ('val_evaluator.outfile_prefix=kept/x', 'default_hooks.checkpoint.out_dir=weights')
+    options = ('--work-dir', 'run', '--cfg-options', *files)
+    train('tiny.py', '--data-root', coco_root, *options, cwd=tmp_path)
+    kept = tmp_path / 'kept' / 'x.bbox.json'
+    kept.write_text('of the run')
+    best = shutil.copy(tmp_path / 'weights/run/epoch_1.pth', tmp_path / 'weights/run/best_x.pth')
+    backend = dict(type='LocalVisBackend', save_dir='kept')
+    config = tmp_path / 'run' / 'tiny.py'
+    config.write_text(f"{config.read_text()}\nvisualizer['vis_backends'] = [{backend}]\n")
     options = ('--num-pictures', 2, '--score-thr', 0)
     done = run(ROOT / 'tools' / 'report.py', 'run', *options, cwd=tmp_path)
     assert 'report saved to run/report.html' in done.stdout
@@ -31,7 +41,9 @@ def test_detector(tmp_path, coco_root):
     assert text.count('src="data:image/jpeg') == 12
     assert re.search('alt="ground truth: .*1 person.*, of 000000000001.jpg"', text)
     assert 'box AP75' in text and '-1.000' not in text
-    # Nothing but the page is added to the run.
+    assert Path(best).name in text
+    # Nothing but the page is added to the run, and nothing replaced.
+    assert kept.read_text() == 'of the run' and len(list(kept.parent.iterdir())) == 2
     assert len(list((tmp_path / 'run').glob('2*'))) == 1
     # mmengine's log says where the run ran.
     row = re.search(r'<th scope="row">MMEngine</th>(.*?)</tr>', text, re.S)[1]

@@ -1,5 +1,6 @@
 """Visualizations and label maps of a test run."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -22,7 +23,8 @@ class Data(list):
         self.metainfo = dict(classes=classes, palette=palette, **metainfo)
 
     def get_data_info(self, index):
-        return dict(img_path=self[index].get('img_path'))
+        path = self[index].get('img_path')
+        return dict(img_path=path, seg_map_path=path and path.replace('.jpg', '.png'))
 
 
 def run(hook, data):
@@ -79,6 +81,21 @@ def test_label_maps(metas, tmp_path, dtype, classes, reduced):
         assert (tmp_path / 'out' / folder / 'frame0.jpg').is_file()
 
 
+@pytest.mark.parametrize('shown, option', [(True, '--show-dir'), (False, '--out')])
+def test_inputs_are_not_overwritten(metas, tmp_path, shown, option):
+    """Neither images nor label maps of the dataset."""
+    for meta in metas:
+        Path(meta['img_path']).with_suffix('.png').touch()
+    hook = PredictionsHook(Viewer(tmp_path if shown else None), None if shown else tmp_path)
+    with pytest.raises(UsageError, match=f'frame0.* is an input .* choose another {option}'):
+        run(hook, Data([DetDataSample(metainfo=meta) for meta in metas]))
+
+
+def test_classes_without_names(metas, tmp_path):
+    with pytest.raises(UsageError, match='Data has no names of classes; set metainfo'):
+        run(PredictionsHook(Viewer(tmp_path / 'out'), None), Data(metas, classes=None))
+
+
 def test_images_that_are_not_files(tmp_path):
-    with pytest.raises(UsageError, match='has no image files to name predictions by'):
+    with pytest.raises(UsageError, match='images are not files; drop --show, '):
         run(PredictionsHook(Viewer(tmp_path), None), Data([DetDataSample()]))

@@ -148,7 +148,7 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
 def test_outputs_of_two_inputs(tmp_path, names):
     """A label map cannot be in a folder of the name of another one."""
     inputs = [Input(Path(path), name) for path, name in zip(names[::2], names[1::2])]
-    with pytest.raises(UsageError, match=r'preds/\S+ is an input or a folder; choose another'):
+    with pytest.raises(UsageError, match=r'preds/\S+ is a folder; choose another'):
         Outputs(tmp_path).check(inputs, label_maps=True, overwrite=True)
 
 

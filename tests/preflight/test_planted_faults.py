@@ -308,6 +308,21 @@ def test_images_of_several_suffixes(folder):
     assert warning.endswith("has an image of its name that ends with '.jpg' (img_suffix)")
 
 
+def test_images_without_label_maps(folder, monkeypatch):
+    """Also those that are not among the samples."""
+    monkeypatch.setattr('mmrest.preflight.data.SAMPLES', 2)
+    (folder / 'ade/annotations/training/4.png').unlink()
+    assert '1 images of train_dataloader.dataset have no label map: 4.png not found' in line('seg')
+
+
+def test_evaluation_of_images_of_several_sizes(folder):
+    for path in folder.glob('ade/*/validation/1.*'):
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[:30])
+    words = 'several sizes (1365 x 512, 683 x 512), but mmseg evaluates batches of one size; set'
+    assert words in line('seg', {'val_dataloader.batch_size': 2})
+    assert rehearsed('seg')
+
+
 def test_masks_of_0_and_255(folder):
     changed_maps(folder, lambda labels: np.uint8(255 * (labels > 0)))
     warned = 'have only the values 255 after the pipeline, and 255 is ignored'
@@ -318,6 +333,10 @@ def test_one_channel_and_no_sigmoid(folder):
     changed_maps(folder, lambda labels: np.minimum(labels, 1))
     options = {**classes(('wall',)), 'model.decode_head.num_classes': 1}
     assert 'model.decode_head has one channel, over which a softmax is' in line('seg', options)
+    head = dict(num_classes=2, out_channels=1)
+    head['loss_decode'] = [dict(type='CrossEntropyLoss', use_sigmoid=True), dict(type='DiceLoss')]
+    options = {**classes(('wall', 'door')), 'model.decode_head': head}
+    assert 'DiceLoss of model.decode_head is higher for the right pred' in line('seg', options)
 
 
 @pytest.mark.parametrize('name, path, words', [
@@ -363,6 +382,10 @@ WARNINGS = {
     'a milestone at the end': (
         'det', {'param_scheduler': [dict(type='MultiStepLR', milestones=[1])]},
         'the last milestone of MultiStepLR of param_scheduler is the end of the run'),
+    'void pixels that the metric counts': ('seg', {'val_evaluator.ignore_index': 254},
+        'ignores 254, but the label maps of val_dataloader.dataset have the value 255, which is '),
+    'checkpoints by epoch': ('seg', {'default_hooks.checkpoint.by_epoch': True},
+        'default_hooks.checkpoint counts epochs, but the run counts iterations'),
     'no checkpoint': ('det', {'default_hooks.checkpoint': dict(
         type='CheckpointHook', interval=5, save_last=False, save_best=None)},
         'no checkpoint will be saved'),
@@ -405,6 +428,17 @@ datasets = [_base_.val_dataloader.dataset, _base_.train_dataloader.dataset]
 val_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datasets=datasets))
 """)
     assert 'as predictions; check that both read the same ann_file' in line('two')
+
+
+def test_a_data_root_that_the_base_does_not_see(folder):
+    """Unless --data-root or the datasets replace that of the base."""
+    (folder / 'mine.py').write_text("_base_ = './det.py'\ndata_root = 'mine/'")
+    (folder / 'data').mkdir()
+    (folder / 'data' / 'coco').symlink_to('../coco')
+    cfg = load_config('mine.py', {'work_dir': 'work', 'launcher': 'none'})
+    (warning,) = (w for w in rehearse(cfg, ('train', 'val')).warnings if 'data_root' in w)
+    assert warning.startswith("data_root='mine/' has no effect: ")
+    assert not any('data_root' in warning for warning in rehearsed('mine').warnings)
 
 
 @pytest.mark.parametrize('change, words', [

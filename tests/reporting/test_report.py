@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 from typing import ClassVar
 
 import cv2
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import DumpResults
 from mmengine.structures import PixelData
+from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
 
 from mmrest.engine.config import load_config
 from mmrest.errors import UsageError
-from mmrest.reporting.evaluation import Evaluation, evaluate
+from mmrest.reporting.evaluation import Evaluation, ScoresHook, evaluate
 from mmrest.reporting.logs import Log
 from mmrest.reporting.report import write_report
 from mmrest.reporting.scores import LabelMapScores
@@ -168,6 +171,19 @@ def test_a_classifier_is_not_evaluated(tmp_path):
     message = r'cls\.py is the config of a classifier, .*; pass --no-eval$'
     with pytest.raises(UsageError, match=message):
         evaluate(Config.fromfile(path), 'absent.pth', torch.device('cpu'), 0.3)
+
+
+def test_void_pixels_are_those_of_the_metric():
+    sample = SegDataSample(metainfo=dict(img_path='x.png'))
+    sample.gt_sem_seg = PixelData(data=torch.tensor([[[0, 99, 1]]]))
+    sample.pred_sem_seg = PixelData(data=torch.tensor([[[0, 0, 1]]]))
+    hook, metrics = ScoresHook(0.3), [DumpResults('x.pkl'), IoUMetric(ignore_index=99)]
+    runner = SimpleNamespace(
+        test_dataloader=SimpleNamespace(dataset=Images()),
+        test_evaluator=SimpleNamespace(metrics=metrics),
+    )
+    hook.after_test_iter(runner, outputs=[sample])
+    assert hook.scores.per_image() == [1.0]
 
 
 def test_an_evaluation_without_evaluator(tmp_path, coco_root):
