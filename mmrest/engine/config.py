@@ -123,8 +123,8 @@ def _check_option(key: str, value: Any, cfg: Config) -> None:
         before = before.get(part) if isinstance(before, (dict, Config)) else None
     last = key.rpartition('.')[2]
     # Of a path, which may have commas; the pre-flight explains a list of annotation files.
-    is_string = isinstance(before, str) and '/' in before
-    is_string &= last not in ('ann_file', 'save_best', 'monitor')
+    others = ('ann_file', 'save_best', 'monitor')
+    is_string = isinstance(before, str) and '/' in before and last not in others
     is_path = last in ('work_dir', 'load_from', 'data_root')
     if (is_string or is_path) and isinstance(value, list):
         raise UsageError(

@@ -192,7 +192,8 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
         images = [image_of(sample.packed) for sample in part.samples]
         sizes = {f'{i.shape[-1]} x {i.shape[-2]}' for i in images if i is not None}
         of_mmseg = type_name(cfg.model.get('data_preprocessor') or {}) == 'SegDataPreProcessor'
-        if of_mmseg and phase != 'train' and (loader.batch_size or 1) > 1 < len(sizes):
+        batched = of_mmseg and phase != 'train' and (loader.batch_size or 1) > 1
+        if batched and len(sizes) > 1:
             raise UsageError(
                 f'images of {part.where} have several sizes ({some(sorted(sizes), 3)}), but mmseg '
                 f'evaluates batches of one size; set {where}.batch_size=1'
@@ -234,13 +235,13 @@ def _check_label_maps(part: Part, report: Report) -> None:
     dataset = part.dataset
     if not hasattr(dataset, 'seg_map_suffix') or dataset.ann_file:
         return
-    folder = dataset.data_prefix.get('seg_map_path') or ''
+    folder = osp.join(dataset.data_prefix.get('seg_map_path') or '', '')
     if not osp.isdir(folder):
         return
     files = list_dir_or_file(folder, list_dir=False, suffix=dataset.seg_map_suffix, recursive=True)
     names, infos = set(files), map(dataset.get_data_info, range(len(dataset)))
     paths = [info.get('seg_map_path') or '' for info in infos]
-    wanted = {path[len(folder) :].lstrip('/') for path in paths if path.startswith(folder)}
+    wanted = {path[len(folder) :] for path in paths if path.startswith(folder)}
     missing = [name for name in wanted - names if not osp.isfile(osp.join(folder, name))]
     unused = len(names - wanted)
     loads = any(type(step).__name__ == 'LoadAnnotations' for step in dataset.pipeline.transforms)

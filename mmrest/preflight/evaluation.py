@@ -132,8 +132,8 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
         return []  # panoptic annotations
     place = f'{where} ({type(metric).__name__})'
     if 'mIoU' in best and part.classes:
-        maps = [getattr(s.truth, 'gt_sem_seg', None) for _, s in samples]
-        values = {v for m in maps if m is not None for v in np.unique(m.data).tolist()}
+        maps = (getattr(s.truth, 'gt_sem_seg', None) for _, s in samples)
+        values = {v for m in maps for v in np.unique(getattr(m, 'data', ())).tolist()}
         void = values - {metric.ignore_index} - set(range(len(part.classes)))
         if void:
             report.warnings.append(
