@@ -58,8 +58,9 @@ def match(
         raise CheckpointError(
             f'{source} does not match the model: {matched} matched, {", ".join(faults)}'
         )
-    more = [name for name in ignored if name.startswith(closed)]
-    more = [name for name in more if not name.endswith('num_batches_tracked')]  # used by none
+    # Other norms than torch's may lack its counter, which nothing reads.
+    counter = 'num_batches_tracked'
+    more = [n for n in ignored if n.startswith(closed) and not n.endswith(counter)]
     if more:
         raise CheckpointError(
             f'{source} does not match the model: {len(more)} tensors of the file belong to layers '

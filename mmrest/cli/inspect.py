@@ -9,7 +9,7 @@ from rich.progress import track
 from ..datasets.palette import classes_and_colours
 from ..engine.config import PHASES, load_config
 from ..errors import UsageError, explained
-from ..inference.outputs import Viewer, check_inputs
+from ..inference.outputs import Viewer, refuse_to_overwrite
 from ..inference.overlay import draw_annotations, drawable
 from .command import Parser, add_config_arguments, at_least, folder, written_file
 
@@ -29,7 +29,7 @@ def config() -> None:
     if args.save_path is None:
         print(cfg.pretty_text)
     else:
-        check_inputs([args.save_path], [args.config], '--save-path')
+        refuse_to_overwrite([args.save_path], [args.config], '--save-path')
         args.save_path.parent.mkdir(parents=True, exist_ok=True)
         cfg.dump(args.save_path)
 

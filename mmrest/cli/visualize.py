@@ -18,13 +18,14 @@ from ..engine.building import image_channels
 from ..errors import UsageError, explained
 from ..export.onnx import Normalise
 from ..inference.inputs import read_image
-from ..inference.outputs import check_inputs
+from ..inference.outputs import refuse_to_overwrite
 from ..models.pyramid import PyramidBackbone
 from ..models.rmt import RMT
 from ..reporting.curves import SUFFIXES
 from .command import Parser, add_cfg_options, add_shape, at_least, written_file
 
 Figure = Tuple[List[Group], Scene]
+"""Groups of panels, and the image that they belong to."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -236,7 +237,7 @@ def main() -> None:
         name = f'{Path(args.network).stem}_{args.command.replace("-", "_")}.png'
         args.out = Path('work_dirs', 'visualize', name)
     read = getattr(args, 'image', None) or ()
-    check_inputs([args.out], [read] if isinstance(read, str) else read, '--out')
+    refuse_to_overwrite([args.out], [read] if isinstance(read, str) else read, '--out')
     with explained(f'{args.command} of {args.network} fails', 'use another --size or network'):
         groups, scene = args.run(args, cfg)
     draw(groups, scene, args.out)

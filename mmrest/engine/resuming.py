@@ -45,7 +45,8 @@ class ScheduleHook(Hook):
 def progress_of(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
     """Return the parts of a checkpoint that :func:`follow_config` needs, without tensors."""
     kept = {key: checkpoint[key] for key in ('meta', 'param_schedulers') if key in checkpoint}
-    kept.update({key: {} for key in ('ema_state_dict',) if key in checkpoint})
+    if 'ema_state_dict' in checkpoint:
+        kept['ema_state_dict'] = {}
     return dict(kept, optimizer=dict(param_groups=_parameter_groups(checkpoint)))
 
 

@@ -58,7 +58,7 @@ class AtomicCheckpointHook(CheckpointHook):
             starts = tuple(f'best_{metric}_{name}'.replace('/', '_') for name in names)
             if best and metric != 'auto' and not best.startswith(starts):
                 # A run with another metric is resumed, whose best score says nothing of this one.
-                runner.message_hub.runtime_info.pop('best_score', None)
+                runner.message_hub.pop_info('best_score')
                 self.best_ckpt_path = None
             self.best_ckpt_path = self._own(self.best_ckpt_path)
         elif self.save_best:

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from ..datasets.palette import classes_and_colours
 from ..errors import UsageError
 from .inputs import read_as, unique_names
-from .outputs import Viewer, check_inputs, write_label_map
+from .outputs import Viewer, refuse_to_overwrite, write_label_map
 from .overlay import DRAWN, draw, draw_annotations
 
 
@@ -47,7 +47,7 @@ class PredictionsHook(Hook):
             if folder is not None:
                 written = (folder / f'{name}{suffix}' for name in self._names.values())
                 inputs = chain(*map(dict.values, read))
-                check_inputs(written, filter(None, inputs), option)
+                refuse_to_overwrite(written, filter(None, inputs), option)
         self._classes, self._palette = classes_and_colours(dataset)
         first = int(dataset.metainfo.get('reduce_zero_label') or False)
         self._ids = range(first, first + len(self._classes))

@@ -63,7 +63,7 @@ class Outputs(NamedTuple):
         planned = [self.vis(source) for source in inputs] if self.save_vis else []
         if self.save_pred:
             planned += [self.json, *(self.label_map(s) for s in inputs if label_maps)]
-        check_inputs(planned, (str(source.path) for source in inputs), '--out-dir')
+        refuse_to_overwrite(planned, (str(source.path) for source in inputs), '--out-dir')
         above = {parent for path in planned for parent in path.parents}
         for path in planned:
             if path in above or (path.is_dir() and path.suffix != FRAMES):
@@ -76,7 +76,7 @@ class Outputs(NamedTuple):
                 raise UsageError(f'{path} exists; choose another --out-dir or pass --overwrite')
 
 
-def check_inputs(written: Iterable[Path], read: Iterable[str], option: str) -> None:
+def refuse_to_overwrite(written: Iterable[Path], read: Iterable[str], option: str) -> None:
     """Raise UsageError if a file to write is one of those that are read."""
     existing = [path for path in written if path.exists()]
     inputs = set(map(osp.realpath, read if existing else ()))

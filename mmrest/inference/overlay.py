@@ -26,7 +26,6 @@ OPACITY = 0.55
 BLACK, RIGHT, WRONG = (0, 0, 0), (27, 127, 59), (193, 39, 45)
 """Title colours: no ground truth, right classes, wrong classes."""
 
-
 DRAWN = {'pred_label', 'pred_instances', 'pred_sem_seg'}
 """Predictions that can be drawn."""
 

@@ -63,8 +63,8 @@ class StrictPretrained(BaseModule):
 
         Raises:
             CheckpointError: the file cannot be read, a tensor is missing or has the wrong shape,
-                or the file has more blocks than the backbone. The message counts the matching
-                tensors and names the matching arch.
+                the file has blocks or norms that the backbone lacks, or the backbone is on the
+                meta device. The message counts the matching tensors and names the matching arch.
         """
         if any(parameter.is_meta for parameter in self.parameters()):
             raise CheckpointError(

@@ -103,8 +103,7 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         check_classes(cfg, model, list(chain(*parts.values())), report)
         for phase in [phase for phase in loaders if cfg.get(f'{phase}_evaluator')]:
             progress.update(f'evaluating the ground truth with {phase}_evaluator')
-            given = phase, parts[phase], folder, report
-            evaluators[phase], names = check_evaluator(cfg, *given)
+            evaluators[phase], names = check_evaluator(cfg, phase, parts[phase], folder, report)
             if names and phase == 'val' and 'train' in phases:
                 check_monitored(cfg, names)
         if 'train' in phases:

@@ -118,7 +118,7 @@ def _check_folders(first: Part, part: Part, report: Report) -> None:
     report.warnings += [
         f'{numbered}, in which {folder} is {label}, but {others[folder]} in {_root(first)}; give '
         'both the same class folders (an empty one is fine)'
-        for folder, label in list(folders.items())
+        for folder, label in folders.items()
         if others.get(folder, label) != label
     ][:1]
 

@@ -67,7 +67,7 @@ class ScoresHook(Hook):
 def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: float) -> Evaluation:
     """Evaluate a checkpoint on the val set of its config, or else on the test set.
 
-    Nothing is written but to a temporary folder.
+    Logs, and files of metrics, go to a temporary folder.
 
     Raises:
         UsageError: it is the config of a classifier, or see :func:`mmrest.preflight.rehearse`.
