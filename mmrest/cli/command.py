@@ -198,7 +198,8 @@ def run_config(args: argparse.Namespace) -> Config:
     Raises:
         UsageError: see :func:`.load_config`; or ``MMREST_BACKEND`` is not a valid backend.
     """
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    rank = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', args.local_rank)
+    os.environ.setdefault('LOCAL_RANK', str(rank))
     check_launcher(args.launcher)
     try:
         forced_backend()

@@ -180,6 +180,7 @@ def without_sync_bn(cfg: Config) -> int:
     norms = [part for _, part in dicts(cfg.model, 'model') if type_name(part) in names]
     for norm in norms:
         norm['type'] = 'BN'
+    cfg.pop('sync_bn', None)  # which makes them of all norms
     return len(norms)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import signal
 import time
 from typing import Any, Callable, List, Optional, TypeVar
 
@@ -24,6 +25,7 @@ from ..errors import UsageError
 from ..models import rest, rmt
 from .compat import without_cuda_device
 from .config import type_name
+from .signals import end_with
 
 Result = TypeVar('Result')
 
@@ -56,6 +58,8 @@ def join_processes(cfg: Config) -> None:
     """
     if cfg.launcher == 'none' or is_distributed():
         return
+    if 'TORCHELASTIC_RUN_ID' in os.environ:  # torchrun, whose ranks would outlive a SIGKILL of it
+        end_with(os.getppid(), signal.SIGTERM)
     env = cfg.get('env_cfg') or {}
     set_multi_processing(**env.get('mp_cfg', {}), distributed=True)
     group = dict(env.get('dist_cfg') or {})

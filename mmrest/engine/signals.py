@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Callable, Dict, Iterator, Optional
@@ -35,7 +36,8 @@ class StopRequest:
     def __init__(self) -> None:
         self.name = 'SIGTERM'  # signal received, for messages
         self._asked = False
-        self._calls = 0
+        self._calls, self._gap = 0, 1  # since the last exchange, and until the next
+        self._exchanged = time.monotonic()
         self._before: Dict[int, Any] = {}
 
     def __enter__(self) -> 'StopRequest':
@@ -70,16 +72,20 @@ class StopRequest:
     def asked(self, at_once: bool = False) -> bool:
         """Return True if any rank was asked to stop; all ranks call this equally often.
 
-        The ranks exchange it in every tenth call, or `at_once`.
+        The ranks exchange it about every second, at least in every tenth call, or `at_once`:
+        launchers wait only 30 s or so before they kill.
         """
         if get_world_size() == 1:
             return self._asked
         self._calls += 1
-        if self._calls % 10 and not at_once:  # an exchange takes time
+        if self._calls < self._gap and not at_once:  # an exchange takes time
             return False
-        anywhere = torch.tensor(int(self._asked))
+        anywhere = torch.tensor([self._asked, time.monotonic() - self._exchanged])
         all_reduce(anywhere, 'max')
-        return bool(anywhere)
+        seconds = float(anywhere[1]) / self._calls
+        self._gap = min(10, 1 + int(1 / max(seconds, 0.1)))
+        self._calls, self._exchanged = 0, time.monotonic()
+        return bool(anywhere[0])
 
 
 @lru_cache(maxsize=None)  # installed once
@@ -167,10 +173,10 @@ def _begin_child() -> None:
     _restore_mask()
 
 
-def end_with(parent: int) -> None:
-    """On Linux, make the kernel kill this process when its parent, of that id, has ended."""
+def end_with(parent: int, number: int = getattr(signal, 'SIGKILL', 9)) -> None:
+    """On Linux, make the kernel send a signal when the parent, of that id, has ended."""
     if _LIBC is not None:
-        _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        _LIBC.prctl(1, number)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:  # it has ended in the meantime
             os._exit(1)
 

@@ -111,7 +111,8 @@ def test_ambiguous_data_root(path, loaders, fault):
 
 def test_without_sync_bn(path):
     cfg = load_config(str(path))
-    assert without_sync_bn(cfg) == 2
+    cfg.sync_bn = 'torch'
+    assert without_sync_bn(cfg) == 2 and 'sync_bn' not in cfg
     assert cfg.model.backbone.norm_cfg == dict(type='BN', requires_grad=True)
     assert [head.norm_cfg.type for head in cfg.model.head] == ['BN', 'GN']
     assert without_sync_bn(cfg) == 0

@@ -42,6 +42,16 @@ with StopRequest() as stop:
     time.sleep(100)
 """
 
+RANK = """
+import os, time
+from mmengine.config import Config
+from mmrest.engine.distributed import join_processes
+
+join_processes(Config(dict(launcher='pytorch')))
+print(os.getpid(), flush=True)
+time.sleep(100)
+"""
+
 
 TERMINATED = """
 import os, signal, time
@@ -121,10 +131,25 @@ def test_ranks_ask_each_other(monkeypatch):
     """Launchers repeat the signal; before an evaluation, ranks do not wait for a tenth call."""
     monkeypatch.setattr(signals, 'get_world_size', lambda: 2)
     with signals.StopRequest() as stop:
+        assert not stop.asked()
         for _ in range(2):
             signal.raise_signal(signal.SIGTERM)
         assert not stop.asked() and stop.asked(at_once=True)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize('seconds, exchanges', [(0.01, 3), (0.25, 5), (4, 21)])
+def test_slow_ranks_ask_each_other_more_often(monkeypatch, seconds, exchanges):
+    """torchrun kills 30 seconds after the signal."""
+    now, found = [0.0], []
+    monkeypatch.setattr(signals, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(signals, 'all_reduce', lambda *args: found.append(args))
+    monkeypatch.setattr(signals.time, 'monotonic', lambda: now[0])
+    with signals.StopRequest() as stop:
+        for _ in range(21):
+            now[0] += seconds
+            stop.asked()
+    assert len(found) == exchanges
 
 
 def test_a_child_can_be_terminated_as_soon_as_it_is_forked():
@@ -162,7 +187,22 @@ def test_children_end_with_a_killed_run(program):
             time.sleep(1)
         assert len(children) == 2 and all(map(is_there, children))
         os.kill(pid, signal.SIGKILL)
+    await_end(children)
+
+
+def await_end(processes):
     until = time.monotonic() + 60
-    while any(map(is_there, children)):
+    while any(map(is_there, processes)):
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='only Linux signals the end of a parent')
+def test_ranks_end_with_torchrun(tmp_path):
+    (tmp_path / 'rank.py').write_text(RANK)
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
+    command = [*torchrun, '--nproc_per_node', '2', 'rank.py']
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as run:
+        ranks = [int(run.stdout.readline()) for _ in range(2)]
+        run.kill()
+        await_end(ranks)
