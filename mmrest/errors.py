@@ -34,6 +34,7 @@ REMEDIES = {
     'CUDA out of memory': 'use --amp, --cfg-options model.backbone.with_cp=True, or a smaller '
     'train_dataloader.batch_size',
     'gloo.*Connection (closed|reset) by peer': 'another process ended first; see its error',
+    'a specific rule must be': 'set default_hooks.checkpoint.rule=greater, or less',
     'Please install': 'install it, or use another backend',
     "'ConfigDict' object has no attribute": 'add it to the config of that part',
 }

@@ -18,6 +18,7 @@ from ..engine.building import check_model, find_type
 from ..engine.config import (
     dicts,
     is_classifier,
+    is_segmentor,
     load_config,
     merge_options,
     type_name,
@@ -90,7 +91,7 @@ def backbone_config(cfg: Config) -> Config:
         return cfg
     if 'backbone' not in cfg.model:
         raise UsageError(f'the model of {cfg.filename} has no backbone; drop --backbone-only')
-    scope = cfg.get('default_scope') or 'mmengine'
+    scope = cfg.get('default_scope', 'mmengine')
     return _with_model(copy.deepcopy(cfg.model.backbone), scope, cfg.filename)
 
 
@@ -98,7 +99,7 @@ def is_backbone(cfg: Config) -> bool:
     """Return True if the model of a config is a backbone."""
     if cfg.filename in BACKBONES:
         return True
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
         kind = find_type(MODELS, cfg.model.get('type'))
     # Detectors, segmentors and classifiers have losses and predictions.
     return inspect.isclass(kind) and not issubclass(kind, BaseModel)
@@ -108,7 +109,7 @@ def usual_size(cfg: Config) -> Tuple[int, int]:
     """Return the height and width, in pixels, at which the network of a config is compared."""
     if is_backbone(cfg) or is_classifier(cfg):
         return CLASSIFICATION_SIZE
-    if cfg.get('default_scope') != 'mmseg':
+    if not is_segmentor(cfg):
         return DETECTION_SIZE
     size = (cfg.model.get('data_preprocessor') or {}).get('size')
     return tuple(size) if size else SEGMENTATION_SIZE
@@ -150,7 +151,7 @@ def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
     without_sync_bn(cfg)
     check_model(cfg)
     torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
         model = MODELS.build(copy.deepcopy(cfg.model))
     backbone = backbone_of(model)
     if isinstance(backbone, PyramidBackbone):

@@ -16,7 +16,7 @@ import torch
 
 from ..analysis.measure import ATTENTIONS, Job, gpu_seconds, in_process, machine, memory, seconds
 from ..analysis.networks import BACKBONES, PEERS
-from ..engine.config import load_config
+from ..engine.config import load_config, package_of
 from ..engine.signals import end_with
 from ..errors import UsageError, explained
 from ..ops import BACKENDS
@@ -194,8 +194,8 @@ def benchmark_checkpoints(args: argparse.Namespace) -> None:
     """Run the subcommand `checkpoints`."""
     roots = []
     for config, checkpoint in args.pairs:
-        scope = load_config(config).get('default_scope')
-        roots.append(getattr(args, DATA.get(scope, ''), None))
+        package = package_of(load_config(config))
+        roots.append(getattr(args, DATA.get(package, ''), None))
         if not Path(checkpoint).is_file():
             raise UsageError(f'checkpoint {checkpoint} not found')
     of_papers = {model['Name']: reported(model) for model in models()}

@@ -91,8 +91,7 @@ def check_model(cfg: Config) -> nn.Module:
     Raises:
         UsageError: it cannot be built.
     """
-    scope = cfg.get('default_scope') or 'mmengine'
-    with DefaultScope.overwrite_default_scope(scope):
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
         for device in ('meta', 'cpu'):  # some models compute while they are built
             try:
                 with torch.device(device):

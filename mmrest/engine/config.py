@@ -236,12 +236,18 @@ def use_tta(cfg: Config) -> None:
 
 def is_classifier(cfg: Config) -> bool:
     """Return True for an mmpretrain config."""
-    return cfg.get('default_scope') == 'mmpretrain'
+    return package_of(cfg) == 'mmpretrain'
 
 
 def is_segmentor(cfg: Config) -> bool:
     """Return True for an mmseg config."""
-    return cfg.get('default_scope') == 'mmseg'
+    return package_of(cfg) == 'mmseg'
+
+
+def package_of(cfg: Config) -> str:
+    """Return the default scope of a config, or else the package of its model's class."""
+    kind = (cfg.get('model') or {}).get('type')
+    return cfg.get('default_scope') or getattr(kind, '__module__', '').partition('.')[0]
 
 
 def type_name(part: dict) -> str:

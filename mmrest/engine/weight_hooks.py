@@ -118,6 +118,12 @@ class InitWeightsHook(_WeightsHook):
             tensors.update((f'backbone.{name}', t) for name, t in of_backbone.items())
         fitting = {n: t for n, t in tensors.items() if n in wanted and t.shape == wanted[n].shape}
         report = summary(weights.source, tensors, wanted)
+        if not fitting:
+            if type(model)._load_from_state_dict is nn.Module._load_from_state_dict:
+                raise CheckpointError(f'{report}; use other weights')
+            # Such as a teacher and a student, which rename what they load.
+            kind = type(model).__name__
+            return Fitted(dict(tensors), f'{kind} renames tensors of {weights.source}', False)
         return Fitted(fitting, report, len(fitting) == len(wanted))
 
 

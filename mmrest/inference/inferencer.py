@@ -96,8 +96,8 @@ class Inferencer:
             cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
         if tta:
             use_tta(cfg)
-        scope = cfg.get('default_scope') or 'mmengine'
-        with _BUILDING, DefaultScope.overwrite_default_scope(scope):
+        scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
+        with _BUILDING, scope:
             dataset, kind, metainfo = tested_dataset(cfg)
             check_model(cfg)
             model = MODELS.build(cfg.model)
@@ -313,7 +313,7 @@ def tested_dataset(cfg: Config) -> Tuple[dict, Optional[type], dict]:
     """Return the config of the test dataset, also inside wrappers, its class and its metainfo."""
     parts = (part for _, part in dicts(cfg.get('test_dataloader'), 'test_dataloader'))
     dataset = next((part for part in parts if part.get('pipeline')), {})
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
         kind = find_type(DATASETS, dataset.get('type'))
     metainfo = dict(getattr(kind, 'METAINFO', None) or {}, **(dataset.get('metainfo') or {}))
     classes = metainfo.get('classes')

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from ..checkpoint import check_writable
 from ..engine.building import check_model
-from ..engine.config import RUN_KEYS, data_roots, has_paths_below, make_resumable
+from ..engine.config import RUN_KEYS, data_roots, dicts, has_paths_below, make_resumable, type_name
 from ..engine.data_loading import kept_random_states
 from ..engine.loops import check_compile
 from ..engine.resuming import check_same_optimizer
@@ -58,6 +58,11 @@ def _check_keys(cfg: Config, phases: Tuple[str, ...], report: Report) -> None:
             f'data_root={root!r} has no effect: the datasets are those of a base config, and keep '
             f'its {some(inherited)}; pass --data-root DIR, or set data_root of each dataset'
         )
+    hooks = [type_name(hook) for _, hook in dicts(cfg.get('custom_hooks'), '')]
+    if cfg.get('runner_type') == 'FlexibleRunner' and 'EMAHook' in hooks:
+        report.warnings.append(
+            'FlexibleRunner cannot resume runs with EMAHook; use one of the two'
+        )
     randomness = dict(cfg.get('randomness') or {}, deterministic=False)
     with explained(f'randomness={cfg.get("randomness")} cannot be used', 'set an integer seed'):
         set_random_seed(**randomness)
@@ -82,7 +87,7 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
     """
     report, loaders, evaluators = Report(), {}, {}
     parts: Dict[str, List[Part]] = {}
-    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine')
+    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
     progress = Console(stderr=True).status('checking the network')
     shown = progress if get_rank() == 0 else nullcontext()
     with shown, scope, kept_random_states(), quiet(), TemporaryDirectory() as folder:
@@ -104,7 +109,8 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         for phase in [phase for phase in loaders if cfg.get(f'{phase}_evaluator')]:
             progress.update(f'evaluating the ground truth with {phase}_evaluator')
             evaluators[phase], names = check_evaluator(cfg, phase, parts[phase], folder, report)
-            if names and phase == 'val' and 'train' in phases:
+            of_validation = phase == 'val' and 'train' in phases
+            if names and of_validation and type_name(cfg.val_cfg) in ('', 'ValLoop'):
                 check_monitored(cfg, names)
         if 'train' in phases:
             batches = len(loaders['train'])

@@ -175,6 +175,12 @@ def _check_labels(cfg: Config, part: Part, report: Report) -> None:
                 f'{head}.num_classes is {count}, so only 0 to {count - 1} are classes; check '
                 f'metainfo.classes, {hint}'
             )
+    numbers = [i['bbox_label'] for s in part.samples for i in s.objects if 'bbox_label' in i]
+    if part.classes and max(numbers, default=0) >= len(part.classes):
+        raise UsageError(
+            f'{part.where} ({_root(part)}) has objects of label {max(numbers)}, but '
+            f'metainfo.classes has only {len(part.classes)} names; list all categories of the file'
+        )
     most = max(of_labels.values(), default=0)
     if part.phase == 'train' and len(found) < 2 <= most and IGNORED in files:
         report.warnings.append(

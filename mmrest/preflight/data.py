@@ -284,7 +284,7 @@ def _sample(part: Part, report: Report) -> None:
         not left <= right <= s.info['width'] + 1 or not top <= bottom <= s.info['height'] + 1
         for s in annotated
         if s.info.get('width') and s.info.get('height')
-        for left, top, right, bottom in (i.get('bbox', (0,) * 4) for i in s.info['instances'])
+        for left, top, right, bottom in (i.get('bbox', (0,) * 4)[:4] for i in s.info['instances'])
     ]
     if sum(outside) > OUTSIDE * len(outside):
         report.warnings.append(

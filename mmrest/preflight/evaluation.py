@@ -128,8 +128,9 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
     if best is None or getattr(metric, 'format_only', False) or not samples:
         return []
     part, first = samples[0]
-    if 'segments_info' in first.info:
-        return []  # panoptic annotations
+    boxes = [i['bbox'] for _, s in samples for i in s.objects if 'bbox' in i]
+    if 'segments_info' in first.info or any(len(box) != 4 for box in boxes):
+        return []  # panoptic annotations, or rotated boxes
     place = f'{where} ({type(metric).__name__})'
     if 'mIoU' in best and part.classes:
         maps = (getattr(s.truth, 'gt_sem_seg', None) for _, s in samples)

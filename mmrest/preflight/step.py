@@ -40,6 +40,9 @@ SIDE = 320
 SCALES = (0.02, 128)
 """Usual standard deviations of normalised images; the upper one allows for no division by std."""
 
+OF_EVALUATION = 'the first evaluation fails', 'check heads, test_cfg and val_evaluator'
+"""Fault and fix of an error in an evaluation."""
+
 
 class _Enough(BaseException):
     """The rehearsal of a run is complete."""
@@ -89,7 +92,7 @@ class _FirstStep(Hook):
                     'the losses, and boxes, if there are any (units, order of corners)'
                 )
         self._report.add('first step', ', '.join(f'{k} {v:.3g}' for k, v in losses.items()))
-        self.stage = 'the first evaluation fails', 'check heads, test_cfg and val_evaluator'
+        self.stage = OF_EVALUATION
         if hasattr(runner.train_loop, 'evaluate_if_due'):
             runner.train_loop.evaluate_if_due(sys.maxsize, sys.maxsize)
             runner.train_loop.stop_evaluation()  # if Ctrl-C asked for it
@@ -104,6 +107,10 @@ class _FirstStep(Hook):
             for key, name in monitored(self._cfg)
             if metrics and name not in metrics
         ]
+        hook = self._cfg.default_hooks.get('checkpoint') or {}
+        if metrics and hook.get('save_best') == 'auto':  # raises if it does not know the first
+            rules = {key: hook[key] for key in hook if key == 'rule' or key.endswith('_keys')}
+            CheckpointHook(save_best=next(iter(metrics)), **rules)
 
     def _check_gradients(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         groups = [g for g in optimizer.param_groups if g.get('initial_lr', g['lr'])]
@@ -166,7 +173,6 @@ def check_run(
             Compose(copy.deepcopy(getattr(hook, 'switch_pipeline', ())))  # built epochs later
         if not inputs:
             report.warnings.append('no step of training was tried: samples are not single images')
-            return
         sides = [max(image.shape[-2:]) for image in map(image_of, inputs) if image is not None]
         for module in unwrapped(runner).data_preprocessor.modules():
             if sides and getattr(module, 'size', None) is not None:  # it would pad the images
@@ -177,11 +183,15 @@ def check_run(
             use_parts(runner, val_evaluator=evaluator, val_dataloader=loader)
         else:
             use_parts(runner, val_loop=None)
-        batches = len(loaders['train'])
-        use_parts(runner, train_dataloader=_loader(loaders['train'], inputs, batches))
         runner.register_hook(step)
         with contextlib.suppress(_Enough):
-            runner.train()
+            if inputs:
+                loader = _loader(loaders['train'], inputs, len(loaders['train']))
+                use_parts(runner, train_dataloader=loader)
+                runner.train()
+            elif runner.val_loop is not None:
+                step.stage = OF_EVALUATION
+                runner.val()
     except Exception as error:
         fault, remedy = step.stage
         with explained(fault + place_of(error), remedy):

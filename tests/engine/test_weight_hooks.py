@@ -186,3 +186,25 @@ def test_init_must_cover_the_backbone(damage):
     with pytest.raises(CheckpointError, match=r'x\.pth.* for ResT does not match .*: \d+ of \d+'):
         initialised(model, {'state_dict': other})
     assert equal(model.state_dict(), before, '')
+
+
+class Teacher(nn.Module):
+    """As mmdet's SemiBaseDetector, which loads a detector."""
+
+    def __init__(self):
+        super().__init__()
+        self.teacher = Detector()
+
+    def _load_from_state_dict(self, state_dict, *args):
+        for name in list(state_dict):
+            state_dict[f'teacher.{name}'] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, *args)
+
+
+def test_init_of_a_model_that_renames_tensors(log):
+    """Which tensors it uses is not known; a model without names of its own must use some."""
+    other = randomised(Detector()).state_dict()
+    state = load(InitWeightsHook(), Teacher(), {'state_dict': other})['state_dict']
+    assert equal(state, other, '') and 'Teacher renames tensors of x.pth' in log.text
+    with pytest.raises(CheckpointError, match='^0 of 2 tensors loaded from x.pth'):
+        load(InitWeightsHook(), nn.Linear(2, 3), {'state_dict': other})

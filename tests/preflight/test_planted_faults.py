@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from mmdet.datasets import CocoDataset
+from mmengine.evaluator import BaseMetric
 from mmengine.optim import ReduceOnPlateauLR, build_optim_wrapper
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import METRICS, MODELS, DefaultScope
 from PIL import Image
 
 from mmrest.checkpoint import CheckpointError
@@ -391,6 +392,9 @@ WARNINGS = {
         'no checkpoint will be saved'),
     'an argument that a metric ignores': ('seg', {'val_evaluator.iou_metric': ['mDice']},
         'val_evaluator.iou_metric is not an argument of IoUMetric; correct its'),
+    'averaged weights that cannot be resumed': (
+        'det', {'runner_type': 'FlexibleRunner', 'custom_hooks': [dict(type='EMAHook')]},
+        'FlexibleRunner cannot resume runs with EMAHook'),
     'statistics of images of 0 to 1': (
         'det', {'model.data_preprocessor': dict(
             type='DetDataPreprocessor', mean=[0.5] * 3, std=[0.25] * 3, pad_mask=True)},
@@ -501,6 +505,38 @@ def test_resumed_runs(folder):
     saved(adamw, plateau)
     report = rehearsed('det', options, thorough=True)
     assert not any('differs from' in warning for warning in report.warnings)
+
+
+def test_labels_without_a_name(folder, monkeypatch):
+    """As of mmdet's LVISV1Dataset, which numbers the categories of the file, not metainfo's."""
+    parse = CocoDataset.parse_data_info
+
+    def numbered(self, raw_data_info):
+        info = parse(self, raw_data_info)
+        for instance in info['instances']:
+            instance['bbox_label'] += 2
+        return info
+
+    monkeypatch.setattr(CocoDataset, 'parse_data_info', numbered)
+    assert 'has objects of label 4, but metainfo.classes has only 3 names; li' in line('det')
+
+
+@METRICS.register_module(force=True)
+class Odd(BaseMetric):
+    """A metric of which mmengine does not know whether more is better."""
+
+    def process(self, data_batch, data_samples):
+        self.results.extend(data_samples)
+
+    def compute_metrics(self, results):
+        return dict(odd=len(results))
+
+
+def test_the_best_of_a_metric_without_rule(folder):
+    key = 'default_hooks.checkpoint'
+    options = {'val_evaluator': [dict(type='Odd')], f'{key}.save_best': 'auto'}
+    assert 'key odd, thus a specific rule must be specified; set def' in line('det', options, True)
+    rehearsed('det', {**options, f'{key}.rule': 'less'}, thorough=True)
 
 
 def test_misspelt_keys(folder):

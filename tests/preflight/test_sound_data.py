@@ -3,14 +3,26 @@
 import json
 import shutil
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import cv2
+import mmdet.registry
 import numpy as np
 import pytest
+from mmcv.transforms import BaseTransform
+from mmdet.datasets import CocoDataset
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import (
+    DATASETS,
+    HOOKS,
+    LOOPS,
+    OPTIM_WRAPPER_CONSTRUCTORS,
+    TRANSFORMS,
+    Registry,
+)
+from mmengine.runner import ValLoop
 from PIL import Image
 from pycocotools import mask as masks
 from torch.optim import SGD
@@ -234,6 +246,64 @@ def test_advanced_runs(folder, case):
     before = set(folder.rglob('*'))
     passed('det', ADVANCED[case])
     assert set(folder.rglob('*')) == before
+
+
+def test_types_with_their_scope(folder):
+    """As in configs without a default scope, such as those in the style of Python."""
+    registries = [part for part in vars(mmdet.registry).values() if isinstance(part, Registry)]
+    ours = [registry.module_dict for registry in registries if registry.scope == 'mmdet']
+    text = load_config('det.py', None, 'coco').pretty_text
+    for name in chain(*ours):
+        text = text.replace(f"type='{name}'", f"type='mmdet.{name}'")
+    (folder / 'scoped.py').write_text(f'{text}\ndefault_scope = None\n')
+    assert scores(passed('scoped')) == BEST
+
+
+@DATASETS.register_module(force=True)
+class Corners(CocoDataset):
+    """As mmrotate's datasets: a box has the eight numbers of its corners."""
+
+    def parse_data_info(self, raw_data_info):
+        info = super().parse_data_info(raw_data_info)
+        for instance in info['instances']:
+            left, top, right, bottom = instance['bbox']
+            instance['bbox'] = [left, top, right, top, right, bottom, left, bottom]
+        return info
+
+
+@TRANSFORMS.register_module(force=True)
+class Upright(BaseTransform):
+    def transform(self, results):
+        for instance in results['instances']:
+            instance['bbox'] = instance['bbox'][:2] + instance['bbox'][4:6]
+        return results
+
+
+def test_rotated_boxes(folder):
+    options = {f'{phase}_dataloader.dataset.type': 'Corners' for phase in ('train', 'val')}
+    load = [dict(type='LoadImageFromFile'), dict(type='Upright')]
+    load.append(dict(type='LoadAnnotations', with_bbox=True, with_mask=True))
+    options['train_dataloader.dataset.pipeline'] = [*load, dict(type='PackDetInputs')]
+    assert scores(passed('det', options)) == set()
+
+
+@LOOPS.register_module(force=True)
+class Prefixed(ValLoop):
+    """As mmdet's TeacherStudentValLoop."""
+
+    def run(self):
+        self.runner.call_hook('before_val')
+        self.runner.call_hook('before_val_epoch')
+        self.runner.call_hook('after_val_epoch', metrics={'teacher/coco/bbox_mAP': 0.1})
+
+
+def test_metrics_of_another_loop(folder):
+    options = {'val_cfg.type': 'Prefixed'}
+    key = 'default_hooks.checkpoint.save_best'
+    passed('det', {**options, key: 'teacher/coco/bbox_mAP'})
+    warnings = rehearsed('det', options, thorough=True).warnings
+    (warning,) = (each for each in warnings if each.startswith(key))
+    assert 'but the first evaluation gave teacher/coco/bbox_mAP; set one' in warning
 
 
 def test_several_evaluators(folder):
