@@ -206,5 +206,5 @@ def test_init_of_a_model_that_renames_tensors(log):
     other = randomised(Detector()).state_dict()
     state = load(InitWeightsHook(), Teacher(), {'state_dict': other})['state_dict']
     assert equal(state, other, '') and 'Teacher renames tensors of x.pth' in log.text
-    with pytest.raises(CheckpointError, match='^0 of 2 tensors loaded from x.pth'):
+    with pytest.raises(CheckpointError, match=r'^0 of 2 tensors loaded from x\.pth'):
         load(InitWeightsHook(), nn.Linear(2, 3), {'state_dict': other})
