@@ -79,7 +79,6 @@ def listed(found: Contents) -> str:
 
 
 def main() -> None:
-    """Convert or list."""
     parser = Parser(
         description='Convert a checkpoint of the official ResT or RMT code, mmdet, mmseg, '
         'mmpretrain or detectron2 to a clean file that mmrest loads.'
@@ -132,7 +131,7 @@ def strip() -> None:
     args = parser.parse_args()
     content = read_checkpoint(args.in_file)
     weights = weights_of(args.in_file, content)
-    meta = (content.get('meta') if isinstance(content, dict) else None) or {}
+    meta = content.get('meta') or {}
     kept = {name: meta[name] for name in PUBLISHED_META if name in meta}
     kept.update(dataset_entry(content))
     final = publish(args.out_file, weights.tensors, kept)

@@ -16,7 +16,6 @@ DETECTOR_SIZE = (320, 480)
 
 
 def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add('network', metavar='CONFIG', help=f'config, or one of {", ".join(networks.BACKBONES)}')
@@ -42,7 +41,6 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Export and compare."""
     args = parse_args()
     check_packages(PACKAGES if args.verify else PACKAGES[:2])
     from onnx.defs import onnx_opset_version

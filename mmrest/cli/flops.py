@@ -26,7 +26,6 @@ def counts(parts: List[Part]) -> Dict[str, Any]:
 
 
 def table(found: Dict[str, Any]) -> Table:
-    """Return the counts as a table."""
     rows = Table(show_footer=True)
     rows.add_column('part', footer='total without -' if found['not_counted'] else 'total')
     rows.add_column('parameters', footer=f'{found["parameters"]:,}', justify='right')
@@ -41,7 +40,6 @@ def table(found: Dict[str, Any]) -> Table:
 
 
 def main() -> None:
-    """Count and print."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add('network', metavar='CONFIG', help=f'config, or one of {", ".join(BACKBONES)}')

@@ -36,7 +36,6 @@ SKIPPED = 3  # exit status if some inputs could not be read
 
 
 def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
     parser = Parser(
         description=__doc__,
         epilog=f'Exit status: 0, or {SKIPPED} if inputs could not be read and were skipped.',
@@ -185,7 +184,6 @@ class Run:
 
 
 def main() -> None:
-    """Run inference."""
     args = parse_args()
     outputs = Outputs(args.out_dir, not args.no_save_vis, not args.no_save_pred)
     inputs = find_inputs(args.inputs, outputs.all)

@@ -46,7 +46,6 @@ def predictions_hook(cfg: Config, args: argparse.Namespace) -> Optional[Predicti
 
 
 def main() -> None:
-    """Test a checkpoint."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add('config', help='config file, or name of a shipped config')

@@ -28,7 +28,6 @@ from .command import Parser, add_run_arguments, run_config
 
 
 def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add('config', help='config file, or name of a shipped config')
@@ -59,7 +58,6 @@ def parse_args() -> argparse.Namespace:
 
 
 def use_amp(cfg: Config, dtype: Optional[str]) -> None:
-    """Enable automatic mixed precision."""
     if get_device() == 'cpu':
         raise UsageError('--amp requires a GPU, but none is available')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
@@ -83,7 +81,6 @@ def use_pretrained(cfg: Config, path: str) -> None:
 
 
 def use_auto_scale_lr(cfg: Config) -> None:
-    """Enable the scaling of the learning rate."""
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise UsageError(
             '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config; set it with '
@@ -143,7 +140,6 @@ def explained_start(runner: Runner) -> Iterator[None]:
 
 
 def main() -> None:
-    """Train."""
     args = parse_args()
     cfg = run_config(args)
     join_processes(cfg)

@@ -29,7 +29,6 @@ Figure = Tuple[List[Group], Scene]
 
 
 def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
     parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     decay = _command(commands, 'decay', draw_decay)
@@ -230,7 +229,6 @@ def _indices(network: Any, maps: Sequence[Any]) -> Sequence[int]:
 
 
 def main() -> None:
-    """Draw a figure."""
     args = parse_args()
     cfg = networks.network_config(args.network, args.cfg_options)
     if args.out is None:

@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -30,10 +30,7 @@ class Evaluation(NamedTuple):
     metrics: Dict[str, float]  # of the config's own evaluators
     scores: Scores
     dataset: BaseDataset
-    parameters: int  # their number
-    seconds: Optional[float]  # median time per batch, with post-processing
-    memory: Optional[float]  # peak in MB, of the GPU if available
-    device: str
+    speed: List[Tuple[str, str]]  # size of the network, time and memory, with their names
 
 
 class ScoresHook(Hook):
@@ -100,18 +97,22 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
         runner.register_hook(hook, priority='VERY_LOW')
         runner.model.to(device)
         metrics = runner.test()
+    dataset = runner.test_loop.dataloader.dataset
+    name = Path(checkpoint).name
+    return Evaluation(name, phase, metrics, hook.scores, dataset, _speed(runner, device))
+
+
+def _speed(runner: Runner, device: torch.device) -> List[Tuple[str, str]]:
+    number = sum(parameter.numel() for parameter in runner.model.parameters())
+    rows = [('parameters', f'{number / 1e6:.2f} million')]
     times = runner.message_hub.log_scalars  # of the timer, if the config has one
-    seconds = None
-    if 'test/time' in times:
-        seconds = float(np.median(times['test/time'].data[0] - times['test/data_time'].data[0]))
-    return Evaluation(
-        Path(checkpoint).name,
-        phase,
-        metrics,
-        hook.scores,
-        runner.test_loop.dataloader.dataset,
-        sum(parameter.numel() for parameter in runner.model.parameters()),
-        seconds,
-        peak_memory_mb(device.type == 'cuda'),
-        torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device),
-    )
+    on_gpu = device.type == 'cuda'
+    if 'test/time' in times:  # per batch, with post-processing
+        seconds = np.median(times['test/time'].data[0] - times['test/data_time'].data[0])
+        where = torch.cuda.get_device_name(device) if on_gpu else device
+        text = f'{1000 * seconds:.1f} ms per batch on {where}, without data loading'
+        rows.append(('inference, median', text))
+    memory = peak_memory_mb(on_gpu)
+    if memory is not None:
+        rows.append(('memory in evaluation', f'{memory:,.0f} MB at most'))
+    return rows

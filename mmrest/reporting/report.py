@@ -62,7 +62,7 @@ def write_report(
     )
     if found is not None:
         content.update(_evaluated(found, number))
-        content['speed'] += _inference(found)
+        content['speed'] += found.speed
     options = dict(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     pages = Environment(loader=PackageLoader('mmrest.reporting', 'templates'), **options)
     text = pages.get_template('report.html').render(content)
@@ -113,16 +113,6 @@ def _speed(cfg: Config, log: Log, processes: int) -> Rows:
     for name, where in (('memory', 'of the GPU'), ('memory_mb', 'of the process')):
         if columns[name]:
             rows.append((f'memory {where} in training', f'{max(columns[name]):,.0f} MB at most'))
-    return rows
-
-
-def _inference(found: Evaluation) -> Rows:
-    rows = [('parameters', f'{found.parameters / 1e6:.2f} million')]
-    if found.seconds is not None:
-        text = f'{1000 * found.seconds:.1f} ms per batch on {found.device}, without data loading'
-        rows.append(('inference, median', text))
-    if found.memory is not None:
-        rows.append(('memory in evaluation', f'{found.memory:,.0f} MB at most'))
     return rows
 
 

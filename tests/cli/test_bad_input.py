@@ -23,6 +23,7 @@ RUN = f'{TRAIN} --work-dir ../run {SET}'
 ROI_HEAD = 'model.roi_head'
 VAL_CLASSES = 'val_dataloader.dataset.metainfo.classes'
 REPORT = 'report logged --config tiny.py'
+TTA = f'test tiny_seg.py tiny_seg.pth --tta {SET}'
 INFER = 'infer tiny.py tiny.pth'
 IMAGE = '--image coco/train2017/000000000001.jpg'
 ATTENTION = f'visualize attention tiny.py {IMAGE}'
@@ -117,6 +118,12 @@ CASES = {
     'report .': 'pass --config PATH',
     REPORT: 'logged contains no checkpoint',
     f'{REPORT} --data-root absent --checkpoint tiny.pth': 'absent/annotations/',
+    f'{REPORT} --data-root coco --checkpoint tiny.pth {SET} val_evaluator=None': (
+        'belong together; set val_evaluator too'
+    ),
+    'report logged --config demo_cls_rest_lite --checkpoint absent.pth': (
+        'demo_cls_rest_lite.py is the config of a classifier, but reports evaluate only '
+    ),
     f'{REPORT} --device gpu': '--device: device gpu cannot be used',
     f'{REPORT} --no-eval --checkpoint tiny.pth': '--checkpoint has no effect with --no-eval',
     # Networks: analysis and export.
@@ -132,6 +139,10 @@ CASES = {
     'visualize pca tiny.py --image notes.txt': 'notes.txt is not an image',
     'visualize pca tiny.py --image absent.jpg': 'image absent.jpg ',
     'visualize pca tiny.py --image torn.jpg': 'torn.jpg cannot be read: OSError',
+    'visualize pca tiny.py --image torn.jpg --out torn.jpg': 'torn.jpg is an input and would be ',
+    f'visualize pca odd.py --neck --size 161 193 {IMAGE}': (
+        'pca of odd.py fails: RuntimeError: Sizes of tensors must match'
+    ),
     f'visualize receptive-field tiny.py {IMAGE} --samples 2': '--samples: not allowed with',
     f'visualize pca tiny.py {IMAGE} {SET} model.backbone.in_channels=4': 'of 4 channels; pca',
     f'visualize pca demo_cls_rest_lite {IMAGE} --neck': 'the neck of demo_cls_rest_lite returns',
@@ -154,6 +165,10 @@ CASES = {
     'browse_dataset maskrcnn_rmt_t_1x --not-show': 'nothing to do; pass --output-dir DIR',
     'browse_dataset maskrcnn_rmt_t_1x': 'no display (DISPLAY is not set)',
     'browse_dataset maskrcnn_rmt_t_1x --not-show --output-dir x': 'check --data-root DIR',
+    f"{TTA} \"test_dataloader.dataset={{'_delete_': True, 'type': 'RepeatDataset'}}\"": (
+        'which RepeatDataset does not have'
+    ),
+    f'{TTA} test_dataloader=None': 'which this config does not have',
     'demo --resume --work-dir new': 'new has no checkpoint of a demo; drop --resume',
     'demo classification': "invalid choice: 'classification'",
     'make_shapes tiny.py': 'tiny.py is not a folder',
@@ -223,6 +238,7 @@ def folder(tmp_path_factory, coco_root, ade_root):
     os.truncate(folder / 'torn.jpg', 1000)
     (folder / 'broken.py').write_text('model = dict(')
     (folder / 'child.py').write_text("_base_ = './broken.py'")
+    (folder / 'odd.py').write_text("_base_ = 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py'")
     (folder / 'part.py').write_text('backbone = dict()')
     (folder / 'classifier.py').write_text(
         "custom_imports = dict(imports=['mmrest.classification'], allow_failed_imports=False)\n"

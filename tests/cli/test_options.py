@@ -8,7 +8,6 @@ import pytest
 from mmengine.config import Config
 
 from mmrest.cli import command, train
-from mmrest.engine.config import use_tta
 from mmrest.errors import UsageError
 from tests.runs import ROOT
 
@@ -54,17 +53,6 @@ def test_an_output_that_cannot_be_written(monkeypatch, program, number, line):
     monkeypatch.setattr('sys.argv', [f'{program}.py'])
     with pytest.raises(SystemExit, match=rf'^{program}\.py: error: {line}$'):
         command.run(main)
-
-
-def test_tta_of_a_wrapped_dataset():
-    dataset = dict(type='RepeatDataset', dataset=dict(type='CocoDataset', pipeline=[]))
-    cfg = Config(dict(model={}, tta_model={}, tta_pipeline=[]))
-    cfg.test_dataloader = dict(dataset=dataset)
-    with pytest.raises(UsageError, match='which RepeatDataset does not have'):
-        use_tta(cfg)
-    cfg.test_dataloader = None
-    with pytest.raises(UsageError, match='which this config does not have'):
-        use_tta(cfg)
 
 
 def test_auto_scale_lr():
