@@ -6,9 +6,9 @@ import re
 import pytest
 
 from mmrest.models import rest, rmt
-from mmrest.shipped import models
-from tests.documents import blocks
+from mmrest.shipped import models, reported
 from tests.runs import ROOT
+from tests.test_docs import blocks
 
 
 def joined(numbers):
@@ -28,10 +28,8 @@ def test_table_of_results():
     """The README's table has the numbers of the metafile."""
     known = {model['Name']: model for model in models()}
 
-    def reported(name, *metrics):
-        found = {}
-        for result in known[name].get('Results', ()):
-            found.update(result['Metrics'])
+    def numbers_of(name, *metrics):
+        found = reported(known[name])
         return ' / '.join(str(found[metric]) for metric in metrics if metric in found) or '-'
 
     page = (ROOT / 'README.md').read_text()
@@ -43,9 +41,9 @@ def test_table_of_results():
         assert numbers.split(' | ') == [
             f'{classifier["Parameters"] / 1e6:.1f}',
             f'{classifier["FLOPs"] / 1e9:.1f}',
-            reported(f'imagenet_{network}_300e', 'top-1'),
-            reported(f'maskrcnn_{network}_1x', 'box AP', 'mask AP'),
-            reported(f'semfpn_{network}_80k', 'mIoU'),
+            numbers_of(f'imagenet_{network}_300e', 'top-1'),
+            numbers_of(f'maskrcnn_{network}_1x', 'box AP', 'mask AP'),
+            numbers_of(f'semfpn_{network}_80k', 'mIoU'),
         ]
         assert classifier['Official Weights'] in weights
 
@@ -76,9 +74,8 @@ def test_versions():
 ])  # fmt: skip
 def test_lines_of_configs(page, config):
     text = (ROOT / 'configs' / f'{config}.py').read_text()
-    assert any(
-        b.text in text for b in blocks(ROOT / 'docs' / f'{page}.md') if b.language == 'python'
-    )
+    found = blocks(ROOT / 'docs' / f'{page}.md', 'python')
+    assert any(block['text'] in text for block in found)
 
 
 def test_hooks_have_the_versions_of_the_tests():

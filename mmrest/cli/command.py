@@ -180,10 +180,7 @@ def add_shape(parser: argparse.ArgumentParser, default: str, name: str = '--shap
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of training and testing, under mmdet's names."""
     add = parser.add_argument
-    add(
-        '--work-dir', type=folder,
-        help='folder for what the run writes (default: work_dirs/<config name>)',
-    )  # fmt: skip
+    add('--work-dir', type=folder, help='output folder (default: work_dirs/<config name>)')
     add_config_arguments(parser)
     add('--launcher', choices=['none', *LAUNCHERS], default='none', help='job launcher')
     add('--skip-preflight', action='store_true', help='skip the checks before the run')

@@ -26,10 +26,7 @@ def parse_args() -> argparse.Namespace:
     )
     add('--static', action='store_true', help='fixed input shape: one image of this size')
     add('--backbone-only', action='store_true', help='drop neck and heads')
-    add(
-        '--preprocess', action='store_true',
-        help='include normalisation; the input is then BGR images of 0 to 255',
-    )  # fmt: skip
+    add('--preprocess', action='store_true', help='normalise inputs, BGR images of 0 to 255')
     add('--opset', type=at_least(18), default=18, help='ONNX opset version (default: 18)')
     add('--no-verify', dest='verify', action='store_false', help='do not compare with PyTorch')
     add(
