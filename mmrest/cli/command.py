@@ -15,8 +15,8 @@ from typing import Any, Callable, Iterable, Iterator, NoReturn, Optional, Sequen
 from mmengine.config import Config
 
 from ..checkpoint import CheckpointError, check_writable
+from ..engine import distributed
 from ..engine.config import load_config
-from ..engine.distributed import LAUNCHERS, check_launcher, leave_processes, rank_prefix
 from ..engine.signals import isolate_children
 from ..errors import Interrupted, UsageError
 from ..ops import forced_backend
@@ -182,7 +182,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('--work-dir', type=folder, help='output folder (default: work_dirs/<config name>)')
     add_config_arguments(parser)
-    add('--launcher', choices=['none', *LAUNCHERS], default='none', help='job launcher')
+    launchers = ['none', *distributed.LAUNCHERS]
+    add('--launcher', choices=launchers, default='none', help='job launcher')
     add('--skip-preflight', action='store_true', help='skip the checks before the run')
     add('--verbose', action='store_true', help='show the full log in the terminal')
     # torch.distributed.launch passes it, torchrun sets LOCAL_RANK instead.
@@ -190,13 +191,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_config(args: argparse.Namespace) -> Config:
-    """Return the config of a run from the arguments of :func:`add_run_arguments`.
-
-    Raises:
-        UsageError: see :func:`.load_config`; or ``MMREST_BACKEND`` is not a valid backend.
-    """
+    """Return the config of a run from its arguments, and join the processes of its launcher."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    check_launcher(args.launcher)
+    distributed.check_launcher(args.launcher)
     try:
         forced_backend()
     except ValueError as error:
@@ -207,6 +204,7 @@ def run_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = str(args.work_dir)
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('work_dirs', Path(cfg.filename).stem)
+    distributed.join_processes(cfg)
     return cfg
 
 
@@ -221,7 +219,7 @@ def run(main: Callable[[], Optional[int]]) -> None:
         status = main()
     except Interrupted as stop:
         _say(str(stop))
-        leave_processes()
+        distributed.leave_processes()
         raise
     except (Exception, KeyboardInterrupt) as error:
         if _is_interrupt(error):
@@ -231,8 +229,8 @@ def run(main: Callable[[], Optional[int]]) -> None:
         line = _own_line(error)
         if line is None:
             raise
-        sys.exit(f'{osp.basename(sys.argv[0])}: error: {rank_prefix()}{line}')
-    leave_processes()
+        sys.exit(f'{osp.basename(sys.argv[0])}: error: {distributed.rank_prefix()}{line}')
+    distributed.leave_processes()
     if status:
         sys.exit(status)
 
@@ -245,7 +243,7 @@ def _is_interrupt(error: Optional[BaseException]) -> bool:
 
 
 def _say(message: str) -> None:
-    line = f'{osp.basename(sys.argv[0])}: {rank_prefix()}{message}'
+    line = f'{osp.basename(sys.argv[0])}: {distributed.rank_prefix()}{message}'
     print(line, file=sys.stderr, flush=True)
 
 

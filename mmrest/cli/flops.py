@@ -8,21 +8,19 @@ from rich.table import Table
 
 from ..analysis.complexity import Part, count_parts
 from ..analysis.networks import BACKBONES, backbone_config, network_config, on_meta, usual_size
-from ..errors import UsageError, first_line
+from ..errors import explained
 from .command import Parser, add_cfg_options, add_shape, written_file
 
 
 def counts(parts: List[Part]) -> Dict[str, Any]:
     """Return the counts as a dict; totals exclude parts that are not counted."""
     entries = [part._asdict() for part in parts]
+    totals = {key: sum(entry[key] for entry in entries) for key in Part._fields[1:4]}
     for entry in entries:
         if not entry.pop('counted'):
             entry.update(macs=None, attention=None)  # not 0, so that they are not added up
-    return dict(
-        **{key: sum(getattr(part, key) for part in parts) for key in Part._fields[1:4]},
-        not_counted=[part.name for part in parts if not part.counted],
-        parts=entries,
-    )
+    not_counted = [part.name for part in parts if not part.counted]
+    return dict(totals, not_counted=not_counted, parts=entries)
 
 
 def table(found: Dict[str, Any]) -> Table:
@@ -32,9 +30,8 @@ def table(found: Dict[str, Any]) -> Table:
     for key, title in (('macs', 'MACs (G)'), ('attention', 'of which attention (G)')):
         rows.add_column(title, footer=f'{found[key] / 1e9:.3f}', justify='right')
     for part in found['parts']:
-        macs = [
-            '-' if part[key] is None else f'{part[key] / 1e9:.3f}' for key in ('macs', 'attention')
-        ]
+        numbers = part['macs'], part['attention']
+        macs = ['-' if number is None else f'{number / 1e9:.3f}' for number in numbers]
         rows.add_row(part['name'], f'{part["parameters"]:,}', *macs)
     return rows
 
@@ -53,14 +50,10 @@ def main() -> None:
     cfg = network_config(args.network, args.cfg_options)
     size = args.shape or usual_size(cfg)
     model = on_meta(backbone_config(cfg) if args.backbone_only else cfg)
-    try:
+    fault = f'{type(model).__name__} of {args.network} cannot be counted at {size[0]} x {size[1]}'
+    remedy = 'use another --shape' if args.backbone_only else 'use --backbone-only'
+    with explained(fault, remedy):  # such as a backbone that takes other inputs
         found = counts(count_parts(model, *size))
-    except Exception as error:  # such as a backbone that takes other inputs
-        remedy = 'use another --shape' if args.backbone_only else 'use --backbone-only'
-        raise UsageError(
-            f'{type(model).__name__} of {args.network} cannot be counted at {size[0]} x {size[1]}:'
-            f' {first_line(error)}; {remedy}'
-        ) from error
     print(f'{args.network}, one image of {size[0]} x {size[1]}')
     Console().print(table(found))
     print('One MAC is two FLOPs.')

@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from ..checkpoint import lock_folder
 from ..engine.building import set_up
 from ..engine.config import accumulation, total_batch_size
-from ..engine.distributed import join_processes, of_first_process
+from ..engine.distributed import of_first_process
 from ..engine.resuming import ScheduleHook
 from ..engine.saving import newest_checkpoint
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
@@ -136,7 +136,6 @@ def explained_start(runner: Runner) -> Iterator[None]:
 def main() -> None:
     args = parse_args()
     cfg = run_config(args)
-    join_processes(cfg)
     if args.amp:
         use_amp(cfg, args.amp_dtype)
     if args.pretrained is not None:

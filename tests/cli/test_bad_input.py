@@ -22,6 +22,7 @@ SET = '--cfg-options'
 RUN = f'{TRAIN} --work-dir ../run {SET}'
 ROI_HEAD = 'model.roi_head'
 VAL_CLASSES = 'val_dataloader.dataset.metainfo.classes'
+TEST = 'test tiny.py tiny.pth --data-root coco'
 REPORT = 'report logged --config tiny.py'
 TTA = f'test tiny_seg.py tiny_seg.pth --tta {SET}'
 INFER = 'infer tiny.py tiny.pth'
@@ -64,8 +65,8 @@ CASES = {
     ),
     f'{TRAIN} {SET} param_scheduler.1.gama=1': 'param_scheduler cannot be built: TypeError: ',
     f"{RUN} custom_hooks=\"[{{'typ':'EMAHook'}}]\"": 'must contain the key "type", but got {',
-    f'test tiny.py tiny.pth --out x.pkl {SET} test_evaluator.type=MultiDatasetsEvaluator': (
-        '--out does not support MultiDatasetsEvaluator; test each dataset'
+    f'{TEST} --out x.pkl {SET} test_evaluator.type=MultiDatasetsEvaluator': (
+        'MultiDatasetsEvaluator is not in the mmdet::metric registry'
     ),
     f'{RUN} val_cfg.type=ValLop': 'the run cannot be set up: KeyError: ValLop is not in the ',
     f'{RUN} model.neck.in_channels="[8,16,24]"': 'the first step of training fails in neck (',
@@ -85,11 +86,11 @@ CASES = {
     'test tiny.py absent.pth --data-root coco': 'checkpoint absent.pth ',
     'test tiny.py other.pth --data-root coco': 'of another shape',
     'test tiny.py backbone.pth --data-root coco': '--pretrained PATH',
-    f'test tiny.py tiny.pth --data-root coco {SET} test_dataloader.shufle=1': "argument 'shufle'",
-    'test tiny.py tiny.pth --data-root coco --tta': 'does not support test-time augmentation',
-    'test tiny.py tiny.pth --data-root coco --show': 'no display (DISPLAY is not set); save',
-    'test tiny.py tiny.pth --data-root coco --out x.json': 'x.json is not a .pkl or .pickle file',
-    'test tiny.py tiny.pth --data-root coco --out tiny.py/x.pkl': 'tiny.py is not a folder',
+    f'{TEST} {SET} test_dataloader.shufle=1': "argument 'shufle'",
+    f'{TEST} --tta': 'does not support test-time augmentation',
+    f'{TEST} --show': 'no display (DISPLAY is not set); save',
+    f'{TEST} --out x.json': 'x.json is not a .pkl or .pickle file',
+    f'{TEST} --out tiny.py/x.pkl': 'tiny.py is not a folder',
     'test tiny.py tiny.pth --wait-time 1': '--wait-time needs --show',
     # Files of weights, converted and published.
     'convert_checkpoint tiny.pth new/x.bin': 'new/x.bin is not a .pth or .safetensors file',
@@ -121,9 +122,8 @@ CASES = {
     f'{REPORT} --data-root coco --checkpoint tiny.pth {SET} val_evaluator=None': (
         'belong together; set val_evaluator too'
     ),
-    'report logged --config demo_cls_rest_lite --checkpoint absent.pth': (
-        'demo_cls_rest_lite.py is the config of a classifier, but reports evaluate only '
-    ),
+    f'{REPORT} --checkpoint tiny.pth {SET} val_dataloader=None val_evaluator=None val_cfg=None '
+    'test_dataloader=None': 'test_dataloader must be a dict, got None in ',
     f'{REPORT} --device gpu': '--device: device gpu cannot be used',
     f'{REPORT} --no-eval --checkpoint tiny.pth': '--checkpoint has no effect with --no-eval',
     # Networks: analysis and export.
@@ -144,7 +144,7 @@ CASES = {
         'pca of odd.py fails: RuntimeError: Sizes of tensors must match'
     ),
     f'visualize receptive-field tiny.py {IMAGE} --samples 2': '--samples: not allowed with',
-    f'visualize pca tiny.py {IMAGE} {SET} model.backbone.in_channels=4': 'of 4 channels; pca',
+    f'visualize pca tiny.py {IMAGE} {SET} model.backbone.in_channels=4': '(B, 4, H, W), got (1, ',
     f'visualize pca demo_cls_rest_lite {IMAGE} --neck': 'the neck of demo_cls_rest_lite returns',
     f'visualize pca rmt_t {IMAGE} --neck': '--neck: the model of rmt_t has no neck',
     f'export_onnx tiny.py --out new/x.onnx {SET} model.test_cfg.rcnn.nms.type=soft_nms': (
