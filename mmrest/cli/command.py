@@ -14,6 +14,7 @@ from typing import Any, Callable, Iterable, Iterator, NoReturn, Optional, Sequen
 
 from mmengine.config import Config
 
+from ..analysis.networks import BACKBONES
 from ..checkpoint import CheckpointError, check_writable
 from ..engine import distributed
 from ..engine.config import load_config
@@ -169,12 +170,15 @@ class _Size(argparse.Action):
         setattr(namespace, self.dest, (values[0], values[-1]))
 
 
-def add_shape(parser: argparse.ArgumentParser, default: str, name: str = '--shape') -> None:
-    """Add an argument for the height and width of an image."""
-    parser.add_argument(
-        name, nargs='+', type=at_least(1), action=_Size, metavar='PIXELS',
+def add_network(parser: argparse.ArgumentParser, default: str, size: str = '--shape') -> None:
+    """Add the arguments of a network and of the height and width of its images."""
+    add = parser.add_argument
+    add('network', metavar='CONFIG', help=f'config, or one of {", ".join(BACKBONES)}')
+    add(
+        size, nargs='+', type=at_least(1), action=_Size, metavar='PIXELS',
         help=f'height and width of the image, one number for a square (default: {default})',
     )  # fmt: skip
+    add_cfg_options(parser, 'model.backbone.arch=b')
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:

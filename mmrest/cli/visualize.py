@@ -22,7 +22,7 @@ from ..inference.outputs import refuse_to_overwrite
 from ..models.pyramid import PyramidBackbone
 from ..models.rmt import RMT
 from ..reporting.curves import SUFFIXES
-from .command import Parser, add_cfg_options, add_shape, at_least, written_file
+from .command import Parser, add_network, at_least, written_file
 
 Figure = Tuple[List[Group], Scene]
 """Groups of panels, and the image that they belong to."""
@@ -63,13 +63,11 @@ def _command(commands: Any, name: str, run: Callable) -> Parser:
     parser = commands.add_parser(name, help=summary, description=summary)
     parser.set_defaults(run=run)
     add = parser.add_argument
-    add('network', metavar='CONFIG', help=f'config, or one of {", ".join(networks.BACKBONES)}')
-    add_shape(parser, "the image's, or 224", '--size')
+    add_network(parser, "the image's, or 224", '--size')
     add(
         '--out', type=written_file(*SUFFIXES), metavar='FILE',
         help='output file (default: work_dirs/visualize/NETWORK_COMMAND.png)',
     )  # fmt: skip
-    add_cfg_options(parser, 'model.backbone.arch=b')
     return parser
 
 

@@ -77,8 +77,7 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
         cfg.test_cfg = dict(type='TestLoop', fp16=fp16)
         cfg.load_from, cfg.resume, cfg.launcher = checkpoint, False, 'none'
         cfg.log_level, cfg.work_dir = 'WARNING', folder
-        if 'visualization' in (cfg.get('default_hooks') or {}):
-            cfg.default_hooks.visualization.draw = False
+        (cfg.get('default_hooks') or {}).pop('visualization', None)
         # If there is no evaluator, the rehearsal says so.
         datasets = {'test': rehearse(cfg, (phase,)).datasets[phase]}
         runner = set_up(cfg, ['test'], datasets)
