@@ -215,8 +215,8 @@ def run_config(args: argparse.Namespace) -> Config:
 def run(main: Callable[[], Optional[int]]) -> None:
     """Run a command; a user error is printed on one line, with exit status 1.
 
-    A run that SIGTERM stopped exits with :data:`~mmrest.errors.STOPPED`. After Ctrl-C, the process
-    ends by the signal, so that shells end their loops, but without a traceback.
+    A run that SIGTERM stopped exits as :class:`~mmrest.errors.Interrupted`. After Ctrl-C, the
+    process ends by the signal, so that shells end their loops, but without a traceback.
     """
     isolate_children()
     try:

@@ -116,9 +116,6 @@ def explained_start(runner: Runner) -> Iterator[None]:
 
     The traceback is in the log; without a log, as in other processes than the first, the error is
     raised as it is.
-
-    Raises:
-        UsageError: the network fails, for instance because it does not match the data.
     """
     try:
         yield

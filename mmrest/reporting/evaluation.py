@@ -41,13 +41,13 @@ class ScoresHook(Hook):
         self.scores: Optional[Scores] = None
 
     def after_test_iter(self, runner: Runner, *, outputs: Sequence[Any], **_: Any) -> None:
+        if self.scores is None:
+            self.scores = self._start(runner, outputs[0])
         for sample in outputs:
-            if self.scores is None:
-                dataset, metrics = runner.test_dataloader.dataset, runner.test_evaluator.metrics
-                self.scores = self._start(sample, dataset, metrics)
             self.scores.add(sample.cpu())
 
-    def _start(self, sample: Any, dataset: BaseDataset, metrics: Sequence[Any]) -> Scores:
+    def _start(self, runner: Runner, sample: Any) -> Scores:
+        dataset, metrics = runner.test_dataloader.dataset, runner.test_evaluator.metrics
         classes = dataset.metainfo.get('classes') or ()
         if 'pred_instances' in sample:
             infos = map(dataset.get_data_info, range(len(dataset)))
