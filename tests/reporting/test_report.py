@@ -154,7 +154,7 @@ def test_whatever_the_locale(tmp_path, cfg):
     (tmp_path / 'script.py').write_text(WITHOUT_UTF8, encoding='utf-8')
     run(
         tmp_path / 'script.py', folder.parent, cfg.filename, cwd=ROOT, LC_ALL='C', PYTHONUTF8='0',
-        PYTHONCOERCECLOCALE='0', PYTHONPATH=str(ROOT),
+        PYTHONCOERCECLOCALE='0', PYTHONPATH=str(ROOT), fresh=True,
     )  # fmt: skip
     page = (folder.parent / 'x.html').read_text(encoding='utf-8')
     assert 'rün' in page and 'Zürich' in page
