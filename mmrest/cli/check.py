@@ -58,12 +58,12 @@ class State(NamedTuple):
 
     versions: Dict[str, Tuple[str, str]]  # module -> distribution and version, if installed
     faults: Dict[str, str]  # module -> first line of its import error
-    both_mmcv: bool = False  # mmcv and mmcv-lite
-    gpu: bool = False
-    torch_cuda: Optional[str] = None  # the version that torch was built for
-    cuda_works: bool = False
-    operators: str = ''  # of MMCV, if they can be imported
-    without_cuda: bool = False  # as which they were compiled
+    both_mmcv: bool = False  # mmcv and mmcv-lite are installed
+    gpu: bool = False  # the driver lists one
+    torch_cuda: Optional[str] = None  # CUDA version of torch
+    cuda_works: bool = False  # torch finds a GPU
+    operators: str = ''  # MMCV's ops, if they can be imported
+    without_cuda: bool = False  # those are compiled, without CUDA
 
 
 def look() -> State:
