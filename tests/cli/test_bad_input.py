@@ -43,6 +43,9 @@ CASES = {
     f"train tiny.py {SET} \"custom_hooks=[{{'type': 'X']\"": 'is not a dict or list of dicts',
     'train tiny.py --amp-dtype bfloat16': '--amp-dtype bfloat16 needs --amp',
     'train tiny.py --amp': '--amp requires a GPU, but none is available',
+    'train tiny_seg.py --auto-scale-lr': 'needs auto_scale_lr.base_batch_size in the config; set ',
+    f'train tiny.py --auto-scale-lr {SET} auto_scale_lr=None': 'needs auto_scale_lr.base_batch',
+    f'train tiny.py --pretrained x.pth {SET} model.backbone=None': 'needs a model with a backbone',
     # What the parts of a run need.
     'train tiny.py --data-root absent': 'train_dataloader cannot be built: absent/annotations/',
     'train tiny.py --data-root no_val': 'no_val/val2017/000000000001.jpg not found',
