@@ -7,9 +7,6 @@ import re
 import traceback
 from typing import Any, Iterable, Iterator, List
 
-STOPPED = 75
-"""Exit status of a preempted run that has saved its state (EX_TEMPFAIL)."""
-
 REMEDIES = {
     'need at least one array to concatenate': 'no images remain in its dataset: check '
     'metainfo.classes, filter_cfg, data_prefix, the suffixes, and that ann_file lists images with '
@@ -50,11 +47,11 @@ class CheckpointError(RuntimeError):
 
 
 class Interrupted(SystemExit):
-    """A preempted run that has saved its state; any script exits with :data:`STOPPED`."""
+    """A preempted run that has saved its state; any script exits with 75 (EX_TEMPFAIL)."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        self.code = STOPPED
+        self.code = 75
 
 
 def some(names: Iterable[Any], most: int = 6) -> str:

@@ -5,6 +5,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -142,14 +143,8 @@ def run(program, *args, cwd, check=True, fresh=False, **environ):
     return done
 
 
-def train(*args, **kwargs):
-    """Run tools/train.py."""
-    return run(ROOT / 'tools' / 'train.py', *args, **kwargs)
-
-
-def evaluate(*args, **kwargs):
-    """Run tools/test.py."""
-    return run(ROOT / 'tools' / 'test.py', *args, **kwargs)
+train = partial(run, ROOT / 'tools' / 'train.py')
+evaluate = partial(run, ROOT / 'tools' / 'test.py')
 
 
 def small_clone(folder):

@@ -1,5 +1,3 @@
-"""``mmrest report``, under OpenMMLab's name."""
-
 from mmrest_cli import main
 
 if __name__ == '__main__':

@@ -47,7 +47,6 @@ DATA = {'mmdet': 'coco', 'mmseg': 'ade', 'mmpretrain': 'imagenet'}
 
 
 def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
     parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     networks = commands.add_parser('networks', help='time and memory of backbones and attention')
@@ -56,10 +55,7 @@ def parse_args() -> argparse.Namespace:
         'networks', nargs='*', default=['rest_small', 'rmt_s'], metavar='NETWORK',
         help=f'any of {", ".join(NETWORKS)} (default: rest_small rmt_s)',
     )  # fmt: skip
-    add(
-        '--backends', nargs='+', choices=BACKENDS,
-        help='attention backends (default: torch reference, on a GPU triton too)',
-    )  # fmt: skip
+    add('--backends', nargs='+', choices=BACKENDS, help='default: all that run on --device')
     add(
         '--sizes', nargs='+', type=size, default=[(800, 1344)], metavar='HxW',
         help='image sizes (default: 800x1344)',
@@ -74,7 +70,7 @@ def parse_args() -> argparse.Namespace:
     add('--repeats', type=at_least(1), default=5, help='steps per network (default: 5)')
     add('--threads', type=at_least(1), help='number of CPU threads (default: PyTorch default)')
     add('--work-dir', type=folder, default=Path('work_dirs/benchmark'))
-
+    networks.set_defaults(run=benchmark_networks)
     checkpoints = commands.add_parser('checkpoints', help='metrics of checkpoints in one table')
     add = checkpoints.add_argument
     add('pairs', nargs='+', type=pair, metavar='CONFIG=CHECKPOINT', help='checkpoints to test')
@@ -85,6 +81,7 @@ def parse_args() -> argparse.Namespace:
         '--work-dir', type=folder, default=Path('work_dirs/benchmark_checkpoints'),
         help='folder for results, which are reused; change it if a config or data has changed',
     )  # fmt: skip
+    checkpoints.set_defaults(run=benchmark_checkpoints)
     args = parser.parse_args()
     if args.command == 'networks':
         unknown = [name for name in args.networks if name not in NETWORKS]
@@ -116,7 +113,6 @@ def pair(text: str) -> Tuple[str, str]:
 
 
 def jobs_of(args: argparse.Namespace, image_size: Tuple[int, int]) -> List[Job]:
-    """Return the measurements at one size."""
     jobs = []
     options = dict(batch=args.batch, train=args.train, dtype=args.dtype, device=args.device)
     for name in dict.fromkeys(args.networks):
@@ -155,7 +151,6 @@ def table(entries: List[Dict[str, Any]]) -> str:
 
 
 def benchmark_networks(args: argparse.Namespace) -> None:
-    """Run the subcommand `networks`."""
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     of_sizes = {image_size: jobs_of(args, image_size) for image_size in args.sizes}
@@ -185,13 +180,11 @@ def benchmark_networks(args: argparse.Namespace) -> None:
 
 
 def save(text: str, path: Path) -> None:
-    """Save a table, and print it."""
     path.write_text(f'{text}\n', encoding='utf-8')
     print(f'{text}\nsaved to {path}')
 
 
 def benchmark_checkpoints(args: argparse.Namespace) -> None:
-    """Run the subcommand `checkpoints`."""
     roots = []
     for config, checkpoint in args.pairs:
         package = package_of(load_config(config))
@@ -253,7 +246,5 @@ def tested(
 
 
 def main() -> None:
-    """Benchmark, and save a table."""
     args = parse_args()
-    run = benchmark_networks if args.command == 'networks' else benchmark_checkpoints
-    run(args)
+    args.run(args)

@@ -54,11 +54,16 @@ COLUMNS = ('package', 'found', 'supported', 'status')
 
 
 class State(NamedTuple):
-    """The environment; :func:`look` has the names of its facts."""
+    """The environment."""
 
     versions: Dict[str, Tuple[str, str]]  # module -> distribution and version, if installed
     faults: Dict[str, str]  # module -> first line of its import error
-    facts: Dict[str, object]
+    both_mmcv: bool = False  # mmcv and mmcv-lite are installed
+    gpu: bool = False  # the driver lists one
+    torch_cuda: Optional[str] = None  # CUDA version of torch
+    cuda_works: bool = False  # torch finds a GPU
+    operators: str = ''  # MMCV's ops, if they can be imported
+    without_cuda: bool = False  # those are compiled, without CUDA
 
 
 def look() -> State:
@@ -77,19 +82,14 @@ def look() -> State:
                 importlib.import_module(module)
             except Exception as error:  # whatever a broken package raises
                 faults[module] = str(error).strip().split('\n')[0] or type(error).__name__
-    facts: Dict[str, object] = {
-        'both mmcv': {'mmcv', 'mmcv-lite'} <= installed,
-        'gpu': bool(glob.glob('/dev/nvidia[0-9]*')),
-        'torch cuda': torch.version.cuda,
-        'cuda works': torch.cuda.is_available(),
-    }
-    if 'mmcv._ext' not in faults:
-        from mmcv.ops import get_compiling_cuda_version
+    both, gpu = {'mmcv', 'mmcv-lite'} <= installed, bool(glob.glob('/dev/nvidia[0-9]*'))
+    state = State(versions, faults, both, gpu, torch.version.cuda, torch.cuda.is_available())
+    if 'mmcv._ext' in faults:
+        return state
+    from mmcv.ops import get_compiling_cuda_version
 
-        facts['operators'] = describe()
-        without_cuda = get_compiling_cuda_version() == 'not available'
-        facts['compiled without CUDA'] = facts['operators'] == 'compiled' and without_cuda
-    return State(versions, faults, facts)
+    without_cuda = describe() == 'compiled' and get_compiling_cuda_version() == 'not available'
+    return state._replace(operators=describe(), without_cuda=without_cuda)
 
 
 def supported_versions() -> Dict[str, str]:
@@ -119,21 +119,20 @@ def outside(name: str, version: str) -> Optional[str]:
 def remedies(state: State) -> Dict[str, str]:
     """Return module -> fix, for everything that is broken."""
     found: Dict[str, str] = {}
-    versions, faults, facts = state
+    versions = state.versions
     for module, distributions, needed_by in PACKAGES:
-        if module in faults:
-            found[module] = f'cannot be imported ({faults[module]}): reinstall it'
+        if module in state.faults:
+            found[module] = f'cannot be imported ({state.faults[module]}): reinstall it'
         elif module not in versions and needed_by in {'mmrest', *versions}:
             remedy = INSTALLED_BY.get(module, f'pip install {distributions[0]}')
             found[module] = f'{needed_by} needs it: {remedy}'
     found.update(_mmcv_remedies(state))
-    if facts['gpu'] and not facts['cuda works']:
-        cuda = facts['torch cuda']
-        found['torch'] = (
-            f'GPU found, but CUDA {cuda} does not work: see nvidia-smi, the driver may be too old'
-            if cuda
-            else 'GPU found, but this build has no CUDA: install a CUDA build'
-        )
+    if state.gpu and not state.cuda_works:
+        cuda = state.torch_cuda
+        fault = f'CUDA {cuda} does not work: see nvidia-smi, the driver may be too old'
+        if not cuda:
+            fault = 'this build has no CUDA: install a CUDA build'
+        found['torch'] = f'GPU found, but {fault}'
     torch_version = versions.get('torch', ('', ''))[1]
     if torch_version and digit_version(torch_version)[:2] < SUPPORTED['torch'][0]:
         found['torch'] = str(outside('torch', torch_version))
@@ -142,14 +141,14 @@ def remedies(state: State) -> Dict[str, str]:
 
 def _mmcv_remedies(state: State) -> Dict[str, str]:
     """Return fixes for MMCV ops and for unsupported versions of mmcv."""
-    versions, faults, facts = state
+    versions, faults = state.versions, state.faults
     mmcv, mmcv_version = versions.get('mmcv', ('', ''))
     mmdet, mmdet_version = versions.get('mmdet', ('', ''))
     swap = (
         f'pip uninstall -y mmcv, then pip install mmcv-lite=={mmcv_version}, which uses the '
         'ops of torchvision; or install the mmcv wheel that was built for your torch'
     )
-    if facts['both mmcv']:
+    if state.both_mmcv:
         return {'mmcv': 'mmcv and mmcv-lite overwrite each other: uninstall both, install one'}
     if mmcv == 'mmcv' and mmdet == 'mmdet' and digit_version(mmcv_version) >= (2, 2):
         return {'mmcv': f'mmdet {mmdet_version} requires mmcv<2.2: pip install "mmcv<2.2"'}
@@ -160,7 +159,7 @@ def _mmcv_remedies(state: State) -> Dict[str, str]:
             return {'mmcv': f'{ENVIRONMENT_VARIABLE}=off disables its ops: unset it'}
         needed = 'mmcv-lite has no ops without it: install the release for your torch'
         return {'torchvision': needed}
-    if facts['cuda works'] and facts.get('compiled without CUDA'):
+    if state.cuda_works and state.without_cuda:
         return {'mmcv': f'its ops were compiled without CUDA: {swap}'}
     return {}
 
@@ -177,25 +176,25 @@ def commit() -> str:
 
 def surroundings(state: State) -> Dict[str, str]:
     """Return other properties of the environment, by name."""
-    facts, python = state.facts, platform.python_version()
+    python = platform.python_version()
     threads = os.environ.get('OMP_NUM_THREADS', 'not set')
     found = {
         'Python': f'{python} ({outside("Python", python) or "supported"})',
         'system': platform.platform(),
         'processor': f'{os.cpu_count()} cores, OMP_NUM_THREADS {threads}',
         'mmrest commit': commit() or 'n/a (installed package)',
-        'PyTorch CUDA version': str(facts['torch cuda'] or 'none'),
-        'GPU': 'detected' if facts['gpu'] else 'none',
+        'PyTorch CUDA version': state.torch_cuda or 'none',
+        'GPU': 'detected' if state.gpu else 'none',
         'attention': _attention(),
     }
-    if facts['cuda works']:
+    if state.cuda_works:
         gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
         found['GPU'] = '; '.join(
             f'{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, capability {gpu.major}.{gpu.minor}'
             for gpu in gpus
         )
-    if 'operators' in facts:
-        found['MMCV ops'] = str(facts['operators'])
+    if state.operators:
+        found['MMCV ops'] = state.operators
     return found
 
 
@@ -264,7 +263,7 @@ def main() -> int:
     add('--gpu', action='store_true', help='also compare attention backends: error, time, memory')
     args = parser.parse_args()
     state = look()
-    if args.gpu and not state.facts['cuda works']:
+    if args.gpu and not state.cuda_works:
         parser.error('--gpu: PyTorch finds no usable GPU')
     lines = [f'{name}: {what}' for name, what in surroundings(state).items()]
     if args.markdown:

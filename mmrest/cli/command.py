@@ -10,13 +10,14 @@ import os.path as osp
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, NoReturn, Optional, Sequence
+from typing import Any, Callable, Iterable, Iterator, NoReturn, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 
+from ..analysis.networks import BACKBONES
 from ..checkpoint import CheckpointError, check_writable
+from ..engine import distributed
 from ..engine.config import load_config
-from ..engine.distributed import LAUNCHERS, check_launcher, leave_processes, rank_prefix
 from ..engine.signals import isolate_children
 from ..errors import Interrupted, UsageError
 from ..ops import forced_backend
@@ -88,27 +89,28 @@ fraction = _number(float, 0, 1, 'a number from 0 to 1')
 
 
 class _Options(argparse.Action):
-    """Action for KEY=VALUE pairs, with values in Python syntax; quotes in lists are optional.
+    """Action that merges the pairs of repeated options into one dict."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), **dict(values)})
+
+
+def _pair(argument: str) -> Tuple[str, Any]:
+    """Parse KEY=VALUE, with values in Python syntax; quotes in lists are optional.
 
     mmengine's DictAction removes white space from values, reads dicts as strings, and raises a
     traceback if the = is missing.
     """
-
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        options = dict(getattr(namespace, self.dest) or {})
-        for pair in values:
-            key, equals, text = pair.partition('=')
-            if not key or not equals:
-                raise argparse.ArgumentError(self, f'{pair!r} is not of the form KEY=VALUE')
-            if not ('{' in text and text.lstrip()[0] in '{[('):
-                options[key] = _value(text.strip())
-                continue
-            try:
-                options[key] = ast.literal_eval(text)
-            except (ValueError, SyntaxError):
-                reason = f'{text} is not a dict or list of dicts in Python syntax'
-                raise argparse.ArgumentError(self, f'{key}: {reason}') from None
-        setattr(namespace, self.dest, options)
+    key, equals, text = argument.partition('=')
+    if not key or not equals:
+        raise UsageError(f'{argument!r} is not of the form KEY=VALUE')
+    text = text.strip()
+    parse = ast.literal_eval if '{' in text and text[0] in '{[(' else _value
+    try:
+        return key, parse(text)
+    except (ValueError, SyntaxError):
+        fault = f'{text} is not a dict or list of dicts in Python syntax'
+        raise UsageError(f'{key}: {fault}') from None
 
 
 def _value(text: str) -> Any:
@@ -140,7 +142,6 @@ def _split(text: str) -> Iterator[str]:
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table."""
     lines = [columns, ['---'] * len(columns), *rows]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
@@ -154,7 +155,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 def add_cfg_options(parser: argparse.ArgumentParser, example: str) -> None:
     """Add the argument that overrides values of a config, under mmdet's name."""
     parser.add_argument(
-        '--cfg-options', nargs='+', action=_Options, metavar='KEY=VALUE',
+        '--cfg-options', nargs='+', type=_pair, action=_Options, metavar='KEY=VALUE',
         help=f'override values of the config, for instance {example}; lists as key="[a,b]"',
     )  # fmt: skip
 
@@ -169,23 +170,24 @@ class _Size(argparse.Action):
         setattr(namespace, self.dest, (values[0], values[-1]))
 
 
-def add_shape(parser: argparse.ArgumentParser, default: str, name: str = '--shape') -> None:
-    """Add an argument for the height and width of an image."""
-    parser.add_argument(
-        name, nargs='+', type=at_least(1), action=_Size, metavar='PIXELS',
+def add_network(parser: argparse.ArgumentParser, default: str, size: str = '--shape') -> None:
+    """Add the arguments of a network and of the height and width of its images."""
+    add = parser.add_argument
+    add('network', metavar='CONFIG', help=f'config, or one of {", ".join(BACKBONES)}')
+    add(
+        size, nargs='+', type=at_least(1), action=_Size, metavar='PIXELS',
         help=f'height and width of the image, one number for a square (default: {default})',
     )  # fmt: skip
+    add_cfg_options(parser, 'model.backbone.arch=b')
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of training and testing, under mmdet's names."""
     add = parser.add_argument
-    add(
-        '--work-dir', type=folder,
-        help='folder for what the run writes (default: work_dirs/<config name>)',
-    )  # fmt: skip
+    add('--work-dir', type=folder, help='output folder (default: work_dirs/<config name>)')
     add_config_arguments(parser)
-    add('--launcher', choices=['none', *LAUNCHERS], default='none', help='job launcher')
+    launchers = ['none', *distributed.LAUNCHERS]
+    add('--launcher', choices=launchers, default='none', help='job launcher')
     add('--skip-preflight', action='store_true', help='skip the checks before the run')
     add('--verbose', action='store_true', help='show the full log in the terminal')
     # torch.distributed.launch passes it, torchrun sets LOCAL_RANK instead.
@@ -193,14 +195,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_config(args: argparse.Namespace) -> Config:
-    """Return the config of a run from the arguments of :func:`add_run_arguments`.
+    """Return the config of a run from its arguments, and join the processes of its launcher.
 
     Raises:
         UsageError: see :func:`.load_config`; or ``MMREST_BACKEND`` is not a valid backend.
     """
     rank = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', args.local_rank)
     os.environ.setdefault('LOCAL_RANK', str(rank))
-    check_launcher(args.launcher)
+    distributed.check_launcher(args.launcher)
     try:
         forced_backend()
     except ValueError as error:
@@ -211,42 +213,33 @@ def run_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = str(args.work_dir)
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('work_dirs', Path(cfg.filename).stem)
+    distributed.join_processes(cfg)
     return cfg
 
 
 def run(main: Callable[[], Optional[int]]) -> None:
     """Run a command; a user error is printed on one line, with exit status 1.
 
-    A run that SIGTERM stopped exits with :data:`~mmrest.errors.STOPPED`. After Ctrl-C, the process
-    ends by the signal, so that shells end their loops, but without a traceback.
+    A run that SIGTERM stopped exits as :class:`~mmrest.errors.Interrupted`. After Ctrl-C, the
+    process ends by the signal, so that shells end their loops, but without a traceback.
     """
     isolate_children()
     try:
-        try:
-            status = main()
-        except Exception as error:
-            if _is_interrupt(error):
-                raise KeyboardInterrupt from None
-            raise
-    except (UsageError, CheckpointError) as error:
-        _fail(_own_line(error))
+        status = main()
     except Interrupted as stop:
         _say(str(stop))
-        leave_processes()
+        distributed.leave_processes()
         raise
-    except KeyboardInterrupt as stop:
-        _say(str(stop) or 'interrupted')
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = f' at {error.filename}' if error.filename else ''
-            training = osp.basename(sys.argv[0]).endswith(('train', 'train.py'))
-            then = ', then continue with --resume; earlier checkpoints are kept'
-            _fail(f'the disk is full{where}; free some space{then if training else ""}')
-        if error.errno not in OF_PATHS or not error.filename:
+    except (Exception, KeyboardInterrupt) as error:
+        if _is_interrupt(error):
+            message = str(error) if isinstance(error, KeyboardInterrupt) else ''
+            _say(message or 'interrupted')
+            raise KeyboardInterrupt from None
+        line = _own_line(error)
+        if line is None:
             raise
-        _fail(f'{error.filename}: {error.strerror}; choose another path, or fix this one')
-    leave_processes()
+        sys.exit(f'{osp.basename(sys.argv[0])}: error: {distributed.rank_prefix()}{line}')
+    distributed.leave_processes()
     if status:
         sys.exit(status)
 
@@ -259,17 +252,23 @@ def _is_interrupt(error: Optional[BaseException]) -> bool:
 
 
 def _say(message: str) -> None:
-    line = f'{osp.basename(sys.argv[0])}: {rank_prefix()}{message}'
+    line = f'{osp.basename(sys.argv[0])}: {distributed.rank_prefix()}{message}'
     print(line, file=sys.stderr, flush=True)
 
 
-def _own_line(error: Exception) -> str:
-    """Return the message of an error, without the traceback that torch adds in workers."""
-    message = str(error)
-    if 'Original Traceback' not in message:
-        return message
-    return message.rpartition(f'{type(error).__name__}: ')[2].strip()
-
-
-def _fail(message: str) -> NoReturn:
-    sys.exit(f'{osp.basename(sys.argv[0])}: error: {rank_prefix()}{message}')
+def _own_line(error: BaseException) -> Optional[str]:
+    """Return the line that an error of the user is reported with, or None for other errors."""
+    if isinstance(error, (UsageError, CheckpointError)):
+        # In workers, torch adds a traceback.
+        whole, _, last = str(error).rpartition(f'{type(error).__name__}: ')
+        return last.strip() if 'Original Traceback' in whole else str(error)
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f' at {error.filename}' if error.filename else ''
+        training = osp.basename(sys.argv[0]).endswith(('train', 'train.py'))
+        then = ', then continue with --resume; earlier checkpoints are kept'
+        return f'the disk is full{where}; free some space{then if training else ""}'
+    if error.errno in OF_PATHS and error.filename:
+        return f'{error.filename}: {error.strerror}; choose another path, or fix this one'
+    return None

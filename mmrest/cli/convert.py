@@ -19,7 +19,6 @@ PUBLISHED_META = ('cfg', 'epoch', 'iter', 'mmengine_version', 'seed')  # of a ru
 class Contents(NamedTuple):
     """Parts of a checkpoint."""
 
-    source: str  # for messages
     archs: List[str]  # networks that its backbone fits, such as rmt_b
     prefix: str  # of the backbone's keys
     backbone: Dict[str, Tensor]  # without the prefix
@@ -33,26 +32,20 @@ def contents(weights: Weights) -> Contents:
     states = {name: network.state_dict() for name, network in networks.items()}
     prefix = weights.prefix_of({name for state in states.values() for name in state})
     inside = weights.under(prefix).tensors if prefix else weights.tensors
-    shapes = {name: tensor.shape for name, tensor in inside.items()}
-    found = {
-        network: sum(shapes.get(name) == tensor.shape for name, tensor in state.items())
+    shapes = {(name, tensor.shape) for name, tensor in inside.items()}
+    matching = {
+        network: len(shapes.intersection((name, tensor.shape) for name, tensor in state.items()))
         for network, state in states.items()
     }
     archs = recognised(Weights('', inside), networks)
-    nearest = archs[0] if archs else max(found, key=found.get)
+    nearest = archs[0] if archs else max(matching, key=matching.get)
     # Drops the norm of a classifier, whose name the other family may use, and the position tables
     # in the official weights of RMT.
     backbone = {name: tensor for name, tensor in inside.items() if name in states[nearest]}
     kept = {prefix + name for name in inside} if prefix else backbone
     others = {name: tensor for name, tensor in weights.tensors.items() if name not in kept}
-    words = f'{found[nearest]} of {len(states[nearest])} tensors of {nearest} match'
-    return Contents(weights.source, archs, prefix, backbone, others, words)
-
-
-def dataset_entry(content: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the ``dataset_meta`` of a checkpoint as an entry of its meta information, if any."""
-    found = dataset_meta(content)
-    return dict(dataset_meta=found) if found else {}
+    words = f'{matching[nearest]} of {len(states[nearest])} tensors of {nearest} match'
+    return Contents(archs, prefix, backbone, others, words)
 
 
 def add_files(parser: Parser, **options: str) -> None:
@@ -67,19 +60,14 @@ def add_files(parser: Parser, **options: str) -> None:
 
 def listed(found: Contents) -> str:
     """Return a table of the parts of a checkpoint."""
-    parts = {found.prefix.rstrip('.') or 'backbone': [*found.backbone.values()]}
+    sizes = {found.prefix.rstrip('.') or 'backbone': [t.numel() for t in found.backbone.values()]}
     for name, tensor in found.others.items():
-        parts.setdefault(name.split('.')[0], []).append(tensor)
-    rows = [
-        [part, str(len(tensors)), f'{sum(tensor.numel() for tensor in tensors):,}']
-        for part, tensors in parts.items()
-    ]
-    fits = ', '.join(found.archs) or f'no network of mmrest; {found.nearest}'
-    return f'{markdown_table(["part", "tensors", "values"], rows)}\n{found.source} fits {fits}'
+        sizes.setdefault(name.split('.')[0], []).append(tensor.numel())
+    rows = ([part, str(len(each)), f'{sum(each):,}'] for part, each in sizes.items())
+    return markdown_table(['part', 'tensors', 'values'], rows)
 
 
 def main() -> None:
-    """Convert or list."""
     parser = Parser(
         description='Convert a checkpoint of the official ResT or RMT code, mmdet, mmseg, '
         'mmpretrain or detectron2 to a clean file that mmrest loads.'
@@ -94,24 +82,27 @@ def main() -> None:
         parser.error('pass an output file, or --list')
     content = read_checkpoint(args.in_file)
     weights = weights_of(args.in_file, content)
-    found = contents(weights.under(args.prefix) if args.prefix else weights)
+    weights = weights.under(args.prefix) if args.prefix else weights
+    found = contents(weights)
     if args.list:
-        print(listed(found))
+        fits = ', '.join(found.archs) or f'no network of mmrest; {found.nearest}'
+        print(f'{listed(found)}\n{weights.source} fits {fits}')
     if args.out_file is None:
         return
     if not found.archs:
         raise CheckpointError(
-            f'{found.source} does not match any network of mmrest: {found.nearest}; its tensors '
+            f'{weights.source} does not match any network of mmrest: {found.nearest}; its tensors '
             f'are {some([*found.backbone, *found.others])}. If the network has another arch, '
             'norm_cfg or in_channels, use mmrest publish'
         )
     tensors, arch = found.backbone, found.archs[0]
     meta = dict(arch=arch, mmrest_version=__version__)
     if found.prefix == FULL_PREFIX and found.others and not args.backbone:
-        meta.update(dataset_entry(content))
+        if dataset_meta(content):
+            meta['dataset_meta'] = dataset_meta(content)
         tensors = {**{FULL_PREFIX + n: t for n, t in tensors.items()}, **found.others}
     final = publish(args.out_file, tensors, meta)
-    line = f'{final}: {len(tensors)} tensors of {arch}, from {found.source}'
+    line = f'{final}: {len(tensors)} tensors of {arch}, from {weights.source}'
     dropped = [name for name in found.others if name not in tensors]
     line += f'; {len(dropped)} dropped ({some(dropped)})' if dropped else ''
     print(line + not_kept(final, meta))
@@ -132,8 +123,9 @@ def strip() -> None:
     args = parser.parse_args()
     content = read_checkpoint(args.in_file)
     weights = weights_of(args.in_file, content)
-    meta = (content.get('meta') if isinstance(content, dict) else None) or {}
+    meta = content.get('meta') or {}
     kept = {name: meta[name] for name in PUBLISHED_META if name in meta}
-    kept.update(dataset_entry(content))
+    if dataset_meta(content):
+        kept['dataset_meta'] = dataset_meta(content)
     final = publish(args.out_file, weights.tensors, kept)
     print(f'{final}: {len(weights.tensors)} tensors of {weights.source}{not_kept(final, kept)}')

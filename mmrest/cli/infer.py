@@ -5,6 +5,7 @@ import contextlib
 import shutil
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence
 
@@ -36,7 +37,6 @@ SKIPPED = 3  # exit status if some inputs could not be read
 
 
 def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
     parser = Parser(
         description=__doc__,
         epilog=f'Exit status: 0, or {SKIPPED} if inputs could not be read and were skipped.',
@@ -66,26 +66,24 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+@dataclass
 class Run:
     """Inference on all inputs, with its outputs."""
 
-    def __init__(
-        self, model: Inferencer, outputs: Outputs, args: argparse.Namespace, bar: Progress
-    ) -> None:
-        self.model = model
-        self.outputs = outputs
-        self.args = args
-        self.bar = bar
-        self.done = 0  # images and frames
-        self.skipped: List[str] = []  # one message per unreadable input
-        self.longer: List[str] = []  # animations and files of several pages
-        self.cut: List[str] = []  # videos that end early
-        first = int(model.reduces_zero_label)
-        label_values = list(range(first, first + len(model.classes)))
-        self.ids = label_values if model.is_segmentor else coco_ids(model.classes)
+    model: Inferencer
+    outputs: Outputs
+    args: argparse.Namespace
+    bar: Progress
+    done: int = 0  # images and frames
+    skipped: List[str] = field(default_factory=list)  # one message per unreadable input
+    longer: List[str] = field(default_factory=list)  # animations and files of several pages
+    cut: List[str] = field(default_factory=list)  # videos that end early
 
     def __call__(self, inputs: Sequence[Input]) -> None:
         """Process images first, then videos."""
+        first = int(self.model.reduces_zero_label)
+        label_values = list(range(first, first + len(self.model.classes)))
+        self.ids = label_values if self.model.is_segmentor else coco_ids(self.model.classes)
         categories = [
             dict(id=number, name=name, color=list(colour))
             for number, name, colour in zip(self.ids, self.model.classes, self.model.palette)
@@ -185,7 +183,6 @@ class Run:
 
 
 def main() -> None:
-    """Run inference."""
     args = parse_args()
     outputs = Outputs(args.out_dir, not args.no_save_vis, not args.no_save_pred)
     inputs = find_inputs(args.inputs, outputs.all)

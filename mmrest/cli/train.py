@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from ..checkpoint import lock_folder
 from ..engine.building import set_up
 from ..engine.config import accumulation, total_batch_size
-from ..engine.distributed import join_processes, of_first_process
+from ..engine.distributed import of_first_process
 from ..engine.resuming import ScheduleHook
 from ..engine.saving import newest_checkpoint
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
@@ -28,20 +28,13 @@ from .command import Parser, add_run_arguments, run_config
 
 
 def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add('config', help='config file, or name of a shipped config')
     add('--amp', action='store_true', help='enable automatic mixed precision (GPU only)')
-    add(
-        '--amp-dtype', choices=['float16', 'bfloat16'],
-        help="dtype of --amp (default: the config's, or float16)",
-    )  # fmt: skip
+    add('--amp-dtype', choices=['float16', 'bfloat16'], help="default: the config's, or float16")
     add('--pretrained', metavar='PATH', help='path to pretrained backbone weights')
-    add(
-        '--auto-scale-lr', action='store_true',
-        help='scale the learning rate with the total batch size',
-    )  # fmt: skip
+    add('--auto-scale-lr', action='store_true', help='scale the learning rate with batch size')
     add(
         '--resume', nargs='?', const='auto', metavar='CKPT',
         help='resume from CKPT (default: latest checkpoint in the work dir)',
@@ -59,7 +52,6 @@ def parse_args() -> argparse.Namespace:
 
 
 def use_amp(cfg: Config, dtype: Optional[str]) -> None:
-    """Enable automatic mixed precision."""
     if get_device() == 'cpu':
         raise UsageError('--amp requires a GPU, but none is available')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
@@ -83,7 +75,6 @@ def use_pretrained(cfg: Config, path: str) -> None:
 
 
 def use_auto_scale_lr(cfg: Config) -> None:
-    """Enable the scaling of the learning rate."""
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise UsageError(
             '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config; set it with '
@@ -125,9 +116,6 @@ def explained_start(runner: Runner) -> Iterator[None]:
 
     The traceback is in the log; without a log, as in other processes than the first, the error is
     raised as it is.
-
-    Raises:
-        UsageError: the network fails, for instance because it does not match the data.
     """
     try:
         yield
@@ -143,10 +131,8 @@ def explained_start(runner: Runner) -> Iterator[None]:
 
 
 def main() -> None:
-    """Train."""
     args = parse_args()
     cfg = run_config(args)
-    join_processes(cfg)
     if args.amp:
         use_amp(cfg, args.amp_dtype)
     if args.pretrained is not None:

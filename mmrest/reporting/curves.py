@@ -80,7 +80,7 @@ def draw_curves(
     for key in keys:
         name = logs[0].full_name(key)
         plots.setdefault((key if several else '', quantity_of(name)), []).append(name)
-    columns = min(len(plots), 2 if len(plots) in (2, 4) else 3)
+    columns = min(len(plots), 2 if len(plots) == 4 else 3)
     rows = math.ceil(len(plots) / columns)
     with rc_context(STYLE):
         figure = Figure((5.5 * columns, 3.8 * rows + 0.25 * len(logs)), layout='constrained')

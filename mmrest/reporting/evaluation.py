@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..engine.building import set_up
-from ..engine.config import confined, is_classifier
+from ..engine.config import confined
 from ..engine.devices import peak_memory_mb
 from ..engine.weight_hooks import StrictWeightsHook
 from ..errors import UsageError
@@ -30,10 +30,7 @@ class Evaluation(NamedTuple):
     metrics: Dict[str, float]  # of the config's own evaluators
     scores: Scores
     dataset: BaseDataset
-    parameters: int  # their number
-    seconds: Optional[float]  # median time per batch, with post-processing
-    memory: Optional[float]  # peak in MB, of the GPU if available
-    device: str
+    speed: List[Tuple[str, str]]  # size of the network, time and memory, with their names
 
 
 class ScoresHook(Hook):
@@ -44,13 +41,13 @@ class ScoresHook(Hook):
         self.scores: Optional[Scores] = None
 
     def after_test_iter(self, runner: Runner, *, outputs: Sequence[Any], **_: Any) -> None:
+        if self.scores is None:
+            self.scores = self._start(runner, outputs[0])
         for sample in outputs:
-            if self.scores is None:
-                dataset, metrics = runner.test_dataloader.dataset, runner.test_evaluator.metrics
-                self.scores = self._start(sample, dataset, metrics)
             self.scores.add(sample.cpu())
 
-    def _start(self, sample: Any, dataset: BaseDataset, metrics: Sequence[Any]) -> Scores:
+    def _start(self, runner: Runner, sample: Any) -> Scores:
+        dataset, metrics = runner.test_dataloader.dataset, runner.test_evaluator.metrics
         classes = dataset.metainfo.get('classes') or ()
         if 'pred_instances' in sample:
             infos = map(dataset.get_data_info, range(len(dataset)))
@@ -68,31 +65,19 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
     """Evaluate a checkpoint on the val set of its config, or else on the test set.
 
     Logs, and files of metrics, go to a temporary folder.
-
-    Raises:
-        UsageError: it is the config of a classifier, or see :func:`mmrest.preflight.rehearse`.
-        CheckpointError: the weights cannot be read or do not match.
     """
-    if is_classifier(cfg):
-        raise UsageError(
-            f'{cfg.filename} is the config of a classifier, but reports evaluate only detectors '
-            'and segmentors; pass --no-eval'
-        )
     phase = 'val' if cfg.get('val_dataloader') else 'test'
-    if not cfg.get(f'{phase}_dataloader'):
-        raise UsageError('the config has no val_dataloader to evaluate on; pass --no-eval')
     hook = ScoresHook(score_thr)
     with tempfile.TemporaryDirectory() as folder:
         cfg = confined(cfg, folder)
         # As a test, because a validation would save the best checkpoint.
-        cfg.test_dataloader = cfg[f'{phase}_dataloader']
+        cfg.test_dataloader = cfg.get(f'{phase}_dataloader')
         cfg.test_evaluator = cfg.get(f'{phase}_evaluator')
         fp16 = (cfg.get(f'{phase}_cfg') or {}).get('fp16', False)
         cfg.test_cfg = dict(type='TestLoop', fp16=fp16)
         cfg.load_from, cfg.resume, cfg.launcher = checkpoint, False, 'none'
         cfg.log_level, cfg.work_dir = 'WARNING', folder
-        if 'visualization' in (cfg.get('default_hooks') or {}):
-            cfg.default_hooks.visualization.draw = False
+        (cfg.get('default_hooks') or {}).pop('visualization', None)
         # If there is no evaluator, the rehearsal says so.
         datasets = {'test': rehearse(cfg, (phase,)).datasets[phase]}
         runner = set_up(cfg, ['test'], datasets)
@@ -100,18 +85,22 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
         runner.register_hook(hook, priority='VERY_LOW')
         runner.model.to(device)
         metrics = runner.test()
+    dataset = runner.test_loop.dataloader.dataset
+    name = Path(checkpoint).name
+    return Evaluation(name, phase, metrics, hook.scores, dataset, _speed(runner, device))
+
+
+def _speed(runner: Runner, device: torch.device) -> List[Tuple[str, str]]:
+    number = sum(parameter.numel() for parameter in runner.model.parameters())
+    rows = [('parameters', f'{number / 1e6:.2f} million')]
     times = runner.message_hub.log_scalars  # of the timer, if the config has one
-    seconds = None
-    if 'test/time' in times:
-        seconds = float(np.median(times['test/time'].data[0] - times['test/data_time'].data[0]))
-    return Evaluation(
-        Path(checkpoint).name,
-        phase,
-        metrics,
-        hook.scores,
-        runner.test_loop.dataloader.dataset,
-        sum(parameter.numel() for parameter in runner.model.parameters()),
-        seconds,
-        peak_memory_mb(device.type == 'cuda'),
-        torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device),
-    )
+    on_gpu = device.type == 'cuda'
+    if 'test/time' in times:  # per batch, with post-processing
+        seconds = np.median(times['test/time'].data[0] - times['test/data_time'].data[0])
+        where = torch.cuda.get_device_name(device) if on_gpu else device
+        text = f'{1000 * seconds:.1f} ms per batch on {where}, without data loading'
+        rows.append(('inference, median', text))
+    memory = peak_memory_mb(on_gpu)
+    if memory is not None:
+        rows.append(('memory in evaluation', f'{memory:,.0f} MB at most'))
+    return rows

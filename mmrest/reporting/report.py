@@ -20,7 +20,6 @@ from ..version import __version__
 from .curves import default_keys, draw_curves, title_of
 from .evaluation import Evaluation
 from .logs import MAIN_METRIC, Log, metric_text
-from .scores import Shown
 from .work_dir import changes_of, environment
 
 Rows = List[Tuple[str, str]]
@@ -62,7 +61,7 @@ def write_report(
     )
     if found is not None:
         content.update(_evaluated(found, number))
-        content['speed'] += _inference(found)
+        content['speed'] += found.speed
     options = dict(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     pages = Environment(loader=PackageLoader('mmrest.reporting', 'templates'), **options)
     text = pages.get_template('report.html').render(content)
@@ -116,16 +115,6 @@ def _speed(cfg: Config, log: Log, processes: int) -> Rows:
     return rows
 
 
-def _inference(found: Evaluation) -> Rows:
-    rows = [('parameters', f'{found.parameters / 1e6:.2f} million')]
-    if found.seconds is not None:
-        text = f'{1000 * found.seconds:.1f} ms per batch on {found.device}, without data loading'
-        rows.append(('inference, median', text))
-    if found.memory is not None:
-        rows.append(('memory in evaluation', f'{found.memory:,.0f} MB at most'))
-    return rows
-
-
 def _evaluated(found: Evaluation, number: int) -> Dict[str, Any]:
     """Return the fields of the template for an evaluation."""
     scores = found.scores.per_image()
@@ -134,10 +123,10 @@ def _evaluated(found: Evaluation, number: int) -> Dict[str, Any]:
     number = min(number, max(len(ranked) // 2, 1))
     best, worst = ranked[::-1][:number], ranked[:number]
     shown = {index: found.scores.shown(index) for index in best + worst}
-    names = unique_names([each.path for each in shown.values()], suffix=True)
+    names = unique_names([path for path, _, _ in shown.values()], suffix=True)
     drawings = {
-        index: dict(name=name, score=scores[index], panels=_panels(each, name, found))
-        for (index, each), name in zip(shown.items(), names)
+        index: dict(name=name, score=scores[index], panels=_panels(*parts, name, found.dataset))
+        for (index, parts), name in zip(shown.items(), names)
     }
     spread = 'No image has a score.'
     if ranked:
@@ -174,11 +163,14 @@ def _table_of_classes(found: Evaluation) -> Dict[str, Any]:
     return dict(columns=list(columns), rows=list(zip(found.scores.classes, zip(*cells))))
 
 
-def _panels(shown: Shown, name: str, found: Evaluation) -> List[Tuple[str, str, str]]:
+def _panels(
+    path: Path, truth: Any, predicted: Any, name: str, dataset: Any
+) -> List[Tuple[str, str, str]]:
     """Return caption, description and address of the panels of an image."""
     panels = []
-    for title, content in zip(('image', 'ground truth', 'prediction'), (None, *shown[1:])):
-        jpeg, inside = draw_panel(shown.path, content, found.dataset)
+    contents = {'image': None, 'ground truth': truth, 'prediction': predicted}
+    for title, content in contents.items():
+        jpeg, inside = draw_panel(path, content, dataset)
         caption = title if content is None else f'{title}: {inside}'
         panels.append((caption, f'{caption}, of {name}', _address('jpeg', jpeg)))
     return panels

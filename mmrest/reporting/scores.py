@@ -5,7 +5,7 @@ import functools
 import io
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -13,18 +13,6 @@ import torch
 from mmengine.structures import BaseDataElement, InstanceData
 
 from ..inference.outputs import detections
-
-
-class Shown(NamedTuple):
-    """An image file with its annotations and predictions, in pixels of the file.
-
-    These are instances (``bboxes``, ``labels`` and, if available, ``masks`` and ``scores``) or
-    label maps (H, W).
-    """
-
-    path: Path
-    truth: Any
-    found: Any
 
 
 class LabelMapScores:
@@ -67,10 +55,10 @@ class LabelMapScores:
         found = [(overlap / union)[union > 0] for overlap, union, _, _ in self._metric.results]
         return [float(iou.mean()) if len(iou) else None for iou in found]
 
-    def shown(self, index: int) -> Shown:
-        """Return an image with its annotations and predictions to draw."""
+    def shown(self, index: int) -> Tuple[Path, np.ndarray, np.ndarray]:
+        """Return an image file, and its label maps (H, W) of the truth and of the prediction."""
         truth, found = (cv2.imdecode(part, cv2.IMREAD_UNCHANGED) for part in self._maps[index])
-        return Shown(Path(self._paths[index]), truth.astype(int), found.astype(int))
+        return Path(self._paths[index]), truth.astype(int), found.astype(int)
 
 
 class InstanceScores:
@@ -163,14 +151,17 @@ class InstanceScores:
                 evaluation.accumulate()
         return evaluations
 
-    def shown(self, index: int) -> Shown:
-        """Return an image with its annotations and predictions to draw."""
+    def shown(self, index: int) -> Tuple[Path, InstanceData, InstanceData]:
+        """Return an image file, and its annotations and predictions, in pixels of the file.
+
+        They have ``bboxes``, ``labels`` and, if available, ``masks`` and ``scores``.
+        """
         truth, found = self._evaluations['bbox'].cocoGt, self._evaluations['bbox'].cocoDt
         annotated = [entry for entry in truth.imgToAnns[index] if not entry['iscrowd']]
         predicted = [e for e in found.imgToAnns[index] if e['score'] >= self._score_thr]
         instances = _instances(predicted, found)
         instances.scores = torch.tensor([entry['score'] for entry in predicted])
-        return Shown(Path(self._paths[index]), _instances(annotated, truth), instances)
+        return Path(self._paths[index]), _instances(annotated, truth), instances
 
 
 def _instances(entries: List[Dict[str, Any]], coco: Any) -> InstanceData:

@@ -19,20 +19,15 @@ from ..shipped import find
 
 
 def find_config(work_dir: Path) -> Path:
-    """Return the config that training saved to its work dir.
-
-    Raises:
-        UsageError: there is no such folder, or not exactly one config in it.
-    """
+    """Return the config that training saved to its work dir; UsageError unless there is one."""
     if not work_dir.is_dir():
         raise UsageError(f'{work_dir} is not a directory; pass the work dir of a run')
     paths = sorted(work_dir.glob('*.py'))
     paths = [path for path in paths if not path.name.endswith(TESTED)] or paths
-    if len(paths) > 1:
+    if len(paths) != 1:
         names = ', '.join(path.name for path in paths)
-        raise UsageError(f'{work_dir} contains several configs ({names}); pass --config PATH')
-    if not paths:
-        raise UsageError(f'{work_dir} contains no config of a run (*.py); pass --config PATH')
+        found = f'several configs ({names})' if paths else 'no config of a run (*.py)'
+        raise UsageError(f'{work_dir} contains {found}; pass --config PATH')
     return paths[0]
 
 
@@ -65,7 +60,7 @@ def changes_of(cfg: Config, name: str) -> Tuple[Optional[str], List[Tuple[str, s
         value, or '-'.
     """
     package, path = next(_shipped(name), (None, None))
-    if path is None:
+    if package is None:
         return None, []
     keys = RUN_KEYS - {'work_dir', 'launcher', 'experiment_name', 'load_from', 'resume'}
     leaves = []

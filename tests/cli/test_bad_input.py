@@ -22,7 +22,10 @@ SET = '--cfg-options'
 RUN = f'{TRAIN} --work-dir ../run {SET}'
 ROI_HEAD = 'model.roi_head'
 VAL_CLASSES = 'val_dataloader.dataset.metainfo.classes'
+TEST = 'test tiny.py tiny.pth --data-root coco'
 REPORT = 'report logged --config tiny.py'
+EVALUATION = f'{REPORT} --data-root coco --checkpoint tiny.pth'
+TTA = f'test tiny_seg.py tiny_seg.pth --tta {SET}'
 INFER = 'infer tiny.py tiny.pth'
 IMAGE = '--image coco/train2017/000000000001.jpg'
 ATTENTION = f'visualize attention tiny.py {IMAGE}'
@@ -40,6 +43,9 @@ CASES = {
     f"train tiny.py {SET} \"custom_hooks=[{{'type': 'X']\"": 'is not a dict or list of dicts',
     'train tiny.py --amp-dtype bfloat16': '--amp-dtype bfloat16 needs --amp',
     'train tiny.py --amp': '--amp requires a GPU, but none is available',
+    'train tiny_seg.py --auto-scale-lr': 'needs auto_scale_lr.base_batch_size in the config; set ',
+    f'train tiny.py --auto-scale-lr {SET} auto_scale_lr=None': 'needs auto_scale_lr.base_batch',
+    f'train tiny.py --pretrained x.pth {SET} model.backbone=None': 'needs a model with a backbone',
     # What the parts of a run need.
     'train tiny.py --data-root absent': 'train_dataloader cannot be built: absent/annotations/',
     'train tiny.py --data-root no_val': 'no_val/val2017/000000000001.jpg not found',
@@ -58,13 +64,11 @@ CASES = {
     f'{TRAIN} --launcher pytorch': '--launcher pytorch is for ',
     # What a run builds last, when it has a work dir.
     f'{RUN} default_hooks.logger.intervall=3': "unexpected keyword argument 'intervall'",
-    f'{TRAIN} {SET} param_scheduler.0.type=LinearLr': (
-        'LinearLr is not in the mmdet::parameter scheduler registry; correct its '
-    ),
+    f'{TRAIN} {SET} param_scheduler.0.type=LinearLr': 'LinearLr is not in the mmdet::param',
     f'{TRAIN} {SET} param_scheduler.1.gama=1': 'param_scheduler cannot be built: TypeError: ',
     f"{RUN} custom_hooks=\"[{{'typ':'EMAHook'}}]\"": 'must contain the key "type", but got {',
-    f'test tiny.py tiny.pth --out x.pkl {SET} test_evaluator.type=MultiDatasetsEvaluator': (
-        '--out does not support MultiDatasetsEvaluator; test each dataset'
+    f'{TEST} --out x.pkl {SET} test_evaluator.type=MultiDatasetsEvaluator': (
+        'MultiDatasetsEvaluator is not in the mmdet::metric registry'
     ),
     f'{RUN} val_cfg.type=ValLop': 'the run cannot be set up: KeyError: ValLop is not in the ',
     f'{RUN} model.neck.in_channels="[8,16,24]"': 'the first step of training fails in neck (',
@@ -84,11 +88,11 @@ CASES = {
     'test tiny.py absent.pth --data-root coco': 'checkpoint absent.pth ',
     'test tiny.py other.pth --data-root coco': 'of another shape',
     'test tiny.py backbone.pth --data-root coco': '--pretrained PATH',
-    f'test tiny.py tiny.pth --data-root coco {SET} test_dataloader.shufle=1': "argument 'shufle'",
-    'test tiny.py tiny.pth --data-root coco --tta': 'does not support test-time augmentation',
-    'test tiny.py tiny.pth --data-root coco --show': 'no display (DISPLAY is not set); save',
-    'test tiny.py tiny.pth --data-root coco --out x.json': 'x.json is not a .pkl or .pickle file',
-    'test tiny.py tiny.pth --data-root coco --out tiny.py/x.pkl': 'tiny.py is not a folder',
+    f'{TEST} {SET} test_dataloader.shufle=1': "argument 'shufle'",
+    f'{TEST} --tta': 'does not support test-time augmentation',
+    f'{TEST} --show': 'no display (DISPLAY is not set); save',
+    f'{TEST} --out x.json': 'x.json is not a .pkl or .pickle file',
+    f'{TEST} --out tiny.py/x.pkl': 'tiny.py is not a folder',
     'test tiny.py tiny.pth --wait-time 1': '--wait-time needs --show',
     # Files of weights, converted and published.
     'convert_checkpoint tiny.pth new/x.bin': 'new/x.bin is not a .pth or .safetensors file',
@@ -117,6 +121,8 @@ CASES = {
     'report .': 'pass --config PATH',
     REPORT: 'logged contains no checkpoint',
     f'{REPORT} --data-root absent --checkpoint tiny.pth': 'absent/annotations/',
+    f'{EVALUATION} {SET} val_evaluator=None': 'belong together; set val_evaluator too',
+    f'{EVALUATION} {SET} val_dataloader=None test_dataloader=None': 'test_dataloader must be ',
     f'{REPORT} --device gpu': '--device: device gpu cannot be used',
     f'{REPORT} --no-eval --checkpoint tiny.pth': '--checkpoint has no effect with --no-eval',
     # Networks: analysis and export.
@@ -132,16 +138,14 @@ CASES = {
     'visualize pca tiny.py --image notes.txt': 'notes.txt is not an image',
     'visualize pca tiny.py --image absent.jpg': 'image absent.jpg ',
     'visualize pca tiny.py --image torn.jpg': 'torn.jpg cannot be read: OSError',
+    'visualize pca tiny.py --image torn.jpg --out torn.jpg': 'torn.jpg is an input and would be ',
+    f'visualize pca odd.py --neck --size 161 193 {IMAGE}': 'odd.py fails: RuntimeError: Sizes of',
     f'visualize receptive-field tiny.py {IMAGE} --samples 2': '--samples: not allowed with',
-    f'visualize pca tiny.py {IMAGE} {SET} model.backbone.in_channels=4': 'of 4 channels; pca',
+    f'visualize pca tiny.py {IMAGE} {SET} model.backbone.in_channels=4': '(B, 4, H, W), got (1, ',
     f'visualize pca demo_cls_rest_lite {IMAGE} --neck': 'the neck of demo_cls_rest_lite returns',
     f'visualize pca rmt_t {IMAGE} --neck': '--neck: the model of rmt_t has no neck',
-    f'export_onnx tiny.py --out new/x.onnx {SET} model.test_cfg.rcnn.nms.type=soft_nms': (
-        'tiny.py: NMS as '
-    ),
-    f'export_onnx rmt_t --out new/x.onnx {SET} model.in_channels=4': (
-        'rmt_t takes images of 4 channels; export supports only 3'
-    ),
+    f'export_onnx tiny.py --out x.onnx {SET} model.test_cfg.rcnn.nms.type=soft_nms': 'py: NMS as ',
+    f'export_onnx rmt_t --out new/x.onnx {SET} model.in_channels=4': 'of 4 channels; export ',
     'export_onnx rmt_t --out new/x.onnx --opset 99': '--opset: 99 is not supported by the',
     'export_onnx rmt_t --out new/x.onnx --tolerance nan': "'nan' is not a number of at least 0",
     'benchmark networks rmt_x': "unknown network 'rmt_x'; choose from",
@@ -154,6 +158,8 @@ CASES = {
     'browse_dataset maskrcnn_rmt_t_1x --not-show': 'nothing to do; pass --output-dir DIR',
     'browse_dataset maskrcnn_rmt_t_1x': 'no display (DISPLAY is not set)',
     'browse_dataset maskrcnn_rmt_t_1x --not-show --output-dir x': 'check --data-root DIR',
+    f"{TTA} \"test_dataloader.dataset={{'_delete_':1,'type':'RepeatDataset'}}\"": 'which RepeatD',
+    f'{TTA} test_dataloader=None': 'which this config does not have',
     'demo --resume --work-dir new': 'new has no checkpoint of a demo; drop --resume',
     'demo classification': "invalid choice: 'classification'",
     'make_shapes tiny.py': 'tiny.py is not a folder',
@@ -223,6 +229,7 @@ def folder(tmp_path_factory, coco_root, ade_root):
     os.truncate(folder / 'torn.jpg', 1000)
     (folder / 'broken.py').write_text('model = dict(')
     (folder / 'child.py').write_text("_base_ = './broken.py'")
+    (folder / 'odd.py').write_text("_base_ = 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py'")
     (folder / 'part.py').write_text('backbone = dict()')
     (folder / 'classifier.py').write_text(
         "custom_imports = dict(imports=['mmrest.classification'], allow_failed_imports=False)\n"

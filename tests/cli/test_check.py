@@ -13,14 +13,6 @@ from mmrest.cli.check import State, remedies
 from mmrest.errors import UsageError
 from tests.runs import ROOT
 
-FACTS = {
-    'both mmcv': False,
-    'gpu': False,
-    'torch cuda': None,
-    'cuda works': False,
-    'compiled without CUDA': True,
-    'operators': 'compiled',
-}
 ABSENT = ('mmpretrain', 'torchvision', 'triton')
 VERSIONS = {
     **{name: (found[0], '1') for name, found, _ in check.PACKAGES if name not in ABSENT},
@@ -35,8 +27,8 @@ CLASSIFICATION = {'mmpretrain': ('mmpretrain', '1.2.0')}
 def state(versions=(), faults=(), without=(), **facts):
     """Return a valid environment, except for the arguments."""
     kept = {k: v for k, v in VERSIONS.items() if k not in without}
-    facts = {name.replace('_', ' '): value for name, value in facts.items()}
-    return State({**kept, **dict(versions)}, dict(faults), {**FACTS, **facts})
+    ops = dict(operators='compiled', without_cuda=True)
+    return State({**kept, **dict(versions)}, dict(faults), **ops, **facts)
 
 
 FORKS = {

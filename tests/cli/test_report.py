@@ -68,7 +68,11 @@ def test_segmentor_of_mmseg(tmp_path, ade_root, monkeypatch, capsys):
     assert 'report saved to new/page.html' in capsys.readouterr().out
     text = (tmp_path / 'new' / 'page.html').read_text()
     assert text.count('<th scope="row">') > 150 and 'IoU (%)' in text
-    assert facts(text)['training, median'] == '4.0 img/s'
+    found = facts(text)
+    assert found['training, median'] == '4.0 img/s'
+    assert re.fullmatch(r'[\d.]+ ms per batch on cpu, .*', found['inference, median'])
+    assert re.fullmatch(r'0\.\d\d million', found['parameters'])
+    assert re.fullmatch(r'[\d,]+ MB at most', found['memory in evaluation'])
     check_page(text)
 
 

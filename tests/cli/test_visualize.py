@@ -141,17 +141,6 @@ def test_pca(folder, monkeypatch, neck):
     assert_legible(figure)
 
 
-@pytest.mark.parametrize('arguments, words', [
-    ('pca rmt.py --image a.jpg --out a.jpg', 'a.jpg is an input and would be overwritten'),
-    ('pca odd.py --neck --image a.jpg --size 161 193',
-     'pca of odd.py fails: RuntimeError: Sizes of tensors must match'),
-])  # fmt: skip
-def test_what_cannot_be_drawn(folder, arguments, words):
-    (folder / 'odd.py').write_text("_base_ = 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py'")
-    message = run_here('visualize', *arguments.split())
-    assert words in message and '\n' not in message
-
-
 def test_weights_of_a_file(folder, monkeypatch):
     """A checkpoint of a full network changes the figure of its backbone."""
     network = randomised(build_network(backbone_config(network_config('rmt.py'))))
