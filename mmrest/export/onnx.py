@@ -170,7 +170,7 @@ def facts(
         preprocess=json.dumps(preprocess),
         mmrest_version=__version__,
     )
-    dataset, _, metainfo = tested_dataset(cfg)
+    dataset, metainfo = tested_dataset(cfg)
     if trained is not None and (trained.get('classes') or metainfo.get('classes')):
         found['classes'] = json.dumps(classes_of(cfg, trained, metainfo)[0])
     for step in dataset.get('pipeline', ()):

@@ -199,8 +199,7 @@ def _of_regions(
         y, x = np.unravel_index(distance.argmax(), distance.shape)
         if distance[y, x] < line / 2:  # a label would hide it
             continue
-        box = (float(x), float(y), float(x), float(y))
-        label = _Label(classes[index], box, palette[index], reach=3 * line)
+        label = _Label(classes[index], (x, y, x, y), palette[index], reach=3 * line)
         found.append((distance[y, x], label))
     return [label for _, label in sorted(found, key=lambda pair: -pair[0])]
 

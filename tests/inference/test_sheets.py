@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from mmengine.structures import PixelData
 from mmpretrain.structures import DataSample
-from mmseg.structures import SegDataSample
 from torch import nn
 
 from mmrest.inference.sheets import draw_panel, draw_predictions
@@ -62,19 +60,6 @@ def test_instances(image, tmp_path, scores, drawn):
     left, right = np.split(picture, [2 * 438], axis=1)
     for colour in COLOURS:
         assert has(right, colour) is drawn and not has(left, colour)
-
-
-def test_label_maps(image, tmp_path):
-    labels = torch.zeros(1, 40, 60, dtype=torch.long)
-    labels[:, 10:20, 10:20] = 1
-    sample = SegDataSample(metainfo=image)
-    sample.gt_sem_seg = sample.pred_sem_seg = PixelData(data=labels)
-    data = data_of(dict(inputs=torch.zeros(3, 40, 60), data_samples=sample))
-    draw_predictions(Found(sample), data, tmp_path / 'x.png')
-    image, truth, predicted = np.split(cv2.imread(str(tmp_path / 'x.png')), [438, 876], axis=1)
-    for colour in COLOURS:
-        tint = [round(0.45 * 128 + 0.55 * c) for c in colour]
-        assert has(truth, tint) and has(predicted, tint) and not has(image, tint)
 
 
 def test_classes(image, tmp_path):
