@@ -11,7 +11,7 @@ from ..engine.building import build_runner
 from ..engine.config import load_config
 from ..engine.saving import newest_checkpoint
 from ..errors import UsageError
-from ..inference.sheets import draw_predictions
+from ..inference.dataset_images import draw_predictions
 from ..reporting.curves import draw_curves, title_of
 from ..reporting.logs import metric_text, read_log
 from .command import Parser, at_least, folder

@@ -12,7 +12,7 @@ from ..engine.config import TESTED, check_tta, is_classifier, is_segmentor, type
 from ..engine.distributed import join_processes
 from ..engine.weight_hooks import StrictWeightsHook
 from ..errors import UsageError
-from ..inference.hook import PredictionsHook
+from ..inference.dataset_images import PredictionsHook
 from ..inference.outputs import Viewer
 from ..preflight import Report, rehearse
 from .command import Parser, add_run_arguments, folder, run_config, written_file

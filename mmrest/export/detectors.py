@@ -118,11 +118,8 @@ class Detector(nn.Module):
     """mmdet detector from normalised images to boxes, classes and masks.
 
     It follows mmdet's own prediction step by step, but computes all images of a batch at once, and
-    pads results to a fixed number.
-
-    Raises:
-        UsageError: the model, called `name`, does not predict like RetinaNet, Faster, Mask or
-            Cascade R-CNN.
+    pads results to a fixed number. UsageError is raised if the model, called `name`, does not
+    predict like RetinaNet, Faster, Mask or Cascade R-CNN.
     """
 
     def __init__(self, model: nn.Module, name: str) -> None:

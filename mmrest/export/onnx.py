@@ -44,14 +44,13 @@ class Normalise(nn.Module):
 
 
 class Segmentor(nn.Module):
-    """mmseg segmentor from normalised images to logits of their size."""
+    """mmseg segmentor from normalised images (B, 3, H, W) to logits (B, classes, H, W)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = with_any_size(copy.deepcopy(model))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, classes, H, W) for images (B, 3, H, W)."""
         logits = self.model.decode_head(self.model.extract_feat(images))
         corners = self.model.align_corners
         return F.interpolate(logits, images.shape[2:], mode='bilinear', align_corners=corners)
@@ -152,11 +151,8 @@ def facts(
     """Return the metadata that users of the file need.
 
     Classes in `trained`, the meta information of the dataset in the checkpoint, are preferred to
-    those of the config; it is None for a network without classes. With `preprocess`, the file
-    normalises images.
-
-    Raises:
-        UsageError: the numbers of classes differ.
+    those of the config; it is None for a network without classes. UsageError is raised if the
+    numbers of classes differ. With `preprocess`, the file normalises images.
     """
     mean, std, order = preprocessing(cfg)
     values = 'values from 0 to 255' if preprocess else '(values from 0 to 255 - mean) / std'
@@ -211,10 +207,8 @@ def export(
 
     Height and width of the example image are `size`, in pixels. The input has a free number and
     size of images, or with `static`, it is one image of this size. With `normalise`, it is BGR
-    images of 0 to 255; by default, it is normalised.
-
-    Raises:
-        UsageError: torch's exporter fails.
+    images of 0 to 255; by default, it is normalised. UsageError is raised if torch's exporter
+    fails.
     """
     from onnx.helper import set_model_props
 

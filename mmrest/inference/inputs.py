@@ -4,15 +4,13 @@ import glob
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Set, Tuple, Union
+from typing import Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Set, Tuple, Union
 
 import cv2
 import numpy as np
-from mmcv.transforms import LoadImageFromFile
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import UsageError, first_line
-from .overlay import drawable
 
 # Every other file is read as an image.
 VIDEOS = {
@@ -130,15 +128,6 @@ def read_image(path: str, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def read_as(path: Union[str, Path], dataset: Any) -> np.ndarray:
-    """Read an image as the network of a dataset sees it: (H, W, 3), uint8, BGR."""
-    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
-    loader = next((step for step in steps if isinstance(step, LoadImageFromFile)), None)
-    if loader is None or 'NDArray' in type(loader).__name__:  # which reads no files
-        loader = LoadImageFromFile()
-    return drawable(loader(dict(img_path=str(path)))['img'])
-
-
 def check_complete(path: str) -> None:
     """Raise UnreadableImage for incomplete images; OpenCV fills missing parts with grey."""
     with warnings.catch_warnings():
@@ -160,12 +149,11 @@ def check_complete(path: str) -> None:
 class Video:
     """Frames of a video, (H, W, 3) uint8, BGR; it can be iterated once.
 
+    UnreadableImage is raised if OpenCV cannot read the file.
+
     Attributes:
         length: number of frames according to the file; 0 if unknown.
         rate: frames per second; 25 if unknown or above :data:`MAX_RATE`.
-
-    Raises:
-        UnreadableImage: OpenCV cannot read the file.
     """
 
     def __init__(self, path: Path) -> None:

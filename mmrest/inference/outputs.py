@@ -200,10 +200,8 @@ def open_video(path: Path, rate: float, size: Sequence[int]) -> cv2.VideoWriter:
 class Viewer:
     """Viewer that saves images to a folder, shows them in a window, or both.
 
-    Without a folder it saves nothing. Each image is shown for `wait_time` seconds.
-
-    Raises:
-        UsageError: there is no display to show images on.
+    Without a folder it saves nothing. Each image is shown for `wait_time` seconds. UsageError is
+    raised if there is no display to show images on.
     """
 
     def __init__(self, folder: Optional[Path], show: bool = False, wait_time: float = 2) -> None:

@@ -13,13 +13,13 @@ from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 
 from mmrest.errors import UsageError
+from mmrest.inference.dataset_images import read_as
 from mmrest.inference.inputs import (
     Input,
     UnreadableImage,
     Video,
     check_complete,
     find_inputs,
-    read_as,
     read_image,
     unique_names,
 )

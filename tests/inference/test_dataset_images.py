@@ -1,4 +1,4 @@
-"""Visualizations and label maps of a test run."""
+"""Images of datasets with predictions: of a test run, in contact sheets and in reports."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,18 +9,22 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData, PixelData
+from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
+from torch import nn
 
 from mmrest.errors import UsageError
-from mmrest.inference.hook import PredictionsHook
+from mmrest.inference.dataset_images import PredictionsHook, draw_panel, draw_predictions
 from mmrest.inference.outputs import Viewer
 from tests.inference.test_overlay import instances
 
+COLOURS = [(255, 0, 0), (0, 0, 255)]
+
 
 class Data(list):
-    def __init__(self, samples, classes=('wall', 'door'), palette=((255, 0, 0),), **metainfo):
+    def __init__(self, samples, classes=('wall', 'door'), **metainfo):
         super().__init__(samples)
-        self.metainfo = dict(classes=classes, palette=palette, **metainfo)
+        self.metainfo = dict(classes=classes, palette=COLOURS, **metainfo)
 
     def get_data_info(self, index):
         path = self[index].get('img_path')
@@ -42,7 +46,7 @@ def metas(tmp_path):
         path = tmp_path / folder / 'frame0.jpg'
         path.parent.mkdir()
         cv2.imwrite(str(path), np.full((48, 64, 3), 128, np.uint8))
-        found.append(dict(img_path=str(path), ori_shape=(48, 64)))
+        found.append(dict(img_path=str(path), ori_shape=(48, 64), scale_factor=(0.5, 0.5)))
     return found
 
 
@@ -99,3 +103,69 @@ def test_classes_without_names(metas, tmp_path):
 def test_images_that_are_not_files(tmp_path):
     with pytest.raises(UsageError, match='images are not files; drop --show, '):
         run(PredictionsHook(Viewer(tmp_path), None), Data([DetDataSample()]))
+
+
+class Found(nn.Module):
+    """Fake network with given predictions."""
+
+    def __init__(self, sample):
+        super().__init__()
+        self.sample = sample
+
+    def test_step(self, data):
+        return [self.sample]
+
+
+def detections(**scores):
+    return instances([[5, 5, 15, 15], [30, 20, 50, 35]], [0, 1], **scores)
+
+
+def has(picture, colour):
+    """Return True if a colour (RGB) occurs, within the error of JPEG and scaling."""
+    return bool((np.abs(picture[..., ::-1].astype(int) - colour).max(-1) < 40).any())
+
+
+@pytest.mark.parametrize('scores, drawn', [([0.9, 0.8], True), ([0.4, 0.3], False)])
+def test_sheet_of_instances(metas, tmp_path, scores, drawn):
+    """Three columns; the detections above the threshold are in the last one."""
+    truth = DetDataSample(metainfo=metas[0], gt_instances=detections()[:0])
+    sample = DetDataSample(metainfo=metas[0], pred_instances=detections(scores=scores))
+    data = Data([dict(inputs=torch.zeros(3, 24, 32), data_samples=truth)] * 2)
+    draw_predictions(Found(sample), data, tmp_path / 'x.png')
+    picture = cv2.imread(str(tmp_path / 'x.png'))
+    assert picture.shape[1] == 3 * 438 and picture.shape[0] > 2 * 322
+    left, right = np.split(picture, [2 * 438], axis=1)
+    for colour in COLOURS:
+        assert has(right, colour) is drawn and not has(left, colour)
+
+
+def test_sheet_of_classes(metas, tmp_path):
+    sample = DataSample(metainfo=metas[0]).set_gt_label(1).set_pred_label(1)
+    sample.set_pred_score(torch.tensor([0, 1.0]))
+    data = Data([dict(inputs=torch.zeros(3, 24, 32), data_samples=sample)] * 7)
+    draw_predictions(Found(sample), data, tmp_path / 'y.png')
+    drawn = cv2.imread(str(tmp_path / 'y.png'))
+    assert 4 * 322 < drawn.shape[0] < 5 * 322 and has(drawn[:, 2 * 438 :], (27, 127, 59))
+
+
+def panel(meta, content):
+    jpeg, inside = draw_panel(Path(meta['img_path']), content, Data([]))
+    return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), inside
+
+
+def test_panel_of_a_label_map(metas):
+    """A label map over a grey image, partly ignored, and its description."""
+    labels = np.zeros((48, 64), int)
+    labels[:, 32:], labels[:10] = 1, 255
+    picture, inside = panel(metas[0], labels)
+    assert picture.shape == (360, 480, 3) and inside == 'wall 40%, door 40%'
+    expected = {(40, 120): (128, 128, 128), (300, 20): (58, 58, 198), (300, 460): (198, 58, 58)}
+    for place, colour in expected.items():
+        assert np.abs(picture[place].astype(int) - colour).max() < 12
+
+
+def test_panel_of_instances(metas):
+    found = detections(scores=[0.9, 0.4])
+    picture, inside = panel(metas[0], found)
+    assert inside == '1 wall, 1 door' and has(picture, (255, 0, 0))
+    assert panel(metas[0], found[:0])[1] == 'nothing'
