@@ -94,8 +94,6 @@ def backbone_config(cfg: Config) -> Config:
 
 def is_backbone(cfg: Config) -> bool:
     """Return True if the model of a config is a backbone."""
-    if cfg.filename in BACKBONES:
-        return True
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
         kind = find_type(MODELS, cfg.model.get('type'))
     # Detectors, segmentors and classifiers have losses and predictions.

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
@@ -56,21 +57,13 @@ class Segmentor(nn.Module):
         return F.interpolate(logits, images.shape[2:], mode='bilinear', align_corners=corners)
 
 
-class AdaptiveAvgPool(nn.Module):
-    """``nn.AdaptiveAvgPool2d`` as two matmuls, for maps of any size.
+def adaptive_avg_pool(bins: Tuple[int, int], x: Tensor) -> Tensor:
+    """``F.adaptive_avg_pool2d`` as two matmuls, for maps of any size.
 
     ONNX has no adaptive pooling, and torch's exporter decomposes it for one size only. Bin i of k
     is the mean of the positions from ``floor(i L / k)`` up to ``ceil((i + 1) L / k)`` of L.
     """
-
-    def __init__(self, bins: Tuple[int, int]) -> None:
-        super().__init__()
-        self.bins = bins
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = _bins(x.shape[2], self.bins[0], x)
-        columns = _bins(x.shape[3], self.bins[1], x)
-        return rows @ x @ columns.T
+    return _bins(x.shape[2], bins[0], x) @ x @ _bins(x.shape[3], bins[1], x).T
 
 
 def _bins(length: int, bins: int, like: Tensor) -> Tensor:
@@ -84,20 +77,19 @@ def _bins(length: int, bins: int, like: Tensor) -> Tensor:
 
 
 def with_any_size(model: nn.Module) -> nn.Module:
-    """Replace modules of an mmseg model that the exporter would fix to one size.
+    """Change modules of an mmseg model that the exporter would fix to one size.
 
     mmseg's ``Upsample`` computes the size itself, in floating point: the file would give wrong
     results at other sizes, without an error.
     """
     from mmseg.models.utils import Upsample
 
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is nn.AdaptiveAvgPool2d:
-                setattr(module, name, AdaptiveAvgPool(to_2tuple(child.output_size)))
-            elif type(child) is Upsample and not child.size and child.scale_factor % 1 == 0:
-                arguments = child.scale_factor, child.mode, child.align_corners
-                setattr(module, name, nn.Upsample(None, *arguments))
+    for module in model.modules():
+        if type(module) is nn.AdaptiveAvgPool2d:
+            module.forward = partial(adaptive_avg_pool, to_2tuple(module.output_size))
+        elif type(module) is Upsample and not module.size and module.scale_factor % 1 == 0:
+            options = dict(mode=module.mode, align_corners=module.align_corners)
+            module.forward = partial(F.interpolate, scale_factor=module.scale_factor, **options)
     return model
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -11,7 +12,6 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData, PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
-from torch import nn
 
 from mmrest.errors import UsageError
 from mmrest.inference.dataset_images import PredictionsHook, draw_panel, draw_predictions
@@ -105,15 +105,11 @@ def test_images_that_are_not_files(tmp_path):
         run(PredictionsHook(Viewer(tmp_path), None), Data([DetDataSample()]))
 
 
-class Found(nn.Module):
-    """Fake network with given predictions."""
-
-    def __init__(self, sample):
-        super().__init__()
-        self.sample = sample
-
-    def test_step(self, data):
-        return [self.sample]
+def sheet(sample, data, path):
+    """Return the contact sheet of a network that predicts a sample."""
+    network = Mock(test_step=lambda _: [sample])
+    draw_predictions(network, data, path)
+    return cv2.imread(str(path))
 
 
 def detections(**scores):
@@ -131,8 +127,7 @@ def test_sheet_of_instances(metas, tmp_path, scores, drawn):
     truth = DetDataSample(metainfo=metas[0], gt_instances=detections()[:0])
     sample = DetDataSample(metainfo=metas[0], pred_instances=detections(scores=scores))
     data = Data([dict(inputs=torch.zeros(3, 24, 32), data_samples=truth)] * 2)
-    draw_predictions(Found(sample), data, tmp_path / 'x.png')
-    picture = cv2.imread(str(tmp_path / 'x.png'))
+    picture = sheet(sample, data, tmp_path / 'x.png')
     assert picture.shape[1] == 3 * 438 and picture.shape[0] > 2 * 322
     left, right = np.split(picture, [2 * 438], axis=1)
     for colour in COLOURS:
@@ -143,8 +138,7 @@ def test_sheet_of_classes(metas, tmp_path):
     sample = DataSample(metainfo=metas[0]).set_gt_label(1).set_pred_label(1)
     sample.set_pred_score(torch.tensor([0, 1.0]))
     data = Data([dict(inputs=torch.zeros(3, 24, 32), data_samples=sample)] * 7)
-    draw_predictions(Found(sample), data, tmp_path / 'y.png')
-    drawn = cv2.imread(str(tmp_path / 'y.png'))
+    drawn = sheet(sample, data, tmp_path / 'x.png')
     assert 4 * 322 < drawn.shape[0] < 5 * 322 and has(drawn[:, 2 * 438 :], (27, 127, 59))
 
 

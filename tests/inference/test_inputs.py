@@ -89,17 +89,6 @@ def test_unique_names(given, wanted):
     assert len(set(with_suffix)) == len(given)
 
 
-def test_images(tmp_path):
-    path = tmp_path / 'x.jpg'
-    image = np.zeros((60, 80, 3), np.uint8)
-    image[:, 40:, 0] = 255
-    cv2.imwrite(str(path), image)
-    image = read_image(str(path))
-    assert image.shape == (60, 80, 3) and image.dtype == np.uint8
-    assert abs(image[30, 70].astype(int) - (0, 0, 255)).max() < 10
-    assert read_image(str(path), (32, 48)).shape == (32, 48, 3)
-
-
 @pytest.mark.skipif(sys.platform != 'linux', reason='other systems have no such names')
 def test_names_that_are_not_text(tmp_path):
     """OpenCV crashes on them."""
