@@ -148,7 +148,7 @@ def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
         model = MODELS.build(copy.deepcopy(cfg.model))
-    backbone = backbone_of(model)
+    backbone = getattr(model, 'backbone', model)
     if isinstance(backbone, PyramidBackbone):
         logger = MMLogger.get_current_instance()
         level = logger.level
@@ -166,8 +166,3 @@ def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
         print(report)
     model.eval()  # returns None for some mmdet backbones
     return model
-
-
-def backbone_of(model: nn.Module) -> nn.Module:
-    """Return the backbone of a model, or the model itself if it is a backbone."""
-    return getattr(model, 'backbone', model)

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.utils import digit_version, to_2tuple
 from torch import Tensor, nn
 
-from ..analysis.networks import Preprocessing, backbone_of, preprocessing
+from ..analysis.networks import Preprocessing, preprocessing
 from ..engine.building import image_channels
 from ..engine.config import type_name
 from ..errors import UsageError, first_line
@@ -102,7 +102,7 @@ def exportable(model: nn.Module, name: str) -> nn.Module:
     channels = image_channels(model)
     if channels != 3:
         raise UsageError(f'{name} takes images of {channels} channels; export supports only 3')
-    if backbone_of(model) is model:
+    if not hasattr(model, 'backbone'):  # it is one
         return model
     head = getattr(model, 'decode_head', None)
     cascade = isinstance(head, nn.ModuleList)

@@ -51,14 +51,13 @@ class PredictionsHook(Hook):
         if None in paths:
             raise UsageError('the test images are not files; drop --show, --show-dir and --out')
         self._names = dict(zip(paths, unique_names(list(map(Path, paths)))))
-        drawn = self._viewer and self._viewer.folder
-        for folder, suffix, option in (
-            (drawn, '.jpg', '--show-dir'), (self._label_maps, '.png', '--out'),
-        ):  # fmt: skip
-            if folder is not None:
-                written = (folder / f'{name}{suffix}' for name in self._names.values())
-                inputs = chain(*map(dict.values, read))
-                refuse_to_overwrite(written, filter(None, inputs), option)
+        inputs = list(filter(None, chain(*map(dict.values, read))))
+        if self._viewer and self._viewer.folder:
+            written = [self._viewer.folder / f'{name}.jpg' for name in self._names.values()]
+            refuse_to_overwrite(written, inputs, '--show-dir')
+        if self._label_maps:
+            written = [self._label_maps / f'{name}.png' for name in self._names.values()]
+            refuse_to_overwrite(written, inputs, '--out')
         self._classes, self._palette = classes_and_colours(dataset)
         first = int(dataset.metainfo.get('reduce_zero_label') or False)
         self._ids = range(first, first + len(self._classes))
