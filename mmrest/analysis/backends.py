@@ -99,7 +99,7 @@ def _measured(finding: Finding, module: AttentionOnly, exact: Sequence[Tensor]) 
         error=float(torch.stack(errors).max()),
         forward=forward,
         training=_milliseconds('module(None)[0].sum().backward()', module),
-        peak=None if before is None or peak is None else peak - before,
+        peak=None if before is None else peak - before,
     )
 
 

@@ -33,34 +33,22 @@ def receptive_fields(network: nn.Module, images: Iterable[Tensor]) -> List[Recep
     """
     squares: List[Tensor] = []
     for number, image in enumerate(images):
-        found = squared_gradients(network, image, number)
-        squares = [a + b for a, b in zip(squares, found)] if squares else found
-    return [ReceptiveField((each / each.max()).sqrt(), half_share(each)) for each in squares]
-
-
-def squared_gradients(network: nn.Module, image: Tensor, seed: int = 0) -> List[Tensor]:
-    """Return the squared derivatives of the signed sum of channels at the centre of each map.
-
-    They are summed over colours: (H, W) per map, in float64. The seed is that of the signs.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    image = image.detach().clone().requires_grad_()
-    with torch.enable_grad():
-        maps = network(image)
+        generator = torch.Generator().manual_seed(number)
+        image = image.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            maps = network(image)
+        squares = squares or [image.new_zeros(image.shape[2:], dtype=torch.float64) for _ in maps]
+        for square, each in zip(squares, maps):
+            centre = each[0, :, each.shape[2] // 2, each.shape[3] // 2]
+            signs = 1 - 2 * torch.randint(2, centre.shape, generator=generator)
+            (grad,) = torch.autograd.grad(centre, image, signs.to(centre), retain_graph=True)
+            square += grad[0].double().square().sum(0)
     found = []
-    for each in maps:
-        centre = each[0, :, each.shape[2] // 2, each.shape[3] // 2]
-        signs = 1 - 2 * torch.randint(2, centre.shape, generator=generator)
-        (grad,) = torch.autograd.grad(centre, image, signs.to(centre), retain_graph=True)
-        found.append(grad[0].double().square().sum(0))
+    for square in squares:
+        shares = square.flatten().sort(descending=True).values.cumsum(0)
+        half = int((shares < square.sum() / 2).sum()) + 1
+        found.append(ReceptiveField((square / square.max()).sqrt(), half / square.numel()))
     return found
-
-
-def half_share(values: Tensor) -> float:
-    """Return the smallest fraction of non-negative elements that holds half of their sum."""
-    largest_first = values.flatten().sort(descending=True).values
-    needed = int((largest_first.cumsum(0) < values.sum() / 2).sum()) + 1
-    return needed / values.numel()
 
 
 class Components(NamedTuple):

@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from functools import lru_cache
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -95,11 +95,7 @@ class AttentionOnly(nn.Module):
 
 
 class Step:
-    """A forward, or a forward and backward pass, of a job's network on random images.
-
-    Raises:
-        UsageError: unknown network name.
-    """
+    """A forward, or a forward and backward pass, of a job's network on random images."""
 
     def __init__(self, job: Job) -> None:
         torch.manual_seed(0)
@@ -128,37 +124,28 @@ class Step:
             return sum(each.float().sum() for each in self.network(self.images))
 
     def saved_bytes(self) -> int:
+        """Return the bytes of all storages that autograd saves, without inputs and parameters."""
         known = [self.images, *self.network.parameters(), *self.network.buffers()]
-        return saved_bytes(self.forward, known)
+        excluded = {tensor.untyped_storage().data_ptr() for tensor in known}
+        saved: Dict[int, int] = {}
 
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in excluded:
+                saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
 
-def saved_bytes(run: Callable[[], Tensor], known: Iterable[Tensor] = ()) -> int:
-    """Return the bytes of all storages that autograd saves for the backward pass of ``run()``.
-
-    Storages of `known` tensors are not counted.
-    """
-    excluded = {tensor.untyped_storage().data_ptr() for tensor in known}
-    saved: Dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in excluded:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = run()  # keeps the graph alive, and with it every storage
-    assert result.requires_grad
-    return sum(saved.values())
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            result = self.forward()  # keeps the graph alive, and with it every storage
+        assert result.requires_grad
+        return sum(saved.values())
 
 
 def seconds(jobs: Sequence[Job], repeats: int) -> Dict[str, List[float]]:
     """Return job name -> times in seconds, of interleaved steps, after one to warm up.
 
     Each job has its own process, so that it cannot reuse memory that another one has freed.
-
-    Raises:
-        UsageError: the system killed a process, which it does if memory runs out.
+    UsageError is raised if the system killed a process, which it does if memory runs out.
     """
     times: Dict[str, List[float]] = {job.name: [] for job in jobs}
     with ExitStack() as stack:
@@ -222,10 +209,9 @@ def gpu_seconds(job: Job) -> float:
 def memory(job: Job) -> Dict[str, Optional[float]]:
     """Return the memory of a job in this process, in MB; see :func:`in_process`.
 
-    Returns:
-        ``peak``: the peak of the process, or of its allocations on the GPU; for an attention, the
-        growth during the step; None if the system does not report it. ``saved``: by autograd for
-        the backward pass, without parameters and inputs.
+    ``peak`` is that of the process, or of its allocations on the GPU; for an attention, the growth
+    during the step; None if the system does not report it. ``saved`` is by autograd for the
+    backward pass, without parameters and inputs.
     """
     on_gpu, is_attention = job.device == 'cuda', job.network in ATTENTIONS
     if is_attention:
@@ -235,7 +221,7 @@ def memory(job: Job) -> Dict[str, Optional[float]]:
     step()
     peak = peak_memory_mb(on_gpu)
     if is_attention:
-        peak = None if before is None or peak is None else peak - before
+        peak = None if before is None else peak - before
     return dict(peak=peak, saved=step.saved_bytes() / 2**20 if job.train else 0)
 
 

@@ -64,10 +64,8 @@ class Preprocessing(NamedTuple):
 def network_config(network: str, cfg_options: Optional[Dict[str, Any]] = None) -> Config:
     """Return the config of a network: a path or name of a config, or a name in :data:`BACKBONES`.
 
-    Values in `cfg_options`, by dotted key, override the config's.
-
-    Raises:
-        UsageError: unknown name, missing file, or a value that does not fit.
+    Values in `cfg_options`, by dotted key, override the config's. UsageError is raised for an
+    unknown name, a missing file, or a value that does not fit.
     """
     if network in BACKBONES:
         scope = 'mmdet' if network in PEERS else 'mmengine'
@@ -97,8 +95,6 @@ def backbone_config(cfg: Config) -> Config:
 
 def is_backbone(cfg: Config) -> bool:
     """Return True if the model of a config is a backbone."""
-    if cfg.filename in BACKBONES:
-        return True
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
         kind = find_type(MODELS, cfg.model.get('type'))
     # Detectors, segmentors and classifiers have losses and predictions.
@@ -153,7 +149,7 @@ def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
         model = MODELS.build(copy.deepcopy(cfg.model))
-    backbone = backbone_of(model)
+    backbone = getattr(model, 'backbone', model)
     if isinstance(backbone, PyramidBackbone):
         logger = MMLogger.get_current_instance()
         level = logger.level
@@ -171,8 +167,3 @@ def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
         print(report)
     model.eval()  # returns None for some mmdet backbones
     return model
-
-
-def backbone_of(model: nn.Module) -> nn.Module:
-    """Return the backbone of a model, or the model itself if it is a backbone."""
-    return getattr(model, 'backbone', model)

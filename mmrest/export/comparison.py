@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -13,9 +13,6 @@ from ..checkpoint import write_atomically
 from ..datasets.shapes import draw_scene
 from ..errors import UsageError, explained
 from .onnx import Normalise, Shape, export, is_detector, output_names
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 SCORE = 0.05  # lowest score of detections that are compared
 SAME_BOX = 1.0  # largest difference between the corners of matched boxes, in pixels
@@ -59,7 +56,7 @@ class Difference(NamedTuple):
 
 
 def _differences(
-    model: 'ModelProto',
+    model: Any,
     network: nn.Module,
     shapes: Sequence[Shape],
     normalisation: Preprocessing,
@@ -205,8 +202,10 @@ def agreement(
         if network.with_masks:
             masks = found[2][image][kept][rows, None]
             masks, _ = _do_paste_mask(masks, dets[rows, :4], *size, skip_empty=False)
-            pasted = masks >= model.roi_head.test_cfg.mask_thr_binary
-            ious = _ious(pasted, instances.masks[columns]).tolist()
+            masks, others = masks >= cfg.mask_thr_binary, instances.masks[columns]
+            # Two pixels may differ, for small masks.
+            differing = ((masks ^ others).sum((1, 2)) - 2).clamp(min=0)
+            ious = (1 - differing / (masks | others).sum((1, 2)).clamp(min=1)).tolist()
         total = Agreement(
             total.detections + len(instances),
             total.unmatched + int(alone.sum() + missing.sum()),
@@ -215,10 +214,3 @@ def agreement(
             min([total.mask, *ious]),
         )
     return total
-
-
-def _ious(masks: Tensor, others: Tensor) -> Tensor:
-    """Return the IoU of pairs of masks; two differing pixels are ignored, for small masks."""
-    differing = ((masks ^ others).flatten(1).sum(1) - 2).clamp(min=0)
-    union = (masks | others).flatten(1).sum(1).clamp(min=1)
-    return 1 - differing / union

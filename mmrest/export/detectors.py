@@ -1,6 +1,7 @@
 """mmdet detectors with a fixed number of boxes, for export to ONNX."""
 
 import copy
+from functools import partial
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import torch
@@ -57,7 +58,7 @@ def translations() -> Dict[Callable, Callable]:
 
 
 class RoIExtractor(nn.Module):
-    """mmdet's ``SingleRoIExtractor`` for any number of regions per level."""
+    """mmdet's ``SingleRoIExtractor`` for any number of regions per level, without its hooks."""
 
     def __init__(self, extractor: nn.Module) -> None:
         super().__init__()
@@ -83,19 +84,10 @@ class RoIExtractor(nn.Module):
         return found
 
 
-class Coder:
-    """mmdet's box coder, with clipping to a size that is a tensor."""
-
-    def __init__(self, coder: Any) -> None:
-        self.coder = coder
-        self.encode_size = coder.encode_size
-
-    def decode(self, anchors: Tensor, deltas: Tensor, max_shape: Tensor) -> Tensor:
-        """Decode anchors and deltas (N, 4) to boxes (N, 4), clipped to height and width."""
-        boxes = self.coder.decode(anchors, deltas)
-        if not self.coder.clip_border:
-            return boxes
-        return boxes.clamp(min=0).minimum(max_shape[[1, 0, 1, 0]].to(boxes.dtype))
+def _clipped(decode: Callable, anchors: Tensor, deltas: Tensor, max_shape: Tensor) -> Tensor:
+    """Decode anchors and deltas (N, 4) to boxes (N, 4), clipped to height and width, a tensor."""
+    boxes = decode(anchors, deltas)
+    return boxes.clamp(min=0).minimum(max_shape[[1, 0, 1, 0]].to(boxes.dtype))
 
 
 class Pad(nn.Module):
@@ -136,8 +128,9 @@ class Detector(nn.Module):
             for key, child in module._modules.items():
                 if isinstance(child, SingleRoIExtractor):
                     setattr(module, key, RoIExtractor(child))
-            if hasattr(module, 'bbox_coder'):
-                module.bbox_coder = Coder(module.bbox_coder)
+            coder = getattr(module, 'bbox_coder', None)
+            if getattr(coder, 'clip_border', False):
+                coder.decode = partial(_clipped, coder.decode)
         preprocessor = model.data_preprocessor
         self.pad = Pad(preprocessor.pad_size_divisor, float(preprocessor.pad_value))
         self.with_masks = model.with_mask

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
@@ -13,7 +14,7 @@ from mmengine.config import Config
 from mmengine.utils import digit_version, to_2tuple
 from torch import Tensor, nn
 
-from ..analysis.networks import Preprocessing, backbone_of, preprocessing
+from ..analysis.networks import Preprocessing, preprocessing
 from ..engine.building import image_channels
 from ..engine.config import type_name
 from ..errors import UsageError, first_line
@@ -44,34 +45,25 @@ class Normalise(nn.Module):
 
 
 class Segmentor(nn.Module):
-    """mmseg segmentor from normalised images to logits of their size."""
+    """mmseg segmentor from normalised images (B, 3, H, W) to logits (B, classes, H, W)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = with_any_size(copy.deepcopy(model))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, classes, H, W) for images (B, 3, H, W)."""
         logits = self.model.decode_head(self.model.extract_feat(images))
         corners = self.model.align_corners
         return F.interpolate(logits, images.shape[2:], mode='bilinear', align_corners=corners)
 
 
-class AdaptiveAvgPool(nn.Module):
-    """``nn.AdaptiveAvgPool2d`` as two matmuls, for maps of any size.
+def adaptive_avg_pool(bins: Tuple[int, int], x: Tensor) -> Tensor:
+    """``F.adaptive_avg_pool2d`` as two matmuls, for maps of any size.
 
     ONNX has no adaptive pooling, and torch's exporter decomposes it for one size only. Bin i of k
     is the mean of the positions from ``floor(i L / k)`` up to ``ceil((i + 1) L / k)`` of L.
     """
-
-    def __init__(self, bins: Tuple[int, int]) -> None:
-        super().__init__()
-        self.bins = bins
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = _bins(x.shape[2], self.bins[0], x)
-        columns = _bins(x.shape[3], self.bins[1], x)
-        return rows @ x @ columns.T
+    return _bins(x.shape[2], bins[0], x) @ x @ _bins(x.shape[3], bins[1], x).T
 
 
 def _bins(length: int, bins: int, like: Tensor) -> Tensor:
@@ -85,20 +77,19 @@ def _bins(length: int, bins: int, like: Tensor) -> Tensor:
 
 
 def with_any_size(model: nn.Module) -> nn.Module:
-    """Replace modules of an mmseg model that the exporter would fix to one size.
+    """Change modules of an mmseg model that the exporter would fix to one size.
 
     mmseg's ``Upsample`` computes the size itself, in floating point: the file would give wrong
     results at other sizes, without an error.
     """
     from mmseg.models.utils import Upsample
 
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is nn.AdaptiveAvgPool2d:
-                setattr(module, name, AdaptiveAvgPool(to_2tuple(child.output_size)))
-            elif type(child) is Upsample and not child.size and child.scale_factor % 1 == 0:
-                arguments = child.scale_factor, child.mode, child.align_corners
-                setattr(module, name, nn.Upsample(None, *arguments))
+    for module in model.modules():
+        if type(module) is nn.AdaptiveAvgPool2d:
+            module.forward = partial(adaptive_avg_pool, to_2tuple(module.output_size))
+        elif type(module) is Upsample and not module.size and module.scale_factor % 1 == 0:
+            options = dict(mode=module.mode, align_corners=module.align_corners)
+            module.forward = partial(F.interpolate, scale_factor=module.scale_factor, **options)
     return model
 
 
@@ -111,7 +102,7 @@ def exportable(model: nn.Module, name: str) -> nn.Module:
     channels = image_channels(model)
     if channels != 3:
         raise UsageError(f'{name} takes images of {channels} channels; export supports only 3')
-    if backbone_of(model) is model:
+    if not hasattr(model, 'backbone'):  # it is one
         return model
     head = getattr(model, 'decode_head', None)
     cascade = isinstance(head, nn.ModuleList)
@@ -170,7 +161,7 @@ def facts(
         preprocess=json.dumps(preprocess),
         mmrest_version=__version__,
     )
-    dataset, _, metainfo = tested_dataset(cfg)
+    dataset, metainfo = tested_dataset(cfg)
     if trained is not None and (trained.get('classes') or metainfo.get('classes')):
         found['classes'] = json.dumps(classes_of(cfg, trained, metainfo)[0])
     for step in dataset.get('pipeline', ()):

@@ -98,7 +98,7 @@ class Inferencer:
             use_tta(cfg)
         scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
         with _BUILDING, scope:
-            dataset, kind, metainfo = tested_dataset(cfg)
+            dataset, metainfo = tested_dataset(cfg)
             check_model(cfg)
             model = MODELS.build(cfg.model)
             network = model.module if isinstance(model, BaseTTAModel) else model
@@ -106,10 +106,7 @@ class Inferencer:
             with explained('the test pipeline cannot be built'):
                 self._loader, self._pipeline = _pipeline(cfg, dataset.get('pipeline'))
         self.classes, palette = classes_of(cfg, meta, metainfo)
-        # Not from the class: in Python 3.8, Generic.__new__ hides the arguments of datasets.
-        parameters = inspect.signature(kind.__init__).parameters if kind else {}
-        default = getattr(parameters.get('reduce_zero_label'), 'default', False)
-        self.reduces_zero_label = bool(dataset.get('reduce_zero_label', default))
+        self.reduces_zero_label = metainfo['reduce_zero_label']
         self.is_segmentor = is_segmentor(cfg)
         if len(self.classes) == getattr(network, 'out_channels', None) == 1:
             self.classes.insert(0, 'background')  # which a segmentor with one channel predicts
@@ -309,8 +306,8 @@ def _shapes(data: dict) -> List[torch.Size]:
     return [i.shape for i in (inputs if isinstance(inputs, list) else [inputs])]
 
 
-def tested_dataset(cfg: Config) -> Tuple[dict, Optional[type], dict]:
-    """Return the config of the test dataset, also inside wrappers, its class and its metainfo."""
+def tested_dataset(cfg: Config) -> Tuple[dict, dict]:
+    """Return the config of the test dataset, also inside wrappers, and its metainfo."""
     parts = (part for _, part in dicts(cfg.get('test_dataloader'), 'test_dataloader'))
     dataset = next((part for part in parts if part.get('pipeline')), {})
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
@@ -324,7 +321,11 @@ def tested_dataset(cfg: Config) -> Tuple[dict, Optional[type], dict]:
                 'list of names nor a file with one per line'
             )
         metainfo['classes'] = list_from_file(classes)
-    return dataset, kind, metainfo
+    # Not from the class: in Python 3.8, Generic.__new__ hides the arguments of datasets.
+    parameters = inspect.signature(kind.__init__).parameters if kind else {}
+    default = getattr(parameters.get('reduce_zero_label'), 'default', False)
+    metainfo['reduce_zero_label'] = bool(dataset.get('reduce_zero_label', default))
+    return dataset, metainfo
 
 
 def _pipeline(cfg: Config, steps: Optional[List[dict]]) -> Tuple[Callable, Compose]:

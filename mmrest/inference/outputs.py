@@ -37,7 +37,6 @@ class Outputs(NamedTuple):
 
     @property
     def json(self) -> Path:
-        """The JSON file."""
         return self.folder / 'predictions.json'
 
     @property
@@ -46,7 +45,6 @@ class Outputs(NamedTuple):
         return [self.folder / 'vis', self.folder / 'preds', self.json]
 
     def vis(self, source: Input) -> Path:
-        """Return the visualization of an input."""
         return self.folder / 'vis' / (source.name + ('.mp4' if source.is_video else '.jpg'))
 
     def label_map(self, source: Input, frame: Optional[int] = None) -> Path:

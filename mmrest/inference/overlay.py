@@ -199,8 +199,7 @@ def _of_regions(
         y, x = np.unravel_index(distance.argmax(), distance.shape)
         if distance[y, x] < line / 2:  # a label would hide it
             continue
-        box = (float(x), float(y), float(x), float(y))
-        label = _Label(classes[index], box, palette[index], reach=3 * line)
+        label = _Label(classes[index], (x, y, x, y), palette[index], reach=3 * line)
         found.append((distance[y, x], label))
     return [label for _, label in sorted(found, key=lambda pair: -pair[0])]
 
@@ -227,17 +226,11 @@ def _draw_instances(
 
 def _shades(instances: Any, palette: Sequence[RGB]) -> List[RGB]:
     """Return the colours of instances, lighter for each overlapping one of the same class."""
-    boxes, labels = instances.bboxes.tolist(), instances.labels.tolist()
-    found: List[RGB] = []
-    steps: List[int] = []
-    for number, (box, label) in enumerate(zip(boxes, labels)):
-        taken = {
-            steps[other]
-            for other in range(number)
-            if labels[other] == label and overlap(box, boxes[other])
-        }
-        step = next(step for step in range(len(taken) + 1) if step not in taken)
-        steps.append(step)
+    found, earlier = [], []
+    for box, label in zip(instances.bboxes.tolist(), instances.labels.tolist()):
+        taken = {step for b, k, step in earlier if k == label and overlap(box, b)}
+        step = min(set(range(len(taken) + 1)) - taken)
+        earlier.append((box, label, step))
         share = min(step, 3) / 6
         found.append(tuple(round(c + share * (255 - c)) for c in palette[label]))
     return found

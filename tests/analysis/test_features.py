@@ -4,12 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmrest.analysis.features import (
-    half_share,
-    principal_components,
-    receptive_fields,
-    squared_gradients,
-)
+from mmrest.apis import principal_components, receptive_fields
 from tests.models.networks import FAMILIES, randomised, tiny
 
 
@@ -40,10 +35,9 @@ def test_random_signs_measure_every_channel():
     network, image = Convolutions(), torch.randn(1, 3, 8, 8)
     middle = torch.autograd.functional.jacobian(lambda x: network(x)[1][0, :, 2, 2], image)
     expected = middle.square().sum((0, 1, 2))
-    squares = [squared_gradients(network, image, seed)[1] for seed in range(600)]
-    found = torch.stack(squares).mean(0)
-    assert (found - expected).abs().max() / expected.max() < 0.2
-    assert (found - expected).sum().abs() / expected.sum() < 0.1
+    strength = receptive_fields(network, [image] * 600)[1].strength
+    difference = strength.square() - expected / expected.max()
+    assert difference.abs().max() < 0.2
 
 
 @pytest.mark.parametrize('family', FAMILIES)
@@ -56,9 +50,15 @@ def test_of_our_backbones(family):
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_half_share():
-    assert half_share(torch.ones(10, 10)) == 0.5
-    assert half_share(torch.tensor([[0.0, 9], [1, 0]])) == 0.25
+@pytest.mark.parametrize('weights, half', [(torch.ones(10, 10), 0.5),
+                                           (torch.tensor([[0.0, 3], [1, 0]]), 0.25)])  # fmt: skip
+def test_half(weights, half):
+    """The smallest fraction of the pixels that holds half of the squares."""
+    (field,) = receptive_fields(
+        lambda image: [(image * weights).sum().view(1, 1, 1, 1)],
+        [torch.ones(1, 3, *weights.shape)],
+    )
+    assert field.half == half and torch.equal(field.strength.float(), weights / weights.max())
 
 
 def test_known_components():
