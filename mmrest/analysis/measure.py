@@ -95,7 +95,11 @@ class AttentionOnly(nn.Module):
 
 
 class Step:
-    """A forward, or a forward and backward pass, of a job's network on random images."""
+    """A forward, or a forward and backward pass, of a job's network on random images.
+
+    Raises:
+        UsageError: unknown network name.
+    """
 
     def __init__(self, job: Job) -> None:
         torch.manual_seed(0)
@@ -145,7 +149,9 @@ def seconds(jobs: Sequence[Job], repeats: int) -> Dict[str, List[float]]:
     """Return job name -> times in seconds, of interleaved steps, after one to warm up.
 
     Each job has its own process, so that it cannot reuse memory that another one has freed.
-    UsageError is raised if the system killed a process, which it does if memory runs out.
+
+    Raises:
+        UsageError: the system killed a process, which it does if memory runs out.
     """
     times: Dict[str, List[float]] = {job.name: [] for job in jobs}
     with ExitStack() as stack:
@@ -209,9 +215,10 @@ def gpu_seconds(job: Job) -> float:
 def memory(job: Job) -> Dict[str, Optional[float]]:
     """Return the memory of a job in this process, in MB; see :func:`in_process`.
 
-    ``peak`` is that of the process, or of its allocations on the GPU; for an attention, the growth
-    during the step; None if the system does not report it. ``saved`` is by autograd for the
-    backward pass, without parameters and inputs.
+    Returns:
+        ``peak``: the peak of the process, or of its allocations on the GPU; for an attention, the
+        growth during the step; None if the system does not report it. ``saved``: by autograd for
+        the backward pass, without parameters and inputs.
     """
     on_gpu, is_attention = job.device == 'cuda', job.network in ATTENTIONS
     if is_attention:

@@ -64,8 +64,10 @@ class Preprocessing(NamedTuple):
 def network_config(network: str, cfg_options: Optional[Dict[str, Any]] = None) -> Config:
     """Return the config of a network: a path or name of a config, or a name in :data:`BACKBONES`.
 
-    Values in `cfg_options`, by dotted key, override the config's. UsageError is raised for an
-    unknown name, a missing file, or a value that does not fit.
+    Values in `cfg_options`, by dotted key, override the config's.
+
+    Raises:
+        UsageError: unknown name, missing file, or a value that does not fit.
     """
     if network in BACKBONES:
         scope = 'mmdet' if network in PEERS else 'mmengine'

@@ -14,8 +14,8 @@ from mmengine.config import Config
 
 from ..checkpoint import write_atomically
 from ..engine.config import accumulation, total_batch_size
-from ..inference.sheets import draw_panel
 from ..inference.inputs import unique_names
+from ..inference.sheets import draw_panel
 from ..version import __version__
 from .curves import default_keys, draw_curves, title_of
 from .evaluation import Evaluation
