@@ -4,7 +4,7 @@ Names and the order of arguments match mmcv's ``csrc/pytorch/pybind.cpp``. Like 
 functions, most of them write their results into tensors that the caller allocated. Forward and
 backward run on every device that torchvision supports. Half precision is computed in float32.
 
-The file is loaded under the name ``mmcv._ext``, so it must not use relative imports.
+The file is imported under the name ``mmcv._ext``, so it must not use relative imports.
 """
 
 import functools
