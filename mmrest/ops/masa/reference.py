@@ -4,7 +4,8 @@ from typing import Tuple
 
 from torch import Tensor
 
-from .tables import PositionTables, cached_full_decay, rotated
+from ..rotary import rotate
+from .tables import PositionTables, cached_full_decay
 
 
 def masa_full_reference(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
@@ -29,7 +30,7 @@ def masa_axial_reference(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables
 
 def _rotated(q: Tensor, k: Tensor, tables: PositionTables) -> Tuple[Tensor, Tensor]:
     """Return rotated queries, and keys scaled and rotated, in the order of the official code."""
-    return rotated(q, tables), rotated(k * k.shape[-1] ** -0.5, tables)
+    return rotate(q, tables.cos_sin), rotate(k * k.shape[-1] ** -0.5, tables.cos_sin)
 
 
 def _decayed_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:

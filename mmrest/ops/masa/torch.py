@@ -11,8 +11,8 @@ from torch.autograd.function import FunctionCtx
 from ..autograd import autocast_off, differentiable_once, without_autocast
 from ..blocks import block_elements
 from ..dispatch import in_graph
-from ..rotary import Rotate
-from .tables import PositionTables, full_decay, rotated
+from ..rotary import Rotate, rotate
+from .tables import PositionTables, full_decay
 
 
 def masa_axial_fused(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
@@ -31,7 +31,7 @@ def _axes(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
 
 def masa_axial_in_graphs(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
     """Return axial MaSA in standard ops, for compilers and exporters."""
-    return _axes(rotated(q, tables), rotated(k, tables), v, tables)
+    return _axes(rotate(q, tables.cos_sin), rotate(k, tables.cos_sin), v, tables)
 
 
 def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
 def masa_full_in_graphs(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
     """Return full MaSA in standard ops, for compilers and exporters."""
     decay = full_decay(tables.decay_h, tables.decay_w)
-    q, k = rotated(q, tables), rotated(k, tables)
+    q, k = rotate(q, tables.cos_sin), rotate(k, tables.cos_sin)
     flat = (x.flatten(1, 2)[:, None] for x in (q, k, v))
     return _fused_attention(*flat, decay).reshape(v.shape)
 
