@@ -10,8 +10,7 @@ from ..blocks import DEVICE_BLOCK_ELEMENTS, refuse_unless_small
 from ..dispatch import Implementation, Operation, always, refuse_in_graphs
 from ..gpu import run_operator, triton_implementation
 from ..trust import Candidate, filled
-from .reference import EPS, emsa_reference
-from .torch import BlockwiseEMSA, emsa_in_graphs
+from .torch import EPS, BlockwiseEMSA, emsa_in_graphs, emsa_reference
 
 
 def emsa(
