@@ -12,8 +12,7 @@ from torch import Tensor, linspace, tensor
 
 from ..blocks import refuse_unless_small
 from ..dispatch import Implementation, Operation, always, refuse_in_graphs
-from ..gpu import run_operator, triton_implementation
-from ..trust import Candidate, filled
+from ..gpu import Candidate, filled, run_operator, triton_implementation
 from .tables import PositionTables, position_tables
 from .torch import (
     masa_axial_fused,
