@@ -73,7 +73,7 @@ def named(wrapped: nn.Module) -> Dict[str, Tensor]:
 
 
 def _bare(name: str) -> str:
-    for wrapper in ('_orig_mod.', '_fsdp_wrapped_module.', 'module.'):
+    for wrapper in ('_orig_mod.', '_fsdp_wrapped_module.', 'module.', 'network.'):
         name = name.replace(wrapper, '')
     return name
 
@@ -93,9 +93,6 @@ class Replica(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-
-    def named_parameters(self, *args, **kwargs):
-        return self.network.named_parameters(*args, **kwargs)
 
     def forward(self, x):
         return _replica_of(self.network)(x)
