@@ -15,7 +15,6 @@ import mmcv
 from . import float32  # noqa: F401, registers
 
 ENVIRONMENT_VARIABLE = 'MMREST_OPERATORS'
-CHOICES = ('auto', 'off')
 
 _FOLDER = Path(__file__).parent
 
@@ -27,8 +26,8 @@ def install() -> None:
         ValueError: the environment variable is not ``auto`` or ``off``.
     """
     choice = os.environ.get(ENVIRONMENT_VARIABLE) or 'auto'
-    if choice not in CHOICES:
-        raise ValueError(f'{ENVIRONMENT_VARIABLE} is {choice!r}; use {" or ".join(CHOICES)}')
+    if choice not in ('auto', 'off'):
+        raise ValueError(f'{ENVIRONMENT_VARIABLE} is {choice!r}; use auto or off')
     # Without torchvision mmcv has no ops, and there must be no spec: mmengine looks for it before
     # it imports mmcv.ops.
     if choice == 'auto' and importlib.util.find_spec('torchvision') is not None:

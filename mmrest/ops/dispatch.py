@@ -106,7 +106,7 @@ def use_backend(name: Optional[str]) -> Iterator[None]:
 
 @contextmanager
 def exactly_backend(name: Optional[str]) -> Iterator[None]:
-    """Use a result of :func:`chosen_backend` inside the context; None forces no backend."""
+    """Use a result of :func:`forced_backend` inside the context; None forces no backend."""
     before, _choice.name = _choice.name, name
     try:
         yield
@@ -122,11 +122,6 @@ def observed() -> Iterator[List[Tuple[str, Optional[str]]]]:
         yield _choice.observed
     finally:
         _choice.observed = before
-
-
-def chosen_backend() -> Optional[str]:
-    """Return the backend that :func:`use_backend` has set in this thread, or None."""
-    return _choice.name
 
 
 def _checked(name: str, origin: str) -> str:

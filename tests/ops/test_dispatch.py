@@ -37,8 +37,8 @@ def test_forced(halved, monkeypatch):
         with pytest.raises(ValueError, match="halved: the backend 'torch' cannot run: 5 is"):
             halved(5)
         with use_backend(None):
-            chosen = dispatch.chosen_backend()
-            assert dispatch.forced_backend() == chosen == 'torch'
+            chosen = dispatch.forced_backend()
+            assert chosen == 'torch'
         with use_backend('reference'):
             assert halved(4) == ('plain', 2)
             with dispatch.exactly_backend(chosen):
