@@ -34,10 +34,8 @@ from ..tiles import (
 def warps(capability: int, backward: bool) -> int:
     """Return the warps of a program instance, enough for its tile to fit into their registers.
 
-    Args:
-        capability: major number of the GPU's compute capability. On Hopper (9), 4 warps spill few
-            registers in the forward pass; elsewhere they spill many.
-        backward: warps for the backward pass.
+    On GPUs of compute capability 9.x (Hopper), 4 warps spill few registers in the forward pass; on
+    others they spill many.
     """
     return 4 if capability == 9 and not backward else 8
 
