@@ -13,7 +13,8 @@ from mmrest import operators
 @pytest.fixture
 def before_import(monkeypatch):
     """Process without imported mmrest and ops."""
-    monkeypatch.setattr(mmcv, '__path__', mmcv.__path__[:1])
+    own = [folder for folder in mmcv.__path__ if folder != str(operators._FOLDER)]
+    monkeypatch.setattr(mmcv, '__path__', own)
     monkeypatch.delitem(sys.modules, 'mmcv._ext', raising=False)
     monkeypatch.delenv(operators.ENVIRONMENT_VARIABLE, raising=False)
     if importlib.util.find_spec('mmcv._ext') is not None:
