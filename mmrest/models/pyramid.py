@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import CheckpointError, Weights, match
-from ..ops.dispatch import chosen_backend, exactly_backend, in_graph
+from ..ops.dispatch import exactly_backend, forced_backend, in_graph
 from .arch import Arch, Rate, check, is_number, resolve_arch
 from .layers import channels_first, channels_last
 from .pretrained import InitCfg, StrictPretrained, check_init_cfg
@@ -289,7 +289,7 @@ def recognised(weights: Weights, networks: Mapping[str, PyramidBackbone]) -> Lis
 
 def _checkpoint(block: nn.Module, *inputs: Tensor) -> Tensor:
     """Call a block and recompute it in the backward pass, with the same backend."""
-    backend = chosen_backend()
+    backend = forced_backend()
 
     def run(*inputs: Tensor) -> Tensor:
         with exactly_backend(backend):

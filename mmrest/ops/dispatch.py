@@ -4,11 +4,12 @@ An operation lists its implementations in order of preference; the last one alwa
 implementation can refuse inputs; the reason is logged once, at debug level, under ``mmrest.ops``.
 """
 
+import functools
 import logging
 import os
 import threading
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -34,7 +35,8 @@ class Implementation(NamedTuple):
 
     backend: str  # one of BACKENDS
     run: Callable[..., Tensor]
-    refusal: Callable[..., Optional[str]]  # arguments of `run` -> why it cannot run, or None
+    # Arguments of `run` -> why it cannot run, or None; by default, it supports all inputs.
+    refusal: Callable[..., Optional[str]] = lambda *_: None
 
 
 class Operation:
@@ -43,7 +45,6 @@ class Operation:
     def __init__(self, name: str, implementations: Sequence[Implementation]) -> None:
         self.name = name
         self.implementations = tuple(implementations)
-        self._logged: Set[Tuple[str, str]] = set()
 
     def __call__(self, *args: Any) -> Tensor:
         """Run the first implementation that supports the arguments, or the forced one.
@@ -62,17 +63,16 @@ class Operation:
             if reason is None:
                 return run(*args)
             reasons.append(reason)
-            self._log(backend, reason)
+            if not is_compiling() and _logger.isEnabledFor(logging.DEBUG):
+                _log_once(self.name, backend, reason)
         known = ', '.join(backend for backend, _, _ in self.implementations)
         why = '; '.join(reasons) or f'it has {known}'
         raise ValueError(f'{self.name}: the backend {forced!r} cannot run: {why}')
 
-    def _log(self, backend: str, reason: str) -> None:
-        if is_compiling() or not _logger.isEnabledFor(logging.DEBUG):
-            return
-        if (backend, reason) not in self._logged:
-            self._logged.add((backend, reason))
-            _logger.debug('%s: %s cannot run: %s', self.name, backend, reason)
+
+@functools.lru_cache(maxsize=None)
+def _log_once(name: str, backend: str, reason: str) -> None:
+    _logger.debug('%s: %s cannot run: %s', name, backend, reason)
 
 
 def forced_backend() -> Optional[str]:
@@ -106,7 +106,7 @@ def use_backend(name: Optional[str]) -> Iterator[None]:
 
 @contextmanager
 def exactly_backend(name: Optional[str]) -> Iterator[None]:
-    """Use a result of :func:`chosen_backend` inside the context; None forces no backend."""
+    """Use a result of :func:`forced_backend` inside the context; None forces no backend."""
     before, _choice.name = _choice.name, name
     try:
         yield
@@ -124,19 +124,10 @@ def observed() -> Iterator[List[Tuple[str, Optional[str]]]]:
         _choice.observed = before
 
 
-def chosen_backend() -> Optional[str]:
-    """Return the backend that :func:`use_backend` has set in this thread, or None."""
-    return _choice.name
-
-
 def _checked(name: str, origin: str) -> str:
     if name not in BACKENDS:
         raise ValueError(f'{origin}: unknown backend {name!r}; choose one of {BACKENDS}')
     return name
-
-
-def always(*_: Any) -> None:
-    """Return None: the refusal of an implementation that supports all inputs."""
 
 
 def is_compiling() -> bool:

@@ -17,25 +17,15 @@ def rotary_frequencies(dim: int) -> Tensor:
     return 1.0 / 10000 ** torch.linspace(0, 1, dim // 2, device='cpu', dtype=torch.float32)
 
 
-def rotary_tables(frequencies: Tensor, tokens: int) -> Tuple[Tensor, Tensor]:
-    """Return sine and cosine of ``position * frequency``, (tokens, d) each.
+def rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
+    """Rotate pairs of neighbouring channels of (B, H, W, n, d) by angles (H, W, d / 2, 2).
 
-    Pairs of channels share one of the `frequencies` (d / 2,), in radians per position.
+    It is computed in the wider of the two dtypes, and the result has that of `x`.
     """
-    position = torch.arange(tokens, device=frequencies.device, dtype=frequencies.dtype)
-    angle = position[:, None] * frequencies.repeat_interleave(2)
-    return angle.sin(), angle.cos()
-
-
-def rotate(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """Rotate each pair of neighbouring channels of `x` (..., d) by its angle.
-
-    Sine and cosine broadcast to `x`. It is computed in the wider of the two dtypes, and the result
-    has that of `x`.
-    """
+    cos, sin = cos_sin[:, :, None].unbind(-1)
     even, odd = x[..., ::2], x[..., 1::2]
-    rotated_half = torch.stack((-odd, even), dim=-1).flatten(-2)
-    return (x * cos + rotated_half * sin).to(x.dtype)
+    rotated = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1)
+    return rotated.flatten(-2).to(x.dtype)
 
 
 class Rotate(Function):
@@ -56,7 +46,7 @@ class Rotate(Function):
 
 
 def rotate_pairs(x: Tensor, cos_sin: Tensor, backward: bool = False) -> Tensor:
-    """Rotate pairs of channels of (B, H, W, n, d) by angles (H, W, d / 2, 2), or back."""
+    """Rotate pairs of channels as :func:`rotate` does, or back."""
     wide = torch.promote_types(x.dtype, torch.float32)
     pairs = x.to(wide).unflatten(-1, (-1, 2))
     # Complex numbers need adjacent parts, at even offsets.

@@ -1,23 +1,201 @@
-"""The same outputs and gradients under every wrapper, at a size above every threshold."""
+"""The same outputs and gradients under every wrapper, at a size above every threshold.
+
+As a program it is one process of a distributed run, ``test_wrappers RANK WORLD FILE``: it steps
+with every wrapper of :data:`DISTRIBUTED` and saves what :func:`step` gives.
+"""
 
 import contextlib
 import functools
 import itertools
 import math
 import subprocess
+import sys
+from datetime import timedelta
+from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 import pytest
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from mmrest import RMT, ResT
-from mmrest.ops import use_backend
-from mmrest.ops.blocks import block_elements
+from mmrest.engine.distributed import wrap_blocks
+from mmrest.models.rest import Block as ResTBlock
+from mmrest.models.rmt import Block as RMTBlock
+from mmrest.ops import blocks, use_backend
 from tests.forks import warm_folder
-from tests.models import wrapped
+from tests.models.networks import randomised
 from tests.ops.exactness import FEW
 from tests.runs import ROOT
-from tests.torch_versions import needs_torch
+from tests.torch_versions import VERSION, needs_torch
+
+ARCH = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
+ARCHS = {ResT: ARCH, RMT: dict(ARCH, axial=(True, True, False, False))}
+SIZE = 192, 208
+BLOCK_ELEMENTS = 2**13
+"""So few that images of this size are above every threshold: their maps are made in blocks."""
+
+RATE = 1e3
+"""Of learning, so large that the weights after a step are the gradients."""
+
+
+class Step(NamedTuple):
+    """Outputs of a network, and its weights after a step of plain gradient descent."""
+
+    outputs: Tuple[Tensor, ...]
+    weights: Dict[str, Tensor]
+
+
+def network_of(family, dtype=torch.float64, **options):
+    """Return a network in training mode, with the same changed weights for a family."""
+    torch.manual_seed(5)
+    return randomised(family(ARCHS[family], **options).train()).to(dtype)
+
+
+def images():
+    """One batch."""
+    return torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(7))
+
+
+def step(wrapped: nn.Module, weights_of: Callable[[nn.Module], Dict[str, Tensor]]) -> Step:
+    """Forward, backward, and a step of the optimizer."""
+    optimizer = torch.optim.SGD(wrapped.parameters(), RATE)
+    dtype = next(wrapped.parameters()).dtype
+    outputs = wrapped(images().to(dtype))
+    # A mean of the plain outputs would be constant behind a layer norm.
+    loss = sum((output.to(dtype) * output.detach().to(dtype).cos()).sum() for output in outputs)
+    loss.backward()
+    optimizer.step()
+    return Step(tuple(output.detach() for output in outputs), weights_of(wrapped))
+
+
+def named(wrapped: nn.Module) -> Dict[str, Tensor]:
+    """Copies of the parameters, under the names of the bare network."""
+    return {
+        _bare(name): parameter.detach().clone() for name, parameter in wrapped.named_parameters()
+    }
+
+
+def _bare(name: str) -> str:
+    for wrapper in ('_orig_mod.', '_fsdp_wrapped_module.', 'module.', 'network.'):
+        name = name.replace(wrapper, '')
+    return name
+
+
+def _sharded(wrapped: FSDP) -> Dict[str, Tensor]:
+    with FSDP.summon_full_params(wrapped):
+        return named(wrapped)
+
+
+def _unsharded(wrapped: nn.Module) -> Dict[str, Tensor]:
+    return {name: tensor.full_tensor() for name, tensor in named(wrapped).items()}
+
+
+class Replica(nn.Module):
+    """The network in DataParallel: copies whose parameters are not leaves."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return _replica_of(self.network)(x)
+
+
+def _replica_of(module: nn.Module) -> nn.Module:
+    """Copy of a module like torch's `replicate` on a second GPU."""
+    replica = module._replicate_for_data_parallel()
+    for name, child in module._modules.items():
+        replica._modules[name] = None if child is None else _replica_of(child)
+    for name, parameter in module._parameters.items():
+        setattr(replica, name, None if parameter is None else parameter.view_as(parameter))
+    return replica
+
+
+class LowRank(nn.Linear):
+    """LoRA of a linear layer: adds a low-rank product, initialised to 0."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer.in_features, layer.out_features)
+        self.weight, self.bias = layer.weight, layer.bias
+        self.down = nn.Linear(layer.in_features, 2, bias=False)
+        self.up = nn.Linear(2, layer.out_features, bias=False)
+        self.to(layer.weight.dtype)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.up(self.down(x))
+
+
+def exchanged(network: nn.Module) -> nn.Module:
+    """The network with such layers for a projection and the first layer of an MLP."""
+    for block in network.blocks(1):
+        rest = isinstance(block, ResTBlock)
+        attention, mlp = (block.attn, block.mlp) if rest else (block.retention, block.ffn)
+        projection = 'q' if rest else 'q_proj'
+        setattr(attention, projection, LowRank(getattr(attention, projection)))
+        mlp.fc1 = LowRank(mlp.fc1)
+    return network
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    """Through the compiler's graph, forward and backward, without a C++ compiler behind it."""
+    torch._dynamo.reset()
+    return torch.compile(network, backend='aot_eager')
+
+
+LOCAL = {
+    'replica of DataParallel': Replica,
+    'torch.compile': compiled,
+    'AveragedModel': AveragedModel,
+    'layers exchanged': exchanged,
+}
+"""Wrappers inside one process."""
+
+
+def _fully_shard(network: nn.Module) -> nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = dist.device_mesh.init_device_mesh('cpu', (dist.get_world_size(),))
+    for module in network.modules():
+        if isinstance(module, (ResTBlock, RMTBlock)):
+            fully_shard(module, mesh=mesh)
+    return fully_shard(network, mesh=mesh)
+
+
+by_size = functools.partial(size_based_auto_wrap_policy, min_num_params=10_000)
+
+
+def _fsdp(network: nn.Module, use_orig_params: bool, policy: Callable = wrap_blocks) -> FSDP:
+    return FSDP(
+        network,
+        auto_wrap_policy=policy,
+        use_orig_params=use_orig_params,
+        device_id=torch.device('cpu'),
+    )
+
+
+DISTRIBUTED = {
+    'DDP': (DistributedDataParallel, named),
+    'FSDP, use_orig_params': (functools.partial(_fsdp, use_orig_params=True), _sharded),
+    'FSDP, flat parameters': (functools.partial(_fsdp, use_orig_params=False), _sharded),
+    'FSDP by size': (functools.partial(_fsdp, use_orig_params=True, policy=by_size), _sharded),
+    'fully_shard': (_fully_shard, _unsharded),
+}
+"""Distributed wrappers, and how to get the weights inside."""
+
+
+def missing(name: str) -> Optional[str]:
+    """Return why this torch cannot run a wrapper, or None."""
+    for wrapper, oldest in (('torch.compile', (2, 3)), ('FSDP', (2, 3)), ('fully_shard', (2, 7))):
+        if name.startswith(wrapper) and oldest > VERSION:
+            return f'torch {torch.__version__} has no {wrapper} that works here'
+    return None
+
 
 families = pytest.mark.parametrize('family', [ResT, RMT])
 TOLERANCE = 1e-6
@@ -28,7 +206,7 @@ TOLERANCE = 1e-6
 def plain(family, **options):
     """A step of the plain form of the bare network."""
     with use_backend('reference'):
-        return wrapped.step(wrapped.network_of(family, **options), wrapped.named)
+        return step(network_of(family, **options), named)
 
 
 def error(found, expected):
@@ -52,14 +230,14 @@ def assert_same(found, expected):
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr('mmrest.ops.blocks.CPU_BLOCK_ELEMENTS', wrapped.BLOCK_ELEMENTS)
+    monkeypatch.setattr('mmrest.ops.blocks.CPU_BLOCK_ELEMENTS', BLOCK_ELEMENTS)
 
 
 def test_the_size_is_above_every_threshold():
     """Some rows of the maps are computed at a time."""
-    stage_2, stage_3 = (math.prod(side // stride for side in wrapped.SIZE) for stride in (8, 16))
-    heads = wrapped.ARCH['num_heads']
-    limit = block_elements(torch.device('cpu'))
+    stage_2, stage_3 = (math.prod(side // stride for side in SIZE) for stride in (8, 16))
+    heads = ARCH['num_heads']
+    limit = blocks.block_elements(torch.device('cpu'))
     assert heads[1] * stage_2 * (stage_2 // 16) > 3 * limit  # EMSA, whose keys are reduced
     assert stage_3**2 > 2 * limit  # one head of full MaSA
 
@@ -69,21 +247,21 @@ def test_the_size_is_above_every_threshold():
     pytest.param(*case, marks=pytest.mark.slow)
     if case[0] == 'torch.compile' and case[1:] != (False, RMT)
     else case
-    for case in itertools.product(['alone', *wrapped.LOCAL], (False, True), (ResT, RMT))
+    for case in itertools.product(['alone', *LOCAL], (False, True), (ResT, RMT))
 ])  # fmt: skip
 def test_in_one_process(name, with_cp, family):
-    if wrapped.missing(name):
-        pytest.skip(wrapped.missing(name))
-    network = wrapped.network_of(family, with_cp=with_cp)
-    wrap = wrapped.LOCAL.get(name, lambda network: network)
-    assert_same(wrapped.step(wrap(network), wrapped.named), plain(family))
+    if missing(name):
+        pytest.skip(missing(name))
+    network = network_of(family, with_cp=with_cp)
+    wrap = LOCAL.get(name, lambda network: network)
+    assert_same(step(wrap(network), named), plain(family))
 
 
 @pytest.fixture(scope='module')
 def distributed(tmp_path_factory):
     """Results of two processes on the same batch."""
     path = tmp_path_factory.mktemp('distributed') / 'steps'
-    program = [warm_folder() / 'python', '-m', 'tests.models.wrapped']
+    program = [warm_folder() / 'python', '-m', 'tests.models.test_wrappers']
     processes = [
         subprocess.Popen(
             [*program, str(rank), '2', str(path)],
@@ -98,10 +276,10 @@ def distributed(tmp_path_factory):
 
 @families
 @pytest.mark.parametrize('with_cp', [False, True], ids=['', 'with_cp'])
-@pytest.mark.parametrize('name', wrapped.DISTRIBUTED)
+@pytest.mark.parametrize('name', DISTRIBUTED)
 def test_in_two_processes(name, with_cp, family, distributed):
-    if wrapped.missing(name):
-        pytest.skip(wrapped.missing(name))
+    if missing(name):
+        pytest.skip(missing(name))
     for steps in distributed:
         assert_same(steps[family.__name__, name, with_cp], plain(family))
 
@@ -110,15 +288,15 @@ def test_in_two_processes(name, with_cp, family, distributed):
 @pytest.mark.parametrize('frozen_stages', [0, 2])
 def test_frozen_stages(frozen_stages, family):
     options = dict(frozen_stages=frozen_stages)
-    found = wrapped.step(wrapped.network_of(family, **options), wrapped.named)
+    found = step(network_of(family, **options), named)
     assert_same(found, plain(family, **options))
 
 
 @families
 def test_layers_exchanged_learn(family):
     """Parameters added to a layer get gradients, too."""
-    network = wrapped.exchanged(wrapped.network_of(family))
-    _, weights = wrapped.step(network, wrapped.named)
+    network = exchanged(network_of(family))
+    _, weights = step(network, named)
     added = [weight for name, weight in weights.items() if name.endswith('up.weight')]
     assert len(added) == 2
     assert all(weight.norm() > 0 for weight in added)
@@ -136,7 +314,7 @@ def watched(network):
 @pytest.mark.parametrize('device, with_cp', [('cpu', False), ('cpu', True), ('meta', False)])
 def test_nothing_runs_twice(device, with_cp, family):
     """The backward pass calls no module again unless with_cp asks for it."""
-    network = wrapped.network_of(family, with_cp=with_cp).to(device)
+    network = network_of(family, with_cp=with_cp).to(device)
     seen = watched(network)
     outputs = network(torch.randn(1, 3, 64, 96, dtype=torch.float64, device=device))
     forward = len(seen)
@@ -147,9 +325,9 @@ def test_nothing_runs_twice(device, with_cp, family):
 @families
 def test_recomputation_keeps_the_backend_of_the_forward_pass(family):
     """In every backward pass."""
-    network = wrapped.network_of(family, with_cp=True)
+    network = network_of(family, with_cp=True)
     with use_backend('reference'):
-        outputs = network(wrapped.images().double())
+        outputs = network(images().double())
     for output in outputs:  # torch compares what is recomputed
         output.sum().backward(retain_graph=True)
 
@@ -157,7 +335,7 @@ def test_recomputation_keeps_the_backend_of_the_forward_pass(family):
 @needs_torch(2, 5, 'batched attention on a CPU')
 @families
 def test_transforms_of_torch_func(family):
-    network = wrapped.network_of(family).eval()
+    network = network_of(family).eval()
     images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
 
     def loss(image):
@@ -180,14 +358,14 @@ class Normed(nn.Sequential):
 @families
 @pytest.mark.parametrize('training', [False, True])
 def test_norms_of_queries_and_keys_under_autocast(family, training):
-    network = wrapped.network_of(family, torch.float32)
+    network = network_of(family, torch.float32)
     for module in list(network.modules()):
         for projection in {'q', 'k', 'q_proj', 'k_proj'} & dict(module.named_children()).keys():
             linear = getattr(module, projection)
             norm = nn.LayerNorm(linear.out_features)
             setattr(module, projection, Normed(linear, norm))
     with torch.autocast('cpu', torch.bfloat16), torch.set_grad_enabled(training):
-        outputs = network(wrapped.images())
+        outputs = network(images())
     assert all(output.isfinite().all() for output in outputs)
     if training:
         sum(output.float().sum() for output in outputs).backward()
@@ -198,7 +376,7 @@ def test_hooks_see_the_same_as_in_the_reference(family):
     """The same calls at any size, with the same values; and hooks change nothing."""
 
     def seen_by_hooks():
-        network, values = wrapped.network_of(family), {}
+        network, values = network_of(family), {}
         calls = watched(network)
         for name, module in network.named_modules():
             if not list(module.children()):
@@ -207,7 +385,7 @@ def test_hooks_see_the_same_as_in_the_reference(family):
                         {f'{name} in': inputs[0].detach(), f'{name} out': output.detach()}
                     )
                 )
-        found = wrapped.step(network, wrapped.named)
+        found = step(network, named)
         return found, list(calls), values
 
     found, calls, values = seen_by_hooks()
@@ -217,7 +395,7 @@ def test_hooks_see_the_same_as_in_the_reference(family):
     assert calls == expected_calls
     for name, value in expected.items():
         assert error(values[name], value) <= TOLERANCE, name
-    network = wrapped.network_of(family)
+    network = network_of(family)
     of_small_images = watched(network)
     network(torch.randn(1, 3, 32, 40, dtype=torch.float64))
     assert of_small_images == calls
@@ -235,8 +413,8 @@ def test_autocast(with_cp, family):
     for backend in (None, 'reference'):
         context = use_backend(backend) if backend else contextlib.nullcontext()
         with context, torch.autocast('cpu', torch.bfloat16):
-            network = wrapped.network_of(family, torch.float32, with_cp=with_cp)
-            steps.append(wrapped.step(network, wrapped.named))
+            network = network_of(family, torch.float32, with_cp=with_cp)
+            steps.append(step(network, named))
     ours, theirs = steps
     tensors = itertools.chain(
         zip(ours.outputs, theirs.outputs, exact.outputs),
@@ -247,3 +425,25 @@ def test_autocast(with_cp, family):
         allowed = times * error(their, truth) + torch.finfo(torch.bfloat16).eps
         # Beyond 1 there is nothing but rounding, as in the biases before a norm.
         assert error(our, truth) <= allowed or error(their, truth) > 1
+
+
+def main(rank: int, world: int, path: str) -> None:
+    """Steps with every distributed wrapper, with and without activation checkpointing."""
+    store = dist.FileStore(f'{path}.store', world)
+    dist.init_process_group(
+        'gloo', store=store, rank=rank, world_size=world, timeout=timedelta(minutes=5)
+    )
+    blocks.CPU_BLOCK_ELEMENTS = BLOCK_ELEMENTS
+    steps = {}
+    for family in (ResT, RMT):
+        for name, (wrap, weights_of) in DISTRIBUTED.items():
+            for with_cp in (False, True):
+                if not missing(name):
+                    wrapped = wrap(network_of(family, with_cp=with_cp))
+                    steps[family.__name__, name, with_cp] = tuple(step(wrapped, weights_of))
+    torch.save(steps, f'{path}.{rank}')
+    dist.destroy_process_group()
+
+
+if __name__ == '__main__':
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

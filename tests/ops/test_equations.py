@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmrest.ops import emsa, masa, position_tables
-from mmrest.ops.rotary import rotary_tables, rotate
+from mmrest.ops.rotary import rotate
 from tests.ops.attentions import emsa_inputs, frequencies_of, gammas, masa_inputs
 
 
@@ -77,7 +77,7 @@ def test_masa(backend, axial, height, width, gamma):
 
 
 def test_rotation_is_computed_in_the_tables_type():
-    sin, cos = rotary_tables(torch.tensor([1.0]), 66_800)
-    x = torch.randn(66_800, 2).half()
-    rotated = rotate(x, sin, cos)
-    assert torch.equal(rotated, rotate(x.float(), sin, cos).half())
+    tables = position_tables(torch.tensor([1.0]), torch.zeros(1), 200, 334)
+    x = torch.randn(1, 200, 334, 1, 2).half()
+    rotated = rotate(x, tables.cos_sin)
+    assert torch.equal(rotated, rotate(x.float(), tables.cos_sin).half())

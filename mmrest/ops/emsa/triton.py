@@ -34,10 +34,8 @@ from ..tiles import (
 def warps(capability: int, backward: bool) -> int:
     """Return the warps of a program instance, enough for its tile to fit into their registers.
 
-    Args:
-        capability: major number of the GPU's compute capability. On Hopper (9), 4 warps spill few
-            registers in the forward pass; elsewhere they spill many.
-        backward: warps for the backward pass.
+    On GPUs of compute capability 9.x (Hopper), 4 warps spill few registers in the forward pass; on
+    others they spill many.
     """
     return 4 if capability == 9 and not backward else 8
 
@@ -53,19 +51,11 @@ def emsa(
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute :func:`mmrest.ops.emsa.emsa` over several heads, as an operator.
 
-    Args:
-        q: queries, (B, n, N, d).
-        k: keys, (B, n, M, d).
-        v: values, (B, n, M, d_v).
-        mix_weight: weight of the convolution over heads, (n, n, 1, 1).
-        mix_bias: bias of that convolution, (n,); without effect.
-        eps: added to the variance in the instance norm.
-
     Returns:
         The result, (B, n, N, d_v), and for the backward pass, for each row of the maps, maximum
         and inverse sum of its softmax and the sum of its squared deviations; (B, n, N) each.
     """
-    outputs = out, m_i, r_i, squares = _outputs(q, v)
+    outputs = out, m_i, r_i, squares = _outputs(q, k, v)
     q, k, v = map(dense_channels, (q, k, v))
     heads, queries = q.shape[1:3]
     keys = k.shape[2]
@@ -79,8 +69,8 @@ def emsa(
     return outputs
 
 
-def _outputs(q: Tensor, v: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return uninitialised outputs of :func:`emsa`."""
+def _outputs(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return uninitialised outputs of :func:`emsa` for its arguments."""
     batch, heads, queries, _ = q.shape
     statistics = (q.new_empty(q.shape[:-1], dtype=wide_type(q)[0]) for _ in range(3))
     # Heads are adjacent for each token, as the output projection expects them.
@@ -88,11 +78,7 @@ def _outputs(q: Tensor, v: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 _operator = torch.library.custom_op('mmrest::emsa', emsa, mutates_args=())
-
-
-@_operator.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Any:
-    return _outputs(q, v)
+_operator.register_fake(_outputs)
 
 
 @torch.library.custom_op('mmrest::emsa_backward', mutates_args=())

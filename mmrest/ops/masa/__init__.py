@@ -11,12 +11,17 @@ from typing import Any, Optional, Tuple
 from torch import Tensor, linspace, tensor
 
 from ..blocks import refuse_unless_small
-from ..dispatch import Implementation, Operation, always, refuse_in_graphs
-from ..gpu import run_operator, triton_implementation
-from ..trust import Candidate, filled
-from .reference import masa_axial_reference, masa_full_reference
+from ..dispatch import Implementation, Operation, refuse_in_graphs
+from ..gpu import Candidate, filled, run_operator, triton_implementation
 from .tables import PositionTables, position_tables
-from .torch import masa_axial_fused, masa_axial_in_graphs, masa_full_blockwise, masa_full_in_graphs
+from .torch import (
+    masa_axial_fused,
+    masa_axial_in_graphs,
+    masa_axial_reference,
+    masa_full_blockwise,
+    masa_full_in_graphs,
+    masa_full_reference,
+)
 
 
 def masa(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables, axial: bool) -> Tensor:
@@ -83,8 +88,8 @@ _full = Operation(
         triton_implementation('full MaSA', 'masa', _full_kernel),
         Implementation('torch', masa_full_reference, _refuse_unless_small),
         Implementation('torch', masa_full_blockwise, refuse_in_graphs),
-        Implementation('torch', masa_full_in_graphs, always),
-        Implementation('reference', masa_full_reference, always),
+        Implementation('torch', masa_full_in_graphs),
+        Implementation('reference', masa_full_reference),
     ],
 )
 _axial = Operation(
@@ -92,7 +97,7 @@ _axial = Operation(
     [
         triton_implementation('axial MaSA', 'masa', _axial_kernel),
         Implementation('torch', masa_axial_fused, refuse_in_graphs),
-        Implementation('torch', masa_axial_in_graphs, always),
-        Implementation('reference', masa_axial_reference, always),
+        Implementation('torch', masa_axial_in_graphs),
+        Implementation('reference', masa_axial_reference),
     ],
 )

@@ -1,5 +1,6 @@
 """Decay of MaSA: gamma of each head, and position tables of decay and rotary embedding."""
 
+from dataclasses import dataclass
 from typing import Any, Dict, NamedTuple, Tuple
 
 import torch
@@ -7,20 +8,19 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..dispatch import are_static, constant_in_graphs, in_graph, is_compiling
-from ..rotary import rotary_frequencies, rotary_tables, rotate
+from ..rotary import rotary_frequencies
 
 
 class PositionTables(NamedTuple):
     """Tensors of MaSA that depend only on positions; see :func:`position_tables`."""
 
-    sin: Tensor  # H W d
-    cos: Tensor  # H W d
-    cos_sin: Tensor  # H W d/2 2, one angle per pair of channels
+    cos_sin: Tensor  # H W d/2 2, of one angle per pair of channels
     decay_h: Tensor  # n H H, logarithms
     decay_w: Tensor  # n W W
     log_gamma: Tensor  # n
 
 
+@dataclass(eq=False)
 class RelPos2d:
     """Position tables of the heads of a stage, cached for one size and device.
 
@@ -31,15 +31,14 @@ class RelPos2d:
     gamma is 1.
     """
 
-    def __init__(
-        self, head_dim: int, num_heads: int, a: float, b: float, decay: bool = True
-    ) -> None:
-        self.head_dim = head_dim
-        self.num_heads = num_heads
-        self.a = a
-        self.b = b
-        self.decay = decay
-        self._values = repr((head_dim, num_heads, a, b, decay))
+    head_dim: int
+    num_heads: int
+    a: float
+    b: float
+    decay: bool = True
+
+    def __post_init__(self) -> None:
+        self._values = repr(self)
         self._kept: Dict[Tuple[int, int, torch.device], PositionTables] = {}
 
     def __call__(self, height: int, width: int, device: torch.device) -> PositionTables:
@@ -60,7 +59,7 @@ class RelPos2d:
         # Tensors of inference mode cannot be used in a later training step.
         with torch.inference_mode(False):
             tables = self._make(height, width, device)
-        if type(tables.sin) is Tensor:  # not a tracer's proxy
+        if type(tables.cos_sin) is Tensor:  # not a tracer's proxy
             self._kept = {key: tables}
         return tables
 
@@ -83,12 +82,10 @@ def position_tables(
     The `frequencies` (d / 2,) are in radians per position; `log_gamma` (n,) is the logarithm of
     the decay per step, of each head.
     """
-    flat = rotary_tables(frequencies, height * width)
-    sin, cos = (table.unflatten(0, (height, width)) for table in flat)
+    options = dict(device=frequencies.device, dtype=frequencies.dtype)
+    angle = torch.arange(height * width, **options)[:, None] * frequencies
     return PositionTables(
-        sin,
-        cos,
-        torch.stack((cos[..., ::2], sin[..., ::2]), dim=-1),
+        torch.stack((angle.cos(), angle.sin()), dim=-1).unflatten(0, (height, width)),
         decay_table(log_gamma, height),
         decay_table(log_gamma, width),
         log_gamma,
@@ -134,8 +131,3 @@ def cached_full_decay(tables: PositionTables) -> Tensor:
 
 
 _full_decays = WeakIdKeyDictionary()
-
-
-def rotated(x: Tensor, tables: PositionTables) -> Tensor:
-    """Rotate queries or keys (B, H, W, n, d) by the angle of their token."""
-    return rotate(x, tables.sin[:, :, None], tables.cos[:, :, None])

@@ -45,19 +45,14 @@ def masa(
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Compute :func:`mmrest.ops.masa.masa` as an operator, which compiled graphs can contain.
 
-    Args:
-        q: queries, (B, H, W, n, d).
-        k: keys, (B, H, W, n, d).
-        v: values, (B, H, W, n, d_v).
-        cos_sin: see :class:`.PositionTables`.
-        log_gamma: logarithm of the decay per step, of each head, (n,).
-        axial: attend along each axis in turn instead of over all tokens.
+    The tables are ``cos_sin`` and ``log_gamma`` of :class:`.PositionTables`.
 
     Returns:
         The result, (B, H, W, n, d_v), and for the backward pass, the rotated queries and keys, the
         result of the first axis, and maximum and inverse sum of the softmax along each axis.
     """
-    outputs = out, rotated_q, rotated_k, middle, statistics = _outputs(q, k, v, axial)
+    outputs = _outputs(q, k, v, cos_sin, log_gamma, axial)
+    out, rotated_q, rotated_k, middle, statistics = outputs
     width, log_gamma = v.shape[2], log_gamma.to(statistics.dtype)
     with torch.cuda.device_of(q):  # where Triton launches kernels
         _launch_rotation(q, k, cos_sin, rotated_q, rotated_k)
@@ -69,9 +64,9 @@ def masa(
 
 
 def _outputs(
-    q: Tensor, k: Tensor, v: Tensor, axial: bool
+    q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, log_gamma: Tensor, axial: bool
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return uninitialised outputs of :func:`masa`."""
+    """Return uninitialised outputs of :func:`masa` for its arguments."""
     passes = 2 if axial else 1
     return (
         v.new_empty(v.shape),
@@ -83,11 +78,7 @@ def _outputs(
 
 
 _operator = torch.library.custom_op('mmrest::masa', masa, mutates_args=())
-
-
-@_operator.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, log_gamma: Tensor, axial: bool) -> Any:
-    return _outputs(q, k, v, axial)
+_operator.register_fake(_outputs)
 
 
 @torch.library.custom_op('mmrest::masa_backward', mutates_args=())
