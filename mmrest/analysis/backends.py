@@ -12,7 +12,7 @@ from torch.utils.benchmark import Timer
 from ..engine.devices import peak_memory_mb, reset_peak_memory
 from ..errors import first_line
 from ..ops import BACKENDS, observed, use_backend
-from ..ops.gpu import failures
+from ..ops.trust import failures
 from .measure import ATTENTIONS, Attention, AttentionOnly, Job
 
 CASES = {

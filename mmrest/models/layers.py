@@ -1,31 +1,19 @@
 """Layers of both families, on channels-last maps."""
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.autograd import autocast_dtype, autocast_off
+from ..ops import layer_norm
 from ..ops.dispatch import in_graph, is_compiling
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer norm of (..., C), for layers that autocast runs in half precision.
+    """torch's layer norm, but half precision stays so under autocast.
 
-    On GPUs, autocast casts the input to float32, and each layer casts the result back. Here, an
-    input in half precision is normalised as it is, with statistics in float32, and a result in
-    float32 is cast once for all layers. Compilers fuse these casts.
-
-    Under autocast in eager mode, the result has the dtype of autocast unless the input is float64.
+    For the inputs of linear layers; see :func:`mmrest.ops.norm.layer_norm`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        half = None if in_graph() else autocast_dtype(x.device)
-        if x.dtype is half:
-            weight, bias = self.weight.to(half), self.bias.to(half)
-            with autocast_off(x.device):
-                return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
-        out = super().forward(x)
-        return out.to(half) if half is not None and out.dtype is torch.float32 else out
+        return layer_norm(x, self.weight, self.bias, self.eps)
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from mmrest.analysis import backends
 from mmrest.analysis.backends import examine
 from mmrest.analysis.measure import Attention
 from mmrest.cli import check
-from mmrest.ops import dispatch, emsa_reference, gpu
+from mmrest.ops import dispatch, emsa_reference, trust
 
 SMALL = {
     'emsa': Attention(8, 2, 8, reduction=4),
@@ -27,7 +27,7 @@ def _small(monkeypatch):
 
 def test_backends_on_a_cpu(monkeypatch):
     """The reference comes first, and PyTorch is the default; Triton needs a GPU."""
-    monkeypatch.setattr(gpu, 'refuse_triton', lambda *_: 'no GPU')
+    monkeypatch.setattr(sys.modules['mmrest.ops.gpu'], 'refuse_triton', lambda *_: 'no GPU')
     for job, findings in examine(torch.device('cpu')):
         assert [each.backend for each in findings] == ['reference', 'torch', 'triton'], job
         assert [each.is_default for each in findings] == [False, True, False]
@@ -40,8 +40,8 @@ def test_backends_on_a_cpu(monkeypatch):
 def test_a_failed_trial_is_a_deviation(monkeypatch):
     """Even though the backend only refuses, as for inputs that it does not support."""
     reason = 'the result deviates by 1.0e+00 of its largest value'
-    monkeypatch.setattr(gpu, 'refuse_triton', lambda *_: reason)
-    monkeypatch.setitem(gpu._verdicts, ('EMSA',), reason)
+    monkeypatch.setattr(sys.modules['mmrest.ops.gpu'], 'refuse_triton', lambda *_: reason)
+    monkeypatch.setitem(trust._verdicts, ('EMSA',), reason)
     _, findings = next(examine(torch.device('cpu')))
     assert [each.deviates for each in findings] == [False, False, True]
     assert findings[-1].refusal == reason
@@ -57,7 +57,7 @@ def wrong(*args):
 
 @pytest.mark.parametrize('run, refusal', [(fails, 'out of resources'), (wrong, 'DEVIATES')])
 def test_failures_and_deviations(run, refusal, monkeypatch, capsys):
-    planted = dispatch.Implementation('torch', run)
+    planted = dispatch.Implementation('torch', run, dispatch.always)
     operation = sys.modules['mmrest.ops.emsa']._mixed_heads
     rest = operation.implementations[-1]
     monkeypatch.setattr(operation, 'implementations', (planted, rest))

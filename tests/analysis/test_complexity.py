@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmrest import ResT
 from mmrest.analysis.complexity import count, count_parts
 from mmrest.analysis.networks import OURS, backbone_config, network_config, on_meta
 from mmrest.errors import UsageError
@@ -67,6 +68,21 @@ def part_in_file(tensor):
     if tensor.startswith('layers.'):  # which count from 0 and hold the way to the next stage
         number += 2 if '.downsample.' in tensor else 1
     return f'stage {number}'
+
+
+def test_stages_by_hand():
+    """A network with one block per stage, layer by layer."""
+    arch = dict(dims=(8, 16), depths=(1, 1), num_heads=(1, 2), sr_ratios=(2, 1), mlp_ratio=3)
+    found = {p.name: p for p in count_parts(ResT(arch, out_indices=(0, 1)), 32, 48)}
+    tokens, keys = 8 * 12, 4 * 6
+    stem = 27 * 4 * 16 * 24 + 36 * 4 * 16 * 24 + 36 * 8 * tokens + 9 * 8 * tokens
+    assert found['stem'].macs == stem
+    linear, reduction = (2 + 6) * 64 * tokens + 2 * 64 * keys, 9 * 8 * keys
+    assert found['stage 1'].attention == 2 * 8 * tokens * keys
+    assert found['stage 1'].macs == linear + reduction + found['stage 1'].attention
+    down, linear, mix = (9 * 8 * 16 + 9 * 16) * keys, (4 + 6) * 256 * keys, 4 * keys**2
+    assert found['stage 2'].attention == 2 * 16 * keys**2
+    assert found['stage 2'].macs == down + linear + mix + found['stage 2'].attention
 
 
 @pytest.mark.parametrize('name, first, macs', [

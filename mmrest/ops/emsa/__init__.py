@@ -8,8 +8,10 @@ from torch import Tensor
 
 from ..blocks import DEVICE_BLOCK_ELEMENTS, refuse_unless_small
 from ..dispatch import Implementation, Operation, refuse_in_graphs
-from ..gpu import Candidate, filled, run_operator, triton_implementation
-from .torch import EPS, BlockwiseEMSA, emsa_in_graphs, emsa_reference
+from ..gpu import run_operator, triton_implementation
+from ..trust import Candidate, filled
+from .reference import EPS, emsa_reference
+from .torch import BlockwiseEMSA, emsa_in_graphs
 
 
 def emsa(

@@ -1,4 +1,4 @@
-"""EMSA in PyTorch: term by term, in one block, and block by block with recomputation."""
+"""EMSA in PyTorch, block by block, with recomputation in the backward pass."""
 
 from typing import Iterator, List, Optional, Tuple
 
@@ -10,29 +10,6 @@ from torch.autograd.function import FunctionCtx
 
 from ..autograd import differentiable_once, without_autocast
 from ..blocks import block_elements
-
-EPS = 1e-5
-"""Added to the variance by the instance norm of the official networks."""
-
-
-def emsa_reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mix_weight: Optional[Tensor] = None,
-    mix_bias: Optional[Tensor] = None,
-    eps: float = EPS,
-) -> Tensor:
-    """Return :func:`mmrest.ops.emsa.emsa`, computed term by term, with the full maps."""
-    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    if mix_weight is not None:
-        logits = F.conv2d(logits, mix_weight, mix_bias)
-    attention = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    if mix_weight is not None:
-        # A layer norm over both dimensions of a map equals its instance norm. Unlike torch's
-        # instance_norm, it accepts maps of a single element.
-        attention = F.layer_norm(attention, attention.shape[-2:], eps=eps)
-    return attention.to(v.dtype) @ v
 
 
 def emsa_in_graphs(

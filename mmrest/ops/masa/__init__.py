@@ -12,16 +12,11 @@ from torch import Tensor, linspace, tensor
 
 from ..blocks import refuse_unless_small
 from ..dispatch import Implementation, Operation, refuse_in_graphs
-from ..gpu import Candidate, filled, run_operator, triton_implementation
+from ..gpu import run_operator, triton_implementation
+from ..trust import Candidate, filled
+from .reference import masa_axial_reference, masa_full_reference
 from .tables import PositionTables, position_tables
-from .torch import (
-    masa_axial_fused,
-    masa_axial_in_graphs,
-    masa_axial_reference,
-    masa_full_blockwise,
-    masa_full_in_graphs,
-    masa_full_reference,
-)
+from .torch import masa_axial_fused, masa_axial_in_graphs, masa_full_blockwise, masa_full_in_graphs
 
 
 def masa(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables, axial: bool) -> Tensor:

@@ -1,6 +1,6 @@
-"""MaSA in PyTorch: plain, with fused attention, and the full form block by block."""
+"""MaSA in PyTorch: axial with fused attention, full block by block."""
 
-from typing import Callable, Iterator, List, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -12,69 +12,26 @@ from ..autograd import autocast_off, differentiable_once, without_autocast
 from ..blocks import block_elements
 from ..dispatch import in_graph
 from ..rotary import Rotate, rotate
-from .tables import PositionTables, cached_full_decay, full_decay
-
-
-def masa_full_reference(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Return full MaSA, with the full maps.
-
-    The decay is cached for the lifetime of the tables, as the official code does per stage.
-    """
-    q, k = _scaled_and_rotated(q, k, tables)
-    return _one_line(q, k, v, cached_full_decay(tables), _plain_attention)
-
-
-def masa_axial_reference(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Return axial MaSA, with the full maps."""
-    q, k = _scaled_and_rotated(q, k, tables)
-    return _axes(q, k, v, tables, _plain_attention)
-
-
-def _scaled_and_rotated(q: Tensor, k: Tensor, tables: PositionTables) -> Tuple[Tensor, Tensor]:
-    """Return rotated queries, and keys scaled and rotated, in the order of the official code."""
-    return rotate(q, tables.cos_sin), rotate(k * k.shape[-1] ** -0.5, tables.cos_sin)
-
-
-def masa_full_in_graphs(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Return full MaSA in standard ops, for compilers and exporters."""
-    q, k = rotate(q, tables.cos_sin), rotate(k, tables.cos_sin)
-    return _one_line(q, k, v, full_decay(tables.decay_h, tables.decay_w), _fused_attention)
-
-
-def masa_axial_in_graphs(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
-    """Return axial MaSA in standard ops, for compilers and exporters."""
-    q, k = rotate(q, tables.cos_sin), rotate(k, tables.cos_sin)
-    return _axes(q, k, v, tables, _fused_attention)
+from .tables import PositionTables, full_decay
 
 
 def masa_axial_fused(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
     """Return axial MaSA with torch's fused attention, which does not materialise maps."""
     q, k = Rotate.apply(q, tables.cos_sin), Rotate.apply(k, tables.cos_sin)
     with autocast_off(q.device):
-        return _axes(q, k, v, tables, _fused_attention)
+        return _axes(q, k, v, tables)
 
 
-def _one_line(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, attention: Callable) -> Tensor:
-    """Return the attention of rotated queries and keys over all tokens of the map."""
-    flat = (x.flatten(1, 2)[:, None] for x in (q, k, v))
-    return attention(*flat, decay).reshape(v.shape)
-
-
-def _axes(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables, attention: Callable) -> Tensor:
-    """Return the attention of rotated queries and keys along the width, then the height."""
-    v = attention(q, k, v, tables.decay_w)
+def _axes(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Return the axial attention of rotated queries and keys."""
+    v = _fused_attention(q, k, v, tables.decay_w)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # B W H n d
-    return attention(q, k, v, tables.decay_h).transpose(1, 2)
+    return _fused_attention(q, k, v, tables.decay_h).transpose(1, 2)
 
 
-def _plain_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
-    """Return ``softmax(q k^T + decay) v`` along dimension L of (B, P, L, n, d).
-
-    The decay is a float32 table, so logits and softmax are also at least float32.
-    """
-    q, k, v = (x.transpose(2, 3) for x in (q, k, v))
-    attention = (q @ k.transpose(-2, -1) + decay).softmax(-1)
-    return (attention.to(v.dtype) @ v).transpose(2, 3)
+def masa_axial_in_graphs(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Return axial MaSA in standard ops, for compilers and exporters."""
+    return _axes(rotate(q, tables.cos_sin), rotate(k, tables.cos_sin), v, tables)
 
 
 def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
@@ -91,6 +48,14 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
         # Flattening the first two dimensions would copy all three maps if they are transposed.
         return torch.stack([attend(*sample) for sample in zip(q, k, v)])
     return attend(*(x.flatten(0, 1) for x in (q, k, v))).unflatten(0, q.shape[:2])
+
+
+def masa_full_in_graphs(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:
+    """Return full MaSA in standard ops, for compilers and exporters."""
+    decay = full_decay(tables.decay_h, tables.decay_w)
+    q, k = rotate(q, tables.cos_sin), rotate(k, tables.cos_sin)
+    flat = (x.flatten(1, 2)[:, None] for x in (q, k, v))
+    return _fused_attention(*flat, decay).reshape(v.shape)
 
 
 def masa_full_blockwise(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:

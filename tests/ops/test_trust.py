@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from mmrest import ops
-from mmrest.ops import gpu, use_backend
+from mmrest.ops import gpu, trust, use_backend
 from mmrest.ops.emsa import _refuse_unless_small
 from mmrest.ops.masa import _axial, _full
 from tests.torch_versions import FLOAT16
 
-each_kernel = pytest.mark.parametrize('kernel', gpu.candidates.values(), ids=gpu.candidates)
+each_kernel = pytest.mark.parametrize('kernel', trust.candidates.values(), ids=trust.candidates)
 CPU = torch.device('cpu')
 dtypes = pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, FLOAT16])
 
@@ -22,7 +22,7 @@ dtypes = pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, FLOAT1
 @pytest.fixture
 def device(monkeypatch):
     """A simulated GPU: its tensors are on the CPU, where the kernels are interpreted."""
-    monkeypatch.setattr(gpu, '_verdicts', {})
+    monkeypatch.setattr(trust, '_verdicts', {})
     monkeypatch.setattr(gpu, '_triton_refusal', lambda: None)
     monkeypatch.setattr(gpu, '_load', lambda package: None)
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda *_: (9, 0))
@@ -41,7 +41,7 @@ def failure(kernel, run, dtype):
     """What the trial of a kernel says of a function in its place."""
     x = torch.zeros(16, dtype=dtype)
     assert kernel.trial(x, x)[0].dtype is dtype
-    return gpu.failure(kernel._replace(run=run), x, x)
+    return trust.failure(kernel._replace(run=run), x, x)
 
 
 @each_kernel
@@ -75,9 +75,9 @@ def test_the_kernels_pass_the_trial(kernel, dtype):
     (lambda *args: ops.emsa_reference(*args) * 2, 'the result deviates by'),
 ])  # fmt: skip
 def test_one_warning_and_pytorch_from_then_on(device, caplog, monkeypatch, kernel, reason):
-    monkeypatch.setitem(gpu.candidates, 'EMSA', gpu.candidates['EMSA']._replace(run=kernel))
+    monkeypatch.setitem(trust.candidates, 'EMSA', trust.candidates['EMSA']._replace(run=kernel))
     for _ in range(3):
-        assert gpu.refuse_untrusted('EMSA', CPU, torch.bfloat16, 16, 16).startswith(reason)
+        assert trust.refuse_untrusted('EMSA', CPU, torch.bfloat16, 16, 16).startswith(reason)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert 'EMSA: the Triton kernel is not used for torch.bfloat16 on cpu' in record.message
@@ -92,10 +92,10 @@ def test_a_kernel_is_tried_once_for_device_dtype_and_channels(device, monkeypatc
         calls.append(args[0].shape[-1])
         return ops.emsa_reference(*args)
 
-    monkeypatch.setitem(gpu.candidates, 'EMSA', gpu.candidates['EMSA']._replace(run=run))
+    monkeypatch.setitem(trust.candidates, 'EMSA', trust.candidates['EMSA']._replace(run=run))
 
     def refusal(x):
-        return gpu.refuse_untrusted('EMSA', x.device, x.dtype, x.shape[-1], x.shape[-1])
+        return trust.refuse_untrusted('EMSA', x.device, x.dtype, x.shape[-1], x.shape[-1])
 
     for dim in (16, 16, 32):
         assert refusal(torch.zeros(1, dim)) is None
@@ -113,15 +113,15 @@ def test_a_kernel_is_tried_once_for_device_dtype_and_channels(device, monkeypatc
 def test_not_during_the_capture_of_a_graph(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
     for _ in range(2):
-        reason = gpu.refuse_untrusted('EMSA', torch.device('cuda'), torch.bfloat16, 16, 16)
+        reason = trust.refuse_untrusted('EMSA', torch.device('cuda'), torch.bfloat16, 16, 16)
         assert reason == 'a CUDA graph is being captured before the kernel has been tried'
-    assert not gpu._verdicts
+    assert not trust._verdicts
 
 
 def test_a_trial_leaves_random_numbers_and_gradient_mode_as_they_are(device):
     state = torch.get_rng_state()
     with torch.inference_mode():
-        assert failure(gpu.candidates['EMSA'], ops.emsa_reference, torch.float32) is None
+        assert failure(trust.candidates['EMSA'], ops.emsa_reference, torch.float32) is None
         assert torch.is_inference_mode_enabled()
     assert torch.equal(state, torch.get_rng_state())
 
@@ -129,7 +129,7 @@ def test_a_trial_leaves_random_numbers_and_gradient_mode_as_they_are(device):
 def test_a_forced_backend_raises_what_the_trial_found(device, monkeypatch):
     x, found = device(), 'the result deviates by 1.0e+00'
     for operation, name in ((_full, 'full MaSA'), (_axial, 'axial MaSA')):
-        monkeypatch.setitem(gpu._verdicts, (name, x.device, x.dtype, 16, 16), found)
+        monkeypatch.setitem(trust._verdicts, (name, x.device, x.dtype, 16, 16), found)
         with use_backend('triton'), pytest.raises(ValueError, match=found.replace('+', '.')):
             operation(x, x, x, None)
 

@@ -1,4 +1,4 @@
-"""Layer norm under autocast, before layers that it runs in half precision."""
+"""Layer norm under autocast."""
 
 import pytest
 import torch
@@ -6,37 +6,37 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmrest.models.layers import LayerNorm
+from mmrest.ops import layer_norm
 from mmrest.ops.autograd import autocast_dtype, autocast_off
 from tests.torch_versions import needs_simulated_gpu
 
 HALF = torch.bfloat16
 
 
-def norm_and_input(dtype, device='cpu'):
-    norm = LayerNorm(24, eps=1e-6, device=device)
-    for parameter in norm.parameters():
-        torch.nn.init.uniform_(parameter)
-    return norm, torch.randn(5, 7, 24, device=device).to(dtype).requires_grad_()
+def arguments(dtype, device='cpu'):
+    torch.manual_seed(0)
+    x = torch.randn(5, 7, 24, device=device).to(dtype).requires_grad_()
+    weight, bias = torch.rand(2, 24, device=device).unbind()
+    return x, weight.requires_grad_(), bias.requires_grad_(), 1e-6
 
 
 @pytest.mark.parametrize('given', [HALF, torch.float32])
 def test_the_result_has_the_dtype_of_autocast(given):
     """Value and gradients are those of float32, up to the rounding of the result and weights."""
-    norm, x = norm_and_input(given)
+    x, *weights = arguments(given)
     with torch.autocast('cpu', HALF):
-        found = norm(x)
+        found = layer_norm(x, *weights)
     assert found.dtype is HALF
     if given is HALF:  # no float32 but in the statistics
-        halves = [parameter.to(HALF) for parameter in norm.parameters()]
-        assert torch.equal(found, F.layer_norm(x, (24,), *halves, norm.eps))
-    wide = [x.detach().float().requires_grad_(), *norm.parameters()]
-    expected = F.layer_norm(wide[0], (24,), *wide[1:], norm.eps)
+        halves = [weight.to(HALF) for weight in weights[:2]]
+        assert torch.equal(found, F.layer_norm(x, (24,), *halves, weights[2]))
+    *wide, eps = (x.detach().float().requires_grad_(), *weights)
+    expected = F.layer_norm(wide[0], (24,), *wide[1:], eps)
     tolerance = dict(rtol=0, atol=4 * torch.finfo(HALF).eps * float(expected.detach().abs().max()))
     torch.testing.assert_close(found.float(), expected, **tolerance)
-    grads = torch.autograd.grad(found.float().square().sum(), (x, *norm.parameters()))
+    grads = torch.autograd.grad(found.float().square().sum(), (x, *weights[:2]))
     truth = torch.autograd.grad(expected.square().sum(), wide)
-    for grad, exact, leaf in zip(grads, truth, (x, *norm.parameters())):
+    for grad, exact, leaf in zip(grads, truth, (x, *weights)):
         assert grad.dtype is leaf.dtype
         error = (grad.float() - exact).abs().max() / exact.abs().max()
         assert error < 8 * torch.finfo(HALF).eps
@@ -44,15 +44,13 @@ def test_the_result_has_the_dtype_of_autocast(given):
 
 def test_nothing_else_changes_without_autocast():
     for dtype in (torch.float32, torch.float64):
-        norm, x = norm_and_input(dtype)
-        plain = F.layer_norm(x, (24,), *norm.to(dtype).parameters(), norm.eps)
-        assert torch.equal(norm(x), plain)
+        x, *weights = (a.to(dtype) if torch.is_tensor(a) else a for a in arguments(dtype))
+        assert torch.equal(layer_norm(x, *weights), F.layer_norm(x, (24,), *weights))
         with torch.autocast('cpu', HALF):
-            kept = norm(x).dtype
+            kept = layer_norm(x, *weights).dtype
         assert kept is (HALF if dtype is torch.float32 else dtype)
     with torch.autocast('cpu', HALF):
-        norm, x = norm_and_input(torch.float32, 'meta')
-        assert norm(x).dtype is torch.float32
+        assert layer_norm(*arguments(torch.float32, 'meta')).dtype is torch.float32
 
 
 @pytest.mark.parametrize('device', ['cpu', 'meta', 'mps'])
@@ -80,7 +78,7 @@ class Casts(TorchDispatchMode):
 def test_no_map_is_cast_twice_on_a_gpu(monkeypatch, given, casts_of_maps):
     """Layers behind the norm share one cast, at most; a GPU is simulated."""
     with FakeTensorMode(), Casts() as casts, torch.no_grad():
-        norm, x = norm_and_input(given, 'cuda')
+        x, *weights = arguments(given, 'cuda')
         weights_of_layers = [torch.empty(24, 24, device='cuda') for _ in range(3)]
         casts.sizes.clear()
         with monkeypatch.context() as patched:
@@ -88,6 +86,6 @@ def test_no_map_is_cast_twice_on_a_gpu(monkeypatch, given, casts_of_maps):
             patched.setattr(torch.cuda, 'is_bf16_supported', lambda *_: True)
             autocast = torch.autocast('cuda', HALF)
         with autocast:
-            normed = norm(x)
+            normed = layer_norm(x, *weights)
             assert {F.linear(normed, weight).dtype for weight in weights_of_layers} == {HALF}
     assert casts.sizes.count(x.numel()) == casts_of_maps
