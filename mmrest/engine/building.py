@@ -16,7 +16,7 @@ from torch import nn
 
 from ..errors import UsageError, explained
 from ..operators import describe
-from .compat import use_datasets, use_parts
+from .compat import use_datasets
 from .config import make_resumable, without_sync_bn
 from .display import DisplayHook, ScreenRunner
 from .distributed import check_sharding, use_cpu_wrapper
@@ -76,9 +76,8 @@ def set_up(
         use_datasets(runner, datasets or {})
         # FlexibleRunner has no screen.
         with getattr(runner, 'on_screen', contextlib.nullcontext)():
-            for phase in [phase for phase in phases if cfg.get(f'{phase}_cfg') is not None]:
-                build = getattr(runner, f'build_{phase}_loop')
-                use_parts(runner, **{f'{phase}_loop': build(cfg[f'{phase}_cfg'])})
+            for phase in phases:
+                getattr(runner, f'{phase}_loop')  # builds it
     return runner
 
 

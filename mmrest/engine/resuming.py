@@ -78,17 +78,15 @@ def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> It
     if isinstance(wrapper, OptimWrapperDict) or (before is None and hasattr(runner, 'strategy')):
         return  # a strategy may save it in another file
     check_same_optimizer(source, checkpoint, wrapper)
-    schedulers = runner.param_schedulers or []
     if before is None:
-        _replay(runner, schedulers, meta)
-        checkpoint['param_schedulers'] = [scheduler.state_dict() for scheduler in schedulers]
+        _replay(runner, checkpoint)
         yield (
             f'{source} has no state of the optimizer (save_optimizer=False, or it is a best '
             'checkpoint), which starts anew; the learning rate continues at '
             f'{wrapper.param_groups[0]["lr"]:.3g}'
         )
         return
-    states = [scheduler.state_dict() for scheduler in schedulers]
+    states = [scheduler.state_dict() for scheduler in runner.param_schedulers or ()]
     of_checkpoint = checkpoint.get('param_schedulers') or []
     # A schedule sets these, so they differ from the config in any checkpoint.
     scheduled = {state['param_name'] for state in (*states, *of_checkpoint)}
@@ -97,8 +95,7 @@ def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> It
     if _settings(states) != _settings(of_checkpoint):
         changes['schedule'] = 'the schedule, or the length of an epoch'
     if changes.keys() & {'initial_lr', 'initial_momentum', 'schedule'}:
-        _replay(runner, schedulers, meta)
-        checkpoint['param_schedulers'] = [scheduler.state_dict() for scheduler in schedulers]
+        _replay(runner, checkpoint)
         scheduled = set()
     if not changes:
         return
@@ -116,8 +113,9 @@ def _settings(states: List[dict]) -> List[dict]:
     return [{k: v for k, v in state.items() if k not in _PROGRESS} for state in states]
 
 
-def _replay(runner: Runner, schedulers: List[Any], meta: Dict[str, Any]) -> None:
-    """Step new schedulers to the iteration of the checkpoint."""
+def _replay(runner: Runner, checkpoint: Dict[str, Any]) -> None:
+    """Step new schedulers to the iteration of the checkpoint, and put their states into it."""
+    schedulers, meta = runner.param_schedulers or [], checkpoint.get('meta') or {}
     if any(getattr(scheduler, 'need_val_args', False) for scheduler in schedulers):
         raise CheckpointError(
             'the schedule of the config differs from the checkpoint and needs evaluations; '
@@ -137,12 +135,13 @@ def _replay(runner: Runner, schedulers: List[Any], meta: Dict[str, Any]) -> None
             for scheduler in sorted(schedulers, key=lambda scheduler: scheduler.by_epoch):
                 if ends_epoch or not scheduler.by_epoch:
                     scheduler.step()
+    checkpoint['param_schedulers'] = [scheduler.state_dict() for scheduler in schedulers]
 
 
 def _parameter_groups(checkpoint: Dict[str, Any]) -> Optional[List[dict]]:
     """Return the parameter groups of the optimizer in a checkpoint, if it has one."""
     saved = checkpoint.get('optimizer')
-    return saved.get('param_groups') if isinstance(saved, dict) else None
+    return (saved.get('param_groups') or None) if isinstance(saved, dict) else None
 
 
 def check_same_optimizer(source: str, checkpoint: Dict[str, Any], wrapper: OptimWrapper) -> None:
@@ -159,13 +158,13 @@ def check_same_optimizer(source: str, checkpoint: Dict[str, Any], wrapper: Optim
         'resume with the config of the checkpoint, or initialise from its weights: '
         '--cfg-options load_from=PATH, without --resume'
     )
-    kinds = [sorted(k for k in _KINDS if k in of[0]) for of in (before, now) if of]
+    kinds = [sorted(k for k in _KINDS if k in groups[0]) for groups in (before, now)]
     for kind in kinds:
         if 'betas' in kind and 'momentum' in kind:  # the latter from a schedule of the first beta
             kind.remove('momentum')
-    if len(kinds) == 2 and now[0].get('amsgrad') and not before[0].get('amsgrad'):
+    if now[0].get('amsgrad') and not before[0].get('amsgrad'):
         kinds[1].append('amsgrad')  # which has a state of its own
-    if len(kinds) == 2 and kinds[0] != kinds[1]:
+    if kinds[0] != kinds[1]:
         raise CheckpointError(
             f'{source} contains the state of an optimizer with {", ".join(kinds[0])}, but the '
             f'config has one with {", ".join(kinds[1])}; {remedy}'

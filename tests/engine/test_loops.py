@@ -113,6 +113,7 @@ def whole(kind, tmp_path_factory):
 
 BEST = dict(save_best='mean', rule='less')
 BEST_OF_TWO = dict(BEST, save_best=['mean', 'deviation'])
+ONE_NAME = dict(filename_tmpl='latest.pth', max_keep_ckpts=1)
 QUICK = [(('training', i), 0) for i in (2, 3, 7)]
 QUICK += [(('training', 3), 2), (('in an evaluation', 8), 0)]
 SLOW = [(('training', i), 0) for i in (0, 5, 14)] + [(('training', 5), 2)]
@@ -141,8 +142,9 @@ def test_stopped_and_resumed(kind, whole, place, workers, tmp_path):
         (dict(checkpoint=dict(EPOCHS, max_keep_ckpts=1, **BEST_OF_TWO)), 'epoch_1.pth', 3),
         (dict(custom_hooks=[dict(EPOCHS, filename_tmpl='pass_{:03d}.pth')]), 'iter_6.pth', 20),
         ({'train_dataloader.sampler.seed': 5}, 'iter_6.pth', 16),
+        (dict(checkpoint=dict(EPOCHS, **ONE_NAME)), 'latest.pth', 1),
     ],
-    ids=['best checkpoints of two metrics', 'two checkpoint hooks', 'a seed of the sampler'],
+    ids=['best of two metrics', 'two checkpoint hooks', 'a seed of the sampler', 'one name'],
 )
 def test_other_configs(tmp_path, options, newest, kept):
     whole = trained(config(tmp_path / 'whole', **options))
@@ -245,12 +247,6 @@ def test_best_checkpoint_of_another_metric(tmp_path):
     (first,) = tmp_path.glob('best_mean_*')
     gone_on(tmp_path, checkpoint=dict(EPOCHS, save_best='deviation', rule='greater'))
     assert first.is_file() and len([*tmp_path.glob('best_deviation_*')]) == 1
-
-
-def test_checkpoints_of_one_name(tmp_path):
-    checkpoint = dict(EPOCHS, filename_tmpl='latest.pth', max_keep_ckpts=1)
-    trained(config(tmp_path, checkpoint=checkpoint))
-    assert checkpoints(tmp_path) == ['latest.pth']
 
 
 def test_iterations_continued_by_epochs(tmp_path):
