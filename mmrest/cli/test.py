@@ -8,8 +8,9 @@ from mmengine.config import Config
 from mmengine.dist import get_rank
 
 from ..engine.building import set_up
-from ..engine.config import TESTED, check_tta, is_classifier, is_segmentor, use_tta
+from ..engine.config import TESTED, check_tta, is_classifier, is_segmentor, type_name, use_tta
 from ..engine.weight_hooks import StrictWeightsHook
+from ..errors import UsageError
 from ..inference.hook import PredictionsHook
 from ..inference.outputs import Viewer
 from ..preflight import Report, rehearse
@@ -31,6 +32,8 @@ def predictions_hook(cfg: Config, args: argparse.Namespace) -> Optional[Predicti
         kind = 'DumpResults' if is_classifier(cfg) else 'DumpDetResults'
         evaluators = cfg.get('test_evaluator') or []
         evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
+        if any(type_name(evaluator) == 'MultiDatasetsEvaluator' for evaluator in evaluators):
+            raise UsageError('--out does not support MultiDatasetsEvaluator; test each dataset')
         cfg.test_evaluator = [*evaluators, dict(type=kind, out_file_path=path)]
     viewer = None
     if args.show or args.show_dir is not None:

@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     add('--amp', action='store_true', help='enable automatic mixed precision (GPU only)')
     add('--amp-dtype', choices=['float16', 'bfloat16'], help="default: the config's, or float16")
     add('--pretrained', metavar='PATH', help='path to pretrained backbone weights')
-    add('--auto-scale-lr', action='store_true', help='scale the learning rate with batch size')
+    add('--auto-scale-lr', action='store_true', help='scale the learning rate by total batch size')
     add(
         '--resume', nargs='?', const='auto', metavar='CKPT',
         help='resume from CKPT (default: latest checkpoint in the work dir)',

@@ -68,7 +68,7 @@ CASES = {
     f'{TRAIN} {SET} param_scheduler.1.gama=1': 'param_scheduler cannot be built: TypeError: ',
     f"{RUN} custom_hooks=\"[{{'typ':'EMAHook'}}]\"": 'must contain the key "type", but got {',
     f'{TEST} --out x.pkl {SET} test_evaluator.type=MultiDatasetsEvaluator': (
-        'MultiDatasetsEvaluator is not in the mmdet::metric registry'
+        '--out does not support MultiDatasetsEvaluator; test each dataset'
     ),
     f'{RUN} val_cfg.type=ValLop': 'the run cannot be set up: KeyError: ValLop is not in the ',
     f'{RUN} model.neck.in_channels="[8,16,24]"': 'the first step of training fails in neck (',
