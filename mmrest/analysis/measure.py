@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from functools import lru_cache
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -128,21 +128,28 @@ class Step:
             return sum(each.float().sum() for each in self.network(self.images))
 
     def saved_bytes(self) -> int:
-        """Return the bytes of all storages that autograd saves, without inputs and parameters."""
         known = [self.images, *self.network.parameters(), *self.network.buffers()]
-        excluded = {tensor.untyped_storage().data_ptr() for tensor in known}
-        saved: Dict[int, int] = {}
+        return saved_bytes(self.forward, known)
 
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in excluded:
-                saved[storage.data_ptr()] = storage.nbytes()
-            return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            result = self.forward()  # keeps the graph alive, and with it every storage
-        assert result.requires_grad
-        return sum(saved.values())
+def saved_bytes(run: Callable[[], Tensor], known: Iterable[Tensor] = ()) -> int:
+    """Return the bytes of all storages that autograd saves for the backward pass of ``run()``.
+
+    Storages of `known` tensors are not counted.
+    """
+    excluded = {tensor.untyped_storage().data_ptr() for tensor in known}
+    saved: Dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in excluded:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = run()  # keeps the graph alive, and with it every storage
+    assert result.requires_grad
+    return sum(saved.values())
 
 
 def seconds(jobs: Sequence[Job], repeats: int) -> Dict[str, List[float]]:

@@ -57,7 +57,7 @@ def wrong(*args):
 
 @pytest.mark.parametrize('run, refusal', [(fails, 'out of resources'), (wrong, 'DEVIATES')])
 def test_failures_and_deviations(run, refusal, monkeypatch, capsys):
-    planted = dispatch.Implementation('torch', run, dispatch.always)
+    planted = dispatch.Implementation('torch', run)
     operation = sys.modules['mmrest.ops.emsa']._mixed_heads
     rest = operation.implementations[-1]
     monkeypatch.setattr(operation, 'implementations', (planted, rest))
