@@ -55,7 +55,10 @@ def parse_args() -> argparse.Namespace:
         'networks', nargs='*', default=['rest_small', 'rmt_s'], metavar='NETWORK',
         help=f'any of {", ".join(NETWORKS)} (default: rest_small rmt_s)',
     )  # fmt: skip
-    add('--backends', nargs='+', choices=BACKENDS, help='default: all that run on --device')
+    add(
+        '--backends', nargs='+', choices=BACKENDS,
+        help='attention backends (default: torch reference, on a GPU triton too)',
+    )  # fmt: skip
     add(
         '--sizes', nargs='+', type=size, default=[(800, 1344)], metavar='HxW',
         help='image sizes (default: 800x1344)',

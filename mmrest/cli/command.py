@@ -108,7 +108,7 @@ def _pair(argument: str) -> Tuple[str, Any]:
     parse = ast.literal_eval if '{' in text and text[0] in '{[(' else _value
     try:
         return key, parse(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         fault = f'{text} is not a dict or list of dicts in Python syntax'
         raise UsageError(f'{key}: {fault}') from None
 
@@ -178,7 +178,6 @@ def add_network(parser: argparse.ArgumentParser, default: str, size: str = '--sh
         size, nargs='+', type=at_least(1), action=_Size, metavar='PIXELS',
         help=f'height and width of the image, one number for a square (default: {default})',
     )  # fmt: skip
-    add_cfg_options(parser, 'model.backbone.arch=b')
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -195,13 +194,16 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_config(args: argparse.Namespace) -> Config:
-    """Return the config of a run from its arguments, and join the processes of its launcher.
+    """Return the config of a run from the arguments of :func:`add_run_arguments`.
 
     Raises:
-        UsageError: see :func:`.load_config`; or ``MMREST_BACKEND`` is not a valid backend.
+        UsageError: see :func:`.load_config` and :func:`.check_launcher`; or ``MMREST_BACKEND`` is
+            not a valid backend.
     """
-    rank = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', args.local_rank)
-    os.environ.setdefault('LOCAL_RANK', str(rank))
+    rank = str(args.local_rank)
+    if args.launcher == 'mpi':
+        rank = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', rank)
+    os.environ.setdefault('LOCAL_RANK', rank)
     distributed.check_launcher(args.launcher)
     try:
         forced_backend()
@@ -213,7 +215,6 @@ def run_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = str(args.work_dir)
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('work_dirs', Path(cfg.filename).stem)
-    distributed.join_processes(cfg)
     return cfg
 
 

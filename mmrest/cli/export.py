@@ -9,7 +9,7 @@ from ..engine.weight_hooks import dataset_meta
 from ..errors import UsageError
 from ..export.comparison import export_checked
 from ..export.onnx import PACKAGES, check_packages, exportable, facts, is_detector, output_names
-from .command import Parser, add_network, at_least, not_negative, written_file
+from .command import Parser, add_cfg_options, add_network, at_least, not_negative, written_file
 
 # Height and width, in pixels, at which a detector is compared; larger takes minutes more.
 DETECTOR_SIZE = (320, 480)
@@ -18,18 +18,22 @@ DETECTOR_SIZE = (320, 480)
 def parse_args() -> argparse.Namespace:
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add_network(parser, '224; detectors: 320 480; segmentors: data_preprocessor.size or 512')
+    add_network(parser, '224; detectors: 320 480; segmentors: size of data_preprocessor, or 512')
     add('checkpoint', nargs='?', help='weights (default: random ones)')
     add('--out', type=written_file('.onnx'), required=True, metavar='FILE', help='output file')
     add('--static', action='store_true', help='fixed input shape: one image of this size')
     add('--backbone-only', action='store_true', help='drop neck and heads')
-    add('--preprocess', action='store_true', help='include normalisation of BGR images, 0 to 255')
+    add(
+        '--preprocess', action='store_true',
+        help='include normalisation; the input is then BGR images of 0 to 255',
+    )  # fmt: skip
     add('--opset', type=at_least(18), default=18, help='ONNX opset version (default: 18)')
     add('--no-verify', dest='verify', action='store_false', help='do not compare with PyTorch')
     add(
         '--tolerance', type=not_negative, default=1e-3, metavar='X',
         help='largest accepted difference, in standard deviations (default: 0.001)',
     )  # fmt: skip
+    add_cfg_options(parser, 'model.backbone.arch=b')
     return parser.parse_args()
 
 

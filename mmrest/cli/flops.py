@@ -9,7 +9,7 @@ from rich.table import Table
 from ..analysis.complexity import Part, count_parts
 from ..analysis.networks import backbone_config, network_config, on_meta, usual_size
 from ..errors import explained
-from .command import Parser, add_network, written_file
+from .command import Parser, add_cfg_options, add_network, written_file
 
 
 def counts(parts: List[Part]) -> Dict[str, Any]:
@@ -39,9 +39,10 @@ def table(found: Dict[str, Any]) -> Table:
 def main() -> None:
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add_network(parser, '224; detectors: 800 1280; segmentors: data_preprocessor.size or 512')
+    add_network(parser, '224; detectors: 800 1280; segmentors: size of data_preprocessor, or 512')
     add('--backbone-only', action='store_true', help='drop neck and heads')
     add('--json', type=written_file('.json'), metavar='FILE', help='also save the counts as JSON')
+    add_cfg_options(parser, 'model.backbone.arch=b')
     args = parser.parse_args()
     cfg = network_config(args.network, args.cfg_options)
     size = args.shape or usual_size(cfg)

@@ -31,7 +31,10 @@ def main() -> None:
     add('--config', help='config file (default: the one in the work dir)')
     add('--checkpoint', help='checkpoint to evaluate (default: the best, or else the newest)')
     add('--no-eval', action='store_true', help='report the logs only')
-    add('--out', type=written_file('.html', '.htm'), help='default: report.html in the work dir')
+    add(
+        '--out', type=written_file('.html', '.htm'),
+        help='output file (default: report.html in the work dir)',
+    )  # fmt: skip
     add(
         '--num-pictures', type=at_least(0), default=4, metavar='N',
         help='show the N best predictions and the N worst (default: 4)',

@@ -9,6 +9,7 @@ from mmengine.dist import get_rank
 
 from ..engine.building import set_up
 from ..engine.config import TESTED, check_tta, is_classifier, is_segmentor, type_name, use_tta
+from ..engine.distributed import join_processes
 from ..engine.weight_hooks import StrictWeightsHook
 from ..errors import UsageError
 from ..inference.hook import PredictionsHook
@@ -66,6 +67,7 @@ def main() -> None:
     if args.wait_time is not None and not args.show:
         parser.error('--wait-time needs --show')
     cfg = run_config(args)
+    join_processes(cfg)
     cfg.load_from = args.checkpoint
     hook = predictions_hook(cfg, args)
     if args.tta:

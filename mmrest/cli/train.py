@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from ..checkpoint import lock_folder
 from ..engine.building import set_up
 from ..engine.config import accumulation, total_batch_size
-from ..engine.distributed import of_first_process
+from ..engine.distributed import join_processes, of_first_process
 from ..engine.resuming import ScheduleHook
 from ..engine.saving import newest_checkpoint
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
@@ -32,9 +32,15 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('config', help='config file, or name of a shipped config')
     add('--amp', action='store_true', help='enable automatic mixed precision (GPU only)')
-    add('--amp-dtype', choices=['float16', 'bfloat16'], help="default: the config's, or float16")
+    add(
+        '--amp-dtype', choices=['float16', 'bfloat16'],
+        help="dtype of --amp (default: the config's, or float16)",
+    )  # fmt: skip
     add('--pretrained', metavar='PATH', help='path to pretrained backbone weights')
-    add('--auto-scale-lr', action='store_true', help='scale the learning rate by total batch size')
+    add(
+        '--auto-scale-lr', action='store_true',
+        help='scale the learning rate with the total batch size',
+    )  # fmt: skip
     add(
         '--resume', nargs='?', const='auto', metavar='CKPT',
         help='resume from CKPT (default: latest checkpoint in the work dir)',
@@ -133,6 +139,7 @@ def explained_start(runner: Runner) -> Iterator[None]:
 def main() -> None:
     args = parse_args()
     cfg = run_config(args)
+    join_processes(cfg)
     if args.amp:
         use_amp(cfg, args.amp_dtype)
     if args.pretrained is not None:

@@ -22,7 +22,7 @@ from ..inference.outputs import refuse_to_overwrite
 from ..models.pyramid import PyramidBackbone
 from ..models.rmt import RMT
 from ..reporting.curves import SUFFIXES
-from .command import Parser, add_network, at_least, written_file
+from .command import Parser, add_cfg_options, add_network, at_least, written_file
 
 Figure = Tuple[List[Group], Scene]
 """Groups of panels, and the image that they belong to."""
@@ -68,6 +68,7 @@ def _command(commands: Any, name: str, run: Callable) -> Parser:
         '--out', type=written_file(*SUFFIXES), metavar='FILE',
         help='output file (default: work_dirs/visualize/NETWORK_COMMAND.png)',
     )  # fmt: skip
+    add_cfg_options(parser, 'model.backbone.arch=b')
     return parser
 
 
@@ -120,9 +121,14 @@ def our_backbone(args: argparse.Namespace, cfg: Config, family: type) -> Any:
 
 
 def given_image(
-    cfg: Config, path: str, size: Optional[Tuple[int, int]]
+    args: argparse.Namespace, cfg: Config, network: Any, path: str, size: Optional[Tuple[int, int]]
 ) -> Tuple[np.ndarray, Tensor]:
     """Return an image file as read, and as the input of a network with three channels."""
+    channels = image_channels(network)
+    if channels != 3:
+        raise UsageError(
+            f'{args.network} takes images of {channels} channels; {args.command} reads 3'
+        )
     image = read_image(path, size)
     bgr = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)[None].contiguous()
     return image, Normalise(networks.preprocessing(cfg))(bgr)
@@ -150,7 +156,7 @@ def draw_attentions(args: argparse.Namespace, cfg: Config) -> Figure:
     """
     backbone = our_backbone(args, cfg, PyramidBackbone)
     blocks = blocks_of(args, backbone)
-    image, given = given_image(cfg, args.image, args.size)
+    image, given = given_image(args, cfg, backbone, args.image, args.size)
     point = point_of(args, image.shape[:2])
     groups = []
     for stage, found in sorted(attention_maps(backbone, given, blocks, point).items()):
@@ -180,7 +186,7 @@ def draw_fields(args: argparse.Namespace, cfg: Config) -> Figure:
     if args.image:
         # All are resized to the size of the first one.
         size = read_image(args.image[0], args.size).shape[:2]
-        images = (given_image(cfg, path, size)[1] for path in args.image)
+        images = (given_image(args, cfg, backbone, path, size)[1] for path in args.image)
     else:
         generator = torch.Generator().manual_seed(0)
         shape = (1, image_channels(backbone), *size)
@@ -200,7 +206,7 @@ def draw_pca(args: argparse.Namespace, cfg: Config) -> Figure:
         raise UsageError(f'--neck: the model of {args.network} has no neck; drop --neck')
     of_model = cfg if args.neck else networks.backbone_config(cfg)
     model = networks.build_network(of_model, args.checkpoint)
-    image, given = given_image(cfg, args.image, args.size)
+    image, given = given_image(args, cfg, model, args.image, args.size)
     with torch.no_grad():
         maps = model.extract_feat(given) if args.neck else model(given)
     if any(each.ndim != 4 for each in maps):

@@ -180,7 +180,6 @@ def without_sync_bn(cfg: Config) -> int:
     norms = [part for _, part in dicts(cfg.model, 'model') if type_name(part) in names]
     for norm in norms:
         norm['type'] = 'BN'
-    cfg.pop('sync_bn', None)  # which makes them of all norms
     return len(norms)
 
 
@@ -247,7 +246,10 @@ def is_segmentor(cfg: Config) -> bool:
 def package_of(cfg: Config) -> str:
     """Return the default scope of a config, or else the package of its model's class."""
     kind = (cfg.get('model') or {}).get('type')
-    return cfg.get('default_scope') or getattr(kind, '__module__', '').partition('.')[0]
+    bases = [base.__module__ for base in getattr(kind, '__mro__', ())]
+    packages = [name.partition('.')[0] for name in (bases or [str(kind)])]
+    known = [package for package in packages if package in ('mmdet', 'mmseg', 'mmpretrain')]
+    return cfg.get('default_scope') or (known or [''])[0]
 
 
 def type_name(part: dict) -> str:

@@ -13,7 +13,7 @@ import os
 import pdb
 import sys
 from numbers import Real
-from typing import Any, Callable, Dict, Iterator, Optional, TextIO, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_main_process
@@ -78,11 +78,8 @@ class ScreenRunner(Runner):
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)
-        self._log: TextIO = io.StringIO()  # ranks above 0 have no log file
         for handler in list(logger.handlers):
             if isinstance(handler, logging.FileHandler):
-                self._log = handler.stream
-                self._log.reconfigure(line_buffering=True)  # or forks would repeat a line
                 continue
             if self.console is not None and is_main_process():
                 logger.removeHandler(handler)
@@ -105,14 +102,15 @@ class ScreenRunner(Runner):
         if self.console is None:
             yield
             return
-        before = sys.breakpointhook
+        before, log = sys.breakpointhook, _Logged(self.logger)
         if before is sys.__breakpointhook__ and 'PYTHONBREAKPOINT' not in os.environ:
             sys.breakpointhook = self._debug
-        with contextlib.redirect_stdout(self._log):
+        with contextlib.redirect_stdout(log):
             try:
                 yield
             finally:
                 sys.breakpointhook = before
+                log.flush()
                 self._stop_bars()
 
     def _stop_bars(self) -> None:
@@ -124,6 +122,25 @@ class ScreenRunner(Runner):
         """Start the debugger of ``breakpoint()`` in the terminal rather than in the log."""
         self._stop_bars()
         pdb.Pdb(stdout=sys.__stdout__).set_trace(sys._getframe(1))
+
+
+class _Logged(io.TextIOBase):
+    """A stream whose lines go to a logger."""
+
+    def __init__(self, logger: MMLogger) -> None:
+        self._logger = logger
+        self._line = ''
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split('\n')
+        for line in lines:
+            if line.strip():
+                self._logger.info(line.rstrip())
+        return len(text)
+
+    def flush(self) -> None:
+        if self._line:  # such as the prompt of input()
+            self.write('\n')
 
 
 class DisplayHook(Hook):

@@ -115,6 +115,7 @@ def use_cpu_wrapper(cfg: Config) -> None:
 
     mmengine passes the GPU of the rank to wrappers.
     """
+    cfg.pop('sync_bn', None)  # it would make all batch norms SyncBN
     owner, key = cfg, 'model_wrapper_cfg'
     if cfg.get('runner_type') == 'FlexibleRunner':
         if cfg.get('strategy') is None:

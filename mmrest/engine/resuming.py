@@ -141,7 +141,7 @@ def _replay(runner: Runner, checkpoint: Dict[str, Any]) -> None:
 def _parameter_groups(checkpoint: Dict[str, Any]) -> Optional[List[dict]]:
     """Return the parameter groups of the optimizer in a checkpoint, if it has one."""
     saved = checkpoint.get('optimizer')
-    return (saved.get('param_groups') or None) if isinstance(saved, dict) else None
+    return saved.get('param_groups') if isinstance(saved, dict) else None
 
 
 def check_same_optimizer(source: str, checkpoint: Dict[str, Any], wrapper: OptimWrapper) -> None:
@@ -158,13 +158,13 @@ def check_same_optimizer(source: str, checkpoint: Dict[str, Any], wrapper: Optim
         'resume with the config of the checkpoint, or initialise from its weights: '
         '--cfg-options load_from=PATH, without --resume'
     )
-    kinds = [sorted(k for k in _KINDS if k in groups[0]) for groups in (before, now)]
+    kinds = [sorted(k for k in _KINDS if k in of[0]) for of in (before, now) if of]
     for kind in kinds:
         if 'betas' in kind and 'momentum' in kind:  # the latter from a schedule of the first beta
             kind.remove('momentum')
-    if now[0].get('amsgrad') and not before[0].get('amsgrad'):
+    if len(kinds) == 2 and now[0].get('amsgrad') and not before[0].get('amsgrad'):
         kinds[1].append('amsgrad')  # which has a state of its own
-    if kinds[0] != kinds[1]:
+    if len(kinds) == 2 and kinds[0] != kinds[1]:
         raise CheckpointError(
             f'{source} contains the state of an optimizer with {", ".join(kinds[0])}, but the '
             f'config has one with {", ".join(kinds[1])}; {remedy}'

@@ -1,6 +1,8 @@
 """Strict loading of weights: missing tensors stop the run, or are logged by name."""
 
-from typing import Any, Dict, NamedTuple, Tuple
+import copy
+import warnings
+from typing import Any, Dict, Mapping, NamedTuple, Tuple
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -119,12 +121,26 @@ class InitWeightsHook(_WeightsHook):
         fitting = {n: t for n, t in tensors.items() if n in wanted and t.shape == wanted[n].shape}
         report = summary(weights.source, tensors, wanted)
         if not fitting:
-            if type(model)._load_from_state_dict is nn.Module._load_from_state_dict:
+            renamed = _renamed_by(model, tensors)
+            if not renamed:
                 raise CheckpointError(f'{report}; use other weights')
-            # Such as a teacher and a student, which rename what they load.
-            kind = type(model).__name__
-            return Fitted(dict(tensors), f'{kind} renames tensors of {weights.source}', False)
+            report = (
+                f'{type(model).__name__} renames tensors of {weights.source}: {renamed} loaded'
+            )
+            return Fitted(dict(tensors), report, False)
         return Fitted(fitting, report, len(fitting) == len(wanted))
+
+
+def _renamed_by(model: nn.Module, tensors: Mapping[str, Tensor]) -> int:
+    """Return the number of tensors that a model which renames them loads, as for a teacher."""
+    copied = copy.deepcopy(model).to('meta')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # nothing is copied
+        try:
+            missing = copied.load_state_dict(dict(tensors), strict=False).missing_keys
+        except RuntimeError:  # some have another shape; mmengine loads the others
+            return len(tensors)
+    return len(model.state_dict()) - len(missing)
 
 
 def _named_as(model: nn.Module, weights: Weights) -> Weights:

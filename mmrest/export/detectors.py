@@ -129,7 +129,7 @@ class Detector(nn.Module):
                 if isinstance(child, SingleRoIExtractor):
                     setattr(module, key, RoIExtractor(child))
             coder = getattr(module, 'bbox_coder', None)
-            if getattr(coder, 'clip_border', False):
+            if getattr(coder, 'clip_border', False) and not isinstance(coder.decode, partial):
                 coder.decode = partial(_clipped, coder.decode)
         preprocessor = model.data_preprocessor
         self.pad = Pad(preprocessor.pad_size_divisor, float(preprocessor.pad_value))

@@ -59,10 +59,8 @@ def _check_keys(cfg: Config, phases: Tuple[str, ...], report: Report) -> None:
             f'its {some(inherited)}; pass --data-root DIR, or set data_root of each dataset'
         )
     hooks = [type_name(hook) for _, hook in dicts(cfg.get('custom_hooks'), '')]
-    if cfg.get('runner_type') == 'FlexibleRunner' and 'EMAHook' in hooks:
-        report.warnings.append(
-            'FlexibleRunner cannot resume runs with EMAHook; use one of the two'
-        )
+    if 'train' in phases and cfg.get('runner_type') == 'FlexibleRunner' and 'EMAHook' in hooks:
+        report.warnings.append('a run with FlexibleRunner and EMAHook cannot be resumed')
     randomness = dict(cfg.get('randomness') or {}, deterministic=False)
     with explained(f'randomness={cfg.get("randomness")} cannot be used', 'set an integer seed'):
         set_random_seed(**randomness)
@@ -109,8 +107,7 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         for phase in [phase for phase in loaders if cfg.get(f'{phase}_evaluator')]:
             progress.update(f'evaluating the ground truth with {phase}_evaluator')
             evaluators[phase], names = check_evaluator(cfg, phase, parts[phase], folder, report)
-            of_validation = phase == 'val' and 'train' in phases
-            if names and of_validation and type_name(cfg.val_cfg) in ('', 'ValLoop'):
+            if names and phase == 'val' and 'train' in phases:
                 check_monitored(cfg, names)
         if 'train' in phases:
             batches = len(loaders['train'])

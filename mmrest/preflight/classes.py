@@ -175,7 +175,8 @@ def _check_labels(cfg: Config, part: Part, report: Report) -> None:
                 f'{head}.num_classes is {count}, so only 0 to {count - 1} are classes; check '
                 f'metainfo.classes, {hint}'
             )
-    numbers = [i['bbox_label'] for s in part.samples for i in s.objects if 'bbox_label' in i]
+    numbers = [i.get('bbox_label') for s in part.samples for i in s.objects]
+    numbers = [number for number in numbers if isinstance(number, (int, np.integer))]
     if part.classes and max(numbers, default=0) >= len(part.classes):
         raise UsageError(
             f'{part.where} ({_root(part)}) has objects of label {max(numbers)}, but '

@@ -281,10 +281,11 @@ def _sample(part: Part, report: Report) -> None:
     part.samples.extend(found[index] for index in sorted(found))
     annotated = [sample for sample in part.samples if sample.objects]
     outside = [
-        not left <= right <= s.info['width'] + 1 or not top <= bottom <= s.info['height'] + 1
+        not box[0] <= box[2] <= s.info['width'] + 1 or not box[1] <= box[3] <= s.info['height'] + 1
         for s in annotated
         if s.info.get('width') and s.info.get('height')
-        for left, top, right, bottom in (i.get('bbox', (0,) * 4)[:4] for i in s.info['instances'])
+        for box in (instance.get('bbox', ()) for instance in s.info['instances'])
+        if len(box) == 4  # not rotated
     ]
     if sum(outside) > OUTSIDE * len(outside):
         report.warnings.append(

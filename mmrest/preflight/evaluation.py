@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmengine.registry import METRICS
-from mmengine.runner import Runner
+from mmengine.registry import LOOPS, METRICS
+from mmengine.runner import Runner, ValLoop
 from mmengine.structures import InstanceData, PixelData
 from torch.nn.functional import interpolate, one_hot
 
@@ -70,6 +70,9 @@ def check_evaluator(
 
 def check_monitored(cfg: Config, names: List[str]) -> None:
     """Raise UsageError if a hook of a training waits for a score that is not one of these."""
+    loop = find_type(LOOPS, cfg.val_cfg.get('type', 'ValLoop'))
+    if getattr(loop, 'run', None) is not ValLoop.run:
+        return  # it may rename them
     for key, name in monitored(cfg):
         if name not in names:
             raise UsageError(

@@ -16,7 +16,7 @@ from mmengine.dataset import Compose
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import OptimWrapperDict
-from mmengine.registry import TRANSFORMS, VISBACKENDS
+from mmengine.registry import HOOKS, TRANSFORMS, VISBACKENDS
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -107,10 +107,10 @@ class _FirstStep(Hook):
             for key, name in monitored(self._cfg)
             if metrics and name not in metrics
         ]
-        hook = self._cfg.default_hooks.get('checkpoint') or {}
-        if metrics and hook.get('save_best') == 'auto':  # raises if it does not know the first
-            rules = {key: hook[key] for key in hook if key == 'rule' or key.endswith('_keys')}
-            CheckpointHook(save_best=next(iter(metrics)), **rules)
+        hooks = dicts([self._cfg.get('default_hooks'), self._cfg.get('custom_hooks')], '')
+        for hook in [dict(hook) for _, hook in hooks if hook.get('save_best') == 'auto']:
+            if metrics:  # of which it must know whether more is better
+                HOOKS.build(dict(hook, save_best=next(iter(metrics))))
 
     def _check_gradients(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         groups = [g for g in optimizer.param_groups if g.get('initial_lr', g['lr'])]
@@ -191,6 +191,7 @@ def check_run(
                 runner.train()
             elif runner.val_loop is not None:
                 step.stage = OF_EVALUATION
+                runner.call_hook('before_train')  # some hooks prepare evaluations in it
                 runner.val()
     except Exception as error:
         fault, remedy = step.stage

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..engine.building import set_up
-from ..engine.config import confined
+from ..engine.config import confined, is_classifier
 from ..engine.devices import peak_memory_mb
 from ..engine.weight_hooks import StrictWeightsHook
 from ..errors import UsageError
@@ -65,13 +65,24 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
     """Evaluate a checkpoint on the val set of its config, or else on the test set.
 
     Logs, and files of metrics, go to a temporary folder.
+
+    Raises:
+        UsageError: it is the config of a classifier, or see :func:`mmrest.preflight.rehearse`.
+        CheckpointError: the weights cannot be read or do not match.
     """
+    if is_classifier(cfg):
+        raise UsageError(
+            f'{cfg.filename} is the config of a classifier, but reports evaluate only detectors '
+            'and segmentors; pass --no-eval'
+        )
     phase = 'val' if cfg.get('val_dataloader') else 'test'
+    if not cfg.get(f'{phase}_dataloader'):
+        raise UsageError('the config has no val_dataloader to evaluate on; pass --no-eval')
     hook = ScoresHook(score_thr)
     with tempfile.TemporaryDirectory() as folder:
         cfg = confined(cfg, folder)
         # As a test, because a validation would save the best checkpoint.
-        cfg.test_dataloader = cfg.get(f'{phase}_dataloader')
+        cfg.test_dataloader = cfg[f'{phase}_dataloader']
         cfg.test_evaluator = cfg.get(f'{phase}_evaluator')
         fp16 = (cfg.get(f'{phase}_cfg') or {}).get('fp16', False)
         cfg.test_cfg = dict(type='TestLoop', fp16=fp16)

@@ -41,7 +41,7 @@ LARGE = ('rmt_b', 'rmt_l', 'rest_large', 'rmt_swin_s')
 def test_backbones(name):
     """Parameters are also counted by part from the tensor names of the official weights."""
     network = on_meta(network_config(name))
-    with use_backend('torch'):  # whose attention is not counted
+    with use_backend('torch'):  # the counts are those of the reference
         parts = count_parts(network, 224, 224)
     stages = [f'stage {stage + 1}' for stage in range(network.num_stages)]
     assert [part.name for part in parts] == ['stem', *stages, 'output norms']

@@ -24,7 +24,7 @@ ROI_HEAD = 'model.roi_head'
 VAL_CLASSES = 'val_dataloader.dataset.metainfo.classes'
 TEST = 'test tiny.py tiny.pth --data-root coco'
 REPORT = 'report logged --config tiny.py'
-EVALUATION = f'{REPORT} --data-root coco --checkpoint tiny.pth'
+EVALUATION = f'{REPORT} --data-root coco --checkpoint absent.pth'
 TTA = f'test tiny_seg.py tiny_seg.pth --tta {SET}'
 INFER = 'infer tiny.py tiny.pth'
 IMAGE = '--image coco/train2017/000000000001.jpg'
@@ -122,7 +122,8 @@ CASES = {
     REPORT: 'logged contains no checkpoint',
     f'{REPORT} --data-root absent --checkpoint tiny.pth': 'absent/annotations/',
     f'{EVALUATION} {SET} val_evaluator=None': 'belong together; set val_evaluator too',
-    f'{EVALUATION} {SET} val_dataloader=None test_dataloader=None': 'test_dataloader must be ',
+    f'{EVALUATION} {SET} val_dataloader=None test_dataloader=None': 'evaluate on; pass --no-eval',
+    'report logged --config demo_cls_rmt_t --checkpoint absent.pth': 'is the config of a classif',
     f'{REPORT} --device gpu': '--device: device gpu cannot be used',
     f'{REPORT} --no-eval --checkpoint tiny.pth': '--checkpoint has no effect with --no-eval',
     # Networks: analysis and export.
@@ -141,7 +142,7 @@ CASES = {
     'visualize pca tiny.py --image torn.jpg --out torn.jpg': 'torn.jpg is an input and would be ',
     f'visualize pca odd.py --neck --size 161 193 {IMAGE}': 'odd.py fails: RuntimeError: Sizes of',
     f'visualize receptive-field tiny.py {IMAGE} --samples 2': '--samples: not allowed with',
-    f'visualize pca tiny.py {IMAGE} {SET} model.backbone.in_channels=4': '(B, 4, H, W), got (1, ',
+    f'visualize pca tiny.py {IMAGE} {SET} model.backbone.in_channels=4': 'of 4 channels; pca',
     f'visualize pca demo_cls_rest_lite {IMAGE} --neck': 'the neck of demo_cls_rest_lite returns',
     f'visualize pca rmt_t {IMAGE} --neck': '--neck: the model of rmt_t has no neck',
     f'export_onnx tiny.py --out x.onnx {SET} model.test_cfg.rcnn.nms.type=soft_nms': 'py: NMS as ',

@@ -55,6 +55,21 @@ def test_an_output_that_cannot_be_written(monkeypatch, program, number, line):
         command.run(main)
 
 
+@pytest.mark.parametrize('launcher, rank', [('mpi', '3'), ('none', '1')])
+def test_rank_on_this_machine(monkeypatch, launcher, rank):
+    """mpirun has a variable of its own."""
+    args = ['tiny.py', '--launcher', launcher, '--local_rank', '1']
+    parser = command.Parser()
+    parser.add_argument('config')
+    command.add_run_arguments(parser)
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    for name in ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK'):
+        monkeypatch.setenv(name, '3')
+    with pytest.raises(UsageError, match=r'config tiny\.py not found'):
+        command.run_config(parser.parse_args(args))
+    assert os.environ.pop('LOCAL_RANK') == rank
+
+
 def test_auto_scale_lr():
     cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16, enable=False)))
     train.use_auto_scale_lr(cfg)

@@ -1,5 +1,6 @@
 """Every config of the zoo against the recipes of the papers."""
 
+import copy
 import functools
 import itertools
 
@@ -67,7 +68,7 @@ def test_config(method, name, schedule):
     texts = (Config({key: cfg[key]}).dump() for key in ('model', 'optim_wrapper'))
     model, optimizer = build(*texts, cfg.default_scope)
     check_backbone(cfg, model, method, name)
-    check_model(cfg, method, list(NETWORKS[name][2]))
+    CHECKS[method](model, NETWORKS[name][2])
     check_optimizer(cfg, model, optimizer, method, name)
     (check_coco if method in DETECTORS else check_ade)(cfg, method, name, schedule)
     check_runtime(cfg, method)
@@ -99,53 +100,95 @@ def check_backbone(cfg, model, method, name):
     assert all(isinstance(norm, kind) for norm in norms)
 
 
-IN_FLOAT32 = {
-    'rpn_head': dict(type='Float32Head', of='RPNHead'),
-    'roi_head.bbox_roi_extractor.type': 'Float32RoIExtractor',
-    'roi_head.mask_roi_extractor.type': 'Float32RoIExtractor',
-}
-CASCADED = dict(
-    type='ConvFCBBoxHead', num_shared_convs=4, num_shared_fcs=1, conv_out_channels=256,
-    reg_class_agnostic=False, reg_decoded_bbox=True,
-    norm_cfg=dict(type='SyncBN', requires_grad=True),
-    loss_bbox=dict(_delete_=True, type='GIoULoss', loss_weight=10.0),
-)  # fmt: skip
-OF_ADE = {
-    'pretrained': None, 'data_preprocessor.size': (512, 512), 'decode_head.num_classes': 150,
-}  # fmt: skip
-# Model in the library, and what is different in ours but for backbone and channels.
-STOCK = {
-    'retinanet': ('mmdet::_base_/models/retinanet_r50_fpn.py', {
-        'neck.start_level': 0, 'bbox_head': dict(type='Float32Head', of='RetinaHead'),
-    }),
-    'maskrcnn': ('mmdet::_base_/models/mask-rcnn_r50_fpn.py', IN_FLOAT32),
-    'cascade_maskrcnn': ('mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py', {
-        **IN_FLOAT32, **{f'roi_head.bbox_head.{stage}': CASCADED for stage in range(3)},
-    }),
-    'upernet': ('mmseg::_base_/models/upernet_r50.py', {
-        **OF_ADE, 'auxiliary_head.num_classes': 150,
-    }),
-    'semfpn': ('mmseg::_base_/models/fpn_r50.py', OF_ADE),
-}  # fmt: skip
+def kinds(*modules):
+    return [type(module).__name__ for module in modules]
 
 
-def check_model(cfg, method, dims):
-    path, changes = STOCK[method]
-    expected = Config.fromstring(f'_base_ = {path!r}', '.py')
-    expected.merge_from_dict({f'model.{key}': value for key, value in changes.items()})
-    expected = dict(expected.model, backbone=cfg.model.backbone)
+def check_fpn(neck, in_channels, outputs):
+    assert kinds(neck) == ['FPN']
+    assert [conv.conv.in_channels for conv in neck.lateral_convs] == list(in_channels)
+    assert {conv.conv.out_channels for conv in neck.lateral_convs} == {256}
+    assert (neck.start_level, neck.num_outs) == (0, outputs)
+
+
+def check_retinanet(model, dims):
+    head = model.bbox_head
+    assert kinds(model, head) == ['RetinaNet', 'RetinaHead']
+    check_fpn(model.neck, dims[1:], 5)
+    assert model.neck.add_extra_convs == 'on_input'
+    # The first extra level begins at the last map of the backbone.
+    assert model.neck.fpn_convs[3].conv.in_channels == dims[3]
+    assert head.num_classes == 80 and head._forward_hooks
+
+
+def check_mask_rcnn(model, dims):
+    box, mask, rpn = model.roi_head.bbox_head, model.roi_head.mask_head, model.rpn_head
+    assert kinds(model, box, rpn) == ['MaskRCNN', 'Shared2FCBBoxHead', 'RPNHead']
+    check_fpn(model.neck, dims, 5)
+    assert box.num_classes == mask.num_classes == 80 and not box.reg_class_agnostic
+    check_extractors(model.roi_head)
+    assert rpn._forward_hooks
+
+
+def check_extractors(roi_head):
+    for part in (roi_head.bbox_roi_extractor, roi_head.mask_roi_extractor):
+        part = part[0] if isinstance(part, nn.ModuleList) else part
+        assert part._forward_pre_hooks  # float32 under automatic mixed precision
+        assert part.featmap_strides == [4, 8, 16, 32] and part.out_channels == 256
+
+
+def check_cascade(model, dims):
+    roi_head = model.roi_head
+    assert kinds(model) == ['CascadeRCNN']
+    check_fpn(model.neck, dims, 5)
+    check_extractors(roi_head)
+    assert roi_head.stage_loss_weights == [1, 0.5, 0.25]
+    deviations = [[0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067]]
+    assert len(roi_head.bbox_head) == len(roi_head.mask_head) == 3
+    for box, mask, stds in zip(roi_head.bbox_head, roi_head.mask_head, deviations):
+        assert (len(box.shared_convs), len(box.shared_fcs)) == (4, 1)
+        assert all(isinstance(conv.norm, nn.SyncBatchNorm) for conv in box.shared_convs)
+        assert box.reg_decoded_bbox and box.bbox_coder.stds == stds
+        assert kinds(box.loss_bbox) == ['GIoULoss'] and box.loss_bbox.loss_weight == 10
+        assert box.num_classes == mask.num_classes == 80
+
+
+def check_upernet(model, dims):
+    head, auxiliary = model.decode_head, model.auxiliary_head
     if len(dims) == 1:
-        scales = [4, 2, 1, 0.5]  # to strides of 4, 8, 16 and 32
-        expected['neck'] = dict(
-            type='MultiLevelNeck', in_channels=dims, out_channels=dims[0], scales=scales
-        )
-        dims = dims * 4
-    elif method != 'upernet':
-        expected['neck']['in_channels'] = dims[1:] if method == 'retinanet' else dims
-    if method == 'upernet':
-        expected['decode_head']['in_channels'] = dims
-        expected['auxiliary_head']['in_channels'] = dims[2]
-    assert cfg.model == expected
+        dims *= 4
+        check_feature_pyramid(model.neck, dims[0])
+    assert kinds(head, auxiliary) == ['UPerHead', 'FCNHead']
+    assert (head.in_channels, head.channels, head.num_classes) == (list(dims), 512, 150)
+    assert (auxiliary.in_index, auxiliary.in_channels) == (2, dims[2])
+    assert (auxiliary.loss_decode.loss_weight, auxiliary.num_classes) == (0.4, 150)
+    for part in (head, auxiliary):
+        norms = [module for module in part.modules() if 'BatchNorm' in type(module).__name__]
+        assert norms and all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    assert model.test_cfg.mode == 'whole'
+
+
+def check_feature_pyramid(neck, channels):
+    """Maps of strides 4, 8, 16 and 32 are computed from one of stride 16."""
+    maps = copy.deepcopy(neck).eval()((torch.empty(1, channels, 6, 10, device='meta'),))
+    assert [tuple(each.shape[1:]) for each in maps] == [
+        (channels, 24, 40), (channels, 12, 20), (channels, 6, 10), (channels, 3, 5),
+    ]  # fmt: skip
+
+
+def check_semantic_fpn(model, dims):
+    check_fpn(model.neck, dims, 4)
+    assert kinds(model.decode_head) == ['FPNHead'] and model.decode_head.num_classes == 150
+    assert not model.with_auxiliary_head and model.test_cfg.mode == 'whole'
+
+
+CHECKS = {
+    'retinanet': check_retinanet,
+    'maskrcnn': check_mask_rcnn,
+    'cascade_maskrcnn': check_cascade,
+    'upernet': check_upernet,
+    'semfpn': check_semantic_fpn,
+}
 
 
 def decays_of(optimizer, rate):

@@ -5,8 +5,17 @@ import os
 import pytest
 import torch
 from mmengine.config import Config
+from mmseg.models import EncoderDecoder
 
-from mmrest.engine.config import load_config, make_resumable, use_tta, without_sync_bn
+from mmrest.engine.config import (
+    is_classifier,
+    is_segmentor,
+    load_config,
+    make_resumable,
+    package_of,
+    use_tta,
+    without_sync_bn,
+)
 from mmrest.errors import UsageError
 
 CONFIG = """
@@ -109,10 +118,27 @@ def test_ambiguous_data_root(path, loaders, fault):
         load_config(str(path), data_root='x')
 
 
+class Own(EncoderDecoder):
+    """A segmentor of a user."""
+
+
+@pytest.mark.parametrize('fields, package', [
+    (dict(default_scope='mmseg', model=dict(type='X')), 'mmseg'),
+    (dict(default_scope=None, model=dict(type='mmseg.EncoderDecoder')), 'mmseg'),
+    (dict(model=dict(type='mmpretrain.models.ImageClassifier')), 'mmpretrain'),
+    (dict(model=dict(type=Own)), 'mmseg'),
+    (dict(model=dict(type='RMT')), ''),
+])  # fmt: skip
+def test_package(fields, package):
+    """Configs in the style of Python, or dumped from it, have no default scope."""
+    cfg = Config(fields)
+    assert package_of(cfg) == package
+    assert (is_classifier(cfg), is_segmentor(cfg)) == (package == 'mmpretrain', package == 'mmseg')
+
+
 def test_without_sync_bn(path):
     cfg = load_config(str(path))
-    cfg.sync_bn = 'torch'
-    assert without_sync_bn(cfg) == 2 and 'sync_bn' not in cfg
+    assert without_sync_bn(cfg) == 2
     assert cfg.model.backbone.norm_cfg == dict(type='BN', requires_grad=True)
     assert [head.norm_cfg.type for head in cfg.model.head] == ['BN', 'GN']
     assert without_sync_bn(cfg) == 0

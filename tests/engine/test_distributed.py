@@ -34,8 +34,9 @@ def config(**fields):
     (dict(FLEXIBLE, strategy=DEEPSPEED), DEEPSPEED),
 ])  # fmt: skip
 def test_wrapper_on_the_cpu(before, after):
-    cfg = config(**before)
+    cfg = config(**before, sync_bn='torch')
     distributed.use_cpu_wrapper(cfg)
+    assert 'sync_bn' not in cfg
     assert (cfg.get('strategy') or cfg.model_wrapper_cfg) == after
 
 

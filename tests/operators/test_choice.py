@@ -1,9 +1,9 @@
 """Choice of MMCV ops: compiled, torchvision's, or none."""
 
+import importlib.machinery
 import importlib.util
 import sys
 
-import mmcv
 import pytest
 from mmengine.utils.dl_utils import mmcv_full_available
 
@@ -13,8 +13,8 @@ from mmrest import operators
 @pytest.fixture
 def before_import(monkeypatch):
     """Process without imported mmrest and ops."""
-    own = [folder for folder in mmcv.__path__ if folder != str(operators._FOLDER)]
-    monkeypatch.setattr(mmcv, '__path__', own)
+    others = [finder for finder in sys.meta_path if not isinstance(finder, operators._Finder)]
+    monkeypatch.setattr(sys, 'meta_path', others)
     monkeypatch.delitem(sys.modules, 'mmcv._ext', raising=False)
     monkeypatch.delenv(operators.ENVIRONMENT_VARIABLE, raising=False)
     if importlib.util.find_spec('mmcv._ext') is not None:
@@ -23,6 +23,8 @@ def before_import(monkeypatch):
 
 def test_torchvision_replaces_ops(before_import):
     operators.install()
+    operators.install()
+    assert sum(isinstance(finder, operators._Finder) for finder in sys.meta_path) == 1
     assert operators.describe().startswith('torchvision ') and mmcv_full_available()
     module = importlib.import_module('mmcv._ext')
     assert module.get_compiler_version().startswith('none (torchvision ')
@@ -43,8 +45,12 @@ def test_mmcv_is_unchanged_without_torchvision(before_import, monkeypatch):
     assert operators.describe() == 'none' and not mmcv_full_available()
 
 
-def test_compiled_ops_are_used(before_import, monkeypatch, tmp_path):
-    (tmp_path / '_ext.py').touch()
-    monkeypatch.setattr(mmcv, '__path__', [*mmcv.__path__, str(tmp_path)])
+def test_compiled_ops_are_used(before_import, monkeypatch):
+    class Compiled:
+        def find_spec(self, name, path=None, target=None):
+            if name == 'mmcv._ext':
+                return importlib.machinery.ModuleSpec(name, None, origin='_ext.so')
+
     operators.install()
+    sys.meta_path.insert(0, Compiled())
     assert operators.describe() == 'compiled'

@@ -394,7 +394,7 @@ WARNINGS = {
         'val_evaluator.iou_metric is not an argument of IoUMetric; correct its'),
     'averaged weights that cannot be resumed': (
         'det', {'runner_type': 'FlexibleRunner', 'custom_hooks': [dict(type='EMAHook')]},
-        'FlexibleRunner cannot resume runs with EMAHook'),
+        'a run with FlexibleRunner and EMAHook cannot be resumed'),
     'statistics of images of 0 to 1': (
         'det', {'model.data_preprocessor': dict(
             type='DetDataPreprocessor', mean=[0.5] * 3, std=[0.25] * 3, pad_mask=True)},

@@ -267,7 +267,7 @@ class Corners(CocoDataset):
         info = super().parse_data_info(raw_data_info)
         for instance in info['instances']:
             left, top, right, bottom = instance['bbox']
-            instance['bbox'] = [left, top, right, top, right, bottom, left, bottom]
+            instance['bbox'] = [right, top, right, bottom, left, bottom, left, top]
         return info
 
 
@@ -275,7 +275,8 @@ class Corners(CocoDataset):
 class Upright(BaseTransform):
     def transform(self, results):
         for instance in results['instances']:
-            instance['bbox'] = instance['bbox'][:2] + instance['bbox'][4:6]
+            right, top, _, _, left, bottom, *_ = instance['bbox']
+            instance['bbox'] = [left, top, right, bottom]
         return results
 
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
+from mmengine.logging import MessageHub
 from mmengine.structures import PixelData
 from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
 
 from mmrest.engine.config import load_config
-from mmrest.reporting.evaluation import Evaluation, ScoresHook
+from mmrest.reporting.evaluation import Evaluation, ScoresHook, _speed
 from mmrest.reporting.logs import Log
 from mmrest.reporting.report import write_report
 from mmrest.reporting.scores import LabelMapScores
@@ -159,6 +160,18 @@ def test_whatever_the_locale(tmp_path, cfg):
     page = (folder.parent / 'x.html').read_text(encoding='utf-8')
     assert 'rün' in page and 'Zürich' in page
     assert 'rün,1,1.0' in (folder.parent / 'x.csv').read_text(encoding='utf-8')
+
+
+def test_speed_of_an_evaluation():
+    """Seconds of the timer, of which loading is no part, and numbers of parameters."""
+    hub = MessageHub('speed')
+    for _ in range(3):
+        hub.update_scalars({'test/time': 0.03, 'test/data_time': 0.01})
+    runner = SimpleNamespace(model=torch.nn.Linear(15_000, 1000, bias=False), message_hub=hub)
+    found = dict(_speed(runner, torch.device('cpu')))
+    assert found['inference, median'] == '20.0 ms per batch on cpu, without data loading'
+    assert found['parameters'] == '15.00 million'
+    assert 50 < float(found['memory in evaluation'].split()[0].replace(',', '')) < 50_000
 
 
 def test_void_pixels_are_those_of_the_metric():

@@ -4,11 +4,11 @@ Names and the order of arguments match mmcv's ``csrc/pytorch/pybind.cpp``. Like 
 functions, most of them write their results into tensors that the caller allocated. Forward and
 backward run on every device that torchvision supports. Half precision is computed in float32.
 
-The file is imported under the name ``mmcv._ext``, so it must not use relative imports.
+The file is loaded under the name ``mmcv._ext``, so it must not use relative imports.
 """
 
 import functools
-from typing import Any, Callable, List, Mapping, Optional, Sequence
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -114,8 +114,13 @@ def softnms(
     return kept
 
 
-_GRID = 'spatial_scale', 'aligned_height', 'aligned_width'
-_SAMPLING = 'sampling_ratio', 'aligned'
+# Functions, because torch.compile cannot call an operator.itemgetter.
+def _grid(options: Mapping[str, Any]) -> Tuple[Any, ...]:
+    return options['spatial_scale'], options['aligned_height'], options['aligned_width']
+
+
+def _sampling(options: Mapping[str, Any]) -> Tuple[Any, ...]:
+    return options['sampling_ratio'], options['aligned']
 
 
 def roi_align_forward(
@@ -126,8 +131,7 @@ def roi_align_forward(
         _refuse("roi_align with pool_mode='max'")
     input = _single(input)
     rois = _single(rois).to(input.dtype)
-    arguments = [options[name] for name in _GRID + _SAMPLING]
-    output.copy_(_torchvision.roi_align(input, rois, *arguments))
+    output.copy_(_torchvision.roi_align(input, rois, *_grid(options), *_sampling(options)))
 
 
 def roi_align_backward(*tensors: Tensor, **options: Any) -> None:
@@ -135,9 +139,10 @@ def roi_align_backward(*tensors: Tensor, **options: Any) -> None:
     grad_output, rois, _, _, grad_input = tensors
     grad = _single(grad_output)
     rois = _single(rois).to(grad.dtype)
-    grid, sampling = ([options[name] for name in names] for names in (_GRID, _SAMPLING))
     size = grad_input.shape
-    grad_input.copy_(_torchvision._roi_align_backward(grad, rois, *grid, *size, *sampling))
+    grad_input.copy_(
+        _torchvision._roi_align_backward(grad, rois, *_grid(options), *size, *_sampling(options))
+    )
 
 
 def deform_conv_forward(*tensors: Tensor, **geometry: int) -> None:
