@@ -121,26 +121,24 @@ class InitWeightsHook(_WeightsHook):
         fitting = {n: t for n, t in tensors.items() if n in wanted and t.shape == wanted[n].shape}
         report = summary(weights.source, tensors, wanted)
         if not fitting:
-            renamed = _renamed_by(model, tensors)
-            if not renamed:
+            if not _renames(model, tensors):
                 raise CheckpointError(f'{report}; use other weights')
-            report = (
-                f'{type(model).__name__} renames tensors of {weights.source}: {renamed} loaded'
-            )
+            # mmengine logs what is missing.
+            report = f'{type(model).__name__} renames the tensors of {weights.source}'
             return Fitted(dict(tensors), report, False)
         return Fitted(fitting, report, len(fitting) == len(wanted))
 
 
-def _renamed_by(model: nn.Module, tensors: Mapping[str, Tensor]) -> int:
-    """Return the number of tensors that a model which renames them loads, as for a teacher."""
+def _renames(model: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
+    """Return True if a model finds tensors under other names, as a teacher and a student do."""
     copied = copy.deepcopy(model).to('meta')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # nothing is copied
         try:
             missing = copied.load_state_dict(dict(tensors), strict=False).missing_keys
-        except RuntimeError:  # some have another shape; mmengine loads the others
-            return len(tensors)
-    return len(model.state_dict()) - len(missing)
+        except RuntimeError:  # it found some, of another shape
+            return True
+    return len(missing) < len(model.state_dict())
 
 
 def _named_as(model: nn.Module, weights: Weights) -> Weights:

@@ -204,9 +204,7 @@ class Teacher(nn.Module):
 def test_init_of_a_model_that_renames_tensors(log):
     other = randomised(Detector()).state_dict()
     state = load(InitWeightsHook(), Teacher(), {'state_dict': other})['state_dict']
-    count = len(other)
-    assert f'Teacher renames tensors of x.pth: {count} of {count} loaded' in log.text
-    assert equal(state, other, '')
+    assert equal(state, other, '') and 'Teacher renames the tensors of x.pth' in log.text
     for model in (Teacher(), nn.Linear(2, 3)):
         with pytest.raises(CheckpointError, match=r'^0 of \d+ tensors loaded from x\.pth'):
             load(InitWeightsHook(), model, {'state_dict': {'wrong.weight': torch.ones(7)}})
