@@ -191,7 +191,8 @@ def check_run(
                 runner.train()
             elif runner.val_loop is not None:
                 step.stage = OF_EVALUATION
-                runner.call_hook('before_train')  # some hooks prepare evaluations in it
+                # Some hooks prepare evaluations in it.
+                step.before_run = lambda runner: runner.call_hook('before_train')
                 runner.val()
     except Exception as error:
         fault, remedy = step.stage

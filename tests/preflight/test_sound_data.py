@@ -298,10 +298,15 @@ class Prefixed(ValLoop):
         self.runner.call_hook('after_val_epoch', metrics={'teacher/coco/bbox_mAP': 0.1})
 
 
-def test_metrics_of_another_loop(folder):
+@pytest.mark.parametrize('trains', [True, False])
+def test_metrics_of_another_loop(folder, monkeypatch, trains):
+    """They are also evaluated if no step can be tried, as of semi-supervised detectors."""
     options = {'val_cfg.type': 'Prefixed'}
     key = 'default_hooks.checkpoint.save_best'
     passed('det', {**options, key: 'teacher/coco/bbox_mAP'})
+    if not trains:
+        monkeypatch.setattr('mmrest.preflight.step._inputs', lambda *args: [])
+        options['custom_hooks'] = [dict(type='EMAHook')]
     warnings = rehearsed('det', options, thorough=True).warnings
     (warning,) = (each for each in warnings if each.startswith(key))
     assert 'but the first evaluation gave teacher/coco/bbox_mAP; set one' in warning
