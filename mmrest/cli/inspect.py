@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import cv2
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS, DefaultScope
 from rich.progress import track
 
 from ..datasets.palette import classes_and_colours
@@ -50,8 +50,8 @@ def browse() -> None:
         parser.error('--not-show leaves nothing to do; pass --output-dir DIR')
     viewer = Viewer(args.output_dir, not args.not_show, args.show_interval)
     cfg = load_config(args.config, args.cfg_options, args.data_root)
-    init_default_scope(cfg.get('default_scope'))
-    with explained(f'{args.phase}_dataloader.dataset cannot be built'):
+    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
+    with explained(f'{args.phase}_dataloader.dataset cannot be built'), scope:
         dataset = DATASETS.build(cfg[f'{args.phase}_dataloader'].dataset)
     if not len(dataset):
         raise UsageError(f'{args.phase}_dataloader.dataset of {args.config} has no images')

@@ -73,6 +73,9 @@ def load_config(
     if data_root is not None:
         _replace_data_root(cfg, data_root)
     merge_options(cfg, cfg_options)
+    for key, part in dicts([cfg.model, cfg.get('tta_model')], ''):
+        if key.endswith(('nms', 'roi_layer')) and part.get('type'):  # mmcv looks ops up by name
+            part['type'] = type_name(part)
     return cfg
 
 
@@ -168,7 +171,8 @@ def _with_root(node: Any, old: str, new: str) -> Any:
     if isinstance(node, str) and (node + '/').startswith(old + '/'):
         return new.rstrip('/') + node[len(old) :]
     if isinstance(node, dict):
-        return type(node)({key: _with_root(value, old, new) for key, value in node.items()})
+        # Not its own method, which would import the lazy types of Python-style configs.
+        return type(node)({k: _with_root(value, old, new) for k, value in dict.items(node)})
     if isinstance(node, (list, tuple)):
         return type(node)(_with_root(value, old, new) for value in node)
     return node
@@ -225,11 +229,14 @@ def check_tta(cfg: Config) -> None:
 def use_tta(cfg: Config) -> None:
     """Test with the augmentations of the config's tta_pipeline, merged by its tta_model."""
     check_tta(cfg)
-    cfg.model = dict(**cfg.tta_model, module=cfg.model)
+    model = cfg.tta_model.copy()
+    model.update(module=cfg.model)
+    cfg.model = model
     dataset, steps = cfg.test_dataloader.dataset, list(cfg.tta_pipeline)
     for usual, augmented in zip(dataset.pipeline[:1], steps[:1]):
         if type_name(usual) == type_name(augmented):  # read images as without augmentation
-            steps[0] = dict(usual, **augmented)
+            steps[0] = usual.copy()
+            steps[0].update(augmented)
     dataset.pipeline = steps
 
 

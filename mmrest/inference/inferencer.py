@@ -31,6 +31,7 @@ from ..engine.config import (
     is_segmentor,
     load_config,
     merge_options,
+    package_of,
     type_name,
     use_tta,
     without_sync_bn,
@@ -342,7 +343,8 @@ def _pipeline(cfg: Config, steps: Optional[List[dict]]) -> Tuple[Callable, Compo
         if 'transforms' in step:  # groups of TestTimeAug
             groups = [_without_annotations(group) for group in step['transforms']]
             others[index] = dict(step, transforms=[group for group in groups if group])
-    return TRANSFORMS.build(dict(first, type='InferencerLoader')), Compose(others)
+    loader = f'{package_of(cfg)}.InferencerLoader'
+    return TRANSFORMS.build(dict(first, type=loader)), Compose(others)
 
 
 def _without_annotations(steps: List[dict]) -> List[dict]:

@@ -5,7 +5,7 @@ from os import PathLike
 from typing import ClassVar, Dict, Iterator, List, Optional, Tuple, Union
 
 from mmengine.logging import print_log
-from mmengine.model import BaseModule, ModuleDict, PretrainedInit
+from mmengine.model import BaseModule, ModuleDict
 from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 
@@ -87,7 +87,9 @@ class StrictPretrained(BaseModule):
 
 def is_from_file(init_cfg: dict) -> bool:
     """Return True if an ``init_cfg`` loads weights."""
-    return init_cfg.get('type') in ('Pretrained', 'PretrainedInit', PretrainedInit)
+    kind = init_cfg.get('type')  # a name, perhaps with its module, or a class
+    name = str(getattr(kind, '__name__', kind)).rpartition('.')[2]
+    return name in ('Pretrained', 'PretrainedInit')
 
 
 def from_files(model: nn.Module) -> Iterator[Tuple[str, nn.Module, dict]]:

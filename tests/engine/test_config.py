@@ -118,6 +118,38 @@ def test_ambiguous_data_root(path, loaders, fault):
         load_config(str(path), data_root='x')
 
 
+LAZY = """
+from mmcv.ops import RoIAlign, nms
+from mmdet.datasets import CocoDataset
+from mmdet.models import FasterRCNN, DetTTAModel
+
+default_scope = None
+data_root = 'a/'
+model = dict(
+    type=FasterRCNN, roi_layer=dict(type=RoIAlign), test_cfg=dict(rpn=dict(nms=dict(type=nms)))
+)
+test_dataloader = dict(
+    dataset=dict(type=CocoDataset, ann_file='a/x.json', data_root='a/', pipeline=[])
+)
+tta_model = dict(type=DetTTAModel)
+tta_pipeline = []
+"""
+
+
+def test_configs_in_the_style_of_python(tmp_path):
+    """Their types are classes, and remain so in the file that a run saves."""
+    (tmp_path / 'lazy.py').write_text(LAZY)
+    cfg = load_config(str(tmp_path / 'lazy.py'), data_root='b')
+    use_tta(cfg)
+    cfg.dump(str(tmp_path / 'saved.py'))
+    for found in (cfg, load_config(str(tmp_path / 'saved.py'))):
+        assert found.test_dataloader.dataset.ann_file == 'b/x.json'
+        detector = found.model.module
+        assert package_of(Config(dict(model=detector))) == package_of(found) == 'mmdet'
+        assert detector.roi_layer.type == 'RoIAlign'
+        assert detector.test_cfg.rpn.nms.type == 'nms'
+
+
 class Own(EncoderDecoder):
     """A segmentor of a user."""
 

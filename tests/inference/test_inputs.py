@@ -130,6 +130,16 @@ def test_reflectances(tmp_path):
     assert image.shape == (6, 8, 3) and image.std() > 50
 
 
+def test_files_of_a_loader_of_ones_own(tmp_path):
+    np.save(tmp_path / 'x.npy', np.full((6, 8, 5), 9, np.uint8))
+
+    def load(results):
+        return dict(img=np.load(results['img_path']))
+
+    dataset = SimpleNamespace(pipeline=SimpleNamespace(transforms=[load]))
+    assert read_as(tmp_path / 'x.npy', dataset).shape == (6, 8, 3)
+
+
 def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
     touch(tmp_path, 'a.jpg', 'locked/b.jpg')
 
