@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
+import mmdet.registry
 import torch
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS, DefaultScope, Registry
 
 from mmrest.engine.config import load_config
 from tests.drawn import CLASSES
@@ -126,6 +128,16 @@ tta_pipeline = [
     ]),
 ]
 """
+
+
+def without_default_scope(config, data_root):
+    """Return a detector's config with types that name their package, as in Python-style ones."""
+    registries = [part for part in vars(mmdet.registry).values() if isinstance(part, Registry)]
+    ours = [registry.module_dict for registry in registries if registry.scope == 'mmdet']
+    text = load_config(str(config), None, str(data_root)).pretty_text
+    for name in chain(*ours):
+        text = text.replace(f"type='{name}'", f"type='mmdet.{name}'")
+    return f'{text}\ndefault_scope = None\n'
 
 
 def run(program, *args, cwd, check=True, fresh=False, **environ):

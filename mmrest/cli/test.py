@@ -30,7 +30,7 @@ def predictions_hook(cfg: Config, args: argparse.Namespace) -> Optional[Predicti
         label_maps = folder(args.out)
     elif args.out is not None:
         path = str(written_file('.pkl', '.pickle')(args.out))
-        kind = 'DumpResults' if is_classifier(cfg) else 'DumpDetResults'
+        kind = 'DumpResults' if is_classifier(cfg) else 'mmdet.DumpDetResults'
         evaluators = cfg.get('test_evaluator') or []
         evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
         if any(type_name(evaluator) == 'MultiDatasetsEvaluator' for evaluator in evaluators):

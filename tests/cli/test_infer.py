@@ -21,7 +21,7 @@ from pycocotools.coco import COCO
 
 from mmrest.apis import Inferencer, inference
 from mmrest.inference.inferencer import Prediction
-from tests.runs import DETECTOR, ROOT, SMALL_SEGMENTOR, lay_out, run_here
+from tests.runs import DETECTOR, ROOT, SMALL_SEGMENTOR, lay_out, run_here, without_default_scope
 
 
 @pytest.fixture(scope='module')
@@ -54,9 +54,10 @@ def results(path):
 def test_detector_matches_mmrest_test(folder, tmp_path, coco_root):
     """The command, Python and tools/test.py give the same boxes, scores, labels and masks."""
     dump = tmp_path / 'found.pkl'
+    (tmp_path / 'det.py').write_text(without_default_scope(folder / 'det.py', coco_root))
     assert not run_here(
-        'test', 'det.py', 'det.pth', '--data-root', coco_root, '--out', dump, '--work-dir',
-        tmp_path, '--cfg-options', 'test_dataloader.batch_size=2',
+        'test', tmp_path / 'det.py', 'det.pth', '--data-root', coco_root, '--out', dump,
+        '--work-dir', tmp_path, '--cfg-options', 'test_dataloader.batch_size=2',
     )  # fmt: skip
     options = ('--batch-size', 2, '--no-save-vis', '--device', 'cpu')
     assert not infer('det', 'photos', '--out-dir', tmp_path / 'out', *options)

@@ -3,11 +3,9 @@
 import json
 import shutil
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import cv2
-import mmdet.registry
 import numpy as np
 import pytest
 from mmcv.transforms import BaseTransform
@@ -20,7 +18,6 @@ from mmengine.registry import (
     LOOPS,
     OPTIM_WRAPPER_CONSTRUCTORS,
     TRANSFORMS,
-    Registry,
 )
 from mmengine.runner import ValLoop
 from PIL import Image
@@ -39,7 +36,7 @@ from tests.preflight.test_planted_faults import (
     edited,
     rehearsed,
 )
-from tests.runs import ROOT
+from tests.runs import ROOT, without_default_scope
 
 BEST = {'coco/bbox_mAP 1.000', 'coco/segm_mAP 1.000'}
 
@@ -250,12 +247,7 @@ def test_advanced_runs(folder, case):
 
 def test_types_with_their_scope(folder):
     """As in configs without a default scope, such as those in the style of Python."""
-    registries = [part for part in vars(mmdet.registry).values() if isinstance(part, Registry)]
-    ours = [registry.module_dict for registry in registries if registry.scope == 'mmdet']
-    text = load_config('det.py', None, 'coco').pretty_text
-    for name in chain(*ours):
-        text = text.replace(f"type='{name}'", f"type='mmdet.{name}'")
-    (folder / 'scoped.py').write_text(f'{text}\ndefault_scope = None\n')
+    (folder / 'scoped.py').write_text(without_default_scope('det.py', 'coco'))
     assert scores(passed('scoped')) == BEST
 
 
