@@ -48,7 +48,7 @@ from mmengine.config import Config
 from mmrest.engine.distributed import join_processes
 
 join_processes(Config(dict(launcher='pytorch')))
-print(os.getpid(), flush=True)
+os.write(1, b'%d\\n' % os.getpid())  # at once, because both ranks write
 time.sleep(100)
 """
 
