@@ -10,12 +10,13 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from torch import nn
 
 from ..checkpoint import read_weights
 from ..engine.building import check_model, find_type
 from ..engine.config import (
+    default_scope,
     dicts,
     is_classifier,
     is_segmentor,
@@ -97,7 +98,7 @@ def backbone_config(cfg: Config) -> Config:
 
 def is_backbone(cfg: Config) -> bool:
     """Return True if the model of a config is a backbone."""
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+    with default_scope(cfg):
         kind = find_type(MODELS, cfg.model.get('type'))
     # Detectors, segmentors and classifiers have losses and predictions.
     return inspect.isclass(kind) and not issubclass(kind, BaseModel)
@@ -149,7 +150,7 @@ def build_network(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
     without_sync_bn(cfg)
     check_model(cfg)
     torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+    with default_scope(cfg):
         model = MODELS.build(copy.deepcopy(cfg.model))
     backbone = getattr(model, 'backbone', model)
     if isinstance(backbone, PyramidBackbone):

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import cv2
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS
 from rich.progress import track
 
 from ..datasets.palette import classes_and_colours
-from ..engine.config import PHASES, load_config
+from ..engine.config import PHASES, default_scope, load_config
 from ..errors import UsageError, explained
 from ..inference.outputs import Viewer, refuse_to_overwrite
 from ..inference.overlay import draw_annotations, drawable
@@ -50,8 +50,7 @@ def browse() -> None:
         parser.error('--not-show leaves nothing to do; pass --output-dir DIR')
     viewer = Viewer(args.output_dir, not args.not_show, args.show_interval)
     cfg = load_config(args.config, args.cfg_options, args.data_root)
-    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
-    with explained(f'{args.phase}_dataloader.dataset cannot be built'), scope:
+    with explained(f'{args.phase}_dataloader.dataset cannot be built'), default_scope(cfg):
         dataset = DATASETS.build(cfg[f'{args.phase}_dataloader'].dataset)
     if not len(dataset):
         raise UsageError(f'{args.phase}_dataloader.dataset of {args.config} has no images')

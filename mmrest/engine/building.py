@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.optim import DefaultOptimWrapperConstructor
-from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, RUNNERS, DefaultScope, Registry
+from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, RUNNERS, Registry
 from mmengine.runner import Runner
 from rich.console import Console
 from torch import nn
@@ -17,7 +17,7 @@ from torch import nn
 from ..errors import UsageError, explained
 from ..operators import describe
 from .compat import use_datasets
-from .config import make_resumable, without_sync_bn
+from .config import default_scope, make_resumable, without_sync_bn
 from .display import DisplayHook, ScreenRunner
 from .distributed import check_sharding, use_cpu_wrapper
 
@@ -90,7 +90,7 @@ def check_model(cfg: Config) -> nn.Module:
     Raises:
         UsageError: it cannot be built.
     """
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+    with default_scope(cfg):
         for device in ('meta', 'cpu'):  # some models compute while they are built
             try:
                 with torch.device(device):

@@ -5,9 +5,10 @@ import inspect
 import os.path as osp
 import re
 import traceback
-from typing import Any, Iterator, Optional, Set, Tuple
+from typing import Any, ContextManager, Iterator, Optional, Set, Tuple
 
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from ..errors import UsageError, counted, first_line, suggestion
@@ -259,6 +260,11 @@ def package_of(cfg: Config) -> str:
     return cfg.get('default_scope') or (known or [''])[0]
 
 
+def default_scope(cfg: Config) -> ContextManager:
+    """Build parts in the default scope of a config; None leaves the scope as it is."""
+    return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
+
+
 def type_name(part: dict) -> str:
     """Return the name of a type, given by name or as a class, without its scope; '' for none."""
     kind = part.get('type') or ''
@@ -276,6 +282,12 @@ def dicts(node: Any, where: str) -> Iterator[Tuple[str, dict]]:
             yield from dicts(value, f'{where}.{index}')
 
 
+def hooks(cfg: Config) -> Iterator[Tuple[str, dict]]:
+    """Yield every dict of the hooks of a config, with its dotted key."""
+    for key in ('default_hooks', 'custom_hooks'):
+        yield from dicts(cfg.get(key), key)
+
+
 def confined(cfg: Config, folder: str) -> Config:
     """Return a copy of a config whose metrics, hooks and visualizer write to a folder alone."""
     cfg = copy.deepcopy(cfg)
@@ -283,7 +295,7 @@ def confined(cfg: Config, folder: str) -> Config:
     for number, (_, part) in enumerate(metrics):
         for key in [key for key in METRIC_FILES if part.get(key)]:
             part[key] = osp.join(folder, f'{number}_{osp.basename(part[key])}')
-    for _, hook in dicts([cfg.get('default_hooks'), cfg.get('custom_hooks')], ''):
+    for _, hook in hooks(cfg):
         if hook.get('out_dir'):
             hook['out_dir'] = folder
     if isinstance(cfg.get('visualizer'), dict):  # instances are shared by name

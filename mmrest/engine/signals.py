@@ -174,7 +174,7 @@ def _begin_child() -> None:
 
 
 def end_with(parent: int, number: int = getattr(signal, 'SIGKILL', 9)) -> None:
-    """On Linux, make the kernel send a signal when the parent, of that id, has ended."""
+    """On Linux, make the kernel send a signal, by number, when the parent has ended."""
     if _LIBC is not None:
         _LIBC.prctl(1, number)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:  # it has ended in the meantime

@@ -133,7 +133,7 @@ def _renames(model: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
     """Return True if a model finds tensors under other names, as a teacher and a student do."""
     copied = copy.deepcopy(model).to('meta')
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # nothing is copied
+        warnings.simplefilter('ignore')  # meta tensors have no values to load into
         try:
             missing = copied.load_state_dict(dict(tensors), strict=False).missing_keys
         except RuntimeError:  # it found some, of another shape

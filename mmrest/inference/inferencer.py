@@ -18,13 +18,14 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
 from mmengine.fileio import list_from_file
 from mmengine.model import BaseTTAModel
-from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS
 from mmengine.runner.amp import autocast
 from mmengine.structures import BaseDataElement
 
 from ..datasets.palette import colours
 from ..engine.building import check_model, find_type, image_channels
 from ..engine.config import (
+    default_scope,
     dicts,
     heads,
     is_classifier,
@@ -97,8 +98,7 @@ class Inferencer:
             cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
         if tta:
             use_tta(cfg)
-        scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
-        with _BUILDING, scope:
+        with _BUILDING, default_scope(cfg):
             dataset, metainfo = tested_dataset(cfg)
             check_model(cfg)
             model = MODELS.build(cfg.model)
@@ -311,7 +311,7 @@ def tested_dataset(cfg: Config) -> Tuple[dict, dict]:
     """Return the config of the test dataset, also inside wrappers, and its metainfo."""
     parts = (part for _, part in dicts(cfg.get('test_dataloader'), 'test_dataloader'))
     dataset = next((part for part in parts if part.get('pipeline')), {})
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+    with default_scope(cfg):
         kind = find_type(DATASETS, dataset.get('type'))
     metainfo = dict(getattr(kind, 'METAINFO', None) or {}, **(dataset.get('metainfo') or {}))
     classes = metainfo.get('classes')

@@ -133,8 +133,8 @@ def read_image(path: str, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
 def read_as(path: Union[str, Path], dataset: Any) -> np.ndarray:
     """Read an image as the network of a dataset sees it: (H, W, 3), uint8, BGR."""
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
-    own = steps[0] if steps else None  # of another kind of files
-    loader = next((step for step in steps if isinstance(step, LoadImageFromFile)), own)
+    first = steps[0] if steps else None  # a loader of the user's own reads other files
+    loader = next((step for step in steps if isinstance(step, LoadImageFromFile)), first)
     if loader is None or 'NDArray' in type(loader).__name__:  # which reads no files
         loader = LoadImageFromFile()
     return drawable(loader(dict(img_path=str(path)))['img'])

@@ -15,13 +15,20 @@ from typing import Dict, List, Tuple
 
 from mmengine.config import Config
 from mmengine.dist import get_rank
-from mmengine.registry import DefaultScope
 from mmengine.runner import set_random_seed
 from rich.console import Console
 
 from ..checkpoint import check_writable
 from ..engine.building import check_model
-from ..engine.config import RUN_KEYS, data_roots, dicts, has_paths_below, make_resumable, type_name
+from ..engine.config import (
+    RUN_KEYS,
+    data_roots,
+    default_scope,
+    has_paths_below,
+    hooks,
+    make_resumable,
+    type_name,
+)
 from ..engine.data_loading import kept_random_states
 from ..engine.loops import check_compile
 from ..engine.resuming import check_same_optimizer
@@ -58,8 +65,8 @@ def _check_keys(cfg: Config, phases: Tuple[str, ...], report: Report) -> None:
             f'data_root={root!r} has no effect: the datasets are those of a base config, and keep '
             f'its {some(inherited)}; pass --data-root DIR, or set data_root of each dataset'
         )
-    hooks = [type_name(hook) for _, hook in dicts(cfg.get('custom_hooks'), '')]
-    if 'train' in phases and cfg.get('runner_type') == 'FlexibleRunner' and 'EMAHook' in hooks:
+    averages = any(type_name(hook) == 'EMAHook' for _, hook in hooks(cfg))
+    if 'train' in phases and averages and cfg.get('runner_type') == 'FlexibleRunner':
         report.warnings.append('a run with FlexibleRunner and EMAHook cannot be resumed')
     randomness = dict(cfg.get('randomness') or {}, deterministic=False)
     with explained(f'randomness={cfg.get("randomness")} cannot be used', 'set an integer seed'):
@@ -85,10 +92,9 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
     """
     report, loaders, evaluators = Report(), {}, {}
     parts: Dict[str, List[Part]] = {}
-    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
     progress = Console(stderr=True).status('checking the network')
     shown = progress if get_rank() == 0 else nullcontext()
-    with shown, scope, kept_random_states(), quiet(), TemporaryDirectory() as folder:
+    with shown, default_scope(cfg), kept_random_states(), quiet(), TemporaryDirectory() as folder:
         check_writable(cfg.work_dir)
         _check_keys(cfg, phases, report)
         check_compile(cfg)

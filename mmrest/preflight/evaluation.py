@@ -14,7 +14,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch.nn.functional import interpolate, one_hot
 
 from ..engine.building import find_type
-from ..engine.config import confined, dicts, type_name
+from ..engine.config import confined, dicts, hooks, type_name
 from ..errors import UsageError, explained, some
 from .data import Part, Sample
 from .findings import Report
@@ -113,8 +113,7 @@ def _check_file(where: str, metric: Any, classes: Optional[List[str]], report: R
 
 def monitored(cfg: Config) -> Iterator[Tuple[str, str]]:
     """Yield the dotted keys of hooks that name a metric, and its name."""
-    tops = ('default_hooks', 'custom_hooks')
-    for where, hook in [item for top in tops for item in dicts(cfg.get(top), top)]:
+    for where, hook in hooks(cfg):
         for name in np.ravel(hook.get('save_best') or ()):
             if name != 'auto':
                 yield f'{where}.save_best', name

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from ..checkpoint import CheckpointError, check_writable, read_weights, summary
 from ..checkpoint.reading import ZOOS
 from ..engine.compat import load_from_guarded
-from ..engine.config import dicts, type_name
+from ..engine.config import hooks, type_name
 from ..engine.resuming import progress_of
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from ..errors import UsageError
@@ -43,7 +43,7 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
     free = shutil.disk_usage(check_writable(folder, option)).free
     tensors = model.state_dict().values()
     each = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    if any(type_name(part) == 'EMAHook' for _, part in dicts(cfg.get('custom_hooks'), '')):
+    if any(type_name(part) == 'EMAHook' for _, part in hooks(cfg)):
         each *= 2
     if hook.get('save_optimizer', True):
         moments = 1 if type_name(cfg.optim_wrapper.get('optimizer') or {}) == 'SGD' else 2

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from ..engine.building import build_runner
 from ..engine.compat import use_parts
-from ..engine.config import confined, dicts
+from ..engine.config import confined, dicts, hooks
 from ..engine.distributed import unwrapped
 from ..engine.resuming import follow_config
 from ..errors import UsageError, explained, some
@@ -107,9 +107,8 @@ class _FirstStep(Hook):
             for key, name in monitored(self._cfg)
             if metrics and name not in metrics
         ]
-        hooks = dicts([self._cfg.get('default_hooks'), self._cfg.get('custom_hooks')], '')
-        for hook in [dict(hook) for _, hook in hooks if hook.get('save_best') == 'auto']:
-            if metrics:  # of which it must know whether more is better
+        for _, hook in hooks(self._cfg) if metrics else ():
+            if hook.get('save_best') == 'auto':  # raises unless it knows whether more is better
                 HOOKS.build(dict(hook, save_best=next(iter(metrics))))
 
     def _check_gradients(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -191,7 +190,7 @@ def check_run(
                 runner.train()
             elif runner.val_loop is not None:
                 step.stage = OF_EVALUATION
-                # Some hooks prepare evaluations in it.
+                # As in a training, whose hooks may prepare evaluations in it.
                 step.before_run = lambda runner: runner.call_hook('before_train')
                 runner.val()
     except Exception as error:
