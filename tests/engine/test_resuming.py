@@ -140,10 +140,11 @@ def test_no_state_of_the_optimizer(tmp_path):
     """The learning rate goes on, also that of a schedule of factors."""
     expected, _ = run(tmp_path / 'a', 4, STEPS)
     hook = {'default_hooks.checkpoint.save_optimizer': False}
-    run(tmp_path, 2, STEPS, **hook)
-    rates, runner = run(tmp_path, 4, STEPS, str(tmp_path / 'epoch_2.pth'), **hook)
+    folder = tmp_path / 'b'  # logs of the same second have one name
+    run(folder, 2, STEPS, **hook)
+    rates, runner = run(folder, 4, STEPS, str(folder / 'epoch_2.pth'), **hook)
     assert rates == pytest.approx({i: expected[i] for i in range(8, 16)}, rel=1e-9)
-    assert 'has no state of the optimizer' in log_of(runner, tmp_path)
+    assert 'has no state of the optimizer' in log_of(runner, folder)
 
 
 def test_nothing_left_to_train(tmp_path):
