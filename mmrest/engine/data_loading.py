@@ -158,10 +158,3 @@ class ResumableLoader(DataLoader):
         with seeded(self.dataset.seed, self.batch_sampler.epoch), blocked_sigterm():
             batches = super().__iter__()
         yield from batches
-
-    def close(self) -> None:
-        """Shut down persistent workers.
-
-        If the garbage collector closes their queues first, torch waits five seconds per worker.
-        """
-        self._iterator = None

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..errors import Interrupted, UsageError
+from .compat import close_loaders
 from .data_loading import ResumableLoader, kept_random_states, random_states, set_random_states
 from .display import say
 from .saving import AtomicCheckpointHook
@@ -83,7 +84,7 @@ class _Resumable:
             try:
                 self._run()
             finally:
-                self.dataloader.close()
+                close_loaders(self.runner)
             self.runner.call_hook('after_train')
         return self.runner.model
 

@@ -44,7 +44,7 @@ from .inputs import UnreadableImage, check_complete
 from .overlay import drawable
 
 _BUILDING = threading.Lock()
-"""Held while a network is built, because the default scope belongs to the process."""
+"""Held while a config is read and a network is built, because mmengine's state is global."""
 
 Image = Union[str, Path, np.ndarray]
 """Path of a file, or (H, W, C) uint8: BGR, or as many channels as the network expects."""
@@ -280,7 +280,8 @@ def inference(
         config = copy.deepcopy(config)
         merge_options(config, cfg_options)
     else:
-        config = load_config(str(config), cfg_options)
+        with _BUILDING:
+            config = load_config(str(config), cfg_options)
     return Inferencer(config, str(checkpoint), device, tta)
 
 

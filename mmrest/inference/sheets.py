@@ -44,7 +44,7 @@ def draw_predictions(model: nn.Module, dataset: BaseDataset, path: Path) -> None
     write_image(np.vstack(rows), path)
 
 
-def draw_panel(path: Path, content: Any, dataset: BaseDataset) -> Tuple[bytes, str]:
+def draw_panel(path: str, content: Any, dataset: BaseDataset) -> Tuple[bytes, str]:
     """Draw an image of a dataset with its instances or label map (H, W), in pixels of the file.
 
     Returns:

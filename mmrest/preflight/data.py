@@ -23,8 +23,8 @@ from .findings import Report, quiet
 SAMPLES = 24
 """Number of samples to prepare per dataset; takes a second or two for large images."""
 
-MOST_PIXELS = 2**26
-"""Number of pixels after which no more samples are prepared, because they are kept in memory."""
+MOST_BYTES = 2**29
+"""Size of images and masks after which no more samples are prepared, because they are kept."""
 
 OUTSIDE = 0.05
 """Share of boxes beyond their image from which a file is suspicious."""
@@ -264,10 +264,10 @@ def _sample(part: Part, report: Report) -> None:
     if not hasattr(pipeline, 'transforms') or not hasattr(part.dataset, 'get_data_info'):
         return
     found: Dict[int, Sample] = {}
-    pixels = 0
+    kept = 0
     for number in range(SAMPLES):
         index = 7 * number % SAMPLES * count // SAMPLES  # spread over the set at any number
-        if index in found or (len(found) > 1 and pixels > MOST_PIXELS):
+        if index in found or (len(found) > 1 and kept > MOST_BYTES):
             continue
         info = part.dataset.get_data_info(index)
         if not isinstance(info, dict):
@@ -276,8 +276,9 @@ def _sample(part: Part, report: Report) -> None:
         with explained(f'sample {index} of {part.where} ({path}) cannot be prepared'):
             packed = part.prepare(info) if part.is_usual else part.dataset.prepare_data(index)
         found[index] = Sample(info, packed)
-        image = image_of(packed)
-        pixels += 0 if image is None else image.shape[-2] * image.shape[-1]
+        masks = getattr(found[index].truth, 'gt_instances', {}).get('masks')
+        parts = image_of(packed), getattr(masks, 'masks', None)  # mmdet's, or none
+        kept += sum(getattr(part, 'nbytes', 0) for part in parts)
     part.samples.extend(found[index] for index in sorted(found))
     annotated = [sample for sample in part.samples if sample.objects]
     outside = [

@@ -123,7 +123,7 @@ def _evaluated(found: Evaluation, number: int) -> Dict[str, Any]:
     number = min(number, max(len(ranked) // 2, 1))
     best, worst = ranked[::-1][:number], ranked[:number]
     shown = {index: found.scores.shown(index) for index in best + worst}
-    names = unique_names([path for path, _, _ in shown.values()], suffix=True)
+    names = unique_names([Path(path) for path, _, _ in shown.values()], suffix=True)
     drawings = {
         index: dict(name=name, score=scores[index], panels=_panels(*parts, name, found.dataset))
         for (index, parts), name in zip(shown.items(), names)
@@ -164,7 +164,7 @@ def _table_of_classes(found: Evaluation) -> Dict[str, Any]:
 
 
 def _panels(
-    path: Path, truth: Any, predicted: Any, name: str, dataset: Any
+    path: str, truth: Any, predicted: Any, name: str, dataset: Any
 ) -> List[Tuple[str, str, str]]:
     """Return caption, description and address of the panels of an image."""
     panels = []

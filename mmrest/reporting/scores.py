@@ -4,7 +4,6 @@ import contextlib
 import functools
 import io
 import tempfile
-from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import cv2
@@ -55,10 +54,10 @@ class LabelMapScores:
         found = [(overlap / union)[union > 0] for overlap, union, _, _ in self._metric.results]
         return [float(iou.mean()) if len(iou) else None for iou in found]
 
-    def shown(self, index: int) -> Tuple[Path, np.ndarray, np.ndarray]:
+    def shown(self, index: int) -> Tuple[str, np.ndarray, np.ndarray]:
         """Return an image file, and its label maps (H, W) of the truth and of the prediction."""
         truth, found = (cv2.imdecode(part, cv2.IMREAD_UNCHANGED) for part in self._maps[index])
-        return Path(self._paths[index]), truth.astype(int), found.astype(int)
+        return self._paths[index], truth.astype(int), found.astype(int)
 
 
 class InstanceScores:
@@ -151,7 +150,7 @@ class InstanceScores:
                 evaluation.accumulate()
         return evaluations
 
-    def shown(self, index: int) -> Tuple[Path, InstanceData, InstanceData]:
+    def shown(self, index: int) -> Tuple[str, InstanceData, InstanceData]:
         """Return an image file, and its annotations and predictions, in pixels of the file.
 
         They have ``bboxes``, ``labels`` and, if available, ``masks`` and ``scores``.
@@ -161,7 +160,7 @@ class InstanceScores:
         predicted = [e for e in found.imgToAnns[index] if e['score'] >= self._score_thr]
         instances = _instances(predicted, found)
         instances.scores = torch.tensor([entry['score'] for entry in predicted])
-        return Path(self._paths[index]), _instances(annotated, truth), instances
+        return self._paths[index], _instances(annotated, truth), instances
 
 
 def _instances(entries: List[Dict[str, Any]], coco: Any) -> InstanceData:

@@ -30,6 +30,12 @@ def test_answers_without_torch(arguments):
         assert all(f'  {name} ' in said for name in COMMANDS)
 
 
+def test_closed_streams():
+    """As a daemon closes them."""
+    command = f'"{sys.executable}" -m mmrest_cli configs rmt_s <&- >&- 2>&-'
+    subprocess.run(command, shell=True, cwd=ROOT, check=True)
+
+
 def test_configs():
     """All configs of the metafile are listed, or only those that contain the words."""
     models = yaml.safe_load((ROOT / 'configs' / 'metafile.yml').read_text())['Models']

@@ -1,6 +1,7 @@
 """Stopped and resumed runs have the same weights, losses and samples, bit for bit."""
 
 import contextlib
+import multiprocessing
 import pickle
 import random
 import shutil
@@ -274,6 +275,15 @@ def test_a_validation_reads_no_training_data(tmp_path, monkeypatch):
     cfg = config(tmp_path)
     make_resumable(cfg)
     assert Runner.from_cfg(cfg).val().keys() == {'mean', 'deviation'}
+
+
+def test_workers_end_with_their_run(tmp_path):
+    """Persistent ones, of a training and of an evaluation alone."""
+    workers = dict(num_workers=1, persistent_workers=True)
+    _, runner = trained(config(tmp_path, val_dataloader=workers, train_dataloader=workers))
+    assert not multiprocessing.active_children()
+    runner.val()
+    assert not multiprocessing.active_children()
 
 
 def test_compiled_with_an_old_torch(tmp_path, monkeypatch):

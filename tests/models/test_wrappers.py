@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel
 
 from mmrest import RMT, ResT
@@ -131,13 +132,29 @@ class LowRank(nn.Linear):
         return super().forward(x) + self.up(self.down(x))
 
 
+class LowRankMix(nn.Conv2d):
+    """The same of a 1x1 convolution."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__(layer.in_channels, layer.out_channels, 1)
+        self.weight, self.bias = layer.weight, layer.bias
+        self.up = nn.Conv2d(layer.in_channels, layer.out_channels, 1, bias=False)
+        self.to(layer.weight.dtype)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.up(x)
+
+
 def exchanged(network: nn.Module) -> nn.Module:
-    """The network with such layers for a projection and the first layer of an MLP."""
+    """The network with such layers: a projection, an MLP's first one, and the mix of heads."""
     for block in network.blocks(1):
         rest = isinstance(block, ResTBlock)
         attention, mlp = (block.attn, block.mlp) if rest else (block.retention, block.ffn)
         projection = 'q' if rest else 'q_proj'
         setattr(attention, projection, LowRank(getattr(attention, projection)))
+        if rest:
+            attention.transform_conv = LowRankMix(attention.transform_conv)
         mlp.fc1 = LowRank(mlp.fc1)
     return network
 
@@ -298,8 +315,25 @@ def test_layers_exchanged_learn(family):
     network = exchanged(network_of(family))
     _, weights = step(network, named)
     added = [weight for name, weight in weights.items() if name.endswith('up.weight')]
-    assert len(added) == 2
+    assert len(added) == (3 if family is ResT else 2)
     assert all(weight.norm() > 0 for weight in added)
+
+
+@families
+def test_pruned_layers(family):
+    """Their weights are set in hooks of their calls, also after new ones were loaded."""
+    network = network_of(family)
+    layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    for layer in layers:
+        prune.l1_unstructured(layer, 'weight', 0.3)
+    for _ in range(2):
+        torch.stack([out.sum() for out in network(images().double())]).sum().backward()
+    network.load_state_dict({n: 1.5 * t for n, t in network.state_dict().items()})
+    found = network.eval()(images().double())
+    for layer in layers:
+        prune.remove(layer, 'weight')
+    for ours, theirs in zip(found, network(images().double())):
+        torch.testing.assert_close(ours, theirs)
 
 
 def watched(network):

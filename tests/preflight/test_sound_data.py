@@ -24,9 +24,9 @@ from PIL import Image
 from pycocotools import mask as masks
 from torch.optim import SGD
 
-from mmrest.engine.config import load_config
+from mmrest.engine.config import default_scope, load_config
 from mmrest.errors import UsageError
-from mmrest.preflight import data, rehearse
+from mmrest.preflight import Report, data, rehearse
 from tests.preflight.test_planted_faults import (
     SECOND,
     TRAIN,
@@ -113,6 +113,15 @@ def test_masks_of_objects_that_are_not_used(folder):
     edited(folder / 'coco' / TRAIN, each('annotations', slice(1), segmentation=[], area=0))
     facts = rehearsed('det', thorough=True).facts
     assert ('objects of train_dataloader.dataset', '11 used of 12') in facts
+
+
+def test_samples_in_memory(folder, monkeypatch):
+    """Four images of 60 x 80 pixels have 57,600 bytes, and their masks as many."""
+    monkeypatch.setattr(data, 'MOST_BYTES', 60_000)
+    cfg = load_config('det.py', None, 'coco')
+    with default_scope(cfg):
+        _, (part,) = data.build_loader(cfg, 'train', Report())
+    assert len(part.samples) == 3
 
 
 def test_images(folder):

@@ -41,7 +41,7 @@ def detection(path, boxes, labels, scores, masks=False):
 def test_instances(masks):
     truth = {
         'whole': annotations(BOXES[:2], [0, 1], masks),
-        'half': annotations(BOXES[:2], [0, 1], masks),
+        'http://half': annotations(BOXES[:2], [0, 1], masks),
         'wrong': annotations(BOXES[:1], [0], masks),
         'empty': [],
         'crowd': [dict(annotations(BOXES[:1], [0], masks)[0], ignore_flag=1)],
@@ -49,7 +49,7 @@ def test_instances(masks):
     scores = InstanceScores(CLASSES, truth, 0.3)
     for path, labels, confidence in (
         ('whole', [0, 1], [0.9, 0.8]),
-        ('half', [0, 1], [0.9, 0.2]),  # one of two is found; below 0.3 nothing counts
+        ('http://half', [0, 1], [0.9, 0.2]),  # one of two is found; below 0.3 nothing counts
         ('wrong', [1], [0.9]),
         ('empty', [], []),
         ('crowd', [0], [0.9]),
@@ -64,7 +64,7 @@ def test_instances(masks):
         # Of three objects of a two are found; of b both, after a wrong one that was surer.
         assert average.tolist() == pytest.approx([67 / 101, 2 / 3, math.nan], nan_ok=True)
     path, annotated, found = scores.shown(1)
-    assert str(path) == 'half' and len(annotated) == 2 and len(found) == 1
+    assert path == 'http://half' and len(annotated) == 2 and len(found) == 1
     assert torch.equal(found.bboxes, BOXES[:1])
     assert ('masks' in found) == masks == ('masks' in annotated)
     if masks:

@@ -13,6 +13,7 @@ test_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
 train_dataloader = dict(
     batch_size=16,
     num_workers=0,
+    persistent_workers=False,
     dataset=dict(
         type='CustomDataset', data_root=data_root, data_prefix='train', pipeline=train_pipeline
     ),
@@ -21,6 +22,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=16,
     num_workers=0,
+    persistent_workers=False,
     dataset=dict(
         type='CustomDataset', data_root=data_root, data_prefix='val', pipeline=test_pipeline
     ),
