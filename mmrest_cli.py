@@ -48,7 +48,7 @@ SHARED = {
 def main(command: Optional[str] = None) -> None:
     """Run a command of :mod:`mmrest.cli`, by default the one that the command line names."""
     for name in ('stdin', 'stdout', 'stderr'):
-        if getattr(sys, name) is None:  # closed, as by a daemon; a checkpoint must not get its place
+        if getattr(sys, name) is None:  # closed, as by a daemon; no file may get its place
             setattr(sys, name, open(os.devnull, 'r+'))
     try:
         _run(command)
