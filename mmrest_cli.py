@@ -50,6 +50,7 @@ def main(command: Optional[str] = None) -> None:
     for name in ('stdin', 'stdout', 'stderr'):
         if getattr(sys, name) is None:  # closed, as by a daemon; no file may get its place
             setattr(sys, name, open(os.devnull, 'r+'))
+            os.set_inheritable(getattr(sys, name).fileno(), True)
     try:
         _run(command)
         sys.stdout.flush()

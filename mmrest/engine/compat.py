@@ -117,12 +117,12 @@ def use_datasets(run: Runner, datasets: Dict[str, Any]) -> None:
 
 
 def close_loaders(run: Runner) -> None:
-    """Shut down the persistent workers of all loops that a run has built.
+    """Shut down the persistent workers of a training and of its evaluations.
 
     If the garbage collector closes their queues first, torch waits five seconds per worker, and
     sends a SIGTERM, which they ignore.
     """
-    for loop in (run._train_loop, run._val_loop, run._test_loop):
+    for loop in (run._train_loop, run._val_loop):
         loader = getattr(loop, 'dataloader', None)
         if getattr(loader, '_iterator', None) is not None:
             loader._iterator = None

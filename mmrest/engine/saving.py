@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..checkpoint import CheckpointError, read_checkpoint, remove_unfinished
 from ..errors import UsageError, counted
-from .compat import AtomicLocalBackend, close_loaders, is_resuming
+from .compat import AtomicLocalBackend, is_resuming
 
 INTERRUPTED = 'interrupted.pth'
 """Checkpoint of a preempted run; the next regular checkpoint replaces it."""
@@ -96,9 +96,6 @@ class AtomicCheckpointHook(CheckpointHook):
         # On SIGTERM or Ctrl-C; the loop saves.
         if hasattr(self._loop, 'stop_evaluation'):
             self._loop.stop_evaluation()
-
-    def after_run(self, runner: Runner) -> None:
-        close_loaders(runner)  # also of evaluations alone
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not is_resuming(runner) or not hasattr(runner.train_loop, 'recall'):

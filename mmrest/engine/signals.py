@@ -20,6 +20,10 @@ from .compat import wrap_worker_init
 _SIGHUP = getattr(signal, 'SIGHUP', None)  # not on Windows
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
 
+_in_run: Optional[bool] = None
+"""True in a :class:`StopRequest`; False after it, when children are left as they are; None before
+it, and in spawned processes."""
+
 _forking = threading.local()
 """Signal mask of the thread that forks, and its process if it is the main thread, because
 PR_SET_PDEATHSIG acts when the forking thread ends."""
@@ -41,7 +45,9 @@ class StopRequest:
         self._before: Dict[int, Any] = {}
 
     def __enter__(self) -> 'StopRequest':
+        global _in_run
         isolate_children()
+        self._outer, _in_run = bool(_in_run), True
         if _in_main_thread():  # only this one may set handlers
             of_terminal = [_SIGHUP] + [signal.SIGINT] * (get_world_size() == 1)
             # Shells ignore them for what runs in the background, and so does nohup.
@@ -51,6 +57,8 @@ class StopRequest:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        global _in_run
+        _in_run = self._outer
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -124,8 +132,9 @@ def interrupted_by_termination() -> Iterator[None]:
 
 def begin_worker(init: Optional[Callable[..., None]], *args: Any, **kwargs: Any) -> None:
     """Initialise a data loading worker, also by the loader's own `init`."""
-    for number in filter(None, (signal.SIGTERM, signal.SIGINT, _SIGHUP)):
-        signal.signal(number, signal.SIG_IGN)
+    if _in_run is not False:
+        for number in filter(None, (signal.SIGTERM, signal.SIGINT, _SIGHUP)):
+            signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, 'pthread_sigmask'):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if init is not None:
@@ -168,7 +177,7 @@ def _begin_child() -> None:
             # A pool would wait forever for the task of a worker that the signal has ended. Unlike
             # SIG_IGN, programs executed by the child do not inherit a function.
             signal.signal(number, lambda *args: None)
-    if _forking.parent is not None:
+    if _forking.parent is not None and _in_run is not False:
         end_with(_forking.parent)
     _restore_mask()
 

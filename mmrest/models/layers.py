@@ -1,8 +1,5 @@
 """Layers of both families, on channels-last maps."""
 
-from typing import Optional, Tuple
-
-import torch
 from torch import Tensor, nn
 
 from ..ops import layer_norm
@@ -31,18 +28,6 @@ def channels_first(x: Tensor) -> Tensor:
     # torch 2.13's inductor raises "ValueRangeError: Invalid ranges [0:-1]" when it compares the
     # strides of a permuted map of dynamic size; it chooses the layout of a copy itself.
     return x.contiguous() if is_compiling() else x
-
-
-def mix_of(conv: nn.Module, q: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
-    """Return weight and bias of a 1x1 convolution over the heads of `q` (B, n, N, d), uncalled.
-
-    Pruning and weight norms set the weight in a hook of the call, and an exchanged layer may lack
-    it. The weight is then the response to single heads. Its bias does not affect attention.
-    """
-    if type(conv) is nn.Conv2d and ('weight' in conv._parameters or not conv._forward_pre_hooks):
-        return conv.weight, conv.bias
-    heads = torch.eye(q.shape[1]).to(q)[..., None, None]
-    return (conv(heads) - conv(torch.zeros_like(heads))).transpose(0, 1), None
 
 
 class DWConv2d(nn.Module):

@@ -11,9 +11,9 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops import emsa
+from ..ops import emsa, emsa_reference
 from .arch import Arch
-from .layers import FFN, LayerNorm, channels_first, mix_of
+from .layers import FFN, LayerNorm, channels_first
 from .pretrained import InitCfg
 from .pyramid import PyramidBackbone
 
@@ -100,7 +100,8 @@ class EMSA(nn.Module):
     ``IN(softmax(Conv(Q K^T / sqrt(d)))) V``: every token is a query; keys and values come from a
     map reduced by a depthwise convolution (`sr`) with stride `sr_ratio`. Conv is a 1x1 convolution
     over the heads (`transform_conv`), and IN an instance norm; a single head has neither.
-    :func:`mmrest.ops.emsa.emsa` uses the weights of `transform_conv`, see :func:`.mix_of`.
+    :func:`mmrest.ops.emsa.emsa` uses the weights of `transform_conv`, which is called only if it
+    was exchanged, or its weight is set by hooks, as pruning does.
     """
 
     def __init__(self, dim: int, num_heads: int, sr_ratio: int) -> None:
@@ -134,7 +135,12 @@ class EMSA(nn.Module):
     def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return the attention of :meth:`projected` maps, (B, n, H * W, C / n)."""
         conv = self.transform_conv
-        return emsa(q, k, v) if conv is None else emsa(q, k, v, *mix_of(conv, q))
+        if conv is None:
+            return emsa(q, k, v)
+        has_weight = 'weight' in conv._parameters or not conv._forward_pre_hooks
+        if type(conv) is nn.Conv2d and has_weight:
+            return emsa(q, k, v, conv.weight, conv.bias)
+        return emsa_reference(q, k, v, mix=conv)
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """Reshape (B, H, W, C) to (B, n, H * W, C / n)."""

@@ -24,7 +24,7 @@ SAMPLES = 24
 """Number of samples to prepare per dataset; takes a second or two for large images."""
 
 MOST_BYTES = 2**29
-"""Size of images and masks after which no more samples are prepared, because they are kept."""
+"""Size of images, masks and label maps after which no more samples are prepared and kept."""
 
 OUTSIDE = 0.05
 """Share of boxes beyond their image from which a file is suspicious."""
@@ -276,9 +276,11 @@ def _sample(part: Part, report: Report) -> None:
         with explained(f'sample {index} of {part.where} ({path}) cannot be prepared'):
             packed = part.prepare(info) if part.is_usual else part.dataset.prepare_data(index)
         found[index] = Sample(info, packed)
-        masks = getattr(found[index].truth, 'gt_instances', {}).get('masks')
-        parts = image_of(packed), getattr(masks, 'masks', None)  # mmdet's, or none
-        kept += sum(getattr(part, 'nbytes', 0) for part in parts)
+        truth = found[index].truth
+        masks = getattr(truth, 'gt_instances', {}).get('masks')
+        label_map = getattr(getattr(truth, 'gt_sem_seg', None), 'data', None)
+        arrays = image_of(packed), getattr(masks, 'masks', None), label_map
+        kept += sum(getattr(array, 'nbytes', 0) for array in arrays)
     part.samples.extend(found[index] for index in sorted(found))
     annotated = [sample for sample in part.samples if sample.objects]
     outside = [

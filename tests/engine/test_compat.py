@@ -75,10 +75,13 @@ def test_a_full_disk(tmp_path, monkeypatch):
 
 def test_private_state():
     source = inspect.getsource(runner.Runner)
-    parts = ('_train_dataloader', '_val_dataloader', '_val_evaluator', '_val_loop')
+    parts = (
+        '_train_dataloader', '_val_dataloader', '_val_evaluator', '_train_loop', '_val_loop'
+    )  # fmt: skip
     for name in ('_load_from', '_resume', *parts):
         assert f'self.{name} = ' in source
     assert 'default_worker_init_fn' in source
+    assert 'self._iterator = ' in inspect.getsource(torch.utils.data.DataLoader)
     assert 'torch.cuda.set_device' in inspect.getsource(inspect.getmodule(runner.init_dist))
 
 

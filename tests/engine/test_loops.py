@@ -277,13 +277,22 @@ def test_a_validation_reads_no_training_data(tmp_path, monkeypatch):
     assert Runner.from_cfg(cfg).val().keys() == {'mean', 'deviation'}
 
 
-def test_workers_end_with_their_run(tmp_path):
-    """Persistent ones, of a training and of an evaluation alone."""
+@pytest.mark.parametrize('place', [None, ('training', 6)])
+def test_workers_end_with_their_run(tmp_path, place):
+    """Persistent ones; those of a later evaluation do not ignore signals."""
     workers = dict(num_workers=1, persistent_workers=True)
-    _, runner = trained(config(tmp_path, val_dataloader=workers, train_dataloader=workers))
-    assert not multiprocessing.active_children()
+    cfg = config(tmp_path, val_dataloader=workers, train_dataloader=workers)
+    before = multiprocessing.active_children()
+    with contextlib.suppress(Interrupted):
+        trained(cfg, place=place, by_signal=True)
+    assert multiprocessing.active_children() == before
+    runner = build_runner(config(tmp_path, val_dataloader=workers))
     runner.val()
-    assert not multiprocessing.active_children()
+    (worker,) = [c for c in multiprocessing.active_children() if c not in before]
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode is not None
+    runner.val_dataloader._iterator = None
 
 
 def test_compiled_with_an_old_torch(tmp_path, monkeypatch):

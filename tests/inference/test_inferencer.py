@@ -2,6 +2,8 @@
 
 import functools
 import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import Mock
 
 import cv2
@@ -223,6 +225,21 @@ def test_what_does_not_fit(folder, config, options, message):
     """Besides the cases of tests/cli/test_bad_input.py."""
     with pytest.raises(UsageError, match=message):
         inference(folder / f'{config}.py', folder / f'{config}.pth', **options)
+
+
+def test_configs_read_in_threads(monkeypatch):
+    """mmengine looks packages up in a state that all threads share."""
+    monkeypatch.setattr(
+        'mmrest.inference.inferencer.Inferencer', lambda cfg, *args: cfg.model.type
+    )
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            names = list(threads.map(inference, ['demo_maskrcnn_rmt_t'] * 16, ['x.pth'] * 16))
+    finally:
+        sys.setswitchinterval(interval)
+    assert names == ['MaskRCNN'] * 16
 
 
 def test_config_object(folder, images):

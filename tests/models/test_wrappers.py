@@ -147,7 +147,7 @@ class LowRankMix(nn.Conv2d):
 
 
 def exchanged(network: nn.Module) -> nn.Module:
-    """The network with such layers: a projection, an MLP's first one, and the mix of heads."""
+    """The network with such layers: a projection, an MLP's first, and the mix of the heads."""
     for block in network.blocks(1):
         rest = isinstance(block, ResTBlock)
         attention, mlp = (block.attn, block.mlp) if rest else (block.retention, block.ffn)
