@@ -38,8 +38,10 @@ class ReleasedClassifier(StrictPretrained, ImageClassifier):
         return Weights(weights.source, tensors)
 
     def fit(self, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
+        weights = self.renamed(weights)
+        self.backbone.fit(weights.under('backbone'))  # names the network of other weights
         source = f'{weights.source} for {type(self).__name__}'
-        return match(source, self.renamed(weights).tensors, self.state_dict())
+        return match(source, weights.tensors, self.state_dict())
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         if any(isinstance(state_dict.get(name), dict) for name in CONTAINERS):

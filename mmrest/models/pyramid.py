@@ -24,7 +24,7 @@ class PyramidBackbone(StrictPretrained):
     A stage consists of an embedding (stem or downsampling), blocks on channels-last maps, and a
     layer norm if the stage is an output. Families have `archs` and a `default_arch`, build these
     modules in :meth:`build`, under the names of the official checkpoints, and return them from
-    :meth:`embedding`, :meth:`blocks` and :meth:`output_norm`.
+    :meth:`embedding` and :meth:`blocks`, and the names of norms from :meth:`norm_name`.
 
     Args:
         arch: a name in `archs`, or a dict of architecture fields, in which ``base`` names an arch
@@ -41,8 +41,8 @@ class PyramidBackbone(StrictPretrained):
         with_cp: recompute each block in the backward pass to save memory.
         output_norms: apply a layer norm to each output, as in the official detectors and
             segmentors; RMT's official classifiers have none.
-        norm_in_path: pass the normalised output of each stage to the next, as ResT's official
-            detection code does. Every stage then has a norm.
+        norm_in_path: pass the normalised maps of `out_indices` to the next stage, as ResT's
+            official detection code does; other stages pass on their map without a norm.
         init_cfg: as in mmengine. With ``dict(type='Pretrained', checkpoint=PATH)`` and an
             optional ``prefix``, the weights must cover the backbone; see
             :meth:`load_pretrained`.
@@ -145,8 +145,12 @@ class PyramidBackbone(StrictPretrained):
         """Return the blocks of `stage`; (B, H, W, C) in and out."""
 
     @abstractmethod
+    def norm_name(self, stage: int) -> str:
+        """Return the dotted name of the output norm of `stage`, whether or not it has one."""
+
     def output_norm(self, stage: int) -> nn.LayerNorm:
         """Return the output norm of a `stage` that has one."""
+        return self.get_submodule(self.norm_name(stage))
 
     def block_inputs(self, stage: int, x: Tensor) -> Tuple[Tensor, ...]:
         """Return additional inputs of each block of `stage` for a map `x` (B, H, W, C)."""
@@ -154,7 +158,7 @@ class PyramidBackbone(StrictPretrained):
 
     def has_norm(self, stage: int) -> bool:
         """Return True if `stage` has an output norm."""
-        return self.output_norms and (self.norm_in_path or stage in self.out_indices)
+        return self.output_norms and stage in self.out_indices
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Return the depth of a parameter and the number of depths.
@@ -256,15 +260,17 @@ class PyramidBackbone(StrictPretrained):
         """Match weights strictly, see :func:`mmrest.checkpoint.match`.
 
         Output norms may be missing; blocks or other norms that the backbone does not have are an
-        error.
+        error, and so are output norms that it would have to pass maps through.
         """
         names = {module: f'{name}.' for name, module in self.named_modules()}
         stages = range(self.num_stages)
-        norms = tuple(names[self.output_norm(stage)] for stage in stages if self.has_norm(stage))
+        norms = [f'{self.norm_name(stage)}.' for stage in stages]
+        optional = tuple(norm for stage, norm in enumerate(norms) if self.has_norm(stage))
         parts = (self.embedding, self.blocks)
         closed = tuple(names[part(stage)] for part in parts for stage in stages)
+        closed += tuple(norms) if self.norm_in_path else ()
         source = f'{weights.source} for {type(self).__name__}'
-        return match(source, weights.tensors, self.state_dict(), optional=norms, closed=closed)
+        return match(source, weights.tensors, self.state_dict(), optional, closed)
 
 
 def named_networks() -> Dict[str, PyramidBackbone]:

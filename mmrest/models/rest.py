@@ -192,9 +192,9 @@ class ResT(PyramidBackbone):
             blocks = (Block(*shape, drop_path) for drop_path in self.drop_path_rates(stage))
             self.add_module(f'stage{name}', nn.ModuleList(blocks))
             if self.has_norm(stage):
-                self.add_module(self._norm_name(stage), nn.LayerNorm(dim))
+                self.add_module(self.norm_name(stage), nn.LayerNorm(dim))
 
-    def _norm_name(self, stage: int) -> str:
+    def norm_name(self, stage: int) -> str:
         return 'norm' if stage == len(self.arch.dims) - 1 else f'norm{stage + 1}'
 
     def embedding(self, stage: int) -> nn.Module:
@@ -202,6 +202,3 @@ class ResT(PyramidBackbone):
 
     def blocks(self, stage: int) -> nn.ModuleList:
         return getattr(self, f'stage{stage + 1}')
-
-    def output_norm(self, stage: int) -> nn.LayerNorm:
-        return getattr(self, self._norm_name(stage))

@@ -329,5 +329,5 @@ class RMT(PyramidBackbone):
     def block_inputs(self, stage: int, x: Tensor) -> Tuple[PositionTables]:
         return (self.layers[stage].rel_pos(*x.shape[1:3], x.device),)  # x is (B, H, W, C)
 
-    def output_norm(self, stage: int) -> nn.LayerNorm:
-        return self.extra_norms[str(stage)]
+    def norm_name(self, stage: int) -> str:
+        return f'extra_norms.{stage}'

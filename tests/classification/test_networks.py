@@ -1,5 +1,7 @@
 """Classifiers with official weights: their logits, and which files load how."""
 
+import re
+
 import pytest
 import torch
 from mmengine.runner import load_checkpoint
@@ -96,6 +98,11 @@ def test_both_names_are_loaded(small):
 def test_mismatched_files(small):
     cfg, path, content = small
     model = build(cfg)
+    tensors = content['model'].items()
+    deeper = {re.sub(r'(stage1|blocks)\.0\.', r'\1.9.', name): tensor for name, tensor in tensors}
+    torch.save({'model': {**content['model'], **deeper}}, path)
+    with pytest.raises(CheckpointError, match='belong to layers that the model does not have'):
+        model.load_pretrained(str(path))
     content['model'].pop('head.bias')
     torch.save(content, path)
     before = model.head.fc.weight.clone()
