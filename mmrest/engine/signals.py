@@ -170,15 +170,16 @@ def _restore_mask() -> None:
 
 
 def _begin_child() -> None:
-    if callable(signal.getsignal(signal.SIGTERM)):
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for number in (signal.SIGINT, _SIGHUP):
-        if isinstance(getattr(signal.getsignal(number), '__self__', None), StopRequest):
-            # A pool would wait forever for the task of a worker that the signal has ended. Unlike
-            # SIG_IGN, programs executed by the child do not inherit a function.
-            signal.signal(number, lambda *args: None)
-    if _forking.parent is not None and _in_run is not False:
-        end_with(_forking.parent)
+    if _in_run is not False:
+        if callable(signal.getsignal(signal.SIGTERM)):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in (signal.SIGINT, _SIGHUP):
+            if isinstance(getattr(signal.getsignal(number), '__self__', None), StopRequest):
+                # A pool would wait forever for the task of a worker that the signal has ended.
+                # Unlike SIG_IGN, programs executed by the child do not inherit a function.
+                signal.signal(number, lambda *args: None)
+        if _forking.parent is not None:
+            end_with(_forking.parent)
     _restore_mask()
 
 

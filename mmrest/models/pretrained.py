@@ -54,7 +54,7 @@ class StrictPretrained(BaseModule):
         The checkpoint can be a classifier, detector or segmentor from mmdet, mmseg, detectron2
         or the official code. The backbone is located by its tensor names, and EMA weights are
         preferred. Missing output norms (classification checkpoints have none) and unused tensors
-        (heads, and stages or norms that are not built) are logged by name.
+        (heads, stages that are not built, norms outside the path) are logged by name.
 
         Args:
             path: a file that :func:`mmrest.checkpoint.read_weights` supports.

@@ -70,6 +70,22 @@ with StopRequest() as stop:
 """
 
 
+LATER = """
+import ctypes, os, signal
+from mmrest.engine.signals import StopRequest
+
+with StopRequest():
+    pass
+signal.signal(signal.SIGTERM, print)
+child = os.fork()
+if child == 0:
+    at_death = ctypes.c_int()
+    ctypes.CDLL(None).prctl(2, ctypes.byref(at_death))  # PR_GET_PDEATHSIG
+    os._exit(signal.getsignal(signal.SIGTERM) is not print or at_death.value)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
 INTERRUPTED = """
 import os, signal, sys, time
 from mmrest.engine.signals import StopRequest
@@ -150,6 +166,12 @@ def test_slow_ranks_ask_each_other_more_often(monkeypatch, seconds, exchanges):
             now[0] += seconds
             stop.asked()
     assert len(found) == exchanges
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='PR_SET_PDEATHSIG is Linux')
+def test_children_after_a_run_are_left_as_they_are():
+    python = [str(warm_folder() / 'python'), '-c', LATER]
+    assert subprocess.run(python, timeout=60).returncode == 0
 
 
 def test_a_child_can_be_terminated_as_soon_as_it_is_forked():
