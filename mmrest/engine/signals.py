@@ -47,7 +47,7 @@ class StopRequest:
     def __enter__(self) -> 'StopRequest':
         global _in_run
         isolate_children()
-        self._outer, _in_run = bool(_in_run), True
+        self._was_in_run, _in_run = bool(_in_run), True
         if _in_main_thread():  # only this one may set handlers
             of_terminal = [_SIGHUP] + [signal.SIGINT] * (get_world_size() == 1)
             # Shells ignore them for what runs in the background, and so does nohup.
@@ -58,7 +58,7 @@ class StopRequest:
 
     def __exit__(self, *error: Any) -> None:
         global _in_run
-        _in_run = self._outer
+        _in_run = self._was_in_run
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
