@@ -23,7 +23,7 @@ speed() {
     done
 }
 
-# Train, evaluate, resume with a longer schedule, and train in a process group.
+# Train, evaluate, resume with a longer schedule, and train in a process group with recomputation.
 #   run CONFIG DATA_ROOT UNIT FIRST SECOND [KEY=VALUE ...]
 run() {
     local config=configs/$1.py root=$data/$2 unit=$3 first=$4 second=$5 dir=$out/$1
@@ -41,7 +41,7 @@ run() {
         --cfg-options "${few[@]}" "train_cfg.max_$unit=$second"
     "$python" -m torch.distributed.run --nproc_per_node 1 tools/train.py "$config" $amp \
         --launcher pytorch --data-root "$root" --work-dir "$dir/group" \
-        --cfg-options "${few[@]}" "train_cfg.max_$unit=$first"
+        --cfg-options "${few[@]}" "train_cfg.max_$unit=$first" model.backbone.with_cp=True
 }
 
 # Train Mask R-CNN on pairs of images of one size; the last line has images/s and peak memory.

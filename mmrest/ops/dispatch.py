@@ -151,6 +151,11 @@ def constant_in_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Return True while a CUDA graph is being captured."""
+    return device.type == 'cuda' and torch.cuda.is_current_stream_capturing()
+
+
 @constant_in_graphs
 def _is_exporting() -> bool:
     # A constant, because the compiler of torch 2.7 evaluates torch.compiler.is_exporting to True.

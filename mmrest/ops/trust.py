@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .autograd import autocast_off
-from .dispatch import constant_in_graphs
+from .dispatch import constant_in_graphs, is_capturing
 
 _logger = logging.getLogger('mmrest.ops')
 
@@ -45,7 +45,7 @@ def refuse_untrusted(
     """
     key = name, device, dtype, dim, channels
     if key not in _verdicts:
-        if device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
+        if is_capturing(device):
             return 'a CUDA graph is being captured before the kernel has been tried'
         q, v = (torch.empty(size, dtype=dtype, device=device) for size in (dim, channels))
         _verdicts[key] = reason = failure(candidates[name], q, v)
@@ -67,7 +67,9 @@ def failure(kernel: Candidate, q: Tensor, v: Tensor) -> Optional[str]:
 
     The query `q` (d,) and the value `v` (d_v,) have the device and dtype of the trial.
     """
-    with torch.inference_mode(False), torch.enable_grad(), autocast_off(q.device):
+    # Hooks of activation checkpointing would recompute the block that this trial is in.
+    unhooked = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
+    with unhooked, torch.inference_mode(False), torch.enable_grad(), autocast_off(q.device):
         args = kernel.trial(q, v)
         try:
             found = _outputs_and_gradients(kernel.run, args)

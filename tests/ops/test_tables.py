@@ -1,9 +1,12 @@
 """Position tables of MaSA: cache, and tables of wrappers and graphs."""
 
+import weakref
+
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from mmrest.ops import RelPos2d
+from mmrest.ops.masa import tables
 from mmrest.ops.rotary import Rotate
 from tests.torch_versions import needs_torch
 
@@ -18,6 +21,18 @@ def test_tables_are_cached_for_one_size_and_device():
     assert rel_pos(5, 3, CPU).decay_h.shape == (4, 5, 5)
     assert rel_pos(5, 3, torch.device('meta')).cos_sin.device.type == 'meta'
     assert rel_pos(5, 3, CPU).cos_sin.device.type == 'cpu'
+
+
+def test_tables_of_cuda_graphs_are_kept(monkeypatch):
+    """Each replay reads them, and none is computed before the first one."""
+    rel_pos = RelPos2d(8, 4, 2, 6)
+    captured = weakref.ref(rel_pos(3, 5, CPU).cos_sin)
+    with monkeypatch.context() as graph:
+        graph.setattr(tables, 'is_capturing', lambda device: True)
+        rel_pos(3, 5, CPU)
+        during = weakref.ref(rel_pos(5, 3, CPU).cos_sin)
+    assert rel_pos(5, 3, CPU).cos_sin is not during()
+    assert captured() is not None and during() is not None
 
 
 def test_tables_of_a_tracer_are_not_cached():
@@ -41,8 +56,8 @@ def test_tables_that_a_wrapper_has_cast():
 def test_each_network_has_its_own_tables_in_graphs():
     """Dynamo keeps graphs by code, so that networks of the same sizes share them."""
     compiled = torch.compile(
-        lambda tables, x: x + tables(2, 3, x.device).log_gamma, backend='eager', fullgraph=True
+        lambda rel_pos, x: x + rel_pos(2, 3, x.device).log_gamma, backend='eager', fullgraph=True
     )
     for b in (6, 9):
-        tables = RelPos2d(16, 2, 2, b)
-        assert torch.equal(compiled(tables, torch.zeros(2)), tables(2, 3, CPU).log_gamma)
+        rel_pos = RelPos2d(16, 2, 2, b)
+        assert torch.equal(compiled(rel_pos, torch.zeros(2)), rel_pos(2, 3, CPU).log_gamma)

@@ -7,6 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from mmrest import ops
 from mmrest.ops import gpu, trust, use_backend
@@ -124,6 +125,21 @@ def test_a_trial_leaves_random_numbers_and_gradient_mode_as_they_are(device):
         assert failure(trust.candidates['EMSA'], ops.emsa_reference, torch.float32) is None
         assert torch.is_inference_mode_enabled()
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize('name', trust.candidates)
+def test_a_trial_in_a_block_that_is_recomputed(device, monkeypatch, name):
+    """The first use of a kernel with activation checkpointing."""
+    kernel = trust.candidates[name]
+    monkeypatch.setitem(trust.candidates, name, kernel._replace(run=kernel.reference))
+
+    def block(x):
+        assert trust.refuse_untrusted(name, x.device, x.dtype, 16, 16) is None
+        return (x * x).sum()
+
+    x = torch.ones(3, requires_grad=True)
+    checkpoint(block, x, use_reentrant=False).backward()
+    assert x.grad.tolist() == [2, 2, 2]
 
 
 def test_a_forced_backend_raises_what_the_trial_found(device, monkeypatch):

@@ -1,13 +1,13 @@
 """Decay of MaSA: gamma of each head, and position tables of decay and rotary embedding."""
 
 from dataclasses import dataclass
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..dispatch import are_static, constant_in_graphs, in_graph, is_compiling
+from ..dispatch import are_static, constant_in_graphs, in_graph, is_capturing, is_compiling
 from ..rotary import rotary_frequencies
 
 
@@ -40,6 +40,7 @@ class RelPos2d:
     def __post_init__(self) -> None:
         self._values = repr(self)
         self._kept: Dict[Tuple[int, int, torch.device], PositionTables] = {}
+        self._captured: List[PositionTables] = []  # CUDA graphs read them at each replay
 
     def __call__(self, height: int, width: int, device: torch.device) -> PositionTables:
         """Return the tables of a map of `height` x `width` tokens."""
@@ -52,15 +53,16 @@ class RelPos2d:
     def _cached(
         self, height: int, width: int, device: torch.device, values: str
     ) -> PositionTables:
-        key = (height, width, device)
-        kept = self._kept.get(key)
-        if kept is not None:
-            return kept
-        # Tensors of inference mode cannot be used in a later training step.
-        with torch.inference_mode(False):
-            tables = self._make(height, width, device)
-        if type(tables.cos_sin) is Tensor:  # not a tracer's proxy
-            self._kept = {key: tables}
+        key, capturing = (height, width, device), is_capturing(device)
+        tables = self._kept.get(key)
+        if tables is None:
+            # Tensors of inference mode cannot be used in a later training step.
+            with torch.inference_mode(False):
+                tables = self._make(height, width, device)
+            if type(tables.cos_sin) is Tensor and not capturing:  # nor a tracer's proxy
+                self._kept = {key: tables}
+        if capturing:
+            self._captured.append(tables)
         return tables
 
     def _make(self, height: int, width: int, device: torch.device) -> PositionTables:
@@ -71,7 +73,7 @@ class RelPos2d:
         return position_tables(frequencies, log_gamma, height, width)
 
     def __getstate__(self) -> Dict[str, Any]:
-        return dict(self.__dict__, _kept={})
+        return dict(self.__dict__, _kept={}, _captured=[])
 
 
 def position_tables(
