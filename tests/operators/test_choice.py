@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import importlib.util
+import multiprocessing
 import sys
 
 import pytest
@@ -28,6 +29,16 @@ def test_torchvision_replaces_ops(before_import):
     assert operators.describe().startswith('torchvision ') and mmcv_full_available()
     module = importlib.import_module('mmcv._ext')
     assert module.get_compiler_version().startswith('none (torchvision ')
+
+
+def test_spawned_processes_have_the_ops():
+    """Also one that imports mmcv.ops first, like loader workers with a dataset of mmdet."""
+    process = multiprocessing.get_context('spawn').Process(
+        target=importlib.import_module, args=('mmcv.ops',)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 def test_environment_variable_disables_it(before_import, monkeypatch):
