@@ -1,7 +1,6 @@
 """Atomic writes: a file is replaced only when the new one is complete."""
 
 import contextlib
-import errno
 import hashlib
 import io
 import os
@@ -103,9 +102,8 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems do not support this for folders.
-        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+    except OSError:
+        if not path.is_dir():  # some network file systems do not sync folders
             raise
     finally:
         os.close(descriptor)

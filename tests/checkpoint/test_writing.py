@@ -1,6 +1,8 @@
 """Atomic writes."""
 
+import errno
 import os
+import stat
 import subprocess
 import sys
 from hashlib import sha256
@@ -36,6 +38,24 @@ def test_a_file_replaces_another(tmp_path, monkeypatch):
         assert (read_checkpoint(str(path))['a'] == value).all()
     assert list(tmp_path.iterdir()) == [path]
     assert calls == ['sync', 'rename', 'sync'] * 2
+
+
+@pytest.mark.parametrize('failing', ['folder', 'file'])
+def test_folders_need_not_be_synced(failing, tmp_path, monkeypatch):
+    """Network drives refuse it, with any error."""
+
+    def sync(file):
+        if stat.S_ISDIR(os.fstat(file).st_mode) == (failing == 'folder'):
+            raise OSError(errno.EIO, 'Input/output error')
+
+    monkeypatch.setattr(os, 'fsync', sync)
+    path = tmp_path / 'x.pth'
+    if failing == 'file':
+        with pytest.raises(CheckpointError, match='Input/output error'):
+            save(path)
+    else:
+        save(path)
+    assert path.exists() == (failing == 'folder')
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full here')
