@@ -48,7 +48,7 @@ endif
 	@$(RUN) -W ignore -c \
 		'import mmrest, mmcv.ops, mmdet.models, mmseg.models, mmpretrain.models'
 	@printf '%s\n' 'PYTHON: $(PYTHON)' 'TORCH: $(TORCH)' 'OPERATORS: $(OPERATORS)' \
-		"clone: $(CURDIR)" > $@
+		'clone: $(subst ','\'',$(CURDIR))' > $@
 
 ifneq ($(PYTHON) $(TORCH) $(OPERATORS) $(CURDIR),$(call recorded,PYTHON) $(call \
 	recorded,TORCH) $(call recorded,OPERATORS) $(call recorded,clone))

@@ -99,14 +99,15 @@ def check_writable(folder: str, option: str = '--work-dir') -> Path:
 
 def _sync(path: Path) -> None:
     """Sync a file, or the names in a folder, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError:
         if not path.is_dir():  # some network file systems do not sync folders
             raise
-    finally:
-        os.close(descriptor)
 
 
 def publish(path: Path, tensors: Mapping[str, Tensor], meta: Dict[str, Any]) -> Path:

@@ -106,6 +106,8 @@ def isolate_children() -> None:
     them to all processes, and without workers a run could not finish its iteration.
     """
     wrap_worker_init(begin_worker)
+    # Spawned workers unpickle it, and import mmrest, before a dataset that needs its ops.
+    multiprocessing.current_process()._config['mmrest'] = begin_worker
     if hasattr(os, 'register_at_fork'):  # not on Windows
         os.register_at_fork(
             before=_before_fork, after_in_parent=_restore_mask, after_in_child=_begin_child

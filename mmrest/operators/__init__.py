@@ -6,7 +6,6 @@ first and used.
 """
 
 import importlib.util
-import multiprocessing
 import os
 import sys
 from importlib import metadata
@@ -48,8 +47,6 @@ def install() -> None:
         raise ValueError(f'{ENVIRONMENT_VARIABLE} is {choice!r}; use {" or ".join(CHOICES)}')
     if choice == 'auto' and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
-        # Spawned workers unpickle this first, before a dataset that imports mmcv.ops.
-        multiprocessing.current_process()._config['mmrest'] = install
 
 
 def describe() -> str:

@@ -153,7 +153,8 @@ def constant_in_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def is_capturing(device: torch.device) -> bool:
     """Return True while a CUDA graph is being captured."""
-    return device.type == 'cuda' and torch.cuda.is_current_stream_capturing()
+    is_in_use = device.type == 'cuda' and torch.cuda.is_initialized()  # not by fake tensors
+    return is_in_use and torch.cuda.is_current_stream_capturing()
 
 
 @constant_in_graphs

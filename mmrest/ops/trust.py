@@ -5,6 +5,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Se
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from .autograd import autocast_off
 from .dispatch import constant_in_graphs, is_capturing
@@ -62,14 +63,16 @@ def failures() -> Set[str]:
     return {reason for reason in _verdicts.values() if reason is not None}
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def failure(kernel: Candidate, q: Tensor, v: Tensor) -> Optional[str]:
     """Return how a kernel fails or deviates from float64, forward or backward, or None.
 
     The query `q` (d,) and the value `v` (d_v,) have the device and dtype of the trial.
     """
-    # Hooks of activation checkpointing would recompute the block that this trial is in.
+    # Hooks and modes of activation checkpointing would recompute the block that this is in.
     unhooked = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
-    with unhooked, torch.inference_mode(False), torch.enable_grad(), autocast_off(q.device):
+    with _disable_current_modes(), unhooked, autocast_off(q.device):
         args = kernel.trial(q, v)
         try:
             found = _outputs_and_gradients(kernel.run, args)

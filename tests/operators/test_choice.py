@@ -9,6 +9,7 @@ import pytest
 from mmengine.utils.dl_utils import mmcv_full_available
 
 from mmrest import operators
+from mmrest.engine.signals import isolate_children
 
 
 @pytest.fixture
@@ -31,8 +32,9 @@ def test_torchvision_replaces_ops(before_import):
     assert module.get_compiler_version().startswith('none (torchvision ')
 
 
-def test_spawned_processes_have_the_ops():
+def test_spawned_processes_of_a_run_have_the_ops():
     """Also one that imports mmcv.ops first, like loader workers with a dataset of mmdet."""
+    isolate_children()
     process = multiprocessing.get_context('spawn').Process(
         target=importlib.import_module, args=('mmcv.ops',)
     )

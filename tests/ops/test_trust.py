@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmrest import ops
 from mmrest.ops import gpu, trust, use_backend
@@ -27,7 +28,6 @@ def device(monkeypatch):
     monkeypatch.setattr(gpu, '_triton_refusal', lambda: None)
     monkeypatch.setattr(gpu, '_load', lambda package: None)
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda *_: (9, 0))
-    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: False)
 
     def like(dtype=torch.bfloat16, shape=(2, 3, 4, 1, 16), is_cuda=True):
         return SimpleNamespace(
@@ -112,7 +112,7 @@ def test_a_kernel_is_tried_once_for_device_dtype_and_channels(device, monkeypatc
 
 
 def test_not_during_the_capture_of_a_graph(device, monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
+    monkeypatch.setattr(trust, 'is_capturing', lambda device: True)
     for _ in range(2):
         reason = trust.refuse_untrusted('EMSA', torch.device('cuda'), torch.bfloat16, 16, 16)
         assert reason == 'a CUDA graph is being captured before the kernel has been tried'
@@ -138,8 +138,10 @@ def test_a_trial_in_a_block_that_is_recomputed(device, monkeypatch, name):
         return (x * x).sum()
 
     x = torch.ones(3, requires_grad=True)
-    checkpoint(block, x, use_reentrant=False).backward()
+    with FlopCounterMode(display=False) as seen:  # like the modes of selective checkpointing
+        checkpoint(block, x, use_reentrant=False).backward()
     assert x.grad.tolist() == [2, 2, 2]
+    assert seen.get_total_flops() == 0
 
 
 def test_a_forced_backend_raises_what_the_trial_found(device, monkeypatch):

@@ -40,7 +40,7 @@ class RelPos2d:
     def __post_init__(self) -> None:
         self._values = repr(self)
         self._kept: Dict[Tuple[int, int, torch.device], PositionTables] = {}
-        self._captured: List[PositionTables] = []  # CUDA graphs read them at each replay
+        self._captured: List[PositionTables] = []  # read at each replay of CUDA graphs
 
     def __call__(self, height: int, width: int, device: torch.device) -> PositionTables:
         """Return the tables of a map of `height` x `width` tokens."""
@@ -53,15 +53,15 @@ class RelPos2d:
     def _cached(
         self, height: int, width: int, device: torch.device, values: str
     ) -> PositionTables:
-        key, capturing = (height, width, device), is_capturing(device)
+        key = (height, width, device)
         tables = self._kept.get(key)
         if tables is None:
             # Tensors of inference mode cannot be used in a later training step.
             with torch.inference_mode(False):
                 tables = self._make(height, width, device)
-            if type(tables.cos_sin) is Tensor and not capturing:  # nor a tracer's proxy
+            if type(tables.cos_sin) is Tensor:  # not a tracer's proxy
                 self._kept = {key: tables}
-        if capturing:
+        if is_capturing(device):
             self._captured.append(tables)
         return tables
 
