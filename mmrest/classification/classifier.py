@@ -40,7 +40,7 @@ class ReleasedClassifier(StrictPretrained, ImageClassifier):
     def fit(self, weights: Weights) -> Tuple[Dict[str, Tensor], str]:
         weights = self.renamed(weights)
         if isinstance(self.backbone, StrictPretrained):
-            self.backbone.fit(weights.under('backbone'))  # names the network of other weights
+            self.backbone.fit(weights.under('backbone'))  # its error names the weights' network
         source = f'{weights.source} for {type(self).__name__}'
         return match(source, weights.tensors, self.state_dict())
 

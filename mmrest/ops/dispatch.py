@@ -153,8 +153,9 @@ def constant_in_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def is_capturing(device: torch.device) -> bool:
     """Return True while a CUDA graph is being captured."""
-    is_in_use = device.type == 'cuda' and torch.cuda.is_initialized()  # not by fake tensors
-    return is_in_use and torch.cuda.is_current_stream_capturing()
+    if device.type != 'cuda' or not torch.cuda.is_initialized():  # fake tensors do without CUDA
+        return False
+    return torch.cuda.is_current_stream_capturing()
 
 
 @constant_in_graphs

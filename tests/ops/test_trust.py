@@ -112,7 +112,8 @@ def test_a_kernel_is_tried_once_for_device_dtype_and_channels(device, monkeypatc
 
 
 def test_not_during_the_capture_of_a_graph(device, monkeypatch):
-    monkeypatch.setattr(trust, 'is_capturing', lambda device: True)
+    monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
     for _ in range(2):
         reason = trust.refuse_untrusted('EMSA', torch.device('cuda'), torch.bfloat16, 16, 16)
         assert reason == 'a CUDA graph is being captured before the kernel has been tried'
