@@ -1,5 +1,6 @@
 """Layers of both families, on channels-last maps."""
 
+from mmcv.cnn import bricks
 from torch import Tensor, nn
 
 from ..ops import layer_norm
@@ -28,6 +29,17 @@ def channels_first(x: Tensor) -> Tensor:
     # torch 2.13's inductor raises "ValueRangeError: Invalid ranges [0:-1]" when it compares the
     # strides of a permuted map of dynamic size; it chooses the layout of a copy itself.
     return x.contiguous() if is_compiling() else x
+
+
+class DropPath(bricks.DropPath):
+    """mmcv's drop path (https://arxiv.org/abs/1603.09382), but in one pass over the map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.drop_prob == 0 or not self.training:
+            return x
+        keep_prob = 1 - self.drop_prob
+        kept = x.new_empty(len(x), *[1] * (x.dim() - 1)).bernoulli_(keep_prob)
+        return x * kept.div_(keep_prob)
 
 
 class DWConv2d(nn.Module):

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Mapping, Optional, Tuple
 
 from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..ops import emsa, emsa_reference
 from .arch import Arch
-from .layers import FFN, LayerNorm, channels_first
+from .layers import FFN, DropPath, LayerNorm, channels_first
 from .pretrained import InitCfg
 from .pyramid import PyramidBackbone
 

@@ -10,14 +10,13 @@ from typing import Any, ClassVar, List, Mapping, Optional, Sequence, Tuple
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..ops import PositionTables, RelPos2d, masa
 from ..ops.dispatch import in_graph
 from .arch import Arch
-from .layers import FFN, DWConv2d, LayerNorm, channels_first, channels_last
+from .layers import FFN, DropPath, DWConv2d, LayerNorm, channels_first, channels_last
 from .pretrained import InitCfg
 from .pyramid import PyramidBackbone
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from mmrest import ResT
 from mmrest.checkpoint import CheckpointError, Weights
+from mmrest.models.layers import DropPath
 from tests.models.networks import (
     FAMILIES,
     KINDS,
@@ -223,6 +224,21 @@ def test_drop_path_grows_linearly(kind, out_indices):
     stages, last = range(network.num_stages), sum(network.arch.depths) - 1
     rates = [b.drop_path.drop_prob for stage in stages for b in network.blocks(stage)]
     assert rates == pytest.approx([0.4 * i / last for i in range(len(rates))])
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
+def test_drop_path_drops_random_samples(dtype):
+    torch.manual_seed(0)
+    x, layer = torch.rand(4000, 2, 3, 1, dtype=dtype).add(1).requires_grad_(), DropPath(0.3)
+    dropped = layer(x)
+    kept = dropped.detach().flatten(1).all(1)
+    assert 0.67 < kept.double().mean() < 0.73
+    scale = kept.view(-1, 1, 1, 1).double() / 0.7
+    tolerance = dict(rtol=2 * torch.finfo(dtype).eps, atol=0)
+    torch.testing.assert_close(dropped.double(), x * scale, **tolerance)
+    (grad,) = torch.autograd.grad(dropped.sum(), x)
+    torch.testing.assert_close(grad.double(), scale.expand(x.shape), **tolerance)
+    assert layer.eval()(x) is x
 
 
 @every
