@@ -44,7 +44,7 @@ def autocast_dtype(device: torch.device) -> Optional[torch.dtype]:
 
 
 def eager_operator(
-    forward: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
+    function: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
 ) -> Callable[..., Any]:
     """Return an operator of torch.library as a function for eager mode, with the same gradient.
 
@@ -55,7 +55,7 @@ def eager_operator(
     class Eager(Function):
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> Any:
-            output = forward(*inputs)
+            output = function(*inputs)
             setup_context(ctx, inputs, output)
             return output
 

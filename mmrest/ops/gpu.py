@@ -61,7 +61,7 @@ def run_operator(package: str, *args: Any) -> Tensor:
     return _load(package).run_eagerly(*args)[0]
 
 
-def refuse_triton(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Optional[str]:
+def refuse_triton(q: Tensor, k: Tensor, v: Tensor) -> Optional[str]:
     """Return why the kernels cannot run on queries, keys and values, or None.
 
     On the CPU they run in Triton's interpreter, if ``TRITON_INTERPRET=1`` was set before their
