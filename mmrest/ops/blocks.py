@@ -30,11 +30,11 @@ def refuse_unless_small(q: Tensor, keys: int, gpu_limit: int = 0) -> Optional[st
     """
     if in_graph() and not (q.is_cuda and are_static(*q.shape, keys)):  # reading a symbol fixes it
         return 'the network is being compiled or exported'
-    limit = 0
-    if q.is_cuda:
-        limit = gpu_limit * torch.is_grad_enabled()
-    elif q.device.type == 'cpu' and q.dtype in (torch.float32, torch.float64):
-        limit = CPU_BLOCK_ELEMENTS // 2 * (not torch.is_grad_enabled())
+    limit, is_training = 0, torch.is_grad_enabled()
+    if q.is_cuda and is_training:
+        limit = gpu_limit
+    elif q.device.type == 'cpu' and not is_training and q.dtype in (torch.float32, torch.float64):
+        limit = CPU_BLOCK_ELEMENTS // 2
     if q.shape[:-1].numel() * keys <= limit:
         return None
     return f'the maps exceed {limit} elements' if limit else 'blocks are faster or more precise'
