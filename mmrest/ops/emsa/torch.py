@@ -70,7 +70,7 @@ class BlockwiseEMSA(Function):
         minus_mean = squares.new_full((), -unit / keys)
         for samples, blocks in _blocks(q, heads * keys):
             keys_t, values = _scaled_keys(k[samples]), v[samples].contiguous()
-            sums = out[samples] if out.dtype == wide else out[samples].to(wide)
+            sums = out[samples].to(wide)  # a view if the dtypes are equal
             for rows in blocks:
                 softmax = _softmax_of_mixed(q[samples, :, rows], keys_t, weight)[0]
                 deviation = torch.add(minus_mean, softmax, alpha=unit, out=softmax)
