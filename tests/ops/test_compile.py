@@ -23,7 +23,7 @@ SPILLED_BYTES = 512 if triton.__version__.startswith('3.8.') else 640
 """Bytes of registers that a thread may spill: more with 3.4 (624) and 3.9 (544)."""
 
 IN_FLOAT32 = 'cos_sin log_gamma m_of r_of l_of delta mix sums squares'.split()
-IN_FLOAT32 += 'of_pairs factor norm_term mean'.split()
+IN_FLOAT32 += 'pair_grads factor norm_term mean'.split()
 INTEGERS = 'heads queries keys tokens width dim channels sign'.split()
 EACH = ('_forward', '_backward_queries', '_backward_keys')
 # Package, kernels, number of strides, channels, other constants.

@@ -111,23 +111,23 @@ def emsa_backward(
     mean = v.mean(2, dtype=wide)
     delta = by_token - (norm_term / keys)[..., None] * squares
 
-    of_pairs = q.new_zeros((batch, heads, *q.shape[1:]), dtype=wide)
+    pair_grads = q.new_zeros((batch, heads, *q.shape[1:]), dtype=wide)
     shared = (q, k, v, mix, grad, m_i, r_i, delta, factor, norm_term, mean)
     layout = dict(_layout(q, k, v), GRAD=strides(grad), **_warps(q, True))
     with torch.cuda.device_of(q):
-        _backward_queries[_grid(queries, q, v)](*shared, of_pairs, **layout)
+        _backward_queries[_grid(queries, q, v)](*shared, pair_grads, **layout)
     scaled = mix * dim**-0.5
-    grad_q = torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs).to(q.dtype).contiguous()
+    grad_q = torch.einsum('hg,bhgnd->bgnd', scaled, pair_grads).to(q.dtype).contiguous()
     # An einsum would be a matrix-vector product, which leaves most of a GPU idle.
-    grad_weight = (q.to(wide)[:, None] * of_pairs).sum((0, 3, 4)) * dim**-0.5
+    grad_weight = (q.to(wide)[:, None] * pair_grads).sum((0, 3, 4)) * dim**-0.5
     grad_weight = grad_weight.to(mix_weight.dtype).view_as(mix_weight)
 
-    of_pairs = k.new_zeros((batch, heads, *k.shape[1:]), dtype=wide)
+    pair_grads = k.new_zeros((batch, heads, *k.shape[1:]), dtype=wide)
     (grad_v,) = empty_gradients(v)
     layout.update(GRAD_V=strides(grad_v))
     with torch.cuda.device_of(q):
-        _backward_keys[_grid(keys, q, v)](*shared, of_pairs, grad_v, **layout)
-    grad_k = torch.einsum('hg,bhgnd->bgnd', scaled, of_pairs).to(k.dtype).contiguous()
+        _backward_keys[_grid(keys, q, v)](*shared, pair_grads, grad_v, **layout)
+    grad_k = torch.einsum('hg,bhgnd->bgnd', scaled, pair_grads).to(k.dtype).contiguous()
     return grad_q, grad_k, grad_v, grad_weight
 
 
@@ -204,7 +204,7 @@ def _forward(
     sample, head, row = place_of_tile(heads, queries, ROWS)
     q, k = q + sample * Q[0], k + sample * K[0]
     v += sample * V[0] + head * V[1]
-    place = (sample * heads + head) * queries
+    offset = (sample * heads + head) * queries
     m_i = tl.full((ROWS,), float('-inf'), WIDE)
     l_i = tl.zeros((ROWS,), WIDE)
     for start in range(0, keys, COLUMNS):
@@ -215,8 +215,8 @@ def _forward(
         new = tl.maximum(m_i, tl.max(logits, 1))
         l_i = l_i * tl.exp2(m_i - new) + tl.sum(tl.exp2(logits - new[:, None]), 1)
         m_i = new
-    tl.store(m_of + place + row, m_i, mask=row < queries)
-    tl.store(r_of + place + row, 1 / l_i, mask=row < queries)
+    tl.store(m_of + offset + row, m_i, mask=row < queries)
+    tl.store(r_of + offset + row, 1 / l_i, mask=row < queries)
     square = tl.zeros((ROWS,), WIDE)
     product_sums = tl.zeros((ROWS, CHANNELS), WIDE)
     for start in range(0, keys, COLUMNS):
@@ -230,8 +230,8 @@ def _forward(
         square += tl.sum(deviation * deviation, 1)
         value = read(v, V[2], column, keys, channels, CHANNELS)
         product_sums += product(deviation.to(value.dtype), value, WIDE)
-    tl.store(squares + place + row, square, mask=row < queries)
-    write(sums + place * channels, product_sums, channels, row, queries, channels, CHANNELS)
+    tl.store(squares + offset + row, square, mask=row < queries)
+    write(sums + offset * channels, product_sums, channels, row, queries, channels, CHANNELS)
 
 
 @triton.jit
@@ -245,7 +245,7 @@ def _map_and_gradient(logits, m_i, r_i, gradient, factor, norm_term, delta, keys
 
 @triton.jit
 def _backward_queries(
-    q, k, v, mix, grad, m_of, r_of, delta, factor, norm_term, mean, of_pairs,
+    q, k, v, mix, grad, m_of, r_of, delta, factor, norm_term, mean, pair_grads,
     Q, K, V, heads, queries, keys, dim, channels, scale,
     DIM: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     WIDE: tl.constexpr,
@@ -274,7 +274,7 @@ def _backward_queries(
         )
         for other in range(heads):
             key = read(k + other * K[1], K[2], column, keys, dim, DIM)
-            into = of_pairs + (place * heads + other) * queries * dim
+            into = pair_grads + (place * heads + other) * queries * dim
             by_key = product(grad_logits.to(key.dtype), key, WIDE)
             write(into, by_key, dim, row, queries, dim, DIM, ADD=True)
         tl.debug_barrier()  # the next round may add to the same addresses from other threads
@@ -282,7 +282,7 @@ def _backward_queries(
 
 @triton.jit
 def _backward_keys(
-    q, k, v, mix, grad, m_of, r_of, delta, factor, norm_term, mean, of_pairs, grad_v,
+    q, k, v, mix, grad, m_of, r_of, delta, factor, norm_term, mean, pair_grads, grad_v,
     Q, K, V, heads, queries, keys, dim, channels, scale,
     DIM: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     WIDE: tl.constexpr,
@@ -315,7 +315,7 @@ def _backward_keys(
         sum_v += product(tl.trans(deviation.to(g.dtype)), g, WIDE)
         for other in range(heads):
             query = read(q + other * Q[1], Q[2], row, queries, dim, DIM)
-            into = of_pairs + (place * heads + other) * keys * dim
+            into = pair_grads + (place * heads + other) * keys * dim
             by_query = product(tl.trans(grad_logits.to(query.dtype)), query, WIDE)
             write(into, by_query, dim, column, keys, dim, DIM, ADD=True)
         tl.debug_barrier()  # the next round may add to the same addresses from other threads

@@ -111,8 +111,8 @@ class _BlockwiseFull(Function):
                 grad_logits = torch.ops.aten._softmax_backward_data(
                     grad @ values_t[:, heads], softmax, -1, softmax.dtype
                 )
-                of_queries = grad_logits @ keys_t[:, heads].mT
-                part.copy_(of_queries.mul_(scale).view(part.shape))
+                grad_query = grad_logits @ keys_t[:, heads].mT
+                part.copy_(grad_query.mul_(scale).view(part.shape))
                 sum_k[:, heads] += grad_logits.mT @ query.flatten(2, 3).to(softmax.dtype)
             for total, of_map in ((sum_k.mul_(scale), grad_k), (sum_v, grad_v)):
                 part = _by_head(of_map[samples])

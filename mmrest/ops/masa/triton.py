@@ -97,14 +97,14 @@ def masa_backward(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v, given the values and the outputs of :func:`masa`."""
     grads = grad_q, grad_k, grad_v = empty_gradients(q, k, v)
-    # Sums of two passes are rounded once, after their rotation.
+    # Before the rotation back: sums of two passes are rounded once, after it.
     wide = statistics.dtype if axial else q.dtype
-    of_q, of_k = torch.empty_like(q, dtype=wide), torch.empty_like(k, dtype=wide)
-    of_middle = torch.empty_like(middle)
+    dq, dk = torch.empty_like(q, dtype=wide), torch.empty_like(k, dtype=wide)
+    grad_middle = torch.empty_like(middle)
     width, log_gamma = v.shape[2], log_gamma.to(statistics.dtype)
     lines = _lines(q, k, dense_channels(v), middle, out, axial)
-    of_lines = _lines(of_q, of_k, grad_v, of_middle, dense_channels(grad), axial)
-    passes = list(zip(lines, of_lines, statistics))
+    grad_lines = _lines(dq, dk, grad_v, grad_middle, dense_channels(grad), axial)
+    passes = list(zip(lines, grad_lines, statistics))
     with torch.cuda.device_of(q):
         for index, (inputs, gradients, (m_i, r_i)) in enumerate(reversed(passes)):
             q, k, v, out = inputs
@@ -120,7 +120,7 @@ def masa_backward(
                 q, k, v, log_gamma, m_i, r_i, grad, delta, to_k, to_v,
                 **layout, GRAD_K=strides(to_k), GRAD_V=strides(to_v),
             )  # fmt: skip
-        _launch_rotation(of_q, of_k, cos_sin, grad_q, grad_k, backward=True)
+        _launch_rotation(dq, dk, cos_sin, grad_q, grad_k, backward=True)
     return grads
 
 
@@ -222,28 +222,28 @@ def _rotate_tile(
     address = x + sample * X[0] + (token * X[1] + head * X[2])[:, None] + channel[None, :]
     values = tl.load(address, mask=inside, other=0.0)
     angles = cos_sin + token[:, None] * dim + 2 * pair[None, :]
-    of_pairs = exists & (pair < dim // 2)[None, :]
-    cos = tl.load(angles, mask=of_pairs, other=1.0)
-    sin = tl.load(angles + 1, mask=of_pairs, other=0.0) * sign
+    pairs_inside = exists & (pair < dim // 2)[None, :]
+    cos = tl.load(angles, mask=pairs_inside, other=1.0)
+    sin = tl.load(angles + 1, mask=pairs_inside, other=0.0) * sign
     rotated = _rotate_pairs(values, cos, sin).to(out.dtype.element_ty)
     into = out + sample * tokens * heads * dim + vector[:, None] * dim + channel[None, :]
     tl.store(into, rotated, mask=inside)
 
 
 @triton.jit
-def _of(x, STRIDES, sample, head):
+def _line_of(x, STRIDES, sample, head):
     """Return the address of one head of the line of this program instance."""
     return x + sample * STRIDES[0] + tl.program_id(1) * STRIDES[1] + head * STRIDES[3]
 
 
 @triton.jit
-def _statistics(sample, head, heads, tokens):
+def _statistics_offset(sample, head, heads, tokens):
     """Return the offset of the statistics of this program's line."""
     return ((sample * tl.num_programs(1) + tl.program_id(1)) * heads + head) * tokens
 
 
 @triton.jit
-def _place(token, width):
+def _position(token, width):
     """Return row and column of tokens of a map, exact up to 2^20 tokens.
 
     GPUs have no instruction for integer division.
@@ -260,8 +260,8 @@ def _logits(
     if AXIAL:
         distance = tl.abs(row[:, None] - column[None, :])
     else:
-        y, x = _place(row, width)
-        y_k, x_k = _place(column, width)
+        y, x = _position(row, width)
+        y_k, x_k = _position(column, width)
         distance = tl.abs(y[:, None] - y_k[None, :]) + tl.abs(x[:, None] - x_k[None, :])
     logits = product(q, tl.trans(k), WIDE) * (scale * LOG2_E) + (slope * LOG2_E) * distance
     return tl.where((column < tokens)[None, :], logits, float('-inf'))
@@ -277,9 +277,9 @@ def _forward(
 ):  # fmt: skip
     """Compute the result of one tile of queries, and the softmax statistics of each."""
     sample, head, row = place_of_tile(heads, tokens, TILE)
-    k, v = _of(k, K, sample, head), _of(v, V, sample, head)
+    k, v = _line_of(k, K, sample, head), _line_of(v, V, sample, head)
     slope = tl.load(log_gamma + head)
-    query = read(_of(q, Q, sample, head), Q[2], row, tokens, dim, DIM)
+    query = read(_line_of(q, Q, sample, head), Q[2], row, tokens, dim, DIM)
     m_i = tl.full((TILE,), float('-inf'), WIDE)
     l_i = tl.zeros((TILE,), WIDE)
     sums = tl.zeros((TILE, CHANNELS), WIDE)
@@ -294,11 +294,11 @@ def _forward(
         l_i = l_i * alpha + tl.sum(weights, 1)
         sums = sums * alpha[:, None] + product(weights.to(value.dtype), value, WIDE)
         m_i = new
-    out = _of(out, OUT, sample, head)
+    out = _line_of(out, OUT, sample, head)
     write(out, sums / l_i[:, None], OUT[2], row, tokens, channels, CHANNELS)
-    place = _statistics(sample, head, heads, tokens)
-    tl.store(m_of + place + row, m_i, mask=row < tokens)
-    tl.store(r_of + place + row, 1 / l_i, mask=row < tokens)
+    offset = _statistics_offset(sample, head, heads, tokens)
+    tl.store(m_of + offset + row, m_i, mask=row < tokens)
+    tl.store(r_of + offset + row, 1 / l_i, mask=row < tokens)
 
 
 @triton.jit
@@ -315,16 +315,16 @@ def _backward_queries(
     Delta is the product of the result and its gradient, summed over the channels.
     """
     sample, head, row = place_of_tile(heads, tokens, TILE)
-    k, v = _of(k, K, sample, head), _of(v, V, sample, head)
+    k, v = _line_of(k, K, sample, head), _line_of(v, V, sample, head)
     slope = tl.load(log_gamma + head)
-    query = read(_of(q, Q, sample, head), Q[2], row, tokens, dim, DIM)
-    g = read(_of(grad, GRAD, sample, head), GRAD[2], row, tokens, channels, CHANNELS)
-    o = read(_of(out, OUT, sample, head), OUT[2], row, tokens, channels, CHANNELS)
+    query = read(_line_of(q, Q, sample, head), Q[2], row, tokens, dim, DIM)
+    g = read(_line_of(grad, GRAD, sample, head), GRAD[2], row, tokens, channels, CHANNELS)
+    o = read(_line_of(out, OUT, sample, head), OUT[2], row, tokens, channels, CHANNELS)
     delta_i = tl.sum(g.to(WIDE) * o.to(WIDE), 1)
-    place = _statistics(sample, head, heads, tokens)
-    tl.store(delta + place + row, delta_i, mask=row < tokens)
-    m_i = tl.load(m_of + place + row, mask=row < tokens, other=0.0)
-    r_i = tl.load(r_of + place + row, mask=row < tokens, other=0.0)
+    offset = _statistics_offset(sample, head, heads, tokens)
+    tl.store(delta + offset + row, delta_i, mask=row < tokens)
+    m_i = tl.load(m_of + offset + row, mask=row < tokens, other=0.0)
+    r_i = tl.load(r_of + offset + row, mask=row < tokens, other=0.0)
     sums = tl.zeros((TILE, DIM), WIDE)
     for start in range(0, tokens, TILE):
         column = start + tl.arange(0, TILE)
@@ -334,7 +334,7 @@ def _backward_queries(
         weights = tl.exp2(logits - m_i[:, None]) * r_i[:, None]
         grad_logits = weights * (product(g, tl.trans(value), WIDE) - delta_i[:, None])
         sums += product(grad_logits.to(key.dtype), key, WIDE)
-    into = _of(grad_q, GRAD_Q, sample, head)
+    into = _line_of(grad_q, GRAD_Q, sample, head)
     write(into, sums * scale, GRAD_Q[2], row, tokens, dim, DIM, ADD)
 
 
@@ -349,11 +349,11 @@ def _backward_keys(
 ):  # fmt: skip
     """Compute or add to the gradient of one tile of keys; compute that of its values."""
     sample, head, column = place_of_tile(heads, tokens, TILE)
-    q, grad = _of(q, Q, sample, head), _of(grad, GRAD, sample, head)
+    q, grad = _line_of(q, Q, sample, head), _line_of(grad, GRAD, sample, head)
     slope = tl.load(log_gamma + head)
-    key = read(_of(k, K, sample, head), K[2], column, tokens, dim, DIM)
-    value = read(_of(v, V, sample, head), V[2], column, tokens, channels, CHANNELS)
-    place = _statistics(sample, head, heads, tokens)
+    key = read(_line_of(k, K, sample, head), K[2], column, tokens, dim, DIM)
+    value = read(_line_of(v, V, sample, head), V[2], column, tokens, channels, CHANNELS)
+    offset = _statistics_offset(sample, head, heads, tokens)
     sum_k = tl.zeros((TILE, DIM), WIDE)
     sum_v = tl.zeros((TILE, CHANNELS), WIDE)
     for start in range(0, tokens, TILE):
@@ -361,15 +361,15 @@ def _backward_keys(
         query = read(q, Q[2], row, tokens, dim, DIM)
         g = read(grad, GRAD[2], row, tokens, channels, CHANNELS)
         # Rows beyond the last query have weight 0.
-        m_i = tl.load(m_of + place + row, mask=row < tokens, other=float('inf'))
-        r_i = tl.load(r_of + place + row, mask=row < tokens, other=0.0)
-        delta_i = tl.load(delta + place + row, mask=row < tokens, other=0.0)
+        m_i = tl.load(m_of + offset + row, mask=row < tokens, other=float('inf'))
+        r_i = tl.load(r_of + offset + row, mask=row < tokens, other=0.0)
+        delta_i = tl.load(delta + offset + row, mask=row < tokens, other=0.0)
         logits = _logits(query, key, row, column, tokens, width, scale, slope, AXIAL, WIDE)
         weights = tl.exp2(logits - m_i[:, None]) * r_i[:, None]
         sum_v += product(tl.trans(weights.to(g.dtype)), g, WIDE)
         grad_logits = weights * (product(g, tl.trans(value), WIDE) - delta_i[:, None])
         sum_k += product(tl.trans(grad_logits.to(query.dtype)), query, WIDE)
-    into = _of(grad_k, GRAD_K, sample, head)
+    into = _line_of(grad_k, GRAD_K, sample, head)
     write(into, sum_k * scale, GRAD_K[2], column, tokens, dim, DIM, ADD)
-    into = _of(grad_v, GRAD_V, sample, head)
+    into = _line_of(grad_v, GRAD_V, sample, head)
     write(into, sum_v, GRAD_V[2], column, tokens, channels, CHANNELS)
