@@ -25,9 +25,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, max_per_image: int)
     """
     kept = torch.full_like(scores, NOT_FOUND)
     for row, (image_boxes, image_scores) in enumerate(zip(boxes, scores)):
-        found = (image_scores > NOT_FOUND).nonzero()[:, 0]
-        order = torchvision.ops.nms(image_boxes[found], image_scores[found], iou_threshold)
-        best = found[order[:max_per_image]]
+        valid = (image_scores > NOT_FOUND).nonzero()[:, 0]
+        order = torchvision.ops.nms(image_boxes[valid], image_scores[valid], iou_threshold)
+        best = valid[order[:max_per_image]]
         kept[row, best] = image_scores[best]
     return kept
 
@@ -69,7 +69,7 @@ class RoIExtractor(nn.Module):
         """Return features (K, C, rows, columns) of the regions (K, 5)."""
         rois = rois.to(maps[0].dtype)
         levels = self.extractor.map_roi_levels(rois, len(maps))
-        found = 0
+        pooled = 0
         for level, (features, layer) in enumerate(zip(maps, self.extractor.roi_layers)):
             here = (levels == level).to(rois)[:, None]
             aligned = torchvision.ops.roi_align(
@@ -80,8 +80,8 @@ class RoIExtractor(nn.Module):
                 layer.sampling_ratio,
                 layer.aligned,
             )
-            found = found + aligned * here[..., None, None]
-        return found
+            pooled = pooled + aligned * here[..., None, None]
+        return pooled
 
 
 def _clipped(decode: Callable, anchors: Tensor, deltas: Tensor, max_shape: Tensor) -> Tensor:
@@ -150,20 +150,19 @@ class Detector(nn.Module):
         """
         model = self.model
         maps = model.extract_feat(images)
-        meta = dict(img_shape=size)
         if not hasattr(model, 'roi_head'):
-            dense, (boxes, scores, labels) = _dense(model.bbox_head, maps, meta, is_rpn=False)
+            dense, (boxes, scores, labels) = _dense(model.bbox_head, maps, size, is_rpn=False)
             masks = ()
         else:
-            dense, (proposals, objectness, _) = _dense(model.rpn_head, maps, meta, is_rpn=True)
-            boxes, scores, labels = self._classified(maps, proposals, objectness, meta)
+            dense, (proposals, objectness, _) = _dense(model.rpn_head, maps, size, is_rpn=True)
+            boxes, scores, labels = self._classified(maps, proposals, objectness, size)
             masks = (self._masks(maps, boxes, labels),) if self.with_masks else ()
-        found = scores > NOT_FOUND
-        dets = torch.cat([boxes, scores[..., None]], -1) * found[..., None]
-        return (dets, torch.where(found, labels, -1), *masks, *dense)
+        is_found = scores > NOT_FOUND
+        dets = torch.cat([boxes, scores[..., None]], -1) * is_found[..., None]
+        return (dets, torch.where(is_found, labels, -1), *masks, *dense)
 
     def _classified(
-        self, maps: Sequence[Tensor], proposals: Tensor, objectness: Tensor, meta: Dict[str, Any]
+        self, maps: Sequence[Tensor], proposals: Tensor, objectness: Tensor, size: Tensor
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """Return boxes, scores and classes for proposals (B, R, 4)."""
         roi_head, cfg = self.model.roi_head, self.model.roi_head.test_cfg
@@ -171,12 +170,13 @@ class Detector(nn.Module):
         rois, head = _rois(proposals), roi_head.bbox_head
         if isinstance(head, nn.ModuleList):
             # To mmdet, the batch is one image, because all have the same size.
-            found = roi_head._refine_roi(maps, rois, [meta], (rois.shape[0],))
-            (rois,), (logits,), (deltas,) = found
+            (rois,), (logits,), (deltas,) = roi_head._refine_roi(
+                maps, rois, [dict(img_shape=size)], (rois.shape[0],)
+            )
             head = head[-1]
         else:
-            found = roi_head._bbox_forward(maps, rois)
-            logits, deltas = found['cls_score'], found['bbox_pred']
+            outputs = roi_head._bbox_forward(maps, rois)
+            logits, deltas = outputs['cls_score'], outputs['bbox_pred']
         custom = head.custom_cls_channels
         scores = head.loss_cls.get_activation(logits) if custom else logits.softmax(-1)
         scores = scores[:, :-1].reshape(batch, regions, -1)
@@ -187,11 +187,11 @@ class Detector(nn.Module):
         boxes = head.bbox_coder.decode(
             rois[:, 1:].repeat_interleave(kinds, dim=0),
             deltas.reshape(-1, head.bbox_coder.encode_size),
-            max_shape=meta['img_shape'],
+            max_shape=size,
         )
         boxes = boxes.reshape(batch, regions, kinds, 4).expand(-1, -1, classes, -1)
         labels = torch.arange(classes, device=boxes.device).repeat(regions).expand(batch, -1)
-        return _best(boxes.reshape(batch, -1, 4), scores.reshape(batch, -1), labels, cfg)
+        return _after_nms(boxes.reshape(batch, -1, 4), scores.reshape(batch, -1), labels, cfg)
 
     def _masks(self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
         """Return mask probabilities (B, K, rows, columns) of boxes (B, K, 4) and classes."""
@@ -270,18 +270,18 @@ def _rois(boxes: Tensor) -> Tensor:
 
 
 def _dense(
-    head: nn.Module, maps: Sequence[Tensor], meta: Dict[str, Any], is_rpn: bool
+    head: nn.Module, maps: Sequence[Tensor], size: Tensor, is_rpn: bool
 ) -> Tuple[List[Tensor], Tuple[Tensor, Tensor, Tensor]]:
     """Return the maps of a dense head, and its boxes, scores and classes."""
     outputs = head(maps)
-    every = [each for kind in outputs for each in kind]
-    batch, cfg, size = maps[0].shape[0], head.test_cfg, head.bbox_coder.encode_size
+    dense_maps = [level for kind in outputs for level in kind]
+    cfg, coder = head.test_cfg, head.bbox_coder
     priors = head.prior_generator.grid_priors(
         [level.shape[-2:] for level in outputs[0]], outputs[0][0].dtype, maps[0].device
     )
-    found = []
+    per_level = []
     for level, (anchors, logits, deltas, *factors) in enumerate(zip(priors, *outputs)):
-        logits = _last(logits, head.cls_out_channels)
+        logits = _per_anchor(logits, head.cls_out_channels)
         if getattr(head.loss_cls, 'custom_cls_channels', False):
             scores = head.loss_cls.get_activation(logits)
         else:
@@ -292,36 +292,35 @@ def _dense(
         best, index = scores.topk(cfg.nms_pre)
         index = torch.where(best > NOT_FOUND, index, 0)
         where = index // classes
-        deltas = _picked(_last(deltas, size), where)
+        deltas = _gathered(_per_anchor(deltas, coder.encode_size), where)
         labels = torch.full_like(index, level) if is_rpn else index % classes
         if not is_rpn:
             best = torch.where(best > cfg.get('score_thr', 0), best, NOT_FOUND)
         for factor in factors:  # the centerness of ATSS and FCOS
-            factor = _picked(_last(factor, 1), where)[..., 0].sigmoid()
+            factor = _gathered(_per_anchor(factor, 1), where)[..., 0].sigmoid()
             best = torch.where(best > NOT_FOUND, best * factor, NOT_FOUND)
-        found.append([anchors[where], deltas, best, labels])
-    anchors, deltas, scores, labels = (torch.cat(each, 1) for each in zip(*found))
-    boxes = head.bbox_coder.decode(
-        anchors.flatten(0, 1), deltas.flatten(0, 1), max_shape=meta['img_shape']
-    ).reshape(batch, -1, 4)
+        per_level.append([anchors[where], deltas, best, labels])
+    anchors, deltas, scores, labels = (torch.cat(part, 1) for part in zip(*per_level))
+    boxes = coder.decode(anchors.flatten(0, 1), deltas.flatten(0, 1), max_shape=size)
+    boxes = boxes.reshape(maps[0].shape[0], -1, 4)
     least = cfg.get('min_bbox_size', -1)
     if least >= 0:
         large = (boxes[..., 2:] - boxes[..., :2] > least).all(-1)
         scores = torch.where(large, scores, NOT_FOUND)
-    return every, _best(boxes, scores, labels, cfg)
+    return dense_maps, _after_nms(boxes, scores, labels, cfg)
 
 
-def _last(x: Tensor, channels: int) -> Tensor:
+def _per_anchor(x: Tensor, channels: int) -> Tensor:
     """Reshape (B, A channels, H, W) to (B, H W A, channels)."""
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, channels)
 
 
-def _picked(x: Tensor, index: Tensor) -> Tensor:
+def _gathered(x: Tensor, index: Tensor) -> Tensor:
     """Gather (B, K, C) from (B, N, C) at the indices (B, K)."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
 
 
-def _best(
+def _after_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Any
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Return the boxes, scores and groups that NMS keeps, by descending score.
@@ -336,4 +335,4 @@ def _best(
     count = min(cfg.max_per_img, scores.shape[1])
     kept = nms(apart, scores, cfg.nms.iou_threshold, count)
     best, index = kept.topk(count)
-    return _picked(boxes, index), best, groups.gather(1, index)
+    return _gathered(boxes, index), best, groups.gather(1, index)
