@@ -91,7 +91,10 @@ def backbone_config(cfg: Config) -> Config:
     if is_backbone(cfg):
         return cfg
     if 'backbone' not in cfg.model:
-        raise UsageError(f'the model of {cfg.filename} has no backbone; drop --backbone-only')
+        raise UsageError(
+            f'the model of {cfg.filename} has no backbone; use another network, or drop '
+            '--backbone-only if it is set'
+        )
     scope = cfg.get('default_scope', 'mmengine')
     return _with_model(copy.deepcopy(cfg.model.backbone), scope, cfg.filename)
 

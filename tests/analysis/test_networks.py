@@ -35,7 +35,7 @@ def test_config_of_a_backbone(model, scope):
 def test_other_models(kind):
     cfg = Config(dict(model=dict(type=kind), default_scope='mmdet'), 'model = ...', 'x.py')
     assert not is_backbone(cfg) and usual_size(cfg) == (800, 1280)
-    with pytest.raises(UsageError, match=r'x\.py has no backbone; drop --backbone-only'):
+    with pytest.raises(UsageError, match=r'x\.py has no backbone; use another network, or drop'):
         backbone_config(cfg)
 
 
