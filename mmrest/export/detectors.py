@@ -239,6 +239,7 @@ def _check(model: nn.Module, name: str) -> None:
     usual = detectors.TwoStageDetector if two_stages else detectors.SingleStageDetector
     check_predictions(model, usual, 'predict', 'extract_feat')
     head = getattr(model, 'rpn_head' if two_stages else 'bbox_head', None)
+    check(head is not None, f'a {type(model).__name__} without an RPN')
     check_predictions(
         head, dense_heads.RPNHead if two_stages else BaseDenseHead,
         'predict', 'predict_by_feat', '_predict_by_feat_single', '_bbox_post_process',

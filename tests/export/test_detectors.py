@@ -134,6 +134,7 @@ def test_nms(tmp_path, session):
 @pytest.mark.parametrize('change, part', [
     ("model['test_cfg']['rcnn'].update(nms=dict(type='soft_nms'))", 'soft_nms'),
     ("model['test_cfg']['rpn'].update(nms_pre=0)", 'without test_cfg.nms_pre'),
+    ("model['rpn_head'] = None", 'a MaskRCNN without an RPN'),
 ])  # fmt: skip
 def test_refused(tmp_path, change, part):
     with pytest.raises(UsageError, match=f'{part}.* cannot be exported; .* --backbone-only'):
