@@ -233,9 +233,10 @@ def export(
         raise UsageError(
             f'{type(network).__name__} cannot be exported: {first_line(cause)}; {hint}'
         ) from error
-    found = next(each.version for each in model.opset_import if not each.domain)
-    if found != opset:
-        raise UsageError(f'--opset {opset}: torch {torch.__version__} exports to {found}')
+    exported = next(each.version for each in model.opset_import if not each.domain)
+    if exported != opset:
+        supported = f'torch {torch.__version__} exports to {exported}; pass --opset {exported}'
+        raise UsageError(f'--opset {opset}: {supported}')
     set_model_props(model, metadata or {})
     return model
 
