@@ -56,11 +56,11 @@ def main() -> None:
     log = read_log(args.work_dir)
     out = args.out or args.work_dir / 'report.html'
     check_writable(str(out.parent), '--out')
-    found = None
+    evaluation = None
     if not args.no_eval:
         checkpoint = args.checkpoint or find_checkpoint(args.work_dir, cfg)
-        found = evaluate(cfg, checkpoint, args.device, args.score_thr)
-    write_report(args.work_dir, cfg, log, out, found, args.num_pictures)
+        evaluation = evaluate(cfg, checkpoint, args.device, args.score_thr)
+    write_report(args.work_dir, cfg, log, out, evaluation, args.num_pictures)
     print(f'report saved to {out} ({out.stat().st_size / 2**20:.1f} MB); open it in a browser')
 
 

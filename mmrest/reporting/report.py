@@ -30,13 +30,13 @@ def write_report(
     cfg: Config,
     log: Log,
     out: Path,
-    found: Optional[Evaluation] = None,
+    evaluation: Optional[Evaluation] = None,
     number: int = 4,
 ) -> None:
     """Write the report of a run to a file; raise CheckpointError if that fails.
 
-    It shows a `number` of best and of worst predictions of `found`, the evaluation of a
-    checkpoint; without an evaluation, it is a report of the logs only.
+    It shows a `number` of best and of worst predictions of the evaluation of a checkpoint;
+    without one, it is a report of the logs only.
     """
     environments = environment(work_dir)
     # mmengine logs the number of processes as GPUs, also on a CPU.
@@ -59,9 +59,9 @@ def write_report(
         version=__version__,
         date=datetime.date.today().isoformat(),
     )
-    if found is not None:
-        content.update(_evaluated(found, number))
-        content['speed'] += found.speed
+    if evaluation is not None:
+        content.update(_evaluated(evaluation, number))
+        content['speed'] += evaluation.speed
     options = dict(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     pages = Environment(loader=PackageLoader('mmrest.reporting', 'templates'), **options)
     text = pages.get_template('report.html').render(content)
@@ -115,19 +115,19 @@ def _speed(cfg: Config, log: Log, processes: int) -> Rows:
     return rows
 
 
-def _evaluated(found: Evaluation, number: int) -> Dict[str, Any]:
+def _evaluated(evaluation: Evaluation, number: int) -> Dict[str, Any]:
     """Return the fields of the template for an evaluation."""
-    scores = found.scores.per_image()
+    metrics, scores = evaluation.metrics, evaluation.scores.per_image()
     scored = (index for index, score in enumerate(scores) if score is not None)
     ranked = sorted(scored, key=scores.__getitem__)
     number = min(number, max(len(ranked) // 2, 1))
     best, worst = ranked[::-1][:number], ranked[:number]
-    shown = {index: found.scores.shown(index) for index in best + worst}
+    shown = {index: evaluation.scores.shown(index) for index in best + worst}
     names = unique_names([Path(path) for path, _, _ in shown.values()], suffix=True)
-    drawings = {
-        index: dict(name=name, score=scores[index], panels=_panels(*parts, name, found.dataset))
-        for (index, parts), name in zip(shown.items(), names)
-    }
+    drawings = {}
+    for (index, parts), name in zip(shown.items(), names):
+        panels = _panels(*parts, name, evaluation.dataset)
+        drawings[index] = dict(name=name, score=scores[index], panels=panels)
     spread = 'No image has a score.'
     if ranked:
         lowest, middle, highest = np.quantile([scores[index] for index in ranked], (0, 0.5, 1))
@@ -136,20 +136,20 @@ def _evaluated(found: Evaluation, number: int) -> Dict[str, Any]:
             f'{middle:.3f}, the highest {highest:.3f}.'
         )
     return dict(
-        found=found,
+        evaluation=evaluation,
         evaluated=[
             (title_of(key), metric_text(float(value), key))
-            for key, value in found.metrics.items()
-            if MAIN_METRIC.fullmatch(key) or key.startswith('coco/') or len(found.metrics) < 20
+            for key, value in metrics.items()
+            if MAIN_METRIC.fullmatch(key) or key.startswith('coco/') or len(metrics) < 20
         ],
-        table_of_classes=_table_of_classes(found),
+        table_of_classes=_table_of_classes(evaluation),
         spread=spread,
         best=[drawings[index] for index in best],
         worst=[drawings[index] for index in worst],
     )
 
 
-def _table_of_classes(found: Evaluation) -> Dict[str, Any]:
+def _table_of_classes(evaluation: Evaluation) -> Dict[str, Any]:
     """Return columns and rows of the table; cells have a text and the length of a bar in %."""
 
     def cell(value: float, column: str) -> Tuple[str, Optional[float]]:
@@ -158,9 +158,9 @@ def _table_of_classes(found: Evaluation) -> Dict[str, Any]:
         share = value if '%' in column else 100 * value
         return metric_text(value, column), round(share, 1) if math.isfinite(value) else 0
 
-    columns = found.scores.table()
+    columns = evaluation.scores.table()
     cells = [[cell(float(value), name) for value in column] for name, column in columns.items()]
-    return dict(columns=list(columns), rows=list(zip(found.scores.classes, zip(*cells))))
+    return dict(columns=list(columns), rows=list(zip(evaluation.scores.classes, zip(*cells))))
 
 
 def _panels(

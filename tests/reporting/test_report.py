@@ -64,9 +64,9 @@ def cfg(tmp_path):
     return Config.fromfile(tmp_path / 'tiny.py')
 
 
-def write(tmp_path, cfg, found=None, **kwargs):
+def write(tmp_path, cfg, evaluation=None, **kwargs):
     out = tmp_path / 'new' / 'report.html'
-    write_report(tmp_path, cfg, LOG, out, found, **kwargs)
+    write_report(tmp_path, cfg, LOG, out, evaluation, **kwargs)
     return out.read_text()
 
 
