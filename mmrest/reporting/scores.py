@@ -51,13 +51,13 @@ class LabelMapScores:
 
     def per_image(self) -> List[Optional[float]]:
         """Return the mean IoU of each image, see :attr:`how`."""
-        found = [(overlap / union)[union > 0] for overlap, union, _, _ in self._metric.results]
-        return [float(iou.mean()) if len(iou) else None for iou in found]
+        ious = [(overlap / union)[union > 0] for overlap, union, _, _ in self._metric.results]
+        return [float(iou.mean()) if len(iou) else None for iou in ious]
 
     def shown(self, index: int) -> Tuple[str, np.ndarray, np.ndarray]:
         """Return an image file, and its label maps (H, W) of the truth and of the prediction."""
-        truth, found = (cv2.imdecode(part, cv2.IMREAD_UNCHANGED) for part in self._maps[index])
-        return self._paths[index], truth.astype(int), found.astype(int)
+        truth, predicted = (cv2.imdecode(part, cv2.IMREAD_UNCHANGED) for part in self._maps[index])
+        return self._paths[index], truth.astype(int), predicted.astype(int)
 
 
 class InstanceScores:
@@ -78,7 +78,7 @@ class InstanceScores:
         self._kinds = {'bbox': 'box'}
         self._paths: List[str] = []
         self._truth: List[dict] = []  # per image, in the format of CocoMetric
-        self._found: List[dict] = []
+        self._predictions: List[dict] = []
 
     @property
     def how(self) -> str:
@@ -98,7 +98,7 @@ class InstanceScores:
         if 'masks' in sample.pred_instances:
             self._kinds['segm'] = 'mask'
         for entry in detections(sample.pred_instances, range(len(self.classes))):
-            self._found.append(dict(entry, id=len(self._found) + 1, image_id=image))
+            self._predictions.append(dict(entry, id=len(self._predictions) + 1, image_id=image))
 
     def table(self) -> Dict[str, Sequence[float]]:
         """Return AP and AP50 of each class, of boxes and, if predicted, masks."""
@@ -116,17 +116,14 @@ class InstanceScores:
         """Return the F1 of each image, see :attr:`how`."""
         *_, evaluation = self._evaluations.values()  # masks, or else boxes
         thresholds = len(evaluation.params.iouThrs)
-        counts = np.zeros((len(self._paths), 3, thresholds))  # hits, detections, objects
+        counts = np.zeros((len(self._paths), 2, thresholds))  # hits; detections and objects
         for entry in filter(None, evaluation.evalImgs):
             confident = np.array(entry['dtScores']) >= self._score_thr
             counted = confident & ~np.array(entry['dtIgnore'], bool).reshape(thresholds, -1)
             hits = counted & (np.array(entry['dtMatches']).reshape(thresholds, -1) > 0)
             objects = np.sum(np.array(entry['gtIgnore']) == 0)
-            counts[entry['image_id']] += [hits.sum(1), counted.sum(1), [objects] * thresholds]
-        return [
-            float(np.mean(2 * hits / (found + objects))) if (found + objects).all() else None
-            for hits, found, objects in counts
-        ]
+            counts[entry['image_id']] += [hits.sum(1), counted.sum(1) + objects]
+        return [float(np.mean(2 * hits / n)) if n.all() else None for hits, n in counts]
 
     @functools.cached_property
     def _evaluations(self) -> Dict[str, Any]:
@@ -135,15 +132,15 @@ class InstanceScores:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
 
-        metric, found, evaluations = CocoMetric(), COCO(), {}
+        metric, predictions, evaluations = CocoMetric(), COCO(), {}
         metric.dataset_meta = dict(classes=self.classes)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             truth = COCO(metric.gt_to_coco_json(self._truth, f'{folder}/all'))
             # loadRes fails without any detection.
-            found.dataset = dict(truth.dataset, annotations=self._found)
-            found.createIndex()
+            predictions.dataset = dict(truth.dataset, annotations=self._predictions)
+            predictions.createIndex()
             for kind in self._kinds:
-                evaluation = evaluations[kind] = COCOeval(truth, found, kind)
+                evaluation = evaluations[kind] = COCOeval(truth, predictions, kind)
                 evaluation.params.maxDets = [100]
                 evaluation.params.areaRng = evaluation.params.areaRng[:1]  # all sizes
                 evaluation.evaluate()
@@ -155,11 +152,12 @@ class InstanceScores:
 
         They have ``bboxes``, ``labels`` and, if available, ``masks`` and ``scores``.
         """
-        truth, found = self._evaluations['bbox'].cocoGt, self._evaluations['bbox'].cocoDt
+        evaluation = self._evaluations['bbox']
+        truth, predictions = evaluation.cocoGt, evaluation.cocoDt
         annotated = [entry for entry in truth.imgToAnns[index] if not entry['iscrowd']]
-        predicted = [e for e in found.imgToAnns[index] if e['score'] >= self._score_thr]
-        instances = _instances(predicted, found)
-        instances.scores = torch.tensor([entry['score'] for entry in predicted])
+        shown = [e for e in predictions.imgToAnns[index] if e['score'] >= self._score_thr]
+        instances = _instances(shown, predictions)
+        instances.scores = torch.tensor([entry['score'] for entry in shown])
         return self._paths[index], _instances(annotated, truth), instances
 
 
