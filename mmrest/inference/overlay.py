@@ -99,10 +99,10 @@ def draw_annotations(
 
 def _predicted_classes(sample: BaseDataElement, classes: Sequence[str]) -> Tuple[str, RGB]:
     """Return a classifier's prediction as text, with the true classes if wrong, and a colour."""
-    found = sample.pred_label.tolist()
-    text = ', '.join(f'{classes[label]} {sample.pred_score[label]:.2f}' for label in found)
-    truth = sample.gt_label.tolist() if 'gt_label' in sample else found
-    if set(found) != set(truth):
+    labels = sample.pred_label.tolist()
+    text = ', '.join(f'{classes[label]} {sample.pred_score[label]:.2f}' for label in labels)
+    truth = sample.gt_label.tolist() if 'gt_label' in sample else labels
+    if set(labels) != set(truth):
         return f'{text}, is {", ".join(classes[label] for label in truth)}', WRONG
     return text, RIGHT if 'gt_label' in sample else BLACK
 
@@ -192,7 +192,7 @@ def _of_regions(
     label_map: np.ndarray, classes: Sequence[str], palette: Sequence[RGB], line: int
 ) -> List[_Label]:
     """Return a label per class, at its widest point; the widest class first."""
-    found = []
+    widest = []  # half a width, and label
     for index in np.unique(label_map[(label_map >= 0) & (label_map < len(classes))]):
         inside = np.pad((label_map == index).astype(np.uint8), 1)  # the border of the image counts
         distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
@@ -200,24 +200,24 @@ def _of_regions(
         if distance[y, x] < line / 2:  # a label would hide it
             continue
         label = _Label(classes[index], (x, y, x, y), palette[index], reach=3 * line)
-        found.append((distance[y, x], label))
-    return [label for _, label in sorted(found, key=lambda pair: -pair[0])]
+        widest.append((distance[y, x], label))
+    return [label for _, label in sorted(widest, key=lambda pair: -pair[0])]
 
 
 def _draw_instances(
     canvas: np.ndarray, instances: Any, factor: int, classes: Sequence[str], palette: Sequence[RGB]
 ) -> List[_Label]:
     """Draw masks and boxes onto `canvas`, later ones over earlier, and return their labels."""
-    found = _shades(instances, palette)
+    colours = _shades(instances, palette)
     width = max(1, round(min(canvas.shape[:2]) / 300))
     if 'masks' in instances:
         masks = instances.masks.numpy().astype(np.uint8)
-        _draw_masks(canvas, masks, found, max(1, width // 2))
+        _draw_masks(canvas, masks, colours, max(1, width // 2))
     labels = []
     names = [classes[label] for label in instances.labels.tolist()]
     if 'scores' in instances:
         names = [f'{name} {score:.2f}' for name, score in zip(names, instances.scores.tolist())]
-    for box, text, colour in zip((instances.bboxes * factor).tolist(), names, found):
+    for box, text, colour in zip((instances.bboxes * factor).tolist(), names, colours):
         left, top, right, bottom = (round(edge) for edge in box)
         cv2.rectangle(canvas, (left, top), (right, bottom), colour, width)
         labels.append(_Label(text, tuple(box), colour, reach=max(box[3] - box[1], 40)))
@@ -226,21 +226,21 @@ def _draw_instances(
 
 def _shades(instances: Any, palette: Sequence[RGB]) -> List[RGB]:
     """Return the colours of instances, lighter for each overlapping one of the same class."""
-    found, earlier = [], []
+    colours, earlier = [], []
     for box, label in zip(instances.bboxes.tolist(), instances.labels.tolist()):
         taken = {step for b, k, step in earlier if k == label and overlap(box, b)}
         step = min(set(range(len(taken) + 1)) - taken)
         earlier.append((box, label, step))
         share = min(step, 3) / 6
-        found.append(tuple(round(c + share * (255 - c)) for c in palette[label]))
-    return found
+        colours.append(tuple(round(c + share * (255 - c)) for c in palette[label]))
+    return colours
 
 
-def _draw_masks(canvas: np.ndarray, masks: np.ndarray, found: Sequence[RGB], line: int) -> None:
+def _draw_masks(canvas: np.ndarray, masks: np.ndarray, colours: Sequence[RGB], line: int) -> None:
     """Tint pixels in the colour of the last mask that covers them, and draw outlines."""
     tints = canvas.copy()
     outlines = []
-    for mask, colour in zip(masks, found):
+    for mask, colour in zip(masks, colours):
         if mask.shape != canvas.shape[:2]:  # of a small image
             mask = cv2.resize(mask, canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         left, top, width, height = cv2.boundingRect(mask)
