@@ -85,14 +85,14 @@ def _differences(
             computed = [torch.from_numpy(part) for part in session.run(None, {'images': given})]
         with torch.no_grad():
             expected, truth = _outputs(network, images), _outputs(exact, images.double())
-        first, agreed = 0, None
+        maps, agreed = slice(None), None
         if is_detector(network):
-            first = len(output_names(network))
+            maps = slice(len(output_names(network)), None)
             instances = predicted(network, loaded)
             agreed = agreement(network, instances, computed, shape[1:], tolerance)
         found[shape] = Difference(
-            _largest(computed[first:], expected[first:]),
-            _largest(expected[first:], truth[first:]),
+            _largest_difference(computed[maps], expected[maps]),
+            _largest_difference(expected[maps], truth[maps]),
             agreed,
         )
     return found
@@ -103,8 +103,8 @@ def _outputs(network: nn.Module, images: Tensor) -> Sequence[Tensor]:
     return (outputs,) if isinstance(outputs, Tensor) else outputs
 
 
-def _largest(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    pairs = [pair for pair in zip(found, expected) if not torch.equal(*pair)]
+def _largest_difference(computed: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    pairs = [pair for pair in zip(computed, expected) if not torch.equal(*pair)]
     relative = [float((a - b).abs().max() / b.std(unbiased=False)) for a, b in pairs]
     return float(np.max(relative, initial=0))  # NaN if one is, unlike Python's max
 
@@ -169,11 +169,11 @@ def predicted(network: nn.Module, images: Sequence[np.ndarray]) -> List[Any]:
 def agreement(
     network: nn.Module,
     expected: Sequence[Any],
-    found: Sequence[Tensor],
+    computed: Sequence[Tensor],
     size: Tuple[int, int],
     tolerance: float,
 ) -> Agreement:
-    """Match the detections of a file, `found`, with those of :func:`predicted`.
+    """Match the detections of a file, `computed`, with those of :func:`predicted`.
 
     Scores may differ by the tolerance. A detection may be missing if its score is within the
     tolerance of the lowest score that is kept. Images have height and width `size`, in pixels.
@@ -185,7 +185,7 @@ def agreement(
     cfg = (model.roi_head if hasattr(model, 'roi_head') else model.bbox_head).test_cfg
     total = Agreement()
     for image, instances in enumerate(expected):
-        dets, labels = found[0][image], found[1][image]
+        dets, labels = computed[0][image], computed[1][image]
         full = bool((labels >= 0).all())
         least = max(SCORE, cfg.get('score_thr', 0), float(dets[-1, 4]) if full else 0) + tolerance
         instances = instances[instances.scores > SCORE]
@@ -200,7 +200,7 @@ def agreement(
         alone[rows] = missing[columns] = False
         ious = []
         if network.with_masks:
-            masks = found[2][image][kept][rows, None]
+            masks = computed[2][image][kept][rows, None]
             masks, _ = _do_paste_mask(masks, dets[rows, :4], *size, skip_empty=False)
             masks, others = masks >= cfg.mask_thr_binary, instances.masks[columns]
             # Two pixels may differ, for small masks.

@@ -13,7 +13,7 @@ from torch import nn
 
 from mmrest.analysis.networks import Preprocessing, build_network, network_config
 from mmrest.errors import UsageError
-from mmrest.export.comparison import Agreement, Difference, _largest, export_checked
+from mmrest.export.comparison import Agreement, Difference, _largest_difference, export_checked
 from mmrest.export.onnx import adaptive_avg_pool, check_packages, exportable, facts, with_any_size
 from tests.runs import ROOT, SEGMENTOR
 from tests.torch_versions import needs_onnx
@@ -102,8 +102,8 @@ def test_tolerance(difference, fits):
 @pytest.mark.parametrize('order', [1, -1])
 def test_outputs_that_are_not_numbers(order):
     found = [torch.ones(3), torch.full((3,), math.nan)][::order]
-    assert math.isnan(_largest(found, [torch.arange(3.0)] * 2))
-    assert _largest([torch.zeros(1)], [torch.zeros(1)]) == 0
+    assert math.isnan(_largest_difference(found, [torch.arange(3.0)] * 2))
+    assert _largest_difference([torch.zeros(1)], [torch.zeros(1)]) == 0
 
 
 def test_missing_packages(monkeypatch):
