@@ -44,7 +44,7 @@ def draw(groups: List[Group], scene: Scene, path: Path) -> None:
         groups = [Group('image', {'': scene.image}), *groups]
     aspect = scene.size[0] / scene.size[1]
     if most == 1:
-        columns, across = 1, 2 if len(groups) == 4 else min(len(groups), 3)
+        columns, across = 1, min(len(groups), 2 if len(groups) == 4 else 3)
         heights = [2.6 * aspect + 0.9] * math.ceil(len(groups) / across)
         figure = Figure((3.4 * across, sum(heights)), dpi=85, layout='constrained')
         cells = figure.subplots(len(heights), across, squeeze=False)
