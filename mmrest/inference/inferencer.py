@@ -141,6 +141,7 @@ class Inferencer:
         Raises:
             UnreadableImage: a file is damaged, is not an image, or is not supported by the
                 config's pipeline; the message names it.
+            UsageError: memory runs out.
             ValueError: an image is neither a path nor an array of the right shape and dtype, or
                 `batch_size` is not positive.
         """
@@ -173,7 +174,7 @@ class Inferencer:
             Predictions in image order, with all outputs of the network.
 
         Raises:
-            UnreadableImage, ValueError: see :meth:`__call__`.
+            UnreadableImage, UsageError, ValueError: see :meth:`__call__`.
         """
         if not (isinstance(batch_size, Integral) and batch_size > 0):
             raise ValueError(f'batch_size must be a positive integer, got {batch_size!r}')
