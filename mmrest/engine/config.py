@@ -98,7 +98,7 @@ def merge_options(cfg: Config, cfg_options: Optional[dict]) -> None:
 def _broken(path: str, error: Exception) -> str:
     """Return the path of the config, or of its base that cannot be read."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    frames = [frame for frame in frames if frame.f_globals['__name__'] == Config.__module__]
+    frames = [frame for frame in frames if frame.f_globals.get('__name__') == Config.__module__]
     read = [path, *(str(frame.f_locals.get('filename', path)) for frame in frames)]
     last = [name for name in read if osp.isfile(name)][-1]
     return path if osp.samefile(last, path) else f'{last} (for {path})'

@@ -35,6 +35,7 @@ CASES = {
     'train absent.py': 'config absent.py not found',
     'train broken.py': 'config broken.py cannot be read: SyntaxError',
     'train child.py': 'broken.py (for child.py) cannot be read: SyntaxError',
+    'train typo.py': "config typo.py cannot be read: NameError: name 'dcit' is not defined",
     'train notes.txt': 'config notes.txt cannot be read: ',
     'train part.py': 'part.py defines no model',
     f'train tiny.py {SET} batch_size': "'batch_size' is not of the form KEY=VALUE",
@@ -229,6 +230,7 @@ def folder(tmp_path_factory, coco_root, ade_root):
     shutil.copy(coco_root / 'train2017' / '000000000001.jpg', folder / 'torn.jpg')
     os.truncate(folder / 'torn.jpg', 1000)
     (folder / 'broken.py').write_text('model = dict(')
+    (folder / 'typo.py').write_text('model = dcit()')
     (folder / 'child.py').write_text("_base_ = './broken.py'")
     (folder / 'odd.py').write_text("_base_ = 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py'")
     (folder / 'part.py').write_text('backbone = dict()')
