@@ -25,8 +25,8 @@ from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
 def _harmless_method(owner: type, name: str) -> Any:
     """Replace ``getattr``, which pickle writes for the methods that mmengine saves."""
-    of_history = owner is HistoryBuffer and not name.startswith('_')
-    if of_history or (owner is OneCycleParamScheduler and name.startswith('_annealing_')):
+    is_history_method = owner is HistoryBuffer and not name.startswith('_')
+    if is_history_method or (owner is OneCycleParamScheduler and name.startswith('_annealing_')):
         return getattr(owner, name)
     raise pickle.UnpicklingError(f'GLOBAL builtins.getattr({owner!r}, {name!r})')
 

@@ -156,14 +156,14 @@ def table(entries: List[Dict[str, Any]]) -> str:
 def benchmark_networks(args: argparse.Namespace) -> None:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    of_sizes = {image_size: jobs_of(args, image_size) for image_size in args.sizes}
-    if not any(of_sizes.values()):
+    jobs_by_size = {image_size: jobs_of(args, image_size) for image_size in args.sizes}
+    if not any(jobs_by_size.values()):
         raise UsageError(
             '--backends reference: the attention maps are too large; lower --sizes or --batch'
         )
     args.work_dir.mkdir(parents=True, exist_ok=True)
     entries = []
-    for image_size, jobs in of_sizes.items():
+    for image_size, jobs in jobs_by_size.items():
         names = ', '.join(job.name for job in jobs)
         print(f'{"x".join(map(str, image_size))}: {names}', flush=True)
         with explained('these networks cannot be measured', 'change size, dtype or backend'):
@@ -194,7 +194,7 @@ def benchmark_checkpoints(args: argparse.Namespace) -> None:
         roots.append(getattr(args, DATA.get(package, ''), None))
         if not Path(checkpoint).is_file():
             raise UsageError(f'checkpoint {checkpoint} not found')
-    of_papers = {model['Name']: reported(model) for model in models()}
+    published = {model['Name']: reported(model) for model in models()}
     rows, failed = [], []
     args.work_dir.mkdir(parents=True, exist_ok=True)
     for (config, checkpoint), root in zip(args.pairs, roots):
@@ -208,7 +208,7 @@ def benchmark_checkpoints(args: argparse.Namespace) -> None:
         known = [key for key in METRICS if key in metrics]
         for name, factor, value in [(*METRICS[key], metrics[key]) for key in known]:
             row[name] = f'{value * factor:.1f}' if value >= 0 else '-'  # COCO without objects
-            row[f'{name}, reported'] = str(of_papers.get(row['config'], {}).get(name, '-'))
+            row[f'{name}, reported'] = str(published.get(row['config'], {}).get(name, '-'))
         took, memory_mb, _ = (metrics.pop(key, None) for key in ('time', 'memory_mb', 'data_time'))
         others = [key for key, value in metrics.items() if isinstance(value, (int, float))]
         for key in well_known(others) if not known else ():

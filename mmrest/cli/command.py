@@ -30,7 +30,7 @@ for _message in (
     warnings.filterwarnings('ignore', message=_message)
 
 
-OF_PATHS = (
+PATH_ERRORS = (
     errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM,
     errno.EROFS,
 )  # fmt: skip
@@ -272,6 +272,6 @@ def _own_line(error: BaseException) -> Optional[str]:
         training = osp.basename(sys.argv[0]).endswith(('train', 'train.py'))
         then = ', then continue with --resume; earlier checkpoints are kept'
         return f'the disk is full{where}; free some space{then if training else ""}'
-    if error.errno in OF_PATHS and error.filename:
+    if error.errno in PATH_ERRORS and error.filename:
         return f'{error.filename}: {error.strerror}; choose another path, or fix this one'
     return None

@@ -48,17 +48,17 @@ def main() -> None:
             f'{onnx_opset_version()})'
         )
     cfg = networks.network_config(args.network, args.cfg_options)
-    of_model = networks.backbone_config(cfg) if args.backbone_only else cfg
-    exportable(networks.on_meta(of_model), args.network)  # before weights are read
-    network = exportable(networks.build_network(of_model, args.checkpoint), args.network)
-    size = args.shape or (DETECTOR_SIZE if is_detector(network) else networks.usual_size(of_model))
+    part_cfg = networks.backbone_config(cfg) if args.backbone_only else cfg
+    exportable(networks.on_meta(part_cfg), args.network)  # before weights are read
+    network = exportable(networks.build_network(part_cfg, args.checkpoint), args.network)
+    size = args.shape or (DETECTOR_SIZE if is_detector(network) else networks.usual_size(part_cfg))
     height, width = size
     shapes = [(1 if args.static else 2, height, width)]
     if not args.static:  # another size, which is odd
         shapes.append((1, height * 3 // 4 | 1, width * 5 // 4 | 1))
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)  # it warns of unused ops
     trained = None
-    if not networks.is_backbone(of_model):
+    if not networks.is_backbone(part_cfg):
         trained = dataset_meta(load_from_guarded(args.checkpoint)) if args.checkpoint else {}
     metadata = facts(cfg, args.network, args.preprocess, trained)
     print('exporting; this may take several minutes', flush=True)

@@ -204,8 +204,8 @@ def draw_pca(args: argparse.Namespace, cfg: Config) -> Figure:
     """Draw the first three principal components of feature maps, as colours."""
     if args.neck and cfg.model.get('neck') is None:
         raise UsageError(f'--neck: the model of {args.network} has no neck; drop --neck')
-    of_model = cfg if args.neck else networks.backbone_config(cfg)
-    model = networks.build_network(of_model, args.checkpoint)
+    part_cfg = cfg if args.neck else networks.backbone_config(cfg)
+    model = networks.build_network(part_cfg, args.checkpoint)
     image, given = given_image(args, cfg, model, args.image, args.size)
     with torch.no_grad():
         maps = model.extract_feat(given) if args.neck else model(given)

@@ -142,8 +142,8 @@ def find_type(root: Registry, name: Any) -> Optional[Callable[..., Any]]:
     """Return the class of a type in the default scope; a type may be a name or the class."""
     if not isinstance(name, str):
         return name
-    with root.switch_scope_and_registry(None) as of_scope:
-        return of_scope.get(name)
+    with root.switch_scope_and_registry(None) as registry:
+        return registry.get(name)
 
 
 def image_channels(model: nn.Module) -> int:

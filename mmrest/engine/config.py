@@ -319,7 +319,7 @@ def total_batch_size(cfg: Config, processes: int) -> Tuple[int, str]:
     return each * processes * accumulated, factors
 
 
-OF_CLASSES = {'bbox_head', 'mask_head', 'decode_head', 'auxiliary_head', 'head'}
+CLASS_HEADS = {'bbox_head', 'mask_head', 'decode_head', 'auxiliary_head', 'head'}
 """Heads whose num_classes is the number of classes; others count something else."""
 
 
@@ -329,6 +329,6 @@ def heads(cfg: Config) -> Iterator[Tuple[str, int]]:
         predicted = part.get('num_classes')
         # An RPN predicts objectness, an auxiliary head of STDC boundaries, and others one mask.
         others = 'rpn' in head or type_name(part) == 'STDCHead' or part.get('class_agnostic')
-        of_classes = OF_CLASSES & set(head.split('.')[-2:])
-        if of_classes and isinstance(predicted, int) and not others:
+        predicts_classes = CLASS_HEADS & set(head.split('.')[-2:])
+        if predicts_classes and isinstance(predicted, int) and not others:
             yield head, predicted

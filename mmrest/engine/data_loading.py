@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from .signals import begin_worker, blocked_sigterm
 
 
-def random_states(of_gpu: bool = True) -> Dict[str, Any]:
+def random_states(with_gpu: bool = True) -> Dict[str, Any]:
     """Return the states of the generators, in types that checkpoints support."""
     states = dict(
         python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state()
     )
-    if of_gpu and torch.cuda.is_initialized():
+    if with_gpu and torch.cuda.is_initialized():
         states['cuda'] = torch.cuda.get_rng_state()
     return states
 
@@ -34,9 +34,9 @@ def set_random_states(states: Dict[str, Any]) -> None:
 
 
 @contextmanager
-def kept_random_states(of_gpu: bool = True) -> Iterator[Dict[str, Any]]:
+def kept_random_states(with_gpu: bool = True) -> Iterator[Dict[str, Any]]:
     """Yield the random states, and restore them at the end of the context."""
-    states = random_states(of_gpu)
+    states = random_states(with_gpu)
     try:
         yield states
     finally:
@@ -47,7 +47,7 @@ def kept_random_states(of_gpu: bool = True) -> Iterator[Dict[str, Any]]:
 def seeded(*numbers: int) -> Iterator[None]:
     """Seed the generators of the CPU, which data pipelines use, and restore them at the end."""
     # Not those of a GPU: restored, they would give every sample the same random numbers.
-    with kept_random_states(of_gpu=False):
+    with kept_random_states(with_gpu=False):
         seeds = np.random.SeedSequence(numbers).generate_state(4)
         random.seed(int(seeds[0]) << 32 | int(seeds[1]))
         np.random.seed(seeds)
@@ -149,9 +149,9 @@ class ResumableLoader(DataLoader):
 
     @seeds.setter
     def seeds(self, seeds: Tuple[int, Optional[int]]) -> None:
-        self.dataset.seed, of_order = seeds
-        if of_order is not None:
-            self.batch_sampler.sampler.seed = of_order
+        self.dataset.seed, order_seed = seeds
+        if order_seed is not None:
+            self.batch_sampler.sampler.seed = order_seed
 
     def __iter__(self) -> Iterator[Any]:
         # A generator, so that no worker starts before the first batch is requested.

@@ -87,12 +87,12 @@ def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> It
         )
         return
     states = [scheduler.state_dict() for scheduler in runner.param_schedulers or ()]
-    of_checkpoint = checkpoint.get('param_schedulers') or []
+    saved_states = checkpoint.get('param_schedulers') or []
     # A schedule sets these, so they differ from the config in any checkpoint.
-    scheduled = {state['param_name'] for state in (*states, *of_checkpoint)}
+    scheduled = {state['param_name'] for state in (*states, *saved_states)}
     scheduled |= {'betas'} if 'momentum' in scheduled else set()
     changes = _differences(before, wrapper.param_groups, _HYPERPARAMETERS - scheduled)
-    if _settings(states) != _settings(of_checkpoint):
+    if _settings(states) != _settings(saved_states):
         changes['schedule'] = 'the schedule, or the length of an epoch'
     if changes.keys() & {'initial_lr', 'initial_momentum', 'schedule'}:
         _replay(runner, checkpoint)

@@ -49,9 +49,9 @@ class StopRequest:
         isolate_children()
         self._was_in_run, _in_run = bool(_in_run), True
         if _in_main_thread():  # only this one may set handlers
-            of_terminal = [_SIGHUP] + [signal.SIGINT] * (get_world_size() == 1)
+            from_terminal = [_SIGHUP] + [signal.SIGINT] * (get_world_size() == 1)
             # Shells ignore them for what runs in the background, and so does nohup.
-            caught = [n for n in of_terminal if n and signal.getsignal(n) is not signal.SIG_IGN]
+            caught = [n for n in from_terminal if n and signal.getsignal(n) is not signal.SIG_IGN]
             for number in (signal.SIGTERM, *caught):
                 self._before[number] = signal.signal(number, self._listen) or signal.SIG_DFL
         return self

@@ -115,9 +115,9 @@ class InitWeightsHook(_WeightsHook):
         tensors = weights.tensors
         backbone = getattr(model, 'backbone', None)
         if backbone is not None:
-            of_backbone, _ = fitted_to(backbone, weights)
+            backbone_tensors, _ = fitted_to(backbone, weights)
             tensors = {n: t for n, t in tensors.items() if not n.startswith('backbone.')}
-            tensors.update((f'backbone.{name}', t) for name, t in of_backbone.items())
+            tensors.update((f'backbone.{name}', t) for name, t in backbone_tensors.items())
         fitting = {n: t for n, t in tensors.items() if n in wanted and t.shape == wanted[n].shape}
         report = summary(weights.source, tensors, wanted)
         if not fitting:

@@ -34,11 +34,11 @@ IGNORED, EMPTY, NO_POLYGON = USUAL = (
 )
 """Reasons why mmdet does not use an object; sound files have a few of each."""
 
-MOST_LOST = 0.05
+MAX_LOST = 0.05
 """Share of unused objects from which a file is suspicious; 1% of COCO's are crowds."""
 
 
-class Read:
+class FileCounts:
     """Counts of an annotation file that a dataset has read."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Read:
             yield f'drops {sum(self.unknown.values())} objects of other classes: {some(names)}'
         count = self.objects - self.used
         reasons = some(f'{reason} ({count:,})' for reason, count in self.lost.most_common())
-        if self.lost.keys() - USUAL or count > MOST_LOST * self.objects:
+        if self.lost.keys() - USUAL or count > MAX_LOST * self.objects:
             yield (
                 f'does not use {count:,} of the {self.objects:,} objects of its classes: '
                 f'{reasons}; correct the annotations if that is not intended'
@@ -67,7 +67,7 @@ class Read:
 
 
 @contextlib.contextmanager
-def checked_reading(masks: bool = False) -> Iterator[Dict[str, Read]]:
+def checked_reading(masks: bool = False) -> Iterator[Dict[str, FileCounts]]:
     """Check the files of each CocoDataset and XMLDataset that is built in this context.
 
     pycocotools silently drops one of two images with the same id, and raises a traceback if a key
@@ -84,7 +84,7 @@ def checked_reading(masks: bool = False) -> Iterator[Dict[str, Read]]:
         UsageError: an entry or category is missing, ambiguous, or in a different order from the
             classes.
     """
-    found: Dict[str, Read] = {}
+    found: Dict[str, FileCounts] = {}
     try:
         from mmdet.datasets import CocoDataset, XMLDataset
         from mmdet.datasets.api_wrappers import COCO
@@ -113,7 +113,7 @@ def checked_reading(masks: bool = False) -> Iterator[Dict[str, Read]]:
     parse = XMLDataset.parse_data_info
 
     def checked_parse(self: Any, img_info: Dict[str, Any]) -> Dict[str, Any]:
-        path, file = img_info['xml_path'], found.setdefault(str(self.ann_file), Read())
+        path, file = img_info['xml_path'], found.setdefault(str(self.ann_file), FileCounts())
         with explained(f'{path} (of {self.ann_file}) cannot be read'):
             info = parse(self, img_info)
         with get_local_path(path, backend_args=self.backend_args) as local:
@@ -175,9 +175,9 @@ def _check_categories(coco: Any, classes: List[str], labels: List[int]) -> None:
         )
 
 
-def _read_objects(coco: Any, labels: List[int], masks: bool) -> Read:
+def _read_objects(coco: Any, labels: List[int], masks: bool) -> FileCounts:
     """Count the objects of a COCO JSON, and check their masks."""
-    file, used = Read(), set(labels)
+    file, used = FileCounts(), set(labels)
     file.images = len(coco.imgs)
     for entry in coco.anns.values():
         label, image = entry['category_id'], coco.imgs.get(entry['image_id'])

@@ -13,16 +13,16 @@ from ..errors import UsageError, some
 from .data import Part
 from .findings import Report
 
-IGNORED = 255
+IGNORE_INDEX = 255
 """Value of pixels without a class in mmseg's datasets and losses, by default."""
 
-MOST_LABELS = 100_000
+MAX_LABELS = 100_000
 """Number of images whose labels are checked; takes a second or two."""
 
-OF_LABELS = {'decode_head', 'auxiliary_head', 'head'}
+LABEL_HEADS = {'decode_head', 'auxiliary_head', 'head'}
 """Heads that predict a class for each pixel or image."""
 
-OPEN = {'language_model', 'text_encoder'}
+OPEN_VOCABULARY = {'language_model', 'text_encoder'}
 """Parts of open-vocabulary networks, whose heads may have any number of classes."""
 
 
@@ -34,12 +34,12 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
             label is out of range.
     """
     named = [part for part in parts if part.classes is not None]
-    for part in named if not OPEN & cfg.model.keys() else ():
+    for part in named if not OPEN_VOCABULARY & cfg.model.keys() else ():
         hidden = [folder for folder in _folders(part) if folder.startswith('.')]
         if hidden:
             raise UsageError(
-                f'{_root(part)} has the hidden folder {hidden[0]}, which {part.where} takes for a '
-                'class; delete it'
+                f'{_source(part)} has the hidden folder {hidden[0]}, which {part.where} takes for '
+                'a class; delete it'
             )
         _check_same(named[0], part)
         _check_folders(named[0], part, report)
@@ -52,7 +52,7 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
         for key, count, names in _counts(cfg, part.metainfo):
             if count != len(names):
                 raise UsageError(
-                    f'{key} is {count}, but {part.where} ({_root(part)}) has {len(names)} '
+                    f'{key} is {count}, but {part.where} ({_source(part)}) has {len(names)} '
                     f'classes ({some(names, 3)}); set {key}={len(names)}, or metainfo'
                 )
     for part in parts:
@@ -80,9 +80,9 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
 
 def _is_backward(loss: nn.Module) -> bool:
     """Return True if a loss of one channel prefers wrong pixels, as mmseg's DiceLoss does."""
-    target, logits = torch.tensor([[[0, 1]]]), torch.tensor([[[[-9.0, 9.0]]]])
+    mask, logits = torch.tensor([[[0, 1]]]), torch.tensor([[[[-9.0, 9.0]]]])
     try:
-        right, wrong = (float(loss(x, target, ignore_index=IGNORED)) for x in (logits, -logits))
+        right, wrong = (float(loss(x, mask, ignore_index=IGNORE_INDEX)) for x in (logits, -logits))
     except Exception:  # no loss of label maps, or one that fails in the first step
         return False
     return right > wrong
@@ -97,8 +97,8 @@ def _check_same(first: Part, part: Part) -> None:
     if _folders(first) and _folders(part):
         remedy = 'give both the same class folders (an empty one is fine)'
     raise UsageError(
-        f'{part.where} ({_root(part)}) does not have the classes of {first.where} '
-        f'({_root(first)}): {some(differ or ["their order differs"])}; {remedy}'
+        f'{part.where} ({_source(part)}) does not have the classes of {first.where} '
+        f'({_source(first)}): {some(differ or ["their order differs"])}; {remedy}'
     )
 
 
@@ -109,21 +109,21 @@ def _folders(part: Part) -> Dict[str, int]:
 
 def _check_folders(first: Part, part: Part, report: Report) -> None:
     folders, others = _folders(part), _folders(first)
-    numbered = f'{part.where} numbers the folders of {_root(part)} in alphabetical order'
+    numbered = f'{part.where} numbers the folders of {_source(part)} in alphabetical order'
     if list(folders) != part.classes and set(folders) == set(part.classes):
         raise UsageError(
             f'{numbered} ({some(folders, 100)}), but metainfo.classes is ('
             f'{some(part.classes, 100)}), so names would be swapped; sort metainfo.classes'
         )
     report.warnings += [
-        f'{numbered}, in which {folder} is {label}, but {others[folder]} in {_root(first)}; give '
-        'both the same class folders (an empty one is fine)'
+        f'{numbered}, in which {folder} is {label}, but {others[folder]} in {_source(first)}; '
+        'give both the same class folders (an empty one is fine)'
         for folder, label in folders.items()
         if others.get(folder, label) != label
     ][:1]
 
 
-def _root(part: Part) -> str:
+def _source(part: Part) -> str:
     prefix = getattr(part.dataset, 'img_prefix', None)  # of datasets with class folders
     return str(prefix or getattr(part.dataset, 'ann_file', '') or type(part.dataset).__name__)
 
@@ -155,16 +155,16 @@ def _check_labels(cfg: Config, part: Part, report: Report) -> None:
         for sample in part.samples
     ]
     if 'gt_label' in chain(*(sample.info for sample in part.samples)):
-        numbers = range(0, len(part.dataset), 1 + len(part.dataset) // MOST_LABELS)
+        numbers = range(0, len(part.dataset), 1 + len(part.dataset) // MAX_LABELS)
         infos = map(part.dataset.get_data_info, numbers)
         images = ((info, info.get('gt_label', ())) for info in infos)
     for info, values in images:
         for value in np.unique(values).tolist():
             files.setdefault(int(value), info.get('seg_map_path') or info.get('img_path'))
-    ignored = {IGNORED, getattr(part.dataset, 'ignore_index', IGNORED)}
+    ignored = {IGNORE_INDEX, getattr(part.dataset, 'ignore_index', IGNORE_INDEX)}
     found, nodes = files.keys() - ignored, dict(dicts(cfg.model, 'model'))
-    of_labels = {h: n for h, n in heads(cfg) if OF_LABELS & set(h.split('.')[-2:])}
-    for head, count in of_labels.items():
+    label_heads = {h: n for h, n in heads(cfg) if LABEL_HEADS & set(h.split('.')[-2:])}
+    for head, count in label_heads.items():
         beyond = found - {nodes[head].get('ignore_index')} - set(range(count))
         if beyond:
             hint = 'the labels' if head.endswith('.head') else 'reduce_zero_label and ignore_index'
@@ -179,11 +179,11 @@ def _check_labels(cfg: Config, part: Part, report: Report) -> None:
     numbers = [number for number in numbers if isinstance(number, (int, np.integer))]
     if part.classes and max(numbers, default=0) >= len(part.classes):
         raise UsageError(
-            f'{part.where} ({_root(part)}) has objects of label {max(numbers)}, but '
+            f'{part.where} ({_source(part)}) has objects of label {max(numbers)}, but '
             f'metainfo.classes has only {len(part.classes)} names; list all categories of the file'
         )
-    most = max(of_labels.values(), default=0)
-    if part.phase == 'train' and len(found) < 2 <= most and IGNORED in files:
+    most = max(label_heads.values(), default=0)
+    if part.phase == 'train' and len(found) < 2 <= most and IGNORE_INDEX in files:
         report.warnings.append(
             f'the label maps of {part.where} that were tried have only the values '
             f'{some(sorted(files))} after the pipeline, and 255 is ignored, so there is at most '

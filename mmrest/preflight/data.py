@@ -17,16 +17,16 @@ from torch.utils.data import DataLoader, Dataset
 from ..engine.config import dicts, is_classifier, is_segmentor, type_name
 from ..engine.data_loading import ResumableBatchSampler
 from ..errors import UsageError, explained, some
-from .annotations import Read, checked_reading
+from .annotations import FileCounts, checked_reading
 from .findings import Report, quiet
 
 SAMPLES = 24
 """Number of samples to prepare per dataset; takes a second or two for large images."""
 
-MOST_BYTES = 2**29
+MAX_BYTES = 2**29
 """Size of images, masks and label maps after which no more samples are prepared and kept."""
 
-OUTSIDE = 0.05
+MAX_OUTSIDE = 0.05
 """Share of boxes beyond their image from which a file is suspicious."""
 
 WIDE = ('.png', '.tif', '.tiff')
@@ -177,7 +177,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
             'epoch or evaluation never ends; set DefaultSampler'
         )
     parts = list(_leaves(f'{where}.dataset', phase, loader.dataset))
-    files = [read.get(str(getattr(part.dataset, 'ann_file', None)), Read()) for part in parts]
+    files = [read.get(str(getattr(p.dataset, 'ann_file', None)), FileCounts()) for p in parts]
     _check_objects(where, phase, files, report)
     for part, file in zip(parts, files):
         if not len(part.dataset):
@@ -191,8 +191,8 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
         report.warnings += [f'{part.where} {warning}' for warning in file.warnings()]
         images = [image_of(sample.packed) for sample in part.samples]
         sizes = {f'{i.shape[-1]} x {i.shape[-2]}' for i in images if i is not None}
-        of_mmseg = type_name(cfg.model.get('data_preprocessor') or {}) == 'SegDataPreProcessor'
-        batched = of_mmseg and phase != 'train' and (loader.batch_size or 1) > 1
+        is_mmseg = type_name(cfg.model.get('data_preprocessor') or {}) == 'SegDataPreProcessor'
+        batched = is_mmseg and phase != 'train' and (loader.batch_size or 1) > 1
         if batched and len(sizes) > 1:
             raise UsageError(
                 f'images of {part.where} have several sizes ({some(sorted(sizes), 3)}), but mmseg '
@@ -203,9 +203,9 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     return loader, parts
 
 
-def _check_objects(where: str, phase: str, files: Collection[Read], report: Report) -> None:
-    of_others = not files or not all(file.images for file in files)  # neither COCO nor VOC
-    if phase == 'test' or of_others or any(file.used for file in files):
+def _check_objects(where: str, phase: str, files: Collection[FileCounts], report: Report) -> None:
+    other_formats = not files or not all(file.images for file in files)  # neither COCO nor VOC
+    if phase == 'test' or other_formats or any(file.used for file in files):
         return
     reasons = [reason for file in files for reason in file.warnings()]
     reasons = reasons or ['its annotation files list none']
@@ -267,7 +267,7 @@ def _sample(part: Part, report: Report) -> None:
     kept = 0
     for number in range(SAMPLES):
         index = 7 * number % SAMPLES * count // SAMPLES  # spread over the set at any number
-        if index in found or (len(found) > 1 and kept > MOST_BYTES):
+        if index in found or (len(found) > 1 and kept > MAX_BYTES):
             continue
         info = part.dataset.get_data_info(index)
         if not isinstance(info, dict):
@@ -290,7 +290,7 @@ def _sample(part: Part, report: Report) -> None:
         for box in (instance.get('bbox', ()) for instance in s.info['instances'])
         if len(box) == 4  # not rotated
     ]
-    if sum(outside) > OUTSIDE * len(outside):
+    if sum(outside) > MAX_OUTSIDE * len(outside):
         report.warnings.append(
             f'{sum(outside)} of {len(outside)} boxes of {part.where} extend beyond their image, '
             'or have swapped corners; the bbox of COCO is x, y, width and height, in pixels'

@@ -27,10 +27,10 @@ BEST = {
 }
 """Metrics that can be rehearsed, and their best scores."""
 
-LEAST = 0.9
+MIN_SCORE = 0.9
 """Required share of the best score; datasets drop tiny boxes of annotation files."""
 
-MOST_BOXES = 100
+MAX_BOXES = 100
 """Maximum number of boxes per image in COCO's metric."""
 
 
@@ -126,7 +126,7 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
     best = next((BEST[k.__name__] for k in type(metric).__mro__ if k.__name__ in BEST), None)
     samples = [(part, s) for part in parts for s in part.samples if s.packed is not None]
     if 'bbox_mAP' in (best or ()):
-        samples = [(p, s) for p, s in samples if len(s.info.get('instances') or ()) <= MOST_BOXES]
+        samples = [(p, s) for p, s in samples if len(s.info.get('instances') or ()) <= MAX_BOXES]
     if best is None or getattr(metric, 'format_only', False) or not samples:
         return []
     part, first = samples[0]
@@ -156,7 +156,7 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
     for name, value in (scores or {}).items():
         if name not in best or value == -1 or np.isnan(value):
             continue  # these samples have no annotations
-        if value < LEAST * best[name]:
+        if value < MIN_SCORE * best[name]:
             raise UsageError(
                 f'{place} gives {prefix}{name} {value:.3f} instead of {best[name]:g} for the '
                 f'annotations of {part.where} as predictions; check that both read the same '

@@ -29,7 +29,7 @@ from ..engine.resuming import follow_config
 from ..errors import UsageError, explained, some
 from ..models.pretrained import from_files
 from ..models.pyramid import PyramidBackbone
-from .classes import IGNORED
+from .classes import IGNORE_INDEX
 from .data import Part, Sample, image_of
 from .evaluation import monitored
 from .findings import Report
@@ -40,7 +40,7 @@ SIDE = 320
 SCALES = (0.02, 128)
 """Usual standard deviations of normalised images; the upper one allows for no division by std."""
 
-OF_EVALUATION = 'the first evaluation fails', 'check heads, test_cfg and val_evaluator'
+EVALUATION_FAULT = 'the first evaluation fails', 'check heads, test_cfg and val_evaluator'
 """Fault and fix of an error in an evaluation."""
 
 
@@ -92,7 +92,7 @@ class _FirstStep(Hook):
                     'the losses, and boxes, if there are any (units, order of corners)'
                 )
         self._report.add('first step', ', '.join(f'{k} {v:.3g}' for k, v in losses.items()))
-        self.stage = OF_EVALUATION
+        self.stage = EVALUATION_FAULT
         if hasattr(runner.train_loop, 'evaluate_if_due'):
             runner.train_loop.evaluate_if_due(sys.maxsize, sys.maxsize)
             runner.train_loop.stop_evaluation()  # if Ctrl-C asked for it
@@ -164,7 +164,7 @@ def check_run(
     """
     step = _FirstStep(cfg, resumed, report)
     inputs = _inputs(loaders['train'], parts['train'])
-    of_val = [s for part in parts.get('val', ()) for s in part.samples if s.packed]
+    val_samples = [s for part in parts.get('val', ()) for s in part.samples if s.packed]
     runner = None
     try:
         runner = _runner(cfg, folder)
@@ -177,8 +177,8 @@ def check_run(
             if sides and getattr(module, 'size', None) is not None:  # it would pad the images
                 module.size = (max(sides), max(sides))
         # An evaluator of several datasets needs a sample of each.
-        if of_val and type(evaluator).__name__ != 'MultiDatasetsEvaluator':
-            loader = _loader(loaders['val'], [_corner(of_val[0])])
+        if val_samples and type(evaluator).__name__ != 'MultiDatasetsEvaluator':
+            loader = _loader(loaders['val'], [_corner(val_samples[0])])
             use_parts(runner, val_evaluator=evaluator, val_dataloader=loader)
         else:
             use_parts(runner, val_loop=None)
@@ -189,7 +189,7 @@ def check_run(
                 use_parts(runner, train_dataloader=loader)
                 runner.train()
             elif runner.val_loop is not None:
-                step.stage = OF_EVALUATION
+                step.stage = EVALUATION_FAULT
                 # As in a training, whose hooks may prepare evaluations in it.
                 step.before_run = lambda runner: runner.call_hook('before_train')
                 runner.val()
@@ -225,8 +225,8 @@ def _runner(cfg: Config, folder: str) -> Runner:
         options = {key: value for key, value in part.items() if key != 'name'}
         kind = type(VISBACKENDS.build(dict(options, save_dir=folder)))
         package = kind.__name__.replace('VisBackend', '').lower()
-        of_package = kind.__module__.startswith('mmengine') and package != 'local'
-        if of_package and find_spec(package) is None:  # imported when the run starts
+        needs_package = kind.__module__.startswith('mmengine') and package != 'local'
+        if needs_package and find_spec(package) is None:  # imported when the run starts
             raise UsageError(
                 f'{kind.__name__} needs {package}, which is not installed: install it, or use '
                 'another backend'
@@ -288,17 +288,17 @@ def _inputs(loader: DataLoader, parts: Sequence[Part]) -> List[Any]:
 def _is_labelled(sample: Sample) -> bool:
     if 'gt_sem_seg' in sample.truth:
         maps = sample.truth.gt_sem_seg.values()  # mmdet's and mmseg's have other names
-        return any(bool((labels != IGNORED).any()) for labels in maps)
+        return any(bool((labels != IGNORE_INDEX).any()) for labels in maps)
     return sample.boxes != 0
 
 
 def _small(part: Part, sample: Sample) -> Any:
     """Return a packed sample of a small image; classifiers, whose images are small, get theirs."""
-    of_boxes = 'gt_instances' in sample.truth
-    resized = of_boxes or 'gt_sem_seg' in sample.truth
+    has_boxes = 'gt_instances' in sample.truth
+    resized = has_boxes or 'gt_sem_seg' in sample.truth
     if not resized or 'gt_edge_map' in sample.truth:  # mmcv does not resize edges
         return sample.packed
-    resize = dict(type='mmdet.Resize' if of_boxes else 'mmcv.Resize', scale=(SIDE, SIDE))
+    resize = dict(type='mmdet.Resize' if has_boxes else 'mmcv.Resize', scale=(SIDE, SIDE))
     small = part.prepare(sample.info, TRANSFORMS.build(resize))
     return small or sample.packed  # random transforms may drop it
 

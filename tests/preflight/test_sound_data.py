@@ -117,7 +117,7 @@ def test_masks_of_objects_that_are_not_used(folder):
 
 def test_samples_in_memory(folder, monkeypatch):
     """Four images of 60 x 80 pixels have 57,600 bytes, and their masks as many."""
-    monkeypatch.setattr(data, 'MOST_BYTES', 60_000)
+    monkeypatch.setattr(data, 'MAX_BYTES', 60_000)
     cfg = load_config('det.py', None, 'coco')
     with default_scope(cfg):
         _, (part,) = data.build_loader(cfg, 'train', Report())
