@@ -211,8 +211,8 @@ def benchmark_checkpoints(args: argparse.Namespace) -> None:
             row[f'{name}, reported'] = str(published.get(row['config'], {}).get(name, '-'))
         took, memory_mb, _ = (metrics.pop(key, None) for key in ('time', 'memory_mb', 'data_time'))
         others = [key for key, value in metrics.items() if isinstance(value, (int, float))]
-        for key in well_known(others) if not known else ():
-            row[key] = metric_text(metrics[key], key)
+        if not known:
+            row.update((key, metric_text(metrics[key], key)) for key in well_known(others))
         row['batches/s'] = f'{1 / took:.2f}' if took else '-'
         row['memory (MB)'] = f'{memory_mb:.0f}' if memory_mb else '-'
         rows.append(row)

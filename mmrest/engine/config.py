@@ -126,11 +126,11 @@ def _check_option(key: str, value: Any, cfg: Config) -> None:
     for part in key.split('.'):
         before = before.get(part) if isinstance(before, (dict, Config)) else None
     last = key.rpartition('.')[2]
-    # Of a path, which may have commas; the pre-flight explains a list of annotation files.
-    others = ('ann_file', 'save_best', 'monitor')
-    is_string = isinstance(before, str) and '/' in before and last not in others
+    # A path with commas is parsed as a list. The pre-flight explains a list of annotation files.
+    may_be_list = last in ('ann_file', 'save_best', 'monitor')
+    was_path = isinstance(before, str) and '/' in before and not may_be_list
     is_path = last in ('work_dir', 'load_from', 'data_root')
-    if (is_string or is_path) and isinstance(value, list):
+    if (was_path or is_path) and isinstance(value, list):
         raise UsageError(
             f'--cfg-options {key} is the list {value}, not a string; put a string with commas in '
             f'quotes: {key}=\'"{",".join(map(str, value))}"\''
@@ -233,12 +233,12 @@ def use_tta(cfg: Config) -> None:
     model = cfg.tta_model.copy()
     model.update(module=cfg.model)
     cfg.model = model
-    dataset, steps = cfg.test_dataloader.dataset, list(cfg.tta_pipeline)
-    for usual, augmented in zip(dataset.pipeline[:1], steps[:1]):
-        if type_name(usual) == type_name(augmented):  # read images as without augmentation
-            steps[0] = usual.copy()
-            steps[0].update(augmented)
-    dataset.pipeline = steps
+    usual, steps = cfg.test_dataloader.dataset.pipeline, list(cfg.tta_pipeline)
+    if usual and steps and type_name(usual[0]) == type_name(steps[0]):
+        loading = usual[0].copy()  # read images as without augmentation
+        loading.update(steps[0])
+        steps[0] = loading
+    cfg.test_dataloader.dataset.pipeline = steps
 
 
 def is_classifier(cfg: Config) -> bool:
@@ -289,7 +289,7 @@ def hooks(cfg: Config) -> Iterator[Tuple[str, dict]]:
 
 
 def confined(cfg: Config, folder: str) -> Config:
-    """Return a copy of a config whose metrics, hooks and visualizer write to a folder alone."""
+    """Return a copy of a config whose metrics, hooks and visualizer write only to a folder."""
     cfg = copy.deepcopy(cfg)
     metrics = dicts([cfg.get(f'{phase}_evaluator') for phase in PHASES], '')
     for number, (_, part) in enumerate(metrics):

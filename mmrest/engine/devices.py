@@ -32,7 +32,7 @@ def peak_memory_mb(on_gpu: Optional[bool] = None) -> Optional[float]:
     Args:
         on_gpu: measure memory allocated on the GPU, not resident memory (default: if available).
     """
-    if cuda.is_available() if on_gpu is None else on_gpu:
+    if on_gpu or (on_gpu is None and cuda.is_available()):
         return cuda.max_memory_allocated() / 2**20
     # Unlike getrusage's, this peak does not begin with the memory of the parent process.
     return _status_mb('VmHWM')

@@ -107,8 +107,8 @@ class AtomicCheckpointHook(CheckpointHook):
                 f'{counted(len(remembered), "process", "es")}, the run has {dist.get_world_size()}'
             )
         if remembered:  # all ranks must agree on what is next, also further ones
-            further = dict(remembered[0], random_states=None)
-            own = dict(enumerate(remembered)).get(dist.get_rank(), further)
+            rank, further = dist.get_rank(), dict(remembered[0], random_states=None)
+            own = remembered[rank] if rank < len(remembered) else further
             runner.train_loop.recall(own, checkpoint['meta'])
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> str:

@@ -49,7 +49,7 @@ class StopRequest:
         isolate_children()
         self._was_in_run, _in_run = bool(_in_run), True
         if _in_main_thread():  # only this one may set handlers
-            from_terminal = [_SIGHUP] + [signal.SIGINT] * (get_world_size() == 1)
+            from_terminal = _SIGHUP, signal.SIGINT if get_world_size() == 1 else None
             # Shells ignore them for what runs in the background, and so does nohup.
             caught = [n for n in from_terminal if n and signal.getsignal(n) is not signal.SIG_IGN]
             for number in (signal.SIGTERM, *caught):

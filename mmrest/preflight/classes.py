@@ -1,6 +1,5 @@
 """Checks of classes: datasets and heads must agree on the name of each label."""
 
-from itertools import chain
 from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 import numpy as np
@@ -131,8 +130,8 @@ def _source(part: Part) -> str:
 def _counts(cfg: Config, metainfo: Dict[str, Any]) -> Iterator[Tuple[str, int, Sequence[str]]]:
     """Yield dotted key, number of classes and their names, for each count in a config."""
     names, stuff = metainfo.get('classes') or (), metainfo.get('stuff_classes')
-    for head, count in heads(cfg) if not stuff else ():
-        yield f'{head}.num_classes', count, names
+    if not stuff:
+        yield from ((f'{head}.num_classes', count, names) for head, count in heads(cfg))
     top = dicts(cfg.get('data_preprocessor'), 'data_preprocessor')
     for key, node in (*dicts(cfg.model, 'model'), *top):
         counts = {kind: node.get(f'num_{kind}_classes') for kind in ('things', 'stuff')}
@@ -142,7 +141,7 @@ def _counts(cfg: Config, metainfo: Dict[str, Any]) -> Iterator[Tuple[str, int, S
         elif any(counts.values()):
             kind = 'things' if counts['things'] else 'stuff'
             yield f'{key}.num_{kind}_classes', sum(filter(None, counts.values())), names
-        # For mixing labels.
+        # Mixup and CutMix read it.
         if key.endswith('data_preprocessor') and node.get('num_classes') is not None:
             yield f'{key}.num_classes', node['num_classes'], names
 
@@ -154,7 +153,7 @@ def _check_labels(cfg: Config, part: Part, report: Report) -> None:
         (sample.info, getattr(getattr(sample.truth, 'gt_sem_seg', None), 'data', ()))
         for sample in part.samples
     ]
-    if 'gt_label' in chain(*(sample.info for sample in part.samples)):
+    if any('gt_label' in sample.info for sample in part.samples):
         numbers = range(0, len(part.dataset), 1 + len(part.dataset) // MAX_LABELS)
         infos = map(part.dataset.get_data_info, numbers)
         images = ((info, info.get('gt_label', ())) for info in infos)

@@ -34,13 +34,13 @@ def check_optimizer(cfg: Config, model: nn.Module, report: Report) -> OptimWrapp
     keys = paramwise.get('custom_keys') or {}
     names = [name for name, _ in model.named_parameters()]
     words = {word for name in names for word in name.split('.')}
-    for key in [key for key in keys if not any(key in name for name in names)]:
-        # Keys for other networks are common.
-        report.warnings += [
-            f'{key} of paramwise_cfg.custom_keys is in no parameter name; did you mean {similar}?'
-            for similar in near(key.split('.')[-1], words, 0.85)
-            if similar not in key
-        ]
+    unused = [key for key in keys if not any(key in name for name in names)]
+    report.warnings += [  # only for misspelt ones: keys for other networks are common
+        f'{key} of paramwise_cfg.custom_keys is in no parameter name; did you mean {similar}?'
+        for key in unused
+        for similar in near(key.split('.')[-1], words, 0.85)
+        if similar not in key
+    ]
     if isinstance(wrapper, OptimWrapperDict) or not keys or paramwise.get('norm_decay_mult') != 0:
         return wrapper  # several optimizers, or nothing to undo
     groups = [group for group in wrapper.optimizer.param_groups if group.get('weight_decay')]

@@ -102,12 +102,14 @@ class _FirstStep(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Warn of metrics that hooks wait for, also of evaluators that were not rehearsed."""
+        if not metrics:
+            return
         self._report.warnings += [
             f'{key} is {name}, but the first evaluation gave {some(metrics, 20)}; set one of these'
             for key, name in monitored(self._cfg)
-            if metrics and name not in metrics
+            if name not in metrics
         ]
-        for _, hook in hooks(self._cfg) if metrics else ():
+        for _, hook in hooks(self._cfg):
             if hook.get('save_best') == 'auto':  # raises unless it knows whether more is better
                 HOOKS.build(dict(hook, save_best=next(iter(metrics))))
 
@@ -208,10 +210,10 @@ def place_of(error: Exception) -> str:
     """Return the innermost module of a network in which an error was raised; empty for none."""
     frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
     owners = [local['self'] for local in frames if isinstance(local.get('self'), nn.Module)]
-    for name, module in owners[0].named_modules() if owners else ():
-        if module is owners[-1] and name:
-            return f' in {name}'
-    return ' in model' if owners else ''
+    if not owners:
+        return ''
+    names = {module: name for name, module in owners[0].named_modules()}
+    return f' in {names.get(owners[-1]) or "model"}'
 
 
 def _runner(cfg: Config, folder: str) -> Runner:
