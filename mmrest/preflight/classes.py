@@ -149,10 +149,7 @@ def _counts(cfg: Config, metainfo: Dict[str, Any]) -> Iterator[Tuple[str, int, S
 def _check_labels(cfg: Config, part: Part, report: Report) -> None:
     """Check the labels of images, and the values in label maps, after the pipeline."""
     files: Dict[int, str] = {}
-    images: Iterable[Tuple[Dict[str, Any], Any]] = [
-        (sample.info, getattr(getattr(sample.truth, 'gt_sem_seg', None), 'data', ()))
-        for sample in part.samples
-    ]
+    images: Iterable[Tuple[Dict[str, Any], Any]] = [(s.info, s.label_map) for s in part.samples]
     if any('gt_label' in sample.info for sample in part.samples):
         numbers = range(0, len(part.dataset), 1 + len(part.dataset) // MAX_LABELS)
         infos = map(part.dataset.get_data_info, numbers)

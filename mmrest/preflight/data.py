@@ -50,6 +50,11 @@ class Sample(NamedTuple):
         return (self.packed.get('data_samples') if isinstance(self.packed, dict) else None) or {}
 
     @property
+    def label_map(self) -> Any:
+        """Packed values of the pixels; empty if there are none."""
+        return getattr(getattr(self.truth, 'gt_sem_seg', None), 'data', ())
+
+    @property
     def boxes(self) -> Optional[int]:
         """Number of packed boxes; None if there is no field for them."""
         boxes = getattr(self.truth, 'gt_instances', {}).get('bboxes')
@@ -275,11 +280,9 @@ def _sample(part: Part, report: Report) -> None:
         path = info.get('img_path')
         with explained(f'sample {index} of {part.where} ({path}) cannot be prepared'):
             packed = part.prepare(info) if part.is_usual else part.dataset.prepare_data(index)
-        found[index] = Sample(info, packed)
-        truth = found[index].truth
-        masks = getattr(truth, 'gt_instances', {}).get('masks')
-        label_map = getattr(getattr(truth, 'gt_sem_seg', None), 'data', None)
-        arrays = image_of(packed), getattr(masks, 'masks', None), label_map
+        sample = found[index] = Sample(info, packed)
+        masks = getattr(sample.truth, 'gt_instances', {}).get('masks')
+        arrays = image_of(packed), getattr(masks, 'masks', None), sample.label_map
         kept += sum(getattr(array, 'nbytes', 0) for array in arrays)
     part.samples.extend(found[index] for index in sorted(found))
     annotated = [sample for sample in part.samples if sample.objects]

@@ -135,8 +135,7 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
         return []  # panoptic annotations, or rotated boxes
     place = f'{where} ({type(metric).__name__})'
     if 'mIoU' in best and part.classes:
-        maps = (getattr(s.truth, 'gt_sem_seg', None) for _, s in samples)
-        values = {v for m in maps for v in np.unique(getattr(m, 'data', ())).tolist()}
+        values = {v for _, s in samples for v in np.unique(s.label_map).tolist()}
         void = values - {metric.ignore_index} - set(range(len(part.classes)))
         if void:
             report.warnings.append(
