@@ -29,8 +29,8 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
     """Check that each label has one name in a run, and that the heads predict it.
 
     Raises:
-        UsageError: the classes of two datasets differ, a head predicts a different number, or a
-            label is out of range.
+        UsageError: the classes of two datasets differ, a head predicts a different number, a
+            label is out of range, or the loss of a head with one channel cannot train it.
     """
     named = [part for part in parts if part.classes is not None]
     for part in named if not OPEN_VOCABULARY & cfg.model.keys() else ():
@@ -56,6 +56,10 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
                 )
     for part in parts:
         _check_labels(cfg, part, report)
+    _check_heads_of_one_channel(model)
+
+
+def _check_heads_of_one_channel(model: nn.Module) -> None:
     for name, head in model.named_modules():
         loss = getattr(head, 'loss_decode', getattr(head, 'loss_module', None))
         losses = list(loss.modules()) if isinstance(loss, nn.Module) else []
@@ -63,7 +67,7 @@ def check_classes(cfg: Config, model: nn.Module, parts: List[Part], report: Repo
             for kind in {type(part).__name__ for part in losses if _is_backward(part)}:
                 raise UsageError(
                     f'{kind} of model.{name} is higher for the right prediction of one channel '
-                    'than for its inverse; use CrossEntropyLoss(use_sigmoid=True) alone, or set '
+                    'than for its inverse; use only CrossEntropyLoss(use_sigmoid=True), or set '
                     'num_classes=2 and no out_channels'
                 )
         softmax = {getattr(part, 'use_sigmoid', None) for part in losses} - {None} == {False}

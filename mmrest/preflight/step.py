@@ -155,9 +155,8 @@ def check_run(
 ) -> None:
     """Train for one step with the Runner and the hooks of a run, and evaluate one prediction.
 
-    Images are reduced, weights are not read from files, and the network is not compiled.
-
-    The rehearsal writes to `folder`; `resumed` is the checkpoint to resume, without its tensors.
+    Images are reduced, weights are not read from files, and the network is not compiled. The
+    rehearsal writes to `folder`; `resumed` is the checkpoint to resume, without its tensors.
 
     Raises:
         UsageError: the run cannot be set up, its first step or evaluation fails, a loss is not
@@ -274,8 +273,7 @@ def _inputs(loader: DataLoader, parts: Sequence[Part]) -> List[Any]:
     Empty if there are too few samples, or they have several branches.
     """
     size, count = int(np.min([2, *np.ravel(loader.batch_sampler.batch_size)])), len(loader.dataset)
-    samples = [(part, sample) for part in parts for sample in part.samples]
-    usable = [(part, s) for part, s in samples if image_of(s.packed) is not None]
+    usable = [(p, s) for p in parts for s in p.samples if image_of(s.packed) is not None]
     usable.sort(key=lambda item: not _is_labelled(item[1]))
     usable = (usable * size)[:size]
     if len(usable) == size and all(part.is_usual for part, _ in usable):
