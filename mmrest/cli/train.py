@@ -157,9 +157,8 @@ def main() -> None:
         cfg.resume = newest is not None
         # With nothing to resume, the run starts as it would without --resume.
         cfg.load_from = newest or cfg.get('load_from')
-    report = Report()
-    if args.dry_run or not args.skip_preflight:
-        report = rehearse(cfg, ('train', 'val'), thorough=args.dry_run)
+    skipped = args.skip_preflight and not args.dry_run
+    report = Report() if skipped else rehearse(cfg, ('train', 'val'), thorough=args.dry_run)
     report.warnings += filter(None, [batch_size_warning(cfg)])
     if resuming and not cfg.resume:
         report.warnings.append(f'no checkpoint found in {cfg.work_dir}; starting from scratch')
