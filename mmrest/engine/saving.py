@@ -260,10 +260,9 @@ def newest_checkpoint(work_dir: str, hook: Optional[dict] = None) -> Optional[st
     # the first folder may still be there.
     if last and (folder / Path(last).name).exists():
         return str(folder / Path(last).name)
-    template = hook.get('filename_tmpl') or 'epoch_{}.pth'
-    names = [re.sub(r'\\\{.*?\\\}', r'\\d+', re.escape(name)) for name in (template, INTERRUPTED)]
+    own = re.sub(r'\\\{.*?\\\}', r'\\d+', re.escape(hook.get('filename_tmpl') or INTERRUPTED))
     # Not published files, such as epoch_1-d77de378.pth, which contain only weights.
-    pattern = re.compile('|'.join([*names, r'(?:epoch|iter)_\d+\.pth']))
+    pattern = re.compile(rf'{own}|{re.escape(INTERRUPTED)}|(?:epoch|iter)_\d+\.pth')
     paths = [path for path in folder.glob('*') if pattern.fullmatch(path.name)]
     newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
     if last and Path(last).exists() and not (newest and (Path(last).parent / LAST).exists()):
