@@ -17,6 +17,15 @@ from rich.table import Column, Table
 WIDTH = 120  # columns of the full table
 PACKAGE = Path(__file__).resolve().parent
 
+METHODS = {
+    'retinanet': 'RetinaNet',
+    'maskrcnn': 'Mask R-CNN',
+    'cascade_maskrcnn': 'Cascade Mask R-CNN',
+    'upernet': 'UperNet',
+    'semfpn': 'Semantic FPN',
+    'imagenet': 'Classifier',
+}
+
 
 def folder() -> Path:
     """Return the folder of the shipped configs: of the installed package or of the clone."""
@@ -40,9 +49,9 @@ def unlisted() -> List[str]:
 
 
 def nearest(name: str) -> List[str]:
-    """Return up to three names of shipped configs that resemble `name`."""
+    """Return a list of the most similar shipped config; empty if none is similar enough."""
     known = [path.stem for path in folder().glob('*.py')]
-    return difflib.get_close_matches(Path(name).stem, known, 3, cutoff=0.5)
+    return difflib.get_close_matches(Path(name).stem, known, 1, cutoff=0.5)
 
 
 def models() -> List[Dict[str, Any]]:
@@ -53,16 +62,6 @@ def models() -> List[Dict[str, Any]]:
 def reported(model: Dict[str, Any]) -> Dict[str, float]:
     """Return metric -> reported value of an entry of the metafile."""
     return {n: v for result in model.get('Results', ()) for n, v in result['Metrics'].items()}
-
-
-METHODS = {
-    'retinanet': 'RetinaNet',
-    'maskrcnn': 'Mask R-CNN',
-    'cascade_maskrcnn': 'Cascade Mask R-CNN',
-    'upernet': 'UperNet',
-    'semfpn': 'Semantic FPN',
-    'imagenet': 'Classifier',
-}
 
 
 def described(model: Dict[str, Any]) -> Dict[str, str]:

@@ -23,7 +23,7 @@ class Contents(NamedTuple):
     prefix: str  # of the backbone's keys
     backbone: Dict[str, Tensor]  # without the prefix
     others: Dict[str, Tensor]
-    nearest: str  # sentence that names the network with the most matching tensors
+    best_match: str  # sentence that names the network with the most matching tensors
 
 
 def contents(weights: Weights) -> Contents:
@@ -44,8 +44,8 @@ def contents(weights: Weights) -> Contents:
     backbone = {name: tensor for name, tensor in inside.items() if name in states[nearest]}
     kept = {prefix + name for name in inside} if prefix else backbone
     others = {name: tensor for name, tensor in weights.tensors.items() if name not in kept}
-    words = f'{matching[nearest]} of {len(states[nearest])} tensors of {nearest} match'
-    return Contents(archs, prefix, backbone, others, words)
+    best_match = f'{matching[nearest]} of {len(states[nearest])} tensors of {nearest} match'
+    return Contents(archs, prefix, backbone, others, best_match)
 
 
 def add_files(parser: Parser, **options: str) -> None:
@@ -85,15 +85,15 @@ def main() -> None:
     weights = weights.under(args.prefix) if args.prefix else weights
     found = contents(weights)
     if args.list:
-        fits = ', '.join(found.archs) or f'no network of mmrest; {found.nearest}'
+        fits = ', '.join(found.archs) or f'no network of mmrest; {found.best_match}'
         print(f'{listed(found)}\n{weights.source} fits {fits}')
     if args.out_file is None:
         return
     if not found.archs:
         raise CheckpointError(
-            f'{weights.source} does not match any network of mmrest: {found.nearest}; its tensors '
-            f'are {some([*found.backbone, *found.others])}. If the network has another arch, '
-            'norm_cfg or in_channels, use mmrest publish'
+            f'{weights.source} does not match any network of mmrest: {found.best_match}; its '
+            f'tensors are {some([*found.backbone, *found.others])}. If the network has another '
+            'arch, norm_cfg or in_channels, use mmrest publish'
         )
     tensors, arch = found.backbone, found.archs[0]
     meta = dict(arch=arch, mmrest_version=__version__)

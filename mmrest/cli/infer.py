@@ -150,7 +150,7 @@ class Run:
     ) -> Iterator[Prediction]:
         """Yield predictions; a thread visualizes one while the network computes the next."""
         predictions = self.model.stream(images, self.args.batch_size, on_unreadable)
-        look = self.model.classes, self.model.palette, self.args.score_thr
+        style = self.model.classes, self.model.palette, self.args.score_thr
 
         def visualize(found: Prediction) -> None:
             if not DRAWN & set(found.sample.keys()):
@@ -160,7 +160,7 @@ class Run:
                     'Python, see docs/inference.md'
                 )
             if self.outputs.save_vis:
-                write(draw(found.image, found.sample, *look), found.source)
+                write(draw(found.image, found.sample, *style), found.source)
 
         for found, written in ahead(visualize, predictions, 1):
             written.result()

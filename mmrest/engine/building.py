@@ -28,7 +28,7 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
     SyncBN needs CUDA and a process group; without them it is replaced by BN.
 
     Args:
-        cfg: config of the run.
+        cfg: config of the run, which is changed.
         verbose: log to a terminal as mmengine does, without the screen of
             :mod:`mmrest.engine.display`.
     """
@@ -139,7 +139,7 @@ class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
 
 
 def find_type(root: Registry, name: Any) -> Optional[Callable[..., Any]]:
-    """Return the class of a type in the default scope; a type may be a name or the class."""
+    """Return the class that a name has in the default scope, if any; a class is returned as is."""
     if not isinstance(name, str):
         return name
     with root.switch_scope_and_registry(None) as registry:

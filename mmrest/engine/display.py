@@ -74,7 +74,7 @@ class ScreenRunner(Runner):
     """Runner with quiet console output; the log file is complete."""
 
     console: Optional[Console] = None
-    """Terminal of the screen; None logs to the console, as MMEngine does."""
+    """Terminal of the screen, set by a subclass; None logs to the console, as MMEngine does."""
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)
@@ -303,7 +303,7 @@ def introduction(runner: Runner) -> Table:
         'backbone': backbone and f'{type(backbone).__name__}, {_millions(backbone)}',
         'data': data,
         'schedule': f'{length}, total batch size {batch}',
-        'device': f'{get_device()}' + (f' x {get_world_size()}' if get_world_size() > 1 else ''),
+        'device': get_device() + (f' x {get_world_size()}' if get_world_size() > 1 else ''),
         'weights': _origin(runner),
         'log': runner.log_dir,
     }

@@ -27,7 +27,7 @@ class Fitted(NamedTuple):
 class _WeightsHook(Hook):
     """Hook that maps a checkpoint to the names of the model, or raises CheckpointError.
 
-    mmengine would load whatever matches and continue.
+    Subclasses define ``fitted``. mmengine would load whatever matches and continue.
     """
 
     priority = 'VERY_HIGH'  # before EMAHook, which also reads the state dict

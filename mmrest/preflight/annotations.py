@@ -209,7 +209,7 @@ def _read_objects(coco: Any, labels: List[int], masks: bool) -> FileCounts:
 def _check_mask(file: str, entry: Dict[str, Any], image: Dict[str, Any]) -> None:
     mask, fault = entry.get('segmentation'), ''
     if not mask:
-        fault = 'no segmentation, and the pipeline loads masks; add it, or train on boxes alone'
+        fault = 'no segmentation, and the pipeline loads masks; add it, or train only on boxes'
     elif isinstance(mask, dict) and mask.get('size') != [image['height'], image['width']]:
         fault = (  # mmdet would scramble the mask
             f'an RLE of size {mask.get("size")}, but [height, width] of its image is '
