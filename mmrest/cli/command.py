@@ -265,6 +265,8 @@ def _own_line(error: BaseException) -> Optional[str]:
         # In workers, torch adds a traceback.
         whole, _, last = str(error).rpartition(f'{type(error).__name__}: ')
         return last.strip() if 'Original Traceback' in whole else str(error)
+    if isinstance(error, ImportError) and str(error).startswith('Failed to import'):
+        return f'{error}; install it, or correct the config'  # of a Python-style config
     if not isinstance(error, OSError):
         return None
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

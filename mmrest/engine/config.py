@@ -67,6 +67,10 @@ def load_config(
         path = str(shipped)
     try:
         cfg = Config.fromfile(path)
+        # Of a Python-style config, this imports the types.
+        for key, part in dicts([cfg.get('model'), cfg.get('tta_model')], ''):
+            if key.endswith(('nms', 'roi_layer')) and part.get('type'):  # mmcv needs a name
+                part['type'] = type_name(part)
     except Exception as error:  # a config is Python: it can fail in any way
         raise UsageError(f'config {_broken(path, error)} {_unreadable(error)}') from error
     if 'model' not in cfg:
@@ -74,9 +78,6 @@ def load_config(
     if data_root is not None:
         _replace_data_root(cfg, data_root)
     merge_options(cfg, cfg_options)
-    for key, part in dicts([cfg.model, cfg.get('tta_model')], ''):
-        if key.endswith(('nms', 'roi_layer')) and part.get('type'):  # mmcv looks ops up by name
-            part['type'] = type_name(part)
     return cfg
 
 

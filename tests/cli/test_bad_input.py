@@ -36,6 +36,8 @@ CASES = {
     'train broken.py': 'config broken.py cannot be read: SyntaxError',
     'train child.py': 'broken.py (for child.py) cannot be read: SyntaxError',
     'train typo.py': "config typo.py cannot be read: NameError: name 'dcit' is not defined",
+    'train lazy.py': "lazy.py cannot be read: ModuleNotFoundError: No module named 'absent'",
+    'train lazy_hook.py': "in lazy_hook.py, line 1 for No module named 'absent'; install it",
     'train notes.txt': 'config notes.txt cannot be read: ',
     'train part.py': 'part.py defines no model',
     f'train tiny.py {SET} batch_size': "'batch_size' is not of the form KEY=VALUE",
@@ -236,6 +238,11 @@ def folder(tmp_path_factory, coco_root, ade_root):
     (folder / 'part.py').write_text('backbone = dict()')
     (folder / 'classifier.py').write_text(
         "custom_imports = dict(imports=['mmrest.classification'], allow_failed_imports=False)\n"
+    )
+    (folder / 'lazy.py').write_text('from absent import Net\nmodel = dict(type=Net)')
+    (folder / 'lazy_hook.py').write_text(
+        'from absent import Hook\ncustom_hooks = [dict(type=Hook)]\nmodel = dict()\n'
+        'train_dataloader = train_cfg = optim_wrapper = dict()'
     )
     (folder / 'notes.txt').write_text('model')
     (folder / 'folder.png').mkdir()
