@@ -104,9 +104,9 @@ def explained(fault: str, remedy: str = '') -> Iterator[None]:
         # mmengine appends the hooks that were called, or links to its documents.
         line = re.sub(r'( in <\S+ object at \w+>)+$', '', first_line(error))
         line = re.sub(r"""['"]([^"]*)\. Please check whether.*""", r'\1', line)
-        path = re.search(r"(?:No such file or directory|Not a directory): '(.+?)'", line)
+        path = re.search(r"""(?:No such file or directory|Not a directory): (['"])(.+?)\1""", line)
         if path:
-            line = f'{path.group(1)} not found'
+            line = f'{path[2]} not found'
             remedy = 'check --data-root DIR, data_prefix, the suffixes and ann_file'
             if r'\\' in line:  # as repr writes a backslash
                 remedy = 'write / for \\ in the paths of ann_file, without a drive'

@@ -50,7 +50,7 @@ CASES = {
     f'train tiny.py --auto-scale-lr {SET} auto_scale_lr=None': 'needs auto_scale_lr.base_batch',
     f'train tiny.py --pretrained x.pth {SET} model.backbone=None': 'needs a model with a backbone',
     # What the parts of a run need.
-    'train tiny.py --data-root absent': 'train_dataloader cannot be built: absent/annotations/',
+    'train tiny.py --data-root "it\'s"': "train_dataloader cannot be built: it's/annotations/",
     'train tiny.py --data-root no_val': 'no_val/val2017/000000000001.jpg not found',
     'train tiny_seg.py --data-root no_ade': 'ade/images/training not found; check --data-root DIR',
     'train tiny.py --data-root torn_json': 'is not a valid COCO annotation file: JSON',
