@@ -147,7 +147,7 @@ def find_type(root: Registry, name: Any) -> Optional[Callable[..., Any]]:
 
 
 def image_channels(model: nn.Module) -> int:
-    """Return the number of image channels that the first convolution of a model expects."""
+    """Return the image channels that the first convolution of a model expects; 3 without one."""
     stacked = 1
     for module in model.modules():
         if type(module).__name__ == 'Focus':  # of YOLOX: stacks 2 x 2 pixels

@@ -54,7 +54,7 @@ class _Resumable:
         )
 
     def recall(self, remembered: Dict[str, Any], meta: Dict[str, Any]) -> None:
-        """Resume from the state of :meth:`remembered` and the `meta` of its checkpoint."""
+        """Resume from a state of :meth:`remembered`; may correct the `meta` of its checkpoint."""
         self._resumed, self.evaluated = remembered, remembered['evaluated']
         for hook, patience in zip(self._hooks(EarlyStoppingHook), remembered['patience']):
             hook.wait_count, hook.best_score = patience

@@ -137,7 +137,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         meta = {**meta, **self._place}
         if self._place and hasattr(runner.train_loop, 'evaluated'):
-            # _save_best_checkpoint also saves it, before EarlyStoppingHook has counted.
+            # mmengine saves it again with the best score, before EarlyStoppingHook has counted.
             later = runner.hooks[runner.hooks.index(self) :]
             counting = any(isinstance(hook, EarlyStoppingHook) for hook in later)
             if counting and self._saved_iter == meta['iter']:
