@@ -35,9 +35,6 @@ def get_cfg_path(cfg_path: str, filename: str) -> Tuple[str, Optional[str]]:
     return _get_cfg_path(cfg_path, filename)
 
 
-Config._get_cfg_path = staticmethod(get_cfg_path)
-
-
 class AtomicLocalBackend(LocalBackend):
     """LocalBackend whose writes are atomic.
 
@@ -72,11 +69,12 @@ def load_from_guarded(filename: str, map_location: Any = None) -> Any:
 
 
 def install_file_access() -> None:
-    """Make mmengine read checkpoints safely and write local files atomically.
+    """Make mmengine find shipped configs, read checkpoints safely and write files atomically.
 
     Importing mmrest calls this, so that OpenMMLab's own tools can also read the checkpoints. A
     local file backend that a project has registered is kept.
     """
+    Config._get_cfg_path = staticmethod(get_cfg_path)
     schemes = ['', 'http://', 'https://', 'pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://']
     CheckpointLoader.register_scheme(schemes, load_from_guarded, force=True)
     # mmengine resolves model zoo names to URLs, and passes them to this function.
