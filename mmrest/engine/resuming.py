@@ -1,7 +1,7 @@
 """Resume with a schedule, learning rate or weight decay that differs from the checkpoint."""
 
 import warnings
-from typing import Any, Dict, Iterator, List, Optional, Set
+from typing import Any, Dict, List, Optional, Set
 
 from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -50,42 +50,45 @@ def progress_of(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
     return dict(kept, optimizer=dict(param_groups=_parameter_groups(checkpoint)))
 
 
-def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> Iterator[str]:
+def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> List[str]:
     """Replace the settings of optimizer and schedule in a checkpoint with those of the config.
 
     If the settings of the schedulers of `runner` differ, they are stepped to the iteration of the
     checkpoint, which is named `source` in messages.
 
-    Yields:
+    Returns:
         Warnings: what differs, and if nothing is left to do.
 
     Raises:
         CheckpointError: the optimizer differs, or its parameter groups do.
     """
+    found = []
     wrapper, saved = runner.optim_wrapper, checkpoint.get('optimizer')
     meta = checkpoint.get('meta') or {}
     done, total, unit = meta.get('iter', 0), runner.max_iters, 'iter'
     if isinstance(runner.train_loop, EpochBasedTrainLoop):
         done, total, unit = meta.get('epoch', 0), runner.max_epochs, 'epoch'
     if done >= total:
-        yield (
+        found.append(
             f'nothing left to train: the checkpoint is at {done} of {total} {unit}s; to train '
             f'longer, set train_cfg.max_{unit}s'
         )
     if 'ema_state_dict' in checkpoint and not any(isinstance(h, EMAHook) for h in runner.hooks):
-        yield f'the run has no EMAHook, and continues from the averaged weights of {source}'
+        found.append(
+            f'the run has no EMAHook, and continues from the averaged weights of {source}'
+        )
     before = _parameter_groups(checkpoint)
     if isinstance(wrapper, OptimWrapperDict) or (before is None and hasattr(runner, 'strategy')):
-        return  # a strategy may save it in another file
+        return found  # a strategy may save it in another file
     check_same_optimizer(source, checkpoint, wrapper)
     if before is None:
         _replay(runner, checkpoint)
-        yield (
+        found.append(
             f'{source} has no state of the optimizer (save_optimizer=False, or it is a best '
             'checkpoint), which starts anew; the learning rate continues at '
             f'{wrapper.param_groups[0]["lr"]:.3g}'
         )
-        return
+        return found
     states = [scheduler.state_dict() for scheduler in runner.param_schedulers or ()]
     saved_states = checkpoint.get('param_schedulers') or []
     # A schedule sets these, so they differ from the config in any checkpoint.
@@ -98,15 +101,16 @@ def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> It
         _replay(runner, checkpoint)
         scheduled = set()
     if not changes:
-        return
+        return found
     groups = [*before, *filter(None, [saved.get('base_param_settings')])]
     for old, new in zip(groups, wrapper.param_groups):
         old.update({key: new[key] for key in (_HYPERPARAMETERS - scheduled) & new.keys()})
-    yield (
+    found.append(
         f'the config differs from {source} and takes precedence: {"; ".join(changes.values())}; '
         f'the learning rate continues at {before[0]["lr"]:.3g}, with the weights and '
         'optimizer state of the checkpoint'
     )
+    return found
 
 
 def _settings(states: List[dict]) -> List[dict]:
