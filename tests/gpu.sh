@@ -5,6 +5,7 @@
 # shellcheck disable=SC2086  # options are split into words
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 python=${PYTHON:-.venv/bin/python} data=${DATA:-../shared/data} out=${OUT:-work_dirs/gpu}
 amp=${AMP---amp} # AMP= tries the runs on a CPU
 scale=${SCALE:-1344, 800} epochs=${EPOCHS:-4} # of the detectors
@@ -84,11 +85,16 @@ runs() {
         train_cfg.val_interval=2 default_hooks.checkpoint.interval=2
 }
 
-for part in "${@:-backends speed detectors runs}"; do
-    for name in $part; do
-        echo "== $name"
-        SECONDS=0
-        "$name"
-        echo "== $name passed in $SECONDS s"
-    done
+if [[ $# == 1 ]]; then
+    "$1"
+    exit
+fi
+status=0
+for part in ${@:-backends speed detectors runs}; do # if one fails, the others run all the same
+    echo "== $part"
+    SECONDS=0
+    result=passed
+    tests/gpu.sh "$part" || result=failed status=1
+    echo "== $part $result after $SECONDS s"
 done
+exit $status

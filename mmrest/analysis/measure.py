@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from functools import lru_cache
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -152,21 +152,36 @@ def saved_bytes(run: Callable[[], Tensor], known: Iterable[Tensor] = ()) -> int:
     return sum(saved.values())
 
 
-def seconds(jobs: Sequence[Job], repeats: int) -> Dict[str, List[float]]:
-    """Return job name -> times in seconds, of interleaved steps, after one to warm up.
+def measured(
+    jobs: Sequence[Job], repeats: int, with_memory: bool = False
+) -> Dict[str, Dict[str, Any]]:
+    """Time interleaved steps of jobs, after one to warm up, and measure their memory.
 
     Each job has its own process, so that it cannot reuse memory that another one has freed.
+
+    Returns:
+        Job name -> ``seconds`` of each step; on a GPU, ``gpu``, see :func:`gpu_seconds`; and the
+        fields of :func:`memory` if asked for.
 
     Raises:
         UsageError: the system killed a process, which it does if memory runs out.
     """
-    times: Dict[str, List[float]] = {job.name: [] for job in jobs}
+    found: Dict[str, Dict[str, Any]] = {job.name: dict(seconds=[]) for job in jobs}
     with ExitStack() as stack:
-        processes = [stack.enter_context(_process()) for _ in jobs]
+        processes = {job: stack.enter_context(_process()) for job in jobs}
         for _ in range(repeats + 1):
-            for job, process in zip(jobs, processes):
-                times[job.name].append(_measured(process, _timed_step, job))
-    return {name: taken[1:] for name, taken in times.items()}
+            for job, process in processes.items():
+                found[job.name]['seconds'].append(_in(process, _timed_step, job))
+        for job, process in processes.items():
+            del found[job.name]['seconds'][0]
+            if job.device == 'cuda':
+                found[job.name]['gpu'] = _in(process, gpu_seconds, job)
+                found[job.name].update(_in(process, memory, job) if with_memory else {})
+    for job in jobs:
+        if with_memory and job.device != 'cuda':  # a process has only one peak
+            with _process() as process:
+                found[job.name].update(_in(process, memory, job))
+    return found
 
 
 def _process() -> ProcessPoolExecutor:
@@ -179,7 +194,7 @@ def _begin(parent: int, threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _measured(process: ProcessPoolExecutor, measurement: Callable[[Job], Any], job: Job) -> Any:
+def _in(process: ProcessPoolExecutor, measurement: Callable[[Job], Any], job: Job) -> Any:
     try:
         return process.submit(measurement, job).result()
     except BrokenProcessPool as error:
@@ -200,17 +215,9 @@ def _timed_step(job: Job) -> float:
     return timer() - start
 
 
-def in_process(measurement: Callable[[Job], Any], job: Job) -> Any:
-    """Return a measurement of a job in a process of its own; see :func:`seconds`."""
-    with _process() as process:
-        return _measured(process, measurement, job)
-
-
 def gpu_seconds(job: Job) -> float:
-    """Return the time of all kernels of a step on the GPU, in seconds."""
-    step = Step(job)
-    for _ in range(3):  # compiles, and tunes
-        step()
+    """Return the time of all kernels of a step on the GPU, in seconds, after a step."""
+    step = _step_of(job)
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         step()
@@ -220,7 +227,7 @@ def gpu_seconds(job: Job) -> float:
 
 
 def memory(job: Job) -> Dict[str, Optional[float]]:
-    """Return the memory of a job in this process, in MB; see :func:`in_process`.
+    """Return the memory of a job in this process, in MB.
 
     Returns:
         ``peak``: the peak of the process, or of its allocations on the GPU; for an attention, the
@@ -230,7 +237,7 @@ def memory(job: Job) -> Dict[str, Optional[float]]:
     on_gpu, is_attention = job.device == 'cuda', job.network in ATTENTIONS
     if is_attention:
         Step(job._replace(size=(128, 128)))()  # torch initialises at first use
-    step = Step(job)
+    step = _step_of(job)
     before = reset_peak_memory(on_gpu)
     step()
     peak = peak_memory_mb(on_gpu)

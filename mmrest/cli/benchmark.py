@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 
-from ..analysis.measure import ATTENTIONS, Job, gpu_seconds, in_process, machine, memory, seconds
+from ..analysis.measure import ATTENTIONS, Job, machine, measured
 from ..analysis.networks import BACKBONES, PEERS
 from ..engine.config import load_config, package_of
 from ..engine.signals import end_with
@@ -141,8 +141,8 @@ def table(entries: List[Dict[str, Any]]) -> str:
         rows.append({
             'size': 'x'.join(map(str, entry['size'])),
             'network': entry['name'],
-            'median (s)': f'{entry["median"]:.3f}',
-            'range (s)': f'{min(entry["seconds"]):.3f} - {max(entry["seconds"]):.3f}',
+            'median (s)': f'{entry["median"]:.4f}',
+            'range (s)': f'{min(entry["seconds"]):.4f} - {max(entry["seconds"]):.4f}',
             'speed-up over reference': f'{reference / entry["median"]:.2f}' if reference else '-',
             'images/s': f'{entry["batch"] / entry["median"]:.1f}',
             'images/s, RMT Table 11': str(rate or '-'),
@@ -167,14 +167,10 @@ def benchmark_networks(args: argparse.Namespace) -> None:
         names = ', '.join(job.name for job in jobs)
         print(f'{"x".join(map(str, image_size))}: {names}', flush=True)
         with explained('these networks cannot be measured', 'change size, dtype or backend'):
-            times = seconds(jobs, args.repeats)
-            for job in jobs:
-                taken = times[job.name]
-                found = in_process(memory, job) if args.memory else {}
-                found.update(name=job.name, seconds=taken, median=statistics.median(taken))
-                if args.device == 'cuda':
-                    found['gpu'] = in_process(gpu_seconds, job)
-                entries.append(dict(job._asdict(), **found))
+            found = measured(jobs, args.repeats, args.memory)
+        for job in jobs:
+            median = statistics.median(found[job.name]['seconds'])
+            entries.append(dict(job._asdict(), name=job.name, median=median, **found[job.name]))
     step = 'forward and backward' if args.train else 'forward'
     heading = f'{step}, batch {args.batch}, {args.dtype}, {machine(args.device)}'
     content = json.dumps(dict(machine=machine(args.device), entries=entries), indent=2)

@@ -22,6 +22,7 @@ from mmengine.utils import digit_version
 from rich.console import Console
 from rich.table import Column, Table
 
+from .. import __version__
 from ..engine.config import INSTALLED_BY
 from ..errors import UsageError
 from ..operators import ENVIRONMENT_VARIABLE, describe
@@ -74,6 +75,7 @@ def look() -> State:
             with suppress(metadata.PackageNotFoundError):
                 versions[module] = name, metadata.version(name)
                 installed.add(name)
+    versions.setdefault('mmrest', ('mmrest', __version__))  # of a clone that is not installed
     silent = io.StringIO()
     with warnings.catch_warnings(), redirect_stderr(silent), redirect_stdout(silent):
         warnings.simplefilter('ignore')
@@ -206,9 +208,10 @@ def _attention() -> str:
         return str(error)
     if forced is not None:
         return f'{forced}, forced by {dispatch.ENVIRONMENT_VARIABLE}'
-    x = torch.empty(1, 1, 1, 8, device='cuda' if torch.cuda.is_available() else 'cpu')
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    x = torch.empty(1, 1, 1, 8, dtype=torch.float16, device=device)
     reason = refuse_triton(x, x, x)
-    return 'triton' if reason is None else f'torch (not triton: {reason})'
+    return 'triton, torch in float32' if reason is None else f'torch (not triton: {reason})'
 
 
 def rows(state: State) -> List[Tuple[str, str, str, str]]:

@@ -105,7 +105,7 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         resumed = check_weights(cfg, model, phases, report)
         if 'train' in phases:
             optimizer = check_optimizer(cfg, model, report)
-            check_same_optimizer(str(cfg.load_from), resumed, optimizer)
+            check_same_optimizer(str(cfg.get('load_from')), resumed, optimizer)
         for phase in [phase for phase in phases if cfg.get(f'{phase}_dataloader')]:
             progress.update(f'reading the dataset of {phase}_dataloader')
             loaders[phase], parts[phase] = build_loader(cfg, phase, report)

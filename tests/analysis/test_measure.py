@@ -12,7 +12,7 @@ from mmengine.utils import digit_version
 from torch import nn
 
 from mmrest.analysis import measure
-from mmrest.analysis.measure import ATTENTIONS, Job, Step, seconds
+from mmrest.analysis.measure import ATTENTIONS, Job, Step, measured
 from mmrest.analysis.networks import PEERS
 from mmrest.errors import UsageError
 from mmrest.ops import forced_backend
@@ -31,19 +31,19 @@ def test_interleaved(monkeypatch):
     monkeypatch.setattr(measure, '_process', lambda: ThreadPoolExecutor(1))
     monkeypatch.setattr(measure, '_timed_step', timed_step)
     jobs = [Job('rmt_t', 'torch', SMALL), Job('swin_t', None, SMALL)]
-    times = seconds(jobs, repeats=2)
+    found = measured(jobs, repeats=2)
     assert [name for _, name in ran] == ['rmt_t torch', 'swin_t'] * 3 and len(set(ran)) == 2
-    assert times == {'rmt_t torch': [3, 5], 'swin_t': [4, 6]}
+    assert found == {'rmt_t torch': dict(seconds=[3, 5]), 'swin_t': dict(seconds=[4, 6])}
 
 
 @pytest.mark.slow
 def test_in_processes():
     """Errors of jobs are raised."""
     job = Job('emsa', 'torch', (32, 32))
-    (times,) = seconds([job], repeats=2).values()
-    assert len(times) == 2 and min(times) > 0
+    (found,) = measured([job], repeats=2, with_memory=True).values()
+    assert len(found['seconds']) == 2 and min(found['seconds']) > 0 and found['saved'] == 0
     with pytest.raises(UsageError, match='rest_x is not a config or a backbone'):
-        seconds([job._replace(network='rest_x')], repeats=1)
+        measured([job._replace(network='rest_x')], repeats=1)
 
 
 def killed(job):
@@ -54,7 +54,7 @@ def test_a_killed_process(monkeypatch):
     """As by the system, if memory runs out."""
     monkeypatch.setattr(measure, '_timed_step', killed)
     with pytest.raises(UsageError, match=r'emsa torch at 32x48 was killed.*smaller --sizes'):
-        seconds([Job('emsa', 'torch', (32, 48))], repeats=1)
+        measured([Job('emsa', 'torch', (32, 48))], repeats=1)
 
 
 @pytest.mark.parametrize('train', [False, True])

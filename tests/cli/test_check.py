@@ -100,6 +100,13 @@ def test_untested_releases(monkeypatch):
     assert check.surroundings(newer)['Python'] == '3.13.0+ (supported)'
 
 
+def test_a_clone_that_is_not_installed(monkeypatch):
+    installed = check.metadata.version
+    absent = dict(mmrest=mock.Mock(side_effect=check.metadata.PackageNotFoundError))
+    monkeypatch.setattr(check.metadata, 'version', lambda name: absent.get(name, installed)(name))
+    assert check.look().versions['mmrest'] == ('mmrest', __version__)
+
+
 def test_a_bug_report(monkeypatch, capsys):
     monkeypatch.setattr(check, 'look', lambda: state(without=('ftfy',)))
     monkeypatch.setenv('MMREST_BACKEND', 'reference')
