@@ -75,10 +75,17 @@ def _run(command: Optional[str]) -> None:
     if command == 'configs':  # needs neither mmrest nor torch
         _names_of('shipped')['main']()
         return
-    from mmrest.cli.command import run
-
     module, function = SHARED.get(command, (command, 'main'))
-    run(getattr(importlib.import_module(f'mmrest.cli.{module}'), function))
+    try:
+        from mmrest.cli.command import run
+
+        program = getattr(importlib.import_module(f'mmrest.cli.{module}'), function)
+    except ModuleNotFoundError as error:
+        if error.name not in ('torch', 'mmengine', 'mmcv'):
+            raise
+        needed = 'pip install torch torchvision "mmrest[all]"'
+        sys.exit(f'mmrest: error: {error.name} is not installed: {needed}')
+    run(program)
 
 
 def _chosen(word: str) -> str:

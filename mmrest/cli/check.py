@@ -34,6 +34,7 @@ from .command import Parser, markdown_table
 PACKAGES = (
     ('torch', ('torch',), 'mmrest'),
     ('mmengine', ('mmengine', 'onedl-mmengine'), 'mmrest'),
+    ('pkg_resources', ('setuptools',), 'mmengine'),
     ('mmcv', ('mmcv', 'mmcv-full', 'onedl-mmcv', 'mmcv-lite'), 'mmrest'),
     ('mmrest', ('mmrest',), 'mmrest'),
     ('mmdet', ('mmdet', 'onedl-mmdetection'), 'detection'),
@@ -124,7 +125,8 @@ def remedies(state: State) -> Dict[str, str]:
     versions = state.versions
     for module, distributions, needed_by in PACKAGES:
         if module in state.faults:
-            found[module] = f'cannot be imported ({state.faults[module]}): reinstall it'
+            remedy = INSTALLED_BY.get(module, 'reinstall it')
+            found[module] = f'cannot be imported ({state.faults[module]}): {remedy}'
         elif module not in versions and needed_by in {'mmrest', *versions}:
             remedy = INSTALLED_BY.get(module, f'pip install {distributions[0]}')
             found[module] = f'{needed_by} needs it: {remedy}'

@@ -24,6 +24,7 @@ INSTALLED_BY = {
     'mmdet': 'pip install mmdet',
     'mmpretrain': 'pip install mmrest[cls]',
     'mmsegmentation': 'pip install mmsegmentation ftfy regex',
+    'pkg_resources': 'pip install "setuptools<81"',
     'torchvision': 'install the release for your torch',
 }
 """How to install packages that some configs need."""

@@ -179,6 +179,8 @@ class DisplayHook(Hook):
         memory = peak_memory_mb()
         if memory is not None and not cuda.is_available():
             hub.update_scalar('train/memory_mb', memory)
+        for name in {'images', 'train/img_per_s', 'train/memory_mb'} & hub.log_scalars.keys():
+            hub.get_scalar(name).max_length = 10_000  # each update copies all values
         if self._progress is None:
             return
         done = f'iter {runner.iter + 1}/{runner.max_iters}'

@@ -1,10 +1,12 @@
 """Resume with a schedule, learning rate or weight decay that differs from the checkpoint."""
 
 import warnings
-from typing import Any, Dict, List, Optional, Set
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, Dict, Iterator, List, Optional, Set
 
 from mmengine.hooks import EMAHook, Hook
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict, _ParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..checkpoint import CheckpointError
@@ -132,7 +134,7 @@ def _replay(runner: Runner, checkpoint: Dict[str, Any]) -> None:
     each = len(runner.train_dataloader)
     if epochs and not epochs <= done / each <= epochs + 1:  # mmengine's, of another length
         each = done // epochs
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _one_group_per_setting(schedulers):
         warnings.simplefilter('ignore')  # the optimizer takes no steps here
         for iteration in range(1, done + 1):
             ends_epoch = iteration % each == 0 and iteration // each <= epochs
@@ -140,6 +142,29 @@ def _replay(runner: Runner, checkpoint: Dict[str, Any]) -> None:
                 if ends_epoch or not scheduler.by_epoch:
                     scheduler.step()
     checkpoint['param_schedulers'] = [scheduler.state_dict() for scheduler in schedulers]
+
+
+@contextmanager
+def _one_group_per_setting(schedulers: List[_ParamScheduler]) -> Iterator[None]:
+    """Let schedulers step one parameter group per setting, and then give the others its values.
+
+    Networks have up to a thousand groups with few settings, and runs 300,000 iterations.
+    """
+    groups = schedulers[0].optimizer.param_groups if schedulers else []
+    settings = [repr({k: v for k, v in group.items() if k != 'params'}) for group in groups]
+    stepped = dict(zip(settings, groups))
+    originals = [(each, each.optimizer, each.base_values) for each in schedulers]
+    for scheduler, optimizer, base_values in originals:
+        few = dict(param_groups=[*stepped.values()], step=optimizer.step, _global_step=1)
+        scheduler.optimizer = SimpleNamespace(**few)
+        scheduler.base_values = [*dict(zip(settings, base_values)).values()]
+    yield
+    for group, setting in zip(groups, settings):
+        group.update({k: v for k, v in stepped[setting].items() if k != 'params'})
+    for scheduler, optimizer, base_values in originals:
+        last = dict(zip(stepped, scheduler._last_value))
+        scheduler.optimizer, scheduler.base_values = optimizer, base_values
+        scheduler._last_value = [last[setting] for setting in settings]
 
 
 def _parameter_groups(checkpoint: Dict[str, Any]) -> Optional[List[dict]]:

@@ -200,7 +200,7 @@ class Inferencer:
         """Return the pixels of an image, and the output of the pipeline."""
         if isinstance(image, (str, os.PathLike)):
             name = str(image) if os.path.exists(image) else os.path.expanduser(image)
-            given = dict(img_path=name)
+            given = dict(img_path=name, img_id=0)  # mmdet < 3.2 needs a number
             check_complete(name)
         else:
             shape, dtype = getattr(image, 'shape', ()), getattr(image, 'dtype', None)
@@ -210,7 +210,7 @@ class Inferencer:
                     f'an image must be a path, or an array (H, W, {self._channels}) of uint8, got '
                     f'{found}'
                 )
-            name, given = f'an array {shape}', dict(img=image)
+            name, given = f'an array {shape}', dict(img=image, img_id=0)
         step = 'read'
         try:
             results = self._loader(given)

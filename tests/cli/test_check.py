@@ -65,6 +65,7 @@ def test_fine(fine):
     (state({'torch': ('torch', '2.0.1')}), 'torch', r'too old, mmrest supports 2\.1 to'),
     (state(CLASSIFICATION), 'torchvision', 'mmpretrain needs it: install the release for'),
     (state(without=('mmengine',)), 'mmengine', 'mmrest needs it: pip install mmengine'),
+    (state(faults={'pkg_resources': 'x'}), 'pkg_resources', r'\(x\): pip install "setuptools<81"'),
     (state(faults={'cv2': 'libGL.so.1'}), 'cv2', r'cannot be imported \(libGL\.so\.1\)'),
 ])  # fmt: skip
 def test_remedies(broken, module, remedy):

@@ -61,6 +61,18 @@ def test_near_misses(arguments, status, said):
     assert found == status and said in errors
 
 
+def test_missing_packages(tmp_path):
+    (tmp_path / 'mmcv.py').write_text("raise ModuleNotFoundError('no mmcv', name='mmcv')")
+    command = [sys.executable, '-c', 'import mmrest_cli; mmrest_cli.main()', 'check']
+    paths = os.pathsep.join(map(str, (tmp_path, ROOT)))
+    ended = subprocess.run(
+        command, env=dict(os.environ, PYTHONPATH=paths), capture_output=True, text=True
+    )
+    assert ended.returncode == 1 and ended.stderr.startswith(
+        'mmrest: error: mmcv is not installed'
+    )
+
+
 def test_a_config_by_name():
     for name in ('semfpn_rmt_s_80k', 'semfpn_rmt_s_80k.py', 'mmrest::semfpn_rmt_s_80k.py'):
         assert find(name).samefile(ROOT / 'configs' / 'semfpn_rmt_s_80k.py')

@@ -1,12 +1,19 @@
 """Resumed runs follow the schedule, LR and weight decay of their config."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from mmengine.optim import OptimWrapper
+from mmengine.optim import CosineAnnealingMomentum, LinearLR, OptimWrapper, PolyLR
 
 from mmrest.checkpoint import CheckpointError
 from mmrest.engine.building import build_runner
-from mmrest.engine.resuming import ScheduleHook, check_same_optimizer, progress_of
+from mmrest.engine.resuming import (
+    ScheduleHook,
+    check_same_optimizer,
+    follow_config,
+    progress_of,
+)
 from tests.engine.toy import EPOCHS, config
 
 COSINE = dict(type='CosineAnnealingLR', by_epoch=False, T_max=16)
@@ -123,6 +130,31 @@ def test_momentum_schedule_of_adam(tmp_path):
     saved = progress_of(torch.load(tmp_path / 'epoch_2.pth', weights_only=False))
     parameters = torch.optim.AdamW(runner.model.parameters())
     check_same_optimizer('x', saved, OptimWrapper(parameters))
+
+
+def test_groups_of_several_settings():
+    """Each ends where single steps lead, though those of equal settings are stepped only once."""
+    states = []
+    for is_replay in (False, True):
+        groups = [dict(params=[torch.zeros(1)], lr=lr) for lr in (0.1, 0.2, 0.1, 0.3, 0.2)]
+        wrapper = OptimWrapper(torch.optim.SGD(groups, momentum=0.9))
+        schedulers = [
+            LinearLR(wrapper, start_factor=0.01, by_epoch=False, end=30),
+            PolyLR(wrapper, eta_min=1e-3, by_epoch=False, begin=30, end=100),
+            CosineAnnealingMomentum(wrapper, by_epoch=False, T_max=80),
+        ]
+        for _ in range(70 * (not is_replay)):
+            for scheduler in schedulers:
+                scheduler.step()
+        if is_replay:
+            runner = SimpleNamespace(
+                optim_wrapper=wrapper, param_schedulers=schedulers, hooks=[], max_iters=100,
+                train_loop=None, train_dataloader=range(10),
+            )  # fmt: skip
+            follow_config(runner, dict(meta=dict(iter=70)), 'a.pth')
+        assert all(scheduler.optimizer is wrapper for scheduler in schedulers)
+        states.append(([each.state_dict() for each in schedulers], wrapper.param_groups))
+    assert states[0] == states[1]
 
 
 def test_epochs_of_a_run_of_mmengine(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.apis import inference_detector, init_detector
+from mmdet.datasets.transforms import PackDetInputs
 from mmseg.apis import inference_model, init_model
 
 from mmrest.apis import inference
@@ -79,6 +80,14 @@ def test_paths_and_arrays(folder, images, name):
     )[name]
     cfg, checkpoint = load_config(str(folder / f'{name}.py')), str(folder / f'{name}.pth')
     assert same(of_paths[0], predict(init(cfg, checkpoint, device='cpu'), str(images[0])))
+
+
+def test_images_have_a_number(folder, images, monkeypatch):
+    """mmdet before 3.2 asserts that."""
+    pack, given = PackDetInputs.transform, []
+    monkeypatch.setattr(PackDetInputs, 'transform', lambda *a: given.append(a[1]) or pack(*a))
+    model(folder, 'det')([images[0], cv2.imread(str(images[0]))])
+    assert len(given) == 2 and all('img_id' in results for results in given)
 
 
 def test_sizes_of_a_segmentor_are_not_mixed(folder, monkeypatch):

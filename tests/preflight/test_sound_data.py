@@ -175,6 +175,15 @@ def test_evaluations_that_cannot_be_rehearsed(folder):
         assert warned == (annotations == [])
 
 
+def test_a_config_without_optional_keys(folder):
+    """Such as one that does not inherit from a runtime of OpenMMLab."""
+    cfg = load_config('det.py', None, 'coco')
+    for key in {'load_from', 'resume', 'env_cfg', 'default_hooks', 'log_processor', 'visualizer'}:
+        cfg.pop(key, None)
+    cfg.launcher, cfg.work_dir = 'none', 'work'
+    assert scores(rehearse(cfg, ('train', 'val'), thorough=True)) == BEST
+
+
 def test_evaluator_without_annotation_file(folder):
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'instances')
     key = 'val_dataloader.dataset.pipeline.2.meta_keys'
