@@ -85,7 +85,10 @@ def load_config(
 def merge_options(cfg: Config, cfg_options: Optional[dict]) -> None:
     """Override values of a config, by dotted key; raise UsageError if one does not fit."""
     for key, value in (cfg_options or {}).items():
-        _check_option(key, value, cfg)
+        before = _value_at(cfg, key)
+        _check_option(key, value, before, cfg)
+        if isinstance(before, tuple) and isinstance(value, list):
+            value = tuple(value)  # Resize, for one, needs a tuple; a command line gives lists
         if key == 'data_root' and isinstance(value, str):
             _replace_data_root(cfg, value)
             continue
@@ -117,16 +120,24 @@ def _unreadable(error: Exception) -> str:
     return f'cannot be read: {first_line(error)}'
 
 
-def _check_option(key: str, value: Any, cfg: Config) -> None:
+def _value_at(cfg: Config, key: str) -> Any:
+    """Return the value of a dotted key, or None."""
+    value: Any = cfg
+    for part in key.split('.'):
+        if isinstance(value, (list, tuple)) and part.isdigit():
+            value = value[int(part)] if int(part) < len(value) else None
+        else:
+            value = value.get(part) if isinstance(value, (dict, Config)) else None
+    return value
+
+
+def _check_option(key: str, value: Any, before: Any, cfg: Config) -> None:
     """Reject keys that nothing reads, which mmengine accepts, and lists from a comma in a path."""
     name = key.partition('.')[0]
     known = RUN_KEYS | cfg.keys()
     if name not in known:
         hint = suggestion(name, known, 'nothing in a run would read it')
         raise UsageError(f'--cfg-options {key}: the config has no {name}; {hint}')
-    before: Any = cfg
-    for part in key.split('.'):
-        before = before.get(part) if isinstance(before, (dict, Config)) else None
     last = key.rpartition('.')[2]
     # A path with commas is parsed as a list. The pre-flight explains a list of annotation files.
     may_be_list = last in ('ann_file', 'save_best', 'monitor')

@@ -89,6 +89,14 @@ def test_cfg_options_come_last(path):
     assert cfg.train_dataloader.dataset.dataset.data_root == 'mine'
 
 
+def test_lists_for_tuples():
+    """A list from a command line, such as 64,96, becomes a tuple where the config has one."""
+    key = 'test_dataloader.dataset.pipeline.1.scale'
+    cfg = load_config('maskrcnn_rmt_t_1x', {key: [64, 96], 'model.neck.in_channels': [1, 2]})
+    assert cfg.test_dataloader.dataset.pipeline[1].scale == (64, 96)
+    assert cfg.model.neck.in_channels == [1, 2]
+
+
 def test_lists_for_strings(path):
     """A comma in a path is a mistake, but other options take a string or a list."""
     for metric in ('mIoU', 'coco/bbox_mAP'):
