@@ -117,8 +117,8 @@ def _value(text: str) -> Any:
     """Parse a value; a path keeps its white space and its commas."""
     with contextlib.suppress(ValueError, SyntaxError):
         value = ast.literal_eval(text)
-        if isinstance(value, tuple) and text[0] != '(':  # 1,2 is a list, as in mmengine
-            return list(value)
+        if isinstance(value, tuple) and len([*_split(text)]) > 1:
+            return list(value)  # as mmengine does without brackets around the commas
         # A quoted list, as in mmengine's help, keeps its quotes if no shell removes them.
         listed = isinstance(value, str) and value[:1] + value[-1:] in ('[]', '()')
         return _value(value) if listed else value

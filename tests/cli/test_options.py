@@ -16,11 +16,13 @@ def test_values():
     """Dicts in Python syntax, lists with and without quotes, and unchanged paths."""
     parser = command.Parser()
     command.add_config_arguments(parser)
-    given = ["a=[{'x': 1}]", 'n=1,2', 'b={}', 'c=[1,x]', 'd=1e-3', 'e=true', 'f=(1,(2,x y))']
-    given += ['g=my runs/out', 'h=a, b/c', 'i=a,2', 'j="a,b"', "k={'a': (1, 2)}", 'l=', 'm=a_{}']
+    given = ["a=[{'x': 1}]", 'b={}', 'c=[1,x]', 'd=1e-3', 'e=true', 'f=(1,(2,x y))']
+    given += ['g=my runs/out', 'h=a, b/c', 'i=a,2', 'j="a,b"', "k={'a': (1, 2)}", 'l=']
+    given += ['m=a_{}', 'n=1,2', 'o=(1,2),(3,4)']
     assert parser.parse_args(['--cfg-options', *given]).cfg_options == dict(
-        a=[dict(x=1)], n=[1, 2], b={}, c=[1, 'x'], d=1e-3, e=True, f=(1, (2, 'x y')),
+        a=[dict(x=1)], b={}, c=[1, 'x'], d=1e-3, e=True, f=(1, (2, 'x y')),
         g='my runs/out', h='a, b/c', i=['a', 2], j='a,b', k=dict(a=(1, 2)), l='', m='a_{}',
+        n=[1, 2], o=[(1, 2), (3, 4)],
     )  # fmt: skip
 
 
