@@ -67,7 +67,7 @@ def counted(number: int, noun: str, ending: str = 's') -> str:
 
 
 def near(name: str, names: Iterable[str], cutoff: float = 0.6) -> List[str]:
-    """Return a list of the most similar name; empty if none is similar enough."""
+    """Return the most similar name as a list, or an empty list if none is similar enough."""
     return difflib.get_close_matches(name, sorted(names), 1, cutoff)
 
 

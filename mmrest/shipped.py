@@ -49,7 +49,7 @@ def unlisted() -> List[str]:
 
 
 def nearest(name: str) -> List[str]:
-    """Return a list of the most similar shipped config; empty if none is similar enough."""
+    """Return the most similar shipped config as a list, or an empty list."""
     known = [path.stem for path in folder().glob('*.py')]
     return difflib.get_close_matches(Path(name).stem, known, 1, cutoff=0.5)
 

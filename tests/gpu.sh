@@ -85,12 +85,12 @@ runs() {
         train_cfg.val_interval=2 default_hooks.checkpoint.interval=2
 }
 
-if [[ $# == 1 ]]; then
+if [[ $# == 1 && $1 != *' '* ]]; then
     "$1"
     exit
 fi
 status=0
-for part in ${@:-backends speed detectors runs}; do # if one fails, the others run all the same
+for part in ${@:-backends speed detectors runs}; do # if one fails, the others still run
     echo "== $part"
     SECONDS=0
     result=passed

@@ -171,16 +171,16 @@ def measured(
         processes = {job: stack.enter_context(_process()) for job in jobs}
         for _ in range(repeats + 1):
             for job, process in processes.items():
-                found[job.name]['seconds'].append(_in(process, _timed_step, job))
+                found[job.name]['seconds'].append(_run_in(process, _timed_step, job))
         for job, process in processes.items():
             del found[job.name]['seconds'][0]
             if job.device == 'cuda':
-                found[job.name]['gpu'] = _in(process, gpu_seconds, job)
-                found[job.name].update(_in(process, memory, job) if with_memory else {})
+                found[job.name]['gpu'] = _run_in(process, gpu_seconds, job)
+                found[job.name].update(_run_in(process, memory, job) if with_memory else {})
     for job in jobs:
-        if with_memory and job.device != 'cuda':  # a process has only one peak
+        if with_memory and job.device != 'cuda':  # a used process keeps freed memory
             with _process() as process:
-                found[job.name].update(_in(process, memory, job))
+                found[job.name].update(_run_in(process, memory, job))
     return found
 
 
@@ -194,7 +194,7 @@ def _begin(parent: int, threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _in(process: ProcessPoolExecutor, measurement: Callable[[Job], Any], job: Job) -> Any:
+def _run_in(process: ProcessPoolExecutor, measurement: Callable[[Job], Any], job: Job) -> Any:
     try:
         return process.submit(measurement, job).result()
     except BrokenProcessPool as error:
@@ -216,7 +216,7 @@ def _timed_step(job: Job) -> float:
 
 
 def gpu_seconds(job: Job) -> float:
-    """Return the time of all kernels of a step on the GPU, in seconds, after a step."""
+    """Return the GPU time of all kernels of a step, in seconds, after :func:`_timed_step`."""
     step = _step_of(job)
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:

@@ -125,7 +125,7 @@ def remedies(state: State) -> Dict[str, str]:
     versions = state.versions
     for module, distributions, needed_by in PACKAGES:
         if module in state.faults:
-            remedy = INSTALLED_BY.get(module, 'reinstall it')
+            remedy = INSTALLED_BY[module] if module == 'pkg_resources' else 'reinstall it'
             found[module] = f'cannot be imported ({state.faults[module]}): {remedy}'
         elif module not in versions and needed_by in {'mmrest', *versions}:
             remedy = INSTALLED_BY.get(module, f'pip install {distributions[0]}')

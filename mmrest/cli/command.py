@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def folder(text: str) -> Path:
-    """Return the path of an output folder, which need not exist yet."""
+    """Return the path of an output directory, which need not exist yet."""
     check_writable(text, 'folder')
     return Path(osp.expanduser(text))
 
@@ -185,7 +185,7 @@ def add_network(parser: argparse.ArgumentParser, default: str, size: str = '--sh
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of training and testing, under mmdet's names."""
     add = parser.add_argument
-    add('--work-dir', type=folder, help='output folder (default: work_dirs/<config name>)')
+    add('--work-dir', type=folder, help='output directory (default: work_dirs/<config name>)')
     add_config_arguments(parser)
     launchers = ['none', *distributed.LAUNCHERS]
     add('--launcher', choices=launchers, default='none', help='job launcher')

@@ -39,7 +39,7 @@ def main() -> None:
     parser = Parser(description=main.__doc__)
     add = parser.add_argument
     add('method', nargs='?', choices=DEMOS, default='maskrcnn')
-    add('--work-dir', type=folder, help='output folder (default: work_dirs/demo[-METHOD])')
+    add('--work-dir', type=folder, help='output directory (default: work_dirs/demo[-METHOD])')
     add('--resume', action='store_true', help='continue an interrupted demo')
     args = parser.parse_args()
     if args.work_dir is None:
@@ -82,7 +82,7 @@ def shapes() -> None:
     parser = Parser(description=shapes.__doc__)
     size, count = at_least(MIN_SIZE), at_least(1)
     add = parser.add_argument
-    add('out', type=folder, help='output folder; its coco/, ade/ and imagenet/ are overwritten')
+    add('out', type=folder, help='output directory; its coco/, ade/ and imagenet/ are overwritten')
     add('--train', type=count, default=200, help='number of training images (default: 200)')
     add('--val', type=count, default=50, help='number of held-out images (default: 50)')
     add('--height', type=size, default=160, help='pixels (default: 160)')

@@ -139,7 +139,7 @@ class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
 
 
 def find_type(root: Registry, name: Any) -> Optional[Callable[..., Any]]:
-    """Return the class that a name has in the default scope, if any; a class is returned as is."""
+    """Return the class registered under a name in the default scope, if any; or a class as is."""
     if not isinstance(name, str):
         return name
     with root.switch_scope_and_registry(None) as registry:
@@ -147,7 +147,7 @@ def find_type(root: Registry, name: Any) -> Optional[Callable[..., Any]]:
 
 
 def image_channels(model: nn.Module) -> int:
-    """Return the image channels that the first convolution of a model expects; 3 without one."""
+    """Return the number of image channels that the first convolution expects; 3 without one."""
     stacked = 1
     for module in model.modules():
         if type(module).__name__ == 'Focus':  # of YOLOX: stacks 2 x 2 pixels

@@ -68,7 +68,7 @@ def load_config(
         path = str(shipped)
     try:
         cfg = Config.fromfile(path)
-        # Of a Python-style config, this imports the types.
+        # Iterating also imports the types of a Python-style config.
         for key, part in dicts([cfg.get('model'), cfg.get('tta_model')], ''):
             if key.endswith(('nms', 'roi_layer')) and part.get('type'):  # mmcv needs a name
                 part['type'] = type_name(part)

@@ -21,6 +21,8 @@ _PROGRESS = (
 _KINDS = ('betas', 'momentum', 'rho', 'lr_decay', 'alpha', 'momentum_decay')
 """Entries of a parameter group that distinguish optimizers."""
 
+_OPENMMLAB = {'mmengine', 'mmdet', 'mmseg', 'mmpretrain'}
+
 _HYPERPARAMETERS = {
     'alpha', 'amsgrad', 'betas', 'centered', 'dampening', 'decoupled_weight_decay', 'eps',
     'initial_lr', 'initial_momentum', 'lr', 'lr_decay', 'maximize', 'momentum', 'momentum_decay',
@@ -148,8 +150,12 @@ def _replay(runner: Runner, checkpoint: Dict[str, Any]) -> None:
 def _one_group_per_setting(schedulers: List[_ParamScheduler]) -> Iterator[None]:
     """Let schedulers step one parameter group per setting, and then give the others its values.
 
-    Networks have up to a thousand groups with few settings, and runs 300,000 iterations.
+    Networks have up to a thousand groups with few settings, and runs 300,000 iterations. Other
+    schedulers than OpenMMLab's may have a state per group, and step them all.
     """
+    if any(type(each).__module__.split('.')[0] not in _OPENMMLAB for each in schedulers):
+        yield
+        return
     groups = schedulers[0].optimizer.param_groups if schedulers else []
     settings = [repr({k: v for k, v in group.items() if k != 'params'}) for group in groups]
     stepped = dict(zip(settings, groups))

@@ -38,7 +38,7 @@ class DropPath(bricks.DropPath):
         if self.drop_prob == 0 or not self.training:
             return x
         keep_prob = 1 - self.drop_prob
-        kept = x.new_empty(len(x), *[1] * (x.dim() - 1)).bernoulli_(keep_prob)
+        kept = x.new_empty(x.shape[0], *[1] * (x.dim() - 1)).bernoulli_(keep_prob)
         return x * kept.div_(keep_prob)
 
 

@@ -27,7 +27,7 @@ BEST = {
 }
 """Metrics that can be rehearsed, and their best scores."""
 
-MIN_SCORE = 0.9
+MIN_SHARE = 0.9
 """Required share of the best score; datasets drop tiny boxes of annotation files."""
 
 MAX_BOXES = 100
@@ -155,7 +155,7 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
     for name, value in (scores or {}).items():
         if name not in best or value == -1 or np.isnan(value):
             continue  # these samples have no annotations
-        if value < MIN_SCORE * best[name]:
+        if value < MIN_SHARE * best[name]:
             raise UsageError(
                 f'{place} gives {prefix}{name} {value:.3f} instead of {best[name]:g} for the '
                 f'annotations of {part.where} as predictions; check that both read the same '

@@ -5,6 +5,7 @@ import re
 from unittest import mock
 
 import pytest
+import torch
 import yaml
 
 from mmrest import __version__
@@ -66,6 +67,7 @@ def test_fine(fine):
     (state(CLASSIFICATION), 'torchvision', 'mmpretrain needs it: install the release for'),
     (state(without=('mmengine',)), 'mmengine', 'mmrest needs it: pip install mmengine'),
     (state(faults={'pkg_resources': 'x'}), 'pkg_resources', r'\(x\): pip install "setuptools<81"'),
+    (state(faults={'mmdet': 'x'}), 'mmdet', r'\(x\): reinstall it'),
     (state(faults={'cv2': 'libGL.so.1'}), 'cv2', r'cannot be imported \(libGL\.so\.1\)'),
 ])  # fmt: skip
 def test_remedies(broken, module, remedy):
@@ -123,6 +125,13 @@ def test_a_bug_report(monkeypatch, capsys):
         r'\| ftfy \| - \| any \| mmseg needs it: pip install ftfy \|',
     ):
         assert re.search(f'^{line}$', said, re.M), line
+
+
+def test_attention_in_half_precision(monkeypatch):
+    """As training with --amp uses it."""
+    refusal = {torch.float16: None}
+    monkeypatch.setattr(check, 'refuse_triton', lambda q, k, v: refusal.get(q.dtype, 'slower'))
+    assert check.surroundings(state())['attention'] == 'triton, torch in float32'
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,9 @@ def scalars(folder):
 
 def test_log_of_training(tmp_path, monkeypatch):
     monkeypatch.setattr('mmrest.engine.display.get_world_size', lambda: 4)
-    shown(tmp_path, [1.0] * 8, epochs=8).train()  # more iterations than a window of ten
+    runner = shown(tmp_path, [1.0] * 8, epochs=8)  # more iterations than a window of ten
+    runner.train()
+    assert runner.message_hub.get_scalar('images').max_length == 10_000  # of any long run
     (line,) = [line for line in log(tmp_path) if 'Epoch(train)' in line and '[8][2/2]' in line]
     assert 'eta: ' in line and ' time: ' in line
     for logged in scalars(tmp_path):

@@ -24,7 +24,7 @@ def emsa_reference(
 
     In place of `mix_weight`, `mix` may be a function of the logits (B, n, N, M).
     """
-    logits = q @ (k * k.shape[-1] ** -0.5).transpose(-2, -1)
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if mix_weight is not None:
         mix = partial(F.conv2d, weight=mix_weight, bias=mix_bias)
     if mix is not None:

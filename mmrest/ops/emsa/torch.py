@@ -21,7 +21,7 @@ def emsa_in_graphs(
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     unit = _unit(k.shape[2], eps)
-    logits = q @ (k * k.shape[-1] ** -0.5).transpose(-2, -1)
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     mixed = F.conv2d(logits, mix_weight, mix_bias).to(wide)
     softmax = mixed.softmax(-1)
     # Its mean is 1 / keys, which TorchScript's ONNX exporter would make a constant.
