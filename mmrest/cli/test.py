@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.dist import get_rank
 
 from ..engine.building import set_up
+from ..engine.compat import renamed
 from ..engine.config import TESTED, check_tta, is_classifier, is_segmentor, type_name, use_tta
 from ..engine.distributed import join_processes
 from ..engine.weight_hooks import StrictWeightsHook
@@ -76,7 +77,7 @@ def main() -> None:
     if args.tta:
         use_tta(cfg)
     # Do not overwrite the training config in the work dir.
-    tested = Config(cfg.to_dict(), cfg.text, filename=f'{Path(cfg.filename).stem}{TESTED}')
+    tested = renamed(cfg, f'{Path(cfg.filename).stem}{TESTED}')
     datasets = {} if args.tta else report.datasets  # TTA has its own pipeline
     runner = set_up(tested, ['test'], datasets, args.verbose)
     for warning in report.warnings:

@@ -90,11 +90,13 @@ def check_model(cfg: Config) -> nn.Module:
     Raises:
         UsageError: it cannot be built.
     """
+    preprocessor = cfg.get('data_preprocessor')
+    shared = {} if preprocessor is None else dict(data_preprocessor=preprocessor)
     with default_scope(cfg):
         for device in ('meta', 'cpu'):  # some models compute while they are built
             try:
-                with torch.device(device):
-                    model = MODELS.build(copy.deepcopy(cfg.model))
+                with torch.device(device):  # as the Runner builds it
+                    model = MODELS.build(copy.deepcopy({**shared, **cfg.model}))
                 model.train()  # returns None for some mmdet backbones
                 return model
             except Exception as error:  # whatever a constructor raises

@@ -47,6 +47,11 @@ class AtomicLocalBackend(LocalBackend):
         write_atomically(path, lambda temporary: Path(temporary).write_bytes(obj))
 
 
+def renamed(cfg: Config, filename: str) -> Config:
+    """Return a copy of a config under another file name; to_dict makes its classes strings."""
+    return Config(cfg._to_lazy_dict(), cfg.text, filename=filename)
+
+
 def load_from_guarded(filename: str, map_location: Any = None) -> Any:
     """Load a checkpoint with the weights-only unpickler, as a loader for mmengine.
 

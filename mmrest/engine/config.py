@@ -210,7 +210,7 @@ def make_resumable(cfg: Config) -> None:
     }
     loop = cfg.get('train_cfg')
     if loop and 'type' not in loop:
-        by_epoch = loop.pop('by_epoch', True)
+        by_epoch = loop.pop('by_epoch', 'max_epochs' in loop)
         loop['type'] = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
     if cfg.get('default_hooks') is None:
         cfg.default_hooks = {}

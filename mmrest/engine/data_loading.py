@@ -70,28 +70,28 @@ class SeededDataset(Dataset):
     """
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
+        self._inner = dataset
+        self._seed = seed
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self._inner)
 
     def __getitem__(self, draw: Any) -> Any:
         if not isinstance(draw, Draw):  # a hook looks at a sample
-            return self.dataset[draw]
-        with seeded(self.seed, *draw.place):
-            return self.dataset[draw.index]
+            return self._inner[draw]
+        with seeded(self._seed, *draw.place):
+            return self._inner[draw.index]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith('__') or name == 'dataset':  # not unpickled yet
+        if name.startswith('__') or name == '_inner':  # not unpickled yet
             raise AttributeError(name)
-        return getattr(self.dataset, name)
+        return getattr(self._inner, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ('dataset', 'seed'):
+        if name in ('_inner', '_seed'):
             super().__setattr__(name, value)
         else:  # such as the pipeline, which hooks replace
-            setattr(self.dataset, name, value)
+            setattr(self._inner, name, value)
 
 
 class ResumableBatchSampler(Sampler):
@@ -139,22 +139,22 @@ class ResumableLoader(DataLoader):
             worker_init_fn=partial(begin_worker, loader.worker_init_fn),
             **{name: getattr(loader, name) for name in same},
         )
-        # Hooks such as mmpretrain's PreciseBNHook read it; torch refuses to set the attribute.
-        vars(self)['batch_size'] = loader.batch_size
+        # Hooks such as mmpretrain's PreciseBNHook read them; torch refuses to set the attributes.
+        vars(self).update(batch_size=loader.batch_size, sampler=loader.sampler)
 
     @property
     def seeds(self) -> Tuple[int, Optional[int]]:
         """Seeds of the samples' random numbers and of their order."""
-        return self.dataset.seed, getattr(self.batch_sampler.sampler, 'seed', None)
+        return self.dataset._seed, getattr(self.batch_sampler.sampler, 'seed', None)
 
     @seeds.setter
     def seeds(self, seeds: Tuple[int, Optional[int]]) -> None:
-        self.dataset.seed, order_seed = seeds
+        self.dataset._seed, order_seed = seeds
         if order_seed is not None:
             self.batch_sampler.sampler.seed = order_seed
 
     def __iter__(self) -> Iterator[Any]:
         # A generator, so that no worker starts before the first batch is requested.
-        with seeded(self.dataset.seed, self.batch_sampler.epoch), blocked_sigterm():
+        with seeded(self.dataset._seed, self.batch_sampler.epoch), blocked_sigterm():
             batches = super().__iter__()
         yield from batches

@@ -120,7 +120,8 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
             check_schedule(cfg, batches, optimizer, report)
             check_disk(cfg, model, batches, report)
             packed = [sample.packed for part in parts['train'] for sample in part.samples]
-            check_shared_memory(loaders['train'], next(filter(None, packed), None), report)
+            packed = [each for each in packed if each is not None]
+            check_shared_memory(loaders['train'], packed[0] if packed else None, report)
             if thorough:
                 progress.update('training a step and predicting an image')
                 check_run(cfg, loaders, parts, evaluators.get('val'), resumed, folder, report)

@@ -12,10 +12,10 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.fileio import list_dir_or_file
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 from torch.utils.data import DataLoader, Dataset
 
 from ..engine.config import dicts, is_classifier, is_segmentor, type_name
-from ..engine.data_loading import ResumableBatchSampler
 from ..errors import UsageError, explained, some
 from .annotations import FileCounts, checked_reading
 from .findings import Report, quiet
@@ -28,6 +28,9 @@ MAX_BYTES = 2**29
 
 MAX_OUTSIDE = 0.05
 """Share of boxes beyond their image from which a file is suspicious."""
+
+ENDLESS = {'InfiniteSampler', 'MultiSourceSampler'}
+"""Samplers whose epochs do not end, of mmengine and mmdet."""
 
 WIDE = ('.png', '.tif', '.tiff')
 """Suffixes of label maps that may have 16 bits."""
@@ -47,7 +50,8 @@ class Sample(NamedTuple):
     @property
     def truth(self) -> Any:
         """Packed annotations; an empty dict if there are none."""
-        return (self.packed.get('data_samples') if isinstance(self.packed, dict) else None) or {}
+        truth = self.packed.get('data_samples') if isinstance(self.packed, dict) else None
+        return truth if isinstance(truth, BaseDataElement) else {}
 
     @property
     def label_map(self) -> Any:
@@ -176,9 +180,10 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     # The run takes the datasets over, and would not log them again.
     report.warnings += [f'{where}: {record.getMessage()}' for record in logged]
     by_epoch = cfg.train_cfg.get('max_epochs') if phase == 'train' else True
-    if ResumableBatchSampler(loader.batch_sampler).is_endless and by_epoch:
+    sampler = type(getattr(loader.batch_sampler, 'sampler', None))
+    if by_epoch and ENDLESS & {kind.__name__ for kind in sampler.__mro__}:
         raise UsageError(
-            f'{where}.sampler ({type(loader.batch_sampler.sampler).__name__}) is endless, so an '
+            f'{where}.sampler ({sampler.__name__}) is endless, so an '
             'epoch or evaluation never ends; set DefaultSampler'
         )
     parts = list(_leaves(f'{where}.dataset', phase, loader.dataset))
@@ -222,8 +227,9 @@ def _check_objects(where: str, phase: str, files: Collection[FileCounts], report
 
 def _leaves(where: str, phase: str, dataset: Any) -> Iterator[Part]:
     inner = vars(dataset).get('dataset', vars(dataset).get('_dataset'))
-    if vars(dataset).get('datasets'):
-        for index, part in enumerate(dataset.datasets):
+    several = vars(dataset).get('datasets') or ()
+    if several and all(isinstance(part, Dataset) for part in several):
+        for index, part in enumerate(several):
             yield from _leaves(f'{where}.datasets.{index}', phase, part)
     elif isinstance(inner, Dataset):
         yield from _leaves(f'{where}.dataset', phase, inner)
@@ -314,4 +320,4 @@ def _is_moved(data: Dict[str, Any]) -> bool:
 def image_of(packed: Any) -> Optional[torch.Tensor]:
     """Return the tensor of a packed image or batch; None if it is something else."""
     inputs = packed.get('inputs') if isinstance(packed, dict) else None
-    return inputs if torch.is_tensor(inputs) else None
+    return inputs if torch.is_tensor(inputs) and inputs.dim() > 2 else None

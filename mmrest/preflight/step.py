@@ -69,9 +69,10 @@ class _FirstStep(Hook):
             runner.optim_wrapper.optimizer.register_step_pre_hook(
                 lambda optimizer, *args: self._check_gradients(model, optimizer)
             )
-        preprocessor = model.data_preprocessor
-        images = image_of(preprocessor(copy.deepcopy(data_batch), True))
-        if images is not None and hasattr(preprocessor, 'mean'):
+        images, preprocessor = None, getattr(model, 'data_preprocessor', None)
+        if hasattr(preprocessor, 'mean'):
+            images = image_of(preprocessor(copy.deepcopy(data_batch), True))
+        if images is not None:
             scale = images.float().std().item()
             if not SCALES[0] < scale < SCALES[1]:
                 self._report.warnings.append(
@@ -165,7 +166,9 @@ def check_run(
     """
     step = _FirstStep(cfg, resumed, report)
     inputs = _inputs(loaders['train'], parts['train'])
-    val_samples = [s for part in parts.get('val', ()) for s in part.samples if s.packed]
+    val_samples = [
+        s for part in parts.get('val', ()) for s in part.samples if s.packed is not None
+    ]
     runner = None
     try:
         runner = _runner(cfg, folder)
@@ -174,7 +177,7 @@ def check_run(
         if not inputs:
             report.warnings.append('no step of training was tried: samples are not single images')
         sides = [max(image.shape[-2:]) for image in map(image_of, inputs) if image is not None]
-        for module in unwrapped(runner).data_preprocessor.modules():
+        for module in getattr(unwrapped(runner), 'data_preprocessor', nn.Module()).modules():
             if sides and getattr(module, 'size', None) is not None:  # it would pad the images
                 module.size = (max(sides), max(sides))
         # An evaluator of several datasets needs a sample of each.
@@ -255,10 +258,10 @@ class _Prepared(list):
 
     def __init__(self, dataset: Any, samples: List[Any]) -> None:
         super().__init__(samples)
-        self.dataset = dataset
+        self._inner = dataset
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.dataset, name)
+        return getattr(self._inner, name)
 
 
 def _loader(loader: DataLoader, samples: List[Any], batches: int = 1) -> DataLoader:
@@ -272,7 +275,8 @@ def _inputs(loader: DataLoader, parts: Sequence[Part]) -> List[Any]:
 
     Empty if there are too few samples, or they have several branches.
     """
-    size, count = int(np.min([2, *np.ravel(loader.batch_sampler.batch_size)])), len(loader.dataset)
+    sizes = np.ravel(getattr(loader.batch_sampler, 'batch_size', 1))
+    size, count = int(min(2, *sizes)), len(loader.dataset)
     usable = [(p, s) for p in parts for s in p.samples if image_of(s.packed) is not None]
     usable.sort(key=lambda item: not _is_labelled(item[1]))
     usable = (usable * size)[:size]

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 
 from ..engine.building import set_up
 from ..engine.config import confined, is_classifier
@@ -48,7 +49,8 @@ class ScoresHook(Hook):
 
     def _start(self, runner: Runner, sample: Any) -> Scores:
         dataset, metrics = runner.test_dataloader.dataset, runner.test_evaluator.metrics
-        classes = dataset.metainfo.get('classes') or ()
+        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+        sample = sample if isinstance(sample, BaseDataElement) else {}
         if 'pred_instances' in sample:
             infos = map(dataset.get_data_info, range(len(dataset)))
             by_path = {info['img_path']: info.get('instances', []) for info in infos}

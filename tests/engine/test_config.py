@@ -4,9 +4,11 @@ import os
 
 import pytest
 import torch
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmseg.models import EncoderDecoder
 
+from mmrest.engine.compat import renamed
 from mmrest.engine.config import (
     is_classifier,
     is_segmentor,
@@ -83,6 +85,17 @@ def test_loops_and_checkpoint_hook(scope):
     assert cfg.default_hooks.checkpoint.type == 'AtomicCheckpointHook'
 
 
+@pytest.mark.parametrize('length, loop', [
+    (dict(max_epochs=2), 'ResumableEpochLoop'),
+    (dict(max_iters=2, val_interval=1), 'ResumableIterLoop'),
+    (dict(by_epoch=False, max_iters=2), 'ResumableIterLoop'),
+])  # fmt: skip
+def test_loops_without_a_type(length, loop):
+    cfg = Config(dict(train_cfg=length))
+    make_resumable(cfg)
+    assert cfg.train_cfg.type == loop
+
+
 def test_cfg_options_come_last(path):
     options = {'train_dataloader.dataset.dataset.data_root': 'mine'}
     cfg = load_config(str(path), options, data_root='/elsewhere')
@@ -149,6 +162,7 @@ def test_configs_in_the_style_of_python(tmp_path):
     (tmp_path / 'lazy.py').write_text(LAZY)
     cfg = load_config(str(tmp_path / 'lazy.py'), data_root='b')
     use_tta(cfg)
+    assert renamed(cfg, 'b.py').test_dataloader.dataset.type is CocoDataset
     cfg.dump(str(tmp_path / 'saved.py'))
     for found in (cfg, load_config(str(tmp_path / 'saved.py'))):
         assert found.test_dataloader.dataset.ann_file == 'b/x.json'

@@ -396,9 +396,11 @@ def test_newest_checkpoint_of_a_copy(tmp_path):
 
 def test_hooks_can_change_the_dataset():
     inner = Numbers()
+    inner.dataset, inner.seed = 'of a wrapper', 1
     dataset = SeededDataset(inner, 3)
-    dataset.pipeline = 'another'
+    dataset.pipeline, dataset.seed = 'another', 2
     assert inner.pipeline == dataset.pipeline == 'another'
+    assert dataset.dataset == 'of a wrapper' and inner.seed == dataset.seed == 2
     assert len(pickle.loads(pickle.dumps(dataset))) == SAMPLES
     assert dataset[0].keys() == inner[0].keys()  # without an epoch, as hooks read one
 
@@ -408,6 +410,7 @@ def test_draws_of_a_sampler_of_torch():
     sampler = WeightedRandomSampler([1.0] * SAMPLES, SAMPLES)
     loader = DataLoader(Numbers(), batch_size=4, sampler=sampler, num_workers=1)
     loader, epochs = ResumableLoader(loader, 3), []
+    assert loader.sampler is sampler  # hooks change its weights
     for epoch in (0, 1, 0):
         loader.batch_sampler.epoch = epoch
         epochs.append(torch.cat([batch['inputs'] for batch in loader]))

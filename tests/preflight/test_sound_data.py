@@ -8,25 +8,31 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import (
+    DATA_SAMPLERS,
     DATASETS,
     HOOKS,
     LOOPS,
+    MODELS,
     OPTIM_WRAPPER_CONSTRUCTORS,
     TRANSFORMS,
 )
 from mmengine.runner import ValLoop
 from PIL import Image
 from pycocotools import mask as masks
+from torch import nn
 from torch.optim import SGD
+from torch.utils.data import Sampler
 
 from mmrest.engine.config import default_scope, load_config
 from mmrest.errors import UsageError
 from mmrest.preflight import Report, data, rehearse
+from tests.engine.toy import Numbers, config
 from tests.preflight.test_planted_faults import (
     SECOND,
     TRAIN,
@@ -261,6 +267,75 @@ def test_advanced_runs(folder, case):
     before = set(folder.rglob('*'))
     passed('det', ADVANCED[case])
     assert set(folder.rglob('*')) == before
+
+
+@MODELS.register_module(force=True)
+class Plain(nn.Module):
+    """A model without what mmengine's have."""
+
+    def __init__(self, data_preprocessor):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def train_step(self, data, optim_wrapper):
+        losses = dict(loss=self.layer(data['inputs'].float()).square().mean())
+        optim_wrapper.update_params(losses['loss'])
+        return losses
+
+    def val_step(self, data):
+        return list(self.layer(data['inputs'].float()))
+
+
+@DATASETS.register_module(force=True)
+class Packed(Numbers):
+    """Its pipeline packs a tensor as data_samples, and `datasets` are names."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.datasets = ['a', 'b']
+
+    def prepare_data(self, index):
+        return dict(super().prepare_data(index), data_samples=torch.tensor([1, 0]))
+
+
+@DATA_SAMPLERS.register_module(force=True)
+class Reversed(Sampler):
+    def __init__(self, dataset, seed):
+        self.size = len(dataset)
+
+    def __len__(self):
+        return self.size
+
+    def __iter__(self):
+        return iter(range(self.size)[::-1])
+
+    def set_epoch(self, epoch):
+        self.number = epoch
+
+
+@DATA_SAMPLERS.register_module(force=True)
+class Pairs(Sampler):
+    def __init__(self, sampler, batch_size):
+        self.sampler = sampler
+
+    def __len__(self):
+        return len(self.sampler) // 2
+
+    def __iter__(self):
+        indices = list(self.sampler)
+        return zip(indices[::2], indices[1::2])
+
+
+def test_parts_of_a_project(tmp_path):
+    """Any model, dataset and samplers that mmengine runs."""
+    cfg = config(tmp_path)
+    cfg.model, cfg.data_preprocessor = dict(type='Plain'), dict(type='BaseDataPreprocessor')
+    loader = dict(dataset=dict(type='Packed'), collate_fn=dict(type='default_collate'))
+    samplers = dict(sampler=dict(type='Reversed'), batch_sampler=dict(type='Pairs'))
+    cfg.train_dataloader = dict(loader, **samplers, batch_size=2)
+    cfg.val_dataloader.update(loader)
+    report = rehearse(cfg, ('train', 'val'), thorough=True)
+    assert not report.warnings
 
 
 def test_types_with_their_scope(folder):
