@@ -81,8 +81,10 @@ def set_up(
     return runner
 
 
-def check_model(cfg: Config) -> nn.Module:
+def check_model(cfg: Config, as_run: bool = False) -> nn.Module:
     """Build the model of a config, to find errors before anything is written.
+
+    With `as_run`, it gets the ``data_preprocessor`` of the config, as mmengine's Runner does it.
 
     Returns:
         The model in training mode, on the meta device if it can be built there.
@@ -90,12 +92,12 @@ def check_model(cfg: Config) -> nn.Module:
     Raises:
         UsageError: it cannot be built.
     """
-    preprocessor = cfg.get('data_preprocessor')
+    preprocessor = cfg.get('data_preprocessor') if as_run else None
     shared = {} if preprocessor is None else dict(data_preprocessor=preprocessor)
     with default_scope(cfg):
         for device in ('meta', 'cpu'):  # some models compute while they are built
             try:
-                with torch.device(device):  # as the Runner builds it
+                with torch.device(device):
                     model = MODELS.build(copy.deepcopy({**shared, **cfg.model}))
                 model.train()  # returns None for some mmdet backbones
                 return model

@@ -55,6 +55,10 @@ def seeded(*numbers: int) -> Iterator[None]:
         yield
 
 
+ENDLESS = ('InfiniteSampler', 'MultiSourceSampler')
+"""Samplers of mmengine and mmdet whose epochs do not end, and subclasses."""
+
+
 class Draw(NamedTuple):
     """Index of a sample, and the place of its draw: epoch, rank, batch, and position in it."""
 
@@ -109,8 +113,8 @@ class ResumableBatchSampler(Sampler):
 
     @property
     def is_endless(self) -> bool:
-        # mmengine's InfiniteSampler has an empty set_epoch, and no epoch.
-        return hasattr(self.sampler, 'set_epoch') and not hasattr(self.sampler, 'epoch')
+        sampler = type(getattr(self.batch_sampler, 'sampler', None))
+        return any(kind.__name__ in ENDLESS for kind in sampler.__mro__)
 
     def __len__(self) -> int:
         return len(self.batch_sampler)

@@ -99,7 +99,7 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         _check_keys(cfg, phases, report)
         check_compile(cfg)
         make_resumable(cfg)
-        model = check_model(cfg)
+        model = check_model(cfg, as_run=True)
         count = sum(parameter.numel() for parameter in model.parameters())
         report.add('parameters', f'{count:,} of {type(model).__name__}')
         resumed = check_weights(cfg, model, phases, report)

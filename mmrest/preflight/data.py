@@ -16,6 +16,7 @@ from mmengine.structures import BaseDataElement
 from torch.utils.data import DataLoader, Dataset
 
 from ..engine.config import dicts, is_classifier, is_segmentor, type_name
+from ..engine.data_loading import ResumableBatchSampler
 from ..errors import UsageError, explained, some
 from .annotations import FileCounts, checked_reading
 from .findings import Report, quiet
@@ -28,9 +29,6 @@ MAX_BYTES = 2**29
 
 MAX_OUTSIDE = 0.05
 """Share of boxes beyond their image from which a file is suspicious."""
-
-ENDLESS = {'InfiniteSampler', 'MultiSourceSampler'}
-"""Samplers whose epochs do not end, of mmengine and mmdet."""
 
 WIDE = ('.png', '.tif', '.tiff')
 """Suffixes of label maps that may have 16 bits."""
@@ -180,10 +178,9 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     # The run takes the datasets over, and would not log them again.
     report.warnings += [f'{where}: {record.getMessage()}' for record in logged]
     by_epoch = cfg.train_cfg.get('max_epochs') if phase == 'train' else True
-    sampler = type(getattr(loader.batch_sampler, 'sampler', None))
-    if by_epoch and ENDLESS & {kind.__name__ for kind in sampler.__mro__}:
+    if by_epoch and ResumableBatchSampler(loader.batch_sampler).is_endless:
         raise UsageError(
-            f'{where}.sampler ({sampler.__name__}) is endless, so an '
+            f'{where}.sampler ({type(loader.batch_sampler.sampler).__name__}) is endless, so an '
             'epoch or evaluation never ends; set DefaultSampler'
         )
     parts = list(_leaves(f'{where}.dataset', phase, loader.dataset))

@@ -177,7 +177,8 @@ def check_run(
         if not inputs:
             report.warnings.append('no step of training was tried: samples are not single images')
         sides = [max(image.shape[-2:]) for image in map(image_of, inputs) if image is not None]
-        for module in getattr(unwrapped(runner), 'data_preprocessor', nn.Module()).modules():
+        preprocessor = getattr(unwrapped(runner), 'data_preprocessor', None) or nn.Module()
+        for module in preprocessor.modules():
             if sides and getattr(module, 'size', None) is not None:  # it would pad the images
                 module.size = (max(sides), max(sides))
         # An evaluator of several datasets needs a sample of each.

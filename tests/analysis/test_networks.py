@@ -11,6 +11,7 @@ from mmrest.analysis.networks import (
     backbone_config,
     is_backbone,
     network_config,
+    on_meta,
     preprocessing,
     usual_size,
 )
@@ -29,6 +30,11 @@ def test_config_of_a_backbone(model, scope):
     """A backbone is recognised by its type, in the scope of its config."""
     cfg = Config(dict(model=model, default_scope=scope), 'model = ...', 'x.py')
     assert is_backbone(cfg) and backbone_config(cfg) is cfg and usual_size(cfg) == (224, 224)
+
+
+def test_a_preprocessor_is_no_part_of_a_backbone():
+    network = dict(model=dict(type='ResT'), data_preprocessor=dict(mean=[1.0]))
+    assert next(on_meta(Config(network)).parameters()).is_meta
 
 
 @pytest.mark.parametrize('kind', ['MaskRCNN', 'SoftTeacher', 'absent'])

@@ -30,6 +30,7 @@ from torch.optim import SGD
 from torch.utils.data import Sampler
 
 from mmrest.engine.config import default_scope, load_config
+from mmrest.engine.data_loading import ResumableBatchSampler
 from mmrest.errors import UsageError
 from mmrest.preflight import Report, data, rehearse
 from tests.engine.toy import Numbers, config
@@ -336,6 +337,7 @@ def test_parts_of_a_project(tmp_path):
     cfg.val_dataloader.update(loader)
     report = rehearse(cfg, ('train', 'val'), thorough=True)
     assert not report.warnings
+    assert not ResumableBatchSampler(Pairs(Reversed(range(4), 0), 2)).is_endless
 
 
 def test_types_with_their_scope(folder):
