@@ -151,7 +151,7 @@ def test_groups_of_several_settings(monkeypatch, kind, stepped):
     monkeypatch.setattr(PolyLR, 'step', counted)
     for is_replay in (False, True):
         groups = [dict(params=[torch.zeros(1)], lr=lr) for lr in (0.1, 0.2, 0.1, 0.3, 0.2)]
-        wrapper = OptimWrapper(torch.optim.SGD(groups, momentum=0.9))
+        wrapper = OptimWrapper(torch.optim.SGD(groups, lr=0.4, momentum=0.9))
         schedulers = [
             LinearLR(wrapper, start_factor=0.01, by_epoch=False, end=30),
             kind(wrapper, eta_min=1e-3, by_epoch=False, begin=30, end=100),
