@@ -94,7 +94,7 @@ def start(home, *args, program='train'):
     """Start a script with the threads of `train`, on which results depend."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / 'tools' / f'{program}.py'), *args], cwd=home,
-        env={'OMP_NUM_THREADS': '2', **os.environ, 'PYTHONPATH': str(home)},
+        env={'OMP_NUM_THREADS': '2', **os.environ, 'PYTHONPATH': f'{ROOT}:{home}'},
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         start_new_session=True,  # so that its workers can be killed too
     )  # fmt: skip
