@@ -176,7 +176,8 @@ def measured(
             del found[job.name]['seconds'][0]
             if job.device == 'cuda':
                 found[job.name]['gpu'] = _run_in(process, gpu_seconds, job)
-                found[job.name].update(_run_in(process, memory, job) if with_memory else {})
+            if job.device == 'cuda' and with_memory:
+                found[job.name].update(_run_in(process, memory, job))
     for job in jobs:
         if with_memory and job.device != 'cuda':  # a used process keeps freed memory
             with _process() as process:

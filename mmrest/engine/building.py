@@ -84,7 +84,7 @@ def set_up(
 def check_model(cfg: Config, as_run: bool = False) -> nn.Module:
     """Build the model of a config, to find errors before anything is written.
 
-    With `as_run`, it gets the ``data_preprocessor`` of the config, as mmengine's Runner does it.
+    With `as_run`, the model gets the config's ``data_preprocessor``, as from mmengine's Runner.
 
     Returns:
         The model in training mode, on the meta device if it can be built there.

@@ -85,7 +85,8 @@ def load_config(
 def merge_options(cfg: Config, cfg_options: Optional[dict]) -> None:
     """Override values of a config, by dotted key; raise UsageError if one does not fit."""
     for key, value in (cfg_options or {}).items():
-        before = _value_at(cfg, key)
+        parent, _, last = f'.{key}'.rpartition('.')
+        before = dict(dicts(dict(cfg.items()), '')).get(parent, {}).get(last)
         _check_option(key, value, before, cfg)
         if isinstance(before, tuple) and isinstance(value, list):
             value = tuple(value)  # Resize, for one, needs a tuple; a command line gives lists
@@ -118,17 +119,6 @@ def _unreadable(error: Exception) -> str:
     if name in INSTALLED_BY:
         return f'needs {name}, which is not installed: {INSTALLED_BY[name]}'
     return f'cannot be read: {first_line(error)}'
-
-
-def _value_at(cfg: Config, key: str) -> Any:
-    """Return the value of a dotted key, or None."""
-    value: Any = cfg
-    for part in key.split('.'):
-        if isinstance(value, (list, tuple)) and part.isdigit():
-            value = value[int(part)] if int(part) < len(value) else None
-        else:
-            value = value.get(part) if isinstance(value, (dict, Config)) else None
-    return value
 
 
 def _check_option(key: str, value: Any, before: Any, cfg: Config) -> None:

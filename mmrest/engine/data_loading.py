@@ -56,7 +56,7 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 ENDLESS = ('InfiniteSampler', 'MultiSourceSampler')
-"""Samplers of mmengine and mmdet whose epochs do not end, and subclasses."""
+"""Class names of samplers of mmengine and mmdet whose epochs do not end."""
 
 
 class Draw(NamedTuple):

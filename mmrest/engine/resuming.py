@@ -22,6 +22,7 @@ _KINDS = ('betas', 'momentum', 'rho', 'lr_decay', 'alpha', 'momentum_decay')
 """Entries of a parameter group that distinguish optimizers."""
 
 _OPENMMLAB = {'mmengine', 'mmdet', 'mmseg', 'mmpretrain'}
+"""Packages whose schedulers treat equal parameter groups equally."""
 
 _HYPERPARAMETERS = {
     'alpha', 'amsgrad', 'betas', 'centered', 'dampening', 'decoupled_weight_decay', 'eps',
@@ -150,8 +151,8 @@ def _replay(runner: Runner, checkpoint: Dict[str, Any]) -> None:
 def _one_group_per_setting(schedulers: List[_ParamScheduler]) -> Iterator[None]:
     """Let schedulers step one parameter group per setting, and then give the others its values.
 
-    Networks have up to a thousand groups with few settings, and runs 300,000 iterations. Other
-    schedulers than OpenMMLab's may have a state per group, and step them all.
+    With ``paramwise_cfg``, each parameter has a group, and many have the same settings. A
+    project's own schedulers may have a state per group, and step all.
     """
     if any(type(each).__module__.split('.')[0] not in _OPENMMLAB for each in schedulers):
         yield

@@ -32,7 +32,7 @@ def channels_first(x: Tensor) -> Tensor:
 
 
 class DropPath(bricks.DropPath):
-    """mmcv's drop path (https://arxiv.org/abs/1603.09382), but in one pass over the map."""
+    """mmcv's drop path (https://arxiv.org/abs/1603.09382), dividing the mask, not the map."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.drop_prob == 0 or not self.training:

@@ -119,9 +119,9 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
             batches = len(loaders['train'])
             check_schedule(cfg, batches, optimizer, report)
             check_disk(cfg, model, batches, report)
-            packed = [sample.packed for part in parts['train'] for sample in part.samples]
-            packed = [each for each in packed if each is not None]
-            check_shared_memory(loaders['train'], packed[0] if packed else None, report)
+            samples = chain(*(part.samples for part in parts['train']))
+            packed = (sample.packed for sample in samples if sample.packed is not None)
+            check_shared_memory(loaders['train'], next(packed, None), report)
             if thorough:
                 progress.update('training a step and predicting an image')
                 check_run(cfg, loaders, parts, evaluators.get('val'), resumed, folder, report)

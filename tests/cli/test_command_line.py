@@ -65,12 +65,10 @@ def test_missing_packages(tmp_path):
     (tmp_path / 'mmcv.py').write_text("raise ModuleNotFoundError('no mmcv', name='mmcv')")
     command = [sys.executable, '-c', 'import mmrest_cli; mmrest_cli.main()', 'check']
     paths = os.pathsep.join(map(str, (tmp_path, ROOT)))
-    ended = subprocess.run(
-        command, env=dict(os.environ, PYTHONPATH=paths), capture_output=True, text=True
-    )
-    assert ended.returncode == 1 and ended.stderr.startswith(
-        'mmrest: error: mmcv is not installed'
-    )
+    env = {**os.environ, 'PYTHONPATH': paths}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith('mmrest: error: mmcv is not installed')
 
 
 def test_a_config_by_name():
