@@ -178,39 +178,47 @@ def agreement(
     Scores may differ by the tolerance. A detection may be missing if its score is within the
     tolerance of the lowest score that is kept. Images have height and width `size`, in pixels.
     """
+    (model,) = network.original
+    cfg = (model.roi_head if hasattr(model, 'roi_head') else model.bbox_head).test_cfg
+    outputs = computed[: len(output_names(network))]
+    images = [
+        _image_agreement(cfg, instances, [output[index] for output in outputs], size, tolerance)
+        for index, instances in enumerate(expected)
+    ]
+    detections, unmatched, scores, boxes, ious = zip(*images)
+    return Agreement(sum(detections), sum(unmatched), max(scores), max(boxes), min(ious))
+
+
+def _image_agreement(
+    cfg: Any, expected: Any, computed: Sequence[Tensor], size: Tuple[int, int], tolerance: float
+) -> Agreement:
+    """Match the detections of an image: boxes with scores (N, 5), labels (N), perhaps masks."""
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
     from scipy.optimize import linear_sum_assignment
 
-    (model,) = network.original
-    cfg = (model.roi_head if hasattr(model, 'roi_head') else model.bbox_head).test_cfg
-    total = Agreement()
-    for image, instances in enumerate(expected):
-        dets, labels = computed[0][image], computed[1][image]
-        full = bool((labels >= 0).all())
-        least = max(SCORE, cfg.get('score_thr', 0), float(dets[-1, 4]) if full else 0) + tolerance
-        instances = instances[instances.scores > SCORE]
-        kept = dets[:, 4] > SCORE
-        dets, labels = dets[kept], labels[kept]
-        boxes = (dets[:, None, :4] - instances.bboxes).abs().amax(-1)
-        scores = (dets[:, None, 4] - instances.scores).abs()
-        same = (labels[:, None] == instances.labels) & (scores <= tolerance) & (boxes <= SAME_BOX)
-        pairs = linear_sum_assignment(torch.where(same, boxes, 1e6))
-        rows, columns = (torch.from_numpy(index)[same[pairs]] for index in pairs)
-        alone, missing = dets[:, 4] > least, instances.scores > least
-        alone[rows] = missing[columns] = False
-        ious = []
-        if network.with_masks:
-            masks = computed[2][image][kept][rows, None]
-            masks, _ = _do_paste_mask(masks, dets[rows, :4], *size, skip_empty=False)
-            masks, others = masks >= cfg.mask_thr_binary, instances.masks[columns]
-            # Two pixels may differ, for small masks.
-            differing = ((masks ^ others).sum((1, 2)) - 2).clamp(min=0)
-            ious = (1 - differing / (masks | others).sum((1, 2)).clamp(min=1)).tolist()
-        total = Agreement(
-            total.detections + len(instances),
-            total.unmatched + int(alone.sum() + missing.sum()),
-            max([total.score, *scores[rows, columns].tolist()]),
-            max([total.box, *boxes[rows, columns].tolist()]),
-            min([total.mask, *ious]),
-        )
-    return total
+    dets, labels, *_ = computed
+    lowest_kept = float(dets[-1, 4]) if bool((labels >= 0).all()) else 0
+    least = max(SCORE, cfg.get('score_thr', 0), lowest_kept) + tolerance
+    expected = expected[expected.scores > SCORE]
+    dets, labels, *masks = (output[dets[:, 4] > SCORE] for output in computed)
+    boxes = (dets[:, None, :4] - expected.bboxes).abs().amax(-1)
+    scores = (dets[:, None, 4] - expected.scores).abs()
+    same = (labels[:, None] == expected.labels) & (scores <= tolerance) & (boxes <= SAME_BOX)
+    pairs = linear_sum_assignment(torch.where(same, boxes, 1e6))
+    rows, columns = (torch.from_numpy(index)[same[pairs]] for index in pairs)
+    alone, missing = dets[:, 4] > least, expected.scores > least
+    alone[rows] = missing[columns] = False
+    ious = []
+    if masks:
+        pasted, _ = _do_paste_mask(masks[0][rows, None], dets[rows, :4], *size, skip_empty=False)
+        pasted, others = pasted >= cfg.mask_thr_binary, expected.masks[columns]
+        # Two pixels may differ, for small masks.
+        differing = ((pasted ^ others).sum((1, 2)) - 2).clamp(min=0)
+        ious = (1 - differing / (pasted | others).sum((1, 2)).clamp(min=1)).tolist()
+    return Agreement(
+        len(expected),
+        int(alone.sum() + missing.sum()),
+        max(scores[rows, columns].tolist(), default=0.0),
+        max(boxes[rows, columns].tolist(), default=0.0),
+        min(ious, default=1.0),
+    )

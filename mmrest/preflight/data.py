@@ -156,20 +156,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     masks = any(node.get('with_mask') for _, node in nodes)
     with checked_reading(masks) as read, quiet() as logged, explained(f'{where} cannot be built'):
         for key, node in nodes:
-            classes = (node.get('metainfo') or {}).get('classes') or ()
-            if isinstance(classes, str):  # a file with one name per line, or a mistake
-                if osp.isfile(classes):
-                    continue
-                raise UsageError(
-                    f'{key}.metainfo.classes is the string {classes!r}, but must be a list of '
-                    f'names; write ({classes!r},), with the comma, for a single class'
-                )
-            twice = [name for name, count in Counter(classes).items() if count > 1]
-            if twice:
-                repeated = f'{key}.metainfo.classes lists {some(twice)} more than once; '
-                if not (is_classifier(cfg) or is_segmentor(cfg)):  # names select the labels
-                    raise UsageError(repeated + 'list each class once')
-                report.warnings.append(repeated + 'check that it is intended')
+            _check_classes(cfg, key, (node.get('metainfo') or {}).get('classes') or (), report)
         try:
             loader = Runner.build_dataloader(cfg[where], seed=0)
         except ValueError:  # mmdet cannot serialise an empty list
@@ -189,7 +176,8 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     for part, file in zip(parts, files):
         if not len(part.dataset):
             raise UsageError(f'{part.where} has no images; check its paths and suffixes')
-        _sample(part, report)
+        part.samples.extend(_prepared(part))
+        _check_boxes(part, report)
         _check_label_maps(part, report)
         used = f' used of {file.images:,}' if file.images else ''
         report.add(f'images of {part.where}', f'{len(part.dataset):,}{used}')
@@ -208,6 +196,22 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
         if part.classes:
             report.add(f'classes of {part.where}', f'{len(part.classes)}: {some(part.classes, 3)}')
     return loader, parts
+
+
+def _check_classes(cfg: Config, key: str, classes: Any, report: Report) -> None:
+    if isinstance(classes, str):  # a file with one name per line, or a mistake
+        if osp.isfile(classes):
+            return
+        raise UsageError(
+            f'{key}.metainfo.classes is the string {classes!r}, but must be a list of '
+            f'names; write ({classes!r},), with the comma, for a single class'
+        )
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice:
+        repeated = f'{key}.metainfo.classes lists {some(twice)} more than once; '
+        if not (is_classifier(cfg) or is_segmentor(cfg)):  # names select the labels
+            raise UsageError(repeated + 'list each class once')
+        report.warnings.append(repeated + 'check that it is intended')
 
 
 def _check_objects(where: str, phase: str, files: Collection[FileCounts], report: Report) -> None:
@@ -265,29 +269,37 @@ def _check_label_maps(part: Part, report: Report) -> None:
         )
 
 
-def _sample(part: Part, report: Report) -> None:
-    """Prepare samples spread over a dataset, and check that their objects remain."""
+def _prepared(part: Part) -> List[Sample]:
+    """Return samples spread over a dataset; none of videos and datasets without a pipeline."""
     count = len(part.dataset)
     pipeline = getattr(part.dataset, 'pipeline', None)
     if not hasattr(pipeline, 'transforms') or not hasattr(part.dataset, 'get_data_info'):
-        return
-    found: Dict[int, Sample] = {}
+        return []
+    samples: Dict[int, Sample] = {}
     kept = 0
     for number in range(SAMPLES):
         index = 7 * number % SAMPLES * count // SAMPLES  # spread over the set at any number
-        if index in found or (len(found) > 1 and kept > MAX_BYTES):
+        if index in samples or (len(samples) > 1 and kept > MAX_BYTES):
             continue
         info = part.dataset.get_data_info(index)
         if not isinstance(info, dict):
-            return  # a video, or something else that is not an image
+            return []  # a video, or something else that is not an image
         path = info.get('img_path')
         with explained(f'sample {index} of {part.where} ({path}) cannot be prepared'):
             packed = part.prepare(info) if part.is_usual else part.dataset.prepare_data(index)
-        sample = found[index] = Sample(info, packed)
+        sample = samples[index] = Sample(info, packed)
         masks = getattr(sample.truth, 'gt_instances', {}).get('masks')
         arrays = image_of(packed), getattr(masks, 'masks', None), sample.label_map
         kept += sum(getattr(array, 'nbytes', 0) for array in arrays)
-    part.samples.extend(found[index] for index in sorted(found))
+    return [samples[index] for index in sorted(samples)]
+
+
+def _check_boxes(part: Part, report: Report) -> None:
+    """Warn about boxes outside of their image.
+
+    Raises:
+        UsageError: no sample keeps a box.
+    """
     annotated = [sample for sample in part.samples if sample.objects]
     outside = [
         not box[0] <= box[2] <= s.info['width'] + 1 or not box[1] <= box[3] <= s.info['height'] + 1
@@ -301,7 +313,7 @@ def _sample(part: Part, report: Report) -> None:
             f'{sum(outside)} of {len(outside)} boxes of {part.where} extend beyond their image, '
             'or have swapped corners; the bbox of COCO is x, y, width and height, in pixels'
         )
-    dropped = all(sample.packed is None for sample in part.samples)
+    dropped = part.samples and all(sample.packed is None for sample in part.samples)
     if dropped or (annotated and all(sample.boxes == 0 for sample in annotated)):
         raise UsageError(
             f'{part.where}: its pipeline drops all of {len(annotated or part.samples)} images '
