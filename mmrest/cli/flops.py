@@ -3,13 +3,10 @@
 import json
 from typing import Any, Dict, List
 
-from rich.console import Console
-from rich.table import Table
-
 from ..analysis.complexity import Part, count_parts
 from ..analysis.networks import backbone_config, network_config, on_meta, usual_size
 from ..errors import explained
-from .command import Parser, add_cfg_options, add_network, written_file
+from .command import Parser, add_cfg_options, add_network, markdown_table, written_file
 
 
 def counts(parts: List[Part]) -> Dict[str, Any]:
@@ -23,17 +20,14 @@ def counts(parts: List[Part]) -> Dict[str, Any]:
     return dict(totals, not_counted=not_counted, parts=entries)
 
 
-def table(found: Dict[str, Any]) -> Table:
-    rows = Table(show_footer=True)
-    rows.add_column('part', footer='total without -' if found['not_counted'] else 'total')
-    rows.add_column('parameters', footer=f'{found["parameters"]:,}', justify='right')
-    for key, title in (('macs', 'MACs (G)'), ('attention', 'of which attention (G)')):
-        rows.add_column(title, footer=f'{found[key] / 1e9:.3f}', justify='right')
-    for part in found['parts']:
+def table(found: Dict[str, Any]) -> str:
+    total = dict(found, name='total without -' if found['not_counted'] else 'total')
+    rows = []
+    for part in (*found['parts'], total):
         numbers = part['macs'], part['attention']
         macs = ['-' if number is None else f'{number / 1e9:.3f}' for number in numbers]
-        rows.add_row(part['name'], f'{part["parameters"]:,}', *macs)
-    return rows
+        rows.append([part['name'], f'{part["parameters"]:,}', *macs])
+    return markdown_table(['part', 'parameters', 'MACs (G)', 'of which attention (G)'], rows)
 
 
 def main() -> None:
@@ -52,7 +46,7 @@ def main() -> None:
     with explained(fault, remedy):  # such as a backbone that takes other inputs
         found = counts(count_parts(model, *size))
     print(f'{args.network}, one image of {size[0]} x {size[1]}')
-    Console().print(table(found))
+    print(table(found))
     print('One MAC is two FLOPs.')
     if found['not_counted']:
         print('Not counted in the total:', ', '.join(found['not_counted']))
