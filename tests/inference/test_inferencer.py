@@ -230,6 +230,16 @@ def test_configs_read_in_threads(monkeypatch):
     assert names == ['MaskRCNN'] * 16
 
 
+def test_options(folder, images):
+    """Of a file and of a config; a device that is not there is refused."""
+    options = {'model.test_cfg.rcnn.max_per_img': 7}
+    for config in (folder / 'det.py', load_config(str(folder / 'det.py'))):
+        infer = inference(config, folder / 'det.pth', 'cpu', cfg_options=options)
+        assert len(infer(images[0]).pred_instances) == 7
+    with pytest.raises(UsageError, match='device gpu cannot be used'):
+        inference(folder / 'det.py', folder / 'det.pth', 'gpu')
+
+
 def test_config_object(folder, images):
     cfg = load_config(str(folder / 'det.py'))
     before = json.dumps(cfg.to_dict(), default=str)
