@@ -111,7 +111,7 @@ default_hooks = dict(
 )
 """
 
-# The same for images as they are drawn, with the pictures mirrored where it is augmented.
+# The same for images as they are drawn.
 SMALL_SEGMENTOR = f"""{SEGMENTOR}
 resize = dict(type='Resize', scale=(80, 60), keep_ratio=True)
 test_pipeline = [
@@ -119,14 +119,8 @@ test_pipeline = [
     dict(type='LoadAnnotations', reduce_zero_label=True), dict(type='PackSegInputs'),
 ]
 test_dataloader['dataset'] = dict(pipeline=test_pipeline)
-tta_model = dict(type='SegTTAModel')
-tta_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='TestTimeAug', transforms=[
-        [resize], [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-        [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')],
-    ]),
-]
+tta_pipeline = _base_.tta_pipeline
+tta_pipeline[1]['transforms'][0] = [resize]
 """
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmrest import ResT
 from mmrest.analysis.complexity import count, count_parts
-from mmrest.analysis.networks import OURS, backbone_config, network_config, on_meta
+from mmrest.analysis.networks import OURS, network_config, on_meta
 from mmrest.errors import UsageError
 from mmrest.ops import use_backend
 from tests.reference import KEYS
@@ -139,10 +139,6 @@ def test_configs(config, heads):
     parts = count_parts(on_meta(cfg), 64, 64)
     of_backbone = [part for part in parts if part.name.startswith('backbone: ')]
     assert [part.name for part in parts if part not in of_backbone] == heads
-    alone = count_parts(on_meta(backbone_config(cfg)), 64, 64)
-    assert [part[1:] for part in of_backbone] == [part[1:] for part in alone]
-    whole = count(on_meta(cfg), 64, 64)
-    assert whole == (sum(p.parameters for p in parts), sum(p.macs for p in parts))
     training_only = [part.name for part in parts if part.parameters and not part.macs]
     assert set(training_only) <= {'backbone: output norms', 'auxiliary_head'}
     assert all(part.counted for part in parts)

@@ -18,7 +18,6 @@ def test_the_metafile_names_every_config():
     assert index == {'Import': ['configs/metafile.yml']}
     for name, metrics in {
         'cascade_maskrcnn_rmt_b_3x': {'box AP': 54.5, 'mask AP': 47.2},
-        'imagenet_rest_base_300e': {'top-1': 81.6, 'top-5': 95.7},
         'semfpn_rmt_s_80k': {'mIoU': 49.4},
         'upernet_rmt_swin_t_160k': {},  # the head of the paper's result is not known
     }.items():

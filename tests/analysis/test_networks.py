@@ -45,13 +45,6 @@ def test_other_models(kind):
         backbone_config(cfg)
 
 
-def test_names():
-    assert is_backbone(network_config('swin_t', {'model.depths': (1, 1, 1, 1)}))
-    assert network_config('maskrcnn_rmt_s_1x').model.type == 'MaskRCNN'
-    with pytest.raises(UsageError, match=r'--cfg-options modle\.arch: .* did you mean model\?'):
-        network_config('rmt_t', {'modle.arch': 'b'})
-
-
 NORMALIZE = dict(type='Normalize', mean=[110, 120, 130], std=[50, 60, 70])
 IN_PIPELINE = {
     'model.data_preprocessor': dict(mean=None, std=None, bgr_to_rgb=False),

@@ -20,20 +20,18 @@ def tool(capsys):
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-    """Checkpoints of a classifier, of mmdet and of detectron2."""
+    """Checkpoints of a classifier and of mmdet."""
     state = ResT('lite').state_dict()
     norms = ('norm1', 'norm2', 'norm3')
     classifier = {name: t for name, t in state.items() if not name.startswith(norms)}
     head = {'head.weight': torch.ones(10, 512)}
     others = {'neck.lateral_convs.0.conv.weight': torch.ones(3), 'bbox_head.bias': torch.ones(2)}
-    fpn = {'backbone.fpn_lateral2.weight': torch.ones(3)}
     contents = {
         'classifier': {'model': {**classifier, **head}, 'epoch': 3},
         'mmdet': {
             'meta': {'CLASSES': ('disc',)},
             'state_dict': {**{f'backbone.{n}': t for n, t in state.items()}, **others},
         },
-        'detectron2': {'model': {**{f'backbone.bottom_up.{n}': state[n] for n in state}, **fpn}},
     }
     folder = tmp_path_factory.mktemp('files')
     for name, content in contents.items():
@@ -48,9 +46,7 @@ def written(out, folder):
     return path
 
 
-@pytest.mark.parametrize('kind, suffix', [
-    ('classifier', '.pth'), ('mmdet', '.safetensors'), ('detectron2', '.pth'),
-])  # fmt: skip
+@pytest.mark.parametrize('kind, suffix', [('classifier', '.pth'), ('mmdet', '.safetensors')])
 def test_convert(files, kind, suffix, tmp_path, tool):
     folder = tmp_path / 'out'
     args = [files / f'{kind}.pth', folder / f'rest{suffix}']

@@ -62,12 +62,3 @@ def test_static_backbone(tmp_path, session):
     assert exported.get_inputs()[0].shape == [1, 3, 64, 64]
     shapes = [output.shape for output in exported.get_outputs()]
     assert shapes == [[1, c, n, n] for c, n in zip((8, 16, 24, 32), (16, 8, 4, 2))]
-
-
-@pytest.mark.slow
-def test_semantic_fpn(tmp_path, session):
-    """Compared at two sizes by the command."""
-    done = run(
-        TOOL, 'demo_semfpn_rest_lite', '--out', 'x.onnx', '--shape', '64', '96', cwd=tmp_path
-    )
-    assert done.stdout.count('onnxruntime differs') == 2 and (tmp_path / 'x.onnx').is_file()

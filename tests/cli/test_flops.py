@@ -1,6 +1,7 @@
 """mmrest flops: the counts of configs and names, as a table and as JSON."""
 
 import json
+from operator import itemgetter
 
 import pytest
 
@@ -42,8 +43,9 @@ def test_config(counted, tmp_path):
     full, _, _ = counted('tiny.py', *options)
     alone, _, _ = counted('tiny.py', '--backbone-only', *options)
     assert full['shape'] == alone['shape'] == [48, 80]
-    shared = {part['name'].replace('backbone: ', ''): part['macs'] for part in full['parts']}
-    own = {part['name']: part['macs'] for part in alone['parts']}
+    counts = itemgetter('macs', 'attention', 'parameters')
+    shared = {part['name'].replace('backbone: ', ''): counts(part) for part in full['parts']}
+    own = {part['name']: counts(part) for part in alone['parts']}
     assert shared == {**own, **{name: shared[name] for name in ('neck', 'decode_head')}}
     assert shared['stage 2'] > shared['stage 3']  # by its second block
 

@@ -164,12 +164,6 @@ def test_a_video_that_ends_early(tmp_path, capsys):
     assert re.search(r'how many it has:\n\S+clip\.avi: \d+ of 24\n', capsys.readouterr().out)
 
 
-def test_names_that_are_too_long(tmp_path):
-    (tmp_path / f'{"x" * 251}.avi').touch()
-    message = infer('seg', tmp_path, '--out-dir', tmp_path / 'out')
-    assert 'x.frames is too long for a file; rename the input' in message
-
-
 def test_unreadable_inputs_are_skipped(tmp_path, coco_root, capsys):
     """Inputs in nested folders, with duplicate names."""
     given = tmp_path / 'given'

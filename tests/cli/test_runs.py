@@ -3,7 +3,6 @@
 import json
 import logging
 import pickle
-import shutil
 from types import SimpleNamespace
 
 import cv2
@@ -120,39 +119,24 @@ def test_errors_of_the_first_step(tmp_path):
     line = r'fails in 0 \(traceback in folder\): RuntimeError: .*; check that network and data '
     with pytest.raises(UsageError, match=line), explained_start(runner):
         network(torch.ones(1, 3))
-    network.register_forward_pre_hook(lambda *_: {}['gt_instances'])
-    with pytest.raises(UsageError, match='fails in model '), explained_start(runner):
-        network(torch.ones(1, 2))
     for error in (KeyError, UsageError):
         with pytest.raises(error, match='other'), explained_start(runner):
             raise error('other')
-    assert (tmp_path / 'log').read_text().count('Traceback') == 2
-
-
-OWN = {'person': 'tabby cat', 'bicycle': 'dog', 'car': 'horse'}
+    assert (tmp_path / 'log').read_text().count('Traceback') == 1
 
 
 def test_own_classes(tmp_path, coco_root):
     """Custom data trains with two changed lines of configs/own_coco.py."""
     clone = small_clone(tmp_path)
-    shutil.copytree(coco_root, clone / 'farm')
-    for path in (clone / 'farm' / 'annotations').iterdir():
-        content = json.loads(path.read_text())
-        for category in content['categories']:
-            category.update(id=10 * category['id'], name=OWN[category['name']])
-        for annotation in content['annotations']:
-            annotation['category_id'] *= 10
-        path.write_text(json.dumps(content))
-
     config = clone / 'configs' / 'own_coco.py'
     before = config.read_text()
-    after = before.replace("'data/shapes/coco/'", "'farm'")
-    after = after.replace("('square', 'disc', 'triangle')", "('tabby cat', 'dog')")
+    after = before.replace("'data/shapes/coco/'", f"'{coco_root}'")
+    after = after.replace("('square', 'disc', 'triangle')", "('person', 'car')")  # ids 1 and 3
     assert sum(map(str.__ne__, before.splitlines(), after.splitlines())) == 2
     config.write_text(after)
 
     done = train('configs/own_coco.py', cwd=clone)
     assert 'bbox_mAP: ' in done.stdout and 'segm_mAP: ' in done.stdout
     state = torch.load(clone / 'work_dirs/own_coco/epoch_1.pth', weights_only=False)
-    assert state['meta']['dataset_meta']['classes'] == ('tabby cat', 'dog')
+    assert state['meta']['dataset_meta']['classes'] == ('person', 'car')
     assert state['state_dict']['roi_head.mask_head.conv_logits.bias'].shape == (2,)

@@ -12,7 +12,6 @@ from mmengine.utils import digit_version
 from torch import nn
 
 from mmrest.analysis.networks import build_network, network_config, preprocessing
-from mmrest.errors import UsageError
 from mmrest.export.comparison import agreement, export_checked, predicted
 from mmrest.export.onnx import Normalise, exportable, facts
 from tests.cli.test_demo import SMALL
@@ -129,13 +128,3 @@ def test_nms(tmp_path, session):
     for boxes, scores in (given, inputs(3)):
         (found,) = exported.run(None, dict(boxes=boxes.numpy(), scores=scores.numpy()))
         assert np.array_equal(found, Nms()(boxes, scores))
-
-
-@pytest.mark.parametrize('change, part', [
-    ("model['test_cfg']['rcnn'].update(nms=dict(type='soft_nms'))", 'soft_nms'),
-    ("model['test_cfg']['rpn'].update(nms_pre=0)", 'without test_cfg.nms_pre'),
-    ("model['rpn_head'] = None", 'a MaskRCNN without an RPN'),
-])  # fmt: skip
-def test_refused(tmp_path, change, part):
-    with pytest.raises(UsageError, match=f'{part}.* cannot be exported; .* --backbone-only'):
-        sharp(f'{KINDS["faster"]}\n{change}', tmp_path)

@@ -1,4 +1,4 @@
-"""Inference from Python, compared with mmdet and mmseg on the same images."""
+"""Inference from Python."""
 
 import functools
 import json
@@ -10,9 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmdet.apis import inference_detector, init_detector
 from mmdet.datasets.transforms import PackDetInputs
-from mmseg.apis import inference_model, init_model
 
 from mmrest.apis import inference
 from mmrest.engine.config import load_config
@@ -57,7 +55,7 @@ def same(found, wanted):
 
 @pytest.mark.parametrize('name', ['det', 'seg'])
 def test_paths_and_arrays(folder, images, name):
-    """One or several images, as files or arrays, match mmdet and mmseg."""
+    """One or several images, as files or arrays; tests/cli/test_infer.py compares with mmdet."""
     infer = model(folder, name)
     arrays = [cv2.imread(str(path)) for path in images]
     of_paths, of_arrays = infer(images), infer(arrays)
@@ -75,11 +73,6 @@ def test_paths_and_arrays(folder, images, name):
     for path, array, one, other in zip(images, arrays, of_paths, of_arrays):
         assert one.img_path == str(path) and 'seg_logits' not in one
         assert same(other, one) and same(infer(str(path)), one) and same(infer(array), one)
-    init, predict = dict(
-        det=(init_detector, inference_detector), seg=(init_model, inference_model)
-    )[name]
-    cfg, checkpoint = load_config(str(folder / f'{name}.py')), str(folder / f'{name}.pth')
-    assert same(of_paths[0], predict(init(cfg, checkpoint, device='cpu'), str(images[0])))
 
 
 def test_images_have_a_number(folder, images, monkeypatch):
@@ -156,8 +149,6 @@ def test_classes_and_colours(folder, images):
     infer = model(folder, 'det')
     assert infer.classes == ['person', 'bicycle', 'car']
     assert infer.palette == [(220, 20, 60), (119, 11, 32), (0, 0, 142)]  # of COCO
-    infer = model(folder, 'seg')
-    assert len(infer.classes) == 150 and infer.classes[0] == 'wall' and infer.reduces_zero_label
     state = torch.load(folder / 'det.pth')
     animals = ['cat', 'dog', 'emu']
     for saved, found in (animals, animals), (animals[:2], ['person', 'bicycle', 'car']):
@@ -222,20 +213,6 @@ def test_arrays_of_another_kind(folder):
         model(folder, 'det')(LINE)
 
 
-@pytest.mark.parametrize('config, options, message', [
-    ('det', dict(device='gpu'), 'device gpu cannot be used'),
-    ('boxes', dict(cfg_options={'test_dataloader.dataset.pipeline.0.type': 'Resize'}),
-     'needs LoadImageFromFile'),
-    ('det', dict(cfg_options={'test_dataloader': None}), 'to read images'),
-    ('seg', dict(cfg_options={'test_dataloader.dataset.metainfo': dict(classes=['x'])}),
-     'num_classes is 150, but checkpoint and config name 1 classes'),
-])  # fmt: skip
-def test_what_does_not_fit(folder, config, options, message):
-    """Besides the cases of tests/cli/test_bad_input.py."""
-    with pytest.raises(UsageError, match=message):
-        inference(folder / f'{config}.py', folder / f'{config}.pth', **options)
-
-
 def test_configs_read_in_threads(monkeypatch):
     """mmengine looks packages up in a state that all threads share."""
     monkeypatch.setattr(
@@ -249,6 +226,16 @@ def test_configs_read_in_threads(monkeypatch):
     finally:
         sys.setswitchinterval(interval)
     assert names == ['MaskRCNN'] * 16
+
+
+def test_options(folder, images):
+    """Of a file and of a config; a device that is not there is refused."""
+    options = {'model.test_cfg.rcnn.max_per_img': 7}
+    for config in (folder / 'det.py', load_config(str(folder / 'det.py'))):
+        infer = inference(config, folder / 'det.pth', 'cpu', cfg_options=options)
+        assert len(infer(images[0]).pred_instances) == 7
+    with pytest.raises(UsageError, match='device gpu cannot be used'):
+        inference(folder / 'det.py', folder / 'det.pth', 'gpu')
 
 
 def test_config_object(folder, images):

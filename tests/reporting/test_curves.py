@@ -20,7 +20,6 @@ LOG = Log('run', TRAIN, [(20, {'coco/bbox_mAP': 0.2}), (30, {'coco/bbox_mAP': 0.
 
 
 @pytest.mark.parametrize('key, title, quantity', [
-    ('loss', 'total', 'training loss'),
     ('decode.loss_ce', 'decode.ce', 'training loss'),
     ('val/loss', 'val/loss', 'loss on held-out images'),
     ('coco/segm_mAP_50', 'mask AP50', 'metrics on held-out images'),
@@ -28,7 +27,6 @@ LOG = Log('run', TRAIN, [(20, {'coco/bbox_mAP': 0.2}), (30, {'coco/bbox_mAP': 0.
     ('pascal_voc/mAP', 'pascal_voc/mAP', 'metrics on held-out images'),
     ('multi-label/mAP', 'multi-label/mAP', 'metrics on held-out images (%)'),
     ('single-label/support', 'single-label/support', 'metrics on held-out images'),
-    ('memory', 'memory', 'peak memory (MB)'),
     ('ema_decay', 'ema_decay', 'ema_decay'),
 ])  # fmt: skip
 def test_names(key, title, quantity):
