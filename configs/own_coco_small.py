@@ -17,5 +17,4 @@ model = dict(backbone=dict(frozen_stages=1, norm_eval=True))
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(interval=5, max_keep_ckpts=1),
-    visualization=dict(interval=20),
 )

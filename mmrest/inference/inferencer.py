@@ -107,7 +107,8 @@ class Inferencer:
             with explained('the test pipeline cannot be built'):
                 self._loader, self._pipeline = _pipeline(cfg, dataset.get('pipeline'))
         self.classes, palette = classes_of(cfg, meta, metainfo)
-        self.reduces_zero_label = metainfo['reduce_zero_label']
+        stated = metainfo['reduce_zero_label']
+        self.reduces_zero_label = bool(meta.get('reduce_zero_label') if stated is None else stated)
         self.is_segmentor = is_segmentor(cfg)
         if len(self.classes) == getattr(network, 'out_channels', None) == 1:
             self.classes.insert(0, 'background')  # which a segmentor with one channel predicts
@@ -310,7 +311,10 @@ def _shapes(data: dict) -> List[torch.Size]:
 
 
 def tested_dataset(cfg: Config) -> Tuple[dict, dict]:
-    """Return the config of the test dataset, also inside wrappers, and its metainfo."""
+    """Return the config of the test dataset, also inside wrappers, and its metainfo.
+
+    ``reduce_zero_label`` is None if neither the config nor a parameter of its class says it.
+    """
     parts = (part for _, part in dicts(cfg.get('test_dataloader'), 'test_dataloader'))
     dataset = next((part for part in parts if part.get('pipeline')), {})
     with default_scope(cfg):
@@ -326,8 +330,8 @@ def tested_dataset(cfg: Config) -> Tuple[dict, dict]:
         metainfo['classes'] = list_from_file(classes)
     # Not from the class: in Python 3.8, Generic.__new__ hides the arguments of datasets.
     parameters = inspect.signature(kind.__init__).parameters if kind else {}
-    default = getattr(parameters.get('reduce_zero_label'), 'default', False)
-    metainfo['reduce_zero_label'] = bool(dataset.get('reduce_zero_label', default))
+    default = getattr(parameters.get('reduce_zero_label'), 'default', None)
+    metainfo['reduce_zero_label'] = dataset.get('reduce_zero_label', default)
     return dataset, metainfo
 
 

@@ -137,7 +137,8 @@ def read_as(path: Union[str, Path], dataset: Any) -> np.ndarray:
     loader = next((step for step in steps if isinstance(step, LoadImageFromFile)), first)
     if loader is None or 'NDArray' in type(loader).__name__:  # which reads no files
         loader = LoadImageFromFile()
-    return drawable(loader(dict(img_path=str(path)))['img'])
+    # Loaders of change detection read a pair.
+    return drawable(loader(dict(img_path=str(path), img_path2=str(path)))['img'])
 
 
 def check_complete(path: str) -> None:

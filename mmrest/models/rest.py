@@ -100,7 +100,7 @@ class EMSA(nn.Module):
     map reduced by a depthwise convolution (`sr`) with stride `sr_ratio`. Conv is a 1x1 convolution
     over the heads (`transform_conv`), and IN an instance norm; a single head has neither.
     :func:`mmrest.ops.emsa.emsa` uses the weights of `transform_conv`, which is called only if it
-    was exchanged, or its weight is set by hooks, as pruning does.
+    was exchanged, or its weight is set when it is called, as by pruning and offloading.
     """
 
     def __init__(self, dim: int, num_heads: int, sr_ratio: int) -> None:
@@ -137,7 +137,7 @@ class EMSA(nn.Module):
         if conv is None:
             return emsa(q, k, v)
         has_weight = 'weight' in conv._parameters or not conv._forward_pre_hooks
-        if type(conv) is nn.Conv2d and has_weight:
+        if type(conv) is nn.Conv2d and 'forward' not in vars(conv) and has_weight:
             return emsa(q, k, v, conv.weight, conv.bias)
         return emsa_reference(q, k, v, mix=conv)
 

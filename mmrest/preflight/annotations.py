@@ -159,7 +159,7 @@ def _check_entries(path: str, content: Dict[str, Any]) -> None:
 
 
 def _check_categories(coco: Any, classes: List[str], labels: List[int]) -> None:
-    names = [category['name'] for category in coco.dataset['categories']]
+    names = dict.fromkeys(category['name'] for category in coco.dataset['categories'])
     absent = [repr(name) for name in classes if name not in names]
     if absent:
         raise UsageError(

@@ -127,7 +127,7 @@ def _check_folders(first: Part, part: Part, report: Report) -> None:
 
 
 def _source(part: Part) -> str:
-    prefix = getattr(part.dataset, 'img_prefix', None)  # of datasets with class folders
+    prefix = _folders(part) and part.dataset.img_prefix  # which others may lack
     return str(prefix or getattr(part.dataset, 'ann_file', '') or type(part.dataset).__name__)
 
 

@@ -79,7 +79,8 @@ def _shipped(name: str) -> Iterator[Tuple[str, Path]]:
         origin = getattr(find_spec(package), 'origin', None)
         if origin is not None:
             configs = Path(origin).parent / '.mim' / 'configs'
-            yield from ((package, path) for path in sorted(configs.rglob(glob.escape(name))))
+            found = sorted(configs.rglob(glob.escape(name)))
+            yield from ((package, path) for path in found if '_base_' not in path.parts)
 
 
 def _leaves(cfg: Dict[str, Any]) -> Iterator[Tuple[str, str]]:

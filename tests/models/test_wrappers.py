@@ -5,6 +5,7 @@ with every wrapper of :data:`DISTRIBUTED` and saves what :func:`step` gives.
 """
 
 import contextlib
+import copy
 import functools
 import itertools
 import math
@@ -333,6 +334,19 @@ def test_pruned_layers(family):
     for layer in layers:
         prune.remove(layer, 'weight')
     for ours, theirs in zip(found, network(images().double())):
+        torch.testing.assert_close(ours, theirs)
+
+
+@families
+def test_offloaded_layers(family):
+    """Their forward is replaced by one that fetches their weights, as Accelerate does."""
+    network = network_of(family).eval()
+    expected = network(images().double())
+    for layer in network.modules():
+        if not [*layer.children()]:
+            kept, empty = copy.deepcopy(layer), layer.to('meta')
+            empty.forward = kept.forward
+    for ours, theirs in zip(network(images().double()), expected):
         torch.testing.assert_close(ours, theirs)
 
 

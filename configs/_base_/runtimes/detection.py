@@ -3,7 +3,6 @@ _base_ = 'mmdet::_base_/default_runtime.py'
 
 default_hooks = dict(
     checkpoint=dict(type='AtomicCheckpointHook', save_best='coco/bbox_mAP'),
-    visualization=dict(draw=True, interval=200, score_thr=0.3),
 )
 custom_hooks = [dict(type='InvalidLossHook')]
 

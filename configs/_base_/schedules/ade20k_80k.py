@@ -12,6 +12,5 @@ param_scheduler = [
 train_cfg = dict(type='ResumableIterLoop')
 default_hooks = dict(
     checkpoint=dict(type='AtomicCheckpointHook', save_best='mIoU'),
-    visualization=dict(draw=True, interval=200),
 )
 auto_scale_lr = dict(enable=False, base_batch_size=16)
