@@ -521,11 +521,15 @@ class Odd(BaseMetric):
         return dict(odd=len(results))
 
 
-def test_the_best_of_a_metric_without_rule(folder):
+def test_the_best_of_a_metric_that_is_not_known(folder):
     key = 'default_hooks.checkpoint'
     options = {'val_evaluator': [dict(type='Odd')], f'{key}.save_best': 'auto'}
     assert 'key odd, thus a specific rule must be specified; set def' in line('det', options, True)
-    rehearsed('det', {**options, f'{key}.rule': 'less'}, thorough=True)
+    for name in ('auto', 'mAP'):
+        options.update({f'{key}.rule': 'less', f'{key}.save_best': name})
+        warned = f'{key}.save_best is {name}, but the first evaluation gave odd; '
+        warnings = rehearsed('det', options, thorough=True).warnings
+        assert any(each.startswith(warned) for each in warnings) == (name == 'mAP')
 
 
 def test_misspelt_keys(folder):
