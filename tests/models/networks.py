@@ -1,5 +1,6 @@
 """Small networks of both families and of all kinds of RMT, and helpers."""
 
+import pytest
 import torch
 
 from mmrest import RMT, ResT
@@ -16,6 +17,7 @@ TINY = {
     'deit': dict(base='deit_s', dims=(16,), depths=(3,), num_heads=(2,), drop_path_rate=0),
 }
 FAMILIES = [ResT, RMT]
+families = pytest.mark.parametrize('family', FAMILIES)
 KINDS = list(TINY)
 """The families, and the names of RMT's ablation networks."""
 

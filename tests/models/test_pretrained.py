@@ -10,10 +10,9 @@ from torch import nn
 
 from mmrest import RMT, ResT
 from mmrest.checkpoint import CheckpointError
-from tests.models.networks import FAMILIES, TINY, official, randomised, tiny
+from tests.models.networks import TINY, families, official, randomised, tiny
 from tests.reference import KEYS, classifier_shapes, fill
 
-both = pytest.mark.parametrize('family', FAMILIES)
 slow = pytest.mark.slow
 
 
@@ -25,7 +24,7 @@ def equal(network, state):
     return all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
 
 
-@both
+@families
 def test_one_backbone_of_several(family, tmp_path, log):
     states = {prefix: randomised(tiny(family)).state_dict() for prefix in ('student', 'teacher')}
     content = {f'{prefix}.{n}': t for prefix, state in states.items() for n, t in state.items()}
@@ -47,7 +46,7 @@ DAMAGES = {
 }  # fmt: skip
 
 
-@both
+@families
 @pytest.mark.parametrize('damage', DAMAGES)
 def test_mismatch_is_an_error_and_loads_nothing(family, damage, tmp_path):
     change, message = DAMAGES[damage]
@@ -63,7 +62,7 @@ def test_mismatch_is_an_error_and_loads_nothing(family, damage, tmp_path):
         network.to('meta').load_pretrained(str(tmp_path / 'x.pth'))
 
 
-@both
+@families
 @pytest.mark.parametrize('arch, norm_cfg, tensor', [
     (dict(depths=(1, 3, 1, 1)), dict(type='BN'), r'(stage2|blocks)\.2\.'),
     ({}, dict(type='GN', num_groups=2), 'running_mean'),
@@ -76,7 +75,7 @@ def test_weights_of_a_deeper_network_or_of_other_norms(family, arch, norm_cfg, t
         tiny(family, norm_cfg=norm_cfg).load_pretrained(str(tmp_path / 'x.pth'))
 
 
-@both
+@families
 def test_weights_of_other_channels(family, tmp_path):
     name = next(iter(family.archs))
     torch.save(family(name).state_dict(), tmp_path / 'x.pth')
@@ -85,7 +84,7 @@ def test_weights_of_other_channels(family, tmp_path):
     assert 'looks like' not in str(error.value)
 
 
-@both
+@families
 def test_pretrained_comes_after_other_initialisers(family, tmp_path):
     state = randomised(tiny(family)).state_dict()
     torch.save(state, tmp_path / 'x.pth')
@@ -159,7 +158,7 @@ def test_no_arch_is_named_for_a_part_of_a_network(tmp_path):
     assert 'looks like' not in str(error.value)
 
 
-@both
+@families
 def test_second_initialisation_keeps_trained_weights(family, tmp_path):
     """mmengine's runners call init_weights at every train()."""
     torch.save(randomised(tiny(family)).state_dict(), tmp_path / 'x.pth')
