@@ -171,6 +171,8 @@ OPTION_FAULTS = {
     'mosaic in a plain pipeline': (
         'det', pipeline('train', dict(type='Mosaic', img_scale=(64, 64))),
         'move it into the pipeline of a MultiImageMixDataset'),
+    'maps for another neck': ('det', {'model.neck.in_channels': [8, 16, 24]},
+        'the first step of training fails'),
     'misspelt hook': ('det', {'custom_hooks': [dict(type='EarlyStopHook', monitor='mIoU')]},
         'set up: KeyError: EarlyStopHook is not in the mmdet::hook registry; correct its spe'),
     'misspelt transform of a later epoch': (
