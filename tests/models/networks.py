@@ -38,6 +38,12 @@ def official(name, **kwargs):
     return dict(rest=ResT, rmt=RMT)[family](arch, **kwargs)
 
 
+def equal(state, other, start=''):
+    """True if the tensors of a state dict whose names begin so are there and equal in another."""
+    names = [name for name in state if name.startswith(start)]
+    return names != [] and all(torch.equal(state[name], other[name]) for name in names)
+
+
 def gradients(network, x):
     """Outputs for `x` and the gradient of every parameter for a loss of all outputs."""
     network.zero_grad()
