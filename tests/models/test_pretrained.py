@@ -81,7 +81,8 @@ def test_weights_of_other_channels(family, tmp_path):
 
 
 @families
-def test_pretrained_comes_after_other_initialisers(family, tmp_path):
+def test_weights_are_loaded_after_other_initialisers_and_once(family, tmp_path):
+    """mmengine's runners call init_weights at every train()."""
     state = randomised(tiny(family)).state_dict()
     torch.save(state, tmp_path / 'x.pth')
     constant = dict(type='Constant', layer='Linear', val=7)
@@ -89,6 +90,9 @@ def test_pretrained_comes_after_other_initialisers(family, tmp_path):
     network = tiny(family, init_cfg=init_cfg)
     network.init_weights()
     assert equal(network.state_dict(), state) and network.init_cfg == init_cfg
+    trained = copy.deepcopy(randomised(network).state_dict())
+    network.init_weights()
+    assert equal(network.state_dict(), trained)
     network = tiny(family, init_cfg=constant)
     network.init_weights()
     linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
@@ -151,14 +155,3 @@ def test_no_arch_is_named_for_a_part_of_a_network(tmp_path):
     with pytest.raises(CheckpointError, match=r'\d+ of \d+ tensors match') as error:
         ResT('lite').load_pretrained(tmp_path / 'x.pth')
     assert 'looks like' not in str(error.value)
-
-
-@families
-def test_second_initialisation_keeps_trained_weights(family, tmp_path):
-    """mmengine's runners call init_weights at every train()."""
-    torch.save(randomised(tiny(family)).state_dict(), tmp_path / 'x.pth')
-    network = tiny(family, init_cfg=pretrained(tmp_path / 'x.pth'))
-    network.init_weights()
-    learned = copy.deepcopy(randomised(network).state_dict())
-    network.init_weights()
-    assert equal(network.state_dict(), learned)
