@@ -138,7 +138,7 @@ class OwnPolyLR(PolyLR):
 
 @pytest.mark.parametrize('kind', [PolyLR, OwnPolyLR])
 def test_groups_of_several_settings(kind):
-    """Each ends where single steps lead, though those of equal settings are stepped only once."""
+    """Each ends where single steps lead."""
     states = []
     for is_replay in (False, True):
         groups = [dict(params=[torch.zeros(1)], lr=lr) for lr in (0.1, 0.2, 0.1, 0.3, 0.2)]
