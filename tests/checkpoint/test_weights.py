@@ -6,7 +6,6 @@ import torch
 from mmrest.checkpoint import CheckpointError, Weights, read_weights, weights_of
 
 STATE = dict(a=torch.ones(2), b=torch.zeros(3))
-OTHER = {name: tensor - 5 for name, tensor in STATE.items()}
 
 
 def equal(tensors, state=STATE):
@@ -25,14 +24,6 @@ def test_containers(content):
     found = weights_of('x.pth', content)
     assert found.source == 'x.pth'
     assert equal(found.tensors)
-
-
-@pytest.mark.parametrize('plain', ['model', 'state_dict'])
-def test_ema_weights_are_preferred(plain):
-    average = f'{plain}_ema'
-    found = weights_of('x.pth', {plain: OTHER, average: STATE})
-    assert equal(found.tensors)
-    assert found.source == f'x.pth ({average}, not {plain})'
 
 
 @pytest.mark.parametrize('wrapped, bare', [

@@ -129,12 +129,9 @@ def test_publish_saves_only_the_tensors(suffix, tmp_path):
 
 
 def test_folders_without_write_permission(tmp_path, monkeypatch):
-    (tmp_path / 'file').touch()
     assert check_writable(str(tmp_path / 'a' / 'b')) == tmp_path
-    with pytest.raises(UsageError, match=r'file is not a folder; use another --work-dir'):
-        check_writable(str(tmp_path / 'file' / 'a'))
     # Root may write anywhere: what the system says of others is made up.
     monkeypatch.setattr('os.access', lambda path, mode: False)
     with pytest.raises(UsageError, match='is not writable; use another --work-dir'):
         check_writable(str(tmp_path / 'a'))
-    assert [path.name for path in tmp_path.iterdir()] == ['file']
+    assert not list(tmp_path.iterdir())

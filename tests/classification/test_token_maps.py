@@ -12,6 +12,7 @@ from torchvision.ops import roi_align
 
 from mmrest.checkpoint import CheckpointError
 from mmrest.classification.token_maps import LoadTokenLabels, crop_coords, sample
+from tests.checkpoint.test_safety import Call
 
 IMAGE = '/images/train/dogs/a.JPEG'
 HEIGHT, WIDTH = 60, 90
@@ -147,9 +148,7 @@ def test_probabilities_by_hand(tmp_path, kind):
     assert 'gt_score' not in load(dict(img_path=IMAGE, coords=coords))
 
 
-class Evil:
-    def __reduce__(self):
-        return os.mkdir, ('evil_was_here',)
+EVIL = Call(os.mkdir, 'evil_was_here')
 
 
 def labels(ids=0.0, scores=1.0, shape=(5, 3, 3)):
@@ -163,8 +162,8 @@ BAD = {
     'class': (labels(ids=10), 'contain 10; expected finite scores, and classes from 0 to 9'),
     'fraction': (labels(ids=1.5), 'contain 1.5; expected'),
     'finite': (labels(scores=float('nan')), 'contain nan; expected'),
-    'pickle': (Evil(), 'it contains a pickled'),
-    'pickled array': (np.array([Evil()]), 'cannot be read as an array'),
+    'pickle': (EVIL, 'it contains a pickled'),
+    'pickled array': (np.array([EVIL]), 'cannot be read as an array'),
     'missing': (None, 'not found; set label_root of LoadTokenLabels to a folder with'),
     'zip': (b'PK\x03\x04 and no more', 'cannot be read as a checkpoint'),
 }

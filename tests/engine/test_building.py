@@ -5,7 +5,6 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmrest.engine.building import image_channels
 from mmrest.errors import UsageError
 from tests.models.networks import FAMILIES, tiny
 
@@ -34,14 +33,6 @@ def test_rates(family):
         full = 10.0 if name.startswith('head') else 1.0
         assert group['lr'] == pytest.approx(full * RATE ** (depths - 1 - depth))
     assert {group['weight_decay'] for group in found.values()} == {0, 0.1}
-
-
-def test_channels_of_images():
-    """YOLOX's stem stacks every second pixel before the first convolution."""
-    from mmdet.models.backbones.csp_darknet import Focus
-
-    assert image_channels(nn.Sequential(Focus(3, 8))) == 3
-    assert image_channels(nn.Sequential(nn.ReLU(), nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 1))) == 4
 
 
 def test_errors():

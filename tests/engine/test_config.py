@@ -73,33 +73,24 @@ def test_data_root_of_the_datasets(path):
     cfg = load_config(str(path), data_root='/elsewhere')
     assert cfg.train_dataloader.dataset.dataset.data_root.rstrip('/') == '/elsewhere'
     assert load_config(str(path), {'data_root': '/elsewhere'}).pretty_text == cfg.pretty_text
-
-
-@pytest.mark.parametrize('scope', ['', 'mmengine.', 'mmdet.'])
-def test_loops_and_checkpoint_hook(scope):
-    hook = dict(type=f'{scope}CheckpointHook')
-    loop = dict(type=f'{scope}EpochBasedTrainLoop', max_epochs=1)
-    cfg = Config(dict(train_cfg=loop, default_hooks=dict(checkpoint=hook)))
-    make_resumable(cfg)
-    assert cfg.train_cfg.type == 'ResumableEpochLoop'
-    assert cfg.default_hooks.checkpoint.type == 'AtomicCheckpointHook'
-
-
-@pytest.mark.parametrize('length, loop', [
-    (dict(max_epochs=2), 'ResumableEpochLoop'),
-    (dict(max_iters=2, val_interval=1), 'ResumableIterLoop'),
-    (dict(by_epoch=False, max_iters=2), 'ResumableIterLoop'),
-])  # fmt: skip
-def test_loops_without_a_type(length, loop):
-    cfg = Config(dict(train_cfg=length))
-    make_resumable(cfg)
-    assert cfg.train_cfg.type == loop
-
-
-def test_cfg_options_come_last(path):
-    options = {'train_dataloader.dataset.dataset.data_root': 'mine'}
+    options = {'train_dataloader.dataset.dataset.data_root': 'mine'}  # comes last
     cfg = load_config(str(path), options, data_root='/elsewhere')
     assert cfg.train_dataloader.dataset.dataset.data_root == 'mine'
+
+
+@pytest.mark.parametrize('loop, hook, resumable', [
+    *((dict(type=f'{scope}EpochBasedTrainLoop'), dict(type=f'{scope}CheckpointHook'), 'Epoch')
+      for scope in ('', 'mmengine.', 'mmdet.')),
+    (dict(max_epochs=2), None, 'Epoch'),
+    (dict(max_iters=2, val_interval=1), None, 'Iter'),
+    (dict(by_epoch=False, max_iters=2), None, 'Iter'),
+])  # fmt: skip
+def test_loops_and_checkpoint_hook(loop, hook, resumable):
+    """Of any scope, and by default."""
+    cfg = Config(dict(train_cfg=loop, default_hooks=hook and dict(checkpoint=hook)))
+    make_resumable(cfg)
+    assert cfg.train_cfg.type == f'Resumable{resumable}Loop'
+    assert cfg.default_hooks.checkpoint.type == 'AtomicCheckpointHook'
 
 
 def test_lists_for_tuples():

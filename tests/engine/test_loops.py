@@ -264,11 +264,6 @@ def test_ranks_evaluate_what_is_saved(tmp_path, monkeypatch):
     assert (runner.model.net[1].running_mean == 7).all()
 
 
-def test_loader_has_its_batch_size(tmp_path):
-    """Which hooks such as mmpretrain's PreciseBNHook read."""
-    assert build_runner(config(tmp_path)).train_loop.dataloader.batch_size == 3
-
-
 def test_a_validation_reads_no_training_data(tmp_path, monkeypatch):
     """In a program that calls mmengine's Runner with a config of mmrest."""
     monkeypatch.delattr(Runner, 'build_train_loop')
@@ -410,7 +405,8 @@ def test_draws_of_a_sampler_of_torch():
     sampler = WeightedRandomSampler([1.0] * SAMPLES, SAMPLES)
     loader = DataLoader(Numbers(), batch_size=4, sampler=sampler, num_workers=1)
     loader, epochs = ResumableLoader(loader, 3), []
-    assert loader.sampler is sampler  # hooks change its weights
+    # Hooks change its weights, and mmpretrain's PreciseBNHook reads the batch size.
+    assert loader.sampler is sampler and loader.batch_size == 4
     for epoch in (0, 1, 0):
         loader.batch_sampler.epoch = epoch
         epochs.append(torch.cat([batch['inputs'] for batch in loader]))

@@ -1,5 +1,6 @@
 """Small networks of both families and of all kinds of RMT, and helpers."""
 
+import pytest
 import torch
 
 from mmrest import RMT, ResT
@@ -16,6 +17,7 @@ TINY = {
     'deit': dict(base='deit_s', dims=(16,), depths=(3,), num_heads=(2,), drop_path_rate=0),
 }
 FAMILIES = [ResT, RMT]
+families = pytest.mark.parametrize('family', FAMILIES)
 KINDS = list(TINY)
 """The families, and the names of RMT's ablation networks."""
 
@@ -34,6 +36,12 @@ def official(name, **kwargs):
     """A network of the papers, such as 'rmt_t'."""
     family, arch = name.split('_', 1)
     return dict(rest=ResT, rmt=RMT)[family](arch, **kwargs)
+
+
+def equal(state, other, start=''):
+    """True if the tensors of a state dict whose names begin so are there and equal in another."""
+    names = [name for name in state if name.startswith(start)]
+    return names != [] and all(torch.equal(state[name], other[name]) for name in names)
 
 
 def gradients(network, x):

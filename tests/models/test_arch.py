@@ -7,12 +7,10 @@ import pytest
 import torch
 
 from mmrest import RMT, ResT
-from tests.models.networks import FAMILIES, TINY
-
-both = pytest.mark.parametrize('family', FAMILIES)
+from tests.models.networks import TINY, families
 
 
-@both
+@families
 def test_a_dict_of_the_fields_is_the_named_arch(family):
     for name, arch in family.archs.items():
         as_lists = json.loads(json.dumps(dataclasses.asdict(arch)))
@@ -27,7 +25,7 @@ def test_fields_with_a_default_may_be_left_out():
     assert ResT(dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1))).arch.num_heads == (1, 2, 4, 8)
 
 
-@both
+@families
 def test_dict_with_a_base(family):
     name, arch = next(iter(family.archs.items()))
     with torch.device('meta'):

@@ -30,7 +30,7 @@ from mmrest.models.rest import Block as ResTBlock
 from mmrest.models.rmt import Block as RMTBlock
 from mmrest.ops import blocks, use_backend
 from tests.forks import warm_folder
-from tests.models.networks import randomised
+from tests.models.networks import families, randomised
 from tests.ops.exactness import FEW
 from tests.runs import ROOT
 from tests.torch_versions import VERSION, needs_torch
@@ -118,33 +118,18 @@ def _replica_of(module: nn.Module) -> nn.Module:
     return replica
 
 
-class LowRank(nn.Linear):
-    """LoRA of a linear layer: adds a low-rank product, initialised to 0."""
+def adapted(layer: nn.Module) -> nn.Module:
+    """As LoRA of a linear layer or a 1x1 convolution: adds a product, initialised to 0."""
 
-    def __init__(self, layer: nn.Linear) -> None:
-        super().__init__(layer.in_features, layer.out_features)
-        self.weight, self.bias = layer.weight, layer.bias
-        self.down = nn.Linear(layer.in_features, 2, bias=False)
-        self.up = nn.Linear(2, layer.out_features, bias=False)
-        self.to(layer.weight.dtype)
-        nn.init.zeros_(self.up.weight)
+    class Adapted(type(layer)):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self.up(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.up(self.down(x))
-
-
-class LowRankMix(nn.Conv2d):
-    """The same of a 1x1 convolution."""
-
-    def __init__(self, layer: nn.Conv2d) -> None:
-        super().__init__(layer.in_channels, layer.out_channels, 1)
-        self.weight, self.bias = layer.weight, layer.bias
-        self.up = nn.Conv2d(layer.in_channels, layer.out_channels, 1, bias=False)
-        self.to(layer.weight.dtype)
-        nn.init.zeros_(self.up.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.up(x)
+    up = copy.deepcopy(layer)
+    up.bias = None
+    nn.init.zeros_(up.weight)
+    layer.__class__, layer.up = Adapted, up
+    return layer
 
 
 def exchanged(network: nn.Module) -> nn.Module:
@@ -153,10 +138,10 @@ def exchanged(network: nn.Module) -> nn.Module:
         rest = isinstance(block, ResTBlock)
         attention, mlp = (block.attn, block.mlp) if rest else (block.retention, block.ffn)
         projection = 'q' if rest else 'q_proj'
-        setattr(attention, projection, LowRank(getattr(attention, projection)))
+        setattr(attention, projection, adapted(getattr(attention, projection)))
         if rest:
-            attention.transform_conv = LowRankMix(attention.transform_conv)
-        mlp.fc1 = LowRank(mlp.fc1)
+            attention.transform_conv = adapted(attention.transform_conv)
+        mlp.fc1 = adapted(mlp.fc1)
     return network
 
 
@@ -215,7 +200,6 @@ def missing(name: str) -> Optional[str]:
     return None
 
 
-families = pytest.mark.parametrize('family', [ResT, RMT])
 TOLERANCE = 1e-6
 """Relative to the norm of a tensor, in float64; zero gradients have rounding errors."""
 

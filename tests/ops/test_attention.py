@@ -5,7 +5,7 @@ import torch
 
 from mmrest.analysis import measure
 from mmrest.ops import use_backend
-from tests.ops.attentions import ATTENTIONS, emsa_inputs, masa_inputs
+from tests.ops.attentions import ATTENTIONS, emsa_inputs
 from tests.ops.exactness import assert_as_exact
 from tests.torch_versions import FLOAT16, needs_torch
 
@@ -85,16 +85,6 @@ def test_kernels_in_the_interpreter(attention, size, dtype):
     pytest.importorskip('triton', '3.3')
     with use_backend('triton'):
         check(attention, attention.inputs(*size), dtype)
-
-
-@pytest.mark.parametrize(
-    'batch, heads, elements',
-    # One head's map, and two of its image rows at a time, of which the last one is small.
-    [(1, 1, 2**20), (1, 1, 2**15), (2, 3, 2**18), (2, 2, 2**15)],
-)
-def test_full_maps_in_blocks(batch, heads, elements, monkeypatch):
-    monkeypatch.setattr('mmrest.ops.blocks.CPU_BLOCK_ELEMENTS', elements)
-    check(ATTENTIONS['masa_full'], masa_inputs(batch, 17, 29, heads, 16), torch.float32)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, *HALF])

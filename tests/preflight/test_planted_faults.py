@@ -1,7 +1,7 @@
 """Typical faults of data and configs: each ends a rehearsal with one line that names it.
 
-The kinds are those of reports in the trackers of mmdet, mmseg and mmengine. What is no fault, if
-unusual, is in test_sound_data.py.
+The kinds are those of reports in the trackers of mmdet, mmseg and mmengine. A few more are in
+tests/cli/test_bad_input.py; what is no fault, if unusual, is in test_sound_data.py.
 """
 
 import json
@@ -157,8 +157,6 @@ OPTION_FAULTS = {
         'det', classes(CocoDataset.METAINFO['classes']), "class 'motorcycle', 'airplane', 'bus'"),
     'a class twice': ('det', classes(('person', 'person', 'car')),
         'metainfo.classes lists person more than once'),
-    'a class list that is a string': ('det', classes('person'),
-        "is the string 'person', but must be a list of names"),
     'evaluator of other annotations': ('det', {'val_evaluator.ann_file': f'coco/{TRAIN}'},
         'val_evaluator (CocoMetric) gives coco/bbox_mAP'),
     'metric that is not given': ('det', {'default_hooks.checkpoint.save_best': 'bbox_mAP'},
@@ -242,8 +240,6 @@ OPTION_FAULTS = {
         '; remove or correct it'),
     'misspelt argument of a loader': ('det', {'train_dataloader.num_worker': 2},
         "unexpected keyword argument 'num_worker'"),
-    'heads for other classes': ('det', {'model.roi_head.bbox_head.num_classes': 7},
-        'model.roi_head.bbox_head.num_classes is 7, but train_dataloader.dataset'),
     'a filter that keeps nothing': ('det', {'train_dataloader.dataset.filter_cfg.min_size': 500},
         'no images remain in its dataset'),
     'heads for fewer classes than label maps': ('seg', {'model.decode_head.num_classes': 2},
@@ -445,15 +441,6 @@ def test_a_data_root_that_the_base_does_not_see(folder):
     assert not any('data_root' in warning for warning in rehearsed('mine').warnings)
 
 
-@pytest.mark.parametrize('change, words', [
-    (dict(bbox=[20, 20, 70, 60]), '6 of 12 boxes of train_dataloader.dataset extend'),
-    (dict(category_id=99), 'drops 6 objects of other classes: 99 (6)'),
-])  # fmt: skip
-def test_warnings_of_annotations(folder, change, words):
-    edited(folder / 'coco' / TRAIN, each('annotations', SECOND, **change))
-    assert any(words in warning for warning in rehearsed('det').warnings)
-
-
 def test_an_annotation_of_id_0(folder):
     """pycocotools takes its id in the table of matches for "not found"."""
     edited(folder / 'coco' / VAL, lambda content: content['annotations'][0].update(id=0))
@@ -462,22 +449,26 @@ def test_an_annotation_of_id_0(folder):
     assert any('has the id 0, which pycocotools always' in line for line in report.warnings)
 
 
-@pytest.mark.parametrize('change, reason', [
-    (dict(image_id=99), 'image_id (int) that is not the id of an image (6)'),
-    (dict(image_id=str), 'image_id (str) that is not the id of an image (6)'),
-    (dict(bbox=lambda box: [side / 80 for side in box]), 'or outside the image (6)'),
-    (dict(bbox=[90, 9, 9, 9]), 'or outside the image (6)'),
-    (dict(iscrowd=1), 'below filter_cfg.bbox_min_size (6)'),
-    (dict(segmentation=[[1, 2, 30, 40]]), 'no polygon of 3 points or more (6)'),
+WHERE = 'train_dataloader.dataset'
+LOST = f'{WHERE} does not use 6 of the 12 objects of its classes: '
+
+
+@pytest.mark.parametrize('change, words, used', [
+    (dict(bbox=[20, 20, 70, 60]), (f'6 of 12 boxes of {WHERE} extend',), '12 used of 12'),
+    (dict(category_id=99), (f'{WHERE} drops 6 objects of other classes: 99 (6)',), '6 used of 6'),
+    (dict(image_id=99), (LOST, 'image_id (int) that is not the id of an image (6)'), None),
+    (dict(image_id=str), (LOST, 'image_id (str) that is not the id of an image (6)'), None),
+    (dict(bbox=lambda box: [side / 80 for side in box]), (LOST, 'outside the image (6)'), None),
+    (dict(bbox=[90, 9, 9, 9]), (LOST, 'or outside the image (6)'), None),
+    (dict(iscrowd=1), (LOST, 'below filter_cfg.bbox_min_size (6)'), None),
+    (dict(segmentation=[[1, 2, 30, 40]]), (LOST, 'no polygon of 3 points or more (6)'), None),
 ])  # fmt: skip
-def test_objects_that_are_not_used(folder, change, reason):
+def test_objects_that_are_odd_or_not_used(folder, change, words, used):
     edited(folder / 'coco' / TRAIN, each('annotations', SECOND, **change))
     report = rehearsed('det')
-    where = 'train_dataloader.dataset'
-    (warning,) = (w for w in report.warnings if w.startswith(where))
-    lost = f'{where} does not use 6 of the 12 objects of its classes: '
-    assert warning.startswith(lost) and reason in warning
-    assert (f'objects of {where}', '6 used of 12') in report.facts
+    (warning,) = (w for w in report.warnings if WHERE in w)
+    assert all(part in warning for part in words)
+    assert (f'objects of {WHERE}', used or '6 used of 12') in report.facts
 
 
 def test_resumed_runs(folder):
@@ -532,11 +523,15 @@ class Odd(BaseMetric):
         return dict(odd=len(results))
 
 
-def test_the_best_of_a_metric_without_rule(folder):
+def test_the_best_of_a_metric_that_is_not_known(folder):
     key = 'default_hooks.checkpoint'
     options = {'val_evaluator': [dict(type='Odd')], f'{key}.save_best': 'auto'}
     assert 'key odd, thus a specific rule must be specified; set def' in line('det', options, True)
-    rehearsed('det', {**options, f'{key}.rule': 'less'}, thorough=True)
+    for name in ('auto', 'mAP'):
+        options.update({f'{key}.rule': 'less', f'{key}.save_best': name})
+        warned = f'{key}.save_best is {name}, but the first evaluation gave odd; '
+        warnings = rehearsed('det', options, thorough=True).warnings
+        assert any(each.startswith(warned) for each in warnings) == (name == 'mAP')
 
 
 def test_misspelt_keys(folder):

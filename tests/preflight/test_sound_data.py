@@ -33,12 +33,14 @@ from mmrest.engine.config import default_scope, load_config
 from mmrest.engine.data_loading import ResumableBatchSampler
 from mmrest.errors import UsageError
 from mmrest.preflight import Report, data, rehearse
+from tests.drawn import CLASSES
 from tests.engine.toy import Numbers, config
 from tests.preflight.test_planted_faults import (
     SECOND,
     TRAIN,
     VAL,
     changed_maps,
+    classes,
     each,
     edited,
     rehearsed,
@@ -521,22 +523,13 @@ def test_label_maps_of_a_detector(folder):
     passed('det', options)
 
 
-MASK2FORMER = """
-_base_ = 'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py'
-model = dict(backbone=dict(init_cfg=None))
-metainfo = dict(classes=('person', 'bicycle', 'car'))
-train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(metainfo=metainfo))
-val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(metainfo=metainfo))
-"""
-
-
 def test_mask2former_of_instances(folder):
     """It inherits an unused folder of panoptic annotations."""
-    (folder / 'det.py').write_text(MASK2FORMER)
-    key = 'model.panoptic_head.num_things_classes'
+    (folder / 'det.py').write_text("_base_ = 'mmrest::swapped/mask2former_instance_rmt_s.py'")
+    options, key = classes(CLASSES), 'model.panoptic_head.num_things_classes'
     with pytest.raises(UsageError, match=f'{key} is 80, but .* has 3 classes .*; set {key}=3'):
-        rehearsed('det')
-    options = {key: 3, 'model.panoptic_fusion_head.num_things_classes': 3}
+        rehearsed('det', options)
+    options.update({key: 3, 'model.panoptic_fusion_head.num_things_classes': 3})
     assert scores(rehearsed('det', options)) == BEST
 
 

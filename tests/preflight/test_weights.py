@@ -1,4 +1,4 @@
-"""The weights of a run are checked before it starts."""
+"""The weights of a run are checked before it starts; see also tests/cli/test_bad_input.py."""
 
 import pytest
 import torch
@@ -25,16 +25,11 @@ def facts(model, phases=('train', 'val'), **options):
 
 
 def test_pretrained(tmp_path):
-    state = tiny(ResT).state_dict()
-    torch.save(state, tmp_path / 'x.pth')
+    torch.save(tiny(ResT).state_dict(), tmp_path / 'x.pth')
     model = built(dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth')))
     (fact,) = facts(model)
     assert fact.what == 'pretrained weights of backbone'
     assert ' tensors loaded from ' in fact.found
-    half = dict(list(state.items())[: len(state) // 2])
-    torch.save(half, tmp_path / 'x.pth')
-    with pytest.raises(CheckpointError, match='does not match the model'):
-        facts(model)
     assert facts(model, ('test',)) == []  # which does not read it
 
 
@@ -72,10 +67,6 @@ def test_load_from(tmp_path):
     torch.save({'state_dict': {n: t for n, t in state.items() if n != 'head.bias'}}, path)
     (fact,) = facts(model, load_from=path)
     assert '1 are not in the file and keep their initial values (head.bias)' in fact.found
-    with pytest.raises(CheckpointError, match='contains only weights'):
-        facts(model, load_from=path, resume=True)
-    with pytest.raises(CheckpointError, match='1 missing'):
-        facts(model, ('test',), load_from=path)
     torch.save({'meta': {'epoch': 1}, 'state_dict': state}, path)
     for phases, options in ((('test',), {}), (('train',), dict(resume=True))):
         (fact,) = facts(model, phases, load_from=path, **options)
