@@ -2,12 +2,16 @@
 
 import shutil
 
+import numpy as np
 import pytest
+from mmpretrain.datasets import BaseDataset
+from mmpretrain.registry import DATASETS
 
 from mmrest.datasets.shapes import write_classes
 from mmrest.engine.config import load_config
 from mmrest.errors import UsageError
 from mmrest.preflight import rehearse
+from tests.runs import run_here
 
 
 @pytest.fixture
@@ -98,6 +102,31 @@ def test_images_of_other_suffixes(data):
         path.rename(path.with_suffix('.gif'))
     (warning,) = rehearsed(data).warnings
     assert warning.startswith('train_dataloader: Found no valid file in the folder disc. Supp')
+
+
+@DATASETS.register_module(force=True)
+class Arrays(BaseDataset):
+    """As of CIFAR, with images in one file."""
+
+    def load_data_list(self):
+        return [dict(img=np.full((32, 32, 3), 9, np.uint8), gt_label=n % 3) for n in range(8)]
+
+
+def test_images_without_files(data):
+    classes = dict(classes=('disc', 'square', 'triangle'))
+    options, prefix = {}, dict(root='', _delete_=True)
+    for phase in ('train', 'val'):
+        whole = dict(type='Arrays', metainfo=classes, pipeline=[dict(type='PackInputs')])
+        whole.update(data_prefix=prefix, ann_file='')
+        options.update({f'{phase}_dataloader.dataset.{key}': whole[key] for key in whole})
+    assert checked(data, options)['images of train_dataloader.dataset'] == '8'
+    given = [f'{key}={value}' for key, value in options.items()]
+    drawn = data.parent / 'drawn'
+    assert not run_here(
+        'browse_dataset', 'demo_cls_rest_lite', '--data-root', data, '--not-show',
+        '--output-dir', drawn, '--number', 1, '--cfg-options', *given,
+    )  # fmt: skip
+    assert [path.name for path in drawn.iterdir()] == ['000000_.jpg']
 
 
 def test_lists_with_labels(data):

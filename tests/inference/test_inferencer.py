@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from mmdet.datasets.transforms import PackDetInputs
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS
 
 from mmrest.apis import inference
 from mmrest.engine.config import load_config
@@ -120,6 +122,27 @@ def test_augmentation(folder, images, name):
 
     assert not differs(model(folder, name, tta=True))
     assert differs(model(folder, name))
+
+
+@DATASETS.register_module(force=True)
+class OwnLabels(BaseSegDataset):
+    def __init__(self, **kwargs):
+        super().__init__(reduce_zero_label=True, **kwargs)
+
+
+@pytest.mark.parametrize('dataset, reduces', [
+    ({}, True), (dict(type='OwnLabels'), True),
+    (dict(type='OwnLabels', reduce_zero_label=False), False), (dict(type='BaseSegDataset'), False),
+])  # fmt: skip
+def test_reduced_labels(folder, tmp_path, dataset, reduces):
+    """As the config or its dataset class says, else as in training."""
+    cfg = load_config(str(folder / 'seg.py'))
+    cfg.test_dataloader.dataset.pop('reduce_zero_label', None)
+    cfg.test_dataloader.dataset.update(dataset)
+    content = torch.load(folder / 'seg.pth')
+    meta = dict(classes=tuple(map(str, range(150))), reduce_zero_label=True)
+    torch.save(dict(content, meta=dict(dataset_meta=meta)), tmp_path / 'x.pth')
+    assert inference(cfg, tmp_path / 'x.pth', 'cpu').reduces_zero_label is reduces
 
 
 @pytest.mark.parametrize('tta', [False, True])

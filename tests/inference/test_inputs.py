@@ -115,6 +115,7 @@ def test_files_of_a_loader_of_ones_own(tmp_path):
     np.save(tmp_path / 'x.npy', np.full((6, 8, 5), 9, np.uint8))
 
     def load(results):
+        assert results['img_path2']  # of change detection
         return dict(img=np.load(results['img_path']))
 
     dataset = SimpleNamespace(pipeline=SimpleNamespace(transforms=[load]))

@@ -21,7 +21,7 @@ from mmrest.reporting.evaluation import Evaluation, ScoresHook, _speed
 from mmrest.reporting.logs import Log
 from mmrest.reporting.report import write_report
 from mmrest.reporting.scores import LabelMapScores
-from mmrest.reporting.work_dir import logged_environment
+from mmrest.reporting.work_dir import changes_of, logged_environment
 from tests.runs import ROOT, SEGMENTOR, run
 
 NAMES = [f'class {number} <b>{"of_a_very_long_name" * 6}</b>' for number in range(150)]
@@ -118,6 +118,7 @@ def test_several_datasets_per_batch(tmp_path, cfg):
 
 
 def test_differences(tmp_path):
+    assert changes_of(load_config('demo_semfpn_rest_lite'), 'loveda.py') == (None, [])  # of a base
     cfg = load_config('demo_semfpn_rest_lite', {'optim_wrapper.optimizer.lr': 0.5})
     text = write(tmp_path, cfg)
     table = text[text.index('Differences from') : text.index('Full config')]
