@@ -3,10 +3,13 @@
 import json
 from typing import Any, Dict, List
 
+from rich.console import Console
+from rich.table import Table
+
 from ..analysis.complexity import Part, count_parts
 from ..analysis.networks import backbone_config, network_config, on_meta, usual_size
 from ..errors import explained
-from .command import Parser, add_cfg_options, add_network, markdown_table, written_file
+from .command import Parser, add_cfg_options, add_network, written_file
 
 
 def counts(parts: List[Part]) -> Dict[str, Any]:
@@ -20,14 +23,17 @@ def counts(parts: List[Part]) -> Dict[str, Any]:
     return dict(totals, not_counted=not_counted, parts=entries)
 
 
-def table(found: Dict[str, Any]) -> str:
-    total = dict(found, name='total without -' if found['not_counted'] else 'total')
-    rows = []
-    for part in (*found['parts'], total):
+def table(found: Dict[str, Any]) -> Table:
+    rows = Table(show_footer=True)
+    rows.add_column('part', footer='total without -' if found['not_counted'] else 'total')
+    rows.add_column('parameters', footer=f'{found["parameters"]:,}', justify='right')
+    for key, title in (('macs', 'MACs (G)'), ('attention', 'of which attention (G)')):
+        rows.add_column(title, footer=f'{found[key] / 1e9:.3f}', justify='right')
+    for part in found['parts']:
         numbers = part['macs'], part['attention']
         macs = ['-' if number is None else f'{number / 1e9:.3f}' for number in numbers]
-        rows.append([part['name'], f'{part["parameters"]:,}', *macs])
-    return markdown_table(['part', 'parameters', 'MACs (G)', 'of which attention (G)'], rows)
+        rows.add_row(part['name'], f'{part["parameters"]:,}', *macs)
+    return rows
 
 
 def main() -> None:
@@ -46,7 +52,7 @@ def main() -> None:
     with explained(fault, remedy):  # such as a backbone that takes other inputs
         found = counts(count_parts(model, *size))
     print(f'{args.network}, one image of {size[0]} x {size[1]}')
-    print(table(found))
+    Console().print(table(found))
     print('One MAC is two FLOPs.')
     if found['not_counted']:
         print('Not counted in the total:', ', '.join(found['not_counted']))
