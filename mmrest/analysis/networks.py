@@ -71,7 +71,8 @@ def network_config(network: str, cfg_options: Optional[Dict[str, Any]] = None) -
         UsageError: unknown name, missing file, or a value that does not fit.
     """
     if network in BACKBONES:
-        cfg = _with_model(copy.deepcopy(BACKBONES[network]), 'mmengine', network)
+        scope = 'mmdet' if network in PEERS else 'mmengine'
+        cfg = _with_model(copy.deepcopy(BACKBONES[network]), scope, network)
         merge_options(cfg, cfg_options)
         return cfg
     if not (osp.exists(network) or network.endswith('.py') or find(network)):

@@ -66,4 +66,4 @@ def browse() -> None:
             image = image[: round(height * down), : round(width * across)]  # without padding
             image = cv2.resize(image, (width, height))
         drawn = draw_annotations(image, sample, classes, palette)
-        viewer.add(drawn, f'{index:06d}_{Path(sample.get("img_path") or "").stem}')
+        viewer.add(drawn, f'{index:06d}_{Path(sample.get("img_path") or "image").stem}')

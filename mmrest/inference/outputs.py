@@ -1,10 +1,13 @@
 """Outputs of inference: visualizations, label maps and one JSON file in COCO format."""
 
 import contextlib
+import itertools
 import json
 import os
 import os.path as osp
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
@@ -89,30 +92,39 @@ def coco_file(
     """Context manager that writes a JSON file in COCO format.
 
     It is written atomically at the end; after an error or interruption, with the images so far, if
-    any. The `categories` are the classes in the order of the labels, each with an ``id``.
+    any. Annotations are buffered in a temporary file, so memory does not grow with their number.
+    The `categories` are the classes in the order of the labels, each with an ``id``.
 
     Yields:
         Function that adds an image, given its fields except ``id``, and its data sample.
     """
-    content = dict(images=[], annotations=[], categories=list(categories))
-    images, annotations = content['images'], content['annotations']
+    images: List[dict] = []
+    numbers = itertools.count(1)
     ids = [category['id'] for category in categories]
 
     def add(image: Dict[str, Any], sample: BaseDataElement) -> None:
         images.append(dict(id=len(images) + 1, **image))
-        for found in detections(sample.get('pred_instances'), ids):
-            annotations.append(dict(id=len(annotations) + 1, **found, image_id=len(images)))
+        for annotation in detections(sample.get('pred_instances'), ids):
+            number = next(numbers)
+            entry = dict(id=number, **annotation, image_id=len(images))
+            annotations.write((',\n' if number > 1 else '') + json.dumps(entry))
 
     def write(temporary: str) -> None:
-        Path(temporary).write_text(json.dumps(content))
+        with open(temporary, 'w', encoding='utf-8') as file:
+            entries = ',\n'.join(map(json.dumps, images))
+            file.write(f'{{"images": [\n{entries}\n], "annotations": [\n')
+            annotations.seek(0)
+            shutil.copyfileobj(annotations, file)
+            file.write(f'\n], "categories": {json.dumps(list(categories))}}}\n')
 
-    try:
-        yield add
-    except BaseException:
-        if images:
-            write_atomically(path, write)
-        raise
-    write_atomically(path, write)
+    with tempfile.TemporaryFile('w+', encoding='utf-8', dir=path.parent) as annotations:
+        try:
+            yield add
+        except BaseException:
+            if images:
+                write_atomically(path, write)
+            raise
+        write_atomically(path, write)
 
 
 def coco_ids(classes: Sequence[str]) -> List[int]:

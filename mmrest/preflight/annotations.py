@@ -159,8 +159,9 @@ def _check_entries(path: str, content: Dict[str, Any]) -> None:
 
 
 def _check_categories(coco: Any, classes: List[str], labels: List[int]) -> None:
-    names = dict.fromkeys(category['name'] for category in coco.dataset['categories'])
-    absent = [repr(name) for name in classes if name not in names]
+    names = [category['name'] for category in coco.dataset['categories']]
+    known = set(names)  # there may be thousands
+    absent = [repr(name) for name in classes if name not in known]
     if absent:
         raise UsageError(
             f'class {some(absent)} of metainfo.classes is not a category of {coco.file}, which '

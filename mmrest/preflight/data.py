@@ -298,7 +298,7 @@ def _check_boxes(part: Part, report: Report) -> None:
     """Warn about boxes outside of their image.
 
     Raises:
-        UsageError: no sample keeps a box.
+        UsageError: the pipeline drops all samples, or all their boxes.
     """
     annotated = [sample for sample in part.samples if sample.objects]
     outside = [

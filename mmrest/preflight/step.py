@@ -250,7 +250,7 @@ def _runner(cfg: Config, folder: str) -> Runner:
     runner = build_runner(cfg, verbose=True)
     runner.hooks[:] = [hook for hook in runner.hooks if not isinstance(hook, CheckpointHook)]
     for hook in runner.hooks:
-        if getattr(hook, 'draw', False):  # it may not be able to, and its first image comes late
+        if getattr(hook, 'draw', False):  # otherwise, what fails would show much later
             hook.interval = 1
     for _, module, _ in list(from_files(unwrapped(runner))):
         module.init_cfg = None

@@ -126,7 +126,7 @@ def test_images_without_files(data):
         'browse_dataset', 'demo_cls_rest_lite', '--data-root', data, '--not-show',
         '--output-dir', drawn, '--number', 1, '--cfg-options', *given,
     )  # fmt: skip
-    assert [path.name for path in drawn.iterdir()] == ['000000_.jpg']
+    assert [path.name for path in drawn.iterdir()] == ['000000_image.jpg']
 
 
 def test_lists_with_labels(data):

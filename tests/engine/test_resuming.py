@@ -133,7 +133,10 @@ def test_momentum_schedule_of_adam(tmp_path):
 
 
 class OwnPolyLR(PolyLR):
-    """A scheduler of a project, which may have a state per group."""
+    """A scheduler of a project, with other values for each group."""
+
+    def _get_value(self):
+        return [value / (1 + n) for n, value in enumerate(super()._get_value())]
 
 
 @pytest.mark.parametrize('kind', [PolyLR, OwnPolyLR])

@@ -64,6 +64,7 @@ def test_a_detector(metas, tmp_path):
 
 
 @pytest.mark.parametrize('dtype, classes, reduced', [
+    (torch.long, ('wall', 'door'), False),
     (torch.long, ('wall', 'door'), True),
     (torch.float32, ('door',), False),  # binary
 ])  # fmt: skip

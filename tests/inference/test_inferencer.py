@@ -57,7 +57,7 @@ def same(found, wanted):
 
 @pytest.mark.parametrize('name', ['det', 'seg'])
 def test_paths_and_arrays(folder, images, name):
-    """One or several images, as files or arrays; tests/cli/test_infer.py compares with mmdet."""
+    """One or several images, as files or arrays; cli/test_infer.py compares with mmrest test."""
     infer = model(folder, name)
     arrays = [cv2.imread(str(path)) for path in images]
     of_paths, of_arrays = infer(images), infer(arrays)

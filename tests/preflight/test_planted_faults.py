@@ -155,6 +155,9 @@ OPTION_FAULTS = {
         'set metainfo.classes in that order'),
     'all classes of COCO, of which the file has the first ones': (
         'det', classes(CocoDataset.METAINFO['classes']), "class 'motorcycle', 'airplane', 'bus'"),
+    'images that an evaluation cannot draw': ('seg', {'default_hooks.visualization': dict(
+        type='SegVisualizationHook', draw=True, backend_args=dict(backend='absent'))},
+        "the first evaluation fails: KeyError: 'absent'"),
     'a class twice': ('det', classes(('person', 'person', 'car')),
         'metainfo.classes lists person more than once'),
     'evaluator of other annotations': ('det', {'val_evaluator.ann_file': f'coco/{TRAIN}'},
