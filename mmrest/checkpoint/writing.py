@@ -73,7 +73,7 @@ def lock_folder(folder: Path) -> None:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not kept by children
     except BlockingIOError as error:
         raise CheckpointError(
-            f'another run writes to {folder}; wait until it ends, or choose another --work-dir'
+            f'another run writes to {folder}; wait until it ends, or choose another'
         ) from error
     except OSError:
         pass

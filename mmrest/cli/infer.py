@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from ..checkpoint import lock_folder
 from ..engine.config import is_segmentor, load_config
 from ..engine.devices import usable_device
 from ..engine.display import progress_bar
@@ -190,6 +191,8 @@ def main() -> None:
     outputs.check(inputs, is_segmentor(cfg), args.overwrite)
     model = inference(cfg, args.checkpoint, args.device, args.tta)
     args.out_dir.mkdir(parents=True, exist_ok=True)
+    if outputs.save_pred:  # its file is written at the end
+        lock_folder(args.out_dir)
     console = Console()
     begin = time.perf_counter()
     interrupted = ''

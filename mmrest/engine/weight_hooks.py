@@ -5,6 +5,7 @@ import warnings
 from typing import Any, Dict, Mapping, NamedTuple, Tuple
 
 from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -37,6 +38,10 @@ class _WeightsHook(Hook):
         log = say if fitted.complete else runner.logger.warning
         log(fitted.report)
         checkpoint['state_dict'] = fitted.tensors
+        augments = any(isinstance(module, BaseTTAModel) for module in runner.model.modules())
+        if augments or isinstance(self, InitWeightsHook):
+            # mmpretrain's EMAHook exchanges the tensors by their names in the model as it is.
+            checkpoint.pop('ema_state_dict', None)
 
 
 class StrictWeightsHook(_WeightsHook):

@@ -120,11 +120,13 @@ def coco_file(
     with tempfile.TemporaryFile('w+', encoding='utf-8', dir=path.parent) as annotations:
         try:
             yield add
-        except BaseException:
-            if images:
-                write_atomically(path, write)
-            raise
-        write_atomically(path, write)
+        finally:
+            if images or sys.exc_info()[0] is None:
+                try:
+                    write_atomically(path, write)
+                except KeyboardInterrupt:  # perhaps the second one, of somebody who waits
+                    write_atomically(path, write)
+                    raise
 
 
 def coco_ids(classes: Sequence[str]) -> List[int]:

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
+from torch import nn
 
 from mmrest.datasets.shapes import write_classes
 from mmrest.engine.config import load_config
 from mmrest.errors import UsageError
-from mmrest.preflight import rehearse
+from mmrest.preflight import Report, rehearse
+from mmrest.preflight.classes import check_classes
+from mmrest.preflight.data import Part, Sample
 from tests.runs import run_here
 
 
@@ -127,6 +130,17 @@ def test_images_without_files(data):
         '--output-dir', drawn, '--number', 1, '--cfg-options', *given,
     )  # fmt: skip
     assert [path.name for path in drawn.iterdir()] == ['000000_image.jpg']
+
+
+def test_labels_of_retrieval(data):
+    """Those of an evaluation are positions in a gallery."""
+    cfg = load_config('demo_cls_rest_lite', {'model.head.num_classes': 2}, str(data))
+    dataset = Arrays(ann_file='', pipeline=[])
+    part = Part('val_dataloader.dataset', 'val', dataset, [Sample(dataset[0], None)])
+    with pytest.raises(UsageError, match='has the label 2'):
+        check_classes(cfg, nn.Identity(), [part], Report())
+    cfg.model.prototype = 'gallery.txt'
+    check_classes(cfg, nn.Identity(), [part], Report())
 
 
 def test_lists_with_labels(data):

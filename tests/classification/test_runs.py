@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import shutil
 
 import cv2
 import numpy as np
@@ -66,6 +67,37 @@ def test_resuming_changes_nothing(folder):
         with pytest.raises(AssertionError):
             torch.testing.assert_close(begun[key], whole[key], rtol=0, atol=0)
     assert resumed['param_schedulers'] == whole['param_schedulers'] != begun['param_schedulers']
+
+
+def test_fine_tuning_to_other_classes(folder):
+    """Also from a checkpoint of a run, which has averaged and raw weights."""
+    data = folder / 'fewer' / 'imagenet'
+    shutil.copytree(folder / 'data' / 'imagenet', data)
+    for part in ('train', 'val'):
+        shutil.rmtree(data / part / 'triangle')
+    counts = 'model.head.num_classes=2', 'data_preprocessor.num_classes=2'
+    options = ('load_from=whole/iter_6.pth', 'train_cfg.max_epochs=1', *counts)
+    train('tiny.py', '--data-root', data, '--work-dir', 'tuned', '--cfg-options', *options,
+          cwd=folder)  # fmt: skip
+    log = next((folder / 'tuned').glob('*/*.log')).read_text()
+    assert 'best so far: accuracy/top1' in log
+
+
+def test_augmented_tests_have_the_weights_of_the_file(folder):
+    """Whether or not the run averages them."""
+    flips = [dict(type='RandomFlip', prob=number) for number in (0.0, 1.0)]
+    (folder / 'views.py').write_text(f"""{CLASSIFIER}
+tta_model = dict(type='AverageClsScoreTTA')
+views = dict(type='TestTimeAug', transforms=[{flips}, [dict(type='PackInputs')]])
+tta_pipeline = [*test_pipeline[:-1], views]
+""")
+    found = []
+    for number, options in enumerate(([], ['--cfg-options', 'custom_hooks=[]'])):
+        args = ('--tta', '--work-dir', 'test', '--out', f'{number}.pkl', *options)
+        evaluate('views.py', 'whole/iter_6.pth', *args, cwd=folder)
+        samples = pickle.loads((folder / f'{number}.pkl').read_bytes())
+        found.append(torch.stack([sample['pred_score'] for sample in samples]))
+    assert len(found[0]) == 6 and torch.equal(*found)
 
 
 def top1(done):

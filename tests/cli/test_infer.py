@@ -20,7 +20,9 @@ from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
 
 from mmrest.apis import Inferencer, inference
+from mmrest.checkpoint import CheckpointError, lock_folder
 from mmrest.inference.inferencer import Prediction
+from mmrest.inference.outputs import coco_file
 from tests.runs import DETECTOR, ROOT, SMALL_SEGMENTOR, lay_out, run_here, without_default_scope
 
 
@@ -251,7 +253,21 @@ def test_predictions_of_another_kind(tmp_path, monkeypatch):
     monkeypatch.setattr(Inferencer, 'stream', lambda *args: iter([found]))
     message = infer('det', 'photos', '--out-dir', tmp_path)
     assert 'predicts pred_panoptic_seg, not boxes or label maps; call' in message
-    assert not list(tmp_path.rglob('*.*'))
+    assert [path.name for path in tmp_path.rglob('*.*')] == ['.lock']
+
+
+def test_a_signal_while_the_file_is_written(tmp_path, monkeypatch):
+    """It comes after the file."""
+    path, copy = tmp_path / 'x.json', shutil.copyfileobj
+
+    def interrupted(*_):
+        monkeypatch.setattr(shutil, 'copyfileobj', copy)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(shutil, 'copyfileobj', interrupted)
+    with pytest.raises(KeyboardInterrupt), coco_file(path, []) as add:
+        add(dict(file_name='x.jpg'), DetDataSample())
+    assert results(path)['images'] == [dict(id=1, file_name='x.jpg')]
 
 
 @pytest.mark.slow
@@ -269,6 +285,8 @@ def test_interrupted(folder, tmp_path, number):
     drawn = tmp_path / 'out' / 'vis' / 'long.mp4'
     while process.poll() is None and not (drawn.is_file() and drawn.stat().st_size > 10**5):
         time.sleep(0.1)
+    with pytest.raises(CheckpointError, match='another run writes to'):
+        lock_folder(tmp_path / 'out')
     process.send_signal(number)
     output = process.communicate()[0]
     assert process.returncode == -signal.SIGINT and 'interrupted; ' in output
