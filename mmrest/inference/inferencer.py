@@ -114,7 +114,8 @@ class Inferencer:
             self.classes.insert(0, 'background')  # which a segmentor with one channel predicts
             palette = palette and [(0, 0, 0), *palette]
         self.palette = colours(palette, len(self.classes))
-        self.model = model.to(device).eval()
+        self.model = model.to(device)
+        self.model.eval()  # returns None for distillation of mmdet
         self._channels = image_channels(network)
         self._fp16 = bool((cfg.get('test_cfg') or {}).get('fp16'))
 
@@ -346,7 +347,7 @@ def _pipeline(cfg: Config, steps: Optional[List[dict]]) -> Tuple[Callable, Compo
             'LoadImageFromFile'
         )
     for index, step in enumerate(others):
-        if 'transforms' in step:  # groups of TestTimeAug
+        if type_name(step) == 'TestTimeAug':
             groups = [_without_annotations(group) for group in step['transforms']]
             others[index] = dict(step, transforms=[group for group in groups if group])
     loader = f'{package_of(cfg)}.InferencerLoader'
@@ -363,7 +364,7 @@ def classes_of(cfg: Config, *sources: dict) -> Tuple[List[str], Any]:
     sources = [source for source in sources if source.get('classes')]
     counts = {count for _, count in heads(cfg)}
     for source in sources:
-        if not counts or len(source['classes']) in counts:
+        if not counts or len(source['classes']) in counts or source.get('stuff_classes'):
             return list(source['classes']), source.get('palette')
     head, count = next(heads(cfg), ('the model', 0))
     found = ' and '.join(str(len(source['classes'])) for source in sources) or 'no'

@@ -282,7 +282,7 @@ def _prepared(part: Part) -> List[Sample]:
         if index in samples or (len(samples) > 1 and kept > MAX_BYTES):
             continue
         info = part.dataset.get_data_info(index)
-        if not isinstance(info, dict):
+        if not isinstance(info, dict) or 'images' in info:
             return []  # a video, or something else that is not an image
         path = info.get('img_path')
         with explained(f'sample {index} of {part.where} ({path}) cannot be prepared'):

@@ -146,7 +146,7 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
     fault = f'{place} fails on the annotations of {part.where}'
     with explained(fault, 'check that the metric is meant for this data'):
         scores = score(metric, samples)
-        if scores is None and not first.info.keys() & {'instances', 'images'}:  # those of videos
+        if scores is None and 'instances' not in first.info:
             raise UsageError(
                 f'{place} has nothing to compare with: the pipeline of {part.where} loads or '
                 'packs no annotations; add LoadAnnotations, and end it with Pack...Inputs'

@@ -95,7 +95,7 @@ class InstanceScores:
         self._paths.append(sample.img_path)
         annotations = self._instances[sample.img_path]
         self._truth.append(dict(img_id=image, height=height, width=width, anns=annotations))
-        if 'masks' in sample.pred_instances:
+        if 'masks' in sample.pred_instances and any(entry.get('mask') for entry in annotations):
             self._kinds['segm'] = 'mask'
         for entry in detections(sample.pred_instances, range(len(self.classes))):
             self._predictions.append(dict(entry, id=len(self._predictions) + 1, image_id=image))

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from mmdet.datasets.transforms import PackDetInputs
+from mmdet.models import RetinaNet
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
+from torch import nn
 
 from mmrest.apis import inference
 from mmrest.engine.config import load_config
@@ -122,6 +124,26 @@ def test_augmentation(folder, images, name):
 
     assert not differs(model(folder, name, tta=True))
     assert differs(model(folder, name))
+
+
+def test_a_model_whose_train_returns_nothing(folder, images, monkeypatch):
+    """As those of knowledge distillation do, with a pipeline of nested steps."""
+    monkeypatch.setattr(RetinaNet, 'train', lambda *args: nn.Module.train(*args) and None)
+    cfg = load_config(str(folder / 'boxes.py'))
+    steps = cfg.test_dataloader.dataset.pipeline
+    (index,) = (n for n, step in enumerate(steps) if step['type'] == 'Resize')
+    steps[index] = dict(type='RandomApply', prob=1.0, transforms=[steps[index]])
+    infer = inference(cfg, folder / 'boxes.pth', 'cpu')
+    assert same(infer(images[0]), model(folder, 'boxes')(images[0]))
+
+
+def test_classes_of_things_and_stuff(folder):
+    """The heads of boxes predict only some of them."""
+    names = ['person', 'bicycle', 'car', 'sky', 'road']
+    cfg = load_config(str(folder / 'det.py'))
+    metainfo = dict(classes=names, thing_classes=names[:3], stuff_classes=names[3:])
+    cfg.test_dataloader.dataset.metainfo = metainfo
+    assert inference(cfg, folder / 'det.pth', 'cpu').classes == names
 
 
 @DATASETS.register_module(force=True)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset
+from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import (
@@ -182,6 +183,24 @@ def test_evaluations_that_cannot_be_rehearsed(folder):
         assert scores(report) == set()
         warned = any('val_dataloader has no object that can' in w for w in report.warnings)
         assert warned == (annotations == [])
+
+
+@DATASETS.register_module(force=True)
+class Clips(BaseDataset):
+    def load_data_list(self):
+        return [dict(images=[dict(img_path=f'{n}.jpg') for n in range(10**4)])]
+
+    def prepare_data(self, index):
+        raise MemoryError('all images of a video')
+
+
+def test_videos_of_trackers(folder):
+    """They are not loaded as a whole."""
+    cfg = load_config('det.py', None, 'coco')
+    cfg.work_dir = 'work'
+    cfg.test_dataloader.dataset = dict(type='Clips')
+    cfg.test_evaluator = dict(type='DumpResults', out_file_path='x.pkl')
+    assert dict(rehearse(cfg, ('test',)).facts)['images of test_dataloader.dataset'] == '1'
 
 
 def test_a_config_without_optional_keys(folder):

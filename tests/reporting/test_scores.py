@@ -37,8 +37,9 @@ def detection(path, boxes, labels, scores, masks=False):
     return sample
 
 
-@pytest.mark.parametrize('masks', [False, True])
-def test_instances(masks):
+@pytest.mark.parametrize('masks, predicted', [(False, False), (True, True), (False, True)])
+def test_instances(masks, predicted):
+    """Masks are compared where the annotations have some."""
     truth = {
         'whole': annotations(BOXES[:2], [0, 1], masks),
         'http://half': annotations(BOXES[:2], [0, 1], masks),
@@ -54,7 +55,7 @@ def test_instances(masks):
         ('empty', [], []),
         ('crowd', [0], [0.9]),
     ):
-        scores.add(detection(path, BOXES[: len(labels)], labels, confidence, masks))
+        scores.add(detection(path, BOXES[: len(labels)], labels, confidence, predicted))
     assert scores.per_image() == [1.0, pytest.approx(2 / 3), 0.0, None, None]
     table = scores.table()
     names = ['objects', 'box AP', 'box AP50', 'mask AP', 'mask AP50']
@@ -66,7 +67,7 @@ def test_instances(masks):
     path, annotated, found = scores.shown(1)
     assert path == 'http://half' and len(annotated) == 2 and len(found) == 1
     assert torch.equal(found.bboxes, BOXES[:1])
-    assert ('masks' in found) == masks == ('masks' in annotated)
+    assert ('masks' in found) == predicted and ('masks' in annotated) == masks
     if masks:
         assert found.masks.sum() == 100 == annotated.masks[0].sum()
 
