@@ -57,8 +57,10 @@ def remove_unfinished(folder: Path) -> None:
             continue
 
 
-def lock_folder(folder: Path) -> None:
+def lock_folder(folder: Path, option: str = '--work-dir') -> None:
     """Create a folder and lock it until this process ends, where the file system supports locks.
+
+    A folder that several options set has a lock for each.
 
     Raises:
         CheckpointError: another process has locked it.
@@ -69,11 +71,11 @@ def lock_folder(folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        file = os.open(folder / '.lock', os.O_CREAT | os.O_RDWR, 0o666)  # stays open
+        file = os.open(folder / f'.{option[2:]}.lock', os.O_CREAT | os.O_RDWR, 0o666)  # stays open
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not kept by children
     except BlockingIOError as error:
         raise CheckpointError(
-            f'another run writes to {folder}; wait until it ends, or choose another'
+            f'another run writes to {folder}; wait until it ends, or choose another {option}'
         ) from error
     except OSError:
         pass

@@ -192,7 +192,7 @@ def main() -> None:
     model = inference(cfg, args.checkpoint, args.device, args.tta)
     args.out_dir.mkdir(parents=True, exist_ok=True)
     if outputs.save_pred:  # its file is written at the end
-        lock_folder(args.out_dir)
+        lock_folder(args.out_dir, '--out-dir')
     console = Console()
     begin = time.perf_counter()
     interrupted = ''

@@ -38,9 +38,15 @@ class _WeightsHook(Hook):
         log = say if fitted.complete else runner.logger.warning
         log(fitted.report)
         checkpoint['state_dict'] = fitted.tensors
+        # mmpretrain's EMAHook exchanges tensors with those of this key, by their names.
+        raw = checkpoint.get('ema_state_dict', {})
         augments = any(isinstance(module, BaseTTAModel) for module in runner.model.modules())
-        if augments or isinstance(self, InitWeightsHook):
-            # mmpretrain's EMAHook exchanges the tensors by their names in the model as it is.
+        if augments and any(getattr(hook, 'evaluate_on_origin', False) for hook in runner.hooks):
+            names = [name for name in raw if name.startswith('module.')]
+            checkpoint['ema_state_dict'] = {f'module.{name}': raw[name] for name in names}
+            tensors = fitted.tensors.items()
+            checkpoint['state_dict'] = {f'module.{name}': tensor for name, tensor in tensors}
+        elif augments or isinstance(self, InitWeightsHook):
             checkpoint.pop('ema_state_dict', None)
 
 

@@ -346,26 +346,33 @@ def _pipeline(cfg: Config, steps: Optional[List[dict]]) -> Tuple[Callable, Compo
             f'the test pipeline starts with {type_name(first)}, but inference needs '
             'LoadImageFromFile'
         )
-    for index, step in enumerate(others):
-        if type_name(step) == 'TestTimeAug':
-            groups = [_without_annotations(group) for group in step['transforms']]
-            others[index] = dict(step, transforms=[group for group in groups if group])
     loader = f'{package_of(cfg)}.InferencerLoader'
     return TRANSFORMS.build(dict(first, type=loader)), Compose(others)
 
 
-def _without_annotations(steps: List[dict]) -> List[dict]:
-    loaders = ('LoadAnnotations', 'LoadPanopticAnnotations')
-    return [step for step in steps if type_name(step) not in loaders]
+def _without_annotations(steps: list) -> list:
+    """Return transforms without those that load annotations, also in groups of transforms."""
+    kept = []
+    for step in steps:
+        if isinstance(step, list):
+            kept += [group for group in [_without_annotations(step)] if group]
+        elif type_name(step) not in ('LoadAnnotations', 'LoadPanopticAnnotations'):
+            inner = step.get('transforms')
+            more = dict(transforms=_without_annotations(inner)) if isinstance(inner, list) else {}
+            kept.append({**step, **more})
+    return kept
 
 
 def classes_of(cfg: Config, *sources: dict) -> Tuple[List[str], Any]:
     """Return names and colours of the classes that the heads predict, from the first source."""
     sources = [source for source in sources if source.get('classes')]
     counts = {count for _, count in heads(cfg)}
-    for source in sources:
-        if not counts or len(source['classes']) in counts or source.get('stuff_classes'):
-            return list(source['classes']), source.get('palette')
+    fitting = [source for source in sources if not counts or len(source['classes']) in counts]
+    for source in sources:  # of panoptic segmentors, some of whose heads predict things alone
+        if source.get('stuff_classes') and len(source['classes']) > max(counts, default=0):
+            fitting.append(source)
+    if fitting:
+        return list(fitting[0]['classes']), fitting[0].get('palette')
     head, count = next(heads(cfg), ('the model', 0))
     found = ' and '.join(str(len(source['classes'])) for source in sources) or 'no'
     raise UsageError(

@@ -101,7 +101,7 @@ class InstanceScores:
             self._predictions.append(dict(entry, id=len(self._predictions) + 1, image_id=image))
 
     def table(self) -> Dict[str, Sequence[float]]:
-        """Return AP and AP50 of each class, of boxes and, if predicted, masks."""
+        """Return AP and AP50 of each class, of boxes and, if predicted and annotated, masks."""
         truth = self._evaluations['bbox'].cocoGt.anns.values()
         labels = [entry['category_id'] for entry in truth if not entry['iscrowd']]
         columns = {'objects': np.bincount(labels, minlength=len(self.classes))}

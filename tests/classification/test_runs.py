@@ -91,13 +91,22 @@ tta_model = dict(type='AverageClsScoreTTA')
 views = dict(type='TestTimeAug', transforms=[{flips}, [dict(type='PackInputs')]])
 tta_pipeline = [*test_pipeline[:-1], views]
 """)
+    content = weights(folder / 'whole' / 'iter_6.pth')
+    raw = {n[7:]: t for n, t in content['ema_state_dict'].items() if n.startswith('module.')}
+    torch.save(dict(state_dict=raw), folder / 'raw.pth')
+    plain = 'custom_hooks=[]'
+    origin = 'custom_hooks.0.evaluate_on_ema=False', 'custom_hooks.0.evaluate_on_origin=True'
     found = []
-    for number, options in enumerate(([], ['--cfg-options', 'custom_hooks=[]'])):
-        args = ('--tta', '--work-dir', 'test', '--out', f'{number}.pkl', *options)
-        evaluate('views.py', 'whole/iter_6.pth', *args, cwd=folder)
-        samples = pickle.loads((folder / f'{number}.pkl').read_bytes())
+    for file, options in (
+        ('whole/iter_6.pth', [plain]), ('whole/iter_6.pth', ['randomness.seed=0']),
+        ('raw.pth', [plain]), ('whole/iter_6.pth', origin),
+    ):  # fmt: skip
+        args = ('--tta', '--work-dir', 'test', '--out', 'tta.pkl', '--cfg-options', *options)
+        evaluate('views.py', file, *args, cwd=folder)
+        samples = pickle.loads((folder / 'tta.pkl').read_bytes())
         found.append(torch.stack([sample['pred_score'] for sample in samples]))
-    assert len(found[0]) == 6 and torch.equal(*found)
+    assert len(found[0]) == 6 and torch.equal(*found[:2]) and torch.equal(*found[2:])
+    assert not torch.equal(*found[1:3])
 
 
 def top1(done):

@@ -253,7 +253,7 @@ def test_predictions_of_another_kind(tmp_path, monkeypatch):
     monkeypatch.setattr(Inferencer, 'stream', lambda *args: iter([found]))
     message = infer('det', 'photos', '--out-dir', tmp_path)
     assert 'predicts pred_panoptic_seg, not boxes or label maps; call' in message
-    assert [path.name for path in tmp_path.rglob('*.*')] == ['.lock']
+    assert [path.name for path in tmp_path.rglob('*.*')] == ['.out-dir.lock']
 
 
 def test_a_signal_while_the_file_is_written(tmp_path, monkeypatch):
@@ -262,7 +262,7 @@ def test_a_signal_while_the_file_is_written(tmp_path, monkeypatch):
 
     def interrupted(*_):
         monkeypatch.setattr(shutil, 'copyfileobj', copy)
-        signal.raise_signal(signal.SIGINT)
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(shutil, 'copyfileobj', interrupted)
     with pytest.raises(KeyboardInterrupt), coco_file(path, []) as add:
@@ -285,10 +285,14 @@ def test_interrupted(folder, tmp_path, number):
     drawn = tmp_path / 'out' / 'vis' / 'long.mp4'
     while process.poll() is None and not (drawn.is_file() and drawn.stat().st_size > 10**5):
         time.sleep(0.1)
-    with pytest.raises(CheckpointError, match='another run writes to'):
-        lock_folder(tmp_path / 'out')
+    fault = ''
+    try:
+        lock_folder(tmp_path / 'out', '--out-dir')
+    except CheckpointError as error:
+        fault = str(error)
     process.send_signal(number)
     output = process.communicate()[0]
+    assert 'another run writes to' in fault and 'choose another --out-dir' in fault
     assert process.returncode == -signal.SIGINT and 'interrupted; ' in output
     done = len(results(tmp_path / 'out' / 'predictions.json')['images'])
     assert 0 < done < 2000 and 0 <= len(frames_of(drawn)) - done <= 2  # drawn beforehand
