@@ -60,7 +60,7 @@ def remove_unfinished(folder: Path) -> None:
 def lock_folder(folder: Path, option: str = '--work-dir') -> None:
     """Create a folder and lock it until this process ends, where the file system supports locks.
 
-    A folder that several options set has a lock for each.
+    Each option has a lock of its own, so that inference may use the work dir of a training run.
 
     Raises:
         CheckpointError: another process has locked it.

@@ -38,16 +38,6 @@ class _WeightsHook(Hook):
         log = say if fitted.complete else runner.logger.warning
         log(fitted.report)
         checkpoint['state_dict'] = fitted.tensors
-        # mmpretrain's EMAHook exchanges tensors with those of this key, by their names.
-        raw = checkpoint.get('ema_state_dict', {})
-        augments = any(isinstance(module, BaseTTAModel) for module in runner.model.modules())
-        if augments and any(getattr(hook, 'evaluate_on_origin', False) for hook in runner.hooks):
-            names = [name for name in raw if name.startswith('module.')]
-            checkpoint['ema_state_dict'] = {f'module.{name}': raw[name] for name in names}
-            tensors = fitted.tensors.items()
-            checkpoint['state_dict'] = {f'module.{name}': tensor for name, tensor in tensors}
-        elif augments or isinstance(self, InitWeightsHook):
-            checkpoint.pop('ema_state_dict', None)
 
 
 class StrictWeightsHook(_WeightsHook):
@@ -61,6 +51,8 @@ class StrictWeightsHook(_WeightsHook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         super().after_load_checkpoint(runner, checkpoint)
+        if any(isinstance(module, BaseTTAModel) for module in runner.model.modules()):
+            _fit_raw_weights(runner, checkpoint)
         trained = dataset_meta(checkpoint).get('classes')
         if not trained or self.resuming:
             return
@@ -104,6 +96,19 @@ class StrictWeightsHook(_WeightsHook):
         return Fitted(tensors, report, True)
 
 
+def _fit_raw_weights(runner: Runner, checkpoint: dict) -> None:
+    """Give the raw weights of a run with EMA the names of a model with test-time augmentation.
+
+    mmpretrain's EMAHook loads them by name, and evaluates random weights if it finds none.
+    """
+    raw = checkpoint.pop('ema_state_dict', {})
+    if any(getattr(hook, 'evaluate_on_origin', False) for hook in runner.hooks):
+        names = [name for name in raw if name.startswith('module.')]
+        checkpoint['ema_state_dict'] = {f'module.{name}': raw[name] for name in names}
+        tensors = checkpoint['state_dict'].items()
+        checkpoint['state_dict'] = {f'module.{name}': tensor for name, tensor in tensors}
+
+
 def dataset_meta(checkpoint: dict) -> Dict[str, Any]:
     """Return the meta information of a checkpoint's dataset: classes and palette, if stored."""
     meta = checkpoint.get('meta')
@@ -118,6 +123,11 @@ class InitWeightsHook(_WeightsHook):
     This allows fine-tuning on a dataset with other classes. Tensors that are not in the file are
     logged by name.
     """
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        super().after_load_checkpoint(runner, checkpoint)
+        # mmpretrain's EMAHook would load all of them, also those that do not fit.
+        checkpoint.pop('ema_state_dict', None)
 
     def fitted(self, model: nn.Module, source: str, checkpoint: dict) -> Fitted:
         """See :meth:`StrictWeightsHook.fitted`."""

@@ -156,7 +156,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     masks = any(node.get('with_mask') for _, node in nodes)
     with checked_reading(masks) as read, quiet() as logged, explained(f'{where} cannot be built'):
         for key, node in nodes:
-            _check_classes(cfg, key, (node.get('metainfo') or {}).get('classes') or (), report)
+            _check_class_names(cfg, key, (node.get('metainfo') or {}).get('classes') or (), report)
         try:
             loader = Runner.build_dataloader(cfg[where], seed=0)
         except ValueError:  # mmdet cannot serialise an empty list
@@ -198,7 +198,7 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
     return loader, parts
 
 
-def _check_classes(cfg: Config, key: str, classes: Any, report: Report) -> None:
+def _check_class_names(cfg: Config, key: str, classes: Any, report: Report) -> None:
     if isinstance(classes, str):  # a file with one name per line, or a mistake
         if osp.isfile(classes):
             return

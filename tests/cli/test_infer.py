@@ -257,7 +257,7 @@ def test_predictions_of_another_kind(tmp_path, monkeypatch):
 
 
 def test_a_signal_while_the_file_is_written(tmp_path, monkeypatch):
-    """It comes after the file."""
+    """The file is written all the same."""
     path, copy = tmp_path / 'x.json', shutil.copyfileobj
 
     def interrupted(*_):
