@@ -48,7 +48,7 @@ def attention_maps(
         for module in modules.values():
             hooks.enter_context(module.register_forward_pre_hook(inputs.__setitem__))
         backbone(image)
-    found = {}
+    maps = {}
     for stage, module in modules.items():
         size = tuple(inputs[module][0].shape[1:3])
         token = token_at(point, image.shape[2:], size)
@@ -56,8 +56,8 @@ def attention_maps(
         kind = 'EMSA'
         if isinstance(module, MaSA):
             kind = 'axial MaSA' if module.axial else 'full MaSA'
-        found[stage] = AttentionMap(weights, token, size, kind)
-    return found
+        maps[stage] = AttentionMap(weights, token, size, kind)
+    return maps
 
 
 def attention_of(block: nn.Module) -> Union[EMSA, MaSA]:
@@ -137,7 +137,7 @@ def decays(backbone: RMT, height: int, width: int, point: Token) -> List[Decay]:
         width: image width in pixels.
         point: row and column of a pixel covered by the token.
     """
-    found = []
+    stages = []
     for stage, stride in enumerate(backbone.arch.strides[: backbone.num_stages]):
         size = (-(-height // stride), -(-width // stride))
         tables = backbone.layers[stage].rel_pos(*size, torch.device('cpu'))
@@ -145,5 +145,5 @@ def decays(backbone: RMT, height: int, width: int, point: Token) -> List[Decay]:
         along_h, along_w = tables.decay_h[:, row, :, None], tables.decay_w[:, column, None, :]
         axial = backbone.arch.axial[stage]
         weights = along_h.exp() * along_w.exp() if axial else (along_h + along_w).exp()
-        found.append(Decay(tables.log_gamma.exp(), weights, (row, column), axial))
-    return found
+        stages.append(Decay(tables.log_gamma.exp(), weights, (row, column), axial))
+    return stages

@@ -65,25 +65,30 @@ def _findings(module: AttentionOnly) -> List[Finding]:
     with use_backend('reference'):
         exact = _results(copy.deepcopy(module).double())
     accepted = EPSILONS * torch.finfo(module.inputs[0].dtype).eps
-    found = []
+    findings = []
     for backend in reversed(BACKENDS):
-        finding = Finding(backend, backend == default)
-        try:
-            with use_backend(backend), observed() as tried:
-                finding = _measured(finding, module, exact)
-        except Exception as error:  # compilers and drivers raise anything
-            reasons = [reason for _, reason in tried]
-            failed = None in reasons or bool(failures().intersection(reasons))
-            line = first_line(error) if None in reasons else '; '.join(reasons)
-            finding = finding._replace(refusal=line or first_line(error), deviates=failed)
+        finding = _finding(Finding(backend, backend == default), module, exact)
         if backend == 'reference':
             accepted = max(accepted, 3 * finding.error)
         deviates = finding.deviates or not finding.error <= accepted  # or NaN
-        found.append(finding._replace(deviates=deviates))
-    return found
+        findings.append(finding._replace(deviates=deviates))
+    return findings
 
 
-def _measured(finding: Finding, module: AttentionOnly, exact: Sequence[Tensor]) -> Finding:
+def _finding(blank: Finding, module: AttentionOnly, exact: Sequence[Tensor]) -> Finding:
+    """Fill in what was measured, or why the backend cannot run."""
+    try:
+        with use_backend(blank.backend), observed() as tried:
+            return _measured(blank, module, exact)
+    except Exception as error:  # compilers and drivers raise anything
+        reasons = [reason for _, reason in tried]
+        has_run = None in reasons
+        refusal = '' if has_run else '; '.join(reasons)
+        failed = has_run or bool(failures().intersection(reasons))
+        return blank._replace(refusal=refusal or first_line(error), deviates=failed)
+
+
+def _measured(blank: Finding, module: AttentionOnly, exact: Sequence[Tensor]) -> Finding:
     on_gpu = module.inputs[0].is_cuda
     _results(module)  # compiles
     before = reset_peak_memory(on_gpu)
@@ -95,7 +100,7 @@ def _measured(finding: Finding, module: AttentionOnly, exact: Sequence[Tensor]) 
     ]
     with torch.no_grad():
         forward = _milliseconds('module(None)', module)
-    return finding._replace(
+    return blank._replace(
         error=float(torch.stack(errors).max()),
         forward=forward,
         training=_milliseconds('module(None)[0].sum().backward()', module),

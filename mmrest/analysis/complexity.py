@@ -99,21 +99,21 @@ def _roots(model: nn.Module) -> List[Tuple[str, nn.Module]]:
     """Return the modules whose descendants form the parts, and the names of these parts."""
     if isinstance(model, PyramidBackbone):
         stages = range(model.num_stages)
-        found = [('stem', model.embedding(0)), ('stage 1', model.blocks(0))]
+        parts = [('stem', model.embedding(0)), ('stage 1', model.blocks(0))]
         for stage in stages[1:]:
             modules = (model.embedding(stage), model.blocks(stage))
-            found += [(f'stage {stage + 1}', module) for module in modules]
+            parts += [(f'stage {stage + 1}', module) for module in modules]
         norms = map(model.output_norm, filter(model.has_norm, stages))
-        return [*found, *(('output norms', norm) for norm in norms)]
-    found = []
+        return [*parts, *(('output norms', norm) for norm in norms)]
+    parts = []
     for name, child in model.named_children():
         if isinstance(child, PyramidBackbone):
-            found += [(f'{name}: {part}', module) for part, module in _roots(child)]
+            parts += [(f'{name}: {part}', module) for part, module in _roots(child)]
         elif name == 'roi_head' or isinstance(child, (nn.ModuleList, nn.ModuleDict)):
-            found += [(f'{name}.{n}', module) for n, module in child.named_children()]
+            parts += [(f'{name}.{n}', module) for n, module in child.named_children()]
         else:
-            found.append((name, child))
-    return found
+            parts.append((name, child))
+    return parts
 
 
 def _expected(model: nn.Module, part_of: Dict[nn.Module, str]) -> Set[str]:
@@ -196,9 +196,9 @@ def _infer(model: nn.Module, meter: _Meter, image: Tensor) -> None:
         head = getattr(model, name, None)
         first, *others = head if isinstance(head, nn.ModuleList) else [head]
         if first is not None:
-            found = meter.attempt(first, maps)
-            for other in others if found is not None else ():  # of a cascade
-                found = meter.attempt(other, maps, found)
+            outputs = meter.attempt(first, maps)
+            for other in others if outputs is not None else ():  # of a cascade
+                outputs = meter.attempt(other, maps, outputs)
     roi_head = getattr(model, 'roi_head', None)
     if roi_head is not None:
         for kind, number in (('bbox', NUM_REGIONS), ('mask', NUM_MASKS)):

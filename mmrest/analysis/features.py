@@ -38,17 +38,17 @@ def receptive_fields(network: nn.Module, images: Iterable[Tensor]) -> List[Recep
         with torch.enable_grad():
             maps = network(image)
         squares = squares or [image.new_zeros(image.shape[2:], dtype=torch.float64) for _ in maps]
-        for square, each in zip(squares, maps):
-            centre = each[0, :, each.shape[2] // 2, each.shape[3] // 2]
+        for square, feature_map in zip(squares, maps):
+            centre = feature_map[0, :, feature_map.shape[2] // 2, feature_map.shape[3] // 2]
             signs = 1 - 2 * torch.randint(2, centre.shape, generator=generator)
             (grad,) = torch.autograd.grad(centre, image, signs.to(centre), retain_graph=True)
             square += grad[0].double().square().sum(0)
-    found = []
+    fields = []
     for square in squares:
         shares = square.flatten().sort(descending=True).values.cumsum(0)
         half = int((shares < square.sum() / 2).sum()) + 1
-        found.append(ReceptiveField((square / square.max()).sqrt(), half / square.numel()))
-    return found
+        fields.append(ReceptiveField((square / square.max()).sqrt(), half / square.numel()))
+    return fields
 
 
 class Components(NamedTuple):
@@ -80,10 +80,10 @@ def principal_components(features: Tensor) -> Components:
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
     scores = tokens @ (directions * largest.sign()).T
     variance = singular.square()
-    found = Components(torch.zeros(height, width, 3), torch.zeros(3))
+    components = Components(torch.zeros(height, width, 3), torch.zeros(3))
     for number, score in enumerate(scores.T):
         if variance[number] > 1e-12 * variance.sum():
             span = score.max() - score.min()
-            found.colours[..., number] = ((score - score.min()) / span).view(height, width)
-            found.explained[number] = variance[number] / variance.sum()
-    return found
+            components.colours[..., number] = ((score - score.min()) / span).view(height, width)
+            components.explained[number] = variance[number] / variance.sum()
+    return components

@@ -166,23 +166,23 @@ def measured(
     Raises:
         UsageError: the system killed a process, which it does if memory runs out.
     """
-    found: Dict[str, Dict[str, Any]] = {job.name: dict(seconds=[]) for job in jobs}
+    results: Dict[str, Dict[str, Any]] = {job.name: dict(seconds=[]) for job in jobs}
     with ExitStack() as stack:
         processes = {job: stack.enter_context(_process()) for job in jobs}
         for _ in range(repeats + 1):
             for job, process in processes.items():
-                found[job.name]['seconds'].append(_run_in(process, _timed_step, job))
+                results[job.name]['seconds'].append(_run_in(process, _timed_step, job))
         for job, process in processes.items():
-            del found[job.name]['seconds'][0]
+            del results[job.name]['seconds'][0]
             if job.device == 'cuda':
-                found[job.name]['gpu'] = _run_in(process, gpu_seconds, job)
+                results[job.name]['gpu'] = _run_in(process, gpu_seconds, job)
             if job.device == 'cuda' and with_memory:
-                found[job.name].update(_run_in(process, memory, job))
+                results[job.name].update(_run_in(process, memory, job))
     for job in jobs:
         if with_memory and job.device != 'cuda':  # a used process keeps freed memory
             with _process() as process:
-                found[job.name].update(_run_in(process, memory, job))
-    return found
+                results[job.name].update(_run_in(process, memory, job))
+    return results
 
 
 def _process() -> ProcessPoolExecutor:

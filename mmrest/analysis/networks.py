@@ -122,16 +122,16 @@ def preprocessing(cfg: Config) -> Preprocessing:
 
     It is that of the data preprocessor, or else of the test pipeline, or else ImageNet's.
     """
-    found = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    options = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     steps = [part for _, part in dicts(cfg.get('test_dataloader'), '')]
     steps = [part for part in steps if type_name(part).endswith('Normalize')]
-    if steps and not found.get('mean'):
-        found = {'to_rgb': True, **steps[0]}
-    elif not found:
+    if steps and not options.get('mean'):
+        options = {'to_rgb': True, **steps[0]}
+    elif not options:
         return Preprocessing()
     # Images are read as BGR; mmpretrain and Normalize call it to_rgb.
-    order = 'RGB' if found.get('bgr_to_rgb') or found.get('to_rgb') else 'BGR'
-    mean, std = found.get('mean') or (0.0,) * 3, found.get('std') or (1.0,) * 3
+    order = 'RGB' if options.get('bgr_to_rgb') or options.get('to_rgb') else 'BGR'
+    mean, std = options.get('mean') or (0.0,) * 3, options.get('std') or (1.0,) * 3
     return Preprocessing(tuple(mean), tuple(std), order)
 
 

@@ -61,8 +61,8 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
                     f'checkpoint {path} cannot be fetched: {type(error).__name__}: {error}'
                 ) from error
         if not osp.isfile(local):
-            found = 'is a directory, not a file' if osp.isdir(local) else 'does not exist'
-            raise CheckpointError(f'checkpoint {path} {found}')
+            fault = 'is a directory, not a file' if osp.isdir(local) else 'does not exist'
+            raise CheckpointError(f'checkpoint {path} {fault}')
         try:
             content = _read(local, map_location)
         except CheckpointError as error:

@@ -114,10 +114,10 @@ class TokenLabelHead(LinearClsHead):
     def _token_labels(self, data_samples: List[DataSample], logits: Tensor) -> Tensor:
         shape = (self.num_classes, *logits.shape[1:3])
         for sample in data_samples:
-            found = tuple(sample.token_label.shape) if 'token_label' in sample else None
-            if found != shape:
+            given = tuple(sample.token_label.shape) if 'token_label' in sample else None
+            if given != shape:
                 raise ValueError(
-                    f'the shape of token_label is {found}, but classes and tokens are {shape}: '
+                    f'the shape of token_label is {given}, but classes and tokens are {shape}: '
                     'add LoadTokenLabels with their num_classes and grid to the training '
                     "pipeline, and algorithm_keys=['token_label'] to PackInputs"
                 )

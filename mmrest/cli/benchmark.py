@@ -167,10 +167,10 @@ def benchmark_networks(args: argparse.Namespace) -> None:
         names = ', '.join(job.name for job in jobs)
         print(f'{"x".join(map(str, image_size))}: {names}', flush=True)
         with explained('these networks cannot be measured', 'change size, dtype or backend'):
-            found = measured(jobs, args.repeats, args.memory)
+            results = measured(jobs, args.repeats, args.memory)
         for job in jobs:
-            median = statistics.median(found[job.name]['seconds'])
-            entries.append(dict(job._asdict(), name=job.name, median=median, **found[job.name]))
+            median = statistics.median(results[job.name]['seconds'])
+            entries.append(dict(job._asdict(), name=job.name, median=median, **results[job.name]))
     step = 'forward and backward' if args.train else 'forward'
     heading = f'{step}, batch {args.batch}, {args.dtype}, {machine(args.device)}'
     content = json.dumps(dict(machine=machine(args.device), entries=entries), indent=2)
@@ -232,8 +232,8 @@ def tested(
     def saved() -> List[Path]:
         # Not older than the checkpoint, the newest last.
         changed = Path(checkpoint).stat().st_mtime
-        found = (folder / name).glob('*/*.json')
-        return sorted(path for path in found if path.stat().st_mtime >= changed)
+        paths = (folder / name).glob('*/*.json')
+        return sorted(path for path in paths if path.stat().st_mtime >= changed)
 
     if not saved():
         command = [sys.executable, '-m', 'mmrest_cli', 'test', config, checkpoint, *options]

@@ -121,26 +121,26 @@ def outside(name: str, version: str) -> Optional[str]:
 
 def remedies(state: State) -> Dict[str, str]:
     """Return module -> fix, for everything that is broken."""
-    found: Dict[str, str] = {}
+    fixes: Dict[str, str] = {}
     versions = state.versions
     for module, distributions, needed_by in PACKAGES:
         if module in state.faults:
             remedy = INSTALLED_BY[module] if module == 'pkg_resources' else 'reinstall it'
-            found[module] = f'cannot be imported ({state.faults[module]}): {remedy}'
+            fixes[module] = f'cannot be imported ({state.faults[module]}): {remedy}'
         elif module not in versions and needed_by in {'mmrest', *versions}:
             remedy = INSTALLED_BY.get(module, f'pip install {distributions[0]}')
-            found[module] = f'{needed_by} needs it: {remedy}'
-    found.update(_mmcv_remedies(state))
+            fixes[module] = f'{needed_by} needs it: {remedy}'
+    fixes.update(_mmcv_remedies(state))
     if state.gpu and not state.cuda_works:
         cuda = state.torch_cuda
         fault = f'CUDA {cuda} does not work: see nvidia-smi, the driver may be too old'
         if not cuda:
             fault = 'this build has no CUDA: install a CUDA build'
-        found['torch'] = f'GPU found, but {fault}'
+        fixes['torch'] = f'GPU found, but {fault}'
     torch_version = versions.get('torch', ('', ''))[1]
     if torch_version and digit_version(torch_version)[:2] < SUPPORTED['torch'][0]:
-        found['torch'] = str(outside('torch', torch_version))
-    return found
+        fixes['torch'] = str(outside('torch', torch_version))
+    return fixes
 
 
 def _mmcv_remedies(state: State) -> Dict[str, str]:
@@ -182,7 +182,7 @@ def surroundings(state: State) -> Dict[str, str]:
     """Return other properties of the environment, by name."""
     python = platform.python_version()
     threads = os.environ.get('OMP_NUM_THREADS', 'not set')
-    found = {
+    facts = {
         'Python': f'{python} ({outside("Python", python) or "supported"})',
         'system': platform.platform(),
         'processor': f'{os.cpu_count()} cores, OMP_NUM_THREADS {threads}',
@@ -193,13 +193,13 @@ def surroundings(state: State) -> Dict[str, str]:
     }
     if state.cuda_works:
         gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-        found['GPU'] = '; '.join(
+        facts['GPU'] = '; '.join(
             f'{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, capability {gpu.major}.{gpu.minor}'
             for gpu in gpus
         )
     if state.operators:
-        found['MMCV ops'] = state.operators
-    return found
+        facts['MMCV ops'] = state.operators
+    return facts
 
 
 def _attention() -> str:
@@ -220,7 +220,7 @@ def rows(state: State) -> List[Tuple[str, str, str, str]]:
     """Return the :data:`COLUMNS` of each package."""
     supported = dict(supported_versions(), triton='>=' + '.'.join(map(str, MIN_TRITON)))
     broken = remedies(state)
-    found = []
+    table = []
     for module, distributions, needed_by in PACKAGES:
         name, version = state.versions.get(module, (distributions[0], '-'))
         status = broken.get(module)
@@ -230,8 +230,8 @@ def rows(state: State) -> List[Tuple[str, str, str, str]]:
             wanted = supported_range(module)
         if version == '-':
             status = status or f'only for {needed_by}'
-        found.append((name, version, wanted, status or 'ok'))
-    return found
+        table.append((name, version, wanted, status or 'ok'))
+    return table
 
 
 def check_backends(device: str) -> int:
@@ -249,13 +249,13 @@ def check_backends(device: str) -> int:
     status = 0
     for job, findings in examine(torch.device(device)):
         shape = f'{job.batch} x {job.size[0]} x {job.size[1]} {job.dtype}'
-        for found in findings:
-            status |= found.deviates
-            note = found.refusal or ('DEVIATES' if found.deviates else '')
-            numbers = [f'{found.error:.1e}', f'{found.forward:.2f}', f'{found.training:.2f}']
-            numbers.append('-' if found.peak is None else f'{found.peak:.0f}')
-            cells = ['-'] * len(numbers) if found.refusal else numbers
-            backend = f'{found.backend}{"*" * found.is_default}'
+        for finding in findings:
+            status |= finding.deviates
+            note = finding.refusal or ('DEVIATES' if finding.deviates else '')
+            numbers = [f'{finding.error:.1e}', f'{finding.forward:.2f}', f'{finding.training:.2f}']
+            numbers.append('-' if finding.peak is None else f'{finding.peak:.0f}')
+            cells = ['-'] * len(numbers) if finding.refusal else numbers
+            backend = f'{finding.backend}{"*" * finding.is_default}'
             print(f'| {" | ".join([job.network, shape, backend, *cells, note])} |', flush=True)
     return status
 

@@ -26,7 +26,7 @@ class Contents(NamedTuple):
     best_match: str  # sentence that names the network with the most matching tensors
 
 
-def contents(weights: Weights) -> Contents:
+def find_contents(weights: Weights) -> Contents:
     """Find an mmrest backbone in a checkpoint."""
     networks = named_networks()
     states = {name: network.state_dict() for name, network in networks.items()}
@@ -58,10 +58,11 @@ def add_files(parser: Parser, **options: str) -> None:
     )  # fmt: skip
 
 
-def listed(found: Contents) -> str:
+def table_of(contents: Contents) -> str:
     """Return a table of the parts of a checkpoint."""
-    sizes = {found.prefix.rstrip('.') or 'backbone': [t.numel() for t in found.backbone.values()]}
-    for name, tensor in found.others.items():
+    backbone = contents.prefix.rstrip('.') or 'backbone'
+    sizes = {backbone: [tensor.numel() for tensor in contents.backbone.values()]}
+    for name, tensor in contents.others.items():
         sizes.setdefault(name.split('.')[0], []).append(tensor.numel())
     rows = ([part, str(len(each)), f'{sum(each):,}'] for part, each in sizes.items())
     return markdown_table(['part', 'tensors', 'values'], rows)
@@ -83,27 +84,27 @@ def main() -> None:
     content = read_checkpoint(args.in_file)
     weights = weights_of(args.in_file, content)
     weights = weights.under(args.prefix) if args.prefix else weights
-    found = contents(weights)
+    contents = find_contents(weights)
     if args.list:
-        fits = ', '.join(found.archs) or f'no network of mmrest; {found.best_match}'
-        print(f'{listed(found)}\n{weights.source} fits {fits}')
+        fits = ', '.join(contents.archs) or f'no network of mmrest; {contents.best_match}'
+        print(f'{table_of(contents)}\n{weights.source} fits {fits}')
     if args.out_file is None:
         return
-    if not found.archs:
+    if not contents.archs:
         raise CheckpointError(
-            f'{weights.source} does not match any network of mmrest: {found.best_match}; its '
-            f'tensors are {some([*found.backbone, *found.others])}. If the network has another '
-            'arch, norm_cfg or in_channels, use mmrest publish'
+            f'{weights.source} does not match any network of mmrest: {contents.best_match}; its '
+            f'tensors are {some([*contents.backbone, *contents.others])}. If the network has '
+            'another arch, norm_cfg or in_channels, use mmrest publish'
         )
-    tensors, arch = found.backbone, found.archs[0]
+    tensors, arch = contents.backbone, contents.archs[0]
     meta = dict(arch=arch, mmrest_version=__version__)
-    if found.prefix == FULL_PREFIX and found.others and not args.backbone:
+    if contents.prefix == FULL_PREFIX and contents.others and not args.backbone:
         if dataset_meta(content):
             meta['dataset_meta'] = dataset_meta(content)
-        tensors = {**{FULL_PREFIX + n: t for n, t in tensors.items()}, **found.others}
+        tensors = {**{FULL_PREFIX + n: t for n, t in tensors.items()}, **contents.others}
     final = publish(args.out_file, tensors, meta)
     line = f'{final}: {len(tensors)} tensors of {arch}, from {weights.source}'
-    dropped = [name for name in found.others if name not in tensors]
+    dropped = [name for name in contents.others if name not in tensors]
     line += f'; {len(dropped)} dropped ({some(dropped)})' if dropped else ''
     print(line + not_kept(final, meta))
 

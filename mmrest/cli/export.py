@@ -62,12 +62,12 @@ def main() -> None:
         trained = dataset_meta(load_from_guarded(args.checkpoint)) if args.checkpoint else {}
     metadata = facts(cfg, args.network, args.preprocess, trained)
     print('exporting; this may take several minutes', flush=True)
-    found = export_checked(
+    differences = export_checked(
         network, args.out, shapes if args.verify else [], args.tolerance,
         normalisation=networks.preprocessing(cfg), preprocess=args.preprocess, size=size,
         static=args.static, opset=args.opset, metadata=metadata,
     )  # fmt: skip
-    for shape, difference in found.items():
+    for shape, difference in differences.items():
         at = ' x '.join(map(str, (shape[0], 3, *shape[1:])))
         print(
             f'at {at} onnxruntime differs from PyTorch by at most {difference.onnx:.1e} standard '

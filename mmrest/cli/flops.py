@@ -23,13 +23,13 @@ def counts(parts: List[Part]) -> Dict[str, Any]:
     return dict(totals, not_counted=not_counted, parts=entries)
 
 
-def table(found: Dict[str, Any]) -> Table:
+def table(counted: Dict[str, Any]) -> Table:
     rows = Table(show_footer=True)
-    rows.add_column('part', footer='total without -' if found['not_counted'] else 'total')
-    rows.add_column('parameters', footer=f'{found["parameters"]:,}', justify='right')
+    rows.add_column('part', footer='total without -' if counted['not_counted'] else 'total')
+    rows.add_column('parameters', footer=f'{counted["parameters"]:,}', justify='right')
     for key, title in (('macs', 'MACs (G)'), ('attention', 'of which attention (G)')):
-        rows.add_column(title, footer=f'{found[key] / 1e9:.3f}', justify='right')
-    for part in found['parts']:
+        rows.add_column(title, footer=f'{counted[key] / 1e9:.3f}', justify='right')
+    for part in counted['parts']:
         numbers = part['macs'], part['attention']
         macs = ['-' if number is None else f'{number / 1e9:.3f}' for number in numbers]
         rows.add_row(part['name'], f'{part["parameters"]:,}', *macs)
@@ -50,14 +50,14 @@ def main() -> None:
     fault = f'{type(model).__name__} of {args.network} cannot be counted at {size[0]} x {size[1]}'
     remedy = 'use another --shape' if args.backbone_only else 'use --backbone-only'
     with explained(fault, remedy):  # such as a backbone that takes other inputs
-        found = counts(count_parts(model, *size))
+        counted = counts(count_parts(model, *size))
     print(f'{args.network}, one image of {size[0]} x {size[1]}')
-    Console().print(table(found))
+    Console().print(table(counted))
     print('One MAC is two FLOPs.')
-    if found['not_counted']:
-        print('Not counted in the total:', ', '.join(found['not_counted']))
+    if counted['not_counted']:
+        print('Not counted in the total:', ', '.join(counted['not_counted']))
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        content = dict(network=args.network, shape=size, **found)
+        content = dict(network=args.network, shape=size, **counted)
         args.json.write_text(json.dumps(content, indent=2) + '\n')
         print(f'saved to {args.json}')

@@ -97,12 +97,12 @@ class Run:
 
         file = coco_file(self.outputs.json, categories)
         with file if self.outputs.save_pred else contextlib.nullcontext() as self.add:
-            for found in self._predicted(images, write, self._skip):
-                source = images[found.source]
-                self._keep(source, found)
+            for prediction in self._predicted(images, write, self._skip):
+                source = images[prediction.source]
+                self._keep(source, prediction)
                 several = source.path.suffix.lower() in ('.avif', '.gif', '.webp', '.tif', '.tiff')
-                if several and is_utf8(source.path) and cv2.imcount(found.source) > 1:
-                    self.longer.append(found.source)
+                if several and is_utf8(source.path) and cv2.imcount(prediction.source) > 1:
+                    self.longer.append(prediction.source)
             for source in inputs:
                 if source.is_video:
                     try:
@@ -125,8 +125,8 @@ class Run:
 
         try:
             with contextlib.closing(self._predicted(video, write)) as predictions:
-                for number, found in enumerate(predictions):
-                    self._keep(source, found, number)
+                for number, prediction in enumerate(predictions):
+                    self._keep(source, prediction, number)
         finally:
             if writer is not None:
                 writer.release()
@@ -153,32 +153,32 @@ class Run:
         predictions = self.model.stream(images, self.args.batch_size, on_unreadable)
         style = self.model.classes, self.model.palette, self.args.score_thr
 
-        def visualize(found: Prediction) -> None:
-            if not DRAWN & set(found.sample.keys()):
+        def visualize(prediction: Prediction) -> None:
+            if not DRAWN & set(prediction.sample.keys()):
                 raise UsageError(
                     f'{type(self.model.model).__name__} predicts '
-                    f'{", ".join(found.sample.keys())}, not boxes or label maps; call it from '
-                    'Python, see docs/inference.md'
+                    f'{", ".join(prediction.sample.keys())}, not boxes or label maps; call it '
+                    'from Python, see docs/inference.md'
                 )
             if self.outputs.save_vis:
-                write(draw(found.image, found.sample, *style), found.source)
+                write(draw(prediction.image, prediction.sample, *style), prediction.source)
 
-        for found, written in ahead(visualize, predictions, 1):
+        for prediction, written in ahead(visualize, predictions, 1):
             written.result()
-            yield found
+            yield prediction
 
-    def _keep(self, source: Input, found: Prediction, frame: Optional[int] = None) -> None:
+    def _keep(self, source: Input, prediction: Prediction, frame: Optional[int] = None) -> None:
         """Save the prediction for an image or frame."""
-        height, width = found.image.shape[:2]
+        height, width = prediction.image.shape[:2]
         entry = dict(file_name=source.path.as_posix(), width=width, height=height)
         if frame is not None:
             entry['frame'] = frame
         if self.outputs.save_pred:
             if self.model.is_segmentor:
                 path = self.outputs.label_map(source, frame)
-                write_label_map(found.sample, self.ids, path)
+                write_label_map(prediction.sample, self.ids, path)
                 entry['label_map'] = path.relative_to(self.outputs.folder).as_posix()
-            self.add(entry, found.sample)
+            self.add(entry, prediction.sample)
         self.done += 1
         self.bar.advance(self.task)
 

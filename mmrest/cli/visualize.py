@@ -140,10 +140,10 @@ def draw_decay(args: argparse.Namespace, cfg: Config) -> Figure:
     size = args.size or networks.CLASSIFICATION_SIZE
     point = point_of(args, size)
     groups = []
-    for stage, found in enumerate(decays(backbone, *size, point), start=1):
-        gamma, weights, token, axial = found
+    for stage, decay in enumerate(decays(backbone, *size, point), start=1):
+        gamma, weights, token, axial = decay
         heads = enumerate(zip(gamma, weights), start=1)
-        panels = {f'head {head}: $\\gamma$ = {value:.4f}': each for head, (value, each) in heads}
+        panels = {f'head {head}: $\\gamma$ = {g:.4f}': weight for head, (g, weight) in heads}
         title = f'stage {stage}, {"axial" if axial else "full"}, token {token}, {_keys(weights)}'
         groups.append(Group(title, panels, Normalize(0, 1), label='decay'))
     return groups, Scene(size, point=point)
@@ -159,18 +159,19 @@ def draw_attentions(args: argparse.Namespace, cfg: Config) -> Figure:
     image, given = given_image(args, cfg, backbone, args.image, args.size)
     point = point_of(args, image.shape[:2])
     groups = []
-    for stage, found in sorted(attention_maps(backbone, given, blocks, point).items()):
-        panels = {f'head {head}': each for head, each in enumerate(found.weights, start=1)}
+    for stage, attention in sorted(attention_maps(backbone, given, blocks, point).items()):
+        heads = enumerate(attention.weights, start=1)
+        panels = {f'head {head}': weights for head, weights in heads}
         if args.head == 'mean':
-            panels = {'mean of the heads' * (len(panels) > 1): found.weights.mean(0)}
+            panels = {'mean of the heads' * (len(panels) > 1): attention.weights.mean(0)}
         elif args.head != 'all':
             name = f'head {int(args.head)}'
             panels = {name: panels[name]}
-        largest = max(float(each.abs().max()) for each in panels.values()) or 1.0
-        signed = any(each.min() < 0 for each in panels.values())
+        largest = max(float(weights.abs().max()) for weights in panels.values()) or 1.0
+        signed = any(weights.min() < 0 for weights in panels.values())
         norm = TwoSlopeNorm(0, -largest, largest) if signed else Normalize(0, largest)
-        title = f'stage {stage + 1}, block {blocks[stage] + 1}, {found.kind}\n'
-        title += f'token {found.token}, {_keys(found.weights)}'
+        title = f'stage {stage + 1}, block {blocks[stage] + 1}, {attention.kind}\n'
+        title += f'token {attention.token}, {_keys(attention.weights)}'
         groups.append(Group(title, panels, norm, 'RdBu_r' if signed else 'Reds', 'weight'))
     return groups, Scene(image.shape[:2], image, point)
 
@@ -209,15 +210,16 @@ def draw_pca(args: argparse.Namespace, cfg: Config) -> Figure:
     image, given = given_image(args, cfg, model, args.image, args.size)
     with torch.no_grad():
         maps = model.extract_feat(given) if args.neck else model(given)
-    if any(each.ndim != 4 for each in maps):
+    if any(feature_map.ndim != 4 for feature_map in maps):
         part = 'neck' if args.neck else 'backbone'
         raise UsageError(f'the {part} of {args.network} returns no maps; use another network')
     groups = []
-    for index, each in zip(_indices(model, maps), maps):
-        colours, variances = principal_components(each[0])
+    for index, feature_map in zip(_indices(model, maps), maps):
+        colours, variances = principal_components(feature_map[0])
         shares = ' + '.join(f'{share:.0%}' for share in variances.tolist())
         name = f'{"level" if args.neck else "stage"} {index + 1}'
-        title = f'{name}: {each.shape[-2]} x {each.shape[-1]}\nvariance {shares}'
+        height, width = feature_map.shape[-2:]
+        title = f'{name}: {height} x {width}\nvariance {shares}'
         groups.append(Group(title, {'': colours}))
     return groups, Scene(image.shape[:2], image)
 

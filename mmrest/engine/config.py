@@ -315,11 +315,11 @@ def accumulation(cfg: Config) -> int:
 def total_batch_size(cfg: Config, processes: int) -> Tuple[int, str]:
     """Return the number of images per optimizer step, and its factors; 0 if it is not set."""
     size, accumulated = (cfg.get('train_dataloader') or {}).get('batch_size'), accumulation(cfg)
-    each = sum(size) if isinstance(size, (list, tuple)) else size or 0  # of several datasets
-    factors = f'{each} x {counted(processes, "process", "es")}'
+    images = sum(size) if isinstance(size, (list, tuple)) else size or 0  # of several datasets
+    factors = f'{images} x {counted(processes, "process", "es")}'
     if accumulated > 1:
         factors += f' x {accumulated} accumulated'
-    return each * processes * accumulated, factors
+    return images * processes * accumulated, factors
 
 
 CLASS_HEADS = {'bbox_head', 'mask_head', 'decode_head', 'auxiliary_head', 'head'}

@@ -59,5 +59,5 @@ def _status_mb(field: str) -> Optional[float]:
         status = Path('/proc/self/status').read_text()
     except OSError:
         return None
-    found = re.search(rf'^{field}:\s*(\d+) kB', status, re.M)
-    return int(found[1]) / 2**10 if found else None
+    match = re.search(rf'^{field}:\s*(\d+) kB', status, re.M)
+    return int(match[1]) / 2**10 if match else None

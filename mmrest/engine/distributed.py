@@ -90,17 +90,17 @@ def of_first_process(function: Callable[..., Result], *args: Any) -> Result:
 
     Machines may see a shared folder in different states. An error is raised on all ranks.
     """
-    found: List[Any] = [None, '']
+    outcome: List[Any] = [None, '']
     failed: Optional[Exception] = None
     if get_rank() == 0:
         try:
-            found[0] = function(*args)
+            outcome[0] = function(*args)
         except Exception as error:  # the others get its text, because not all can be pickled
-            failed, found[1] = error, str(error) or type(error).__name__
-    broadcast_object_list(found)
-    if found[1]:
-        raise failed or UsageError(found[1])
-    return found[0]
+            failed, outcome[1] = error, str(error) or type(error).__name__
+    broadcast_object_list(outcome)
+    if outcome[1]:
+        raise failed or UsageError(outcome[1])
+    return outcome[0]
 
 
 def rank_prefix() -> str:

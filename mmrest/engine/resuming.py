@@ -67,33 +67,33 @@ def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> Li
     Raises:
         CheckpointError: the optimizer differs, or its parameter groups do.
     """
-    found = []
+    notes = []
     wrapper, saved = runner.optim_wrapper, checkpoint.get('optimizer')
     meta = checkpoint.get('meta') or {}
     done, total, unit = meta.get('iter', 0), runner.max_iters, 'iter'
     if isinstance(runner.train_loop, EpochBasedTrainLoop):
         done, total, unit = meta.get('epoch', 0), runner.max_epochs, 'epoch'
     if done >= total:
-        found.append(
+        notes.append(
             f'nothing left to train: the checkpoint is at {done} of {total} {unit}s; to train '
             f'longer, set train_cfg.max_{unit}s'
         )
     if 'ema_state_dict' in checkpoint and not any(isinstance(h, EMAHook) for h in runner.hooks):
-        found.append(
+        notes.append(
             f'the run has no EMAHook, and continues from the averaged weights of {source}'
         )
     before = _parameter_groups(checkpoint)
     if isinstance(wrapper, OptimWrapperDict) or (before is None and hasattr(runner, 'strategy')):
-        return found  # a strategy may save it in another file
+        return notes  # a strategy may save it in another file
     check_same_optimizer(source, checkpoint, wrapper)
     if before is None:
         _replay(runner, checkpoint)
-        found.append(
+        notes.append(
             f'{source} has no state of the optimizer (save_optimizer=False, or it is a best '
             'checkpoint), which starts anew; the learning rate continues at '
             f'{wrapper.param_groups[0]["lr"]:.3g}'
         )
-        return found
+        return notes
     states = [scheduler.state_dict() for scheduler in runner.param_schedulers or ()]
     saved_states = checkpoint.get('param_schedulers') or []
     # A schedule sets these, so they differ from the config in any checkpoint.
@@ -106,16 +106,16 @@ def follow_config(runner: Runner, checkpoint: Dict[str, Any], source: str) -> Li
         _replay(runner, checkpoint)
         scheduled = set()
     if not changes:
-        return found
+        return notes
     groups = [*before, *filter(None, [saved.get('base_param_settings')])]
     for old, new in zip(groups, wrapper.param_groups):
         old.update({key: new[key] for key in (_HYPERPARAMETERS - scheduled) & new.keys()})
-    found.append(
+    notes.append(
         f'the config differs from {source} and takes precedence: {"; ".join(changes.values())}; '
         f'the learning rate continues at {before[0]["lr"]:.3g}, with the weights and '
         'optimizer state of the checkpoint'
     )
-    return found
+    return notes
 
 
 def _settings(states: List[dict]) -> List[dict]:
@@ -134,13 +134,13 @@ def _replay(runner: Runner, checkpoint: Dict[str, Any]) -> None:
     by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
     done = meta.get('iter', 0)
     epochs = meta.get('epoch', 0) if by_epoch else 0
-    each = len(runner.train_dataloader)
-    if epochs and not epochs <= done / each <= epochs + 1:  # mmengine's, of another length
-        each = done // epochs
+    epoch_length = len(runner.train_dataloader)
+    if epochs and not epochs <= done / epoch_length <= epochs + 1:  # mmengine's, of another length
+        epoch_length = done // epochs
     with warnings.catch_warnings(), _one_group_per_setting(schedulers):
         warnings.simplefilter('ignore')  # the optimizer takes no steps here
         for iteration in range(1, done + 1):
-            ends_epoch = iteration % each == 0 and iteration // each <= epochs
+            ends_epoch = iteration % epoch_length == 0 and iteration // epoch_length <= epochs
             for scheduler in sorted(schedulers, key=lambda scheduler: scheduler.by_epoch):
                 if ends_epoch or not scheduler.by_epoch:
                     scheduler.step()
@@ -154,13 +154,13 @@ def _one_group_per_setting(schedulers: List[_ParamScheduler]) -> Iterator[None]:
     With ``paramwise_cfg``, each parameter has a group, and many have the same settings. A
     project's own schedulers may have a state per group, and step all.
     """
-    if any(type(each).__module__.split('.')[0] not in _OPENMMLAB for each in schedulers):
+    if any(type(scheduler).__module__.split('.')[0] not in _OPENMMLAB for scheduler in schedulers):
         yield
         return
     groups = schedulers[0].optimizer.param_groups if schedulers else []
     settings = [repr({k: v for k, v in group.items() if k != 'params'}) for group in groups]
     stepped = dict(zip(settings, groups))
-    originals = [(each, each.optimizer, each.base_values) for each in schedulers]
+    originals = [(s, s.optimizer, s.base_values) for s in schedulers]
     for scheduler, optimizer, base_values in originals:
         few = dict(param_groups=[*stepped.values()], step=optimizer.step, _global_step=1)
         scheduler.optimizer = SimpleNamespace(**few)

@@ -65,8 +65,8 @@ class StopRequest:
     def _listen(self, number: int, frame: Any) -> None:
         self._asked = True
         if get_world_size() == 1 and number != _SIGHUP:  # the shell and the kernel send one each
-            for each in self._before.keys() - {_SIGHUP}:
-                signal.signal(each, self._before[each])
+            for waited in self._before.keys() - {_SIGHUP}:
+                signal.signal(waited, self._before[waited])
         if number == signal.SIGTERM:
             return
         self.name = 'Ctrl-C' if number == signal.SIGINT else 'SIGHUP'

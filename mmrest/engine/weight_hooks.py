@@ -159,8 +159,8 @@ def _renames(model: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
             missing = copied.load_state_dict(dict(tensors), strict=False).missing_keys
         except RuntimeError:  # it found some, of another shape
             return True
-    found = model.state_dict().keys() - set(missing)
-    return not all(name.endswith('num_batches_tracked') for name in found)  # which norms fill in
+    loaded = model.state_dict().keys() - set(missing)
+    return not all(name.endswith('num_batches_tracked') for name in loaded)  # which norms fill in
 
 
 def _named_as(model: nn.Module, weights: Weights) -> Weights:

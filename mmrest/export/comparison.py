@@ -72,7 +72,7 @@ def _differences(
     session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
     rng = np.random.default_rng(0)
     exact = copy.deepcopy(network).double()
-    found = {}
+    differences = {}
     for shape in shapes:
         loaded = np.stack([draw_scene(rng, *shape[1:])[0] for _ in range(shape[0])])  # BGR
         raw = torch.from_numpy(loaded).permute(0, 3, 1, 2).float()
@@ -90,12 +90,12 @@ def _differences(
             maps = slice(len(output_names(network)), None)
             instances = predicted(network, loaded)
             agreed = agreement(network, instances, computed, shape[1:], tolerance)
-        found[shape] = Difference(
+        differences[shape] = Difference(
             _largest_difference(computed[maps], expected[maps]),
             _largest_difference(expected[maps], truth[maps]),
             agreed,
         )
-    return found
+    return differences
 
 
 def _outputs(network: nn.Module, images: Tensor) -> Sequence[Tensor]:

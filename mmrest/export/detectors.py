@@ -227,7 +227,7 @@ def _check(model: nn.Module, name: str) -> None:
             )
 
     def check_predictions(part: nn.Module, usual: type, *methods: str) -> None:
-        own = [getattr(type(part), each, None) is getattr(usual, each) for each in methods]
+        own = [getattr(type(part), method, None) is getattr(usual, method) for method in methods]
         check(all(own), f'a {type(part).__name__}')
 
     def check_nms(cfg: Any) -> None:

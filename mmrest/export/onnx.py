@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Packages of requirements/optional.txt; the last one is only for the comparison.
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 Shape = Tuple[int, int, int]  # number of images, height and width
-FREE = {0: 'batch', 2: 'height', 3: 'width'}  # dynamic dimensions, and their names in a file
+DYNAMIC_AXES = {0: 'batch', 2: 'height', 3: 'width'}  # and their names in a file
 
 
 class Normalise(nn.Module):
@@ -151,7 +151,7 @@ def facts(
     """
     mean, std, order = preprocessing(cfg)
     values = 'values from 0 to 255' if preprocess else '(values from 0 to 255 - mean) / std'
-    found = dict(
+    metadata = dict(
         network=name,
         input=f'images, float32, (batch, 3, height, width), {values}',
         # Normalisation in the file expects the channel order in which pipelines load images.
@@ -163,21 +163,21 @@ def facts(
     )
     dataset, metainfo = tested_dataset(cfg)
     if trained is not None and (trained.get('classes') or metainfo.get('classes')):
-        found['classes'] = json.dumps(classes_of(cfg, trained, metainfo)[0])
+        metadata['classes'] = json.dumps(classes_of(cfg, trained, metainfo)[0])
     for step in dataset.get('pipeline', ()):
         if type_name(step).endswith('Resize') and step.get('scale'):
             size = dict(scale=step['scale'], keep_ratio=step.get('keep_ratio', False))
-            found['resize'] = json.dumps(size)  # scale as width and height
+            metadata['resize'] = json.dumps(size)  # scale as width and height
     test_cfg = cfg.model.get('test_cfg') or {}
     score = (test_cfg.get('rcnn') or test_cfg).get('score_thr')
     if score is not None:
-        found['score_threshold'] = json.dumps(score)
+        metadata['score_threshold'] = json.dumps(score)
     head = cfg.model.get('decode_head')
     channels = isinstance(head, dict) and (head.get('out_channels') or head.get('num_classes'))
     if channels == 1:
         threshold = head.get('threshold')  # mmseg's default is 0.3
-        found['sigmoid_threshold'] = json.dumps(0.3 if threshold is None else threshold)
-    return found
+        metadata['sigmoid_threshold'] = json.dumps(0.3 if threshold is None else threshold)
+    return metadata
 
 
 def check_packages(needed: Sequence[str]) -> None:
@@ -200,7 +200,7 @@ def export(
 ) -> 'ModelProto':
     """Return a network of :func:`exportable` as ONNX, weights included.
 
-    Height and width of the example image are `size`, in pixels. The input has a free number and
+    Height and width of the example image are `size`, in pixels. The input has a dynamic number and
     size of images, or with `static`, it is one image of this size. With `normalise`, it is BGR
     images of 0 to 255; by default, it is normalised.
 
@@ -211,18 +211,18 @@ def export(
 
     front = [Normalise(normalise)] if normalise else []
     # torch treats a batch of one and maps of one pixel as constants.
-    images, free = torch.zeros(1, 3, *size), None
+    images, dynamic = torch.zeros(1, 3, *size), None
     if not static:
         images = torch.zeros(2, 3, *(max(side, 64) for side in size))
-        free = ({axis: torch.export.Dim.DYNAMIC for axis in FREE},)
+        dynamic = ({axis: torch.export.Dim.DYNAMIC for axis in DYNAMIC_AXES},)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter('ignore')
             if is_detector(network):
-                model = _detector_model(network, front, images, free, opset)
+                model = _detector_model(network, front, images, dynamic, opset)
             else:
                 whole = nn.Sequential(*front, network).eval()
-                model = _model(whole, dict(images=images), output_names(network), free, opset)
+                model = _model(whole, dict(images=images), output_names(network), dynamic, opset)
     except Exception as error:  # of any part of torch's exporter
         cause = error
         while cause.__cause__ is not None:  # later errors name the exporter's steps
@@ -245,13 +245,13 @@ def _model(
     module: nn.Module,
     inputs: Dict[str, Tensor],
     outputs: Sequence[str],
-    free: Optional[Tuple],
+    dynamic: Optional[Tuple],
     opset: int,
     **options: Any,
 ) -> 'ModelProto':
     # Exported first, because some of mmdet's modules fail in torch.onnx.export.
     given = tuple(inputs.values())
-    program = torch.export.export(module, given, dynamic_shapes=free, strict=False)
+    program = torch.export.export(module, given, dynamic_shapes=dynamic, strict=False)
     program = torch.onnx.export(
         program,
         dynamo=True,
@@ -263,7 +263,7 @@ def _model(
     )
     model = program.model_proto
     dims = model.graph.input[0].type.tensor_type.shape.dim
-    names = {dims[axis].dim_param: name for axis, name in FREE.items()}  # torch has s0, s1
+    names = {dims[axis].dim_param: name for axis, name in DYNAMIC_AXES.items()}  # torch has s0, s1
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
@@ -272,7 +272,11 @@ def _model(
 
 
 def _detector_model(
-    network: nn.Module, front: List[nn.Module], images: Tensor, free: Optional[Tuple], opset: int
+    network: nn.Module,
+    front: List[nn.Module],
+    images: Tensor,
+    dynamic: Optional[Tuple],
+    opset: int,
 ) -> 'ModelProto':
     """Export a detector for padded images and their size, and the padding before it.
 
@@ -286,19 +290,20 @@ def _detector_model(
 
     padded = ('padded', 'size')
     before = nn.Sequential(*front, network.pad).eval()
-    before = _model(before, dict(images=images), padded, free, opset)
+    before = _model(before, dict(images=images), padded, dynamic, opset)
     divisor, size = network.pad.divisor, images.shape[2:]
     rows, columns = (-(-length // divisor) for length in size)
-    if free:  # torch also treats a map of one row as a constant
+    if dynamic:  # torch also treats a map of one row as a constant
         rows, columns = max(rows, 1024 // divisor), max(columns, 1536 // divisor)
         dims = {name: torch.export.Dim(name, max=2**20) for name in ('batch', 'rows', 'columns')}
-        free = ({0: dims['batch'], 2: divisor * dims['rows'], 3: divisor * dims['columns']}, None)
+        sides = {2: divisor * dims['rows'], 3: divisor * dims['columns']}
+        dynamic = ({0: dims['batch'], **sides}, None)
     inputs = dict(
         padded=torch.zeros(len(images), 3, rows * divisor, columns * divisor),
         size=torch.tensor(size),
     )
     model = _model(
-        network, inputs, output_names(network), free, opset,
+        network, inputs, output_names(network), dynamic, opset,
         custom_translation_table=translations(),
     )  # fmt: skip
     before = add_prefix(before, 'in_', rename_inputs=False, rename_outputs=False)

@@ -1,6 +1,5 @@
 """Visualizations and label maps of a test run."""
 
-from itertools import chain
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
@@ -35,19 +34,18 @@ class PredictionsHook(Hook):
     def before_test(self, runner: Runner) -> None:
         self._dataset = dataset = runner.test_loop.dataloader.dataset
         infos = map(dataset.get_data_info, range(len(dataset)))
-        read = [{key: info[key] for key in info if key.endswith('path')} for info in infos]
-        paths = list(dict.fromkeys(files.get('img_path') for files in read))
-        if None in paths:
+        files = [{key: info[key] for key in info if key.endswith('path')} for info in infos]
+        images = list(dict.fromkeys(paths.get('img_path') for paths in files))
+        if None in images:
             raise UsageError('the test images are not files; drop --show, --show-dir and --out')
-        self._names = dict(zip(paths, unique_names(list(map(Path, paths)))))
-        drawn = self._viewer and self._viewer.folder
-        for folder, suffix, option in (
-            (drawn, '.jpg', '--show-dir'), (self._label_maps, '.png', '--out'),
-        ):  # fmt: skip
-            if folder is not None:
-                written = (folder / f'{name}{suffix}' for name in self._names.values())
-                inputs = chain(*map(dict.values, read))
-                refuse_to_overwrite(written, filter(None, inputs), option)
+        self._names = dict(zip(images, unique_names(list(map(Path, images)))))
+        inputs = [path for paths in files for path in paths.values() if path]
+        if self._viewer is not None and self._viewer.folder is not None:
+            drawn = (self._viewer.folder / f'{name}.jpg' for name in self._names.values())
+            refuse_to_overwrite(drawn, inputs, '--show-dir')
+        if self._label_maps is not None:
+            written = (self._label_maps / f'{name}.png' for name in self._names.values())
+            refuse_to_overwrite(written, inputs, '--out')
         self._classes, self._palette = classes_and_colours(dataset)
         first = int(dataset.metainfo.get('reduce_zero_label') or False)
         self._ids = range(first, first + len(self._classes))
@@ -59,9 +57,10 @@ class PredictionsHook(Hook):
                 write_label_map(sample, self._ids, self._label_maps / f'{name}.png')
             if self._viewer is not None:
                 if not DRAWN & set(sample.keys()):
-                    found = [key for key in sample.keys() if key.startswith('pred')]
+                    predicted = [key for key in sample.keys() if key.startswith('pred')]
                     raise UsageError(
-                        f'{", ".join(found)} of the model cannot be drawn; drop --show, --show-dir'
+                        f'{", ".join(predicted)} of the model cannot be drawn; drop --show, '
+                        '--show-dir'
                     )
                 image = read_as(sample.img_path, self._dataset)
                 drawn = draw(image, sample, self._classes, self._palette, self._score_thr)

@@ -207,10 +207,10 @@ class Inferencer:
         else:
             shape, dtype = getattr(image, 'shape', ()), getattr(image, 'dtype', None)
             if dtype != np.uint8 or len(shape) != 3 or shape[2] != self._channels or 0 in shape:
-                found = f'{tuple(shape)} of {dtype}' if shape else type(image).__name__
+                kind = f'{tuple(shape)} of {dtype}' if shape else type(image).__name__
                 raise ValueError(
                     f'an image must be a path, or an array (H, W, {self._channels}) of uint8, got '
-                    f'{found}'
+                    f'{kind}'
                 )
             name, given = f'an array {shape}', dict(img=image, img_id=0)
         step = 'read'
@@ -374,8 +374,8 @@ def classes_of(cfg: Config, *sources: dict) -> Tuple[List[str], Any]:
     if fitting:
         return list(fitting[0]['classes']), fitting[0].get('palette')
     head, count = next(heads(cfg), ('the model', 0))
-    found = ' and '.join(str(len(source['classes'])) for source in sources) or 'no'
+    counts = ' and '.join(str(len(source['classes'])) for source in sources) or 'no'
     raise UsageError(
-        f'{head}.num_classes is {count}, but checkpoint and config name {found} classes; set '
+        f'{head}.num_classes is {count}, but checkpoint and config name {counts} classes; set '
         'test_dataloader.dataset.metainfo.classes'
     )

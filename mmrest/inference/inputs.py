@@ -44,11 +44,11 @@ def find_inputs(given: Sequence[str], outputs: Sequence[Path] = ()) -> List[Inpu
     earlier runs. UsageError is raised if something was not found, or a folder is empty.
     """
     skipped = {os.path.realpath(path) for path in outputs}
-    found = {}
+    unique = {}
     for text in given:
         for path, root in _files(text, skipped):
-            found.setdefault(os.path.abspath(path), (path, root))
-    paths, roots = zip(*found.values())
+            unique.setdefault(os.path.abspath(path), (path, root))
+    paths, roots = zip(*unique.values())
     return [Input(path, name) for path, name in zip(paths, unique_names(paths, roots))]
 
 

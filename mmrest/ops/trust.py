@@ -75,12 +75,12 @@ def failure(kernel: Candidate, q: Tensor, v: Tensor) -> Optional[str]:
     with _disable_current_modes(), unhooked, autocast_off(q.device):
         args = kernel.trial(q, v)
         try:
-            found = _outputs_and_gradients(kernel.run, args)
+            computed = _outputs_and_gradients(kernel.run, args)
         except Exception as error:  # compilers and drivers raise anything
             return f'{type(error).__name__}: {str(error).strip()}'.split('\n')[0]
-        wanted = _outputs_and_gradients(kernel.reference, [_wide(arg) for arg in args])
+        expected = _outputs_and_gradients(kernel.reference, [_wide(arg) for arg in args])
     tolerance = max(8 * torch.finfo(q.dtype).eps, MIN_TOLERANCE)
-    for index, (a, b) in enumerate(zip(found, wanted)):
+    for index, (a, b) in enumerate(zip(computed, expected)):
         error = float((a.double() - b).abs().max() / b.abs().max().clamp_min(1e-3))
         if not error <= tolerance:  # or NaN
             what = f'the gradient of argument {index - 1}' if index else 'the result'

@@ -84,12 +84,12 @@ def checked_reading(masks: bool = False) -> Iterator[Dict[str, FileCounts]]:
         UsageError: an entry or category is missing, ambiguous, or in a different order from the
             classes.
     """
-    found: Dict[str, FileCounts] = {}
+    counts: Dict[str, FileCounts] = {}
     try:
         from mmdet.datasets import CocoDataset, XMLDataset
         from mmdet.datasets.api_wrappers import COCO
     except ImportError:  # segmentors and classifiers work without mmdet
-        yield found
+        yield counts
         return
 
     class CheckedCOCO(COCO):
@@ -107,13 +107,13 @@ def checked_reading(masks: bool = False) -> Iterator[Dict[str, FileCounts]]:
             numbers = super().get_cat_ids(cat_names, *args, **kwargs)
             if cat_names:
                 _check_categories(self, list(cat_names), numbers)
-            found[self.file] = _read_objects(self, numbers, masks)
+            counts[self.file] = _read_objects(self, numbers, masks)
             return numbers
 
     parse = XMLDataset.parse_data_info
 
     def checked_parse(self: Any, img_info: Dict[str, Any]) -> Dict[str, Any]:
-        path, file = img_info['xml_path'], found.setdefault(str(self.ann_file), FileCounts())
+        path, file = img_info['xml_path'], counts.setdefault(str(self.ann_file), FileCounts())
         with explained(f'{path} (of {self.ann_file}) cannot be read'):
             info = parse(self, img_info)
         with get_local_path(path, backend_args=self.backend_args) as local:
@@ -131,7 +131,7 @@ def checked_reading(masks: bool = False) -> Iterator[Dict[str, FileCounts]]:
         for owner in owners:
             owner.COCOAPI = CheckedCOCO
         XMLDataset.parse_data_info = checked_parse
-        yield found
+        yield counts
     finally:
         for owner in owners:
             owner.COCOAPI = COCO

@@ -163,10 +163,10 @@ def _check_labels(cfg: Config, part: Part, report: Report) -> None:
         for value in np.unique(values).tolist():
             files.setdefault(int(value), info.get('seg_map_path') or info.get('img_path'))
     ignored = {IGNORE_INDEX, getattr(part.dataset, 'ignore_index', IGNORE_INDEX)}
-    found, nodes = files.keys() - ignored, dict(dicts(cfg.model, 'model'))
+    labels, nodes = files.keys() - ignored, dict(dicts(cfg.model, 'model'))
     label_heads = {h: n for h, n in heads(cfg) if LABEL_HEADS & set(h.split('.')[-2:])}
     for head, count in label_heads.items():
-        beyond = found - {nodes[head].get('ignore_index')} - set(range(count))
+        beyond = labels - {nodes[head].get('ignore_index')} - set(range(count))
         if beyond:
             hint = 'the labels' if head.endswith('.head') else 'reduce_zero_label and ignore_index'
             if count == 1 and nodes[head].get('out_channels') == 1:
@@ -184,7 +184,7 @@ def _check_labels(cfg: Config, part: Part, report: Report) -> None:
             f'metainfo.classes has only {len(part.classes)} names; list all categories of the file'
         )
     most = max(label_heads.values(), default=0)
-    if part.phase == 'train' and len(found) < 2 <= most and IGNORE_INDEX in files:
+    if part.phase == 'train' and len(labels) < 2 <= most and IGNORE_INDEX in files:
         report.warnings.append(
             f'the label maps of {part.where} that were tried have only the values '
             f'{some(sorted(files))} after the pipeline, and 255 is ignored, so there is at most '

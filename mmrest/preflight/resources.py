@@ -42,13 +42,13 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
         folder = osp.join(hook['out_dir'], osp.basename(folder.rstrip('/')))  # as mmengine's hook
     free = shutil.disk_usage(check_writable(folder, option)).free
     tensors = model.state_dict().values()
-    each = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    checkpoint = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if any(type_name(part) == 'EMAHook' for _, part in hooks(cfg)):
-        each *= 2
+        checkpoint *= 2
     if hook.get('save_optimizer', True):
         moments = 1 if type_name(cfg.optim_wrapper.get('optimizer') or {}) == 'SGD' else 2
         trained = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
-        each += sum(trained) * moments
+        checkpoint += sum(trained) * moments
     rarely = hook.get('by_epoch', True) and cfg.train_cfg.get('max_iters')
     if rarely and hook.get('interval', 1) > 0:
         report.warnings.append(
@@ -58,8 +58,9 @@ def check_disk(cfg: Config, model: nn.Module, batches: int, report: Report) -> N
     number = _number(hook, batches, *length_of(cfg))
     path = Path(folder).expanduser()
     saved = [*path.glob('epoch_*.pth'), *path.glob('iter_*.pth')]
-    needed = max(number - len(saved), 1) * each
-    numbers = f'{number} of {_size(each)} each, {_size(needed)} in all; {_size(free)} are free'
+    needed = max(number - len(saved), 1) * checkpoint
+    sizes = f'{_size(checkpoint)} each, {_size(needed)} in all'
+    numbers = f'{number} of {sizes}; {_size(free)} are free'
     if needed > free:
         raise UsageError(
             f'not enough disk space in {folder} for the checkpoints of this run '
@@ -142,8 +143,8 @@ def check_weights(
         # No zoo has weights of our backbones, and reading says so.
         ours = isinstance(module, StrictPretrained)
         remote = is_remote(path) and not (ours and path.startswith(ZOOS))
-        found = f'{path}: {elsewhere}' if remote else _fitted(module, init_cfg)
-        report.add(f'pretrained weights of {name or "the model"}', found)
+        fit = f'{path}: {elsewhere}' if remote else _fitted(module, init_cfg)
+        report.add(f'pretrained weights of {name or "the model"}', fit)
     path = osp.expanduser(cfg.get('load_from') or '')
     if is_remote(path):
         report.add('checkpoint', f'{path}: {elsewhere}')

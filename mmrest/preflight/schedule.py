@@ -91,19 +91,19 @@ def check_schedule(cfg: Config, batches: int, wrapper: OptimWrapper, report: Rep
         report.add('schedule', f'{name} {part.get("begin", 0)} to {end or "the end"}{unit}')
         if name.startswith('ReduceOnPlateau') or not length:
             continue  # it steps after evaluations, or the loop is the user's own
-        each = batches if in_epochs else 1
+        step = batches if in_epochs else 1
         whole = int(length) * (batches if by_epoch else 1)
         if not isinstance(wrapper, OptimWrapperDict):
             options = dict(optimizer=wrapper, epoch_length=batches, end=whole)
             with explained('param_scheduler cannot be built'):
                 PARAM_SCHEDULERS.build(part, default_args=options)
-        last = max([end or 0, *part.get('milestones', ())]) * each
+        last = max([end or 0, *part.get('milestones', ())]) * step
         if in_epochs and not by_epoch and not part.get('convert_to_iter_based'):
             report.warnings.append(
                 f'{name} of param_scheduler counts epochs, but the run counts iterations, so it '
                 'has no effect; set by_epoch=False'
             )
-        elif max(part.get('milestones', ()), default=0) * each == whole:
+        elif max(part.get('milestones', ()), default=0) * step == whole:
             report.warnings.append(
                 f'the last milestone of {name} of param_scheduler is the end of the run, so it '
                 'has no effect; set an earlier one'

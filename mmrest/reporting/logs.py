@@ -41,15 +41,15 @@ class Log:
         If training and evaluation both log a key, such as time, the evaluation's gets the prefix
         ``val/``.
         """
-        found: Dict[str, Points] = {}
+        curves: Dict[str, Points] = {}
         trained = {key for line in self.train for key in line}
         for step, line in (*((line['iter'], line) for line in self.train), *self.val):
             prefix = '' if 'iter' in line else 'val/'
             for key, value in line.items():
                 if key not in PLACES:
                     name = prefix + key if key in trained else key
-                    found.setdefault(name, []).append((step, value))
-        return found
+                    curves.setdefault(name, []).append((step, value))
+        return curves
 
     @property
     def metrics(self) -> List[str]:
@@ -85,10 +85,10 @@ class Log:
             UsageError: the run has not logged it; the message lists its keys.
         """
         keys = list(self.curves)
-        found = [key] if key in keys else [n for n in keys if n.rpartition('/')[2] == key]
-        if len(found) != 1:
+        names = [key] if key in keys else [n for n in keys if n.rpartition('/')[2] == key]
+        if len(names) != 1:
             raise UsageError(f'the log of {self.name} has no {key}; it has {", ".join(keys)}')
-        return found[0]
+        return names[0]
 
 
 def well_known(metrics: List[str]) -> List[str]:

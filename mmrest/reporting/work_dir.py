@@ -100,10 +100,10 @@ def logged_environment(work_dir: Path) -> Dict[str, str]:
     for path in sorted(logged or work_dir.glob('*/*.log'), reverse=True):
         with path.open(encoding='utf-8', errors='replace') as file:
             head = file.read(20000)
-        found = re.search(r'^System environment:\n(.*?)\n-{20,}', head, re.M | re.S)
-        if found:
+        match = re.search(r'^System environment:\n(.*?)\n-{20,}', head, re.M | re.S)
+        if match:
             # The first line of values over several lines is enough.
-            return dict(re.findall(r'^ {4}(\S[^:\n]*): (.*)$', found[1], re.M))
+            return dict(re.findall(r'^ {4}(\S[^:\n]*): (.*)$', match[1], re.M))
     return {}
 
 
