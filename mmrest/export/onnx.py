@@ -53,6 +53,8 @@ class Segmentor(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.model.decode_head(self.model.extract_feat(images))
+        if isinstance(logits, tuple):  # with those of auxiliary losses, such as EncHead's
+            logits = logits[0]
         corners = self.model.align_corners
         return F.interpolate(logits, images.shape[2:], mode='bilinear', align_corners=corners)
 

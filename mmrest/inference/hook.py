@@ -53,15 +53,15 @@ class PredictionsHook(Hook):
     def after_test_iter(self, runner: Runner, *, outputs: Sequence[Any], **_: Any) -> None:
         for sample in outputs:
             sample, name = sample.cpu(), self._names[sample.img_path]
+            if not DRAWN & set(sample.keys()):
+                predicted = [key for key in sample.keys() if key.startswith('pred')]
+                raise UsageError(
+                    f'{", ".join(predicted)} of the model cannot be drawn; drop --show, '
+                    '--show-dir and --out'
+                )
             if self._label_maps is not None:
                 write_label_map(sample, self._ids, self._label_maps / f'{name}.png')
             if self._viewer is not None:
-                if not DRAWN & set(sample.keys()):
-                    predicted = [key for key in sample.keys() if key.startswith('pred')]
-                    raise UsageError(
-                        f'{", ".join(predicted)} of the model cannot be drawn; drop --show, '
-                        '--show-dir'
-                    )
                 image = read_as(sample.img_path, self._dataset)
                 drawn = draw(image, sample, self._classes, self._palette, self._score_thr)
                 if 'bboxes' in sample.get('gt_instances', ()) or 'gt_sem_seg' in sample:

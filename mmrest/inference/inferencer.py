@@ -356,7 +356,7 @@ def _without_annotations(steps: list) -> list:
     for step in steps:
         if isinstance(step, list):
             kept += [group for group in [_without_annotations(step)] if group]
-        elif type_name(step) not in ('LoadAnnotations', 'LoadPanopticAnnotations'):
+        elif 'Annotation' not in type_name(step):
             inner = step.get('transforms')
             more = dict(transforms=_without_annotations(inner)) if isinstance(inner, list) else {}
             kept.append({**step, **more})

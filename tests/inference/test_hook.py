@@ -91,6 +91,12 @@ def test_inputs_are_not_overwritten(metas, tmp_path, shown, option):
         run(hook, Data([DetDataSample(metainfo=meta) for meta in metas]))
 
 
+def test_what_cannot_be_drawn(metas, tmp_path):
+    depths = [SegDataSample(metainfo=meta, pred_depth_map=PixelData()) for meta in metas]
+    with pytest.raises(UsageError, match=r'pred_depth_map .* cannot be drawn; drop --show'):
+        run(PredictionsHook(None, tmp_path), Data(depths))
+
+
 def test_classes_without_names(metas, tmp_path):
     with pytest.raises(UsageError, match='Data has no names of classes; set metainfo'):
         run(PredictionsHook(Viewer(tmp_path / 'out'), None), Data(metas, classes=None))

@@ -132,7 +132,8 @@ def test_a_model_whose_train_returns_nothing(folder, images, monkeypatch):
     cfg = load_config(str(folder / 'boxes.py'))
     steps = cfg.test_dataloader.dataset.pipeline
     (index,) = (n for n, step in enumerate(steps) if step['type'] == 'Resize')
-    steps[index] = dict(type='RandomApply', prob=1.0, transforms=[steps[index]])
+    annotations = dict(type='mmseg.LoadDepthAnnotation')
+    steps[index] = dict(type='RandomApply', prob=1.0, transforms=[steps[index], annotations])
     infer = inference(cfg, folder / 'boxes.pth', 'cpu')
     assert same(infer(images[0]), model(folder, 'boxes')(images[0]))
 
