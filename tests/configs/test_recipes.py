@@ -4,13 +4,18 @@ import copy
 import functools
 import itertools
 
+import numpy as np
 import pytest
 import torch
+from mmdet.structures.bbox import HorizontalBoxes
+from mmdet.structures.mask import PolygonMasks
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from mmrest.engine.config import load_config
 from tests.runs import ROOT
 
 ARCHS = {
@@ -236,7 +241,10 @@ def check_coco(cfg, method, name, schedule):
         ('MultiStepLR', dict(milestones=milestones, by_epoch=True, end=epochs, gamma=0.1)),
     )
     masks, rest = method != 'retinanet', name.startswith('rest')
-    crops = [('RandomCrop', dict(crop_type='relative', crop_size=(0.9, 0.9)))]
+    crops = [
+        ('RandomCrop', dict(crop_type='relative', crop_size=(0.9, 0.9))),
+        ('FilterAnnotations', dict(keep_empty=False)),
+    ]
     shortest = 480 if schedule == '3x' else 640
     scales = [(1333, side) for side in range(shortest, 801, 32)]
     resize = ('RandomChoiceResize', dict(scales=scales, keep_ratio=True))
@@ -255,6 +263,26 @@ def check_coco(cfg, method, name, schedule):
         cfg.test_dataloader.dataset.pipeline,
         *(('LoadImageFromFile', {}), fixed, load, ('PackDetInputs', {})),
     )
+
+
+def test_objects_that_a_crop_cuts_away():
+    """If only the box of an object is in the crop, it is dropped: empty boxes give NaN."""
+    cfg = load_config('maskrcnn_rest_lite_1x')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        crop = Compose(cfg.train_dataloader.dataset.pipeline[2:-2])
+    corner = np.array([85.0, 0, 100, 0, 100, 15])
+    np.random.seed(0)
+    counts = set()
+    for _ in range(40):
+        sample = crop(dict(
+            img=np.zeros((100, 100, 3), np.uint8),
+            gt_bboxes=HorizontalBoxes([[85.0, 0, 100, 15]]),
+            gt_bboxes_labels=np.array([0]),
+            gt_masks=PolygonMasks([[corner]], 100, 100),
+        ))  # fmt: skip
+        assert (sample['gt_bboxes'].areas > 0).all()
+        counts.add(len(sample['gt_bboxes']))
+    assert counts == {0, 1}
 
 
 def check_ade(cfg, method, name, schedule):

@@ -12,6 +12,8 @@ train_pipeline = [
         allow_negative_crop=True,
         recompute_bbox=True,  # from the cropped masks, as detectron2 does
     ),
+    # Drops objects of which nothing is left: their boxes are empty, and their box loss is NaN.
+    dict(type='FilterAnnotations', min_gt_bbox_wh=(1e-5, 1e-5), keep_empty=False),
     dict(
         type='RandomChoiceResize',
         scales=[(1333, short) for short in range(640, 801, 32)],

@@ -2,5 +2,5 @@
 _base_ = './coco_instance_rest.py'
 
 train_pipeline = _base_.train_pipeline
-train_pipeline[3]['scales'] = [(1333, short) for short in range(480, 801, 32)]
+train_pipeline[4]['scales'] = [(1333, short) for short in range(480, 801, 32)]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
