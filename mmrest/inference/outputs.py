@@ -145,8 +145,9 @@ def detections(instances: Optional[Any], ids: Sequence[int]) -> Iterator[Dict[st
     if instances is None:
         return
     masks = instances.masks.numpy() if 'masks' in instances else [None] * len(instances)
+    labels = instances.labels.int().tolist()  # floats from CrowdDet
     for label, score, (left, top, right, bottom), mask in zip(
-        instances.labels.tolist(), instances.scores.tolist(), instances.bboxes.tolist(), masks
+        labels, instances.scores.tolist(), instances.bboxes.tolist(), masks
     ):
         box = [left, top, right - left, bottom - top]
         annotation = dict(

@@ -214,7 +214,7 @@ def _draw_instances(
         masks = instances.masks.numpy().astype(np.uint8)
         _draw_masks(canvas, masks, colours, max(1, width // 2))
     labels = []
-    names = [classes[label] for label in instances.labels.tolist()]
+    names = [classes[label] for label in instances.labels.int().tolist()]
     if 'scores' in instances:
         names = [f'{name} {score:.2f}' for name, score in zip(names, instances.scores.tolist())]
     for box, text, colour in zip((instances.bboxes * factor).tolist(), names, colours):
@@ -227,7 +227,7 @@ def _draw_instances(
 def _shades(instances: Any, palette: Sequence[RGB]) -> List[RGB]:
     """Return the colours of instances, lighter for each overlapping one of the same class."""
     colours, earlier = [], []
-    for box, label in zip(instances.bboxes.tolist(), instances.labels.tolist()):
+    for box, label in zip(instances.bboxes.tolist(), instances.labels.int().tolist()):
         taken = {step for b, k, step in earlier if k == label and overlap(box, b)}
         step = min(set(range(len(taken) + 1)) - taken)
         earlier.append((box, label, step))

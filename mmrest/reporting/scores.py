@@ -92,12 +92,18 @@ class InstanceScores:
     def add(self, sample: BaseDataElement) -> None:
         """Add an image, on the CPU."""
         image, (height, width) = len(self._paths), sample.ori_shape[:2]
+        every_class = range(len(self.classes))
         self._paths.append(sample.img_path)
-        annotations = self._instances[sample.img_path]
+        annotations = [
+            dict(entry, bbox_label=label)
+            for entry in self._instances[sample.img_path]
+            # CrowdHuman's regions to ignore have the label -1.
+            for label in ([entry['bbox_label']] if entry['bbox_label'] >= 0 else every_class)
+        ]
         self._truth.append(dict(img_id=image, height=height, width=width, anns=annotations))
         if 'masks' in sample.pred_instances and any(entry.get('mask') for entry in annotations):
             self._kinds['segm'] = 'mask'
-        for entry in detections(sample.pred_instances, range(len(self.classes))):
+        for entry in detections(sample.pred_instances, every_class):
             self._predictions.append(dict(entry, id=len(self._predictions) + 1, image_id=image))
 
     def table(self) -> Dict[str, Sequence[float]]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset
+from mmdet.evaluation import CocoMetric
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -19,6 +20,7 @@ from mmengine.registry import (
     DATASETS,
     HOOKS,
     LOOPS,
+    METRICS,
     MODELS,
     OPTIM_WRAPPER_CONSTRUCTORS,
     TRANSFORMS,
@@ -183,6 +185,18 @@ def test_evaluations_that_cannot_be_rehearsed(folder):
         assert scores(report) == set()
         warned = any('val_dataloader has no object that can' in w for w in report.warnings)
         assert warned == (annotations == [])
+
+
+@METRICS.register_module(force=True)
+class OfAllImages(CocoMetric):
+    """As CocoOccludedSeparatedMetric."""
+
+    def compute_metrics(self, results):
+        raise AssertionError('not all images are predicted')
+
+
+def test_a_metric_that_scores_in_its_own_way(folder):
+    assert scores(rehearsed('det', {'val_evaluator.type': 'OfAllImages'})) == set()
 
 
 @DATASETS.register_module(force=True)

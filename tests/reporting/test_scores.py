@@ -27,7 +27,7 @@ def annotations(boxes, labels, masks=False):
 def detection(path, boxes, labels, scores, masks=False):
     sample = DetDataSample(metainfo=dict(img_path=path, ori_shape=(50, 50), img_id=0))
     sample.pred_instances = InstanceData(
-        bboxes=boxes, labels=torch.tensor(labels, dtype=torch.long), scores=torch.tensor(scores)
+        bboxes=boxes, labels=torch.tensor(labels).float(), scores=torch.tensor(scores)
     )
     if masks:
         drawn = torch.zeros(len(boxes), 50, 50, dtype=torch.bool)
@@ -46,6 +46,7 @@ def test_instances(masks, predicted):
         'wrong': annotations(BOXES[:1], [0], masks),
         'empty': [],
         'crowd': [dict(annotations(BOXES[:1], [0], masks)[0], ignore_flag=1)],
+        'region': [dict(annotations(BOXES[:1], [-1], masks)[0], ignore_flag=1)],  # of CrowdHuman
     }
     scores = InstanceScores(CLASSES, truth, 0.3)
     for path, labels, confidence in (
@@ -54,9 +55,10 @@ def test_instances(masks, predicted):
         ('wrong', [1], [0.9]),
         ('empty', [], []),
         ('crowd', [0], [0.9]),
+        ('region', [0], [0.9]),
     ):
         scores.add(detection(path, BOXES[: len(labels)], labels, confidence, predicted))
-    assert scores.per_image() == [1.0, pytest.approx(2 / 3), 0.0, None, None]
+    assert scores.per_image() == [1.0, pytest.approx(2 / 3), 0.0, None, None, None]
     table = scores.table()
     names = ['objects', 'box AP', 'box AP50', 'mask AP', 'mask AP50']
     assert list(table) == names[: 5 if masks else 3]
