@@ -29,12 +29,17 @@ RUN = XDG_CACHE_HOME="$(abspath $(VENV))/cache" MPLCONFIGDIR="$(abspath $(VENV))
 	"$(VENV)/bin/python"
 
 $(VENV)/ready: $(wildcard requirements/*.txt) setup.py
+	@test ! -e "$(VENV)/pyvenv.cfg" -o -e "$@" || grep -q "^prompt = 'mmrest'" "$(VENV)/pyvenv.cfg" || \
+		{ echo "$(VENV) is not from make env: remove it, or select another with VENV="; exit 1; }
 	@echo "[make env] creating $(VENV) with $(PYTHON)"
-	@$(PYTHON) -m venv $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) "$(VENV)"
+	@$(PYTHON) -m venv --prompt mmrest $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) "$(VENV)"
 	@echo "[make env] installing $(TORCH)"
 	@$(PIP) $(TORCH)
 	@echo "[make env] installing mmdet, mmseg, mmpretrain and the requirements of tests and docs"
-	@$(PIP) $(patsubst %,-r requirements/%.txt,core det seg cls runtime optional tests docs)
+	@"$(VENV)/bin/python" -c 'from importlib.metadata import version; \
+		print("numpy<2" * version("torch").startswith(("2.1.", "2.2.")))' > "$(VENV)/constraints.txt"
+	@$(PIP) -c "$(VENV)/constraints.txt" \
+		$(patsubst %,-r requirements/%.txt,core det seg cls runtime optional tests docs)
 	@$(PIP) --no-build-isolation --no-deps -e .
 ifeq ($(OPERATORS),compiled)
 	@echo "[make env] compiling the MMCV ops; this takes 10 to 40 minutes"

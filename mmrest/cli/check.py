@@ -140,6 +140,10 @@ def remedies(state: State) -> Dict[str, str]:
     torch_version = versions.get('torch', ('', ''))[1]
     if torch_version and digit_version(torch_version)[:2] < SUPPORTED['torch'][0]:
         fixes['torch'] = str(outside('torch', torch_version))
+    numpy_version = versions.get('numpy', ('', '0'))[1]
+    if torch_version.startswith(('2.1.', '2.2.')) and digit_version(numpy_version)[0] >= 2:
+        remedy = 'pip install "numpy<2" "opencv-python<4.12"'
+        fixes['numpy'] = f'PyTorch before 2.3 cannot use numpy 2: {remedy}'
     return fixes
 
 

@@ -64,6 +64,10 @@ def test_fine(fine):
     (state(gpu=True), 'torch', 'this build has no CUDA: install a CUDA build'),
     (state(gpu=True, torch_cuda='13.0'), 'torch', r'CUDA 13\.0 does not work: see nvidia-smi'),
     (state({'torch': ('torch', '2.0.1')}), 'torch', r'too old, mmrest supports 2\.1 to'),
+    (
+        state({'torch': ('torch', '2.1.2+cu121'), 'numpy': ('numpy', '2.2.6')}), 'numpy',
+        'PyTorch before 2.3 cannot use numpy 2: pip install "numpy<2" ',
+    ),
     (state(CLASSIFICATION), 'torchvision', 'mmpretrain needs it: install the release for'),
     (state(without=('mmengine',)), 'mmengine', 'mmrest needs it: pip install mmengine'),
     (state(faults={'pkg_resources': 'x'}), 'pkg_resources', r'\(x\): pip install "setuptools<81"'),
