@@ -1,5 +1,5 @@
-# own_coco_small.py with layer-wise learning-rate decay: the rate of every block is 0.8 times the
-# rate of the next one. It replaces the frozen first stage.
+# own_coco_small.py with layer-wise learning-rate decay: the rate of each block is 0.8 times the
+# rate of the next one. This replaces freezing the first stage.
 _base_ = ['./own_coco_small.py']
 
 model = dict(backbone=dict(frozen_stages=-1))

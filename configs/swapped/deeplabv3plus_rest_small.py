@@ -1,5 +1,5 @@
-# mmseg's DeepLabV3+ with ResT-Small. Its last map has stride 32, the dilated ResNet has 8,
-# so the dilations are a quarter.
+# mmseg's DeepLabV3+ with ResT-Small. Its last feature map has stride 32 instead of the
+# dilated ResNet's 8, so the dilations are divided by four.
 _base_ = ['mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb4-80k_ade20k-512x512.py']
 custom_imports = dict(imports=['mmrest'], allow_failed_imports=False)
 

@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
     add('--backbone-only', action='store_true', help='drop neck and heads')
     add(
         '--preprocess', action='store_true',
-        help='include normalisation; the input is then BGR images of 0 to 255',
+        help='include normalisation; the input is then BGR images with values of 0 to 255',
     )  # fmt: skip
     add('--opset', type=at_least(18), default=18, help='ONNX opset version (default: 18)')
     add('--no-verify', dest='verify', action='store_false', help='do not compare with PyTorch')

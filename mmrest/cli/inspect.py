@@ -35,7 +35,7 @@ def config() -> None:
 
 
 def browse() -> None:
-    """Draw the images of a dataset with their annotations, after its pipeline."""
+    """Visualize the images of a dataset with their annotations, after its pipeline."""
     parser = Parser(description=browse.__doc__)
     add = parser.add_argument
     add('config', help='config file, or name of a shipped config')

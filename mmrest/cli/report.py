@@ -30,7 +30,7 @@ def main() -> None:
     add('work_dir', type=Path, help='work dir of the run')
     add('--config', help='config file (default: the one in the work dir)')
     add('--checkpoint', help='checkpoint to evaluate (default: the best, or else the newest)')
-    add('--no-eval', action='store_true', help='report the logs only')
+    add('--no-eval', action='store_true', help='skip the evaluation')
     add(
         '--out', type=written_file('.html', '.htm'),
         help='output file (default: report.html in the work dir)',

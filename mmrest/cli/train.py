@@ -47,8 +47,8 @@ def parse_args() -> argparse.Namespace:
     )  # fmt: skip
     add(
         '--dry-run', action='store_true',
-        help='rehearse the run with its own data, evaluator and network, print the findings, and '
-        'exit without writing files',
+        help='run all checks, one training step and one evaluation, print a summary, and exit '
+        'without writing files',
     )  # fmt: skip
     add_run_arguments(parser)
     args = parser.parse_args()

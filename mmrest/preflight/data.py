@@ -62,6 +62,12 @@ class Sample(NamedTuple):
         boxes = getattr(self.truth, 'gt_instances', {}).get('bboxes')
         return None if boxes is None else len(boxes)
 
+    @property
+    def empty_boxes(self) -> int:
+        """Number of packed boxes without area."""
+        boxes = getattr(self.truth, 'gt_instances', {}).get('bboxes')
+        return int((boxes.areas <= 0).sum()) if hasattr(boxes, 'areas') else 0
+
 
 class Part(NamedTuple):
     """Dataset of a run that reads files, without wrappers."""
@@ -295,7 +301,7 @@ def _prepared(part: Part) -> List[Sample]:
 
 
 def _check_boxes(part: Part, report: Report) -> None:
-    """Warn about boxes outside of their image.
+    """Warn about boxes outside of their image, and about empty ones.
 
     Raises:
         UsageError: the pipeline drops all samples, or all their boxes.
@@ -312,6 +318,11 @@ def _check_boxes(part: Part, report: Report) -> None:
         report.warnings.append(
             f'{sum(outside)} of {len(outside)} boxes of {part.where} extend beyond their image, '
             'or have swapped corners; the bbox of COCO is x, y, width and height, in pixels'
+        )
+    if part.phase == 'train' and any(sample.empty_boxes for sample in part.samples):
+        report.warnings.append(
+            f'the pipeline of {part.where} leaves boxes without area, which make the loss of '
+            'R-CNN NaN; add FilterAnnotations after its crops'
         )
     dropped = part.samples and all(sample.packed is None for sample in part.samples)
     if dropped or (annotated and all(sample.boxes == 0 for sample in annotated)):

@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset
 from mmengine.evaluator import BaseMetric
 from mmengine.optim import ReduceOnPlateauLR, build_optim_wrapper
-from mmengine.registry import METRICS, MODELS, DefaultScope
+from mmengine.registry import METRICS, MODELS, TRANSFORMS, DefaultScope
 from PIL import Image
 
 from mmrest.checkpoint import CheckpointError
@@ -472,6 +473,22 @@ def test_objects_that_are_odd_or_not_used(folder, change, words, used):
     (warning,) = (w for w in report.warnings if WHERE in w)
     assert all(part in warning for part in words)
     assert (f'objects of {WHERE}', used or '6 used of 12') in report.facts
+
+
+@TRANSFORMS.register_module(force=True)
+class Emptied(BaseTransform):
+    """As RandomCrop with recompute_bbox, if it cuts away a mask, but not its box."""
+
+    def transform(self, results):
+        results['gt_bboxes'].tensor[:1] = 0
+        return results
+
+
+def test_boxes_without_area(folder):
+    steps = [*load_config('det.py').train_dataloader.dataset.pipeline]
+    steps.insert(-1, dict(type='Emptied'))
+    warnings = rehearsed('det', {'train_dataloader.dataset.pipeline': steps}).warnings
+    assert any(f'{WHERE} leaves boxes without area' in warning for warning in warnings)
 
 
 def test_resumed_runs(folder):
