@@ -29,10 +29,10 @@ RUN = XDG_CACHE_HOME="$(abspath $(VENV))/cache" MPLCONFIGDIR="$(abspath $(VENV))
 	"$(VENV)/bin/python"
 
 $(VENV)/ready: $(wildcard requirements/*.txt) setup.py
-	@test ! -e "$(VENV)/pyvenv.cfg" -o -e "$@" || grep -q "^prompt = 'mmrest'" "$(VENV)/pyvenv.cfg" || \
-		{ echo "$(VENV) is not from make env: remove it, or select another with VENV="; exit 1; }
+	@test ! -e "$(VENV)/pyvenv.cfg" -o -e "$@" || grep -q "^prompt = 'mmrest-env'" "$(VENV)/pyvenv.cfg" || \
+		{ echo "$(VENV) was not made by make env: remove it, or select another with VENV="; exit 1; }
 	@echo "[make env] creating $(VENV) with $(PYTHON)"
-	@$(PYTHON) -m venv --prompt mmrest $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) "$(VENV)"
+	@$(PYTHON) -m venv --prompt mmrest-env $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) "$(VENV)"
 	@echo "[make env] installing $(TORCH)"
 	@$(PIP) $(TORCH)
 	@echo "[make env] installing mmdet, mmseg, mmpretrain and the requirements of tests and docs"

@@ -351,7 +351,7 @@ def _pipeline(cfg: Config, steps: Optional[List[dict]]) -> Tuple[Callable, Compo
 
 
 def _without_annotations(steps: list) -> list:
-    """Return transforms without those that load annotations, also in groups of transforms."""
+    """Return transforms without those of annotations, also in groups of transforms."""
     kept = []
     for step in steps:
         if isinstance(step, list):

@@ -66,7 +66,9 @@ class Sample(NamedTuple):
     def empty_boxes(self) -> int:
         """Number of packed boxes without area."""
         boxes = getattr(self.truth, 'gt_instances', {}).get('bboxes')
-        return int((boxes.areas <= 0).sum()) if hasattr(boxes, 'areas') else 0
+        if not hasattr(boxes, 'widths'):
+            return 0
+        return int(((boxes.widths <= 0) | (boxes.heights <= 0)).sum())
 
 
 class Part(NamedTuple):

@@ -123,9 +123,7 @@ def monitored(cfg: Config) -> Iterator[Tuple[str, str]]:
 
 def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) -> List[str]:
     """Return the names of the scores; none if the metric cannot be rehearsed."""
-    # A subclass that scores in its own way may need all images.
-    owner = next(kind for kind in type(metric).__mro__ if 'compute_metrics' in vars(kind))
-    best = BEST.get(owner.__name__)
+    best = next((BEST[k.__name__] for k in type(metric).__mro__ if k.__name__ in BEST), None)
     samples = [(part, s) for part in parts for s in part.samples if s.packed is not None]
     if 'bbox_mAP' in (best or ()):
         samples = [(p, s) for p, s in samples if len(s.info.get('instances') or ()) <= MAX_BOXES]
@@ -146,13 +144,20 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
                 f'{where}.ignore_index'
             )
     fault = f'{place} fails on the annotations of {part.where}'
-    with explained(fault, 'check that the metric is meant for this data'):
-        scores = score(metric, samples)
-        if scores is None and 'instances' not in first.info:
-            raise UsageError(
-                f'{place} has nothing to compare with: the pipeline of {part.where} loads or '
-                'packs no annotations; add LoadAnnotations, and end it with Pack...Inputs'
-            )
+    # A subclass that scores in its own way may need all images.
+    is_own = 'compute_metrics' in vars(type(metric)) and type(metric).__name__ not in BEST
+    try:
+        with explained(fault, 'check that the metric is meant for this data'):
+            scores = score(metric, samples)
+    except UsageError:
+        if is_own:
+            return []
+        raise
+    if scores is None and 'instances' not in first.info:
+        raise UsageError(
+            f'{place} has nothing to compare with: the pipeline of {part.where} loads or packs no '
+            'annotations; add LoadAnnotations, and end it with Pack...Inputs'
+        )
     prefix = f'{metric.prefix}/' if metric.prefix else ''
     for name, value in (scores or {}).items():
         if name not in best or value == -1 or np.isnan(value):

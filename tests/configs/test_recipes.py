@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures.bbox import HorizontalBoxes
-from mmdet.structures.mask import PolygonMasks
+from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.optim import build_optim_wrapper
@@ -270,19 +270,22 @@ def test_objects_that_a_crop_cuts_away():
     cfg = load_config('maskrcnn_rest_lite_1x')
     with DefaultScope.overwrite_default_scope('mmdet'):
         crop = Compose(cfg.train_dataloader.dataset.pipeline[2:-2])
-    corner = np.array([85.0, 0, 100, 0, 100, 15])
+    masks = np.zeros((2, 100, 100), np.uint8)
+    masks[0] = np.triu(masks[0] + 1, 85)  # the upper right corner
+    masks[1, 40:60, 40:60] = 1
     np.random.seed(0)
     counts = set()
     for _ in range(40):
         sample = crop(dict(
             img=np.zeros((100, 100, 3), np.uint8),
-            gt_bboxes=HorizontalBoxes([[85.0, 0, 100, 15]]),
-            gt_bboxes_labels=np.array([0]),
-            gt_masks=PolygonMasks([[corner]], 100, 100),
+            gt_bboxes=HorizontalBoxes([[85.0, 0, 100, 15], [40.0, 40, 60, 60]]),
+            gt_bboxes_labels=np.array([0, 1]),
+            gt_masks=BitmapMasks(masks, 100, 100),
         ))  # fmt: skip
-        assert (sample['gt_bboxes'].areas > 0).all()
+        assert (sample['gt_bboxes'].areas > 0).all() and sample['gt_bboxes_labels'][-1] == 1
+        assert len(sample['gt_masks']) == len(sample['gt_bboxes_labels'])
         counts.add(len(sample['gt_bboxes']))
-    assert counts == {0, 1}
+    assert counts == {1, 2}
 
 
 def check_ade(cfg, method, name, schedule):
