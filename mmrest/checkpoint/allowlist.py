@@ -86,7 +86,8 @@ TYPES: List[Any] = [
     datetime.date,
     datetime.datetime,
     datetime.timedelta,
-    (frozenset, 'builtins.frozenset'),
+    *((kind, f'builtins.{kind.__name__}') for kind in (complex, frozenset, set)),
+    torch.device,
     # The operating system on which a file was written does not matter.
     (pathlib.PurePosixPath, 'pathlib.PosixPath'),
     (pathlib.PurePosixPath, 'pathlib._local.PosixPath'),
@@ -107,6 +108,7 @@ class _Unpickler(pickle.Unpickler):
 
     allowed: ClassVar[Dict[str, Any]] = {
         **torch._weights_only_unpickler._get_allowed_globals(),
+        **{str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)},
         **{f'{t.__module__}.{t.__qualname__}': t for t in TYPES if isinstance(t, type)},
         **{t[1]: t[0] for t in TYPES if isinstance(t, tuple)},
     }
