@@ -143,7 +143,6 @@ def decays(backbone: RMT, height: int, width: int, point: Token) -> List[Decay]:
         tables = backbone.layers[stage].rel_pos(*size, torch.device('cpu'))
         row, column = token_at(point, (height, width), size)
         along_h, along_w = tables.decay_h[:, row, :, None], tables.decay_w[:, column, None, :]
-        axial = backbone.arch.axial[stage]
-        weights = along_h.exp() * along_w.exp() if axial else (along_h + along_w).exp()
-        stages.append(Decay(tables.log_gamma.exp(), weights, (row, column), axial))
+        gamma, weights = tables.log_gamma.exp(), (along_h + along_w).exp()
+        stages.append(Decay(gamma, weights, (row, column), backbone.arch.axial[stage]))
     return stages
