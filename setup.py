@@ -1,3 +1,4 @@
+import runpy
 import shutil
 from pathlib import Path
 
@@ -11,12 +12,6 @@ LIBRARIES = ('det', 'seg', 'cls')
 def requirements(name):
     lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
     return [line for line in lines if line.strip() and not line.startswith('#')]
-
-
-def version():
-    scope = {}
-    exec((ROOT / 'mmrest' / 'version.py').read_text(), scope)
-    return scope['__version__']
 
 
 class BuildWithConfigs(build_py):
@@ -45,7 +40,7 @@ class BuildWithConfigs(build_py):
 
 setup(
     name='mmrest',
-    version=version(),
+    version=runpy.run_path(str(ROOT / 'mmrest' / 'version.py'))['__version__'],
     description='ResT and RMT backbones for mmdet and mmseg',
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
