@@ -74,6 +74,9 @@ def test_settings(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'yacs.config', module)
     settings = {
         'names': frozenset('ab'),
+        'kinds': {1, 2j},
+        'device': torch.device('cpu'),
+        'dtypes': [torch.bfloat16, torch.bool],
         'time': datetime.datetime(2024, 1, 2, 3),
         'took': datetime.timedelta(seconds=5),
         'simple': SimpleNamespace(lr=1),
