@@ -68,8 +68,8 @@ def check_training(cfg, model):
     for name, parameter in model.named_parameters():
         is_excluded = parameter.ndim == 1  # norms and biases
         assert decays[parameter] == (0 if is_excluded else 0.05), name
-    ema = ('EMAHook', dict(momentum=8e-5, update_buffers=True))
-    assert_parts(cfg.custom_hooks, ema, ('InvalidLossHook', {}))
+    average = dict(ema_type='MomentumAnnealingEMA', gamma=10, momentum=8e-5, update_buffers=True)
+    assert_parts(cfg.custom_hooks, ('EMAHook', average), ('InvalidLossHook', {}))
     assert cfg.default_hooks.checkpoint.save_best == 'accuracy/top1'
 
 

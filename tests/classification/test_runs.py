@@ -21,10 +21,6 @@ model = dict(
     neck=dict(in_channels=32),
     head=dict(num_classes=3),
 )
-custom_hooks = [
-    dict(type='EMAHook', momentum=0.5, update_buffers=True, priority='ABOVE_NORMAL'),
-    dict(type='InvalidLossHook'),
-]
 train_cfg = dict(max_epochs=2)
 randomness = dict(seed=0)
 {SHAPES}

@@ -12,6 +12,8 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 
 from mmrest.engine.config import PHASES, dicts, load_config
+from mmrest.preflight import Report
+from mmrest.preflight.schedule import check_optimizer
 from tests.drawn import CLASSES, HEIGHT, WIDTH
 from tests.runs import ROOT, run_here
 
@@ -105,6 +107,11 @@ def stepped(cfg, model, data, dtype, steps=1):
 )
 def test_step(prepared, dtype):
     model, cfg, batch, _ = prepared
+    preprocessor = cfg.model.data_preprocessor  # as the ImageNet weights expect their input
+    assert preprocessor.bgr_to_rgb and preprocessor.mean == [123.675, 116.28, 103.53]
+    report = Report()
+    check_optimizer(cfg, model, report)
+    assert not report.warnings
     _, unchanged = stepped(cfg, model, model.data_preprocessor(batch, True), dtype)
     assert len(unchanged) < 0.1 * len(list(model.parameters()))
 
