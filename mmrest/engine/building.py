@@ -92,6 +92,8 @@ def check_model(cfg: Config, as_run: bool = False) -> nn.Module:
     Raises:
         UsageError: it cannot be built.
     """
+    cfg = copy.deepcopy(cfg)
+    without_sync_bn(cfg)  # building MMSyncBN needs a process group
     preprocessor = cfg.get('data_preprocessor') if as_run else None
     shared = {} if preprocessor is None else dict(data_preprocessor=preprocessor)
     with default_scope(cfg):
