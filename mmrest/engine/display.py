@@ -210,7 +210,7 @@ class DisplayHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Update the best metric, before CheckpointHook saves it, and show the metrics."""
-        metrics, self._best = _scalars(metrics or {}), None
+        metrics, self._best = scalars(metrics or {}), None
         if not metrics or runner.iter == 0:  # no training
             self._show(metrics)
             return
@@ -228,7 +228,7 @@ class DisplayHook(Hook):
 
     def after_test_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Add the memory to the metrics that LoggerHook writes, and show them."""
-        self._show(_scalars(metrics or {}))
+        self._show(scalars(metrics or {}))
         memory = peak_memory_mb()
         if memory is not None:
             runner.message_hub.update_scalar('test/memory_mb', memory)
@@ -278,7 +278,7 @@ class DisplayHook(Hook):
             self._progress = None
 
 
-def _scalars(metrics: Dict[str, Any]) -> Dict[str, float]:
+def scalars(metrics: Dict[str, Any]) -> Dict[str, float]:
     """Return the metrics that are numbers, rather than one per class or a matrix."""
     return {
         name: float(value)

@@ -1,5 +1,6 @@
 """Evaluation of a checkpoint, with scores of every class and image."""
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
@@ -15,6 +16,7 @@ from mmengine.structures import BaseDataElement
 from ..engine.building import set_up
 from ..engine.config import confined, is_classifier
 from ..engine.devices import peak_memory_mb
+from ..engine.display import scalars
 from ..engine.weight_hooks import StrictWeightsHook
 from ..errors import UsageError
 from ..preflight import rehearse
@@ -81,8 +83,12 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
     if not cfg.get(f'{phase}_dataloader'):
         raise UsageError('the config has no val_dataloader to evaluate on; pass --no-eval')
     hook = ScoresHook(score_thr)
-    with tempfile.TemporaryDirectory() as folder:
+    # A Runner builds its model on the current GPU, which another job may use.
+    gpu = torch.cuda.device(device) if device.type == 'cuda' else contextlib.nullcontext()
+    with tempfile.TemporaryDirectory() as folder, gpu:
         cfg = confined(cfg, folder)
+        for key in ('runner_type', 'strategy'):  # for several processes
+            cfg.pop(key, None)
         # As a test, because a validation would save the best checkpoint.
         cfg.test_dataloader = cfg[f'{phase}_dataloader']
         cfg.test_evaluator = cfg.get(f'{phase}_evaluator')
@@ -97,10 +103,11 @@ def evaluate(cfg: Config, checkpoint: str, device: torch.device, score_thr: floa
         runner.register_hook(StrictWeightsHook())
         runner.register_hook(hook, priority='VERY_LOW')
         runner.model.to(device)
-        metrics = runner.test()
+        metrics = scalars(runner.test())
+        speed = _speed(runner, device)
     dataset = runner.test_loop.dataloader.dataset
     name = Path(checkpoint).name
-    return Evaluation(name, phase, metrics, hook.scores, dataset, _speed(runner, device))
+    return Evaluation(name, phase, metrics, hook.scores, dataset, speed)
 
 
 def _speed(runner: Runner, device: torch.device) -> List[Tuple[str, str]]:

@@ -138,7 +138,7 @@ def _evaluated(evaluation: Evaluation, number: int) -> Dict[str, Any]:
     return dict(
         evaluation=evaluation,
         evaluated=[
-            (title_of(key), metric_text(float(value), key))
+            (title_of(key), metric_text(value, key))
             for key, value in metrics.items()
             if MAIN_METRIC.fullmatch(key) or key.startswith('coco/') or len(metrics) < 20
         ],
