@@ -3,7 +3,7 @@
 from ..analysis.attention_maps import attention_maps, decays
 from ..analysis.complexity import count, count_parts
 from ..analysis.features import principal_components, receptive_fields
-from ..inference import Inferencer, inference
+from ..inference.inferencer import Inferencer, inference
 
 __all__ = [
     'Inferencer',
