@@ -157,7 +157,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if dist.is_main_process():
             # Also the first one, so that a run finds out early if it could not be resumed.
             is_due = outdated or self._saved_iter is None
-            if is_due and isinstance(self.file_backend, LocalBackend):
+            if is_due and Path(self.last_ckpt).is_file():  # neither remote nor sharded
                 read_checkpoint(self.last_ckpt)
             for old in (*map(self.filename_tmpl.format, outdated), INTERRUPTED):
                 self._remove(self.file_backend.join_path(self.out_dir, old))
