@@ -146,7 +146,11 @@ def use_cpu_wrapper(cfg: Config) -> None:
 
 
 def check_sharding(cfg: Config) -> None:
-    """Raise UsageError if FSDP would clip gradients; without a launcher, remove FSDP."""
+    """Remove FSDP without a launcher; otherwise check its config.
+
+    Raises:
+        UsageError: it would clip gradients, or write sharded checkpoints.
+    """
     if type_name(cfg.get('strategy') or {}) not in SHARDING:
         return
     if cfg.launcher == 'none':
@@ -157,6 +161,11 @@ def check_sharding(cfg: Config) -> None:
         raise UsageError(
             'optim_wrapper.clip_grad: under FSDP each process would clip its own part of the '
             'gradients by its own norm; set optim_wrapper.clip_grad=None'
+        )
+    elif cfg.strategy.get('state_dict_cfg', 'local') == 'local':  # mmengine's default
+        raise UsageError(
+            'strategy.state_dict_cfg=local: mmrest cannot read or resume sharded checkpoints; set '
+            'strategy.type=UnshardedFSDPStrategy and strategy.state_dict_cfg=full'
         )
 
 
