@@ -53,14 +53,15 @@ def test_detector(tmp_path, coco_root):
 
 
 def test_segmentor_of_mmseg(tmp_path, ade_root, monkeypatch, capsys):
-    """A work dir of mmseg's own train.py: no throughput, only weights."""
+    """A work dir of mmseg's own train.py, with a FlexibleRunner: no throughput, only weights."""
     run_dir = tmp_path / 'run'
     write_log(
         run_dir, '20260101_000000',
         {'lr': 0.1, 'loss': 2.0, 'decode.loss_ce': 2.0, 'time': 0.5, 'iter': 1, 'step': 1},
         dict(mIoU=1.5, aAcc=20.0, mAcc=2.0, time=0.1, step=2),
     )  # fmt: skip
-    (run_dir / 'tiny.py').write_text(SEGMENTOR)
+    flexible = "runner_type = 'FlexibleRunner'\nstrategy = dict(type='DDPStrategy')"
+    (run_dir / 'tiny.py').write_text(f'{SEGMENTOR}\n{flexible}')
     save_weights(run_dir / 'best_mIoU_iter_2.pth', run_dir / 'tiny.py')
     monkeypatch.chdir(tmp_path)
     options = ('--data-root', ade_root, '--out', 'new/page.html', '--device', 'cpu')

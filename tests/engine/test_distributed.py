@@ -93,6 +93,10 @@ def test_sharded_config():
     cfg.optim_wrapper.clip_grad = dict(max_norm=1)
     with pytest.raises(UsageError, match=r'optim_wrapper\.clip_grad: under FSDP'):
         distributed.check_sharding(cfg)
+    cfg.optim_wrapper.clip_grad = None
+    cfg.strategy = dict(type='FSDPStrategy')
+    with pytest.raises(UsageError, match=r'strategy\.state_dict_cfg=local: mmrest cannot read'):
+        distributed.check_sharding(cfg)
 
 
 @pytest.mark.parametrize('family', [ResT, RMT])
