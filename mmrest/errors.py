@@ -19,7 +19,9 @@ REMEDIES = {
     'environment if the locale is another',
     'byte 0x8b in position 1:': 'decompress it with gunzip',
     'is not in the .+ registry': 'correct its spelling, or import its module (custom_imports)',
-    'unexpected keyword argument': 'remove or correct it',
+    'unexpected keyword argument': 'correct it, or set _delete_=True if it is inherited',
+    r'to have \d+ channels, but got': 'set in_channels of the neck or heads to the channels of '
+    'the backbone, and in_channels of the backbone to those of the images',
     'mix_results': 'it mixes images: move it into the pipeline of a MultiImageMixDataset',
     'Target -?\\d+ is out of bounds': 'set the value of void pixels as ignore_index of the heads '
     'and of their losses',

@@ -62,6 +62,7 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
                 ) from error
         if not osp.isfile(local):
             fault = 'is a directory, not a file' if osp.isdir(local) else 'does not exist'
+            fault += '; correct the path (docs/model_zoo.md says where to get weights)'
             raise CheckpointError(f'checkpoint {path} {fault}')
         try:
             content = _read(local, map_location)

@@ -34,7 +34,7 @@ from ..engine.loops import check_compile
 from ..engine.resuming import check_same_optimizer
 from ..errors import UsageError, explained, near, some
 from .classes import check_classes
-from .data import Part, build_loader
+from .data import Part, build_loader, check_images
 from .evaluation import check_evaluator, check_monitored
 from .findings import Fact, Report, quiet
 from .resources import check_disk, check_shared_memory, check_weights
@@ -109,6 +109,9 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         for phase in [phase for phase in phases if cfg.get(f'{phase}_dataloader')]:
             progress.update(f'reading the dataset of {phase}_dataloader')
             loaders[phase], parts[phase] = build_loader(cfg, phase, report)
+        if thorough:
+            progress.update('looking for the files of all images')
+            check_images(list(chain(*parts.values())), report)
         check_classes(cfg, model, list(chain(*parts.values())), report)
         for phase in [phase for phase in loaders if cfg.get(f'{phase}_evaluator')]:
             progress.update(f'evaluating the ground truth with {phase}_evaluator')

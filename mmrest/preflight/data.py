@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..engine.config import dicts, is_classifier, is_segmentor, type_name
 from ..engine.data_loading import ResumableBatchSampler
-from ..errors import UsageError, explained, some
+from ..errors import UsageError, counted, explained, some
 from .annotations import FileCounts, checked_reading
 from .findings import Report, quiet
 
@@ -188,6 +188,8 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
         _check_boxes(part, report)
         _check_label_maps(part, report)
         used = f' used of {file.images:,}' if file.images else ''
+        if len(part.dataset) < file.images and getattr(part.dataset, 'filter_cfg', None):
+            used += '; filter_cfg drops the others'
         report.add(f'images of {part.where}', f'{len(part.dataset):,}{used}')
         if file.objects:
             report.add(f'objects of {part.where}', f'{file.used:,} used of {file.objects:,}')
@@ -204,6 +206,42 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
         if part.classes:
             report.add(f'classes of {part.where}', f'{len(part.classes)}: {some(part.classes, 3)}')
     return loader, parts
+
+
+def check_images(parts: Collection[Part], report: Report) -> None:
+    """Check the files of all images; warn about repeated ones, and those also trained on.
+
+    Raises:
+        UsageError: files do not exist or are empty.
+    """
+    trained: Counter = Counter()
+    for part in parts:
+        steps = getattr(getattr(part.dataset, 'pipeline', None), 'transforms', ())
+        loaded = [sample.info.get('img_path') for sample in part.samples]
+        if not all(isinstance(path, str) and osp.isfile(path) for path in loaded or [None]):
+            continue  # videos, or images of an archive or another storage
+        infos = map(part.dataset.get_data_info, range(len(part.dataset)))
+        paths = Counter(osp.abspath(info['img_path']) for info in infos if 'text' not in info)
+        faulty = [path for path in paths if not osp.isfile(path) or not osp.getsize(path)]
+        if faulty and not any(getattr(step, 'ignore_empty', False) for step in steps):
+            raise UsageError(
+                f'{counted(len(faulty), "image")} of {part.where} not found or empty: '
+                f'{some(faulty, 3)}; replace them, or remove them from the annotations'
+            )
+        repeated = [path for path, count in paths.items() if count > 1]
+        if repeated:
+            report.warnings.append(
+                f'{part.where} lists {counted(len(repeated), "image")} more than once: '
+                f'{some(repeated, 3)}; list each once, with all of its objects'
+            )
+        shared = trained & paths
+        if part.phase == 'train':
+            trained.update(paths)
+        elif shared:
+            report.warnings.append(
+                f'{len(shared)} of {counted(len(paths), "image")} of {part.where} are also '
+                'trained on, so its metrics are too high; use other images'
+            )
 
 
 def _check_class_names(cfg: Config, key: str, classes: Any, report: Report) -> None:

@@ -159,8 +159,9 @@ def _check_metric(where: str, metric: Any, parts: List[Part], report: Report) ->
             'annotations; add LoadAnnotations, and end it with Pack...Inputs'
         )
     prefix = f'{metric.prefix}/' if metric.prefix else ''
+    is_empty = 'instances' in first.info and not boxes  # the mAP of VOC is 0 then
     for name, value in (scores or {}).items():
-        if name not in best or value == -1 or np.isnan(value):
+        if name not in best or value == -1 or np.isnan(value) or is_empty:
             continue  # these samples have no annotations
         if value < MIN_SHARE * best[name]:
             raise UsageError(

@@ -11,7 +11,7 @@ from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from torch import nn
 
 from ..engine.building import find_type
-from ..engine.config import dicts, type_name
+from ..engine.config import accumulation, dicts, total_batch_size, type_name
 from ..errors import UsageError, counted, explained, near, some, suggestion
 from .findings import Report
 
@@ -84,7 +84,11 @@ def check_schedule(cfg: Config, batches: int, wrapper: OptimWrapper, report: Rep
     report.add('length', f'{int(length):,} {unit}' if length else 'set by its loop')
     optimizer = cfg.optim_wrapper.get('optimizer')
     if optimizer:  # not several
-        report.add('optimizer', f'{type_name(optimizer)}, lr {optimizer.get("lr")}')
+        scaling = cfg.get('auto_scale_lr') or {}
+        images = total_batch_size(cfg, get_world_size())[0] / accumulation(cfg)
+        ratio = images / scaling['base_batch_size'] if scaling.get('enable') else 1
+        scaled = f' x {ratio:g} (auto_scale_lr)' if ratio != 1 else ''
+        report.add('optimizer', f'{type_name(optimizer)}, lr {optimizer.get("lr")}{scaled}')
     for part in [part for _, part in dicts(cfg.get('param_scheduler'), '') if type_name(part)]:
         name, end, in_epochs = type_name(part), part.get('end'), part.get('by_epoch', True)
         unit = '' if in_epochs else ' (iterations)'

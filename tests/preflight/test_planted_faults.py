@@ -241,7 +241,7 @@ OPTION_FAULTS = {
             dict(type='LoadAnnotations', with_bbox=True), dict(type='PackDetInputs')),
         'resizes or flips images before LoadAnnotations loads their annotations'),
     'misspelt argument of a dataset': ('det', {'train_dataloader.dataset.filter_cfgs': {}},
-        '; remove or correct it'),
+        '; correct it, or set _delete_=True if it is inherited'),
     'misspelt argument of a loader': ('det', {'train_dataloader.num_worker': 2},
         "unexpected keyword argument 'num_worker'"),
     'a filter that keeps nothing': ('det', {'train_dataloader.dataset.filter_cfg.min_size': 500},
@@ -352,6 +352,28 @@ def test_damaged_and_missing_files(folder, name, path, words):
     assert f'{path} not found' in line(name)
 
 
+def test_images_that_are_not_samples(folder, monkeypatch):
+    monkeypatch.setattr('mmrest.preflight.data.SAMPLES', 2)
+    images = folder / 'coco' / 'train2017'
+    (images / '000000000002.jpg').unlink()
+    (images / '000000000004.jpg').write_bytes(b'')
+    message = line('det', thorough=True)
+    assert '2 images of train_dataloader.dataset not found or empty: /' in message
+    assert '000000000002.jpg, /' in message and '; replace them, or remove' in message
+    rehearsed('det')  # the start of a run tries only some
+
+
+def test_images_that_are_listed_twice(folder):
+    double = each('images', slice(2), file_name='../val2017/000000000001.jpg')
+    edited(folder / 'coco' / TRAIN, double)
+    warnings = rehearsed('det', thorough=True).warnings
+    (repeated,) = (w for w in warnings if 'dataset lists 1 image more than once: ' in w)
+    assert repeated.endswith('val2017/000000000001.jpg; list each once, with all of its objects')
+    assert any(
+        '1 of 4 images of val_dataloader.dataset are also trained on' in w for w in warnings
+    )
+
+
 def test_image_with_exif_orientation(folder):
     path = folder / 'coco' / 'train2017' / '000000000001.jpg'
     exif = Image.Exif()
@@ -412,6 +434,11 @@ WARNINGS = {
         'Expected to have finished reduction"; no neck or head reads stage 0, 1, 2: set '
         'model.backbone.out_indices=(3,), and count'),
 }  # fmt: skip
+
+
+def test_scaled_learning_rate(folder):
+    facts = dict(rehearsed('det', {'auto_scale_lr': dict(enable=True, base_batch_size=16)}).facts)
+    assert facts['optimizer'].endswith(' x 0.125 (auto_scale_lr)')
 
 
 @pytest.mark.parametrize('fault', WARNINGS)
