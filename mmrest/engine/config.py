@@ -118,7 +118,9 @@ def _unreadable(error: Exception) -> str:
     name = missing and (missing.group(1) or missing.group(2))
     if name in INSTALLED_BY:
         return f'needs {name}, which is not installed: {INSTALLED_BY[name]}'
-    return f'cannot be read: {first_line(error)}'
+    similar = nearest(str(getattr(error, 'filename', None) or ''))  # of a base config
+    hint = f'; did you mean {similar[0]}?' if similar else ''
+    return f'cannot be read: {first_line(error)}{hint}'
 
 
 def _check_option(key: str, value: Any, before: Any, cfg: Config) -> None:

@@ -15,6 +15,7 @@ from mmrest.errors import UsageError
 from mmrest.ops import use_backend
 from tests.reference import KEYS
 from tests.runs import ROOT
+from tests.torch_versions import needs_torch
 
 # In G at 224 x 224: all matmuls and convolutions of a backbone, and those of its attention.
 MACS = {
@@ -106,6 +107,7 @@ class Own(nn.Module):
         return self.blocks[1](self.blocks[0](x)) @ self.scale
 
 
+@needs_torch(2, 2, 'deformable convolution on the meta device')
 def test_deformable_convolutions():
     """They have the MACs of plain ones, and those of their offsets."""
     dcn = dict(type='DCNv2', deform_groups=1)

@@ -37,6 +37,7 @@ CASES = {
     'train absent.py': 'config absent.py not found',
     'train broken.py': 'config broken.py cannot be read: SyntaxError',
     'train child.py': 'broken.py (for child.py) cannot be read: SyntaxError',
+    'train no_base.py': "rmt_s_3.py'; did you mean maskrcnn_rmt_s_3x?",
     'train typo.py': "config typo.py cannot be read: NameError: name 'dcit' is not defined",
     'train lazy.py': "lazy.py cannot be read: ModuleNotFoundError: No module named 'absent'",
     'train lazy_hook.py': "in lazy_hook.py, line 1 for No module named 'absent'; install it",
@@ -240,6 +241,7 @@ def folder(tmp_path_factory, coco_root, ade_root):
     (folder / 'broken.py').write_text('model = dict(')
     (folder / 'typo.py').write_text('model = dcit()')
     (folder / 'child.py').write_text("_base_ = './broken.py'")
+    (folder / 'no_base.py').write_text("_base_ = 'mmrest::maskrcnn_rmt_s_3.py'")
     (folder / 'odd.py').write_text("_base_ = 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py'")
     (folder / 'part.py').write_text('backbone = dict()')
     (folder / 'classifier.py').write_text(

@@ -50,6 +50,7 @@ from tests.preflight.test_planted_faults import (
     rehearsed,
 )
 from tests.runs import ROOT, without_default_scope
+from tests.torch_versions import needs_torch
 
 BEST = {'coco/bbox_mAP 1.000', 'coco/segm_mAP 1.000'}
 
@@ -298,7 +299,12 @@ ADVANCED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('case', ADVANCED)
+fused = needs_torch(2, 4, 'fused AdamW on a CPU')
+
+
+@pytest.mark.parametrize(
+    'case', [pytest.param(case, marks=[fused] * case.startswith('fused')) for case in ADVANCED]
+)
 def test_advanced_runs(folder, case):
     """They pass, and leave no files."""
     before = set(folder.rglob('*'))
