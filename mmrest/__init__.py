@@ -7,9 +7,9 @@ loader that works with torch >= 2.6 (:mod:`mmrest.engine.compat`).
 """
 
 from .engine import building as _building  # noqa: F401, registers layer decay and FSDP
+from .engine.checkpoint_hooks import AtomicCheckpointHook, InvalidLossHook
 from .engine.compat import install_file_access as _install_file_access
 from .engine.loops import ResumableEpochLoop, ResumableIterLoop
-from .engine.saving import AtomicCheckpointHook, InvalidLossHook
 from .models import RMT, ResT
 from .operators import install as _install_operators
 from .version import __version__

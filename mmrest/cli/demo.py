@@ -8,8 +8,8 @@ from mmengine.utils import digit_version
 
 from ..datasets.shapes import MIN_SIZE, write_classes, write_shapes
 from ..engine.building import build_runner
+from ..engine.checkpoint_hooks import newest_checkpoint
 from ..engine.config import load_config
-from ..engine.saving import newest_checkpoint
 from ..errors import UsageError
 from ..inference.sheets import draw_predictions
 from ..reporting.curves import draw_curves, title_of

@@ -16,10 +16,10 @@ from rich.table import Column, Table
 
 from ..checkpoint import lock_folder
 from ..engine.building import set_up
+from ..engine.checkpoint_hooks import newest_checkpoint
 from ..engine.config import accumulation, total_batch_size
 from ..engine.distributed import join_processes, of_first_process
 from ..engine.resuming import ScheduleHook
-from ..engine.saving import newest_checkpoint
 from ..engine.weight_hooks import InitWeightsHook, StrictWeightsHook
 from ..errors import UsageError, counted, explained
 from ..preflight import Report, rehearse

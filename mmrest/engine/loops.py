@@ -19,10 +19,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..errors import Interrupted, UsageError
+from .checkpoint_hooks import AtomicCheckpointHook
 from .compat import close_loaders
 from .data_loading import ResumableLoader, kept_random_states, random_states, set_random_states
 from .display import say
-from .saving import AtomicCheckpointHook
 from .signals import StopRequest
 
 

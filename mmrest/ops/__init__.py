@@ -3,7 +3,7 @@
 from .dispatch import BACKENDS, forced_backend, observed, use_backend
 from .emsa import emsa, emsa_reference
 from .masa import masa, masa_axial_reference, masa_full_reference
-from .masa.tables import PositionTables, RelPos2d, position_tables
+from .masa.decay import PositionTables, RelPos2d, position_tables
 from .norm import layer_norm
 
 __all__ = [

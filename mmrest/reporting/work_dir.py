@@ -12,8 +12,8 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from mmengine.config import Config
 from mmengine.utils.dl_utils import collect_env
 
+from ..engine.checkpoint_hooks import newest_checkpoint
 from ..engine.config import RUN_KEYS, TESTED, dicts, load_config, make_resumable
-from ..engine.saving import newest_checkpoint
 from ..errors import UsageError
 from ..shipped import find
 

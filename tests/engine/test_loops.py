@@ -15,12 +15,12 @@ from mmengine.runner import Runner
 from torch.utils.data import BatchSampler, DataLoader, WeightedRandomSampler
 
 from mmrest.checkpoint import CheckpointError, read_checkpoint
-from mmrest.engine import saving
+from mmrest.engine import checkpoint_hooks
 from mmrest.engine.building import build_runner
+from mmrest.engine.checkpoint_hooks import newest_checkpoint
 from mmrest.engine.config import make_resumable
 from mmrest.engine.data_loading import ResumableLoader, SeededDataset
 from mmrest.engine.resuming import ScheduleHook
-from mmrest.engine.saving import newest_checkpoint
 from mmrest.errors import Interrupted, UsageError
 from tests.engine.toy import EPOCHS, SAMPLES, Numbers, Toy, config
 from tests.torch_versions import needs_torch
@@ -223,7 +223,7 @@ def test_resumed_by_more_processes(tmp_path, monkeypatch):
     """A further process evaluates and shuffles like the others."""
     whole, _ = trained(config(tmp_path / 'whole', checkpoint=EPOCHS))
     trained(config(tmp_path, checkpoint=EPOCHS), place=('before an evaluation', 8))
-    monkeypatch.setattr(saving.dist, 'get_rank', lambda: 1)
+    monkeypatch.setattr(checkpoint_hooks.dist, 'get_rank', lambda: 1)
     watch, _ = gone_on(tmp_path, checkpoint=EPOCHS)
     assert list(watch.evaluations) == [8, 12, 16]
     assert watch.indices == {i: whole.indices[i] for i in range(8, 16)}
@@ -259,7 +259,7 @@ def test_iterations_continued_by_epochs(tmp_path):
 
 def test_ranks_evaluate_what_is_saved(tmp_path, monkeypatch):
     """Namely the statistics of rank 0, whose batch norms have seen other images."""
-    monkeypatch.setattr(saving.dist, 'broadcast', lambda buffer: buffer.fill_(7))
+    monkeypatch.setattr(checkpoint_hooks.dist, 'broadcast', lambda buffer: buffer.fill_(7))
     _, runner = trained(config(tmp_path), place=('in an evaluation', 4))
     assert (runner.model.net[1].running_mean == 7).all()
 
@@ -332,7 +332,7 @@ def test_a_request_to_stop(place, iteration, saved, tmp_path):
     said = rf'stopped by SIGTERM after iteration {saved}; .*interrupted\.pth: .* --resume'
     with pytest.raises(Interrupted, match=said):
         trained(config(tmp_path / 'run', **options), place=(place, iteration), by_signal=True)
-    assert newest_checkpoint(tmp_path / 'run').endswith(saving.INTERRUPTED)
+    assert newest_checkpoint(tmp_path / 'run').endswith(checkpoint_hooks.INTERRUPTED)
     same(gone_on(tmp_path / 'run', **options), whole)
     assert checkpoints(tmp_path / 'run') == checkpoints(tmp_path / 'whole')
     end, of_whole = (read_checkpoint(str(tmp_path / n / 'epoch_4.pth')) for n in ('run', 'whole'))

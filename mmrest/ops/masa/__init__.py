@@ -14,8 +14,8 @@ from ..blocks import refuse_unless_small
 from ..dispatch import Implementation, Operation, refuse_in_graphs
 from ..gpu import run_operator, triton_implementation
 from ..trust import Candidate, filled
+from .decay import PositionTables, position_tables
 from .reference import masa_axial_reference, masa_full_reference
-from .tables import PositionTables, position_tables
 from .torch import masa_axial_fused, masa_axial_in_graphs, masa_full_blockwise, masa_full_in_graphs
 
 

@@ -5,7 +5,7 @@ from typing import Tuple
 from torch import Tensor
 
 from ..rotary import rotate
-from .tables import PositionTables, cached_full_decay
+from .decay import PositionTables, cached_full_decay
 
 
 def masa_full_reference(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:

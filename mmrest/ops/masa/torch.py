@@ -12,7 +12,7 @@ from ..autograd import autocast_off, differentiable_once, without_autocast
 from ..blocks import block_elements
 from ..dispatch import in_graph
 from ..rotary import Rotate, rotate
-from .tables import PositionTables, full_decay
+from .decay import PositionTables, full_decay
 
 
 def masa_axial_fused(q: Tensor, k: Tensor, v: Tensor, tables: PositionTables) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from mmrest.ops import RelPos2d
-from mmrest.ops.masa import tables
+from mmrest.ops.masa import decay
 from mmrest.ops.rotary import Rotate
 from tests.torch_versions import needs_torch
 
@@ -30,7 +30,7 @@ def test_tables_of_cuda_graphs_are_kept(monkeypatch):
     as_new = pickle.dumps(rel_pos)
     captured = weakref.ref(rel_pos(3, 5, CPU).cos_sin)
     with monkeypatch.context() as graph:
-        graph.setattr(tables, 'is_capturing', lambda device: True)
+        graph.setattr(decay, 'is_capturing', lambda device: True)
         rel_pos(3, 5, CPU)
     rel_pos(5, 3, CPU)
     assert captured() is not None
