@@ -86,15 +86,15 @@ test-all: env  ## run all tests, with the long grids
 # The ends of the supported range: an interpreter from pyenv, or from PATH.
 python_of = $(or $(shell ls -d "$(HOME)"/.pyenv/versions/$(1).*[0-9]/bin/python 2>/dev/null \
 	| sort -V | tail -n 1),python$(1))
-VERSIONED = TESTS="tests/cli/test_check.py $(addprefix tests/,models ops operators checkpoint engine inference)"
 
-test-oldest:  ## test networks and engine with the oldest Python and torch
-	$(MAKE) test $(VERSIONED) VENV=$(VENV)-oldest PYTHON=$(call python_of,3.8) \
+test-oldest:  ## run the tests with the oldest Python and torch
+	$(MAKE) test VENV=$(VENV)-oldest PYTHON=$(call python_of,3.8) \
 		TORCH='torch==2.1.2 torchvision==0.16.2'
 
 test-newest:  ## test networks and engine with the newest Python
-	$(MAKE) test $(VERSIONED) VENV=$(VENV)-newest PYTHON=$(call python_of,3.13) \
-		TORCH='-r requirements/torch.txt'
+	$(MAKE) test VENV=$(VENV)-newest PYTHON=$(call python_of,3.13) \
+		TORCH='-r requirements/torch.txt' TESTS="tests/cli/test_check.py \
+		$(addprefix tests/,models ops operators checkpoint engine inference)"
 
 test-faults: env  ## run the fault-injection tests (kills, full disk, forks)
 	$(RUN) -m pytest -m faults

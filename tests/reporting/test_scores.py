@@ -106,4 +106,4 @@ def test_label_maps():
     )
     assert pixels.tolist() == pytest.approx([100 / 3, 200 / 3, 0]) and math.isnan(iou[2])
     _, *shown = scores.shown(0)
-    assert np.array_equal(shown, [truth[0], found[0]])
+    assert np.array_equal(shown, torch.stack([truth[0], found[0]]))
