@@ -35,6 +35,9 @@ REMEDIES = {
     'gloo.*Connection (closed|reset) by peer': 'another process ended first; see its error',
     'a specific rule must be': 'set default_hooks.checkpoint.rule=greater, or less',
     'Please install': 'install it, or use another backend',
+    'out of bounds for uint8': 'set hue=0 in ColorJitter, or install numpy<2',
+    "module 'numpy' has no attribute": 'install an older numpy',
+    'inhomogeneous shape': 'proposal_fast of mmdet fails with numpy>=1.24; set metric=proposal',
     "'ConfigDict' object has no attribute": 'add it to the config of that part',
 }
 """Regular expression of an error -> fix that its text does not suggest."""
@@ -84,7 +87,8 @@ def first_line(error: Exception) -> str:
     if not str(error).strip() and error.__traceback__ is not None:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return f'{type(error).__name__}: {frame.line} ({frame.name})'
-    return f'{type(error).__name__}: {str(error).strip()}'.split('\n')[0].rstrip(' :.')
+    message = ' '.join(str(error).strip().split('\n')[0].split())
+    return f'{type(error).__name__}: {message}'.rstrip(' :.')
 
 
 @contextlib.contextmanager
@@ -110,6 +114,8 @@ def explained(fault: str, remedy: str = '') -> Iterator[None]:
         if path:
             line = f'{path[2]} not found'
             remedy = 'check --data-root DIR, data_prefix, the suffixes and ann_file'
+            if path[2].endswith('.py'):
+                remedy = 'correct the path of that config, such as model.teacher_config'
             if r'\\' in line:  # as repr writes a backslash
                 remedy = 'write / for \\ in the paths of ann_file, without a drive'
         for pattern, known in REMEDIES.items():

@@ -107,7 +107,7 @@ def _roots(model: nn.Module) -> List[Tuple[str, nn.Module]]:
         return [*parts, *(('output norms', norm) for norm in norms)]
     parts = []
     for name, child in model.named_children():
-        if isinstance(child, PyramidBackbone):
+        if isinstance(child, PyramidBackbone) or hasattr(child, 'extract_feat'):  # of a teacher
             parts += [(f'{name}: {part}', module) for part, module in _roots(child)]
         elif name == 'roi_head' or isinstance(child, (nn.ModuleList, nn.ModuleDict)):
             parts += [(f'{name}.{n}', module) for n, module in child.named_children()]

@@ -48,7 +48,7 @@ def main() -> None:
     size = args.shape or usual_size(cfg)
     model = on_meta(backbone_config(cfg) if args.backbone_only else cfg)
     fault = f'{type(model).__name__} of {args.network} cannot be counted at {size[0]} x {size[1]}'
-    remedy = 'use another --shape' if args.backbone_only else 'use --backbone-only'
+    remedy = 'use another --shape' + ' or --backbone-only' * (not args.backbone_only)
     with explained(fault, remedy):  # such as a backbone that takes other inputs
         counted = counts(count_parts(model, *size))
     print(f'{args.network}, one image of {size[0]} x {size[1]}')

@@ -155,9 +155,10 @@ class Run:
 
         def visualize(prediction: Prediction) -> None:
             if not DRAWN & set(prediction.sample.keys()):
+                predicted = [key for key in prediction.sample.keys() if key.startswith('pred')]
                 raise UsageError(
                     f'{type(self.model.model).__name__} predicts '
-                    f'{", ".join(prediction.sample.keys())}, not boxes or label maps; call it '
+                    f'{", ".join(predicted)}, not boxes or label maps; call it '
                     'from Python, see docs/inference.md'
                 )
             if self.outputs.save_vis:

@@ -58,6 +58,11 @@ def browse() -> None:
     for index in track(range(min(len(dataset), args.number or len(dataset))), 'drawing'):
         item = dataset[index]
         sample = item['data_samples']
+        if getattr(item['inputs'], 'ndim', 0) != 3:
+            raise UsageError(
+                f'{args.phase}_dataloader.dataset packs several views or frames per sample, but '
+                'browse draws only single images'
+            )
         image = drawable(item['inputs'].permute(1, 2, 0).numpy())
         if args.phase != 'train' and 'gt_label' not in sample:
             # Annotations of val and test pipelines are at the size of the image file.

@@ -71,7 +71,10 @@ def use_pretrained(cfg: Config, path: str) -> None:
     A prefix and other fields of an ``init_cfg`` that loads weights are kept.
     """
     if not isinstance(cfg.model.get('backbone'), dict):
-        raise UsageError('--pretrained needs a model with a backbone, but this config has none')
+        raise UsageError(
+            '--pretrained needs a model with a backbone, but this config has none; set init_cfg '
+            'of the backbones inside its parts'
+        )
     before = cfg.model.backbone.get('init_cfg') or {}
     if not isinstance(before, dict) or before.get('type', 'Pretrained') != 'Pretrained':
         before = {}

@@ -72,6 +72,9 @@ def load_config(
         for key, part in dicts([cfg.get('model'), cfg.get('tta_model')], ''):
             if key.endswith(('nms', 'roi_layer')) and part.get('type'):  # mmcv needs a name
                 part['type'] = type_name(part)
+        for key, part in dicts([cfg.get(f'{phase}_dataloader') for phase in PHASES], ''):
+            if key.endswith('collate_fn'):  # mmengine would pass the scope of its base to it
+                part.pop('_scope_', None)
     except Exception as error:  # a config is Python: it can fail in any way
         raise UsageError(f'config {_broken(path, error)} {_unreadable(error)}') from error
     if 'model' not in cfg:

@@ -108,7 +108,8 @@ def _predicted_classes(sample: BaseDataElement, classes: Sequence[str]) -> Tuple
 
 
 def _label_map(sample: BaseDataElement, key: str) -> Optional[np.ndarray]:
-    return sample.get(key).data[0].numpy() if key in sample else None
+    # Those of mmdet are named sem_seg instead, and have other classes than the instances.
+    return sample.get(key).data[0].numpy() if 'data' in sample.get(key, ()) else None
 
 
 def render(

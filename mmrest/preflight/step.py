@@ -26,12 +26,12 @@ from ..engine.compat import use_parts
 from ..engine.config import confined, dicts, hooks
 from ..engine.distributed import unwrapped
 from ..engine.resuming import follow_config
-from ..errors import UsageError, explained, some
+from ..errors import UsageError, explained, first_line, some
 from ..models.pretrained import from_files
 from ..models.pyramid import PyramidBackbone
 from .classes import IGNORE_INDEX
 from .data import Part, Sample, image_of
-from .evaluation import monitored
+from .evaluation import BEST, monitored
 from .findings import Report
 
 SIDE = 320
@@ -200,6 +200,14 @@ def check_run(
                 runner.val()
     except Exception as error:
         fault, remedy = step.stage
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        metrics = [f.f_locals['self'] for f in frames if f.f_code.co_name == 'compute_metrics']
+        if metrics and type(metrics[0]).__name__ not in BEST:  # such as that of ReID
+            report.warnings.append(
+                f'{type(metrics[0]).__name__} fails on one image: {first_line(error)}; if it '
+                'needs several, ignore this'
+            )
+            return
         with explained(fault + place_of(error), remedy):
             raise error
     finally:

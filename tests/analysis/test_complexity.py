@@ -151,6 +151,9 @@ def test_configs(config, heads):
     ('mmdet::dino/dino-4scale_r50_8xb2-12e_coco',
      ['bbox_head', 'encoder', 'decoder', 'memory_trans_fc']),
     ('mmseg::point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024', ['decode_head.1']),
+    ('mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco', [
+        *(f'student: {part}' for part in ('backbone', 'neck', 'rpn_head', 'roi_head.bbox_head')),
+        'teacher: rpn_head', 'teacher: roi_head.bbox_head']),
     ('mmseg::ocrnet/ocrnet_hr18s_4xb2-40k_cityscapes-512x1024', []),
 ])  # fmt: skip
 def test_heads_of_another_kind(config, unknown, tmp_path):

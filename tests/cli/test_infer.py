@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from mmengine.structures import PixelData
+from mmengine.structures import InstanceData, PixelData
 from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
 
@@ -248,7 +248,7 @@ def test_out_dir_as_input(tmp_path, coco_root):
 
 
 def test_predictions_of_another_kind(tmp_path, monkeypatch):
-    sample = DetDataSample(pred_panoptic_seg=PixelData())
+    sample = DetDataSample(pred_panoptic_seg=PixelData(), gt_instances=InstanceData())
     found = Prediction('photos/000000000001.jpg', np.zeros((60, 80, 3), np.uint8), sample)
     monkeypatch.setattr(Inferencer, 'stream', lambda *args: iter([found]))
     message = infer('det', 'photos', '--out-dir', tmp_path)

@@ -41,6 +41,15 @@ def test_browse_dataset(tmp_path, request, text, root, phase):
         assert (image.max(-1) - image.min(-1)).max() > 60
 
 
+def test_browse_branches(tmp_path, coco_root):
+    """Views of a teacher and a student are refused."""
+    branches = dict(type='MultiBranch', branch_field=['sup'], sup=dict(type='PackDetInputs'))
+    text = f"{DETECTOR}\ntrain_dataloader['dataset']['pipeline'][-1] = {branches}\n"
+    (tmp_path / 'tiny.py').write_text(text)
+    options = ('--data-root', coco_root, '--output-dir', tmp_path / 'drawn', '--not-show')
+    assert 'packs several views' in run_here('browse_dataset', tmp_path / 'tiny.py', *options)
+
+
 def test_browse_padded_images(tmp_path, coco_root):
     """Boxes and image have the size of the file, without the padding."""
     pad = dict(type='Pad', size=(200, 200), pad_val=dict(img=0))

@@ -181,6 +181,15 @@ def test_package(fields, package):
     assert (is_classifier(cfg), is_segmentor(cfg)) == (package == 'mmpretrain', package == 'mmseg')
 
 
+def test_scope_of_a_collate_function(path):
+    """That of a base config, which mmengine would pass to the function."""
+    path.write_text(
+        'model = {}\ntrain_dataloader = '
+        "dict(collate_fn=dict(type='default_collate', _scope_='mmpretrain'))"
+    )
+    assert load_config(str(path)).train_dataloader.collate_fn == dict(type='default_collate')
+
+
 def test_without_sync_bn(path):
     cfg = load_config(str(path))
     assert without_sync_bn(cfg) == 2

@@ -129,6 +129,9 @@ def test_annotations():
     assert (drawn[250, 20] == 128).all() and drawn[470, 10, 0] > 190
     assert tuple(drawn[200, 200]) == (255, 0, 0) and drawn[150, 150, 0] > 190
     assert isinstance(truth.masks, BitmapMasks)  # the sample is unchanged
+    stuff = PixelData(sem_seg=torch.ones(1, 480, 640))  # of mmdet
+    drawn = draw_annotations(GREY, BaseDataElement(gt_sem_seg=stuff), ['wall', 'door'], PALETTE)
+    assert np.array_equal(drawn, GREY)
 
 
 def test_classes():
