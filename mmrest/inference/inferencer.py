@@ -88,8 +88,8 @@ class Inferencer:
         if is_classifier(cfg):
             raise UsageError(
                 f'{cfg.filename} is the config of a classifier, but inference supports only '
-                'detectors and segmentors; to visualize predicted classes, use mmrest test '
-                '--show-dir DIR'
+                'detectors and segmentors; use ImageClassificationInferencer of mmpretrain, or '
+                'mmrest test --show-dir DIR'
             )
         self.cfg = cfg = copy.deepcopy(cfg)
         device = usable_device(device or get_device())

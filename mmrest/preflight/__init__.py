@@ -34,7 +34,7 @@ from ..engine.loops import check_compile
 from ..engine.resuming import check_same_optimizer
 from ..errors import UsageError, explained, near, some
 from .classes import check_classes
-from .data import Part, build_loader, check_images
+from .data import FEW_IMAGES, Part, build_loader, check_images
 from .evaluation import check_evaluator, check_monitored
 from .findings import Fact, Report, quiet
 from .resources import check_disk, check_shared_memory, check_weights
@@ -109,10 +109,11 @@ def rehearse(cfg: Config, phases: Tuple[str, ...], thorough: bool = False) -> Re
         for phase in [phase for phase in phases if cfg.get(f'{phase}_dataloader')]:
             progress.update(f'reading the dataset of {phase}_dataloader')
             loaders[phase], parts[phase] = build_loader(cfg, phase, report)
-        if thorough:
+        all_parts = list(chain(*parts.values()))
+        if thorough or sum(len(part.dataset) for part in all_parts) <= FEW_IMAGES:
             progress.update('looking for the files of all images')
-            check_images(list(chain(*parts.values())), report)
-        check_classes(cfg, model, list(chain(*parts.values())), report)
+            check_images(all_parts, report)
+        check_classes(cfg, model, all_parts, report)
         for phase in [phase for phase in loaders if cfg.get(f'{phase}_evaluator')]:
             progress.update(f'evaluating the ground truth with {phase}_evaluator')
             evaluators[phase], names = check_evaluator(cfg, phase, parts[phase], folder, report)

@@ -27,6 +27,9 @@ SAMPLES = 24
 MAX_BYTES = 2**29
 """Size of images, masks and label maps after which no more samples are prepared and kept."""
 
+FEW_IMAGES = 5000
+"""Number of images whose files are checked before each run, also on slow file systems."""
+
 MAX_OUTSIDE = 0.05
 """Share of boxes beyond their image from which a file is suspicious."""
 
