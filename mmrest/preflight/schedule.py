@@ -86,7 +86,8 @@ def check_schedule(cfg: Config, batches: int, wrapper: OptimWrapper, report: Rep
     if optimizer:  # not several
         scaling = cfg.get('auto_scale_lr') or {}
         images = total_batch_size(cfg, get_world_size())[0] / accumulation(cfg)
-        ratio = images / scaling['base_batch_size'] if scaling.get('enable') else 1
+        meant = scaling.get('enable') and scaling.get('base_batch_size')
+        ratio = images / meant if meant else 1
         scaled = f' x {ratio:g} (auto_scale_lr)' if ratio != 1 else ''
         report.add('optimizer', f'{type_name(optimizer)}, lr {optimizer.get("lr")}{scaled}')
     for part in [part for _, part in dicts(cfg.get('param_scheduler'), '') if type_name(part)]:

@@ -201,11 +201,11 @@ def check_run(
     except Exception as error:
         fault, remedy = step.stage
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        metrics = [f.f_locals['self'] for f in frames if f.f_code.co_name == 'compute_metrics']
-        if metrics and type(metrics[0]).__name__ not in BEST:  # such as that of ReID
+        scoring = [f.f_locals for f in frames if f.f_code.co_name == 'compute_metrics']
+        name = type(scoring[0].get('self')).__name__ if scoring else ''
+        if name and name not in BEST:  # such as that of ReID
             report.warnings.append(
-                f'{type(metrics[0]).__name__} fails on one image: {first_line(error)}; if it '
-                'needs several, ignore this'
+                f'{name} fails on one image: {first_line(error)}; if it needs several, ignore this'
             )
             return
         with explained(fault + place_of(error), remedy):

@@ -441,6 +441,7 @@ WARNINGS = {
 def test_scaled_learning_rate(folder):
     facts = dict(rehearsed('det', {'auto_scale_lr': dict(enable=True, base_batch_size=16)}).facts)
     assert facts['optimizer'].endswith(' x 0.125 (auto_scale_lr)')
+    rehearsed('det', {'auto_scale_lr': dict(enable=True)})
 
 
 @pytest.mark.parametrize('fault', WARNINGS)
