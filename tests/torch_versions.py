@@ -13,7 +13,8 @@ def needs_torch(major, minor, what):
     )
 
 
-FLOAT16 = pytest.param(torch.float16, marks=needs_torch(2, 3, 'products of float16 on a CPU'))
+needs_float16 = needs_torch(2, 3, 'products of float16 on a CPU')
+FLOAT16 = pytest.param(torch.float16, marks=needs_float16)
 needs_onnx = needs_torch(2, 7, 'ONNX exporter for every size')
 needs_compile = needs_torch(2, 3, 'compiler that takes own functions of autograd')
 needs_simulated_gpu = needs_torch(2, 7, 'tensors of a GPU that is not there')

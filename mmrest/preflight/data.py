@@ -28,7 +28,7 @@ MAX_BYTES = 2**29
 """Size of images, masks and label maps after which no more samples are prepared and kept."""
 
 FEW_IMAGES = 5000
-"""Number of images whose files are checked before each run, also on slow file systems."""
+"""Number of images up to which the files of all are checked before each run."""
 
 MAX_OUTSIDE = 0.05
 """Share of boxes beyond their image from which a file is suspicious."""
@@ -191,7 +191,8 @@ def build_loader(cfg: Config, phase: str, report: Report) -> Tuple[DataLoader, L
         _check_boxes(part, report)
         _check_label_maps(part, report)
         used = f' used of {file.images:,}' if file.images else ''
-        if len(part.dataset) < file.images and getattr(part.dataset, 'filter_cfg', None):
+        filters = getattr(part.dataset, 'filter_cfg', None) and part.dataset._indices is None
+        if filters and len(part.dataset) < file.images:
             used += '; filter_cfg drops the others'
         report.add(f'images of {part.where}', f'{len(part.dataset):,}{used}')
         if file.objects:
@@ -217,16 +218,18 @@ def check_images(parts: Collection[Part], report: Report) -> None:
     Raises:
         UsageError: files do not exist or are empty.
     """
-    trained: Counter = Counter()
+    trained: set = set()
     for part in parts:
-        steps = getattr(getattr(part.dataset, 'pipeline', None), 'transforms', ())
         loaded = [sample.info.get('img_path') for sample in part.samples]
         if not all(isinstance(path, str) and osp.isfile(path) for path in loaded or [None]):
             continue  # videos, or images of an archive or another storage
         infos = map(part.dataset.get_data_info, range(len(part.dataset)))
+        # Datasets of texts, such as RefCOCO, list an image once per text.
         paths = Counter(osp.abspath(info['img_path']) for info in infos if 'text' not in info)
         faulty = [path for path in paths if not osp.isfile(path) or not osp.getsize(path)]
-        if faulty and not any(getattr(step, 'ignore_empty', False) for step in steps):
+        steps = getattr(getattr(part.dataset, 'pipeline', None), 'transforms', ())
+        skips = any(getattr(step, 'ignore_empty', False) for step in steps)  # such images
+        if faulty and not skips:
             raise UsageError(
                 f'{counted(len(faulty), "image")} of {part.where} not found or empty: '
                 f'{some(faulty, 3)}; replace them, or remove them from the annotations'
@@ -237,7 +240,7 @@ def check_images(parts: Collection[Part], report: Report) -> None:
                 f'{part.where} lists {counted(len(repeated), "image")} more than once: '
                 f'{some(repeated, 3)}; list each once, with all of its objects'
             )
-        shared = trained & paths
+        shared = trained.intersection(paths)
         if part.phase == 'train':
             trained.update(paths)
         elif shared:

@@ -10,7 +10,7 @@ from mmrest.analysis.backends import examine
 from mmrest.analysis.measure import Attention
 from mmrest.cli import check
 from mmrest.ops import dispatch, emsa_reference, trust
-from tests.torch_versions import needs_torch
+from tests.torch_versions import needs_float16
 
 SMALL = {
     'emsa': Attention(8, 2, 8, reduction=4),
@@ -26,7 +26,7 @@ def _small(monkeypatch):
     monkeypatch.setattr(backends, 'SECONDS', 0)
 
 
-@needs_torch(2, 3, 'products of float16 on a CPU')
+@needs_float16
 def test_backends_on_a_cpu(monkeypatch):
     """The reference comes first, and PyTorch is the default; Triton needs a GPU."""
     monkeypatch.setattr(sys.modules['mmrest.ops.gpu'], 'refuse_triton', lambda *_: 'no GPU')

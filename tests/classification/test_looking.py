@@ -35,7 +35,7 @@ def test_macs_are_those_of_224_pixels(tmp_path):
 
 @pytest.mark.parametrize('use, message', [
     (lambda: inference(config('rmt_t'), 'absent.pth'), r'imagenet_rmt_t_300e\.py is the config of '
-        r'a classifier, .* use ImageClassificationInferencer of mmpretrain, or mmrest test --sh'),
+        r'a classifier, .* ImageClassificationInferencer .*, or mmrest test --show-dir DIR$'),
     (lambda: exportable(on_meta(config('rest_lite')), 'x.py'), 'x.py defines a ReleasedClassifier'
         ', not a backbone, segmentor with one head or detector; pass --backbone-only to export'),
     (lambda: check_tta(config('rmt_t')),

@@ -74,6 +74,7 @@ CASES = {
         '--out does not support MultiDatasetsEvaluator; test each dataset'
     ),
     f'{RUN} val_cfg.type=ValLop': 'the run cannot be set up: KeyError: ValLop is not in the ',
+    f'{RUN} model.neck.in_channels="[8,16,24]"': 'the first step of training fails in neck (',
     f'{RUN} model.neck.in_channels="[8,16,24,9]"': 'channels instead; set in_channels of the neck',
     f'{RUN} train_cfg.val_intervall=2': "unexpected keyword argument 'val_intervall'",
     # Weights.

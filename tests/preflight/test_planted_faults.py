@@ -438,12 +438,6 @@ WARNINGS = {
 }  # fmt: skip
 
 
-def test_scaled_learning_rate(folder):
-    facts = dict(rehearsed('det', {'auto_scale_lr': dict(enable=True, base_batch_size=16)}).facts)
-    assert facts['optimizer'].endswith(' x 0.125 (auto_scale_lr)')
-    rehearsed('det', {'auto_scale_lr': dict(enable=True)})
-
-
 @pytest.mark.parametrize('fault', WARNINGS)
 def test_warnings(folder, fault):
     name, options, words = WARNINGS[fault]
@@ -453,6 +447,12 @@ def test_warnings(folder, fault):
     options = {**options, 'find_unused_parameters': True}
     if 'Expected' in words:
         assert not any(words in w for w in rehearsed(name, options, thorough=True).warnings)
+
+
+def test_scaled_learning_rate(folder):
+    facts = dict(rehearsed('det', {'auto_scale_lr': dict(enable=True, base_batch_size=16)}).facts)
+    assert facts['optimizer'].endswith(' x 0.125 (auto_scale_lr)')
+    rehearsed('det', {'auto_scale_lr': dict(enable=True)})
 
 
 def test_two_files_and_one_evaluator(folder):
